@@ -1,0 +1,181 @@
+"""How to contract a network: opt_einsum plans the order once on sizes, explicit two-operand steps run it.
+
+`torch.einsum` on three or more operands plans at every call and recompiles for every batch size; a plan made here is
+plain data, so a compiled model sees a fixed list of products.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import string
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import opt_einsum
+import torch
+from torch import Tensor
+
+from .network import Core, Network
+
+TOKENS = "_tokens"
+"""The leg of an input that runs over its samples and positions."""
+
+Path = Sequence[tuple[int, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One product: take the operands at these positions, append the result.
+
+    Args:
+        operands: Positions, highest first; the equation names the operands lowest first.
+        equation: The einsum of the step.
+        description: The same with leg names, to be read.
+        flops: Multiplications and additions.
+        elements: Numbers in the result.
+    """
+
+    operands: tuple[int, ...]
+    equation: str
+    description: str
+    flops: int
+    elements: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Contraction:
+    """The pairwise order chosen for one network and its sizes.
+
+    Args:
+        steps: The products, in order.
+        naive_flops: FLOPs of the better of the two naive orders, first core to last and last to first.
+    """
+
+    steps: tuple[Step, ...]
+    naive_flops: int
+
+    @property
+    def flops(self) -> int:
+        """Multiplications and additions of all steps."""
+        return sum(step.flops for step in self.steps)
+
+    @property
+    def largest_intermediate(self) -> int:
+        """Numbers in the largest result of a step."""
+        return max(step.elements for step in self.steps)
+
+    def __str__(self) -> str:
+        return ", ".join(step.description for step in self.steps)
+
+    def __call__(self, operands: Iterable[Tensor]) -> Tensor:
+        """Contract tensors given in the order of the network's cores.
+
+        Args:
+            operands: One tensor a core, each with its core's legs as dimensions.
+
+        Returns:
+            The result, with the network's output legs as dimensions.
+        """
+        waiting = list(operands)
+        for step in self.steps:
+            taken = [waiting.pop(at) for at in step.operands][::-1]
+            waiting.append(torch.einsum(step.equation, *taken))
+        return waiting[0]
+
+
+@functools.lru_cache(maxsize=4096)
+def plan_contraction(network: Network, optimize: Any = "auto") -> Contraction:
+    """Choose the cheapest pairwise order; never a dearer one than either naive order.
+
+    Args:
+        network: What to contract.
+        optimize: Whatever opt_einsum accepts: the name of a method, or an optimiser object.
+
+    Returns:
+        The steps with their costs.
+
+    Example:
+        >>> from tensorfact.network import Core, Network
+        >>> cores = (Core("x", ("_tokens", "in")), Core("A", ("in", "_r")), Core("B", ("_r", "out")))
+        >>> network = Network(cores, ("_tokens", "out"), {"_tokens": 100, "in": 64, "out": 64, "_r": 4})
+        >>> plan = plan_contraction(network)
+        >>> print(plan, plan.flops)
+        x A -> [_tokens _r], (x A) B -> [_tokens out] 102400
+    """
+    count = len(network.cores)
+    forward = _steps(network, [(1, 0), *((count - 2 - k, 0) for k in range(count - 2))] if count > 1 else [(0,)])
+    backward = _steps(network, [(count - 1 - k, count - 2 - k) for k in range(count - 1)] if count > 1 else [(0,)])
+    legs = sorted(network.sizes)
+    symbols = {leg: opt_einsum.get_symbol(index) for index, leg in enumerate(legs)}
+    inputs = ",".join("".join(symbols[leg] for leg in core.legs) for core in network.cores)
+    equation = f"{inputs}->{''.join(symbols[leg] for leg in network.output)}"
+    shapes = [network.shape(core.legs) for core in network.cores]
+    path, _ = opt_einsum.contract_path(equation, *shapes, shapes=True, optimize=optimize)
+    cost = lambda steps: sum(step.flops for step in steps)  # noqa: E731
+    best = min((_steps(network, path), forward, backward), key=cost)
+    return Contraction(best, min(cost(forward), cost(backward)))
+
+
+def with_input(network: Network, legs: Sequence[str], output: Sequence[str], tokens: int) -> Network:
+    """Put an input in front of a network: the einsum of the activation route.
+
+    Args:
+        network: Cores whose open legs include `legs` and `output`.
+        legs: The legs that the input is contracted with, in the order of its last dimensions.
+        output: The legs of one token's result.
+        tokens: How many tokens to plan for.
+
+    Returns:
+        A network whose first core is the input (tokens, *legs) and whose output is (tokens, *output).
+    """
+    x = Core("x", (TOKENS, *legs))
+    return Network((x, *network.cores), (TOKENS, *output), {**network.sizes, TOKENS: tokens})
+
+
+def _steps(network: Network, path: Path) -> tuple[Step, ...]:
+    waiting = [(core.name, core.legs) for core in network.cores]
+    pairs = _pairwise(path, len(waiting))
+    steps = []
+    for number, positions in enumerate(pairs):
+        taken = [waiting.pop(at) for at in positions][::-1]
+        wanted = set(network.output).union(*(legs for _, legs in waiting))
+        involved = list(dict.fromkeys(leg for _, legs in taken for leg in legs))
+        last = number == len(pairs) - 1
+        result = network.output if last else tuple(leg for leg in involved if leg in wanted)
+        steps.append(_step(network, positions, taken, tuple(involved), result))
+        waiting.append((f"({' '.join(name for name, _ in taken)})", result))
+    return tuple(steps)
+
+
+def _pairwise(path: Path, count: int) -> list[tuple[int, ...]]:
+    """Split steps of several operands, which an optimiser may propose, into steps of two; highest position first."""
+    pairs: list[tuple[int, ...]] = []
+    for group in path:
+        first, *others = sorted(group, reverse=True)
+        pairs += [] if others else [(first,)]
+        for other in others:
+            pairs.append((first, other))
+            count -= 1
+            first = count - 1
+    return pairs
+
+
+def _step(
+    network: Network,
+    positions: tuple[int, ...],
+    taken: list[tuple[str, tuple[str, ...]]],
+    involved: tuple[str, ...],
+    result: tuple[str, ...],
+) -> Step:
+    letter = dict(zip(involved, string.ascii_letters, strict=False))
+    spell = lambda legs: "".join(letter[leg] for leg in legs)  # noqa: E731
+    summed = len(result) < len(involved)
+    return Step(
+        positions,
+        f"{','.join(spell(legs) for _, legs in taken)}->{spell(result)}",
+        f"{' '.join(name for name, _ in taken)} -> [{' '.join(result)}]",
+        math.prod(network.shape(involved)) * (2 if summed and len(taken) > 1 else 1),
+        math.prod(network.shape(result)),
+    )

@@ -1,0 +1,29 @@
+"""Formats: rank choices and the networks they imply, one file a format."""
+
+from .base import Format
+from .cp import CP
+from .matrix_batch import MatrixBatch
+from .registry import (
+    available_formats,
+    format_from_dict,
+    format_to_dict,
+    get_format,
+    parse_format,
+    register_format,
+)
+from .tensor_train import TensorTrain
+from .tucker import Tucker
+
+__all__ = [
+    "CP",
+    "Format",
+    "MatrixBatch",
+    "TensorTrain",
+    "Tucker",
+    "available_formats",
+    "format_from_dict",
+    "format_to_dict",
+    "get_format",
+    "parse_format",
+    "register_format",
+]

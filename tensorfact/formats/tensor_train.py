@@ -1,0 +1,75 @@
+"""The tensor-train format."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import tensorly.decomposition
+from torch import Tensor
+
+from ..errors import FormatError
+from ..network import Core, Mode, Network
+from .base import Format, Rank, arranged, checked_rank, matrix_limit, mode_sizes, spread_rank, tensorly_on_torch, wide
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorTrain(Format):
+    """A chain of cores, one a mode; on `(layer role) in out` the paper's U - Sigma - V.
+
+    Args:
+        rank: One rank for all bonds, or one a bond, along the chain.
+        order: The mode names along the chain. By default inputs, stacks, outputs. The last core starts at zero.
+
+    Raises:
+        RankError: A rank below 1, or (once the modes are known) above the smaller side of its bond.
+        FormatError: `order` does not name every mode once.
+
+    Source: I. Oseledets, Tensor-Train Decomposition, SIAM J. Sci. Comput. 2011; FacT-TT: Jie & Deng, AAAI 2023.
+
+    Example:
+        >>> from tensorfact import Mode, TensorTrain
+        >>> modes = (Mode("layer", 12, "stack"), Mode("in", 64, "in"), Mode("out", 64, "out"))
+        >>> print(TensorTrain(rank=4).network(modes))
+        U[in _1] S1[_1 layer _2] V[_2 out] -> layer in out
+    """
+
+    rank: Rank
+    order: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rank", checked_rank(self.rank, "TensorTrain"))
+        if self.order is not None:
+            object.__setattr__(self, "order", tuple(self.order))
+
+    def network(self, modes: Sequence[Mode]) -> Network:
+        """State the chain."""
+        chain = self._chain(modes)
+        limits = {f"bond {k}": matrix_limit(chain[:k], chain[k:]) for k in range(1, len(chain))}
+        ranks = spread_rank(self.rank, limits, str(self)) if limits else ()
+        bonds = [f"_{k}" for k in range(1, len(chain))]
+        cores = []
+        for k, mode in enumerate(chain):
+            last = k == len(chain) - 1
+            legs = (*bonds[max(k - 1, 0) : k], mode.name, *bonds[k : k + 1])
+            cores.append(Core("V" if last else f"S{k}" if k else "U", legs, "zero" if last else "normal"))
+        output = tuple(mode.name for mode in modes)
+        return Network(tuple(cores), output, {**mode_sizes(modes), **dict(zip(bonds, ranks, strict=True))})
+
+    def decompose(self, tensor: Tensor, modes: Sequence[Mode]) -> dict[str, Tensor]:
+        """Decompose by TT-SVD (Oseledets 2011), quasi-optimal within sqrt(modes - 1)."""
+        network, names = self.network(modes), [mode.name for mode in modes]
+        order = [names.index(mode.name) for mode in self._chain(modes)]
+        ranks = [1, *(network.sizes[f"_{k}"] for k in range(1, len(modes))), 1]
+        with tensorly_on_torch():
+            train = tensorly.decomposition.tensor_train(wide(tensor).permute(order), ranks)
+        shapes = network.shapes()
+        return {core.name: found.reshape(shapes[core.name]) for core, found in zip(network.cores, train, strict=True)}
+
+    def _chain(self, modes: Sequence[Mode]) -> tuple[Mode, ...]:
+        if self.order is None:
+            return arranged(modes)
+        named = {mode.name: mode for mode in modes}
+        if sorted(self.order) != sorted(named):
+            raise FormatError(f"{self}: order", expected=f"each of {sorted(named)} once", got=repr(self.order))
+        return tuple(named[name] for name in self.order)

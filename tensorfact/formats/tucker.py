@@ -1,0 +1,56 @@
+"""The Tucker format."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import tensorly.decomposition
+from torch import Tensor
+
+from ..network import Core, Mode, Network
+from .base import Format, Rank, arranged, checked_rank, mode_sizes, spread_rank, tensorly_on_torch, wide
+
+
+@dataclasses.dataclass(frozen=True)
+class Tucker(Format):
+    """One small core C and a factor a mode: U1, U2, ... for inputs, stacks, outputs. The last factor starts at zero.
+
+    Args:
+        rank: One rank for all modes, or one a mode in the tensor's own order.
+
+    Raises:
+        RankError: A rank below 1, or (once the modes are known) above the mode's size.
+
+    Source: L. Tucker, Psychometrika 1966; FacT-TK: Jie & Deng, AAAI 2023.
+
+    Example:
+        >>> from tensorfact import Mode, Tucker
+        >>> modes = (Mode("layer", 12, "stack"), Mode("in", 64, "in"), Mode("out", 64, "out"))
+        >>> print(Tucker(rank=4).network(modes))
+        U1[in _in] U2[layer _layer] C[_layer _in _out] U3[out _out] -> layer in out
+    """
+
+    rank: Rank
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rank", checked_rank(self.rank, "Tucker"))
+
+    def network(self, modes: Sequence[Mode]) -> Network:
+        """State the core and the factors."""
+        sizes = mode_sizes(modes)
+        ranks = dict(zip(sizes, spread_rank(self.rank, sizes, str(self)), strict=True))
+        factors = [Core(f"U{k}", (mode.name, f"_{mode.name}")) for k, mode in enumerate(arranged(modes), 1)]
+        zero = dataclasses.replace(factors.pop(), start="zero")
+        core = Core("C", tuple(f"_{name}" for name in ranks))
+        bonds = {f"_{name}": rank for name, rank in ranks.items()}
+        return Network((*factors, core, zero), tuple(sizes), {**sizes, **bonds})
+
+    def decompose(self, tensor: Tensor, modes: Sequence[Mode]) -> dict[str, Tensor]:
+        """Decompose by higher-order orthogonal iteration from the HOSVD (De Lathauwer et al. 2000)."""
+        network = self.network(modes)
+        ranks = [network.sizes[f"_{mode.name}"] for mode in modes]
+        with tensorly_on_torch():
+            core, factors = tensorly.decomposition.tucker(wide(tensor), ranks)
+        found = {core_legs: factor for core_legs, factor in zip((m.name for m in modes), factors, strict=True)}
+        return {c.name: core if c.name == "C" else found[c.legs[0]] for c in network.cores}

@@ -1,0 +1,130 @@
+"""A tensor network as data: cores, their named legs, and which legs stay open. It holds no numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from .errors import NetworkError
+
+Side = Literal["stack", "in", "out"]
+Start = Literal["normal", "zero"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Mode:
+    """One mode of a tensor.
+
+    Args:
+        name: One axis (`in`) or several merged (`(layer role)`).
+        size: How many coordinates it has.
+        side: `stack` if it tells parameters apart, `in` or `out` if it runs along a parameter's inputs or outputs.
+
+    Example:
+        >>> Mode("(layer role)", 144, "stack").size
+        144
+    """
+
+    name: str
+    size: int
+    side: Side
+
+
+@dataclasses.dataclass(frozen=True)
+class Core:
+    """One tensor of a network.
+
+    Args:
+        name: Its name, unique in the network.
+        legs: The names of its dimensions, in order. A leg that several cores share is a bond, or, if it is also an
+            output, a common index.
+        start: `normal` cores start random, the `zero` core starts at zero so that training starts from the base model.
+    """
+
+    name: str
+    legs: tuple[str, ...]
+    start: Start = "normal"
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """An einsum with named legs.
+
+    Args:
+        cores: The cores, in the order of the naive left-to-right contraction.
+        output: The open legs, in the order of the result's dimensions.
+        sizes: The size of every leg.
+
+    Raises:
+        NetworkError: A leg without a size, an output that no core has, a name used twice, a second zero core.
+
+    Example:
+        >>> matrix = Network(
+        ...     (Core("A", ("in", "_r")), Core("B", ("_r", "out"), "zero")),
+        ...     ("in", "out"),
+        ...     {"in": 6, "out": 4, "_r": 2},
+        ... )
+        >>> print(matrix)
+        A[in _r] B[_r out] -> in out
+        >>> matrix.num_parameters
+        20
+    """
+
+    cores: tuple[Core, ...]
+    output: tuple[str, ...]
+    sizes: Mapping[str, int]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sizes", dict(self.sizes))
+        legs = {leg for core in self.cores for leg in core.legs}
+        names = [core.name for core in self.cores]
+        problems = {
+            "there is no core": not self.cores,
+            f"core names {names} are not unique": len(set(names)) < len(names),
+            f"a core has one leg twice in {self}": any(len(set(c.legs)) < len(c.legs) for c in self.cores),
+            f"output {self.output} has a leg twice": len(set(self.output)) < len(self.output),
+            f"output legs {sorted(set(self.output) - legs)} belong to no core": not legs.issuperset(self.output),
+            f"legs {sorted(legs - set(self.sizes))} have no size": not legs <= set(self.sizes),
+            f"sizes {self.sizes} are not all at least 1": any(size < 1 for size in self.sizes.values()),
+            "more than one core starts at zero, so none would learn": [c.start for c in self.cores].count("zero") > 1,
+        }
+        for problem, holds in problems.items():
+            if holds:
+                raise NetworkError(f"network: {problem}", fix="correct the format's network()")
+
+    def __hash__(self) -> int:
+        return hash((self.cores, self.output, tuple(sorted(self.sizes.items()))))
+
+    def __str__(self) -> str:
+        cores = " ".join(f"{core.name}[{' '.join(core.legs)}]" for core in self.cores)
+        return f"{cores} -> {' '.join(self.output)}"
+
+    def shape(self, legs: Sequence[str]) -> tuple[int, ...]:
+        """Return the sizes of `legs`, in order."""
+        return tuple(self.sizes[leg] for leg in legs)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of every core, by name."""
+        return {core.name: self.shape(core.legs) for core in self.cores}
+
+    @property
+    def num_parameters(self) -> int:
+        """How many numbers the cores hold together."""
+        return sum(math.prod(shape) for shape in self.shapes().values())
+
+    def fan_in(self, core: Core, summed: Sequence[str]) -> int:
+        """Return how many terms `core` adds to a sum when the network meets an input.
+
+        A bond is charged to the later of its cores, and not at all if the zero core has it; the product over the
+        random cores is then the number of terms in one component of what the zero core is applied to.
+
+        Args:
+            core: One of the cores.
+            summed: The output legs that an input is contracted with.
+        """
+        zero = {leg for other in self.cores if other.start == "zero" for leg in other.legs}
+        earlier = {leg for other in self.cores[: self.cores.index(core)] for leg in other.legs}
+        bonds = earlier - zero - set(self.output)
+        return math.prod(self.sizes[leg] for leg in core.legs if leg in bonds or leg in summed)

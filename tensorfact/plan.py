@@ -1,0 +1,119 @@
+"""The plan: groups as frozen data, JSON both ways. It knows no model until it is resolved."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from .errors import PlanError, nearest
+from .groups import ResolvedPlan, resolve
+from .rules import Group, Rule, group_to_dict
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorizationPlan:
+    """Which parameters of a model fold into which tensors.
+
+    Args:
+        groups: The groups; every one makes one tensor, or one for each value of its partition.
+
+    Raises:
+        PlanError: There is no group, or two have one name.
+
+    Example:
+        >>> plan = TensorizationPlan([
+        ...     Group("proj", "layer in out", [Rule("blocks.{layer}.attn.proj.weight", "out in")])
+        ... ])
+        >>> TensorizationPlan.from_json(plan.to_json()) == plan
+        True
+    """
+
+    groups: tuple[Group, ...]
+
+    def __post_init__(self) -> None:
+        groups = tuple(self.groups) if isinstance(self.groups, (list, tuple)) else ()
+        object.__setattr__(self, "groups", groups)
+        if not groups or not all(isinstance(group, Group) for group in groups):
+            raise PlanError("TensorizationPlan", expected="a list of at least one Group", got=repr(self.groups))
+        names = [group.name for group in groups]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise PlanError(f"two groups are named {twice[0]!r}", fix="give each group its own name")
+
+    def resolve(self, model: nn.Module) -> ResolvedPlan:
+        """Find every tensor, slice and size on a model, which is only read.
+
+        Args:
+            model: The model.
+
+        Returns:
+            The tensors; printed, a table of which parameter fills which slice.
+
+        Raises:
+            PlanError: The plan does not fit the model; the message names rule, parameter, shape and fix.
+
+        Example:
+            >>> import tensorfact as tf
+            >>> model = tf.nano()
+            >>> tf.plan_for(model).resolve(model).num_parameters(tf.TensorTrain(rank=8))
+            6144
+        """
+        return resolve(self.groups, model)
+
+    def to_json(self) -> str:
+        """Return the plan as compact JSON."""
+        return json.dumps({"groups": [group_to_dict(group) for group in self.groups]}, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> TensorizationPlan:
+        """Read a plan from JSON.
+
+        Args:
+            text: What `to_json` wrote, or the like by hand.
+
+        Returns:
+            The plan.
+
+        Raises:
+            PlanError: The text is no JSON, has unknown or missing keys, or means no valid plan.
+        """
+        try:
+            data = json.loads(text)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise PlanError("the plan is no JSON", got=str(error), fix="pass what to_json() returned") from error
+        plan = _keys(data, "plan", {"groups": list})
+        return cls(tuple(_group(group) for group in plan["groups"]))
+
+
+def _group(data: object) -> Group:
+    keys = {"name": str, "modes": str, "rules": list}
+    group = _keys(data, "group", keys, {"partition": str, "axis_sizes": dict})
+    return Group(**{**group, "rules": tuple(_rule(rule) for rule in group["rules"])})
+
+
+def _rule(data: object) -> Rule:
+    rule = _keys(data, "rule", {"param": str, "pattern": str}, {"coordinates": dict})
+    coordinates = rule.get("coordinates", {})
+    if taken := coordinates.keys() & {"self", "param", "pattern"}:
+        raise PlanError(f"rule {rule['param']!r}: an axis cannot be named {sorted(taken)[0]!r}", fix="rename the axis")
+    return Rule(rule["param"], rule["pattern"], **coordinates)
+
+
+def _keys(
+    data: object, owner: str, required: Mapping[str, type], optional: Mapping[str, type] | None = None
+) -> dict[str, Any]:
+    """Return a JSON object whose keys and value types are as they should be."""
+    known = {**required, **(optional or {})}
+    if not isinstance(data, dict):
+        raise PlanError(f"a {owner} in JSON", expected=f"an object with {', '.join(known)}", got=repr(data)[:80])
+    for key in data.keys() - known.keys():
+        raise PlanError(f"a {owner} in JSON has the unknown key {key!r}{nearest(key, known)}", fix="remove or correct it")
+    for key, kind in known.items():
+        if (key in data or key in required) and not isinstance(data.get(key), kind):
+            raise PlanError(
+                f"a {owner} in JSON: {key!r}", expected=f"a {kind.__name__}", got=repr(data.get(key, "nothing"))[:80]
+            )
+    return dict(data)

@@ -1,0 +1,42 @@
+"""Progress as a callback, so that the library prints nothing by itself."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what is being done, units done, units in all)."""
+
+
+def silent(task: str, done: int, total: int) -> None:
+    """Report nothing: the default of the library."""
+
+
+@contextlib.contextmanager
+def progress_bars() -> Iterator[Progress]:
+    """Show one bar a task on standard error while the context lasts.
+
+    Yields:
+        The callback to pass as `progress=`.
+
+    Example:
+        >>> with progress_bars() as progress:
+        ...     progress("reading", 1, 1)
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as RichProgress
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with RichProgress(*columns, console=Console(stderr=True), transient=True) as bars:
+        tasks: dict[str, object] = {}
+
+        def report(task: str, done: int, total: int) -> None:
+            if task not in tasks:
+                tasks[task] = bars.add_task(task, total=total)
+            bars.update(tasks[task], completed=done, total=total)  # type: ignore[arg-type]
+            if done >= total:
+                bars.remove_task(tasks.pop(task))  # type: ignore[arg-type]
+
+        yield report

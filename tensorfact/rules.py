@@ -1,0 +1,235 @@
+"""Rules and groups: which parameters fold into which tensor, as frozen data."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .errors import PlanError, nearest
+from .notation import Axes, mode_name, parse_axes
+
+Coordinate = int | str
+Fixed = Coordinate | tuple[Coordinate | None, ...]
+
+_CAPTURE = re.compile(r"\{([^{}]*)\}")
+_AXIS = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+
+
+@dataclasses.dataclass(frozen=True, init=False)
+class Rule:
+    """One parameter-name template, and how that parameter's dimensions split into axes.
+
+    Args:
+        param: The parameter's name; `{axis}` captures a coordinate between two dots: `blocks.{layer}.attn.qkv.weight`.
+        pattern: The axes of every dimension: `"(role out) in"`. `1` is a dimension of size one.
+        coordinates: For an axis that is not in the pattern, the coordinate this parameter has: `role="o"`. For an axis
+            in the pattern, the coordinates along it: `role=["q", None, "v"]`; `None` leaves that part frozen.
+
+    Raises:
+        PlanError: The template, the pattern or the coordinates contradict themselves.
+
+    Example:
+        >>> rule = Rule("blocks.{layer}.attn.qkv.weight", "(role out) in", role=["q", None, "v"])
+        >>> rule.match("blocks.3.attn.qkv.weight")
+        {'layer': 3}
+        >>> sorted(rule.axes), sorted(rule.free)
+        (['in', 'layer', 'out', 'role'], ['in', 'out'])
+    """
+
+    param: str
+    pattern: str
+    coordinates: tuple[tuple[str, Fixed], ...]
+
+    def __init__(self, param: str, pattern: str, **coordinates: Coordinate | Sequence[Coordinate | None]) -> None:
+        frozen = tuple((axis, tuple(c) if isinstance(c, (list, tuple)) else c) for axis, c in coordinates.items())
+        object.__setattr__(self, "param", param)
+        object.__setattr__(self, "pattern", pattern)
+        object.__setattr__(self, "coordinates", frozen)
+        self._check()
+
+    def __repr__(self) -> str:
+        words = [repr(self.param), repr(self.pattern)]
+        words += [f"{axis}={list(c) if isinstance(c, tuple) else c!r}" for axis, c in self.coordinates]
+        return f"Rule({', '.join(words)})"
+
+    @functools.cached_property
+    def dims(self) -> tuple[Axes, ...]:
+        """The axes of every dimension of the parameter."""
+        return parse_axes(self.pattern, f"rule {self.param!r}")
+
+    @property
+    def captured(self) -> tuple[str, ...]:
+        """The axes whose coordinate the parameter's name tells."""
+        return tuple(_CAPTURE.findall(self.param))
+
+    @property
+    def fixed(self) -> dict[str, Coordinate]:
+        """The axes on which the whole parameter has one given coordinate."""
+        return {axis: c for axis, c in self.coordinates if not isinstance(c, tuple)}
+
+    @property
+    def listed(self) -> dict[str, tuple[Coordinate | None, ...]]:
+        """The axes of the pattern whose coordinates are given one by one."""
+        return {axis: c for axis, c in self.coordinates if isinstance(c, tuple)}
+
+    @property
+    def free(self) -> tuple[str, ...]:
+        """The axes that run along the parameter without labels."""
+        return tuple(axis for dim in self.dims for axis in dim if axis not in self.listed)
+
+    @property
+    def axes(self) -> frozenset[str]:
+        """Every axis on which this rule places its parameters."""
+        return frozenset((*self.captured, *self.fixed, *self.listed, *self.free))
+
+    def match(self, name: str) -> dict[str, Coordinate] | None:
+        """Return the coordinates that a parameter's name tells, or None if the template does not fit it."""
+        found = self._regex.fullmatch(name)
+        if found is None:
+            return None
+        return {axis: int(text) if text.isdecimal() else text for axis, text in found.groupdict().items()}
+
+    @functools.cached_property
+    def _regex(self) -> re.Pattern[str]:
+        parts = _CAPTURE.split(self.param)
+        return re.compile("".join(f"(?P<{p}>[^.]+)" if i % 2 else re.escape(p) for i, p in enumerate(parts)))
+
+    def _check(self) -> None:
+        owner = f"rule {self.param!r}"
+        if not isinstance(self.param, str) or not isinstance(self.pattern, str) or not self.param:
+            raise PlanError(owner, expected="a parameter-name template and an axis string", got=repr(self.pattern))
+        in_pattern = {axis for dim in self.dims for axis in dim}
+        bad = [axis for axis in self.captured if not _AXIS.fullmatch(axis)]
+        if bad or "{" in _CAPTURE.sub("", self.param) or "}" in _CAPTURE.sub("", self.param):
+            raise PlanError(owner, expected="captures such as {layer}", got=self.param, fix="name an axis in the braces")
+        names = [*self.captured, *self.fixed]
+        if twice := [axis for axis in names if names.count(axis) > 1]:
+            raise PlanError(f"{owner}: axis {twice[0]!r} gets two coordinates", fix="capture it once, or give it once")
+        for axis in names:
+            if axis in in_pattern:
+                raise PlanError(
+                    f"{owner}: axis {axis!r} runs along the parameter and has one coordinate too",
+                    fix=f"remove {axis!r} from the pattern {self.pattern!r}, or list its coordinates",
+                )
+        for axis, coordinates in self.coordinates:
+            self._check_coordinates(owner, axis, coordinates, in_pattern)
+
+    def _check_coordinates(self, owner: str, axis: str, coordinates: Fixed, in_pattern: set[str]) -> None:
+        values = coordinates if isinstance(coordinates, tuple) else (coordinates,)
+        given = [value for value in values if value is not None]
+        if isinstance(coordinates, tuple) and axis not in in_pattern:
+            raise PlanError(
+                f"{owner}: {axis}={list(coordinates)} lists coordinates along an axis that the pattern does not have",
+                got=repr(self.pattern),
+                fix=f"put {axis!r} into the pattern, or give one coordinate",
+            )
+        if not given or any(isinstance(v, bool) or not isinstance(v, (int, str)) for v in given):
+            raise PlanError(
+                f"{owner}: {axis}", expected="coordinates that are ints or strings", got=repr(coordinates),
+            )
+        if len(set(given)) < len(given):
+            raise PlanError(f"{owner}: {axis}={list(values)} lists a coordinate twice", fix="name each part once")
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Rules that fold into one tensor, or into one tensor for every value of `partition`.
+
+    Args:
+        name: The group's name; it names the tensor.
+        modes: The tensor's modes as an axis string: `"(layer role) in out"`.
+        rules: The rules; every one places its parameters on the same axes.
+        partition: An axis that tells tensors apart instead of being in one, such as Swin's stage.
+        axis_sizes: Sizes of axes that a pattern alone does not determine: `{"head": 12}`.
+
+    Raises:
+        PlanError: The modes and the rules do not have the same axes.
+
+    Example:
+        >>> Group("up", "(layer role) in out", [
+        ...     Rule("blocks.{layer}.mlp.fc1.weight", "(role out) in", role=["up0", "up1"])
+        ... ]).stack
+        ('layer', 'role')
+    """
+
+    name: str
+    modes: str
+    rules: tuple[Rule, ...]
+    partition: str | None = None
+    axis_sizes: Mapping[str, int] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rules", tuple(self.rules))
+        object.__setattr__(self, "axis_sizes", dict(self.axis_sizes) if self.axis_sizes else None)
+        owner = f"group {self.name!r}"
+        if not isinstance(self.name, str) or not self.name or set(self.name) & set(".[]"):
+            raise PlanError(owner, expected="a name without '.', '[' and ']'", got=repr(self.name))
+        if not self.rules or not all(isinstance(rule, Rule) for rule in self.rules):
+            raise PlanError(owner, expected="at least one Rule", got=repr(self.rules))
+        self._check_axes(owner)
+        for axis, size in (self.axis_sizes or {}).items():
+            if axis not in self.rules[0].axes or isinstance(size, bool) or not isinstance(size, int) or size < 1:
+                hint = nearest(axis, self.rules[0].axes)
+                raise PlanError(f"{owner}: axis_sizes[{axis!r}]", expected="an axis and its size", got=f"{size!r}{hint}")
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.modes, self.rules, self.partition))
+
+    @functools.cached_property
+    def dims(self) -> tuple[Axes, ...]:
+        """The axes of every mode."""
+        return parse_axes(self.modes, f"group {self.name!r}")
+
+    @property
+    def stack(self) -> tuple[str, ...]:
+        """The axes of the tensor that tell parameters, or labelled parts of them, apart."""
+        free = set(self.rules[0].free)
+        return tuple(axis for dim in self.dims for axis in dim if axis not in free)
+
+    def _check_axes(self, owner: str) -> None:
+        modes = {axis for dim in self.dims for axis in dim}
+        if () in self.dims:
+            raise PlanError(f"{owner}: modes {self.modes!r} hold a mode without an axis", fix="name its axis")
+        expected = modes | ({self.partition} if self.partition else set())
+        free = set(self.rules[0].free)
+        for rule in self.rules:
+            if rule.axes != expected or self.partition in (*rule.free, *rule.listed, *modes):
+                raise PlanError(
+                    f"{owner}, rule {rule.param!r}",
+                    expected=f"the axes of modes {self.modes!r}"
+                    + (f" and the partition {self.partition!r} as one coordinate" if self.partition else ""),
+                    got=f"{', '.join(sorted(rule.axes)) or 'none'}",
+                    cause=f"missing {sorted(expected - rule.axes)}, not in the modes {sorted(rule.axes - expected)}",
+                    fix="give every rule each axis once: in the pattern, as {axis} in the name, or as axis=coordinate",
+                )
+            if set(rule.free) != free:
+                raise PlanError(
+                    f"{owner}: axes {sorted(set(rule.free) ^ free)} run freely in one of the rules"
+                    f" {self.rules[0].param!r} and {rule.param!r} and have coordinates in the other",
+                    fix="treat an axis the same way in every rule of a group",
+                )
+
+
+def rule_to_dict(rule: Rule) -> dict[str, Any]:
+    """Return a rule as plain JSON data."""
+    listed = {axis: list(c) if isinstance(c, tuple) else c for axis, c in rule.coordinates}
+    return {"param": rule.param, "pattern": rule.pattern, **({"coordinates": listed} if listed else {})}
+
+
+def group_to_dict(group: Group) -> dict[str, Any]:
+    """Return a group as plain JSON data."""
+    options = {"partition": group.partition, "axis_sizes": group.axis_sizes}
+    return {
+        "name": group.name,
+        "modes": group.modes,
+        "rules": [rule_to_dict(rule) for rule in group.rules],
+        **{key: value for key, value in options.items() if value is not None},
+    }
+
+
+def mode_names(group: Group) -> tuple[str, ...]:
+    """Return the names of the group's modes."""
+    return tuple(mode_name(dim) for dim in group.dims)

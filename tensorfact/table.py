@@ -1,0 +1,32 @@
+"""Rows under headers, printed as aligned text that is also Markdown."""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table of strings.
+
+    Args:
+        headers: The columns' names.
+        rows: One tuple of cells a row, as long as `headers`.
+
+    Example:
+        >>> print(Table(("format", "count"), (("tt", "8,448"),)))
+        | format | count |
+        | ------ | ----- |
+        | tt     | 8,448 |
+    """
+
+    headers: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def __str__(self) -> str:
+        cells = [self.headers, *self.rows]
+        widths = [max(len(row[column]) for row in cells) for column in range(len(self.headers))]
+        rule = tuple("-" * width for width in widths)
+        lines = [self.headers, rule, *self.rows]
+        pad = lambda row: " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))  # noqa: E731
+        return "\n".join(f"| {pad(row)} |" for row in lines)

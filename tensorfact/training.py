@@ -1,0 +1,307 @@
+"""Train what requires gradients: a small explicit loop that can be stopped and resumed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.utils.data import DataLoader, Dataset
+
+from .errors import CheckpointError, TrainingError
+from .files import read_header, read_tensors, write_tensors
+from .progress import Progress, silent
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+Samples = Dataset[tuple[Tensor, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Epoch:
+    """One pass over the training split.
+
+    Args:
+        train_loss: Mean loss of the steps.
+        val_loss: Mean loss on the validation split afterwards.
+        val_accuracy: Fraction of the validation split classified rightly, 0 to 1.
+        seconds: Wall time of the pass and its validation.
+    """
+
+    train_loss: float
+    val_loss: float
+    val_accuracy: float
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class History:
+    """What a training run did.
+
+    Args:
+        epochs: The passes in order.
+        best_epoch: Index of the pass whose parameters the model now holds.
+    """
+
+    epochs: tuple[Epoch, ...]
+    best_epoch: int
+
+    @property
+    def val_accuracy(self) -> float:
+        """Validation accuracy of the parameters the model now holds, 0 to 1."""
+        return self.epochs[self.best_epoch].val_accuracy
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """The numbers that define a run; a checkpoint resumes only under the same ones."""
+
+    epochs: int
+    batch_size: int
+    lr: float
+    weight_decay: float
+    warmup_epochs: float
+    seed: int
+
+    def __post_init__(self) -> None:
+        for name, lowest in (("epochs", 1), ("batch_size", 1), ("lr", 0), ("weight_decay", 0), ("warmup_epochs", 0)):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= lowest):
+                raise TrainingError(f"fit: {name}", expected=f"a finite number >= {lowest}", got=repr(value))
+
+    def lr_factor(self, progress: float) -> float:
+        """Return the learning rate's multiple after `progress` of the epochs: linear warm-up, then a cosine to 0."""
+        warmup = min(self.warmup_epochs / self.epochs, 1.0)
+        if progress < warmup:
+            return progress / warmup
+        return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / max(1 - warmup, 1e-12)))
+
+
+def fit(
+    model: nn.Module,
+    train: Samples,
+    val: Samples,
+    *,
+    epochs: int = 100,
+    batch_size: int = 64,
+    lr: float = 1e-3,
+    weight_decay: float = 1e-4,
+    warmup_epochs: float | None = None,
+    loss: Loss = nn.functional.cross_entropy,
+    seed: int = 0,
+    checkpoint: str | Path | None = None,
+    progress: Progress = silent,
+) -> History:
+    """Train the parameters that require gradients, and keep the best of them by validation accuracy.
+
+    AdamW, linear warm-up and a cosine to zero, by step. Normalisation layers with running statistics stay in
+    evaluation mode where their parameters are frozen, so that a frozen base model does not drift. Everything random
+    comes from `seed` and the epoch's index; the caller's random state is left as it was.
+
+    Args:
+        model: Maps inputs (batch, ...) to logits (batch, class). Trained in place, on the device it is on.
+        train: Samples (input, class index).
+        val: Samples that choose the best epoch; never trained on.
+        epochs: Passes over `train`.
+        batch_size: Samples a step.
+        lr: Peak learning rate.
+        weight_decay: AdamW's weight decay.
+        warmup_epochs: Passes of linear warm-up; a tenth of `epochs` by default.
+        loss: Maps (logits, class indices) to a scalar.
+        seed: Seed of the order of samples, and of dropout.
+        checkpoint: A file written after each epoch. If it exists, training resumes from it and ends with the same
+            numbers as if it had never stopped.
+        progress: Called after each epoch.
+
+    Returns:
+        The losses and accuracies of every epoch; the model holds the best epoch's parameters.
+
+    Raises:
+        TrainingError: Nothing requires gradients, a number is out of range, or the loss is no longer finite.
+        CheckpointError: `checkpoint` is damaged, or belongs to another run.
+
+    Example:
+        >>> import torch
+        >>> from torch.utils.data import TensorDataset
+        >>> from tensorfact import fit
+        >>> x = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
+        >>> data = TensorDataset(x, (x[:, 0] > 0).long())
+        >>> history = fit(torch.nn.Linear(4, 2), data, data, epochs=20, lr=0.1)
+        >>> history.val_accuracy > 0.9
+        True
+    """
+    warmup = epochs / 10 if warmup_epochs is None else warmup_epochs
+    run = _Run(model, Recipe(epochs, batch_size, lr, weight_decay, warmup, seed), loss)
+    if checkpoint is not None and Path(checkpoint).exists():
+        run.resume(checkpoint)
+    modes = {module: module.training for module in model.modules()}
+    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    try:
+        while len(run.history) < epochs:
+            with torch.random.fork_rng(devices=sorted(devices, key=str)):
+                run.epoch(train, val)
+            if checkpoint is not None:
+                run.save(checkpoint)
+            progress("training", len(run.history), epochs)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    run.restore(run.best)
+    return History(tuple(run.history), run.best_epoch)
+
+
+def evaluate(
+    model: nn.Module, data: Samples, *, batch_size: int = 256, loss: Loss = nn.functional.cross_entropy
+) -> tuple[float, float]:
+    """Measure accuracy and loss without changing the model.
+
+    Args:
+        model: Maps inputs (batch, ...) to logits (batch, class).
+        data: Samples (input, class index).
+        batch_size: Samples a forward pass.
+        loss: Maps (logits, class indices) to a scalar.
+
+    Returns:
+        Accuracy (0 to 1) and mean loss.
+
+    Raises:
+        TrainingError: `data` is empty.
+    """
+    device = next(model.parameters()).device
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    right = count = 0
+    total = 0.0
+    try:
+        with torch.inference_mode():
+            for x, y in DataLoader(data, batch_size):
+                logits, labels = model(x.to(device)), y.to(device)
+                right += int((logits.argmax(-1) == labels).sum())
+                total += float(loss(logits, labels)) * len(y)
+                count += len(y)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    if not count:
+        raise TrainingError("evaluate: the data is empty", fix="pass at least one sample")
+    return right / count, total / count
+
+
+class _Run:
+    """The state of one training run: model, optimiser, history, best parameters."""
+
+    def __init__(self, model: nn.Module, recipe: Recipe, loss: Loss) -> None:
+        self.model, self.recipe, self.loss = model, recipe, loss
+        self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        if not self.trained:
+            raise TrainingError(
+                "fit: no parameter of the model requires gradients",
+                cause="the model is frozen and has no adapter",
+                fix="call tensorfact.adapt(model, plan, format) first",
+            )
+        self.optimizer = torch.optim.AdamW(self.trained.values(), recipe.lr, weight_decay=recipe.weight_decay)
+        self.history: list[Epoch] = []
+        self.best_epoch = 0
+        self.best: dict[str, Tensor] = {}
+
+    def epoch(self, train: Samples, val: Samples) -> None:
+        """Make one pass, validate, and remember the parameters if they are the best so far."""
+        start = time.perf_counter()
+        index, recipe = len(self.history), self.recipe
+        torch.manual_seed(recipe.seed * 1_000_003 + index)
+        batches = DataLoader(train, recipe.batch_size, shuffle=True)
+        device = next(iter(self.trained.values())).device
+        self._train_mode()
+        losses = []
+        for step, (x, y) in enumerate(batches):
+            for group in self.optimizer.param_groups:
+                group["lr"] = recipe.lr * recipe.lr_factor((index + (step + 1) / len(batches)) / recipe.epochs)
+            value = self.loss(self.model(x.to(device)), y.to(device))
+            if not torch.isfinite(value):
+                raise TrainingError(
+                    f"fit: the loss of epoch {index}, step {step} is {float(value)}",
+                    cause="the learning rate or the adapter's scale is too large, or an input is not finite",
+                    fix="lower lr or scale, or check the data",
+                )
+            self.optimizer.zero_grad(set_to_none=True)
+            value.backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
+            losses.append(value.detach())
+        accuracy, val_loss = evaluate(self.model, val, loss=self.loss)
+        train_loss = float(torch.stack(losses).mean())
+        self.history.append(Epoch(train_loss, val_loss, accuracy, time.perf_counter() - start))
+        if index == 0 or accuracy > self.history[self.best_epoch].val_accuracy:
+            self.best_epoch = index
+            self.best = {name: tensor.detach().clone() for name, tensor in self._state().items()}
+
+    def save(self, path: str | Path) -> None:
+        """Write everything that the next epoch depends on."""
+        names = list(self.trained)
+        moments = {
+            f"optimizer.{key}.{names[index]}": value
+            for index, state in self.optimizer.state_dict()["state"].items()
+            for key, value in state.items()
+        }
+        tensors = {
+            **{f"now.{name}": tensor for name, tensor in self._state().items()},
+            **{f"best.{name}": tensor for name, tensor in self.best.items()},
+            **moments,
+        }
+        history = [dataclasses.asdict(epoch) for epoch in self.history]
+        write_tensors(
+            path,
+            tensors,
+            {
+                "kind": "training",
+                "recipe": json.dumps(dataclasses.asdict(self.recipe)),
+                "history": json.dumps({"epochs": history, "best_epoch": self.best_epoch}),
+            },
+        )
+
+    def resume(self, path: str | Path) -> None:
+        """Read back what `save` wrote, if it belongs to this run."""
+        header = read_header(path)
+        mine, state = dataclasses.asdict(self.recipe), self._state()
+        theirs = json.loads(header.metadata.get("recipe", "null"))
+        shapes = {name.removeprefix("now."): shape for name, shape in header.shapes.items() if name.startswith("now.")}
+        if theirs != mine or shapes != {name: tuple(tensor.shape) for name, tensor in state.items()}:
+            raise CheckpointError(
+                f"{path} belongs to another run",
+                expected=f"{mine} and {len(state)} trained tensors",
+                got=f"{theirs} and {len(shapes)}",
+                fix="pass the arguments of that run, or another checkpoint path",
+            )
+        tensors = read_tensors(path)
+        pick = lambda prefix: {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}  # noqa: E731
+        self.restore(pick("now."))
+        self.best = pick("best.")
+        stored: dict[int, dict[str, Tensor]] = {}
+        for index, name in enumerate(self.trained):
+            suffix = f".{name}"
+            moments = pick("optimizer.")
+            stored[index] = {k.removesuffix(suffix): v for k, v in moments.items() if k.split(".", 1)[1] == name}
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": stored})
+        saved = json.loads(header.metadata["history"])
+        self.history = [Epoch(**epoch) for epoch in saved["epochs"]]
+        self.best_epoch = saved["best_epoch"]
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Write parameters and buffers back into the model."""
+        with torch.no_grad():
+            for name, tensor in self._state().items():
+                tensor.copy_(state[name])
+
+    def _state(self) -> dict[str, Tensor]:
+        return {**self.trained, **dict(self.model.named_buffers())}
+
+    def _train_mode(self) -> None:
+        self.model.train()
+        for module in self.model.modules():
+            if isinstance(module, _NormBase) and not any(p.requires_grad for p in module.parameters(recurse=False)):
+                module.eval()
