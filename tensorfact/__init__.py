@@ -1,9 +1,37 @@
 """Tensor-network adapters and decompositions for neural networks."""
 
+from .adapt import Adapter, adapt, load_adapter
 from .architectures import plan_for
-from .formats import CP, Format, MatrixBatch, TensorTrain, Tucker
+from .formats import CP, Format, MatrixBatch, TensorTrain, Tucker, available_formats, get_format, register_format
+from .groups import ResolvedPlan
 from .nano import nano
 from .network import Core, Mode, Network
 from .plan import TensorizationPlan
 from .rules import Group, Rule
-from .training import evaluate, fit
+from .training import History, evaluate, fit
+
+__all__ = [
+    "CP",
+    "Adapter",
+    "Core",
+    "Format",
+    "Group",
+    "History",
+    "MatrixBatch",
+    "Mode",
+    "Network",
+    "ResolvedPlan",
+    "Rule",
+    "TensorTrain",
+    "TensorizationPlan",
+    "Tucker",
+    "adapt",
+    "available_formats",
+    "evaluate",
+    "fit",
+    "get_format",
+    "load_adapter",
+    "nano",
+    "plan_for",
+    "register_format",
+]

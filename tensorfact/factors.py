@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from .contraction import Contraction, plan_contraction, with_input
 from .groups import View
-from .indexing import Index, spread, take
+from .indexing import Index, as_index, spread, take
 from .network import Core, Mode, Network
 
 NOMINAL_TOKENS = 1024
@@ -107,9 +106,13 @@ class Increment:
         if len(view.rule.dims) == 2:
             self.applying(NOMINAL_TOKENS)
 
-    def dense(self) -> Tensor:
-        """Return the increment in the parameter's shape, in the factors' dtype, whatever autocast is in force."""
-        cores = self._cores()
+    def dense(self, *, drop: bool = False) -> Tensor:
+        """Return the increment in the parameter's shape, in the factors' dtype, whatever autocast is in force.
+
+        Args:
+            drop: Apply the dropout, if the factors are in training mode.
+        """
+        cores = self._cores(drop)
         with torch.autocast(cores[0].device.type, enabled=False):
             return self.view.join(self.forming(cores))
 
@@ -127,8 +130,8 @@ class Increment:
         tokens = NOMINAL_TOKENS if torch.compiler.is_compiling() else x.numel() // max(x.shape[-1], 1)
         z = x.reshape(-1, *(sizes[axis] for axis in inputs))
         for dim, axis in enumerate(inputs, 1):
-            z = take(z, dim, _span(kept[axis])) if len(kept[axis]) < sizes[axis] else z
-        z = self.applying(tokens)([z, *(core.to(x.dtype) for core in self._cores())])
+            z = take(z, dim, as_index(kept[axis])) if len(kept[axis]) < sizes[axis] else z
+        z = self.applying(tokens)([z, *(core.to(x.dtype) for core in self._cores(drop=True))])
         for dim, axis in enumerate(outputs, 1):
             z = spread(z, dim, kept[axis], sizes[axis])
         return z.reshape(*x.shape[:-1], self.view.shape[0])
@@ -146,12 +149,12 @@ class Increment:
             self._applying[rounded] = plan_contraction(network, self.optimize)
         return self._applying[rounded]
 
-    def _cores(self) -> list[Tensor]:
+    def _cores(self, drop: bool) -> list[Tensor]:
         cores = []
         for core, tensor, picks, shape in zip(
             self.factors.network.cores, self.factors.tensors(), self._picks, self._shapes, strict=True
         ):
-            if self.dropout and self.factors.training and core.start == "zero":
+            if drop and self.dropout and self.factors.training and core.start == "zero":
                 tensor = self._dropped(core, tensor)
             for dim, index in picks:
                 tensor = take(tensor, dim, index)

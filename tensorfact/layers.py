@@ -1,0 +1,111 @@
+"""Adapted modules: reading an adapted parameter gives the effective weight, calling a linear layer never forms it.
+
+A module is adapted by changing its class to a subclass made here: the adapted parameter's name becomes a property over
+the stored parameter, so a model that reads `layer.weight` without calling the layer is adapted just the same. Nothing
+else of the module changes: parameters, buffers, hooks and `state_dict` keys stay what they were.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .factors import NOMINAL_TOKENS, Increment
+
+SLOTS = "_tensorfact"
+
+
+@dataclasses.dataclass
+class Switch:
+    """Whether an adapter's increments are added; shared by all its layers."""
+
+    on: bool = True
+
+
+@dataclasses.dataclass
+class Slot:
+    """One adapted parameter of one module.
+
+    Args:
+        increment: The parameter's increment.
+        scale: What multiplies it.
+        switch: Whether it is added.
+    """
+
+    increment: Increment
+    scale: float
+    switch: Switch
+
+    def effective(self, base: Tensor, *, drop: bool = False) -> Tensor:
+        """Return base + scale x increment, computed in at least fp32 and rounded once.
+
+        Args:
+            base: The stored parameter.
+            drop: Apply the dropout, if the factors are in training mode.
+        """
+        increment = self.increment.dense(drop=drop)
+        common = torch.promote_types(base.dtype, increment.dtype)
+        return torch.add(base.to(common), increment.to(common), alpha=self.scale).to(base.dtype)
+
+
+def attach(module: nn.Module, slots: Mapping[str, Slot], *, activation: bool) -> None:
+    """Adapt parameters of one module, in place.
+
+    Args:
+        module: The module that owns the parameters.
+        slots: Slots by the parameter's name in the module.
+        activation: Take the activation route when the module is called; only for what `takes_activation` allows.
+    """
+    module.__dict__[SLOTS] = dict(slots)
+    module.__class__ = _adapted_class(type(module), tuple(sorted(slots)), activation)
+
+
+def detach(module: nn.Module) -> None:
+    """Undo `attach`; a module that is not adapted stays as it is."""
+    if SLOTS in module.__dict__:
+        module.__class__ = type(module)._tensorfact_base  # type: ignore[assignment]
+        del module.__dict__[SLOTS]
+
+
+def takes_activation(module: nn.Module, name: str) -> bool:
+    """Return whether a parameter is the weight of a plain linear layer, which can take the activation route."""
+    return name == "weight" and isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
+
+
+def activation_is_cheaper(increment: Increment) -> bool:
+    """Return whether a training step costs fewer FLOPs without forming the increment.
+
+    Applying costs its products forward and twice backward. Forming costs the same of its own, and then the gradient of
+    the full weight for every token, which is what full fine-tuning pays.
+    """
+    applying, forming = increment.applying(NOMINAL_TOKENS).flops, increment.forming.flops
+    weight_gradient = 2 * NOMINAL_TOKENS * increment.forming.steps[-1].elements
+    return 3 * applying <= 3 * forming + weight_gradient
+
+
+def _linear_forward(self: Any, input: Tensor) -> Tensor:
+    slot: Slot = self.__dict__[SLOTS]["weight"]
+    output = nn.functional.linear(input, self._parameters["weight"], self.bias)
+    return torch.add(output, slot.increment.apply(input), alpha=slot.scale) if slot.switch.on else output
+
+
+def _effective(name: str) -> property:
+    def read(self: Any) -> Tensor:
+        slot: Slot = self.__dict__[SLOTS][name]
+        base: Tensor = self._parameters[name]
+        return slot.effective(base, drop=True) if slot.switch.on else base
+
+    return property(read)
+
+
+@functools.cache
+def _adapted_class(base: type[nn.Module], names: tuple[str, ...], activation: bool) -> type[nn.Module]:
+    body: dict[str, Any] = {name: _effective(name) for name in names}
+    body |= {"forward": _linear_forward} if activation else {}
+    body |= {"_tensorfact_base": base, "__module__": base.__module__, "__doc__": base.__doc__}
+    return type(f"Adapted{base.__name__}", (base,), body)
