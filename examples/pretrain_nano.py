@@ -4,7 +4,7 @@ Usage:
     python examples/pretrain_nano.py --data FOLDER --out tensorfact/assets/nano.safetensors
 
 `--data` is the folder of Debian's package dataset-fashion-mnist (gzipped IDX files), or any folder into which
-torchvision may download the same files. 40 epochs take 30 to 60 minutes on two CPU cores and a minute on a GPU.
+torchvision may download the same files. 30 epochs take 25 to 50 minutes on two CPU cores and a minute on a GPU.
 The run resumes from `OUT.training` when it is started again.
 """
 
@@ -67,7 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Pretrain the bundled model on Fashion-MNIST.")
     parser.add_argument("--data", type=Path, default=DEBIAN, help="folder of the data (default: Debian's package)")
     parser.add_argument("--out", type=Path, default=Path("nano.safetensors"))
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
 

@@ -10,6 +10,8 @@ from .plan import TensorizationPlan
 from .rules import Group, Rule
 from .training import History, evaluate, fit
 
+__version__ = "0.1.0"
+
 __all__ = [
     "CP",
     "Adapter",

@@ -119,7 +119,7 @@ def fingerprint(parameters: Mapping[str, Tensor], names: Sequence[str]) -> str:
         flat = parameter.reshape(-1)
         values = flat[:: max(1, flat.numel() // _SAMPLES)][:_SAMPLES].to("cpu", torch.bfloat16)
         digest.update(repr((name, tuple(parameter.shape))).encode())
-        digest.update(values.contiguous().view(torch.uint8).numpy())
+        digest.update(values.contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -130,4 +130,4 @@ def _merged(values: Mapping[str, Any]) -> Any:
 
 
 def _split(stored: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    return dict(stored["each"]) if "each" in stored else {name: stored["all"] for name in names}
+    return dict(stored["each"]) if "each" in stored else dict.fromkeys(names, stored["all"])

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import math
 import string
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import opt_einsum
@@ -59,7 +59,7 @@ class Contraction:
     @property
     def flops(self) -> int:
         """Multiplications and additions of all steps."""
-        return sum(step.flops for step in self.steps)
+        return _flops(self.steps)
 
     @property
     def largest_intermediate(self) -> int:
@@ -109,13 +109,12 @@ def plan_contraction(network: Network, optimize: Any = "auto") -> Contraction:
     backward = _steps(network, [(count - 1 - k, count - 2 - k) for k in range(count - 1)] if count > 1 else [(0,)])
     legs = sorted(network.sizes)
     symbols = {leg: opt_einsum.get_symbol(index) for index, leg in enumerate(legs)}
-    inputs = ",".join("".join(symbols[leg] for leg in core.legs) for core in network.cores)
-    equation = f"{inputs}->{''.join(symbols[leg] for leg in network.output)}"
+    inputs = ",".join(_spell(core.legs, symbols) for core in network.cores)
+    equation = f"{inputs}->{_spell(network.output, symbols)}"
     shapes = [network.shape(core.legs) for core in network.cores]
     path, _ = opt_einsum.contract_path(equation, *shapes, shapes=True, optimize=optimize)
-    cost = lambda steps: sum(step.flops for step in steps)  # noqa: E731
-    best = min((_steps(network, path), forward, backward), key=cost)
-    return Contraction(best, min(cost(forward), cost(backward)))
+    best = min((_steps(network, path), forward, backward), key=_flops)
+    return Contraction(best, min(_flops(forward), _flops(backward)))
 
 
 def with_input(network: Network, legs: Sequence[str], output: Sequence[str], tokens: int) -> Network:
@@ -132,6 +131,10 @@ def with_input(network: Network, legs: Sequence[str], output: Sequence[str], tok
     """
     x = Core("x", (TOKENS, *legs))
     return Network((x, *network.cores), (TOKENS, *output), {**network.sizes, TOKENS: tokens})
+
+
+def _flops(steps: Sequence[Step]) -> int:
+    return sum(step.flops for step in steps)
 
 
 def _steps(network: Network, path: Path) -> tuple[Step, ...]:
@@ -170,12 +173,15 @@ def _step(
     result: tuple[str, ...],
 ) -> Step:
     letter = dict(zip(involved, string.ascii_letters, strict=False))
-    spell = lambda legs: "".join(letter[leg] for leg in legs)  # noqa: E731
     summed = len(result) < len(involved)
     return Step(
         positions,
-        f"{','.join(spell(legs) for _, legs in taken)}->{spell(result)}",
+        f"{','.join(_spell(legs, letter) for _, legs in taken)}->{_spell(result, letter)}",
         f"{' '.join(name for name, _ in taken)} -> [{' '.join(result)}]",
         math.prod(network.shape(involved)) * (2 if summed and len(taken) > 1 else 1),
         math.prod(network.shape(result)),
     )
+
+
+def _spell(legs: Sequence[str], letter: Mapping[str, str]) -> str:
+    return "".join(letter[leg] for leg in legs)

@@ -65,9 +65,13 @@ class Factors(nn.Module):
         """How many numbers the cores hold."""
         return sum(core.numel() for core in self.cores.values())
 
+    def named_cores(self) -> dict[str, Tensor]:
+        """Return the cores by name, in the network's order."""
+        return {core.name: self.cores[core.name] for core in self.network.cores}
+
     def tensors(self) -> list[Tensor]:
         """Return the cores in the network's order."""
-        return [self.cores[core.name] for core in self.network.cores]
+        return list(self.named_cores().values())
 
     def dense(self) -> Tensor:
         """Return the whole tensor, one dimension a mode."""
@@ -163,7 +167,9 @@ class Increment:
 
     def _dropped(self, core: Core, tensor: Tensor) -> Tensor:
         open_legs = self.factors.network.output
-        mask = tensor.new_ones([1 if leg in open_legs else size for leg, size in zip(core.legs, tensor.shape)])
+        mask = tensor.new_ones(
+            [1 if leg in open_legs else size for leg, size in zip(core.legs, tensor.shape, strict=True)]
+        )
         return tensor * nn.functional.dropout(mask, self.dropout)
 
 
@@ -181,19 +187,15 @@ def _restricted(
     network: Network, modes: Sequence[Mode], view: View
 ) -> tuple[Network, tuple[tuple[tuple[int, Index], ...], ...]]:
     """Cut a network down to one parameter: what to take along each core's legs, and the network of what is left."""
-    places = {mode.name: place for mode, *place in zip(modes, view.index, view.axes, strict=True)}
-    full = {mode.name: slice(0, mode.size, 1) for mode in modes}
+    index = {mode.name: index for mode, index in zip(modes, view.index, strict=True)}
+    axes = {mode.name: axes for mode, axes in zip(modes, view.axes, strict=True)}
+    whole = {mode.name: slice(0, mode.size, 1) for mode in modes}
     cores, picks = [], []
     for core in network.cores:
-        legs = [places[leg][1] if leg in places else (leg,) for leg in core.legs]
-        picks.append(
-            tuple(
-                (dim, places[leg][0])
-                for dim, leg in enumerate(core.legs)
-                if leg in places and places[leg][0] != full[leg]
-            )
-        )
-        cores.append(Core(core.name, tuple(leg for part in legs for leg in part), core.start))
-    bonds = {leg: size for leg, size in network.sizes.items() if leg not in places}
-    axes = {axis: len(kept) for axis, kept in view.kept.items()}
-    return Network(tuple(cores), view.order, {**bonds, **axes}), tuple(picks)
+        partial = [(dim, leg) for dim, leg in enumerate(core.legs) if leg in index and index[leg] != whole[leg]]
+        picks.append(tuple((dim, index[leg]) for dim, leg in partial))
+        legs = tuple(axis for leg in core.legs for axis in axes.get(leg, (leg,)))
+        cores.append(Core(core.name, legs, core.start))
+    bonds = {leg: size for leg, size in network.sizes.items() if leg not in index}
+    kept = {axis: len(positions) for axis, positions in view.kept.items()}
+    return Network(tuple(cores), view.order, {**bonds, **kept}), tuple(picks)

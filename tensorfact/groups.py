@@ -1,22 +1,20 @@
-"""A plan meets a model: tensors, their modes, and the place of every parameter in them. Nothing here writes to a model."""
+"""A plan meets a model: tensors, their modes, the place of every parameter in them. Nothing here writes to a model."""
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .errors import ClaimError, FormatError, NoMatchError, PlanError, SizeError, nearest
+from .errors import FormatError, PlanError, nearest
 from .formats import Format
 from .indexing import Index, as_index, spread, take
-from .network import Mode, Side
-from .notation import Axes, mode_name
-from .rules import Coordinate, Group, Rule, mode_names
+from .network import Mode
+from .notation import Axes
+from .rules import Coordinate, Rule
 from .table import Table
 
 T = TypeVar("T")
@@ -198,44 +196,6 @@ class ResolvedPlan:
         return str(self.table())
 
 
-def resolve(groups: Iterable[Group], model: nn.Module) -> ResolvedPlan:
-    """Find every tensor, slice and size that groups mean on a model.
-
-    Args:
-        groups: The groups of a plan.
-        model: The model; it is only read.
-
-    Returns:
-        The tensors.
-
-    Raises:
-        NoMatchError: A rule matches no parameter.
-        ClaimError: A parameter, or a place in a tensor, is claimed twice.
-        SizeError: A size does not divide, or an axis has two sizes.
-        PlanError: A tensor has places that no parameter fills.
-    """
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    claims: dict[int, tuple[str, Rule]] = {}
-    tensors = []
-    for group in groups:
-        parts: dict[Coordinate | None, list[_Match]] = {}
-        for match in _matches(group, parameters):
-            earlier = claims.setdefault(id(parameters[match.name]), (match.name, match.rule))
-            if earlier != (match.name, match.rule):
-                raise ClaimError(
-                    f"parameter {match.name!r} {match.shape} is claimed twice",
-                    got=f"rule {earlier[1].param!r} (as {earlier[0]!r}) and rule {match.rule.param!r}",
-                    cause="two templates fit one name, or two names share one tied tensor",
-                    fix="make the templates exclude each other",
-                )
-            parts.setdefault(match.coordinates.pop(group.partition or "", None), []).append(match)
-        ordered = sorted(parts.items(), key=lambda item: (isinstance(item[0], str), item[0] or 0))
-        for value, matches in ordered if all(not isinstance(v, str) for v in parts) else parts.items():
-            name = group.name if value is None else f"{group.name}[{value}]"
-            tensors.append(_tensor(group, name, matches))
-    return ResolvedPlan(tuple(tensors))
-
-
 def per_tensor(value: T | Mapping[str, T], tensors: Sequence[TensorGroup], owner: str) -> dict[str, T]:
     """Give every tensor its value from one value for all, or one for each group's or tensor's name.
 
@@ -253,195 +213,16 @@ def per_tensor(value: T | Mapping[str, T], tensors: Sequence[TensorGroup], owner
     missing = [tensor.name for tensor in tensors if tensor.name not in value and tensor.group not in value]
     if unknown := sorted(set(map(str, value)) - known):
         raise FormatError(
-            f"{owner} for {unknown[0]!r}", expected=f"groups {sorted(known)}", got=repr(unknown[0]), fix="use these names"
+            f"{owner} for {unknown[0]!r}",
+            expected=f"groups {sorted(known)}",
+            got=repr(unknown[0]),
+            fix="use these names",
         )
     if missing:
-        raise FormatError(f"no {owner} for tensor {missing[0]!r}", fix=f"add {missing[0]!r} or its group to the mapping")
-    return {t.name: value[t.name] if t.name in value else value[t.group] for t in tensors}
-
-
-@dataclasses.dataclass(frozen=True)
-class _Match:
-    """One parameter that a rule matched: its coordinates off the pattern, and the sizes of its axes."""
-
-    name: str
-    shape: tuple[int, ...]
-    rule: Rule
-    coordinates: dict[str, Coordinate]
-    sizes: dict[str, int]
-
-    def along(self, axis: str) -> tuple[Coordinate | None, ...]:
-        """Return the coordinates that the parameter has on a stack axis."""
-        return self.rule.listed.get(axis) or (self.coordinates[axis],)
-
-
-def _matches(group: Group, parameters: Mapping[str, Tensor]) -> Iterator[_Match]:
-    for rule in group.rules:
-        found = False
-        for name, parameter in parameters.items():
-            captured = rule.match(name)
-            if captured is None:
-                continue
-            found = True
-            shape = tuple(parameter.shape)
-            sizes = _axis_sizes(group, rule, name, shape)
-            yield _Match(name, shape, rule, {**captured, **rule.fixed}, sizes)
-        if not found:
-            raise NoMatchError(
-                f"group {group.name!r}: rule {rule.param!r} matches none of the model's {len(parameters)} parameters",
-                got=f"names such as {', '.join(_like(rule, parameters))}",
-                cause="the template is not this model's naming, or lacks '.weight'",
-                fix="print [name for name, _ in model.named_parameters()] and copy a name, with {axis} for its number",
-            )
-
-
-def _like(rule: Rule, names: Iterable[str]) -> list[str]:
-    """Return up to three parameter names, the likest to the template first."""
-    parts = set(rule.param.split("."))
-    return [repr(n) for n in sorted(names, key=lambda name: -len(parts & set(name.split("."))))[:3]]
-
-
-def _axis_sizes(group: Group, rule: Rule, name: str, shape: tuple[int, ...]) -> dict[str, int]:
-    if len(rule.dims) != len(shape):
-        raise SizeError(
-            f"rule {rule.param!r}: pattern {rule.pattern!r} on parameter {name!r}",
-            expected=f"{len(rule.dims)} dimension(s)",
-            got=f"shape {shape}",
-            fix="write one name, or one (a b), for each dimension",
+        raise FormatError(
+            f"no {owner} for tensor {missing[0]!r}", fix=f"add {missing[0]!r} or its group to the mapping"
         )
-    known = {**(group.axis_sizes or {}), **{axis: len(listed) for axis, listed in rule.listed.items()}}
-    sizes: dict[str, int] = {}
-    for axes, size in zip(rule.dims, shape, strict=True):
-        unknown = [axis for axis in axes if axis not in known]
-        product = math.prod(known[axis] for axis in axes if axis in known)
-        if len(unknown) > 1 or size % product or (not unknown and size != product):
-            told = ", ".join(f"{axis}={known[axis]}" for axis in axes if axis in known) or "nothing known"
-            raise SizeError(
-                f"rule {rule.param!r}: parameter {name!r} {shape} does not split as {rule.pattern!r}",
-                expected=f"{size} = the product of {mode_name(axes)} with {told}",
-                got=f"{size} / {product}" if len(unknown) < 2 else f"{len(unknown)} unknown sizes",
-                cause="a coordinate list of the wrong length, or an axis size that is not given",
-                fix=f"list {size}'s parts, or set axis_sizes={{{(unknown or list(axes) or ['axis'])[0]!r}: ...}}",
-            )
-        sizes |= {axis: known.get(axis, size // product) for axis in axes}
-    return sizes
-
-
-def _tensor(group: Group, name: str, matches: list[_Match]) -> TensorGroup:
-    sizes = _agreed_sizes(group, name, matches)
-    coordinates = {axis: _ordered(c for m in matches for c in m.along(axis)) for axis in group.stack}
-    where = {axis: {c: at for at, c in enumerate(found)} for axis, found in coordinates.items()}
-    sizes |= {axis: len(found) for axis, found in coordinates.items()}
-    positions = [_positions(group, axes, matches, where, sizes) for axes in group.dims]
-    _check_filled(group, name, matches, where, positions)
-    views = tuple(_view(group, match, where, positions) for match in matches)
-    modes = tuple(
-        Mode(mode, len(table), _side(group, axes))
-        for mode, axes, table in zip(mode_names(group), group.dims, positions, strict=True)
-    )
-    return TensorGroup(name, group.name, modes, views, coordinates)
-
-
-def _agreed_sizes(group: Group, name: str, matches: list[_Match]) -> dict[str, int]:
-    first: dict[str, _Match] = {}
-    for match in matches:
-        for axis in match.rule.free:
-            other = first.setdefault(axis, match)
-            if other.sizes[axis] != match.sizes[axis]:
-                raise SizeError(
-                    f"tensor {name!r}: axis {axis!r} has two sizes",
-                    expected=f"{other.sizes[axis]} as in {other.name!r} {other.shape} by rule {other.rule.param!r}",
-                    got=f"{match.sizes[axis]} in {match.name!r} {match.shape} by rule {match.rule.param!r}",
-                    cause="parameters of different widths in one tensor",
-                    fix="split the wider one into labelled parts, or set partition= to keep the widths apart",
-                )
-    return {axis: match.sizes[axis] for axis, match in first.items()}
-
-
-def _ordered(found: Iterable[Coordinate | None]) -> tuple[Coordinate, ...]:
-    """Return distinct coordinates: numbers by value, anything else in the order of the rules."""
-    distinct = list(dict.fromkeys(c for c in found if c is not None))
-    numbers = [c for c in distinct if isinstance(c, int)]
-    return tuple(sorted(numbers)) if len(numbers) == len(distinct) else tuple(distinct)
-
-
-Cell = tuple[int, ...]
-Places = dict[str, dict[Coordinate, int]]
-
-
-def _positions(
-    group: Group, axes: Axes, matches: list[_Match], where: Places, sizes: Mapping[str, int]
-) -> dict[Cell, int]:
-    """Number the cells of one mode: those that occur if all its axes are stacked, else the whole grid."""
-    if all(axis in where for axis in axes):
-        cells = {cell for match in matches for cell in _cells(axes, match, where)}
-        return {cell: at for at, cell in enumerate(sorted(cells))}
-    return {cell: at for at, cell in enumerate(itertools.product(*(range(sizes[axis]) for axis in axes)))}
-
-
-def _cells(axes: Axes, match: _Match, where: Places) -> Iterator[Cell]:
-    """Run over a parameter's cells of some axes, the last axis fastest."""
-    runs = (
-        [where[axis][c] for c in match.along(axis) if c is not None] if axis in where else range(match.sizes[axis])
-        for axis in axes
-    )
-    return itertools.product(*runs)
-
-
-def _check_filled(
-    group: Group, name: str, matches: list[_Match], where: Places, positions: list[dict[Cell, int]]
-) -> None:
-    """Every place in the stack axes is filled exactly once."""
-    stack = group.stack
-    filled: dict[Cell, _Match] = {}
-    for match in matches:
-        for cell in _cells(stack, match, where):
-            other = filled.setdefault(cell, match)
-            if other is not match:
-                raise ClaimError(
-                    f"tensor {name!r}: {_spell_cell(stack, cell, where)} is filled twice",
-                    got=f"{other.name!r} by rule {other.rule.param!r} and {match.name!r} by rule {match.rule.param!r}",
-                    cause="two rules give the same labels, or a number in the name is not captured",
-                    fix="give one of them other coordinates, or capture the number with {axis}",
-                )
-    runs: list[list[tuple[tuple[str, int], ...]]] = []
-    for axes, table in zip(group.dims, positions, strict=True):
-        stacked = [at for at, axis in enumerate(axes) if axis in where]
-        runs.append(list(dict.fromkeys(tuple((axes[at], cell[at]) for at in stacked) for cell in table)))
-    for combination in itertools.product(*runs):
-        place = dict(itertools.chain.from_iterable(combination))
-        if (cell := tuple(place[axis] for axis in stack)) not in filled:
-            raise PlanError(
-                f"tensor {name!r}: no parameter fills {_spell_cell(stack, cell, where)}",
-                cause="not every layer has every role",
-                fix=f"merge the stacked axes into one mode '({' '.join(stack)})', or set partition=",
-            )
-
-
-def _view(group: Group, match: _Match, where: Places, positions: list[dict[Cell, int]]) -> View:
-    listed = match.rule.listed
-    kept = {
-        axis: tuple(at for at in range(size) if axis not in listed or listed[axis][at] is not None)
-        for axis, size in match.sizes.items()
-    }
-    index = tuple(
-        as_index([table[cell] for cell in _cells(axes, match, where)])
-        for axes, table in zip(group.dims, positions, strict=True)
-    )
-    running = tuple(tuple(axis for axis in axes if axis in match.sizes) for axes in group.dims)
-    return View(match.name, match.rule, match.shape, match.sizes, kept, index, running)
-
-
-def _side(group: Group, axes: Axes) -> Side:
-    """Return the side of a mode by the group's first rule: a parameter's first dimension is its outputs."""
-    for axis in axes:
-        if axis in group.rules[0].free:
-            return "out" if axis in group.rules[0].dims[0] else "in"
-    return "stack"
-
-
-def _spell_cell(stack: Axes, cell: Cell, where: Places) -> str:
-    return ", ".join(f"{axis}={list(where[axis])[at]!r}" for axis, at in zip(stack, cell, strict=True)) or "the tensor"
+    return {t.name: value[t.name] if t.name in value else value[t.group] for t in tensors}
 
 
 def _spell(coordinates: Coordinate | list[Coordinate | None]) -> str:

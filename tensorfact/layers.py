@@ -62,13 +62,13 @@ def attach(module: nn.Module, slots: Mapping[str, Slot], *, activation: bool) ->
         activation: Take the activation route when the module is called; only for what `takes_activation` allows.
     """
     module.__dict__[SLOTS] = dict(slots)
-    module.__class__ = _adapted_class(type(module), tuple(sorted(slots)), activation)
+    module.__class__ = _adapted_class(type(module), tuple(sorted(slots)), activation)  # type: ignore[arg-type]
 
 
 def detach(module: nn.Module) -> None:
     """Undo `attach`; a module that is not adapted stays as it is."""
     if SLOTS in module.__dict__:
-        module.__class__ = type(module)._tensorfact_base  # type: ignore[assignment]
+        module.__class__ = _bases[type(module)]
         del module.__dict__[SLOTS]
 
 
@@ -103,9 +103,14 @@ def _effective(name: str) -> property:
     return property(read)
 
 
+_bases: dict[type[nn.Module], type[nn.Module]] = {}
+
+
 @functools.cache
 def _adapted_class(base: type[nn.Module], names: tuple[str, ...], activation: bool) -> type[nn.Module]:
     body: dict[str, Any] = {name: _effective(name) for name in names}
     body |= {"forward": _linear_forward} if activation else {}
-    body |= {"_tensorfact_base": base, "__module__": base.__module__, "__doc__": base.__doc__}
-    return type(f"Adapted{base.__name__}", (base,), body)
+    body |= {"__module__": base.__module__, "__doc__": base.__doc__}
+    adapted: type[nn.Module] = type(f"Adapted{base.__name__}", (base,), body)
+    _bases[adapted] = base
+    return adapted

@@ -10,7 +10,8 @@ from typing import Any
 from torch import nn
 
 from .errors import PlanError, nearest
-from .groups import ResolvedPlan, resolve
+from .groups import ResolvedPlan
+from .resolve import resolve
 from .rules import Group, Rule, group_to_dict
 
 
@@ -110,7 +111,9 @@ def _keys(
     if not isinstance(data, dict):
         raise PlanError(f"a {owner} in JSON", expected=f"an object with {', '.join(known)}", got=repr(data)[:80])
     for key in data.keys() - known.keys():
-        raise PlanError(f"a {owner} in JSON has the unknown key {key!r}{nearest(key, known)}", fix="remove or correct it")
+        raise PlanError(
+            f"a {owner} in JSON has the unknown key {key!r}{nearest(key, known)}", fix="remove or correct it"
+        )
     for key, kind in known.items():
         if (key in data or key in required) and not isinstance(data.get(key), kind):
             raise PlanError(

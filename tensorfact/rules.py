@@ -104,7 +104,9 @@ class Rule:
         in_pattern = {axis for dim in self.dims for axis in dim}
         bad = [axis for axis in self.captured if not _AXIS.fullmatch(axis)]
         if bad or "{" in _CAPTURE.sub("", self.param) or "}" in _CAPTURE.sub("", self.param):
-            raise PlanError(owner, expected="captures such as {layer}", got=self.param, fix="name an axis in the braces")
+            raise PlanError(
+                owner, expected="captures such as {layer}", got=self.param, fix="name an axis in the braces"
+            )
         names = [*self.captured, *self.fixed]
         if twice := [axis for axis in names if names.count(axis) > 1]:
             raise PlanError(f"{owner}: axis {twice[0]!r} gets two coordinates", fix="capture it once, or give it once")
@@ -128,7 +130,9 @@ class Rule:
             )
         if not given or any(isinstance(v, bool) or not isinstance(v, (int, str)) for v in given):
             raise PlanError(
-                f"{owner}: {axis}", expected="coordinates that are ints or strings", got=repr(coordinates),
+                f"{owner}: {axis}",
+                expected="coordinates that are ints or strings",
+                got=repr(coordinates),
             )
         if len(set(given)) < len(given):
             raise PlanError(f"{owner}: {axis}={list(values)} lists a coordinate twice", fix="name each part once")
@@ -173,7 +177,9 @@ class Group:
         for axis, size in (self.axis_sizes or {}).items():
             if axis not in self.rules[0].axes or isinstance(size, bool) or not isinstance(size, int) or size < 1:
                 hint = nearest(axis, self.rules[0].axes)
-                raise PlanError(f"{owner}: axis_sizes[{axis!r}]", expected="an axis and its size", got=f"{size!r}{hint}")
+                raise PlanError(
+                    f"{owner}: axis_sizes[{axis!r}]", expected="an axis and its size", got=f"{size!r}{hint}"
+                )
 
     def __hash__(self) -> int:
         return hash((self.name, self.modes, self.rules, self.partition))

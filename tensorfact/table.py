@@ -28,5 +28,5 @@ class Table:
         widths = [max(len(row[column]) for row in cells) for column in range(len(self.headers))]
         rule = tuple("-" * width for width in widths)
         lines = [self.headers, rule, *self.rows]
-        pad = lambda row: " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))  # noqa: E731
-        return "\n".join(f"| {pad(row)} |" for row in lines)
+        padded = ([cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in lines)
+        return "\n".join(f"| {' | '.join(row)} |" for row in padded)

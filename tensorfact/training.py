@@ -278,15 +278,14 @@ class _Run:
                 fix="pass the arguments of that run, or another checkpoint path",
             )
         tensors = read_tensors(path)
-        pick = lambda prefix: {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}  # noqa: E731
-        self.restore(pick("now."))
-        self.best = pick("best.")
-        stored: dict[int, dict[str, Tensor]] = {}
-        for index, name in enumerate(self.trained):
-            suffix = f".{name}"
-            moments = pick("optimizer.")
-            stored[index] = {k.removesuffix(suffix): v for k, v in moments.items() if k.split(".", 1)[1] == name}
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": stored})
+        self.restore(_below("now.", tensors))
+        self.best = _below("best.", tensors)
+        moments: dict[int, dict[str, Tensor]] = {index: {} for index in range(len(self.trained))}
+        numbers = {name: index for index, name in enumerate(self.trained)}
+        for key, value in _below("optimizer.", tensors).items():
+            moment, name = key.split(".", 1)
+            moments[numbers[name]][moment] = value
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
         saved = json.loads(header.metadata["history"])
         self.history = [Epoch(**epoch) for epoch in saved["epochs"]]
         self.best_epoch = saved["best_epoch"]
@@ -305,3 +304,7 @@ class _Run:
         for module in self.model.modules():
             if isinstance(module, _NormBase) and not any(p.requires_grad for p in module.parameters(recurse=False)):
                 module.eval()
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

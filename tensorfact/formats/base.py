@@ -60,7 +60,8 @@ class Format(abc.ABC):
             FormatError: The format has no decomposition.
         """
         raise FormatError(
-            f"{type(self).__name__} cannot decompose a tensor", fix="override Format.decompose, or choose another format"
+            f"{type(self).__name__} cannot decompose a tensor",
+            fix="override Format.decompose, or choose another format",
         )
 
     def num_parameters(self, modes: Sequence[Mode]) -> int:

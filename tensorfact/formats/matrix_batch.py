@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..network import Core, Mode, Network
-from .base import Format, arranged, checked_count, matrix_limit, mode_sizes, spread_rank, wide
+from .base import Format, checked_count, matrix_limit, mode_sizes, spread_rank, wide
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,9 +43,9 @@ class MatrixBatch(Format):
         """State the two stacks of matrices."""
         stack, rows, columns = self._sides(modes)
         (rank,) = spread_rank(self.rank, {"rank": matrix_limit(rows, columns)}, str(self))
-        name = lambda side: tuple(mode.name for mode in side)  # noqa: E731
-        a = Core("A", (*name(stack), *name(rows), "_r"))
-        b = Core("B", (*name(stack), "_r", *name(columns)), "zero")
+        batch, inputs, outputs = (tuple(mode.name for mode in side) for side in (stack, rows, columns))
+        a = Core("A", (*batch, *inputs, "_r"))
+        b = Core("B", (*batch, "_r", *outputs), "zero")
         return Network((a, b), tuple(mode.name for mode in modes), {**mode_sizes(modes), "_r": rank})
 
     def decompose(self, tensor: Tensor, modes: Sequence[Mode]) -> dict[str, Tensor]:
@@ -60,6 +60,5 @@ class MatrixBatch(Format):
         return {"A": a.reshape(shapes["A"]), "B": b.reshape(shapes["B"])}
 
     @staticmethod
-    def _sides(modes: Sequence[Mode]) -> tuple[tuple[Mode, ...], tuple[Mode, ...], tuple[Mode, ...]]:
-        of = lambda side: tuple(mode for mode in arranged(modes) if mode.side == side)  # noqa: E731
-        return of("stack"), of("in"), of("out")
+    def _sides(modes: Sequence[Mode]) -> list[tuple[Mode, ...]]:
+        return [tuple(mode for mode in modes if mode.side == side) for side in ("stack", "in", "out")]

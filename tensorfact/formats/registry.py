@@ -96,9 +96,10 @@ def parse_format(text: str) -> Format:
     cls = get_format(name)
     try:
         call = ast.parse(f"f({rest})", mode="eval").body
-        assert isinstance(call, ast.Call) and not call.args
-        options = {word.arg or "": ast.literal_eval(word.value) for word in call.keywords}
-    except (SyntaxError, ValueError, AssertionError, MemoryError, RecursionError) as error:
+        options = {word.arg or "": ast.literal_eval(word.value) for word in getattr(call, "keywords", [])}
+        if not isinstance(call, ast.Call) or call.args:
+            raise ValueError(rest)  # noqa: TRY301
+    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         raise FormatError(f"format {text!r}", expected="NAME:option=value,...", got=text, fix="tt:rank=16") from error
     return _build(name, cls, options)
 
@@ -159,5 +160,7 @@ def _normal(name: str) -> str:
     return name.strip().lower().replace("_", "-")
 
 
-for _name, _format in {"tt": TensorTrain, "tucker": Tucker, "cp": CP, "matrix-batch": MatrixBatch}.items():
-    register_format(_name, _format)
+register_format("tt", TensorTrain)
+register_format("tucker", Tucker)
+register_format("cp", CP)
+register_format("matrix-batch", MatrixBatch)

@@ -52,5 +52,5 @@ class Tucker(Format):
         ranks = [network.sizes[f"_{mode.name}"] for mode in modes]
         with tensorly_on_torch():
             core, factors = tensorly.decomposition.tucker(wide(tensor), ranks)
-        found = {core_legs: factor for core_legs, factor in zip((m.name for m in modes), factors, strict=True)}
+        found = dict(zip((m.name for m in modes), factors, strict=True))
         return {c.name: core if c.name == "C" else found[c.legs[0]] for c in network.cores}

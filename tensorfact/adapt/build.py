@@ -1,0 +1,204 @@
+"""Adapt a model with fresh factors, or with those of a file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from torch import Tensor, nn
+
+from ..checkpoint import FACTORS, HEAD, AdapterFile, fingerprint
+from ..errors import AdaptError, CheckpointError, FingerprintError
+from ..formats import Format
+from ..groups import ResolvedPlan, per_tensor
+from ..plan import TensorizationPlan
+from .adapter import Adapter, Route
+from .owners import base_parameters, head_parameters, refuse_adapted
+
+
+def adapt(
+    model: nn.Module,
+    plan: TensorizationPlan,
+    format: Format | Mapping[str, Format],
+    *,
+    scale: float | Mapping[str, float] = 1.0,
+    dropout: float = 0.0,
+    route: Route = "auto",
+    train_head: bool | str = True,
+    seed: int | None = None,
+    optimize: Any = "auto",
+) -> Adapter:
+    """Give a model trainable factors of its weights' increment, in place; the base freezes, the head trains.
+
+    The output does not change until training does. An error leaves the model as it was.
+
+    Args:
+        model: The model.
+        plan: Which weights fold into which tensors.
+        format: How each tensor is factored: one format, or one for each group's name.
+        scale: What multiplies the increment: one number, or one for each group's name.
+        dropout: Probability with which, in training, a rank component of the zero core is dropped for one call.
+        route: `activation` never forms the increment, `weight` forms it; `auto` picks the cheaper for each weight.
+        train_head: Train and store the head that `pretrained_cfg["classifier"]` names, or the module of this name.
+        seed: Seed of the random cores; by default they come from torch's own state.
+        optimize: What plans the order of contraction: anything opt_einsum accepts.
+
+    Returns:
+        The adapter, also found as `model.tensorfact`.
+
+    Raises:
+        PlanError: The plan does not fit the model.
+        RankError: A rank that a tensor does not allow.
+        AdaptError: The model is adapted already, a number is out of range, or a parameter cannot be adapted.
+
+    Source: Jie & Deng, FacT, AAAI 2023.
+
+    Example:
+        >>> import tensorfact as tf
+        >>> model = tf.nano()
+        >>> adapter = tf.adapt(model, tf.plan_for(model), tf.TensorTrain(rank=8), seed=0)
+        >>> adapter.num_parameters
+        6144
+        >>> sorted(name for name, p in model.named_parameters() if p.requires_grad)[:2]
+        ['head.bias', 'head.weight']
+    """
+    return _adapt(
+        model, plan, format, scale, dropout, route, head_parameters(model, train_head), _generator(seed), optimize
+    )
+
+
+def load_adapter(
+    model: nn.Module, path: str | Path, *, route: Route = "auto", check_base: bool = True, optimize: Any = "auto"
+) -> Adapter:
+    """Adapt a model with the factors, and the head, of a file.
+
+    Args:
+        model: The base model the file was trained on, with a head of the same size.
+        path: A file that `Adapter.save` wrote.
+        route: As in `adapt`.
+        check_base: Refuse a model whose base weights are not those the adapter was trained on.
+        optimize: As in `adapt`.
+
+    Returns:
+        The adapter.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, or does not fit the model's sizes.
+        FingerprintError: The file was made for another base model.
+        PlanError: The file's plan does not fit the model.
+        AdaptError: The model is adapted already.
+
+    Example:
+        >>> import tempfile, pathlib, tensorfact as tf
+        >>> model = tf.nano()
+        >>> adapter = tf.adapt(model, tf.plan_for(model), tf.TensorTrain(rank=4))
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "adapter.safetensors"
+        >>> adapter.save(path)
+        >>> tf.load_adapter(tf.nano(), path).num_parameters
+        2304
+    """
+    refuse_adapted(model)
+    file = AdapterFile.read(path)
+    resolved, parameters = file.plan.resolve(model), base_parameters(model)
+    found = fingerprint(parameters, resolved.parameters)
+    if check_base and found != file.fingerprint:
+        raise FingerprintError(
+            f"{path} was made for another base model",
+            expected=f"base fingerprint {file.fingerprint}",
+            got=found,
+            cause="other pretrained weights, or weights that were merged or trained since",
+            fix="load the base weights it was trained on, or pass check_base=False to use these",
+        )
+    head = tuple(name.removeprefix(HEAD) for name in file.shapes if name.startswith(HEAD))
+    _check_shapes(path, file, resolved, parameters, head)
+    tensors = AdapterFile.tensors(path)
+    adapter = _adapt(
+        model, file.plan, file.formats, file.scales, file.dropout, route, head, torch.Generator(), optimize
+    )
+    with torch.no_grad():
+        for name, core in adapter.named_cores().items():
+            core.copy_(tensors[FACTORS + name])
+        for name in head:
+            parameters[name].copy_(tensors[HEAD + name])
+    return adapter
+
+
+def _adapt(
+    model: nn.Module,
+    plan: TensorizationPlan,
+    format: Format | Mapping[str, Format],
+    scale: float | Mapping[str, float],
+    dropout: float,
+    route: Route,
+    head: tuple[str, ...],
+    generator: torch.Generator | None,
+    optimize: Any,
+) -> Adapter:
+    refuse_adapted(model)
+    if not isinstance(plan, TensorizationPlan):
+        raise AdaptError("adapt: plan", expected="a TensorizationPlan", got=repr(plan), fix="plan_for(model)")
+    resolved = plan.resolve(model)
+    formats = resolved.formats(format)
+    scales = per_tensor(scale, resolved.tensors, "scale")
+    for name, value in {**{f"scale of {n!r}": s for n, s in scales.items()}, "dropout": dropout}.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise AdaptError(
+                f"adapt: {name}", expected="a finite number", got=repr(value), fix="scale=1.0, dropout=0.0"
+            )
+    if not 0 <= dropout < 1:
+        raise AdaptError("adapt: dropout", expected="0 <= dropout < 1", got=repr(dropout), fix="dropout=0.1")
+    if route not in get_args(Route):
+        raise AdaptError("adapt: route", expected=f"one of {get_args(Route)}", got=repr(route), fix="route='auto'")
+    if both := sorted(set(head) & set(resolved.parameters)):
+        raise AdaptError(
+            f"adapt: {both[0]!r} is in the plan and in the head that trains",
+            fix="leave the head out of the plan, or pass train_head=False",
+        )
+    adapter = Adapter(
+        model,
+        plan,
+        resolved,
+        formats,
+        {name: float(value) for name, value in scales.items()},
+        dropout=float(dropout),
+        route=route,
+        head=head,
+        generator=generator,
+        optimize=optimize,
+    )
+    adapter.attach()
+    return adapter
+
+
+def _generator(seed: int | None) -> torch.Generator | None:
+    return None if seed is None else torch.Generator().manual_seed(seed)
+
+
+def _check_shapes(
+    path: str | Path,
+    file: AdapterFile,
+    resolved: ResolvedPlan,
+    parameters: Mapping[str, Tensor],
+    head: Sequence[str],
+) -> None:
+    """Hold every stored shape against the model before anything is allocated."""
+    expected = {HEAD + name: tuple(parameters[name].shape) for name in head if name in parameters}
+    for tensor in resolved.tensors:
+        if tensor.name not in file.formats or tensor.name not in file.scales:
+            raise CheckpointError(
+                f"{path} has no factors for tensor {tensor.name!r}", fix="use the model it was saved from"
+            )
+        for core, shape in file.formats[tensor.name].network(tensor.modes).shapes().items():
+            expected[f"{FACTORS}{tensor.name}.{core}"] = shape
+    for name in sorted(expected.keys() | file.shapes.keys()):
+        if expected.get(name) != file.shapes.get(name):
+            raise CheckpointError(
+                f"{path} does not fit the model at {name!r}",
+                expected=f"shape {expected.get(name, 'none')}",
+                got=f"{file.shapes.get(name, 'none')}",
+                cause="a head with another number of classes, or another model",
+                fix="create the model with the num_classes the adapter was trained with",
+            )

@@ -1,0 +1,72 @@
+"""Who holds a model's parameters: every name, every module, and the head. Nothing here writes to a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from ..errors import AdaptError, nearest
+from ..layers import SLOTS
+
+ATTRIBUTE = "tensorfact"
+"""The name under which the adapter is registered on the model's root."""
+
+Owners = dict[str, list[tuple[nn.Module, str]]]
+
+
+def base_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return all parameters but the adapter's, by every name they have."""
+    named = model.named_parameters(remove_duplicate=False)
+    return {name: parameter for name, parameter in named if not name.startswith(f"{ATTRIBUTE}.")}
+
+
+def refuse_adapted(model: nn.Module) -> None:
+    """Raise unless this is a module that holds no adapter."""
+    if not isinstance(model, nn.Module):
+        raise AdaptError("adapt: model", expected="a torch.nn.Module", got=type(model).__name__)
+    adapted = [name or "the model" for name, module in model.named_modules() if SLOTS in module.__dict__]
+    if adapted or hasattr(model, ATTRIBUTE):
+        raise AdaptError(
+            f"the model is adapted already ({(adapted or [ATTRIBUTE])[0]})",
+            fix="call model.tensorfact.remove() first; merge() before that keeps what it learned",
+        )
+
+
+def owners_of(model: nn.Module, names: Iterable[str]) -> Owners:
+    """Find every module that holds one of the parameters, tied ones included, and refuse what cannot be adapted."""
+    parameters = base_parameters(model)
+    by_id = {id(parameters[name]): name for name in names}
+    owners: Owners = {name: [] for name in names}
+    for module in model.modules():
+        for attribute, parameter in module._parameters.items():
+            if parameter is None or id(parameter) not in by_id:
+                continue
+            name = by_id[id(parameter)]
+            owners[name].append((module, attribute))
+            if isinstance(module, (nn.RNNBase, torch.jit.ScriptModule)) or not parameter.is_floating_point():
+                raise AdaptError(
+                    f"{name!r} ({parameter.dtype}) of {type(module).__name__} cannot be adapted",
+                    cause="recurrent and scripted modules keep copies of their weights; integers have no increment",
+                    fix="leave it out of the plan",
+                )
+    return owners
+
+
+def head_parameters(model: nn.Module, train_head: bool | str) -> tuple[str, ...]:
+    """Return the names of the head's parameters."""
+    if not train_head or not isinstance(model, nn.Module):
+        return ()
+    config = getattr(model, "pretrained_cfg", None) or {}
+    named = train_head if isinstance(train_head, str) else config.get("classifier") or ()
+    prefixes = (named,) if isinstance(named, str) else tuple(named)
+    found = tuple(n for n in base_parameters(model) if any(n == p or n.startswith(f"{p}.") for p in prefixes))
+    if isinstance(train_head, str) and not found:
+        names = [name for name, _ in model.named_modules()]
+        raise AdaptError(
+            f"adapt: train_head={train_head!r} names no module with parameters",
+            got=f"{train_head!r}{nearest(train_head, names)}",
+            fix="pass the head's module name, or train_head=False",
+        )
+    return found
