@@ -2,6 +2,8 @@
 
 from .adapt import Adapter, adapt, load_adapter
 from .architectures import plan_for
+from .compare import Comparison, compare
+from .data import Splits, digits, image_folder
 from .formats import CP, Format, MatrixBatch, TensorTrain, Tucker, available_formats, get_format, register_format
 from .groups import ResolvedPlan
 from .nano import nano
@@ -15,6 +17,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CP",
     "Adapter",
+    "Comparison",
     "Core",
     "Format",
     "Group",
@@ -24,14 +27,18 @@ __all__ = [
     "Network",
     "ResolvedPlan",
     "Rule",
+    "Splits",
     "TensorTrain",
     "TensorizationPlan",
     "Tucker",
     "adapt",
     "available_formats",
+    "compare",
+    "digits",
     "evaluate",
     "fit",
     "get_format",
+    "image_folder",
     "load_adapter",
     "nano",
     "plan_for",

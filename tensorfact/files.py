@@ -123,6 +123,25 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     return tensors
 
 
+def read_plain(path: str | Path) -> dict[str, Tensor]:
+    """Read every tensor of any safetensors file, with a digest or without.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The tensors by name, on the CPU.
+
+    Raises:
+        CheckpointError: The file is missing or damaged.
+    """
+    with _opened(path) as file:
+        digest = (file.metadata() or {}).get(DIGEST)
+        names = list(file.keys())
+        tensors = {name: file.get_tensor(name) for name in names}
+    return read_tensors(path) if digest else tensors
+
+
 @contextlib.contextmanager
 def _opened(path: str | Path) -> Iterator[Any]:
     try:

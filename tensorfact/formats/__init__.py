@@ -6,6 +6,7 @@ from .matrix_batch import MatrixBatch
 from .registry import (
     available_formats,
     format_from_dict,
+    format_label,
     format_to_dict,
     get_format,
     parse_format,
@@ -22,6 +23,7 @@ __all__ = [
     "Tucker",
     "available_formats",
     "format_from_dict",
+    "format_label",
     "format_to_dict",
     "get_format",
     "parse_format",

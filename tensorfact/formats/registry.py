@@ -104,6 +104,18 @@ def parse_format(text: str) -> Format:
     return _build(name, cls, options)
 
 
+def format_label(format: Format) -> str:
+    """Return a short name with the options that are set, for tables.
+
+    Example:
+        >>> format_label(TensorTrain(rank=16))
+        'tt rank=16'
+    """
+    name = next((name for name, cls in _formats.items() if cls is type(format)), type(format).__name__)
+    options = {f.name: getattr(format, f.name) for f in dataclasses.fields(format)}
+    return " ".join([name, *(f"{key}={value}" for key, value in options.items() if value is not None)])
+
+
 def format_to_dict(format: Format) -> dict[str, Any]:
     """Return a format as plain JSON data.
 

@@ -1,0 +1,175 @@
+"""The command line. Every mistake a user can make ends in one line and exit code 2."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from .adapt import load_adapter
+from .architectures import Blocks, plan_for
+from .baselines import FullFineTuning, LinearProbe
+from .checkpoint import FACTORS, HEAD, AdapterFile
+from .compare import compare
+from .data import digits, image_folder
+from .errors import TensorfactError
+from .files import write_tensors
+from .formats import available_formats, format_label, get_format, parse_format
+from .models import load_model, model_shapes
+from .network import Mode
+from .progress import progress_bars
+from .report import write_report
+from .table import Table
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Tensor-network adapters for neural networks.",
+)
+
+DEFAULT_FORMATS = ("tt:rank=8", "tucker:rank=8", "cp:rank=16", "matrix-batch:rank=4")
+EXAMPLE_MODES = (Mode("(layer role)", 144, "stack"), Mode("in", 768, "in"), Mode("out", 768, "out"))
+
+ModelName = Annotated[str, typer.Argument(help="'nano' (bundled) or any timm model name.")]
+AdapterPath = Annotated[Path, typer.Argument(help="A file that Adapter.save wrote.")]
+Pretrained = Annotated[bool, typer.Option("--pretrained", help="Load timm's pretrained weights.")]
+Checkpoint = Annotated[Path | None, typer.Option(help="A safetensors file with the model's weights.")]
+Formats = Annotated[list[str] | None, typer.Option("--format", help="NAME:option=value, repeatable: tt:rank=16.")]
+
+
+@app.command("compare")
+def compare_command(
+    model: Annotated[str, typer.Option(help="'nano' (bundled) or any timm model name.")] = "nano",
+    pretrained: Pretrained = False,
+    checkpoint: Checkpoint = None,
+    data: Annotated[str, typer.Option(help="'digits', or a folder of images in train/val/test.")] = "digits",
+    format: Formats = None,
+    scale: Annotated[float, typer.Option(help="What multiplies the increments.")] = 3.0,
+    seeds: Annotated[int, typer.Option(min=1, help="Training runs a method.")] = 3,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training split.")] = 10,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples a step.")] = 64,
+    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 3e-3,
+    device: Annotated[str, typer.Option(help="Where to train: cpu, cuda, ...; by default a GPU if there is one.")] = "",
+    out: Annotated[Path, typer.Option(help="Folder for results.json, table.md and accuracy.png.")] = Path(
+        "runs/compare"
+    ),
+) -> None:
+    """Train formats on one model and data set, beside the linear probe and full fine-tuning."""
+    formats = {format_label(f): f for f in map(parse_format, format or DEFAULT_FORMATS)}
+    loaded = load_model(model, pretrained=pretrained, checkpoint=checkpoint).to(_device(device))
+    with progress_bars() as progress:
+        splits = digits(loaded) if data == "digits" else image_folder(data, loaded, progress=progress)
+        result = compare(
+            loaded,
+            splits,
+            formats,
+            scale=scale,
+            seeds=range(seeds),
+            epochs=epochs,
+            batch_size=batch_size,
+            lr=lr,
+            baselines=(LinearProbe(), FullFineTuning()),
+            progress=progress,
+        )
+    files = write_report(result, out)
+    _show(result.table(), f"{model} on {splits.name}: {epochs} epochs, {seeds} seed(s), scale {scale:g}")
+    typer.echo(f"written: {', '.join(map(str, files))}")
+
+
+@app.command("plan")
+def plan_command(
+    model: ModelName,
+    blocks: Annotated[str, typer.Option(help=f"Which weights: {', '.join(get_args(Blocks))}.")] = "all",
+    format: Formats = None,
+) -> None:
+    """Print the tensors of a model's plan, and what each format would train. Needs no weights."""
+    shapes = model_shapes(model)
+    resolved = plan_for(shapes, blocks).resolve(shapes)  # type: ignore[arg-type]
+    _show(resolved.table(), f"{model}, {blocks} blocks")
+    counts = [(format_label(f), f"{resolved.num_parameters(f):,}") for f in map(parse_format, format or ["tt:rank=16"])]
+    _show(Table(("format", "parameters"), tuple(counts)), "trained parameters, the head apart")
+
+
+@app.command("formats")
+def formats_command() -> None:
+    """List the formats, their options, and their networks on ViT-B's 144 x 768 x 768 tensor at rank 4."""
+    rows = []
+    for name in available_formats():
+        cls = get_format(name)
+        format = parse_format(f"{name}:rank=4")
+        summary = (cls.__doc__ or "").strip().splitlines()[0]
+        rows.append((name, summary, str(format.network(EXAMPLE_MODES)), f"{format.num_parameters(EXAMPLE_MODES):,}"))
+    _show(Table(("format", "what it is", "network", "parameters"), tuple(rows)))
+
+
+@app.command("inspect")
+def inspect_command(file: AdapterPath) -> None:
+    """Print what an adapter file holds."""
+    adapter = AdapterFile.read(file)
+    adapter.tensors(file)  # a damaged file is said to be one
+    shapes = {name: "x".join(map(str, shape)) for name, shape in adapter.shapes.items()}
+    rows = []
+    for name, format in adapter.formats.items():
+        prefix = f"{FACTORS}{name}."
+        cores = {key.removeprefix(prefix): shape for key, shape in adapter.shapes.items() if key.startswith(prefix)}
+        count = sum(math.prod(shape) for shape in cores.values())
+        spelled = ", ".join(f"{core} {shapes[prefix + core]}" for core in cores)
+        rows.append((name, format_label(format), f"{adapter.scales[name]:g}", spelled, f"{count:,}"))
+    _show(Table(("tensor", "format", "scale", "cores", "parameters"), tuple(rows)), str(file))
+    head = [f"{name.removeprefix(HEAD)} {shape}" for name, shape in shapes.items() if name.startswith(HEAD)]
+    typer.echo(f"head: {', '.join(head) or 'none'}")
+    typer.echo(f"base fingerprint: {adapter.fingerprint}; {file.stat().st_size:,} bytes")
+    typer.echo(f"plan: {json.dumps(json.loads(adapter.plan.to_json()), indent=2)}")
+
+
+@app.command("merge")
+def merge_command(
+    model: ModelName,
+    file: AdapterPath,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The merged weights, as safetensors.")],
+    pretrained: Pretrained = False,
+    checkpoint: Checkpoint = None,
+) -> None:
+    """Write a model's weights with an adapter merged into them."""
+    described = AdapterFile.read(file)
+    loaded = load_model(model, pretrained=pretrained, checkpoint=checkpoint)
+    classes = [shape[0] for name, shape in described.shapes.items() if name.startswith(HEAD)]
+    if classes and hasattr(loaded, "reset_classifier"):
+        loaded.reset_classifier(classes[0])  # type: ignore[operator]
+    adapter = load_adapter(loaded, file)
+    adapter.merge()
+    adapter.remove()
+    write_tensors(out, loaded.state_dict(), {"kind": "model", "model": model})
+    typer.echo(f"merged {len(adapter.resolved.parameters)} weights into {out} ({out.stat().st_size:,} bytes)")
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        app()
+    except TensorfactError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+
+
+def _show(table: Table, title: str | None = None) -> None:
+    console = Console()
+    if not console.is_terminal:  # a pipe gets whole lines
+        typer.echo("\n".join([*([title] if title else []), str(table)]))
+        return
+    shown = RichTable(*table.headers, title=title)
+    for row in table.rows:
+        shown.add_row(*row)
+    console.print(shown)
+
+
+def _device(name: str) -> Any:
+    return name or ("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,83 @@
+"""Write a comparison to a folder: JSON, Markdown, and a picture."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from .compare import Comparison
+from .errors import CheckpointError
+
+
+def write_report(comparison: Comparison, folder: str | Path) -> list[Path]:
+    """Write `results.json`, `table.md` and `accuracy.png`.
+
+    Args:
+        comparison: What `compare` returned.
+        folder: Where to write; made if it does not exist.
+
+    Returns:
+        The files.
+
+    Raises:
+        CheckpointError: The folder cannot be written.
+    """
+    folder = Path(folder)
+    files = [folder / name for name in ("results.json", "table.md", "accuracy.png")]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _replace(files[0], json.dumps(comparison.to_dict(), indent=2) + "\n")
+        _replace(files[1], f"{comparison}\n")
+        temporary = files[2].with_name(f".{files[2].name}.tmp")
+        draw(comparison).savefig(temporary, dpi=160, format="png")
+        os.replace(temporary, files[2])
+    except OSError as error:
+        raise CheckpointError(f"cannot write to {folder}", got=str(error), fix="choose another folder") from error
+    return files
+
+
+def draw(comparison: Comparison) -> Figure:
+    """Draw test accuracy against the number of trained parameters (log axis), the spread over seeds as bars.
+
+    A method that trains the head alone has no place on the axis and is drawn as a line.
+
+    Args:
+        comparison: What `compare` returned.
+
+    Returns:
+        The figure.
+    """
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    kinds = list(dict.fromkeys(row.label.split()[0] for row in comparison.rows))
+    for row in comparison.rows:
+        values = [100 * value for value in row.test_accuracy]
+        mean, spread = statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+        colour = f"C{kinds.index(row.label.split()[0]) % 10}"
+        text: dict[str, Any] = {"textcoords": "offset points", "fontsize": 9}
+        if row.parameters:
+            axes.errorbar(row.parameters, mean, spread, fmt="o", capsize=3, color=colour)
+            axes.annotate(row.label, (row.parameters, mean), (0, 8), ha="center", **text)
+        else:
+            axes.axhline(mean, linestyle="--", color=colour)
+            axes.annotate(row.label, (0.01, mean), (0, 4), xycoords=("axes fraction", "data"), **text)
+    axes.set_xscale("log")
+    axes.margins(x=0.15, y=0.15)
+    axes.set_xlabel("trained parameters, the head apart")
+    axes.set_ylabel("test accuracy, %")
+    info = comparison.run_info
+    seeds = len(info["settings"]["seeds"])
+    axes.set_title(f"{info['model']['name']} on {info['data']['name']}, {seeds} seed(s)", fontsize=10)
+    axes.grid(visible=True, which="major", alpha=0.3)
+    return figure
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
