@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, get_args
 
 import torch
 import typer
@@ -19,7 +20,7 @@ from .baselines import FullFineTuning, LinearProbe
 from .checkpoint import FACTORS, HEAD, AdapterFile
 from .compare import compare
 from .data import digits, image_folder
-from .errors import TensorfactError
+from .errors import TensorfactError, TrainingError
 from .files import write_tensors
 from .formats import available_formats, format_label, get_format, parse_format
 from .models import load_model, model_shapes
@@ -52,7 +53,7 @@ def compare_command(
     checkpoint: Checkpoint = None,
     data: Annotated[str, typer.Option(help="'digits', or a folder of images in train/val/test.")] = "digits",
     format: Formats = None,
-    scale: Annotated[float, typer.Option(help="What multiplies the increments.")] = 3.0,
+    scale: Annotated[float, typer.Option(help="What multiplies the increments.")] = 10.0,
     seeds: Annotated[int, typer.Option(min=1, help="Training runs a method.")] = 3,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training split.")] = 10,
     batch_size: Annotated[int, typer.Option(min=1, help="Samples a step.")] = 64,
@@ -151,10 +152,14 @@ def merge_command(
     typer.echo(f"merged {len(adapter.resolved.parameters)} weights into {out} ({out.stat().st_size:,} bytes)")
 
 
-def main() -> None:
-    """Run the command line."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line.
+
+    Args:
+        arguments: The words after the program's name; by default those it was started with.
+    """
     try:
-        app()
+        app(arguments)
     except TensorfactError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
@@ -171,5 +176,10 @@ def _show(table: Table, title: str | None = None) -> None:
     console.print(shown)
 
 
-def _device(name: str) -> Any:
-    return name or ("cuda" if torch.cuda.is_available() else "cpu")
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # what torch raises for a device it lacks
+        raise TrainingError(f"device {name!r}", got=str(error).splitlines()[0], fix="--device cpu") from error
+    return device

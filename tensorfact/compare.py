@@ -27,7 +27,7 @@ from .measure import TrainingStep, freeze_to_floor, peak_bytes, step_ratios
 from .plan import TensorizationPlan
 from .progress import Progress, silent
 from .table import Table
-from .training import evaluate, fit
+from .training import Recipe, evaluate, fit
 
 PACKAGES = ("torch", "timm", "tensorly", "opt_einsum", "numpy")
 
@@ -193,10 +193,11 @@ def compare(
     if not seeds or len(set(labels)) < len(labels):
         problem = "no seed" if not seeds else f"a label twice among {labels}"
         raise TrainingError(f"compare: {problem}", fix="pass at least one seed, and formats that differ")
-    for method in methods:  # every mistake in a rank shows before anything trains
+    settings: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "weight_decay": weight_decay}
+    Recipe(**settings, warmup_epochs=0, seed=0)  # every mistake in a number or a rank shows before anything trains
+    for method in methods:
         method.attach(_fresh(model, data.classes, seeds[0]), seeds[0])
 
-    settings = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "weight_decay": weight_decay}
     costs = _costs(model, data, methods, plan, seeds[0], batch_size)
     rows = []
     for method in methods:
@@ -311,10 +312,15 @@ def _run_info(model: nn.Module, data: Splits, plan: TensorizationPlan) -> dict[s
         "packages": {name: version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "machine": {"system": platform.platform(), "threads": torch.get_num_threads(), "device": str(device), **gpu},
-        "model": {"name": type(model).__name__, "parameters": sum(p.numel() for p in model.parameters())},
+        "model": {"name": _name(model), "parameters": sum(p.numel() for p in model.parameters())},
         "data": {"name": data.name, "classes": data.classes, **data.sizes},
         "plan": plan.to_json(),
     }
+
+
+def _name(model: nn.Module) -> str:
+    config = getattr(model, "pretrained_cfg", None) or {}
+    return str(config.get("architecture") or type(model).__name__)
 
 
 def _percent(values: Sequence[float]) -> str:

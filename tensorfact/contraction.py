@@ -51,7 +51,7 @@ class Step:
         """Multiply; a plain matrix product runs as one, which is faster than a batch of one."""
         if self.summed is None:
             return torch.einsum(self.equation, *taken)
-        product: Tensor = torch.tensordot(taken[0], taken[1], self.summed)  # type: ignore[no-untyped-call]
+        product: Tensor = torch.tensordot(taken[0], taken[1], self.summed)
         return product if self.order == tuple(range(product.ndim)) else product.permute(self.order)
 
 

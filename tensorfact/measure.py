@@ -95,8 +95,10 @@ def peak_bytes(step: TrainingStep) -> int:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         step()
-        return int(torch.cuda.max_memory_allocated(device))
-    with _LiveBytes() as live:
+        peak: int = torch.cuda.max_memory_allocated(device)
+        return peak
+    live = _LiveBytes()
+    with live:
         for tensor in step.tensors():
             live.count(tensor)
         step()

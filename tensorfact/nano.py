@@ -35,7 +35,13 @@ def nano(*, pretrained: bool = True, num_classes: int = 10) -> nn.Module:
         >>> nano()(torch.zeros(2, 1, 28, 28)).shape
         torch.Size([2, 10])
     """
-    config = {"input_size": (1, 28, 28), "mean": (MEAN,), "std": (STD,), "num_classes": num_classes}
+    config = {
+        "input_size": (1, 28, 28),
+        "mean": (MEAN,),
+        "std": (STD,),
+        "num_classes": num_classes,
+        "architecture": "nano",
+    }
     model: nn.Module = timm.create_model(
         "vit_tiny_patch16_224",
         pretrained_cfg_overlay={**config, "fixed_input_size": True, "crop_pct": 1.0},

@@ -6,7 +6,6 @@ import json
 import os
 import statistics
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -52,22 +51,20 @@ def draw(comparison: Comparison) -> Figure:
     Returns:
         The figure.
     """
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
     axes = figure.add_subplot()
     kinds = list(dict.fromkeys(row.label.split()[0] for row in comparison.rows))
     for row in comparison.rows:
         values = [100 * value for value in row.test_accuracy]
         mean, spread = statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
         colour = f"C{kinds.index(row.label.split()[0]) % 10}"
-        text: dict[str, Any] = {"textcoords": "offset points", "fontsize": 9}
         if row.parameters:
-            axes.errorbar(row.parameters, mean, spread, fmt="o", capsize=3, color=colour)
-            axes.annotate(row.label, (row.parameters, mean), (0, 8), ha="center", **text)
+            axes.errorbar(row.parameters, mean, spread, fmt="o", capsize=3, color=colour, label=row.label)
         else:
-            axes.axhline(mean, linestyle="--", color=colour)
-            axes.annotate(row.label, (0.01, mean), (0, 4), xycoords=("axes fraction", "data"), **text)
+            axes.axhline(mean, linestyle="--", color=colour, label=row.label)
+    figure.legend(loc="outside right upper", fontsize=9, frameon=False)
     axes.set_xscale("log")
-    axes.margins(x=0.15, y=0.15)
+    axes.margins(x=0.1, y=0.1)
     axes.set_xlabel("trained parameters, the head apart")
     axes.set_ylabel("test accuracy, %")
     info = comparison.run_info

@@ -132,7 +132,7 @@ def fit(
         >>> from tensorfact import fit
         >>> x = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
         >>> data = TensorDataset(x, (x[:, 0] > 0).long())
-        >>> history = fit(torch.nn.Linear(4, 2), data, data, epochs=20, lr=0.1)
+        >>> history = fit(torch.nn.Linear(4, 2), data, data, epochs=20, batch_size=8, lr=0.1)
         >>> history.val_accuracy > 0.9
         True
     """

@@ -98,7 +98,7 @@ def load_adapter(
         >>> path = pathlib.Path(tempfile.mkdtemp()) / "adapter.safetensors"
         >>> adapter.save(path)
         >>> tf.load_adapter(tf.nano(), path).num_parameters
-        2304
+        1920
     """
     refuse_adapted(model)
     file = AdapterFile.read(path)

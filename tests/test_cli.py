@@ -1,0 +1,177 @@
+"""The command line: tables, files, and one line for every mistake."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import tensorfact as tf
+from tensorfact.cli import main
+
+
+@dataclasses.dataclass
+class Result:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture()
+def run(capfd: pytest.CaptureFixture[str]) -> Run:
+    """Run the command line in this process; starting one costs seconds of imports."""
+
+    def call(*words: str | Path) -> Result:
+        code = 0
+        try:
+            main([str(word) for word in words])
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        return Result(code, *capfd.readouterr())
+
+    return call
+
+
+@pytest.fixture()
+def refused(run: Run) -> Callable[..., str]:
+    """Return the one line that a mistake ends in."""
+
+    def call(*words: str | Path) -> str:
+        result = run(*words)
+        assert result.returncode == 2, result.stderr
+        lines = result.stderr.strip().splitlines()
+        assert len(lines) == 1, result.stderr
+        return lines[0]
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def adapter_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("cli") / "adapter.safetensors"
+    model = tf.nano()
+    adapter = tf.adapt(model, tf.plan_for(model), tf.TensorTrain(rank=4), seed=0)
+    with torch.no_grad():
+        for number, core in enumerate(adapter.parameters()):
+            core.copy_(torch.randn(core.shape, generator=torch.Generator().manual_seed(number)) / 10)
+    adapter.save(path)
+    return path
+
+
+def test_plan_prints_tensors_and_counts(run: Run) -> None:
+    result = run("plan", "vit_base_patch16_224", "--format", "tt:rank=16", "--format", "tucker:rank=8")
+    assert result.returncode == 0, result.stderr
+    assert "(layer role)=144 in=768 out=768" in result.stdout
+    assert "61,440" in result.stdout
+    assert "13,952" in result.stdout
+
+
+def test_formats_lists_every_registered_name(run: Run) -> None:
+    result = run("formats")
+    assert result.returncode == 0, result.stderr
+    assert all(name in result.stdout for name in ("cp", "matrix-batch", "tt", "tucker"))
+
+
+def test_inspect_tells_what_a_file_holds(run: Run, adapter_file: Path) -> None:
+    result = run("inspect", adapter_file)
+    assert result.returncode == 0, result.stderr
+    for expected in ("encoder", "tt rank=4", "U 96x4", "1,920", "head.weight 10x96", "base fingerprint"):
+        assert expected in result.stdout
+
+
+def test_merge_writes_the_weights_of_the_merged_model(run: Run, adapter_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "merged.safetensors"
+    result = run("merge", "nano", adapter_file, "-o", out)
+    assert result.returncode == 0, result.stderr
+    model, x = tf.nano(), torch.randn(2, 1, 28, 28)
+    tf.load_adapter(model, adapter_file)
+    plain = tf.nano(pretrained=False)
+    plain.load_state_dict(load_file(out))
+    torch.testing.assert_close(plain(x), model(x))
+
+
+def test_compare_trains_a_folder_of_images(run: Run, tmp_path: Path) -> None:
+    from PIL import Image
+
+    for split, count in (("train", 4), ("val", 2), ("test", 2)):
+        for label, shade in (("dark", 20), ("light", 230)):
+            folder = tmp_path / "data" / split / label
+            folder.mkdir(parents=True)
+            for number in range(count):
+                Image.new("L", (32, 32), shade + number).save(folder / f"{number}.png")
+    out = tmp_path / "out"
+    result = run(
+        "compare", "--data", tmp_path / "data", "--format", "tt:rank=2", "--seeds", "1", "--epochs", "2", "--out", out
+    )
+    assert result.returncode == 0, result.stderr
+    results = json.loads((out / "results.json").read_text())
+    assert set(results) == {"run_info", "train_info", "meta_info"}
+    assert results["run_info"]["data"] == {"name": "data", "classes": 2, "train": 8, "val": 4, "test": 4}
+    assert results["meta_info"]["tt rank=2"]["parameters"] == 672
+    assert "tt rank=2" in (out / "table.md").read_text()
+    with Image.open(out / "accuracy.png") as picture:
+        assert picture.width > 500
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("compare", "--format", "tukcer:rank=8"), "did you mean 'tucker'?"),
+        (("compare", "--format", "tt:rank=0"), "expected an int of at least 1, got 0"),
+        (("compare", "--format", "tt:rank=97"), "expected bond 1 <= 96"),
+        (("compare", "--format", "tt:rnak=8"), "got rnak"),
+        (("compare", "--format", "tt:rank=8;"), "NAME:option=value"),
+        (("compare", "--scale", "nan"), "a finite number, got nan"),
+        (("compare", "--data", "no-such-folder"), "no-such-folder/train"),
+        (("compare", "--lr", "-1"), "fit: lr"),
+        (("compare", "--device", "abacus"), "abacus"),
+        (("plan", "vit_bse_patch16_224"), "did you mean 'vit_base_patch16_224'?"),
+        (("plan", "resnet18"), "belongs to no known family"),
+        (("plan", "mixer_s32_224", "--blocks", "attention"), "no attention blocks"),
+        (("plan", "nano", "--blocks", "heads"), "expected one of"),
+        (("inspect", "no-such-file"), "cannot read no-such-file"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_two(
+    refused: Callable[..., str], words: tuple[str, ...], named: str
+) -> None:
+    assert named in refused(*words)
+
+
+def test_merge_refuses_another_base(refused: Callable[..., str], adapter_file: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.safetensors"
+    save_file({name: tensor + 0.1 for name, tensor in tf.nano().state_dict().items()}, other)
+    line = refused("merge", "nano", adapter_file, "-o", tmp_path / "out.safetensors", "--checkpoint", other)
+    assert "made for another base model" in line
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_inspect_refuses_a_damaged_file(refused: Callable[..., str], adapter_file: Path, tmp_path: Path) -> None:
+    damaged = bytearray(adapter_file.read_bytes())
+    damaged[-100] ^= 4
+    path = tmp_path / "damaged.safetensors"
+    path.write_bytes(damaged)
+    assert "is damaged" in refused("inspect", path)
+
+
+def test_help_names_every_verb(run: Run) -> None:
+    result = run("--help")
+    assert all(verb in result.stdout for verb in ("compare", "plan", "formats", "inspect", "merge"))
+
+
+def test_a_process_ends_as_its_mistake_says() -> None:
+    command = [sys.executable, "-c", "from tensorfact.cli import main; main()", "compare", "--format", "tt:rank=zero"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: format 'tt:rank=zero'")
+    assert result.stderr.count("\n") == 1

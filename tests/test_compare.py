@@ -1,0 +1,80 @@
+"""A comparison measures what it says it does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import tensorfact as tf
+from tensorfact.baselines import FullFineTuning, LinearProbe
+from tensorfact.errors import AdaptError, RankError, TrainingError
+from tensorfact.report import write_report
+
+
+@pytest.fixture(scope="module")
+def comparison() -> tf.Comparison:
+    model = tf.nano()
+    formats = {"tt": tf.TensorTrain(rank=4), "cp": tf.CP(rank=4)}
+    return tf.compare(model, tf.digits(model), formats, seeds=(0, 1), epochs=1, lr=3e-3, scale=10.0)
+
+
+def test_rows_hold_counts_sizes_and_one_accuracy_a_seed(comparison: tf.Comparison) -> None:
+    rows = {row.label: row for row in comparison.rows}
+    assert list(rows) == ["linear probe", "full fine-tuning", "tt", "cp"]
+    assert [row.parameters for row in rows.values()] == [0, 677_760, 2 * 96 * 4 + 72 * 16, 4 * (96 + 72 + 96)]
+    for row in rows.values():
+        assert len(row.val_accuracy) == len(row.test_accuracy) == 2
+        assert 0 <= min(row.test_accuracy) <= max(row.test_accuracy) <= 1
+        head = 970
+        assert 4 * (row.parameters + head) <= row.bytes <= 4 * (row.parameters + head) + 12_000
+        assert row.merge_error < 1e-4
+
+
+def test_the_floor_lies_between_the_linear_probe_and_full_fine_tuning(comparison: tf.Comparison) -> None:
+    rows = {row.label: row for row in comparison.rows}
+    assert rows["linear probe"].peak_bytes < rows["tt"].peak_bytes
+    assert rows["linear probe"].step_ratio < rows["full fine-tuning"].step_ratio
+
+
+def test_the_model_is_not_changed() -> None:
+    model = tf.nano()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    tf.compare(model, tf.digits(model), [tf.CP(rank=1)], seeds=[0], epochs=1, baselines=())
+    assert list(before) == list(model.state_dict())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_report_files_agree_with_the_comparison(comparison: tf.Comparison, tmp_path: Path) -> None:
+    results, table, picture = write_report(comparison, tmp_path / "deep" / "folder")
+    data = json.loads(results.read_text())
+    assert data["train_info"]["tt"]["test_accuracy"] == list(comparison.rows[2].test_accuracy)
+    assert data["run_info"]["settings"]["seeds"] == [0, 1]
+    assert data["run_info"]["model"]["name"] == "nano"
+    assert table.read_text().strip() == str(comparison)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_mistake_shows_before_anything_trains() -> None:
+    model = tf.nano()
+    data, trained = tf.digits(model), []
+    with pytest.raises(RankError):
+        tf.compare(model, data, [tf.CP(1), tf.TensorTrain(97)], progress=lambda *what: trained.append(what))
+    with pytest.raises(TrainingError, match="no seed"):
+        tf.compare(model, data, [tf.CP(1)], seeds=())
+    with pytest.raises(TrainingError, match="a label twice"):
+        tf.compare(model, data, [tf.CP(1)], baselines=(LinearProbe(), LinearProbe()))
+    with pytest.raises(AdaptError, match="reset_classifier"):
+        tf.compare(nn.Linear(2, 2), data, [tf.CP(1)], plan=tf.plan_for(model))
+    assert not trained
+
+
+def test_baselines_train_what_they_say() -> None:
+    model = tf.nano()
+    assert LinearProbe().attach(model, 0).num_parameters == 0
+    assert {n for n, p in model.named_parameters() if p.requires_grad} == {"head.weight", "head.bias"}
+    assert FullFineTuning().attach(model, 0).num_parameters == 677_760
+    assert all(p.requires_grad for p in model.parameters())
