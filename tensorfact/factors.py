@@ -111,12 +111,12 @@ class Increment:
             self.applying(NOMINAL_TOKENS)
 
     def dense(self, *, drop: bool = False) -> Tensor:
-        """Return the increment in the parameter's shape, in the factors' dtype, whatever autocast is in force.
+        """Return the increment in the parameter's shape, in at least fp32, whatever autocast is in force.
 
         Args:
             drop: Apply the dropout, if the factors are in training mode.
         """
-        cores = self._cores(drop)
+        cores = [core.to(torch.promote_types(core.dtype, torch.float32)) for core in self._cores(drop)]
         with torch.autocast(cores[0].device.type, enabled=False):
             return self.view.join(self.forming(cores))
 

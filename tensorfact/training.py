@@ -20,7 +20,7 @@ from .files import read_header, read_tensors, write_tensors
 from .progress import Progress, silent
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-Samples = Dataset[tuple[Tensor, Any]]
+Samples = Dataset[Any]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import math
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -99,9 +100,13 @@ def checked_count(rank: object, owner: str) -> int:
     Raises:
         RankError: It is no int, or below 1.
     """
-    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+    try:
+        count = 0 if isinstance(rank, bool) else operator.index(rank)  # type: ignore[arg-type]
+    except TypeError:
+        count = 0
+    if count < 1:
         raise RankError(f"{owner}: rank", expected="an int of at least 1", got=repr(rank), fix=f"{owner}(rank=4)")
-    return rank
+    return count
 
 
 def spread_rank(rank: Rank, limits: Mapping[str, int], owner: str) -> tuple[int, ...]:
