@@ -1,25 +1,53 @@
-"""Run the Python blocks of the README as tests."""
+"""Run the README and the documentation: every `python` block, in the order of its page; an `output` block is what it printed."""
 
+from __future__ import annotations
+
+import contextlib
+import io
 import os
 import tempfile
-from collections.abc import Iterator
-from pathlib import Path
+from typing import Any
 
-import pytest
-from sybil import Sybil
-from sybil.parsers.markdown import PythonCodeBlockParser
+import torch
+from sybil import Example, Sybil
+from sybil.evaluators.python import PythonEvaluator
+from sybil.parsers.markdown import CodeBlockParser
+
+collect_ignore = ["griffe_examples.py"]  # runs in mkdocs, and needs its packages
+
+_run = PythonEvaluator()
 
 
-@pytest.fixture()
-def in_temporary_folder() -> Iterator[None]:
-    """Let examples write their files where nobody keeps them."""
-    before = Path.cwd()
-    with tempfile.TemporaryDirectory() as folder:
-        os.chdir(folder)
-        yield
-        os.chdir(before)
+def _python(example: Example) -> str | None:
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        result = _run(example)
+    example.namespace["_printed"] = printed.getvalue()
+    return result
+
+
+def _output(example: Example) -> str | None:
+    expected, got = str(example.parsed), example.namespace["_printed"]
+    same = expected.split() == got.split()  # a page may break a long line
+    return None if same else f"the block before printed:\n{got}\nthe page says:\n{expected}"
+
+
+def _enter(namespace: dict[str, Any]) -> None:
+    """Run a page in a folder of its own, on one thread: its models are small, and its numbers repeat."""
+    namespace["_stack"] = stack = contextlib.ExitStack()
+    stack.callback(torch.set_num_threads, torch.get_num_threads())
+    torch.set_num_threads(1)
+    folder = stack.enter_context(tempfile.TemporaryDirectory())
+    stack.callback(os.chdir, os.getcwd())
+    os.chdir(folder)
+
+
+def _leave(namespace: dict[str, Any]) -> None:
+    namespace["_stack"].close()
 
 
 pytest_collect_file = Sybil(
-    parsers=[PythonCodeBlockParser()], patterns=["README.md"], fixtures=["in_temporary_folder"]
+    parsers=[CodeBlockParser("python", _python), CodeBlockParser("output", _output)],
+    patterns=["README.md", "docs/*.md"],
+    setup=_enter,
+    teardown=_leave,
 ).pytest()

@@ -91,7 +91,7 @@ def plan_for(model: nn.Module, blocks: Blocks = "all") -> TensorizationPlan:
 
     Source: the tensorization of Jie & Deng, FacT, AAAI 2023.
 
-    Example:
+    Examples:
         >>> import tensorfact as tf
         >>> plan = tf.plan_for(tf.nano(), blocks="attention")
         >>> [rule.param for rule in plan.groups[0].rules]
@@ -110,7 +110,14 @@ def plan_for(model: nn.Module, blocks: Blocks = "all") -> TensorizationPlan:
         if not groups:
             raise PlanError(f"plan_for: the {family} family has no {blocks} blocks", fix="use blocks='all'")
         plan = TensorizationPlan(tuple(groups))
-        plan.resolve(model)
+        try:
+            plan.resolve(model)
+        except PlanError as error:
+            raise PlanError(
+                f"plan_for: {type(model).__name__} has the parameter names of the {family} family, but not its shapes",
+                got=str(error),
+                fix="write a TensorizationPlan of Group and Rule objects for this model",
+            ) from error
         return plan
     raise NoMatchError(
         f"plan_for: {type(model).__name__} belongs to no known family",

@@ -179,7 +179,7 @@ def compare(
         AdaptError: The model cannot get a fresh head.
         TrainingError: There is no seed, or a label is there twice, or a run's loss is not finite.
 
-    Example:
+    Examples:
         >>> import tensorfact as tf
         >>> model = tf.nano()
         >>> result = tf.compare(model, tf.digits(model), [tf.TensorTrain(rank=2)], seeds=[0], epochs=1)

@@ -17,10 +17,11 @@ import opt_einsum
 import torch
 from torch import Tensor
 
+from .errors import NetworkError
 from .network import Core, Network
 
-TOKENS = "_tokens"
-"""The leg of an input that runs over its samples and positions."""
+TOKENS = "(tokens)"
+"""The leg of an input that runs over its samples and positions; no mode or bond is spelled like this."""
 
 Path = Sequence[tuple[int, ...]]
 
@@ -108,13 +109,13 @@ def plan_contraction(network: Network, optimize: Any = "auto") -> Contraction:
     Returns:
         The steps with their costs.
 
-    Example:
+    Examples:
         >>> from tensorfact.network import Core, Network
-        >>> cores = (Core("x", ("_tokens", "in")), Core("A", ("in", "_r")), Core("B", ("_r", "out")))
-        >>> network = Network(cores, ("_tokens", "out"), {"_tokens": 100, "in": 64, "out": 64, "_r": 4})
+        >>> cores = (Core("x", ("tokens", "in")), Core("A", ("in", "_r")), Core("B", ("_r", "out")))
+        >>> network = Network(cores, ("tokens", "out"), {"tokens": 100, "in": 64, "out": 64, "_r": 4})
         >>> plan = plan_contraction(network)
         >>> print(plan, plan.flops)
-        x A -> [_tokens _r], (x A) B -> [_tokens out] 102400
+        x A -> [tokens _r], (x A) B -> [tokens out] 102400
     """
     count = len(network.cores)
     forward = _steps(network, [(1, 0), *((count - 2 - k, 0) for k in range(count - 2))] if count > 1 else [(0,)])
@@ -140,7 +141,12 @@ def with_input(network: Network, legs: Sequence[str], output: Sequence[str], tok
 
     Returns:
         A network whose first core is the input (tokens, *legs) and whose output is (tokens, *output).
+
+    Raises:
+        NetworkError: A core or a leg of the network has the input's name.
     """
+    if TOKENS in network.sizes:
+        raise NetworkError(f"network {network}: leg {TOKENS!r} is the input's", fix="rename the leg in the format")
     x = Core("x", (TOKENS, *legs))
     return Network((x, *network.cores), (TOKENS, *output), {**network.sizes, TOKENS: tokens})
 

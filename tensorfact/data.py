@@ -89,7 +89,7 @@ def digits(model: nn.Module, *, train: int = 800, val: int = 200) -> Splits:
     Raises:
         DataError: The sizes leave no test split.
 
-    Example:
+    Examples:
         >>> import tensorfact as tf
         >>> tf.digits(tf.nano()).sizes
         {'train': 800, 'val': 200, 'test': 797}

@@ -33,7 +33,7 @@ class TensorfactError(Exception):
         cause: The usual cause.
         fix: What to do about it.
 
-    Example:
+    Examples:
         >>> from tensorfact.errors import RankError
         >>> print(RankError("TensorTrain: bond 0", expected="1 to 12", got="16", fix="use rank=12"))
         TensorTrain: bond 0: expected 1 to 12, got 16. Fix: use rank=12.
@@ -113,7 +113,7 @@ def nearest(word: str, options: Iterable[str]) -> str:
     Returns:
         The hint, empty where nothing comes close.
 
-    Example:
+    Examples:
         >>> nearest("tuker", ["tt", "tucker"])
         "; did you mean 'tucker'?"
     """

@@ -15,7 +15,7 @@ class Choice:
 
     Args:
         parameters: Their names.
-        route: `activation` or `weight`.
+        route: `activation` (where the layer is called; a weight that is read is formed) or `weight`.
         order: The chosen products.
         flops: Multiplications and additions of one forward pass of one of them.
         naive_flops: The same for the better of the two naive orders.
@@ -60,7 +60,8 @@ class Explanation:
             )
             for c in self.choices
         )
-        return f"planned for {self.tokens:,} tokens: {self.flops:,} FLOPs in all\n{Table(headers, rows)}"
+        note = "activation: where the layer is called; where its weight is read instead, the increment is formed"
+        return f"planned for {self.tokens:,} tokens: {self.flops:,} FLOPs in all\n{Table(headers, rows)}\n{note}"
 
 
 def explain(increments: Iterable[tuple[Increment, bool]], tokens: int) -> Explanation:

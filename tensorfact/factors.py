@@ -29,9 +29,9 @@ class Factors(nn.Module):
         generator: A CPU generator, so that one seed gives the same numbers on any device.
 
     Random cores are normal with variance 1 / (terms the core adds to a sum), so that for an input of independent
-    entries of variance 1, everything the zero core is applied to has variance 1, at every rank and width.
+    entries of variance 1, everything the zero core is applied to in one slice has variance 1, at every rank and width.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from tensorfact import Mode, TensorTrain
         >>> modes = (Mode("layer", 3, "stack"), Mode("in", 8, "in"), Mode("out", 8, "out"))
@@ -176,7 +176,7 @@ class Increment:
 def token_class(tokens: int) -> int:
     """Return the power of two at or above a number of tokens.
 
-    Example:
+    Examples:
         >>> token_class(197)
         256
     """

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ from torch import Tensor
 from .errors import CheckpointError
 
 DIGEST = "sha256"
+ENTRY = "tensorfact"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +54,8 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Map
     """
     path = Path(path)
     plain = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-    stamped = {**metadata, DIGEST: _digest(plain, metadata)}
+    # one entry: safetensors writes several in no fixed order, and equal contents shall make equal files
+    stamped = {ENTRY: json.dumps({**metadata, DIGEST: _digest(plain, metadata)}, sort_keys=True)}
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as sink:
@@ -84,7 +87,7 @@ def read_header(path: str | Path) -> Header:
         CheckpointError: The file is missing, damaged or not one of ours.
     """
     with _opened(path) as file:
-        metadata = dict(file.metadata() or {})
+        metadata = _unstamped(file.metadata())
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     digest = metadata.pop(DIGEST, "")
     if not digest:
@@ -136,10 +139,9 @@ def read_plain(path: str | Path) -> dict[str, Tensor]:
         CheckpointError: The file is missing or damaged.
     """
     with _opened(path) as file:
-        digest = (file.metadata() or {}).get(DIGEST)
-        names = list(file.keys())
-        tensors = {name: file.get_tensor(name) for name in names}
-    return read_tensors(path) if digest else tensors
+        if _unstamped(file.metadata()).get(DIGEST) is None:
+            return {name: file.get_tensor(name) for name in list(file.keys())}
+    return read_tensors(path)
 
 
 @contextlib.contextmanager
@@ -157,6 +159,15 @@ def _opened(path: str | Path) -> Iterator[Any]:
         ) from error
 
 
+def _unstamped(stored: Mapping[str, str] | None) -> dict[str, str]:
+    """Return the strings that `write_tensors` stored, nothing for any other file."""
+    try:
+        found = json.loads((stored or {}).get(ENTRY, "{}"))
+    except ValueError:
+        return {}
+    return {str(key): str(value) for key, value in found.items()} if isinstance(found, dict) else {}
+
+
 def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     digest = hashlib.sha256()
     for key in sorted(metadata):
@@ -169,4 +180,6 @@ def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
     return (error.strerror if isinstance(error, OSError) and error.strerror else str(error)) or type(error).__name__

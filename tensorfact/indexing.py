@@ -17,7 +17,7 @@ def as_index(positions: Sequence[int]) -> Index:
     Args:
         positions: Positions along a dimension, at least one.
 
-    Example:
+    Examples:
         >>> as_index([3, 5, 7]), as_index([2, 0])
         (slice(3, 8, 2), (2, 0))
     """

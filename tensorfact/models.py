@@ -30,7 +30,7 @@ def load_model(name: str, *, pretrained: bool = False, checkpoint: str | Path | 
         DataError: timm knows no such model, its weights cannot be had, or the file does not fit.
         CheckpointError: The file is missing or damaged.
 
-    Example:
+    Examples:
         >>> type(load_model("nano")).__name__
         'VisionTransformer'
     """

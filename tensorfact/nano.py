@@ -29,7 +29,7 @@ def nano(*, pretrained: bool = True, num_classes: int = 10) -> nn.Module:
     Raises:
         CheckpointError: The bundled file is damaged.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from tensorfact import nano
         >>> nano()(torch.zeros(2, 1, 28, 28)).shape

@@ -22,7 +22,7 @@ class Mode:
         size: How many coordinates it has.
         side: `stack` if it tells parameters apart, `in` or `out` if it runs along a parameter's inputs or outputs.
 
-    Example:
+    Examples:
         >>> Mode("(layer role)", 144, "stack").size
         144
     """
@@ -60,7 +60,7 @@ class Network:
     Raises:
         NetworkError: A leg without a size, an output that no core has, a name used twice, a second zero core.
 
-    Example:
+    Examples:
         >>> matrix = Network(
         ...     (Core("A", ("in", "_r")), Core("B", ("_r", "out"), "zero")),
         ...     ("in", "out"),

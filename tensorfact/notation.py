@@ -25,7 +25,7 @@ def parse_axes(text: str, owner: str) -> tuple[Axes, ...]:
     Raises:
         PlanError: The string is not of this form, or names an axis twice.
 
-    Example:
+    Examples:
         >>> parse_axes("(role out) in 1", "a rule")
         (('role', 'out'), ('in',), ())
     """
@@ -66,7 +66,7 @@ def format_axes(dims: tuple[Axes, ...]) -> str:
     Returns:
         The axis string.
 
-    Example:
+    Examples:
         >>> format_axes((("layer", "role"), ("in",)))
         '(layer role) in'
     """

@@ -25,7 +25,7 @@ class TensorizationPlan:
     Raises:
         PlanError: There is no group, or two have one name.
 
-    Example:
+    Examples:
         >>> plan = TensorizationPlan([
         ...     Group("proj", "layer in out", [Rule("blocks.{layer}.attn.proj.weight", "out in")])
         ... ])
@@ -56,7 +56,7 @@ class TensorizationPlan:
         Raises:
             PlanError: The plan does not fit the model; the message names rule, parameter, shape and fix.
 
-        Example:
+        Examples:
             >>> import tensorfact as tf
             >>> model = tf.nano()
             >>> tf.plan_for(model).resolve(model).num_parameters(tf.TensorTrain(rank=8))

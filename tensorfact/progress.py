@@ -20,7 +20,7 @@ def progress_bars() -> Iterator[Progress]:
     Yields:
         The callback to pass as `progress=`.
 
-    Example:
+    Examples:
         >>> with progress_bars() as progress:
         ...     progress("reading", 1, 1)
     """

@@ -23,7 +23,7 @@ class Rule:
     """One parameter-name template, and how that parameter's dimensions split into axes.
 
     Args:
-        param: The parameter's name; `{axis}` captures a coordinate between two dots: `blocks.{layer}.attn.qkv.weight`.
+        param: The parameter's name; `{axis}` captures a coordinate, any text without a dot: `blocks.{layer}.attn.qkv.weight`.
         pattern: The axes of every dimension: `"(role out) in"`. `1` is a dimension of size one.
         coordinates: For an axis that is not in the pattern, the coordinate this parameter has: `role="o"`. For an axis
             in the pattern, the coordinates along it: `role=["q", None, "v"]`; `None` leaves that part frozen.
@@ -31,7 +31,7 @@ class Rule:
     Raises:
         PlanError: The template, the pattern or the coordinates contradict themselves.
 
-    Example:
+    Examples:
         >>> rule = Rule("blocks.{layer}.attn.qkv.weight", "(role out) in", role=["q", None, "v"])
         >>> rule.match("blocks.3.attn.qkv.weight")
         {'layer': 3}
@@ -152,7 +152,7 @@ class Group:
     Raises:
         PlanError: The modes and the rules do not have the same axes.
 
-    Example:
+    Examples:
         >>> Group("up", "(layer role) in out", [
         ...     Rule("blocks.{layer}.mlp.fc1.weight", "(role out) in", role=["up0", "up1"])
         ... ]).stack

@@ -13,7 +13,7 @@ class Table:
         headers: The columns' names.
         rows: One tuple of cells a row, as long as `headers`.
 
-    Example:
+    Examples:
         >>> print(Table(("format", "count"), (("tt", "8,448"),)))
         | format | count |
         | ------ | ----- |

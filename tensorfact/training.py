@@ -126,7 +126,7 @@ def fit(
         TrainingError: Nothing requires gradients, a number is out of range, or the loss is no longer finite.
         CheckpointError: `checkpoint` is damaged, or belongs to another run.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch.utils.data import TensorDataset
         >>> from tensorfact import fit

@@ -95,7 +95,7 @@ class Adapter(nn.Module):
         Raises:
             AdaptError: The adapter does not change this parameter.
 
-        Example:
+        Examples:
             >>> import tensorfact as tf
             >>> model = tf.nano()
             >>> adapter = tf.adapt(model, tf.plan_for(model), tf.TensorTrain(rank=4))
@@ -160,7 +160,7 @@ class Adapter(nn.Module):
         Raises:
             AdaptError: It is removed.
 
-        Example:
+        Examples:
             >>> import torch, tensorfact as tf
             >>> model, x = tf.nano(), torch.zeros(1, 1, 28, 28)
             >>> adapter = tf.adapt(model, tf.plan_for(model), tf.TensorTrain(rank=4))
@@ -194,7 +194,7 @@ class Adapter(nn.Module):
         Raises:
             AdaptError: `tokens` is no positive int.
 
-        Example:
+        Examples:
             >>> import tensorfact as tf
             >>> model = tf.nano()
             >>> adapter = tf.adapt(model, tf.plan_for(model), tf.TensorTrain(rank=4))

@@ -56,7 +56,7 @@ def adapt(
 
     Source: Jie & Deng, FacT, AAAI 2023.
 
-    Example:
+    Examples:
         >>> import tensorfact as tf
         >>> model = tf.nano()
         >>> adapter = tf.adapt(model, tf.plan_for(model), tf.TensorTrain(rank=8), seed=0)
@@ -91,7 +91,7 @@ def load_adapter(
         PlanError: The file's plan does not fit the model.
         AdaptError: The model is adapted already.
 
-    Example:
+    Examples:
         >>> import tempfile, pathlib, tensorfact as tf
         >>> model = tf.nano()
         >>> adapter = tf.adapt(model, tf.plan_for(model), tf.TensorTrain(rank=4))

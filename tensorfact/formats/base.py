@@ -26,7 +26,7 @@ class Format(abc.ABC):
     A format is a frozen dataclass of its options with one method, `network`. Counts, shapes, reconstruction,
     application, cost, merging and files are derived from that network. `decompose` is optional.
 
-    Example:
+    Examples:
         >>> from tensorfact import Mode, TensorTrain
         >>> modes = (Mode("(layer role)", 144, "stack"), Mode("in", 768, "in"), Mode("out", 768, "out"))
         >>> TensorTrain(rank=16).num_parameters(modes)

@@ -26,7 +26,7 @@ class CP(Format):
 
     Source: F. Hitchcock, J. Math. Phys. 1927; Kolda & Bader, SIAM Review 2009.
 
-    Example:
+    Examples:
         >>> from tensorfact import CP, Mode
         >>> modes = (Mode("layer", 12, "stack"), Mode("in", 64, "in"), Mode("out", 64, "out"))
         >>> print(CP(rank=4).network(modes))

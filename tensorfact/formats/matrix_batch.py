@@ -27,7 +27,7 @@ class MatrixBatch(Format):
 
     Source: E. Hu et al., LoRA, ICLR 2022; FacT's matrix-batch case: Jie & Deng, AAAI 2023.
 
-    Example:
+    Examples:
         >>> from tensorfact import MatrixBatch, Mode
         >>> modes = (Mode("layer", 12, "stack"), Mode("in", 64, "in"), Mode("out", 64, "out"))
         >>> print(MatrixBatch(rank=4).network(modes))

@@ -28,7 +28,7 @@ def register_format(name: str, format: type[Format]) -> None:
     Raises:
         FormatError: The name is taken, or `format` is not a dataclass derived from `Format`.
 
-    Example:
+    Examples:
         >>> import dataclasses, tensorfact as tf
         >>> @dataclasses.dataclass(frozen=True)
         ... class Mine(tf.TensorTrain):
@@ -54,7 +54,7 @@ def get_format(name: str) -> type[Format]:
     Raises:
         FormatError: No format has this name.
 
-    Example:
+    Examples:
         >>> get_format("matrix_batch").__name__
         'MatrixBatch'
     """
@@ -72,7 +72,7 @@ def get_format(name: str) -> type[Format]:
 def available_formats() -> tuple[str, ...]:
     """Return the registered names, sorted.
 
-    Example:
+    Examples:
         >>> {"cp", "matrix-batch", "tt", "tucker"} <= set(available_formats())
         True
     """
@@ -88,7 +88,7 @@ def parse_format(text: str) -> Format:
     Raises:
         FormatError: An unknown name or option, or a value that cannot be read.
 
-    Example:
+    Examples:
         >>> parse_format("tt:rank=16")
         TensorTrain(rank=16, order=None)
     """
@@ -107,7 +107,7 @@ def parse_format(text: str) -> Format:
 def format_label(format: Format) -> str:
     """Return a short name with the options that are set, for tables.
 
-    Example:
+    Examples:
         >>> format_label(TensorTrain(rank=16))
         'tt rank=16'
     """
@@ -125,7 +125,7 @@ def format_to_dict(format: Format) -> dict[str, Any]:
     Raises:
         FormatError: Its class has no name.
 
-    Example:
+    Examples:
         >>> format_to_dict(Tucker(rank=8))
         {'name': 'tucker', 'rank': 8}
     """

@@ -27,7 +27,7 @@ class TensorTrain(Format):
 
     Source: I. Oseledets, Tensor-Train Decomposition, SIAM J. Sci. Comput. 2011; FacT-TT: Jie & Deng, AAAI 2023.
 
-    Example:
+    Examples:
         >>> from tensorfact import Mode, TensorTrain
         >>> modes = (Mode("layer", 12, "stack"), Mode("in", 64, "in"), Mode("out", 64, "out"))
         >>> print(TensorTrain(rank=4).network(modes))

@@ -24,7 +24,7 @@ class Tucker(Format):
 
     Source: L. Tucker, Psychometrika 1966; FacT-TK: Jie & Deng, AAAI 2023.
 
-    Example:
+    Examples:
         >>> from tensorfact import Mode, Tucker
         >>> modes = (Mode("layer", 12, "stack"), Mode("in", 64, "in"), Mode("out", 64, "out"))
         >>> print(Tucker(rank=4).network(modes))
