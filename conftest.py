@@ -1,4 +1,4 @@
-"""Run the README and the documentation: every `python` block, in the order of its page; an `output` block is what it printed."""
+"""Run the README and the documentation: every `python` block; an `output` block is what the one before it printed."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _leave(namespace: dict[str, Any]) -> None:
 
 pytest_collect_file = Sybil(
     parsers=[CodeBlockParser("python", _python), CodeBlockParser("output", _output)],
-    patterns=["README.md", "docs/*.md"],
+    patterns=["README.md", "docs/*.md", "docs/*/*.md"],
     setup=_enter,
     teardown=_leave,
 ).pytest()

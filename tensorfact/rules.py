@@ -23,7 +23,8 @@ class Rule:
     """One parameter-name template, and how that parameter's dimensions split into axes.
 
     Args:
-        param: The parameter's name; `{axis}` captures a coordinate, any text without a dot: `blocks.{layer}.attn.qkv.weight`.
+        param: The parameter's name; `{axis}` captures a coordinate, any text without a dot:
+            `blocks.{layer}.attn.qkv.weight`.
         pattern: The axes of every dimension: `"(role out) in"`. `1` is a dimension of size one.
         coordinates: For an axis that is not in the pattern, the coordinate this parameter has: `role="o"`. For an axis
             in the pattern, the coordinates along it: `role=["q", None, "v"]`; `None` leaves that part frozen.
