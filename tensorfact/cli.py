@@ -13,6 +13,7 @@ import torch
 import typer
 from rich.console import Console
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from .adapt import load_adapter
 from .architectures import Blocks, plan_for
@@ -170,9 +171,11 @@ def _show(table: Table, title: str | None = None) -> None:
     if not console.is_terminal:  # a pipe gets whole lines
         typer.echo("\n".join([*([title] if title else []), str(table)]))
         return
-    shown = RichTable(*table.headers, title=title)
+    shown = RichTable(title=title and Text(title))
+    for header in table.headers:
+        shown.add_column(Text(header), overflow="fold")
     for row in table.rows:
-        shown.add_row(*row)
+        shown.add_row(*map(Text, row))
     console.print(shown)
 
 
