@@ -54,9 +54,14 @@ class AdapterFile:
             FormatError: A format has no registered name.
         """
         formats = {name: format_to_dict(format) for name, format in self.formats.items()}
-        body = {"formats": _merged(formats), "scales": _merged(self.scales), "dropout": self.dropout}
-        compact = json.dumps(body, separators=(",", ":"))
-        metadata = {"kind": KIND, "plan": self.plan.to_json(), "adapter": compact, "fingerprint": self.fingerprint}
+        metadata = {
+            "kind": KIND,
+            "plan": json.loads(self.plan.to_json()),
+            "formats": _merged(formats),
+            "scales": _merged(self.scales),
+            "dropout": self.dropout,
+            "fingerprint": self.fingerprint,
+        }
         write_tensors(path, tensors, metadata)
 
     @classmethod
@@ -78,13 +83,14 @@ class AdapterFile:
                 f"{path} holds no adapter", expected=f"kind {KIND!r}", got=repr(header.metadata.get("kind"))
             )
         try:
-            plan = TensorizationPlan.from_json(header.metadata["plan"])
-            body = json.loads(header.metadata["adapter"])
-            names = list(dict.fromkeys(n.split(".")[1] for n in sorted(header.shapes) if n.startswith(FACTORS)))
+            body = header.metadata
+            plan = TensorizationPlan.from_json(json.dumps(body["plan"]))
+            cores = [name.removeprefix(FACTORS) for name in sorted(header.shapes) if name.startswith(FACTORS)]
+            names = list(dict.fromkeys(core.rpartition(".")[0] for core in cores))
             formats = {name: format_from_dict(value) for name, value in _split(body["formats"], names).items()}
             scales = {name: float(value) for name, value in _split(body["scales"], names).items()}
-            fingerprint, dropout = header.metadata["fingerprint"], float(body["dropout"])
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+            fingerprint, dropout = str(body["fingerprint"]), float(body["dropout"])
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError) as error:
             if isinstance(error, (PlanError, FormatError)):
                 raise CheckpointError(f"{path}: {error}") from error
             raise CheckpointError(f"{path} is damaged: its description cannot be read", got=repr(error)) from error

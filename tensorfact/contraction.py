@@ -50,7 +50,7 @@ class Step:
 
     def __call__(self, taken: Sequence[Tensor]) -> Tensor:
         """Multiply; a plain matrix product runs as one, which is faster than a batch of one."""
-        if self.summed is None:
+        if self.summed is None or taken[0].dtype != taken[-1].dtype:  # as autocast may leave them; einsum casts
             return torch.einsum(self.equation, *taken)
         product: Tensor = torch.tensordot(taken[0], taken[1], self.summed)
         return product if self.order == tuple(range(product.ndim)) else product.permute(self.order)

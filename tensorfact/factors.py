@@ -24,6 +24,7 @@ class Factors(nn.Module):
     Args:
         network: The network; its `zero` core starts at zero.
         modes: The tensor's modes.
+        extents: Over how many coordinates of each mode one slice runs; its size by default.
         dtype: The cores' dtype.
         device: Where the cores live.
         generator: A CPU generator, so that one seed gives the same numbers on any device.
@@ -44,6 +45,7 @@ class Factors(nn.Module):
         self,
         network: Network,
         modes: Sequence[Mode],
+        extents: Mapping[str, int] | None = None,
         *,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
@@ -51,12 +53,14 @@ class Factors(nn.Module):
     ) -> None:
         super().__init__()
         self.network = network
-        inputs = [mode.name for mode in modes if mode.side == "in"]
+        inputs = {mode.name: (extents or {}).get(mode.name, mode.size) for mode in modes if mode.side == "in"}
         cores = {}
         for core, shape in zip(network.cores, network.shapes().values(), strict=True):
-            value = torch.zeros(shape)
+            value = torch.zeros(shape, dtype=torch.float32)
             if core.start == "normal":
-                value = torch.randn(shape, generator=generator) / math.sqrt(network.fan_in(core, inputs))
+                value = torch.randn(shape, generator=generator, dtype=torch.float32) / math.sqrt(
+                    network.fan_in(core, inputs)
+                )
             cores[core.name] = nn.Parameter(value.to(device, dtype))
         self.cores = nn.ParameterDict(cores)
 

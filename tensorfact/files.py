@@ -22,8 +22,11 @@ from torch import Tensor
 
 from .errors import CheckpointError
 
-DIGEST = "sha256"
 ENTRY = "tensorfact"
+"""The one metadata entry: a seal over names, shapes and description, then the description, with the digest, as JSON."""
+
+DIGEST = "sha256"
+_SEAL = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,47 +34,51 @@ class Header:
     """What a file says of itself before any tensor is read.
 
     Args:
-        metadata: The file's own strings, without the digest.
+        metadata: The file's description, plain JSON data, without the digest.
         shapes: Shape of every tensor, by name.
-        digest: The digest the file claims.
+        digest: The digest of the tensors' bytes.
     """
 
-    metadata: Mapping[str, str]
+    metadata: Mapping[str, Any]
     shapes: Mapping[str, tuple[int, ...]]
     digest: str
 
 
-def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors and strings to one safetensors file; the old file stays whole on failure.
+def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Write tensors and a description to one safetensors file; the old file stays whole on failure.
+
+    Equal contents make equal files.
 
     Args:
         path: The file; its folder must exist.
         tensors: What to store, by name.
-        metadata: Strings to store beside them.
+        metadata: What to store beside them: plain JSON data.
 
     Raises:
         CheckpointError: The file cannot be written.
     """
     path = Path(path)
     plain = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-    # one entry: safetensors writes several in no fixed order, and equal contents shall make equal files
-    stamped = {ENTRY: json.dumps({**metadata, DIGEST: _digest(plain, metadata)}, sort_keys=True)}
+    body = json.dumps({**metadata, DIGEST: _digest(plain)}, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    shapes = {name: tuple(tensor.shape) for name, tensor in plain.items()}
+    stored = save(plain, metadata={ENTRY: _seal(body, shapes) + body})
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as sink:
-            sink.write(save(plain, metadata=stamped))
+            sink.write(stored)
             sink.flush()
             os.fsync(sink.fileno())
         os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    except OSError as error:
         raise CheckpointError(
             f"cannot write {path}",
             got=_reason(error),
             cause="the folder does not exist, is not writable, or the disk is full",
             fix="create the folder or choose another path; a file that was there is unchanged",
         ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def read_header(path: str | Path) -> Header:
@@ -81,22 +88,24 @@ def read_header(path: str | Path) -> Header:
         path: A file made by `write_tensors`.
 
     Returns:
-        The header.
+        The header, which agrees with its seal.
 
     Raises:
         CheckpointError: The file is missing, damaged or not one of ours.
     """
     with _opened(path) as file:
-        metadata = _unstamped(file.metadata())
+        stored = (file.metadata() or {}).get(ENTRY, "")
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    digest = metadata.pop(DIGEST, "")
-    if not digest:
+    seal, body = stored[:_SEAL], stored[_SEAL:]
+    if not stored or seal != _seal(body, shapes):
         raise CheckpointError(
-            f"{path} carries no digest",
-            cause="it is a plain safetensors file, or its header is damaged",
-            fix="pass a file that tensorfact saved",
+            f"{path} is damaged" if stored else f"{path} is no file of tensorfact's",
+            expected="a header that agrees with its seal",
+            got=f"seal {seal!r}" if stored else "a plain safetensors file, or a damaged header",
+            fix="pass a file that tensorfact saved, or restore it from a copy",
         )
-    return Header(metadata, shapes, digest)
+    metadata = json.loads(body)
+    return Header(metadata, shapes, metadata.pop(DIGEST))
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
@@ -114,7 +123,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     header = read_header(path)
     with _opened(path) as file:
         tensors = {name: file.get_tensor(name) for name in header.shapes}
-    found = _digest(tensors, header.metadata)
+    found = _digest(tensors)
     if found != header.digest:
         raise CheckpointError(
             f"{path} is damaged",
@@ -139,7 +148,7 @@ def read_plain(path: str | Path) -> dict[str, Tensor]:
         CheckpointError: The file is missing or damaged.
     """
     with _opened(path) as file:
-        if _unstamped(file.metadata()).get(DIGEST) is None:
+        if ENTRY not in (file.metadata() or {}):
             return {name: file.get_tensor(name) for name in list(file.keys())}
     return read_tensors(path)
 
@@ -159,19 +168,8 @@ def _opened(path: str | Path) -> Iterator[Any]:
         ) from error
 
 
-def _unstamped(stored: Mapping[str, str] | None) -> dict[str, str]:
-    """Return the strings that `write_tensors` stored, nothing for any other file."""
-    try:
-        found = json.loads((stored or {}).get(ENTRY, "{}"))
-    except ValueError:
-        return {}
-    return {str(key): str(value) for key, value in found.items()} if isinstance(found, dict) else {}
-
-
-def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+def _digest(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
-    for key in sorted(metadata):
-        digest.update(repr((key, metadata[key])).encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
@@ -179,7 +177,11 @@ def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     return digest.hexdigest()
 
 
+def _seal(body: str, shapes: Mapping[str, tuple[int, ...]]) -> str:
+    return hashlib.sha256(repr((body, sorted(shapes.items()))).encode()).hexdigest()[:_SEAL]
+
+
 def _reason(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
-        return "no such file"
+        return "No such file or directory"
     return (error.strerror if isinstance(error, OSError) and error.strerror else str(error)) or type(error).__name__

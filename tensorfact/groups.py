@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
@@ -83,6 +84,16 @@ class TensorGroup:
     def shape(self) -> tuple[int, ...]:
         """The sizes of the modes."""
         return tuple(mode.size for mode in self.modes)
+
+    @property
+    def extents(self) -> dict[str, int]:
+        """How many coordinates of every mode one slice runs over: fewer than its size where stacked axes are in it."""
+        view = self.views[0]
+        free = {axis: len(view.kept[axis]) for axis in view.rule.free}
+        return {
+            mode.name: math.prod(free.get(axis, 1) for axis in axes)
+            for mode, axes in zip(self.modes, view.axes, strict=True)
+        }
 
     def gather(self, parameters: Mapping[str, Tensor]) -> Tensor:
         """Fold parameters into the dense tensor.

@@ -61,8 +61,8 @@ def attach(module: nn.Module, slots: Mapping[str, Slot], *, activation: bool) ->
         slots: Slots by the parameter's name in the module.
         activation: Take the activation route when the module is called; only for what `takes_activation` allows.
     """
-    module.__dict__[SLOTS] = dict(slots)
     module.__class__ = _adapted_class(type(module), tuple(sorted(slots)), activation)  # type: ignore[arg-type]
+    module.__dict__[SLOTS] = dict(slots)
 
 
 def detach(module: nn.Module) -> None:
@@ -91,7 +91,9 @@ def activation_is_cheaper(increment: Increment) -> bool:
 def _linear_forward(self: Any, input: Tensor) -> Tensor:
     slot: Slot = self.__dict__[SLOTS]["weight"]
     output = nn.functional.linear(input, self._parameters["weight"], self.bias)
-    return torch.add(output, slot.increment.apply(input), alpha=slot.scale) if slot.switch.on else output
+    if not slot.switch.on:
+        return output
+    return torch.add(output, slot.increment.apply(input).to(output.dtype), alpha=slot.scale)
 
 
 def _effective(name: str) -> property:

@@ -56,7 +56,7 @@ def nano(*, pretrained: bool = True, num_classes: int = 10) -> nn.Module:
     if pretrained:
         weights = read_tensors(CHECKPOINT)
         if num_classes != len(weights["head.bias"]):
-            own = model.state_dict()
-            weights |= {name: own[name] for name in ("head.weight", "head.bias")}
+            fresh = {name: tensor for name, tensor in model.state_dict().items() if name.startswith("head.")}
+            weights = {name: tensor for name, tensor in weights.items() if not name.startswith("head.")} | fresh
         model.load_state_dict(weights)
     return model.eval()

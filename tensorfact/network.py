@@ -114,7 +114,7 @@ class Network:
         """How many numbers the cores hold together."""
         return sum(math.prod(shape) for shape in self.shapes().values())
 
-    def fan_in(self, core: Core, summed: Sequence[str]) -> int:
+    def fan_in(self, core: Core, summed: Mapping[str, int]) -> int:
         """Return how many terms `core` adds to a sum when the network meets an input.
 
         A bond is charged to the later of its cores, and not at all if the zero core has it; the product over the
@@ -122,9 +122,9 @@ class Network:
 
         Args:
             core: One of the cores.
-            summed: The output legs that an input is contracted with.
+            summed: The output legs that an input is contracted with, and over how many coordinates.
         """
         zero = {leg for other in self.cores if other.start == "zero" for leg in other.legs}
         earlier = {leg for other in self.cores[: self.cores.index(core)] for leg in other.legs}
         bonds = earlier - zero - set(self.output)
-        return math.prod(self.sizes[leg] for leg in core.legs if leg in bonds or leg in summed)
+        return math.prod(summed.get(leg, self.sizes[leg] if leg in bonds else 1) for leg in core.legs)

@@ -36,10 +36,11 @@ class TensorizationPlan:
     groups: tuple[Group, ...]
 
     def __post_init__(self) -> None:
+        given: object = self.groups
         groups = tuple(self.groups) if isinstance(self.groups, (list, tuple)) else ()
         object.__setattr__(self, "groups", groups)
         if not groups or not all(isinstance(group, Group) for group in groups):
-            raise PlanError("TensorizationPlan", expected="a list of at least one Group", got=repr(self.groups))
+            raise PlanError("TensorizationPlan", expected="a list of at least one Group", got=repr(given))
         names = [group.name for group in groups]
         if twice := [name for name in names if names.count(name) > 1]:
             raise PlanError(f"two groups are named {twice[0]!r}", fix="give each group its own name")

@@ -37,16 +37,16 @@ def resolve(groups: Iterable[Group], model: nn.Module) -> ResolvedPlan:
         PlanError: A tensor has places that no parameter fills.
     """
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    claims: dict[int, tuple[str, Rule]] = {}
+    claims: dict[int, _Match] = {}
     tensors = []
     for group in groups:
         parts: dict[Coordinate | None, list[_Match]] = {}
         for match in _matches(group, parameters):
-            earlier = claims.setdefault(id(parameters[match.name]), (match.name, match.rule))
-            if earlier != (match.name, match.rule):
+            earlier = claims.setdefault(id(parameters[match.name]), match)
+            if earlier is not match:
                 raise ClaimError(
                     f"parameter {match.name!r} {match.shape} is claimed twice",
-                    got=f"rule {earlier[1].param!r} (as {earlier[0]!r}) and rule {match.rule.param!r}",
+                    got=f"rule {earlier.rule.param!r} (as {earlier.name!r}) and rule {match.rule.param!r}",
                     cause="two templates fit one name, or two names share one tied tensor",
                     fix="make the templates exclude each other",
                 )
@@ -54,6 +54,8 @@ def resolve(groups: Iterable[Group], model: nn.Module) -> ResolvedPlan:
         ordered = sorted(parts.items(), key=lambda item: (isinstance(item[0], str), item[0] or 0))
         for value, matches in ordered if all(not isinstance(v, str) for v in parts) else parts.items():
             name = group.name if value is None else f"{group.name}[{value}]"
+            if "." in name:  # as no name of a module may
+                raise PlanError(f"group {group.name!r}: partition value {value!r} holds a dot", fix="rename the value")
             tensors.append(_tensor(group, name, matches))
     return ResolvedPlan(tuple(tensors))
 

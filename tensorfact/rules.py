@@ -167,13 +167,14 @@ class Group:
     axis_sizes: Mapping[str, int] | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rules", tuple(self.rules))
+        given: object = self.rules
+        object.__setattr__(self, "rules", tuple(self.rules) if isinstance(self.rules, (list, tuple)) else ())
         object.__setattr__(self, "axis_sizes", dict(self.axis_sizes) if self.axis_sizes else None)
         owner = f"group {self.name!r}"
-        if not isinstance(self.name, str) or not self.name or set(self.name) & set(".[]"):
-            raise PlanError(owner, expected="a name without '.', '[' and ']'", got=repr(self.name))
+        if not isinstance(self.name, str) or self.name in ("", "training") or set(self.name) & set(".[]"):
+            raise PlanError(owner, expected="a name without '.', '[' and ']', and not 'training'", got=repr(self.name))
         if not self.rules or not all(isinstance(rule, Rule) for rule in self.rules):
-            raise PlanError(owner, expected="at least one Rule", got=repr(self.rules))
+            raise PlanError(owner, expected="a list of at least one Rule", got=repr(given))
         self._check_axes(owner)
         for axis, size in (self.axis_sizes or {}).items():
             if axis not in self.rules[0].axes or isinstance(size, bool) or not isinstance(size, int) or size < 1:

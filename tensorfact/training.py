@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import time
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.data import DataLoader, Dataset
 
+from .checkpoint import fingerprint
 from .errors import CheckpointError, TrainingError
 from .files import read_header, read_tensors, write_tensors
 from .progress import Progress, silent
@@ -70,10 +70,15 @@ class Recipe:
     seed: int
 
     def __post_init__(self) -> None:
-        for name, lowest in (("epochs", 1), ("batch_size", 1), ("lr", 0), ("weight_decay", 0), ("warmup_epochs", 0)):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= lowest):
-                raise TrainingError(f"fit: {name}", expected=f"a finite number >= {lowest}", got=repr(value))
+        for name, lowest in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
+            self._check(name, "an int", lowest, int)
+        for name in ("lr", "weight_decay", "warmup_epochs"):
+            self._check(name, "a finite number", 0, (int, float))
+
+    def _check(self, name: str, kind: str, lowest: int, types: type | tuple[type, ...]) -> None:
+        value: Any = getattr(self, name)
+        if not isinstance(value, types) or isinstance(value, bool) or not lowest <= value < math.inf:
+            raise TrainingError(f"fit: {name}", expected=f"{kind} >= {lowest}", got=repr(value))
 
     def lr_factor(self, progress: float) -> float:
         """Return the learning rate's multiple after `progress` of the epochs: linear warm-up, then a cosine to 0."""
@@ -136,8 +141,13 @@ def fit(
         >>> history.val_accuracy > 0.9
         True
     """
-    warmup = epochs / 10 if warmup_epochs is None else warmup_epochs
+    warmup = warmup_epochs
+    if warmup is None:
+        warmup = epochs / 10 if isinstance(epochs, int) else 0  # what is no int, the recipe refuses
     run = _Run(model, Recipe(epochs, batch_size, lr, weight_decay, warmup, seed), loss)
+    for name, split in (("train", train), ("val", val)):
+        if not len(split):  # type: ignore[arg-type]
+            raise TrainingError(f"fit: the {name} split is empty", fix="pass at least one sample")
     if checkpoint is not None and Path(checkpoint).exists():
         run.resume(checkpoint)
     modes = {module: module.training for module in model.modules()}
@@ -179,7 +189,7 @@ def evaluate(
     right = count = 0
     total = 0.0
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.random.fork_rng(devices=[]):  # a loader draws a seed
             for x, y in DataLoader(data, batch_size):
                 logits, labels = model(x.to(device)), y.to(device)
                 right += int((logits.argmax(-1) == labels).sum())
@@ -205,6 +215,8 @@ class _Run:
                 cause="the model is frozen and has no adapter",
                 fix="call tensorfact.adapt(model, plan, format) first",
             )
+        frozen = {name: p for name, p in model.named_parameters() if name not in self.trained}
+        self.frozen = fingerprint(frozen, tuple(frozen))
         self.optimizer = torch.optim.AdamW(self.trained.values(), recipe.lr, weight_decay=recipe.weight_decay)
         self.history: list[Epoch] = []
         self.best_epoch = 0
@@ -225,7 +237,7 @@ class _Run:
             value = self.loss(self.model(x.to(device)), y.to(device))
             if not torch.isfinite(value):
                 raise TrainingError(
-                    f"fit: the loss of epoch {index}, step {step} is {float(value)}",
+                    f"fit: the loss of epoch {index}, step {step} is {value.item()}",
                     cause="the learning rate or the adapter's scale is too large, or an input is not finite",
                     fix="lower lr or scale, or check the data",
                 )
@@ -259,23 +271,32 @@ class _Run:
             tensors,
             {
                 "kind": "training",
-                "recipe": json.dumps(dataclasses.asdict(self.recipe)),
-                "history": json.dumps({"epochs": history, "best_epoch": self.best_epoch}),
+                "recipe": dataclasses.asdict(self.recipe),
+                "frozen": self.frozen,
+                "history": {"epochs": history, "best_epoch": self.best_epoch},
             },
         )
 
     def resume(self, path: str | Path) -> None:
         """Read back what `save` wrote, if it belongs to this run."""
-        header = read_header(path)
-        mine, state = dataclasses.asdict(self.recipe), self._state()
-        theirs = json.loads(header.metadata.get("recipe", "null"))
+        header, state = read_header(path), self._state()
+        mine: dict[str, Any] = {**dataclasses.asdict(self.recipe), "frozen": self.frozen}
+        try:
+            saved = header.metadata["history"]
+            history, best = [Epoch(**epoch) for epoch in saved["epochs"]], int(saved["best_epoch"])
+            theirs = {**header.metadata["recipe"], "frozen": header.metadata["frozen"]}
+            history[best]
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise CheckpointError(
+                f"{path} holds no training run", got=repr(error), fix="choose another path"
+            ) from error
         shapes = {name.removeprefix("now."): shape for name, shape in header.shapes.items() if name.startswith("now.")}
         if theirs != mine or shapes != {name: tuple(tensor.shape) for name, tensor in state.items()}:
             raise CheckpointError(
                 f"{path} belongs to another run",
                 expected=f"{mine} and {len(state)} trained tensors",
                 got=f"{theirs} and {len(shapes)}",
-                fix="pass the arguments of that run, or another checkpoint path",
+                fix="pass the arguments and the model of that run, or another checkpoint path",
             )
         tensors = read_tensors(path)
         self.restore(_below("now.", tensors))
@@ -286,9 +307,7 @@ class _Run:
             moment, name = key.split(".", 1)
             moments[numbers[name]][moment] = value
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
-        saved = json.loads(header.metadata["history"])
-        self.history = [Epoch(**epoch) for epoch in saved["epochs"]]
-        self.best_epoch = saved["best_epoch"]
+        self.history, self.best_epoch = history, best
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Write parameters and buffers back into the model."""

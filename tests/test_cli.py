@@ -27,7 +27,7 @@ class Result:
 Run = Callable[..., Result]
 
 
-@pytest.fixture()
+@pytest.fixture
 def run(capfd: pytest.CaptureFixture[str]) -> Run:
     """Run the command line in this process; starting one costs seconds of imports."""
 
@@ -42,7 +42,7 @@ def run(capfd: pytest.CaptureFixture[str]) -> Run:
     return call
 
 
-@pytest.fixture()
+@pytest.fixture
 def refused(run: Run) -> Callable[..., str]:
     """Return the one line that a mistake ends in."""
 

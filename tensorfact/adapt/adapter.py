@@ -59,8 +59,10 @@ class Adapter(nn.Module):
             first = parameters[tensor.views[0].parameter]
             dtypes = [parameters[view.parameter].dtype for view in tensor.views]
             dtype = max((torch.promote_types(d, torch.float32) for d in dtypes), key=lambda d: d.itemsize)
-            factors = Factors(network, tensor.modes, dtype=dtype, device=first.device, generator=generator)
-            self.factors[tensor.name] = factors
+            factors = Factors(
+                network, tensor.modes, tensor.extents, dtype=dtype, device=first.device, generator=generator
+            )
+            self.factors._modules[tensor.name] = factors  # not by []: "values" or "train" is a fair group name
             for view in tensor.views:
                 increment = Increment(factors, tensor.modes, view, optimize=optimize, dropout=dropout)
                 self._slots[view.parameter] = Slot(increment, scales[tensor.name], self._switch)
@@ -212,12 +214,20 @@ class Adapter(nn.Module):
             path: The file; its folder must exist.
 
         Raises:
+            AdaptError: The adapter, or the head it trained, is no longer on the model.
             CheckpointError: It cannot be written; a file that was there is unchanged.
             FormatError: A format has no registered name.
         """
         self._require()
         tensors = {f"{FACTORS}{name}": core for name, core in self.named_cores().items()}
-        tensors |= {f"{HEAD}{name}": base_parameters(self.model)[name] for name in self.head}
+        parameters = base_parameters(self.model)
+        if missing := [name for name in self.head if name not in parameters]:
+            raise AdaptError(
+                f"the model's head has no {missing[0]!r} any more",
+                cause="the head was replaced or taken off after adapt()",
+                fix="put the head back, or adapt with train_head=False",
+            )
+        tensors |= {f"{HEAD}{name}": parameters[name] for name in self.head}
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         file = AdapterFile(self.plan, self.formats, self.scales, self.dropout, self.fingerprint, shapes)
         file.write(path, tensors)
@@ -265,8 +275,9 @@ class Adapter(nn.Module):
                 modules.setdefault(module, {})[attribute] = name
         self._attached = True
         try:
-            for name, parameter in base_parameters(model).items():
-                parameter.requires_grad_(name in self.head)
+            head = {id(parameter) for name, parameter in base_parameters(model).items() if name in self.head}
+            for parameter in base_parameters(model).values():
+                parameter.requires_grad_(id(parameter) in head)
             for module, names in modules.items():
                 slots = {attribute: self._slots[name] for attribute, name in names.items()}
                 attach(module, slots, activation=names.get("weight") in self._activation)

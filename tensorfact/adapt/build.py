@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -152,7 +153,9 @@ def _adapt(
         raise AdaptError("adapt: dropout", expected="0 <= dropout < 1", got=repr(dropout), fix="dropout=0.1")
     if route not in get_args(Route):
         raise AdaptError("adapt: route", expected=f"one of {get_args(Route)}", got=repr(route), fix="route='auto'")
-    if both := sorted(set(head) & set(resolved.parameters)):
+    parameters = base_parameters(model)
+    trained = {id(parameters[name]) for name in head}
+    if both := [name for name in resolved.parameters if id(parameters[name]) in trained]:
         raise AdaptError(
             f"adapt: {both[0]!r} is in the plan and in the head that trains",
             fix="leave the head out of the plan, or pass train_head=False",
@@ -174,7 +177,10 @@ def _adapt(
 
 
 def _generator(seed: int | None) -> torch.Generator | None:
-    return None if seed is None else torch.Generator().manual_seed(seed)
+    try:
+        return None if seed is None else torch.Generator().manual_seed(operator.index(seed))
+    except (TypeError, RuntimeError, ValueError, OverflowError) as error:
+        raise AdaptError("adapt: seed", expected="an int or None", got=repr(seed), fix="seed=0") from error
 
 
 def _check_shapes(

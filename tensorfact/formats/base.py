@@ -143,6 +143,12 @@ def arranged(modes: Sequence[Mode]) -> tuple[Mode, ...]:
     return tuple(mode for side in ("in", "stack", "out") for mode in modes if mode.side == side)
 
 
+def grown(core: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return a core padded with zeros to its shape: ranks beyond what a decomposition needs hold nothing."""
+    missing = [want - have for have, want in zip(core.shape, shape, strict=True)]
+    return torch.nn.functional.pad(core, [n for each in reversed(missing) for n in (0, each)])
+
+
 def mode_sizes(modes: Sequence[Mode]) -> dict[str, int]:
     """Return the sizes of the modes by name."""
     return {mode.name: mode.size for mode in modes}

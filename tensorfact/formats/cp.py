@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..network import Core, Mode, Network
-from .base import Format, arranged, checked_count, mode_sizes, spread_rank, tensorly_on_torch, wide
+from .base import Format, arranged, checked_count, grown, mode_sizes, spread_rank, tensorly_on_torch, wide
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,13 +54,21 @@ class CP(Format):
         The best CP approximation may not exist, and alternating least squares may stop at a local one.
         """
         network, dense = self.network(modes), wide(tensor)
-        scale = dense.abs().max()
+        shapes, scale = network.shapes(), dense.abs().max()
+        if dense.ndim == 1:
+            return {name: grown(dense[:, None], shape) for name, shape in shapes.items()}
         if not scale:  # least squares on zero factors is singular
-            return {name: torch.zeros(shape).to(dense) for name, shape in network.shapes().items()}
+            return {name: torch.zeros(shape).to(dense) for name, shape in shapes.items()}
+        fit = functools.partial(
+            tensorly.decomposition.parafac, rank=self.rank, n_iter_max=200, init="random", random_state=0, tol=1e-9
+        )
         with tensorly_on_torch():
-            weights, factors = tensorly.decomposition.parafac(
-                dense / scale, self.rank, n_iter_max=200, init="random", random_state=0, tol=1e-9
-            )
+            try:
+                weights, factors = fit(dense / scale)
+            except (
+                RuntimeError
+            ):  # a singular system: more terms than the tensor needs: a trace of ridge decides between them
+                weights, factors = fit(dense / scale, l2_reg=1e-12)
         found = dict(zip((mode.name for mode in modes), factors, strict=True))
         cores = {core.name: found[core.legs[0]] for core in network.cores}
         first = network.cores[0].name

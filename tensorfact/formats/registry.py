@@ -96,10 +96,12 @@ def parse_format(text: str) -> Format:
     cls = get_format(name)
     try:
         call = ast.parse(f"f({rest})", mode="eval").body
-        options = {word.arg or "": ast.literal_eval(word.value) for word in getattr(call, "keywords", [])}
-        if not isinstance(call, ast.Call) or call.args:
+        if not isinstance(call, ast.Call) or call.args or not isinstance(call.func, ast.Name):
             raise ValueError(rest)  # noqa: TRY301
-    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+        options = {word.arg or "": ast.literal_eval(word.value) for word in call.keywords}
+        if len(options) < len(call.keywords):
+            raise ValueError(rest)  # noqa: TRY301
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:
         raise FormatError(f"format {text!r}", expected="NAME:option=value,...", got=text, fix="tt:rank=16") from error
     return _build(name, cls, options)
 

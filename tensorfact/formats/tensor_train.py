@@ -10,7 +10,18 @@ from torch import Tensor
 
 from ..errors import FormatError
 from ..network import Core, Mode, Network
-from .base import Format, Rank, arranged, checked_rank, matrix_limit, mode_sizes, spread_rank, tensorly_on_torch, wide
+from .base import (
+    Format,
+    Rank,
+    arranged,
+    checked_rank,
+    grown,
+    matrix_limit,
+    mode_sizes,
+    spread_rank,
+    tensorly_on_torch,
+    wide,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +51,9 @@ class TensorTrain(Format):
     def __post_init__(self) -> None:
         object.__setattr__(self, "rank", checked_rank(self.rank, "TensorTrain"))
         if self.order is not None:
+            names = list(self.order) if isinstance(self.order, (tuple, list)) else [None]
+            if not all(isinstance(name, str) for name in names):
+                raise FormatError("TensorTrain: order", expected="a list of mode names", got=repr(self.order))
             object.__setattr__(self, "order", tuple(self.order))
 
     def network(self, modes: Sequence[Mode]) -> Network:
@@ -61,10 +75,15 @@ class TensorTrain(Format):
         network, names = self.network(modes), [mode.name for mode in modes]
         order = [names.index(mode.name) for mode in self._chain(modes)]
         ranks = [1, *(network.sizes[f"_{k}"] for k in range(1, len(modes))), 1]
-        with tensorly_on_torch():
-            train = tensorly.decomposition.tensor_train(wide(tensor).permute(order), ranks)
-        shapes = network.shapes()
-        return {core.name: found.reshape(shapes[core.name]) for core, found in zip(network.cores, train, strict=True)}
+        dense = wide(tensor).permute(order)
+        with tensorly_on_torch():  # tensorly clips ranks that are wider than their neighbours need
+            train = tensorly.decomposition.tensor_train(dense, ranks) if len(modes) > 1 else [dense[None, :, None]]
+        shapes = [
+            (left, mode.size, right) for left, mode, right in zip(ranks, self._chain(modes), ranks[1:], strict=False)
+        ]
+        cores = zip(network.cores, train, shapes, strict=True)
+        final = network.shapes()
+        return {core.name: grown(found, shape).reshape(final[core.name]) for core, found, shape in cores}
 
     def _chain(self, modes: Sequence[Mode]) -> tuple[Mode, ...]:
         if self.order is None:

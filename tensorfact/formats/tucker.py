@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import tensorly.decomposition
 from torch import Tensor
 
 from ..network import Core, Mode, Network
-from .base import Format, Rank, arranged, checked_rank, mode_sizes, spread_rank, tensorly_on_torch, wide
+from .base import Format, Rank, arranged, checked_rank, grown, mode_sizes, spread_rank, tensorly_on_torch, wide
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +51,14 @@ class Tucker(Format):
         """Decompose by higher-order orthogonal iteration from the HOSVD (De Lathauwer et al. 2000)."""
         network = self.network(modes)
         ranks = [network.sizes[f"_{mode.name}"] for mode in modes]
+        for k, rank in enumerate(ranks):  # no unfolding of the core has more columns than this
+            ranks[k] = min(rank, math.prod(ranks) // rank)
+        dense = wide(tensor)
+        single = dense.ndim == 1  # tensorly wants two modes
         with tensorly_on_torch():
-            core, factors = tensorly.decomposition.tucker(wide(tensor), ranks)
-        found = dict(zip((m.name for m in modes), factors, strict=True))
-        return {c.name: core if c.name == "C" else found[c.legs[0]] for c in network.cores}
+            core, factors = tensorly.decomposition.tucker(dense[:, None] if single else dense, ranks + [1] * single)
+        if single:
+            core, factors = (core * factors[1])[:, 0], factors[:1]
+        found = {"C": core, **dict(zip((m.name for m in modes), factors, strict=True))}
+        shapes = network.shapes()
+        return {c.name: grown(found["C" if c.name == "C" else c.legs[0]], shapes[c.name]) for c in network.cores}

@@ -1,0 +1,16 @@
+"""How the suite runs: the same examples on every run of a build machine, fresh ones elsewhere."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from hypothesis import settings
+
+settings.register_profile("ci", deadline=None, max_examples=30, derandomize=True, print_blob=True)
+settings.register_profile("dev", deadline=None, max_examples=30)
+settings.register_profile("deep", deadline=None, max_examples=1000)  # --hypothesis-profile=deep
+settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+# The tensors of most tests are tiny: on a busy machine, threads that wait for each other take ten times as long.
+torch.set_num_threads(1)

@@ -1,0 +1,340 @@
+"""Hypothesis strategies: modes, formats that fit them, plans over a small model, and whole adaptations.
+
+What is drawn is plain data; models are built in the test from it, so that a failing example prints what matters.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import tensorfact as tf
+from tensorfact.network import Side
+
+from . import helpers
+
+HIGHEST_RANK = 4
+SIDES: tuple[Side, ...] = ("stack", "in", "out")
+FORMATS: tuple[type[tf.Format], ...] = (tf.TensorTrain, tf.Tucker, tf.CP, tf.MatrixBatch)
+
+
+# ---------------------------------------------------------------------------------------------------- modes, formats
+
+
+@st.composite
+def modes(draw: st.DrawFn, least: int = 2, most: int = 5) -> tuple[tf.Mode, ...]:
+    """Draw the modes of a tensor, of any sides, sizes 1 to 5."""
+    sides = draw(st.lists(st.sampled_from(SIDES), min_size=least, max_size=most))
+    return tuple(tf.Mode(f"m{k}", draw(st.integers(1, 5)), side) for k, side in enumerate(sides))
+
+
+def chain(modes: Sequence[tf.Mode], order: Sequence[str] | None) -> list[tf.Mode]:
+    """Return the modes along a tensor-train: in the given order, else inputs, stacks, outputs."""
+    if order is not None:
+        return sorted(modes, key=lambda mode: order.index(mode.name))
+    return sorted(modes, key=lambda mode: ("in", "stack", "out").index(mode.side))
+
+
+def train_limits(modes: Sequence[tf.Mode], order: Sequence[str] | None = None) -> list[int]:
+    """Return the highest useful rank of every bond of a tensor-train."""
+    sizes = [mode.size for mode in chain(modes, order)]
+    return [min(math.prod(sizes[:k]), math.prod(sizes[k:])) for k in range(1, len(sizes))]
+
+
+def matrix_limit(modes: Sequence[tf.Mode]) -> int:
+    """Return the highest rank of the matrix between inputs and outputs."""
+    inputs, outputs = (math.prod(m.size for m in modes if m.side == side) for side in ("in", "out"))
+    return min(inputs, outputs)
+
+
+def terms_limit(modes: Sequence[tf.Mode]) -> int:
+    """Return the number of rank-one terms that is always enough."""
+    return math.prod(mode.size for mode in modes) // max(mode.size for mode in modes)
+
+
+def full_rank(kind: type[tf.Format], modes: Sequence[tf.Mode], order: tuple[str, ...] | None = None) -> tf.Format:
+    """Return a format of this kind that holds every tensor exactly."""
+    if kind is tf.TensorTrain:
+        return tf.TensorTrain(tuple(train_limits(modes, order)) or 1, order)
+    if kind is tf.Tucker:
+        return tf.Tucker(tuple(mode.size for mode in modes))
+    return tf.CP(terms_limit(modes)) if kind is tf.CP else tf.MatrixBatch(matrix_limit(modes))
+
+
+@st.composite
+def tensor_trains(draw: st.DrawFn, modes: Sequence[tf.Mode]) -> tf.TensorTrain:
+    """Draw a tensor-train, with one rank or one a bond, along the default chain or another."""
+    order = draw(st.none() | st.permutations([mode.name for mode in modes]).map(tuple))
+    limits = train_limits(modes, order)
+    if not limits or draw(st.booleans()):
+        return tf.TensorTrain(draw(st.integers(1, min([HIGHEST_RANK, *limits]))), order)
+    ranks: list[int] = []
+    for mode, limit in zip(chain(modes, order), limits, strict=False):
+        # A bond wider than what comes before it holds nothing more; see test_formats for such ranks.
+        reach = (ranks[-1] if ranks else 1) * mode.size
+        ranks.append(draw(st.integers(1, min(HIGHEST_RANK, limit, reach))))
+    return tf.TensorTrain(tuple(ranks), order)
+
+
+@st.composite
+def tuckers(draw: st.DrawFn, modes: Sequence[tf.Mode]) -> tf.Tucker:
+    """Draw a Tucker format, with one rank or one a mode."""
+    if draw(st.booleans()):
+        return tf.Tucker(draw(st.integers(1, min(HIGHEST_RANK, *(mode.size for mode in modes)))))
+    ranks = [draw(st.integers(1, min(HIGHEST_RANK, mode.size))) for mode in modes]
+    for at in sorted(range(len(ranks)), key=lambda at: -ranks[at]):
+        # A rank above the product of the others holds nothing more; see test_formats for such ranks.
+        ranks[at] = min(ranks[at], math.prod(ranks) // ranks[at])
+    return tf.Tucker(tuple(ranks) if len(ranks) > 1 else 1)
+
+
+@st.composite
+def formats(draw: st.DrawFn, modes: Sequence[tf.Mode], kinds: Sequence[type[tf.Format]] = FORMATS) -> tf.Format:
+    """Draw a format that these modes allow."""
+    kind = draw(st.sampled_from(kinds))
+    if kind is tf.TensorTrain:
+        return draw(tensor_trains(modes))
+    if kind is tf.Tucker:
+        return draw(tuckers(modes))
+    limit = terms_limit(modes) if kind is tf.CP else matrix_limit(modes)
+    return kind(draw(st.integers(1, min(HIGHEST_RANK, limit))))  # type: ignore[call-arg]
+
+
+@st.composite
+def tensors(draw: st.DrawFn, modes: Sequence[tf.Mode]) -> Tensor:
+    """Draw a dense tensor over modes: random numbers of any magnitude, or zero."""
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**16)))
+    noise = torch.randn([mode.size for mode in modes], generator=generator, dtype=torch.float64)
+    return noise * draw(st.sampled_from([1.0, 0.0, 1e-6, 1e4]))
+
+
+# ------------------------------------------------------------------------------------------------------ models, plans
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """The sizes of a `Tiny`, and whether its fused weight is read instead of called."""
+
+    width: int
+    heads: int
+    ratio: int
+    depth: int
+    read: bool
+
+    def build(self) -> nn.Module:
+        """Return the model, untrained, in evaluation mode."""
+        return helpers.Tiny(self.width, self.heads, self.ratio, self.depth, read=self.read).eval()
+
+
+@st.composite
+def sizes(draw: st.DrawFn) -> Sizes:
+    """Draw the sizes of a model."""
+    width, heads = draw(st.sampled_from([(4, 2), (6, 3), (6, 2)]))
+    return Sizes(width, heads, draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(st.booleans()))
+
+
+@st.composite
+def arrangements(draw: st.DrawFn, axes: Sequence[str]) -> str:
+    """Draw a modes string: the axes in any order, merged anyhow."""
+    order = draw(st.permutations(axes))
+    cuts = [draw(st.booleans()) for _ in order[1:]]
+    runs: list[list[str]] = [[order[0]]]
+    for axis, cut in zip(order[1:], cuts, strict=True):
+        runs.append([axis]) if cut else runs[-1].append(axis)
+    return " ".join(_dimension(run) for run in runs)
+
+
+@st.composite
+def _dimensions(draw: st.DrawFn, axes: Sequence[str]) -> str:
+    return _dimension(draw(st.permutations(axes)))
+
+
+def _dimension(axes: Sequence[str]) -> str:
+    return f"({' '.join(axes)})" if len(axes) > 1 else axes[0]
+
+
+@st.composite
+def _labels(draw: st.DrawFn, labels: Sequence[str], trainable: Sequence[str] | None = None) -> list[str | None]:
+    """Draw a coordinate list with frozen slots anywhere, at least one of the trainable labels left."""
+    allowed = list(trainable or labels)
+    kept = draw(st.sets(st.sampled_from(allowed), min_size=1))
+    return [label if label in kept else None for label in labels]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Digits:
+    """How the width of a layer splits: into `out` alone, or into (head, dim) in some order."""
+
+    out: tuple[str, ...]
+    into: tuple[str, ...]
+    sizes: Mapping[str, int]
+
+
+@st.composite
+def _digits(draw: st.DrawFn, shape: Sizes) -> _Digits:
+    out: tuple[str, ...] = draw(st.sampled_from([("out",), ("head", "dim"), ("dim", "head")]))
+    into: tuple[str, ...] = draw(st.sampled_from([("in",), ("block", "offset")]))
+    sizes = {"head": shape.heads} if "head" in out else {}
+    return _Digits(out, into, sizes | ({"block": 2} if "block" in into else {}))
+
+
+@st.composite
+def _attention(draw: st.DrawFn, shape: Sizes) -> tf.Group:
+    digits = draw(_digits(shape))
+    inputs = _dimension(digits.into)
+    fused = draw(_dimensions(["role", *digits.out])) + " " + inputs
+    rules = [tf.Rule("blocks.{layer}.qkv.weight", fused, role=draw(_labels(draw(st.permutations("qkv")))))]
+    if draw(st.booleans()):
+        straight, transposed = f"{_dimension(digits.out)} {inputs}", f"{inputs} {_dimension(digits.out)}"
+        rules += [tf.Rule("blocks.{layer}.proj.weight", draw(st.sampled_from([straight, transposed])), role="o")]
+    axes = ["layer", "role", *digits.out, *digits.into]
+    partition = "layer" if draw(st.booleans()) else None
+    axes.remove("layer") if partition else None
+    return tf.Group("attention", draw(arrangements(axes)), tuple(rules), partition, digits.sizes)
+
+
+@st.composite
+def _mlp(draw: st.DrawFn, shape: Sizes) -> tf.Group:
+    if draw(st.booleans()):  # the wide dimension stays whole: fc2 is a transposed slice
+        rules = [
+            tf.Rule("blocks.{layer}.fc1.weight", "hid in", role="up"),
+            tf.Rule("blocks.{layer}.fc2.weight", "in hid", role="down"),
+        ]
+        return tf.Group("mlp", draw(arrangements(["layer", "role", "hid", "in"])), tuple(rules))
+    up, down = ([f"{name}{k}" for k in range(shape.ratio)] for name in ("up", "down"))
+    rules = [
+        tf.Rule("blocks.{layer}.fc1.weight", draw(_dimensions(["role", "out"])) + " in", role=draw(_labels(up))),
+        tf.Rule("blocks.{layer}.fc2.weight", "out " + draw(_dimensions(["role", "in"])), role=draw(_labels(down))),
+    ]
+    return tf.Group("mlp", draw(arrangements(["layer", "role", "in", "out"])), tuple(rules))
+
+
+@st.composite
+def _mha(draw: st.DrawFn, shape: Sizes) -> tf.Group:
+    rules = [tf.Rule("blocks.{layer}.mha.in_proj_weight", "(role out) in", role=draw(_labels(["q", "k", "v"])))]
+    if draw(st.booleans()):
+        rules += [tf.Rule("blocks.{layer}.mha.out_proj.weight", "out in", role="o")]
+    return tf.Group("mha", draw(arrangements(["layer", "role", "in", "out"])), tuple(rules))
+
+
+@st.composite
+def _point(draw: st.DrawFn, shape: Sizes) -> tf.Group:
+    rule = tf.Rule("blocks.{layer}.point.weight", "out in 1 1")
+    return tf.Group("point", draw(arrangements(["layer", "in", "out"])), (rule,))
+
+
+@st.composite
+def _conv(draw: st.DrawFn, shape: Sizes) -> tf.Group:
+    rule = tf.Rule("blocks.{layer}.conv.weight", "out in kh kw")
+    return tf.Group("conv", draw(arrangements(["layer", "in", "out", "kh", "kw"])), (rule,))
+
+
+@st.composite
+def _biases(draw: st.DrawFn, shape: Sizes) -> tf.Group:
+    # The bias of k shifts every score of a query alike, so it has no gradient: it stays frozen.
+    labels = draw(_labels(["q", "k", "v"], trainable=["q", "v"]))
+    rules = [
+        tf.Rule("blocks.{layer}.qkv.bias", "(role out)", role=labels),
+        tf.Rule("blocks.{layer}.norm.weight", "out", role="norm"),
+    ]
+    return tf.Group("biases", draw(arrangements(["layer", "role", "out"])), tuple(rules))
+
+
+@st.composite
+def _embedding(draw: st.DrawFn, shape: Sizes) -> tf.Group:
+    return tf.Group("embedding", draw(arrangements(["token", "in"])), (tf.Rule("embed.weight", "token in"),))
+
+
+CALLED: dict[str, Callable[[Sizes], st.SearchStrategy[tf.Group]]] = {"attention": _attention, "mlp": _mlp}
+"""Groups whose every parameter is the weight of a linear layer."""
+
+OTHERS: dict[str, Callable[[Sizes], st.SearchStrategy[tf.Group]]] = {
+    "mha": _mha,
+    "point": _point,
+    "conv": _conv,
+    "biases": _biases,
+    "embedding": _embedding,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A model and a plan over it."""
+
+    sizes: Sizes
+    plan: tf.TensorizationPlan
+
+    def build(self, dtype: torch.dtype = torch.float32, seed: int = 0) -> nn.Module:
+        """Return the model with random weights, frozen.
+
+        Frozen as `adapt` freezes it: torch folds some products differently where a weight requires gradients (in
+        `nn.MultiheadAttention`), so that a trainable and a frozen model may differ in the last bit.
+        """
+        return helpers.randomise(self.sizes.build(), seed).to(dtype).requires_grad_(False)
+
+    def resolve(self) -> tf.ResolvedPlan:
+        """Return the resolved plan, without a number allocated."""
+        with torch.device("meta"):
+            return self.plan.resolve(self.sizes.build())
+
+
+@st.composite
+def cases(draw: st.DrawFn, *, called: bool = False) -> Case:
+    """Draw a model and a plan of one to three groups; `called` keeps to weights of linear layers."""
+    shape, kinds = draw(sizes()), CALLED if called else CALLED | OTHERS
+    names = draw(st.lists(st.sampled_from(sorted(kinds)), min_size=1, max_size=3, unique=True))
+    return Case(shape, tf.TensorizationPlan(tuple(draw(kinds[name](shape)) for name in names)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Adaptation:
+    """A model, a plan, and a format for every tensor."""
+
+    case: Case
+    formats: Mapping[str, tf.Format]
+    scale: float
+
+    def fresh(
+        self, dtype: torch.dtype = torch.float32, *, seed: int = 0, **options: Any
+    ) -> tuple[nn.Module, tf.Adapter]:
+        """Return the model, adapted with fresh factors."""
+        model = self.case.build(dtype)
+        options = {"scale": self.scale, "train_head": False, "seed": seed, **options}
+        return model, tf.adapt(model, self.case.plan, self.formats, **options)
+
+    def drawn(
+        self, dtype: torch.dtype = torch.float32, *, seed: int = 0, **options: Any
+    ) -> tuple[nn.Module, tf.Adapter]:
+        """Return the model, adapted with factors that change its output."""
+        model, adapter = self.fresh(dtype, **options)
+        helpers.draw(adapter, seed, size=0.3 / abs(self.scale))
+        return model, adapter
+
+
+@st.composite
+def adaptations(draw: st.DrawFn, *, called: bool = False, kinds: Sequence[type[tf.Format]] = FORMATS) -> Adaptation:
+    """Draw a model, a plan over it, formats that its tensors allow, and a scale."""
+    case = draw(cases(called=called))
+    chosen = {tensor.name: draw(formats(tensor.modes, kinds)) for tensor in case.resolve().tensors}
+    return Adaptation(case, chosen, draw(st.sampled_from([1.0, -0.5, 4.0])))
+
+
+# ----------------------------------------------------------------------------------------------------------- networks
+
+
+@st.composite
+def networks(draw: st.DrawFn) -> tf.Network:
+    """Draw any valid einsum of one to five cores: legs repeat at will, some stay open."""
+    legs = "abcdef"
+    held = draw(st.lists(st.sets(st.sampled_from(legs), min_size=1, max_size=3), min_size=1, max_size=5))
+    cores = tuple(tf.Core(f"c{k}", tuple(draw(st.permutations(sorted(each))))) for k, each in enumerate(held))
+    used = sorted(set(itertools.chain.from_iterable(held)))
+    output = draw(st.permutations(sorted(draw(st.sets(st.sampled_from(used))))))
+    return tf.Network(cores, tuple(output), {leg: draw(st.integers(1, 4)) for leg in used})

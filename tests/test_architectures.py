@@ -1,0 +1,154 @@
+"""The known families: the counts of the papers on real models, created without allocating a number."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, cast
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+import tensorfact as tf
+from tensorfact.errors import NoMatchError, PlanError
+
+from .helpers import Tiny, layers, refused, untouched
+
+
+@functools.cache
+def outline(name: str, **options: Any) -> nn.Module:
+    """Return a timm model of shapes alone."""
+    with torch.device("meta"):
+        return cast("nn.Module", timm.create_model(name, **options))
+
+
+def count(name: str, format: tf.Format, blocks: Any = "all") -> int:
+    model = outline(name)
+    return tf.plan_for(model, blocks).resolve(model).num_parameters(format)
+
+
+@pytest.mark.parametrize(
+    ("format", "published"),
+    [
+        *zip(map(tf.TensorTrain, (1, 2, 4, 8, 16, 32)), (1_680, 3_648, 8_448, 21_504, 61_440, 196_608), strict=True),
+        *zip(map(tf.Tucker, (1, 2, 4, 8, 16, 32)), (1_681, 3_368, 6_784, 13_952, 30_976, 86_528), strict=True),
+        (tf.MatrixBatch(8), 1_769_472),
+    ],
+    ids=str,
+)
+def test_the_paper_s_counts_on_vit_b16(format: tf.Format, published: int) -> None:
+    assert count("vit_base_patch16_224", format) == published
+
+
+@pytest.mark.parametrize(("blocks", "published"), [("attention", 36_864), ("mlp", 49_152), ("all", 61_440)])
+def test_the_paper_s_counts_of_attention_and_mlp(blocks: str, published: int) -> None:
+    assert count("vit_base_patch16_224", tf.TensorTrain(16), blocks) == published
+
+
+def picked(*labels: str | None) -> tf.TensorizationPlan:
+    rule = tf.Rule("blocks.{layer}.attn.qkv.weight", "(role out) in", role=labels)
+    return tf.TensorizationPlan((tf.Group("picked", "(layer role) in out", (rule,)),))
+
+
+@pytest.mark.parametrize(
+    ("method", "format", "published"),
+    [
+        ("LoRA", tf.MatrixBatch(8), 294_912),
+        ("LoTR", tf.TensorTrain(2), 3_168),
+    ],
+)
+def test_relatives_on_q_and_v(method: str, format: tf.Format, published: int) -> None:
+    resolved = picked("q", None, "v").resolve(outline("vit_base_patch16_224"))
+    assert resolved.num_parameters(format) == published
+
+
+@pytest.mark.parametrize(("rank", "published"), [(8, 6_880), (20, 17_200)])
+def test_lorta_splits_the_inputs_into_heads(rank: int, published: int) -> None:
+    qkv = tf.Rule("blocks.{layer}.attn.qkv.weight", "(role out) (head dim)", role=["q", "k", "v"])
+    proj = tf.Rule("blocks.{layer}.attn.proj.weight", "out (head dim)", role="o")
+    group = tf.Group("attention", "out dim head role layer", (qkv, proj), axis_sizes={"head": 12})
+    resolved = tf.TensorizationPlan((group,)).resolve(outline("vit_base_patch16_224"))
+    assert resolved.num_parameters(tf.CP(rank)) == published
+
+
+@pytest.mark.parametrize(("rank", "published"), [(8, 13_184), (64, 155_648)])
+def test_metatt_is_a_train_over_input_layer_matrix_output(rank: int, published: int) -> None:
+    rule = tf.Rule("blocks.{layer}.attn.qkv.weight", "(role out) in", role=["q", None, "v"])
+    resolved = tf.TensorizationPlan((tf.Group("g", "in layer role out", (rule,)),)).resolve(
+        outline("vit_base_patch16_224")
+    )
+    assert resolved.num_parameters(tf.TensorTrain(rank)) == published
+
+
+def test_swin_b_is_one_tensor_a_stage() -> None:
+    model = outline("swin_base_patch4_window7_224")
+    resolved = tf.plan_for(model).resolve(model)
+    shapes = [(24, 128, 128), (24, 256, 256), (216, 512, 512), (24, 1024, 1024)]
+    assert [tensor.shape for tensor in resolved.tensors] == shapes
+    counts = [tf.TensorTrain(16).num_parameters(tensor.modes) for tensor in resolved.tensors]
+    assert counts == [10_240, 14_336, 71_680, 38_912]
+    assert resolved.num_parameters(tf.TensorTrain(16)) == 135_168
+    assert not any("downsample" in name or "relative_position" in name for name in resolved.parameters)
+
+
+def test_mixer_b_folds_token_and_channel_mlps_apart() -> None:
+    model = outline("mixer_b16_224")
+    tokens, channels = tf.plan_for(model).resolve(model).tensors
+    assert tokens.shape == (24, 196, 384)
+    assert channels.shape == (96, 768, 768)
+    with refused(PlanError, "mixer", "attention"):
+        tf.plan_for(model, "attention")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vit_tiny_patch16_224", "deit_small_patch16_224", "deit3_base_patch16_224", "vit_large_patch14_clip_224",
+        "swin_tiny_patch4_window7_224", "swin_large_patch4_window12_384", "swinv2_tiny_window8_256", "mixer_s32_224",
+        "mixer_l16_224", "beit_base_patch16_224",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("blocks", ["all", "mlp"])
+def test_a_plan_covers_every_matrix_of_its_blocks(name: str, blocks: Any) -> None:
+    model = outline(name)
+    covered = set(tf.plan_for(model, blocks).resolve(model).parameters)
+    words = ("mlp",) if blocks == "mlp" else ("attn", "mlp")
+    matrices = {
+        n
+        for n, p in model.named_parameters()
+        if p.dim() == 2 and n.endswith("weight") and any(w in n for w in words) and "cpb" not in n
+    }
+    assert covered == matrices
+
+
+def test_the_plan_is_the_one_in_the_readme_and_survives_json() -> None:
+    model = outline("vit_base_patch16_224")
+    plan = tf.plan_for(model)
+    up, down = ([f"{name}{k}" for k in range(4)] for name in ("up", "down"))
+    rules = (
+        tf.Rule("blocks.{layer}.attn.qkv.weight", "(role out) in", role=["q", "k", "v"]),
+        tf.Rule("blocks.{layer}.attn.proj.weight", "out in", role="o"),
+        tf.Rule("blocks.{layer}.mlp.fc1.weight", "(role out) in", role=up),
+        tf.Rule("blocks.{layer}.mlp.fc2.weight", "out (role in)", role=down),
+    )
+    assert plan == tf.TensorizationPlan((tf.Group("encoder", "(layer role) in out", rules),))
+    assert tf.TensorizationPlan.from_json(plan.to_json()) == plan
+
+
+@pytest.mark.parametrize("model", [Tiny(), layers(), nn.ReLU()], ids=lambda model: type(model).__name__)
+def test_an_unknown_family_is_refused(model: nn.Module) -> None:
+    with untouched(model), refused(NoMatchError, type(model).__name__, "vit, swin, mixer"):
+        tf.plan_for(model)
+
+
+def test_a_model_that_is_only_alike_is_refused() -> None:
+    for name in ("resnet18", "convnext_atto", "gmlp_s16_224"):
+        with refused(NoMatchError, "vit, swin, mixer"):
+            tf.plan_for(outline(name))
+
+
+@pytest.mark.parametrize("blocks", ["attn", "", None, ["mlp"], 3])
+def test_unknown_blocks_are_refused(blocks: Any) -> None:
+    with refused(PlanError, repr(blocks), fix=False):
+        tf.plan_for(tf.nano(), blocks)

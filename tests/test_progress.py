@@ -1,0 +1,19 @@
+"""Progress callbacks."""
+
+from __future__ import annotations
+
+import pytest
+
+from tensorfact.progress import progress_bars, silent
+
+
+def test_the_default_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    silent("task", 1, 2)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_bars_go_to_standard_error_and_take_any_order_of_tasks(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_bars() as progress:
+        for task, done in (("a", 0), ("b", 1), ("a", 2), ("b", 2), ("a", 1), ("a", 2)):
+            progress(task, done, 2)
+    assert capsys.readouterr().out == ""

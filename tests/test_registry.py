@@ -1,0 +1,171 @@
+"""Names of formats in files and on the command line."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tensorfact as tf
+from tensorfact.errors import FormatError, RankError, TensorfactError
+from tensorfact.formats import format_from_dict, format_to_dict, parse_format, registry
+
+from .helpers import refused
+
+
+@dataclasses.dataclass(frozen=True)
+class Mine(tf.TensorTrain):
+    """Somebody else's format, with an option of its own."""
+
+    taste: str = "plain"
+
+
+@pytest.fixture
+def mine(monkeypatch: pytest.MonkeyPatch) -> type[Mine]:
+    """Register `Mine` while one test lasts."""
+    monkeypatch.setattr(registry, "_formats", dict(registry._formats))
+    tf.register_format("my_Format ", Mine)
+    return Mine
+
+
+def test_the_built_in_names() -> None:
+    assert {"cp", "matrix-batch", "tt", "tucker"} <= set(tf.available_formats())
+    assert list(tf.available_formats()) == sorted(tf.available_formats())
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("tt", tf.TensorTrain), (" TT ", tf.TensorTrain), ("Matrix_Batch", tf.MatrixBatch), ("cp", tf.CP)],
+)
+def test_case_and_underscores_do_not_count(name: str, kind: type[tf.Format]) -> None:
+    assert tf.get_format(name) is kind
+
+
+@pytest.mark.parametrize("name", ["tuker", "", "  ", "tt2", None, 3])
+def test_an_unknown_name_is_refused(name: Any) -> None:
+    with refused(FormatError, repr(name), fix=False):
+        tf.get_format(name)
+
+
+def test_the_nearest_name_is_suggested() -> None:
+    with refused(FormatError, "'tuker'", "did you mean 'tucker'?", "matrix-batch"):
+        tf.get_format("tuker")
+
+
+def test_a_registered_format_is_found_stored_and_read(mine: type[Mine]) -> None:
+    assert tf.get_format("MY-format") is mine
+    assert "my-format" in tf.available_formats()
+    format = parse_format("my-format:rank=3,taste='sweet'")
+    assert format == Mine(3, taste="sweet")
+    assert format_from_dict(json.loads(json.dumps(format_to_dict(format)))) == format
+
+
+def test_registering_twice_is_harmless_and_taking_a_name_is_not(mine: type[Mine]) -> None:
+    tf.register_format("my-format", mine)
+    with refused(FormatError, "'tt'", "TensorTrain"):
+        tf.register_format("TT", mine)
+
+
+@pytest.mark.parametrize("thing", [tf.TensorTrain(1), "tt", int, None, dataclasses.make_dataclass("D", [])])
+def test_only_formats_are_registered(thing: Any) -> None:
+    with refused(FormatError, "'thing'", repr(thing), fix=False):
+        tf.register_format("thing", thing)
+    assert "thing" not in tf.available_formats()
+
+
+def test_an_unregistered_format_cannot_be_stored() -> None:
+    with refused(FormatError, "Mine", "register_format"):
+        format_to_dict(Mine(2))
+
+
+@pytest.mark.parametrize(
+    ("text", "format"),
+    [
+        ("tt:rank=16", tf.TensorTrain(16)),
+        ("tucker:rank=(4,8,8)", tf.Tucker((4, 8, 8))),
+        ("tt: rank = [4, 8], order = ('in', 'layer', 'out')", tf.TensorTrain((4, 8), ("in", "layer", "out"))),
+        ("CP:rank=2,", tf.CP(2)),
+    ],
+)
+def test_what_the_command_line_says(text: str, format: tf.Format) -> None:
+    assert parse_format(text) == format
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "tt",
+        "tt:",
+        "tt:16",
+        "tt:rank",
+        "tt:rank=",
+        "tt:rank=r",
+        "tt:rnk=4",
+        "tt:rank=4,colour=1",
+        "tt:rank=4;",
+        "tt:**{'rank': 4}",
+        "tt:rank=__import__('os')",
+        "tt:rank=4)(",
+        "tt:rank=8).x(rank=4",
+        "tt:rank=4,rank=5",
+        "tt:rank={[]}",
+        "tt:rank=4,order=5",
+        "tt:rank=" + "(" * 300,
+        "nothing:rank=4",
+        "",
+        ":rank=4",
+    ],
+)
+def test_what_the_command_line_cannot_say(text: str) -> None:
+    with pytest.raises(FormatError):
+        parse_format(text)
+
+
+@pytest.mark.parametrize("text", ["tt:rank=0", "tt:rank=1.5", "tt:rank='4'", "cp:rank=(1,2)", "tt:rank={}"])
+def test_a_rank_on_the_command_line_is_held_to_the_same_rules(text: str) -> None:
+    with refused(RankError):
+        parse_format(text)
+
+
+@given(st.text("t:rank=(,)4[]{}'*+-x ", max_size=20))
+def test_any_text_is_a_format_or_a_format_error(rest: str) -> None:
+    with contextlib.suppress(FormatError):
+        assert isinstance(parse_format(f"tt:{rest}"), tf.TensorTrain)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        None,
+        [],
+        "tt",
+        {},
+        {"rank": 4},
+        {"name": None, "rank": 4},
+        {"name": "tt"},
+        {"name": "tt", "rank": 4, "colour": 1},
+        {"name": "tt", "rank": None},
+        {"name": "tt", "rank": {"a": 1}},
+        {"name": "tt", "rank": [[1]]},
+        {"name": "tt", "rank": 4, "order": 5},
+        {"name": "nothing", "rank": 4},
+    ],
+)
+def test_stored_data_that_is_no_format_is_refused(data: Any) -> None:
+    with pytest.raises(FormatError):
+        format_from_dict(data)
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=3), st.lists, max_leaves=5))
+def test_any_stored_option_is_a_format_or_an_error_of_the_library(value: Any) -> None:
+    for option in ("rank", "order"):
+        try:
+            format = format_from_dict({"name": "tt", "rank": 2, option: value})
+        except TensorfactError:
+            continue
+        assert format_from_dict(json.loads(json.dumps(format_to_dict(format)))) == format
