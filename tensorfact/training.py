@@ -77,7 +77,8 @@ class Recipe:
 
     def _check(self, name: str, kind: str, lowest: int, types: type | tuple[type, ...]) -> None:
         value: Any = getattr(self, name)
-        if not isinstance(value, types) or isinstance(value, bool) or not lowest <= value < math.inf:
+        a_number = isinstance(value, types) and not isinstance(value, bool)
+        if not (a_number and lowest <= value < math.inf):
             raise TrainingError(f"fit: {name}", expected=f"{kind} >= {lowest}", got=repr(value))
 
     def lr_factor(self, progress: float) -> float:
