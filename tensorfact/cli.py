@@ -16,6 +16,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from .adapt import load_adapter
+from .adapt.owners import head_parameters
 from .architectures import Blocks, plan_for
 from .baselines import FullFineTuning, LinearProbe
 from .checkpoint import FACTORS, HEAD, AdapterFile
@@ -27,7 +28,7 @@ from .formats import available_formats, format_label, get_format, parse_format
 from .models import load_model, model_shapes
 from .network import Mode
 from .progress import progress_bars
-from .report import write_report
+from .report import make_folder, write_report
 from .table import Table
 
 app = typer.Typer(
@@ -55,7 +56,7 @@ def compare_command(
     data: Annotated[str, typer.Option(help="'digits', or a folder of images in train/val/test.")] = "digits",
     format: Formats = None,
     scale: Annotated[float, typer.Option(help="What multiplies the increments.")] = 10.0,
-    seeds: Annotated[int, typer.Option(min=1, help="Training runs a method.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="Training runs a method.")] = 2,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training split.")] = 10,
     batch_size: Annotated[int, typer.Option(min=1, help="Samples a step.")] = 64,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 3e-3,
@@ -65,7 +66,11 @@ def compare_command(
     ),
 ) -> None:
     """Train formats on one model and data set, beside the linear probe and full fine-tuning."""
-    formats = {format_label(f): f for f in map(parse_format, format or DEFAULT_FORMATS)}
+    parsed = [parse_format(text) for text in format or DEFAULT_FORMATS]
+    formats = {format_label(f): f for f in parsed}
+    if len(formats) < len(parsed):
+        raise TrainingError("compare: a format is there twice", got=", ".join(map(format_label, parsed)))
+    make_folder(out)
     loaded = load_model(model, pretrained=pretrained, checkpoint=checkpoint).to(_device(device))
     with progress_bars() as progress:
         splits = digits(loaded) if data == "digits" else image_folder(data, loaded, progress=progress)
@@ -143,9 +148,12 @@ def merge_command(
     """Write a model's weights with an adapter merged into them."""
     described = AdapterFile.read(file)
     loaded = load_model(model, pretrained=pretrained, checkpoint=checkpoint)
-    classes = [shape[0] for name, shape in described.shapes.items() if name.startswith(HEAD)]
-    if classes and hasattr(loaded, "reset_classifier"):
-        loaded.reset_classifier(classes[0])  # type: ignore[operator]
+    own = {HEAD + name: loaded.get_parameter(name).shape for name in head_parameters(loaded, True)}
+    resized = {
+        described.shapes[name][0] for name in own.keys() & described.shapes if described.shapes[name] != own[name]
+    }
+    if resized and hasattr(loaded, "reset_classifier"):  # the file's head has other classes than the model's
+        loaded.reset_classifier(resized.pop())  # type: ignore[operator]
     adapter = load_adapter(loaded, file)
     adapter.merge()
     adapter.remove()
@@ -182,7 +190,7 @@ def _show(table: Table, title: str | None = None) -> None:
 def _device(name: str) -> torch.device:
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()  # a device that holds no numbers fails here, not after minutes
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # what torch raises for a device it lacks
         raise TrainingError(f"device {name!r}", got=str(error).splitlines()[0], fix="--device cpu") from error
     return device

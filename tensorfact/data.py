@@ -154,7 +154,7 @@ def _check_images(paths: Sequence[str], task: str, progress: Progress) -> None:
     for done, path in enumerate(paths, 1):
         try:
             with Image.open(path) as image:
-                image.verify()
+                image.load()
         except Exception as error:  # Pillow's decoders raise whatever they meet
             raise DataError(f"{path} is no readable image", got=str(error), fix="replace or remove the file") from error
         progress(task, done, len(paths))

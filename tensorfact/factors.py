@@ -56,9 +56,9 @@ class Factors(nn.Module):
         inputs = {mode.name: (extents or {}).get(mode.name, mode.size) for mode in modes if mode.side == "in"}
         cores = {}
         for core, shape in zip(network.cores, network.shapes().values(), strict=True):
-            value = torch.zeros(shape, dtype=torch.float32)
+            value = torch.zeros(shape, dtype=torch.float32, device="cpu")
             if core.start == "normal":
-                value = torch.randn(shape, generator=generator, dtype=torch.float32) / math.sqrt(
+                value = torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu") / math.sqrt(
                     network.fan_in(core, inputs)
                 )
             cores[core.name] = nn.Parameter(value.to(device, dtype))
@@ -135,7 +135,7 @@ class Increment:
         """
         outputs, inputs = self.view.rule.dims
         kept, sizes = self.view.kept, self.view.sizes
-        tokens = NOMINAL_TOKENS if torch.compiler.is_compiling() else x.numel() // max(x.shape[-1], 1)
+        tokens = NOMINAL_TOKENS if torch.compiler.is_compiling() else int(x.numel()) // max(int(x.shape[-1]), 1)
         z = x.reshape(-1, *(sizes[axis] for axis in inputs))
         for dim, axis in enumerate(inputs, 1):
             z = take(z, dim, as_index(kept[axis])) if len(kept[axis]) < sizes[axis] else z

@@ -58,6 +58,8 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Map
         CheckpointError: The file cannot be written.
     """
     path = Path(path)
+    if not path.name or "\0" in str(path):
+        raise CheckpointError(f"cannot write {str(path)!r}", expected="the path of a file", fix="name a file")
     plain = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     body = json.dumps({**metadata, DIGEST: _digest(plain)}, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     shapes = {name: tuple(tensor.shape) for name, tensor in plain.items()}
@@ -104,8 +106,11 @@ def read_header(path: str | Path) -> Header:
             got=f"seal {seal!r}" if stored else "a plain safetensors file, or a damaged header",
             fix="pass a file that tensorfact saved, or restore it from a copy",
         )
-    metadata = json.loads(body)
-    return Header(metadata, shapes, metadata.pop(DIGEST))
+    try:
+        metadata = json.loads(body)
+        return Header(metadata, shapes, str(metadata.pop(DIGEST)))
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} holds no description", got=type(error).__name__) from error
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:

@@ -65,6 +65,11 @@ def attach(module: nn.Module, slots: Mapping[str, Slot], *, activation: bool) ->
     module.__dict__[SLOTS] = dict(slots)
 
 
+def is_attached(module: nn.Module) -> bool:
+    """Return whether a module is as `attach` left it, so that `detach` can undo it."""
+    return SLOTS in module.__dict__ and type(module) in _bases
+
+
 def detach(module: nn.Module) -> None:
     """Undo `attach`; a module that is not adapted stays as it is."""
     if SLOTS in module.__dict__:

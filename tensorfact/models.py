@@ -64,9 +64,12 @@ def model_shapes(name: str) -> nn.Module:
     if name == "nano":
         return nano(pretrained=False)
     _check_name(name)
-    with torch.device("meta"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # initialising what has no storage
-        model: nn.Module = timm.create_model(name)
+    try:
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # initialising what has no storage
+            model: nn.Module = timm.create_model(name)
+    except RuntimeError as error:  # an unknown tag after the dot
+        raise DataError(f"unknown model {name!r}", got=str(error).splitlines()[0], fix="leave the tag out") from error
     return model
 
 

@@ -28,8 +28,8 @@ def write_report(comparison: Comparison, folder: str | Path) -> list[Path]:
     """
     folder = Path(folder)
     files = [folder / name for name in ("results.json", "table.md", "accuracy.png")]
+    make_folder(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         _replace(files[0], json.dumps(comparison.to_dict(), indent=2) + "\n")
         _replace(files[1], f"{comparison}\n")
         temporary = files[2].with_name(f".{files[2].name}.tmp")
@@ -38,6 +38,23 @@ def write_report(comparison: Comparison, folder: str | Path) -> list[Path]:
     except OSError as error:
         raise CheckpointError(f"cannot write to {folder}", got=str(error), fix="choose another folder") from error
     return files
+
+
+def make_folder(folder: str | Path) -> None:
+    """Make a folder if it does not exist.
+
+    Args:
+        folder: Its path.
+
+    Raises:
+        CheckpointError: It cannot be made.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot make the folder {folder}", got=str(error), fix="choose another folder"
+        ) from error
 
 
 def draw(comparison: Comparison) -> Figure:

@@ -57,6 +57,11 @@ def resolve(groups: Iterable[Group], model: nn.Module) -> ResolvedPlan:
             if "." in name:  # as no name of a module may
                 raise PlanError(f"group {group.name!r}: partition value {value!r} holds a dot", fix="rename the value")
             tensors.append(_tensor(group, name, matches))
+    names = [tensor.name for tensor in tensors]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise PlanError(
+            f"two tensors are named {twice[0]!r}", cause="partition values such as 1 and '1'", fix="rename one"
+        )
     return ResolvedPlan(tuple(tensors))
 
 

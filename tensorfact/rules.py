@@ -8,6 +8,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from torch import nn
+
 from .errors import PlanError, nearest
 from .notation import Axes, mode_name, parse_axes
 
@@ -171,16 +173,20 @@ class Group:
         object.__setattr__(self, "rules", tuple(self.rules) if isinstance(self.rules, (list, tuple)) else ())
         object.__setattr__(self, "axis_sizes", dict(self.axis_sizes) if self.axis_sizes else None)
         owner = f"group {self.name!r}"
-        if not isinstance(self.name, str) or self.name in ("", "training") or set(self.name) & set(".[]"):
-            raise PlanError(owner, expected="a name without '.', '[' and ']', and not 'training'", got=repr(self.name))
+        if not isinstance(self.name, str) or not self.name or set(self.name) & set(".[]"):
+            raise PlanError(owner, expected="a name without '.', '[' and ']'", got=repr(self.name))
+        if self.name == "training" or hasattr(nn.ModuleDict, self.name):
+            raise PlanError(f"{owner}: torch's modules have an attribute of this name", fix="choose another name")
         if not self.rules or not all(isinstance(rule, Rule) for rule in self.rules):
             raise PlanError(owner, expected="a list of at least one Rule", got=repr(given))
         self._check_axes(owner)
         for axis, size in (self.axis_sizes or {}).items():
-            if axis not in self.rules[0].axes or isinstance(size, bool) or not isinstance(size, int) or size < 1:
-                hint = nearest(axis, self.rules[0].axes)
+            if axis not in self.rules[0].free or isinstance(size, bool) or not isinstance(size, int) or size < 1:
+                hint = nearest(axis, self.rules[0].free)
                 raise PlanError(
-                    f"{owner}: axis_sizes[{axis!r}]", expected="an axis and its size", got=f"{size!r}{hint}"
+                    f"{owner}: axis_sizes[{axis!r}]",
+                    expected="an axis that runs along the parameters, and its size",
+                    got=f"{size!r}{hint}",
                 )
 
     def __hash__(self) -> int:

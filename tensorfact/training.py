@@ -247,6 +247,12 @@ class _Run:
             self.optimizer.step()
             losses.append(value.detach())
         accuracy, val_loss = evaluate(self.model, val, loss=self.loss)
+        if not math.isfinite(val_loss):
+            raise TrainingError(
+                f"fit: the validation loss after epoch {index} is {val_loss}",
+                cause="the learning rate or the adapter's scale is too large, or an input is not finite",
+                fix="lower lr or scale, or check the data",
+            )
         train_loss = float(torch.stack(losses).mean())
         self.history.append(Epoch(train_loss, val_loss, accuracy, time.perf_counter() - start))
         if index == 0 or accuracy > self.history[self.best_epoch].val_accuracy:

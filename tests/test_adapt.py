@@ -488,15 +488,43 @@ def test_a_module_whose_class_cannot_be_changed_leaves_the_model_untouched() -> 
         tf.adapt(model, layers_plan(), TT)
 
 
-@pytest.mark.parametrize("name", ["values", "keys", "items", "train", "type", "half", "forward", "parameters"])
-def test_a_group_may_have_any_plain_name(name: str) -> None:
-    """Also one that a torch container uses itself; `training` alone is refused, since every module has that flag."""
+@pytest.mark.parametrize("name", ["values", "keys", "items", "train", "training", "type", "forward"])
+def test_a_group_is_not_named_like_an_attribute_of_a_module(name: str) -> None:
+    """torch walks a path such as `tensorfact.factors.NAME` by attributes."""
+    with refused(PlanError, repr(name), "attribute"):
+        tf.Group(name, "layer in out", (tf.Rule("{layer}.weight", "out in"),))
+
+
+@pytest.mark.parametrize("name", ["encoder", "key", "a group"])
+def test_torch_finds_factors_by_their_names_whatever_the_group_s(name: str) -> None:
+    """`functional_call`, `get_submodule` and `get_parameter` walk a path by attributes."""
     plan = tf.TensorizationPlan((tf.Group(name, "layer in out", (tf.Rule("{layer}.weight", "out in"),)),))
-    model = layers()
-    adapter = tf.adapt(model, plan, TT)
-    assert adapter.num_parameters == 6 * 2 + 2 * 4 + 2 * 6
-    assert list(adapter.formats) == [name]
-    assert infer(model, torch.randn(2, 6)).shape == (2, 6)
+    model = randomise(layers())
+    adapter = tf.adapt(model, plan, TT, seed=0)
+    draw(adapter)
+    x = torch.ones(2, 6)
+    state = {key: tensor.detach() for key, tensor in model.state_dict().items()}
+    with torch.no_grad():
+        assert torch.equal(torch.func.functional_call(model, state, (x,)), infer(model, x))
+    for path, parameter in model.named_parameters():
+        if path.startswith("tensorfact."):
+            assert model.get_parameter(path) is parameter
+
+
+def test_a_default_device_does_not_decide_where_factors_live(tmp_path: Any) -> None:
+    """They live where the base weights do; `meta`, which holds no numbers, stands for any other device."""
+    model, twin = randomise(layers()), randomise(layers())
+    with torch.device("meta"):
+        adapter = tf.adapt(model, layers_plan(), TT, seed=0)
+    draw(adapter)
+    with torch.device("meta"):
+        adapter.merge()
+        adapter.unmerge()
+        adapter.save(tmp_path / "file")
+        tf.load_adapter(twin, tmp_path / "file")
+    assert {p.device.type for p in twin.parameters()} == {"cpu"}
+    x = torch.ones(2, 6)
+    assert torch.equal(infer(twin, x), infer(model, x))
 
 
 def test_a_partition_value_holds_no_dot() -> None:

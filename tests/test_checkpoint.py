@@ -20,7 +20,20 @@ from tensorfact.checkpoint import AdapterFile, fingerprint
 from tensorfact.errors import AdaptError, CheckpointError, FingerprintError, FormatError, TensorfactError
 from tensorfact.files import read_header, read_tensors, write_tensors
 
-from .helpers import Tiny, bits, draw, ids, infer, layers, layers_plan, randomise, refused, untouched
+from .helpers import (
+    TOLERANCE,
+    Tiny,
+    bits,
+    difference,
+    draw,
+    ids,
+    infer,
+    layers,
+    layers_plan,
+    randomise,
+    refused,
+    untouched,
+)
 
 PLAN = tf.TensorizationPlan(
     (
@@ -126,6 +139,16 @@ def test_a_loaded_adapter_may_go_another_route(saved: Path) -> None:
         adapter = tf.load_adapter(model, saved, route=route)  # type: ignore[arg-type]
         assert {choice.route for choice in adapter.explain().choices} == {route}
     assert torch.allclose(infer(models[0], ids()), infer(models[1], ids()), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_file_loads_onto_the_same_base_in_another_precision(saved: Path, dtype: torch.dtype) -> None:
+    model, twin = base(), base().to(dtype)
+    tf.load_adapter(model, saved)
+    adapter = tf.load_adapter(twin, saved)
+    assert {p.dtype for p in adapter.parameters()} == {torch.promote_types(dtype, torch.float32)}
+    coarser = torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
+    assert difference(infer(twin, ids()), infer(model, ids())) < TOLERANCE[coarser]
 
 
 def test_formats_and_scales_that_differ_by_group_are_stored_apart(tmp_path: Path) -> None:

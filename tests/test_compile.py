@@ -100,6 +100,14 @@ def test_a_copy_of_a_model_compiles_too() -> None:
     assert difference(infer(compiled, x), infer(model, x)) < 1e-5
 
 
+def test_an_adapted_model_exports_with_any_batch_size() -> None:
+    model, _ = adapted("small")
+    model.eval()
+    x, other = inputs("small")[0], inputs("small")[3]
+    program = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("batch", min=2, max=64)},))
+    assert difference(program.module()(other), infer(model, other)) < 1e-5
+
+
 @pytest.mark.slow
 def test_inductor_gives_the_same_numbers() -> None:
     model, _ = adapted("small")

@@ -15,13 +15,19 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tensorfact.errors import CheckpointError
-from tensorfact.files import read_header, read_tensors, write_tensors
+from tensorfact.files import ENTRY, _seal, read_header, read_plain, read_tensors, write_tensors
 
 from .helpers import bits, refused
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64, torch.uint8, torch.bool]
 SOME = {"w": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1, 2], dtype=torch.int64)}
-WORDS = {"kind": "test", "note": 'quotes " and ünïcode'}
+WORDS: dict[str, Any] = {"kind": "test", "note": 'quotes " and ünïcode', "numbers": [1, 2.5, None, {"deep": True}]}
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=5,
+)
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +49,9 @@ def saved(tmp_path: Path) -> Path:
         st.tuples(st.lists(st.integers(0, 3), max_size=3), st.sampled_from(DTYPES)),
         max_size=4,
     ),
-    st.dictionaries(st.text(max_size=5), st.text(max_size=9), max_size=3),
+    st.dictionaries(st.text(max_size=5), JSON, max_size=3),
 )
-def test_what_is_written_reads_back_bit_for_bit(folder: Path, spec: dict[str, Any], words: dict[str, str]) -> None:
+def test_what_is_written_reads_back_bit_for_bit(folder: Path, spec: dict[str, Any], words: dict[str, Any]) -> None:
     words.pop("sha256", None)
     tensors = {name: (torch.randn(shape) * 9).to(dtype) for name, (shape, dtype) in spec.items()}
     write_tensors(folder / "file", tensors, words)
@@ -62,6 +68,12 @@ def test_special_numbers_and_views_are_written_as_they_are(tmp_path: Path) -> No
     tensors = {"whole": base, "view": base.T, "row": base[1], "parameter": torch.nn.Parameter(base)}
     write_tensors(tmp_path / "file", tensors, {})
     assert {n: bits(t) for n, t in read_tensors(tmp_path / "file").items()} == {n: bits(t) for n, t in tensors.items()}
+
+
+def test_equal_contents_make_equal_files(tmp_path: Path) -> None:
+    write_tensors(tmp_path / "a", SOME, WORDS)
+    write_tensors(tmp_path / "b", dict(reversed(list(SOME.items()))), dict(reversed(list(WORDS.items()))))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 def test_a_path_may_be_a_string(tmp_path: Path) -> None:
@@ -124,6 +136,25 @@ def test_a_foreign_file_is_refused(tmp_path: Path) -> None:
     save_file({"w": torch.zeros(2)}, tmp_path / "plain")
     with refused(CheckpointError, str(tmp_path / "plain"), "no file of tensorfact"):
         read_header(tmp_path / "plain")
+
+
+def test_any_safetensors_file_is_read_where_any_is_welcome(tmp_path: Path, saved: Path) -> None:
+    save_file({"w": torch.zeros(2)}, tmp_path / "plain")
+    assert torch.equal(read_plain(tmp_path / "plain")["w"], torch.zeros(2))
+    assert {name: bits(tensor) for name, tensor in read_plain(saved).items()} == {n: bits(t) for n, t in SOME.items()}
+    whole = saved.read_bytes()
+    saved.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with refused(CheckpointError, str(saved), "damaged"):
+        read_plain(saved)
+
+
+@pytest.mark.parametrize("body", ["", "{", "[]", "3", "null", "{}", '{"sha256": 3}', '{"sha256": ""}', "[" * 100_000])
+def test_a_seal_over_nonsense_makes_no_file(tmp_path: Path, body: str) -> None:
+    """The seal finds damage, not malice: anybody can seal anything."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in SOME.items()}
+    save_file(SOME, tmp_path / "forged", {ENTRY: _seal(body, shapes) + body})
+    with pytest.raises(CheckpointError):
+        read_tensors(tmp_path / "forged")
 
 
 @pytest.mark.parametrize("name", ["missing", "missing/file", "", "."])

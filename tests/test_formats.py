@@ -299,11 +299,12 @@ def test_cp_recovers_a_tensor_of_rank_one(drawn: tuple[tf.Mode, ...], seed: int)
     assert difference(dense(network, tf.CP(1).decompose(tensor, drawn)), tensor) < 1e-8
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @given(data=st.data())
-def test_cp_of_more_terms_than_needed_still_fits(data: st.DataObject) -> None:
+def test_cp_of_more_terms_than_needed_still_fits(dtype: torch.dtype, data: st.DataObject) -> None:
     drawn = data.draw(modes(least=2, most=4))
     network = tf.CP(1).network(drawn)
-    tensor = dense(network, random_cores(network, data.draw(st.integers(0, 99))))
+    tensor = dense(network, random_cores(network, data.draw(st.integers(0, 99)))).to(dtype)
     format = tf.CP(data.draw(st.integers(1, min(4, terms_limit(drawn)))))
     assert difference(dense(format.network(drawn), format.decompose(tensor, drawn)), tensor) < 1e-3
 

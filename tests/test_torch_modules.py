@@ -220,6 +220,42 @@ def test_a_module_list_and_dict_below_the_root() -> None:
     same_when_merged(model, adapter, torch.randn(3, 4))
 
 
+def test_parameters_in_lists_in_dicts_and_of_the_root_itself() -> None:
+    class Loose(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.listed = nn.ParameterList([torch.randn(4, 4) for _ in range(2)])
+            self.named = nn.ParameterDict({name: torch.randn(4, 4) for name in "ab"})
+            self.own = nn.Parameter(torch.randn(4, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            for matrix in [*self.listed, *self.named.values(), self.named["a"], self.own]:
+                x = x @ matrix
+            return x
+
+    model = Loose().double().requires_grad_(False)
+    rules = (tf.Rule("listed.{at}", "in out"), tf.Rule("named.{at}", "in out"), tf.Rule("own", "in out", at="own"))
+    adapter = tf.adapt(model, tf.TensorizationPlan((tf.Group("g", "at in out", rules),)), tf.TensorTrain(2))
+    draw(adapter)
+    assert adapter.resolved["g"].coordinates == {"at": (0, 1, "a", "b", "own")}
+    same_when_merged(model, adapter, torch.randn(3, 4, dtype=torch.float64))
+
+
+def test_channels_last_convolutions_keep_their_layout_and_their_bits() -> None:
+    model: nn.Module = timm.create_model("resnet10t", num_classes=5)
+    randomise(model).requires_grad_(False).eval().to(memory_format=torch.channels_last)
+    x = torch.randn(2, 3, 64, 64).to(memory_format=torch.channels_last)
+    plain = infer(model, x)
+    rule = tf.Rule("layer{stage}.{block}.conv2.weight", "out in kh kw")
+    plan = tf.TensorizationPlan((tf.Group("g", "block in out (kh kw)", (rule,), partition="stage"),))
+    adapter = tf.adapt(model, plan, tf.TensorTrain(1), seed=0)
+    assert torch.equal(infer(model, x), plain)
+    draw(adapter, size=1.0)
+    convolution = cast("nn.Conv2d", model.get_submodule("layer1.0.conv2"))
+    assert convolution.weight.is_contiguous(memory_format=torch.channels_last)
+    same_when_merged(model, adapter, x)
+
+
 def test_a_shared_layer_is_adapted_wherever_it_is_called() -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:

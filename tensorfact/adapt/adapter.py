@@ -16,7 +16,7 @@ from ..explain import Explanation, explain
 from ..factors import NOMINAL_TOKENS, Factors, Increment
 from ..formats import Format
 from ..groups import ResolvedPlan
-from ..layers import Slot, Switch, activation_is_cheaper, attach, detach, takes_activation
+from ..layers import Slot, Switch, activation_is_cheaper, attach, detach, is_attached, takes_activation
 from ..plan import TensorizationPlan
 from .owners import ATTRIBUTE, base_parameters, owners_of
 
@@ -48,7 +48,7 @@ class Adapter(nn.Module):
         self.__dict__["_model"] = model  # not as a child: the model holds the adapter
         self.plan, self.resolved, self.head = plan, resolved, head
         self.formats, self.scales, self.dropout = dict(formats), dict(scales), dropout
-        self._switch, self._attached = Switch(), False
+        self._switch, self._attached, self._disabled = Switch(), False, False
         self._originals: dict[str, Tensor] = {}
         self._flags: dict[str, bool] = {}
         parameters = base_parameters(model)
@@ -62,7 +62,7 @@ class Adapter(nn.Module):
             factors = Factors(
                 network, tensor.modes, tensor.extents, dtype=dtype, device=first.device, generator=generator
             )
-            self.factors._modules[tensor.name] = factors  # not by []: "values" or "train" is a fair group name
+            self.factors[tensor.name] = factors
             for view in tensor.views:
                 increment = Increment(factors, tensor.modes, view, optimize=optimize, dropout=dropout)
                 self._slots[view.parameter] = Slot(increment, scales[tensor.name], self._switch)
@@ -120,7 +120,7 @@ class Adapter(nn.Module):
         Raises:
             AdaptError: It is merged already, or removed.
         """
-        self._require(merged=False)
+        self._require(merged=False, changing=True)
         parameters = base_parameters(self.model)
         try:
             with torch.no_grad():
@@ -139,7 +139,7 @@ class Adapter(nn.Module):
         Raises:
             AdaptError: It is not merged, or removed.
         """
-        self._require(merged=True)
+        self._require(merged=True, changing=True)
         self._restore()
         self._switch.on = True
 
@@ -151,7 +151,15 @@ class Adapter(nn.Module):
         Raises:
             AdaptError: It is removed already.
         """
-        self._require()
+        self._require(changing=True)
+        for owners in self._owners.values():
+            for module, attribute in owners:
+                if not is_attached(module):
+                    raise AdaptError(
+                        f"{type(module).__name__}, which owns {attribute!r}, was changed after it was adapted",
+                        cause="a parametrization was registered on it",
+                        fix="undo that, for instance by torch.nn.utils.parametrize.remove_parametrizations",
+                    )
         self._originals.clear()
         self._detach()
 
@@ -172,14 +180,17 @@ class Adapter(nn.Module):
             True
         """
         self._require()
-        on, merged = self._switch.on, self.merged
+        if self._disabled:  # within another disabled() of the same adapter
+            yield
+            return
+        merged = self.merged
         if merged:
             self.unmerge()
-        self._switch.on = False
+        self._switch.on, self._disabled = False, True
         try:
             yield
         finally:
-            self._switch.on = on
+            self._switch.on, self._disabled = True, False
             if merged:
                 self.merge()
 
@@ -303,11 +314,13 @@ class Adapter(nn.Module):
                 parameters[name].copy_(original)
         self._originals.clear()
 
-    def _require(self, merged: bool | None = None) -> None:
+    def _require(self, merged: bool | None = None, *, changing: bool = False) -> None:
         if not self._attached:
             raise AdaptError(
                 "the adapter was removed from its model", fix="adapt the model again, or load a saved file"
             )
+        if changing and self._disabled:
+            raise AdaptError("the adapter is disabled", fix="leave `with adapter.disabled()` first")
         if merged is not None and merged != self.merged:
             state = "merged already" if self.merged else "not merged"
             raise AdaptError(f"the adapter is {state}", fix=f"check adapter.merged before {'un' * merged}merge()")

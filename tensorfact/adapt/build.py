@@ -145,7 +145,7 @@ def _adapt(
     formats = resolved.formats(format)
     scales = per_tensor(scale, resolved.tensors, "scale")
     for name, value in {**{f"scale of {n!r}": s for n, s in scales.items()}, "dropout": dropout}.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        if not _is_finite(value):
             raise AdaptError(
                 f"adapt: {name}", expected="a finite number", got=repr(value), fix="scale=1.0, dropout=0.0"
             )
@@ -174,6 +174,13 @@ def _adapt(
     )
     adapter.attach()
     return adapter
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return not isinstance(value, (bool, str)) and math.isfinite(value)
+    except (TypeError, OverflowError):
+        return False
 
 
 def _generator(seed: int | None) -> torch.Generator | None:

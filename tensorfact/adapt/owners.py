@@ -56,6 +56,8 @@ def owners_of(model: nn.Module, names: Iterable[str]) -> Owners:
 
 def head_parameters(model: nn.Module, train_head: bool | str) -> tuple[str, ...]:
     """Return the names of the head's parameters."""
+    if not isinstance(train_head, (bool, str)):
+        raise AdaptError("adapt: train_head", expected="True, False or a module's name", got=repr(train_head))
     if not train_head or not isinstance(model, nn.Module):
         return ()
     config = getattr(model, "pretrained_cfg", None) or {}

@@ -64,12 +64,10 @@ class CP(Format):
         )
         with tensorly_on_torch():
             try:
-                weights, factors = fit(dense / scale)
-            except (
-                RuntimeError
-            ):  # a singular system: more terms than the tensor needs: a trace of ridge decides between them
-                weights, factors = fit(dense / scale, l2_reg=1e-12)
+                weights, factors = fit(dense.double() / scale)
+            except RuntimeError:  # singular: more terms than the tensor needs, and a trace of ridge decides
+                weights, factors = fit(dense.double() / scale, l2_reg=1e-12)
         found = dict(zip((mode.name for mode in modes), factors, strict=True))
-        cores = {core.name: found[core.legs[0]] for core in network.cores}
+        cores = {core.name: found[core.legs[0]].to(dense.dtype) for core in network.cores}
         first = network.cores[0].name
-        return {**cores, first: cores[first] * weights * scale}
+        return {**cores, first: cores[first] * weights.to(dense.dtype) * scale}

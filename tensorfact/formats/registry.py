@@ -40,6 +40,8 @@ def register_format(name: str, format: type[Format]) -> None:
     key = _normal(name)
     if not (isinstance(format, type) and issubclass(format, Format) and dataclasses.is_dataclass(format)):
         raise FormatError(f"register_format({name!r})", expected="a dataclass derived from Format", got=repr(format))
+    if "name" in {f.name for f in dataclasses.fields(format)}:
+        raise FormatError(f"{format.__name__}: an option cannot be called 'name', which names the format in files")
     if _formats.get(key, format) is not format:
         raise FormatError(f"format name {key!r} is taken by {_formats[key].__name__}", fix="choose another name")
     _formats[key] = format
@@ -133,8 +135,8 @@ def format_to_dict(format: Format) -> dict[str, Any]:
     """
     for name, cls in _formats.items():
         if cls is type(format):
-            options = {f.name: getattr(format, f.name) for f in dataclasses.fields(format)}
-            return {"name": name, **{k: v for k, v in options.items() if v is not None}}
+            values = {f: getattr(format, f.name) for f in dataclasses.fields(format)}
+            return {"name": name, **{f.name: value for f, value in values.items() if value != f.default}}
     raise FormatError(
         f"{type(format).__name__} has no name to be stored under",
         fix=f"call register_format('my-format', {type(format).__name__}) first",
