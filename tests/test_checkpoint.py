@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -376,3 +377,18 @@ def test_layers_of_a_sequential_are_saved_and_loaded_by_their_numbers(tmp_path: 
     tf.load_adapter(twin, tmp_path / "file")
     x = torch.randn(2, 6)
     assert torch.equal(infer(twin, x), infer(model, x))
+
+
+def test_the_running_statistics_of_a_head_are_saved(tmp_path: Path) -> None:
+    def build() -> nn.Module:
+        torch.manual_seed(0)
+        head = nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, 2))
+        return nn.Sequential(OrderedDict(body=nn.Linear(6, 6), head=head))
+
+    plan = tf.TensorizationPlan((tf.Group("g", "in out", (tf.Rule("body.weight", "out in"),)),))
+    model, twin, x = build(), build(), torch.randn(32, 6) * 3 + 1
+    adapter = tf.adapt(model, plan, tf.TensorTrain(2), train_head="head", seed=0)
+    model.train()(x)
+    adapter.save(tmp_path / "file")
+    tf.load_adapter(twin, tmp_path / "file")
+    assert torch.equal(infer(twin.eval(), x), infer(model.eval(), x))

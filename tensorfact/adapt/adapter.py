@@ -18,7 +18,7 @@ from ..formats import Format
 from ..groups import ResolvedPlan
 from ..layers import Slot, Switch, activation_is_cheaper, attach, detach, is_attached, takes_activation
 from ..plan import TensorizationPlan
-from .owners import ATTRIBUTE, base_parameters, owners_of
+from .owners import ATTRIBUTE, base_parameters, head_buffers, owners_of
 
 Route = Literal["auto", "activation", "weight"]
 
@@ -238,7 +238,8 @@ class Adapter(nn.Module):
                 cause="the head was replaced or taken off after adapt()",
                 fix="put the head back, or adapt with train_head=False",
             )
-        tensors |= {f"{HEAD}{name}": parameters[name] for name in self.head}
+        head = {**{name: parameters[name] for name in self.head}, **head_buffers(self.model, self.head)}
+        tensors |= {f"{HEAD}{name}": tensor for name, tensor in head.items()}
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         file = AdapterFile(self.plan, self.formats, self.scales, self.dropout, self.fingerprint, shapes)
         file.write(path, tensors)

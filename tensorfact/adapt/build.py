@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,7 +17,7 @@ from ..formats import Format
 from ..groups import ResolvedPlan, per_tensor
 from ..plan import TensorizationPlan
 from .adapter import Adapter, Route
-from .owners import base_parameters, head_parameters, refuse_adapted
+from .owners import base_parameters, head_buffers, head_parameters, refuse_adapted
 
 
 def adapt(
@@ -113,8 +113,10 @@ def load_adapter(
             cause="other pretrained weights, or weights that were merged or trained since",
             fix="load the base weights it was trained on, or pass check_base=False to use these",
         )
-    head = tuple(name.removeprefix(HEAD) for name in file.shapes if name.startswith(HEAD))
-    _check_shapes(path, file, resolved, parameters, head)
+    stored = [name.removeprefix(HEAD) for name in file.shapes if name.startswith(HEAD)]
+    head = tuple(name for name in stored if name in parameters)
+    state = {**{name: parameters[name] for name in head}, **head_buffers(model, head)}
+    _check_shapes(path, file, resolved, state)
     tensors = AdapterFile.tensors(path)
     adapter = _adapt(
         model, file.plan, file.formats, file.scales, file.dropout, route, head, torch.Generator(), optimize
@@ -122,8 +124,8 @@ def load_adapter(
     with torch.no_grad():
         for name, core in adapter.named_cores().items():
             core.copy_(tensors[FACTORS + name])
-        for name in head:
-            parameters[name].copy_(tensors[HEAD + name])
+        for name, tensor in state.items():
+            tensor.copy_(tensors[HEAD + name])
     return adapter
 
 
@@ -194,11 +196,10 @@ def _check_shapes(
     path: str | Path,
     file: AdapterFile,
     resolved: ResolvedPlan,
-    parameters: Mapping[str, Tensor],
-    head: Sequence[str],
+    head: Mapping[str, Tensor],
 ) -> None:
     """Hold every stored shape against the model before anything is allocated."""
-    expected = {HEAD + name: tuple(parameters[name].shape) for name in head if name in parameters}
+    expected = {HEAD + name: tuple(tensor.shape) for name, tensor in head.items()}
     for tensor in resolved.tensors:
         if tensor.name not in file.formats or tensor.name not in file.scales:
             raise CheckpointError(

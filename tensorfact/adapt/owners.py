@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import AdaptError, nearest
 from ..layers import SLOTS
@@ -52,6 +52,12 @@ def owners_of(model: nn.Module, names: Iterable[str]) -> Owners:
                     fix="leave it out of the plan",
                 )
     return owners
+
+
+def head_buffers(model: nn.Module, head: Iterable[str]) -> dict[str, Tensor]:
+    """Return the buffers beside the head's parameters: the running statistics of a normalisation in it."""
+    modules = {name.rpartition(".")[0] for name in head}
+    return {name: buffer for name, buffer in model.named_buffers() if name.rpartition(".")[0] in modules}
 
 
 def head_parameters(model: nn.Module, train_head: bool | str) -> tuple[str, ...]:
