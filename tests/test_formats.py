@@ -309,6 +309,24 @@ def test_cp_of_more_terms_than_needed_still_fits(dtype: torch.dtype, data: st.Da
     assert difference(dense(format.network(drawn), format.decompose(tensor, drawn)), tensor) < 1e-3
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_cp_of_one_term_too_many_never_ends_in_a_singular_system(dtype: torch.dtype) -> None:
+    """Two terms for a tensor of rank one leave alternating least squares undecided; one shape in many seeds."""
+    drawn = tuple(tf.Mode(f"m{k}", size, "stack") for k, size in enumerate((4, 2, 2)))
+    failed = []
+    for seed in range(100):
+        generator = torch.Generator().manual_seed(seed)
+        a, b, c = (torch.randn(mode.size, generator=generator, dtype=torch.float64) for mode in drawn)
+        tensor = torch.einsum("i,j,k->ijk", a, b, c).to(dtype)
+        try:
+            found = dense(tf.CP(2).network(drawn), tf.CP(2).decompose(tensor, drawn))
+        except RuntimeError as error:
+            failed.append((seed, str(error)))
+        else:
+            assert difference(found, tensor) < 1e-3
+    assert not failed
+
+
 @given(data=st.data())
 def test_matrix_batch_is_the_best_of_every_slice(data: st.DataObject) -> None:
     drawn = data.draw(modes())

@@ -14,6 +14,9 @@ from torch import Tensor
 from ..network import Core, Mode, Network
 from .base import Format, arranged, checked_count, grown, mode_sizes, spread_rank, tensorly_on_torch, wide
 
+_RIDGES = (0.0, 1e-9, 1e-6)
+"""Ridges of the least squares, tried in this order; the last is far above what rounding can cancel."""
+
 
 @dataclasses.dataclass(frozen=True)
 class CP(Format):
@@ -59,15 +62,23 @@ class CP(Format):
             return {name: grown(dense[:, None], shape) for name, shape in shapes.items()}
         if not scale:  # least squares on zero factors is singular
             return {name: torch.zeros(shape).to(dense) for name, shape in shapes.items()}
-        fit = functools.partial(
-            tensorly.decomposition.parafac, rank=self.rank, n_iter_max=200, init="random", random_state=0, tol=1e-9
-        )
-        with tensorly_on_torch():
-            try:
-                weights, factors = fit(dense.double() / scale)
-            except RuntimeError:  # singular: more terms than the tensor needs, and a trace of ridge decides
-                weights, factors = fit(dense.double() / scale, l2_reg=1e-12)
+        weights, factors = _least_squares(dense.double() / scale, self.rank)
         found = dict(zip((mode.name for mode in modes), factors, strict=True))
         cores = {core.name: found[core.legs[0]].to(dense.dtype) for core in network.cores}
         first = network.cores[0].name
         return {**cores, first: cores[first] * weights.to(dense.dtype) * scale}
+
+
+def _least_squares(tensor: Tensor, rank: int) -> tuple[Tensor, list[Tensor]]:
+    fit = functools.partial(
+        tensorly.decomposition.parafac, tensor, rank, n_iter_max=200, init="random", random_state=0, tol=1e-9
+    )
+    with tensorly_on_torch():
+        for ridge in _RIDGES[:-1]:
+            try:
+                weights, factors = fit(l2_reg=ridge)
+            except torch.linalg.LinAlgError:  # singular: the tensor needs fewer terms
+                continue
+            return weights, factors
+        weights, factors = fit(l2_reg=_RIDGES[-1])
+        return weights, factors
