@@ -1,7 +1,7 @@
 """Tensor-network adapters and decompositions for neural networks."""
 
 from .adapt import Adapter, adapt, load_adapter
-from .architectures import plan_for
+from .architectures import plan_by_shape, plan_for
 from .compare import Comparison, compare
 from .data import Splits, digits, image_folder
 from .formats import CP, Format, MatrixBatch, TensorTrain, Tucker, available_formats, get_format, register_format
@@ -41,6 +41,7 @@ __all__ = [
     "image_folder",
     "load_adapter",
     "nano",
+    "plan_by_shape",
     "plan_for",
     "register_format",
 ]

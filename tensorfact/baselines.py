@@ -9,7 +9,8 @@ from typing import Protocol
 
 from torch import nn
 
-from .adapt.owners import base_parameters, head_parameters
+from .adapt.owners import head_parameters
+from .anatomy import base_parameters
 from .files import write_tensors
 
 

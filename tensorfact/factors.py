@@ -128,12 +128,12 @@ class Increment:
         """Contract an input with the cores, without forming the increment.
 
         Args:
-            x: The input (..., in) of a linear layer whose weight (out, in) this increment belongs to.
+            x: The input (..., in) of a linear layer whose weight this increment belongs to.
 
         Returns:
             The result (..., out).
         """
-        outputs, inputs = self.view.rule.dims
+        outputs, inputs = self.view.outputs, self.view.inputs
         kept, sizes = self.view.kept, self.view.sizes
         tokens = NOMINAL_TOKENS if torch.compiler.is_compiling() else int(x.numel()) // max(int(x.shape[-1]), 1)
         z = x.reshape(-1, *(sizes[axis] for axis in inputs))
@@ -142,7 +142,7 @@ class Increment:
         z = self.applying(tokens)([z, *(core.to(x.dtype) for core in self._cores(drop=True))])
         for dim, axis in enumerate(outputs, 1):
             z = spread(z, dim, kept[axis], sizes[axis])
-        return z.reshape(*x.shape[:-1], self.view.shape[0])
+        return z.reshape(*x.shape[:-1], self.view.shape[self.view.transposed])
 
     def applying(self, tokens: int) -> Contraction:
         """Return the order for an input of so many tokens, planned once a power of two.
@@ -152,8 +152,7 @@ class Increment:
         """
         rounded = token_class(tokens)
         if rounded not in self._applying:
-            outputs, inputs = self.view.rule.dims
-            network = with_input(self.network, inputs, outputs, rounded)
+            network = with_input(self.network, self.view.inputs, self.view.outputs, rounded)
             self._applying[rounded] = plan_contraction(network, self.optimize)
         return self._applying[rounded]
 

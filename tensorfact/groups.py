@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
@@ -13,12 +14,14 @@ from torch import Tensor
 from .errors import FormatError, PlanError, nearest
 from .formats import Format
 from .indexing import Index, as_index, spread, take
-from .network import Mode
+from .network import Mode, Network
 from .notation import Axes
 from .rules import Coordinate, Rule
 from .table import Table
 
 T = TypeVar("T")
+
+_NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +36,7 @@ class View:
         kept: For every axis of the pattern, the positions that are not frozen.
         index: For every mode of the tensor, where the parameter lies.
         axes: For every mode of the tensor, the axes along which the parameter runs there.
+        transposed: Whether the parameter's outputs are its second dimension, as in transformers' `Conv1D`.
     """
 
     parameter: str
@@ -42,6 +46,17 @@ class View:
     kept: Mapping[str, tuple[int, ...]]
     index: tuple[Index, ...]
     axes: tuple[Axes, ...]
+    transposed: bool = False
+
+    @property
+    def outputs(self) -> Axes:
+        """The axes of the parameter's outputs."""
+        return self.rule.dims[min(int(self.transposed), len(self.rule.dims) - 1)]
+
+    @property
+    def inputs(self) -> Axes:
+        """The axes of the parameter's inputs: all that are no outputs."""
+        return tuple(axis for axis in self.order if axis not in self.outputs)
 
     @property
     def order(self) -> Axes:
@@ -72,6 +87,7 @@ class TensorGroup:
         modes: The tensor's modes.
         views: The parameters in it.
         coordinates: The coordinates of every stack axis, in order.
+        tied: Whether several parameters share a slice.
     """
 
     name: str
@@ -79,11 +95,26 @@ class TensorGroup:
     modes: tuple[Mode, ...]
     views: tuple[View, ...]
     coordinates: Mapping[str, tuple[Coordinate, ...]]
+    tied: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The sizes of the modes."""
         return tuple(mode.size for mode in self.modes)
+
+    def network(self, format: Format) -> Network:
+        """Return a format's network for this tensor.
+
+        Args:
+            format: The format.
+
+        Raises:
+            FormatError: The format does not allow these modes; the message names the tensor.
+        """
+        try:
+            return format.network(self.modes)
+        except FormatError as error:
+            raise type(error)(f"tensor {self.name!r} {self.shape}: {error}") from error
 
     @property
     def extents(self) -> dict[str, int]:
@@ -102,15 +133,19 @@ class TensorGroup:
             parameters: Tensors by parameter name.
 
         Returns:
-            The tensor, one dimension a mode.
+            The tensor, one dimension a mode; a slice that parameters share is their mean.
         """
         first = parameters[self.views[0].parameter]
-        dense = first.new_zeros(self.shape)
+        dense, count = first.new_zeros(self.shape), first.new_zeros(self.shape if self.tied else ())
         for view in self.views:
             split = view.split(parameters[view.parameter])
             order = [view.order.index(axis) for mode in view.axes for axis in mode]
             block = split.permute(order).reshape([_length(i) for i in view.index])
-            dense[_mesh(view.index)] = block
+            place = _mesh(view.index)
+            if self.tied:  # a running mean, which is exact where all are equal
+                count[place] += 1
+                block = torch.where(count[place] == 1, block, dense[place] + (block - dense[place]) / count[place])
+            dense[place] = block
         return dense
 
     def scatter(self, dense: Tensor) -> dict[str, Tensor]:
@@ -134,14 +169,31 @@ class TensorGroup:
 
 
 @dataclasses.dataclass(frozen=True)
+class LeftOut:
+    """A parameter that is in no tensor.
+
+    Args:
+        parameter: Its name.
+        shape: Its shape.
+        reason: Why.
+    """
+
+    parameter: str
+    shape: tuple[int, ...]
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
 class ResolvedPlan:
     """The tensors that a plan makes of one model. Printed, it is a table of tensors and slices.
 
     Args:
         tensors: The tensors, in the plan's order.
+        left_out: The model's other parameters, and why they are in no tensor.
     """
 
     tensors: tuple[TensorGroup, ...]
+    left_out: tuple[LeftOut, ...] = ()
 
     def __getitem__(self, name: str) -> TensorGroup:
         for tensor in self.tensors:
@@ -185,7 +237,7 @@ class ResolvedPlan:
             format: One format for all groups, or one for each group's name.
         """
         formats = self.formats(format)
-        return sum(formats[tensor.name].num_parameters(tensor.modes) for tensor in self.tensors)
+        return sum(tensor.network(formats[tensor.name]).num_parameters for tensor in self.tensors)
 
     def table(self) -> Table:
         """Return one row for each tensor and rule: mode sizes, and which parameters fill which slices."""
@@ -202,6 +254,15 @@ class ResolvedPlan:
                 head = ("", "") if number else (tensor.name, modes)
                 rows.append((*head, rule.param, f"{len(views)} x {shape}", rule.pattern, slices))
         return Table(("tensor", "modes", "parameters", "shapes", "dimensions", "slices"), tuple(rows))
+
+    def left_out_table(self) -> Table:
+        """Return one row for all left-out parameters whose names differ in numbers alone."""
+        alike: dict[tuple[str, tuple[int, ...], str], int] = {}
+        for left in self.left_out:
+            key = (_NUMBER.sub("*", left.parameter), left.shape, left.reason)
+            alike[key] = alike.get(key, 0) + 1
+        rows = ((name, f"{count} x {'x'.join(map(str, s)) or 1}", why) for (name, s, why), count in alike.items())
+        return Table(("left out", "shapes", "why"), tuple(rows))
 
     def __str__(self) -> str:
         return str(self.table())

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from .adapt.owners import base_parameters, head_parameters
+from .adapt.owners import head_parameters
+from .anatomy import base_parameters
 
 
 class TrainingStep:

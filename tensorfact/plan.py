@@ -92,7 +92,7 @@ class TensorizationPlan:
 
 def _group(data: object) -> Group:
     keys = {"name": str, "modes": str, "rules": list}
-    group = _keys(data, "group", keys, {"partition": str, "axis_sizes": dict})
+    group = _keys(data, "group", keys, {"partition": str, "axis_sizes": dict, "tied": str})
     return Group(**{**group, "rules": tuple(_rule(rule) for rule in group["rules"])})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import itertools
 import math
@@ -9,8 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from torch import Tensor, nn
 
+from .anatomy import base_parameters, is_transposed, obstacle, owner_of
 from .errors import ClaimError, NoMatchError, PlanError, SizeError
-from .groups import ResolvedPlan, TensorGroup, View
+from .groups import LeftOut, ResolvedPlan, TensorGroup, View
 from .indexing import as_index
 from .network import Mode, Side
 from .notation import Axes, mode_name
@@ -36,12 +38,12 @@ def resolve(groups: Iterable[Group], model: nn.Module) -> ResolvedPlan:
         SizeError: A size does not divide, or an axis has two sizes.
         PlanError: A tensor has places that no parameter fills.
     """
-    parameters = dict(model.named_parameters(remove_duplicate=False))
+    parameters = base_parameters(model)
     claims: dict[int, _Match] = {}
     tensors = []
     for group in groups:
-        parts: dict[Coordinate | None, list[_Match]] = {}
-        for match in _matches(group, parameters):
+        parts: dict[tuple[Coordinate, ...], list[_Match]] = {}
+        for match in _matches(group, model, parameters):
             earlier = claims.setdefault(id(parameters[match.name]), match)
             if earlier is not match:
                 raise ClaimError(
@@ -50,11 +52,12 @@ def resolve(groups: Iterable[Group], model: nn.Module) -> ResolvedPlan:
                     cause="two templates fit one name, or two names share one tied tensor",
                     fix="make the templates exclude each other",
                 )
-            parts.setdefault(match.coordinates.pop(group.partition or "", None), []).append(match)
-        ordered = sorted(parts.items(), key=lambda item: (isinstance(item[0], str), item[0] or 0))
-        for value, matches in ordered if all(not isinstance(v, str) for v in parts) else parts.items():
-            name = group.name if value is None else f"{group.name}[{value}]"
+            parts.setdefault(match.apart(group), []).append(match)
+        numbers = all(isinstance(value, int) for values in parts for value in values)
+        for values, matches in sorted(parts.items()) if numbers else parts.items():
+            name = f"{group.name}[{','.join(map(str, values))}]" if values else group.name
             if "." in name:  # as no name of a module may
+                value = next(value for value in values if "." in str(value))
                 raise PlanError(f"group {group.name!r}: partition value {value!r} holds a dot", fix="rename the value")
             tensors.append(_tensor(group, name, matches))
     names = [tensor.name for tensor in tensors]
@@ -62,7 +65,17 @@ def resolve(groups: Iterable[Group], model: nn.Module) -> ResolvedPlan:
         raise PlanError(
             f"two tensors are named {twice[0]!r}", cause="partition values such as 1 and '1'", fix="rename one"
         )
-    return ResolvedPlan(tuple(tensors))
+    return ResolvedPlan(tuple(tensors), tuple(_left_out(model, set(claims))))
+
+
+def _left_out(model: nn.Module, claimed: set[int]) -> Iterator[LeftOut]:
+    parameters = {id(parameter): (name, parameter) for name, parameter in reversed(base_parameters(model).items())}
+    shapes = collections.Counter(tuple(parameter.shape) for _, parameter in parameters.values())
+    for name, parameter in reversed(parameters.values()):
+        if id(parameter) not in claimed:
+            shape = tuple(parameter.shape)
+            alone = "the only one of its shape" if shapes[shape] == 1 else "no rule names it"
+            yield LeftOut(name, shape, obstacle(model, name, parameter) or alone)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,13 +87,18 @@ class _Match:
     rule: Rule
     coordinates: dict[str, Coordinate]
     sizes: dict[str, int]
+    transposed: bool
+
+    def apart(self, group: Group) -> tuple[Coordinate, ...]:
+        """Return what tells this parameter's tensor from the group's others: coordinates, and sizes of free axes."""
+        return tuple(self.sizes[axis] if axis in self.sizes else self.coordinates[axis] for axis in group.apart)
 
     def along(self, axis: str) -> tuple[Coordinate | None, ...]:
         """Return the coordinates that the parameter has on a stack axis."""
         return self.rule.listed.get(axis) or (self.coordinates[axis],)
 
 
-def _matches(group: Group, parameters: Mapping[str, Tensor]) -> Iterator[_Match]:
+def _matches(group: Group, model: nn.Module, parameters: Mapping[str, Tensor]) -> Iterator[_Match]:
     for rule in group.rules:
         found = False
         for name, parameter in parameters.items():
@@ -90,7 +108,8 @@ def _matches(group: Group, parameters: Mapping[str, Tensor]) -> Iterator[_Match]
             found = True
             shape = tuple(parameter.shape)
             sizes = _axis_sizes(group, rule, name, shape)
-            yield _Match(name, shape, rule, {**captured, **rule.fixed}, sizes)
+            transposed = is_transposed(*owner_of(model, name))
+            yield _Match(name, shape, rule, {**captured, **rule.fixed}, sizes, transposed)
         if not found:
             raise NoMatchError(
                 f"group {group.name!r}: rule {rule.param!r} matches none of the model's {len(parameters)} parameters",
@@ -141,10 +160,10 @@ def _tensor(group: Group, name: str, matches: list[_Match]) -> TensorGroup:
     _check_filled(group, name, matches, where, positions)
     views = tuple(_view(group, match, where, positions) for match in matches)
     modes = tuple(
-        Mode(mode, len(table), _side(group, axes))
+        Mode(mode, len(table), _side(views[0], axes))
         for mode, axes, table in zip(mode_names(group), group.dims, positions, strict=True)
     )
-    return TensorGroup(name, group.name, modes, views, coordinates)
+    return TensorGroup(name, group.name, modes, views, coordinates, bool(group.shared))
 
 
 def _agreed_sizes(group: Group, name: str, matches: list[_Match]) -> dict[str, int]:
@@ -192,18 +211,21 @@ def _cells(axes: Axes, match: _Match, where: Places) -> Iterator[Cell]:
 def _check_filled(
     group: Group, name: str, matches: list[_Match], where: Places, positions: list[dict[Cell, int]]
 ) -> None:
-    """Every place in the stack axes is filled exactly once."""
+    """Every place in the stack axes is filled exactly once, or once for each coordinate of the tied axes."""
     stack = group.stack
-    filled: dict[Cell, _Match] = {}
+    claims: dict[tuple[Coordinate, ...], _Match] = {}
+    filled: set[Cell] = set()
     for match in matches:
         for cell in _cells(stack, match, where):
-            other = filled.setdefault(cell, match)
+            key = (*cell, *(match.coordinates[axis] for axis in group.shared))
+            other = claims.setdefault(key, match)
+            filled.add(cell)
             if other is not match:
                 raise ClaimError(
                     f"tensor {name!r}: {_spell_cell(stack, cell, where)} is filled twice",
                     got=f"{other.name!r} by rule {other.rule.param!r} and {match.name!r} by rule {match.rule.param!r}",
                     cause="two rules give the same labels, or a number in the name is not captured",
-                    fix="give one of them other coordinates, or capture the number with {axis}",
+                    fix="give one of them other coordinates, or name the axis they share in tied=",
                 )
     runs: list[list[tuple[tuple[str, int], ...]]] = []
     for axes, table in zip(group.dims, positions, strict=True):
@@ -230,14 +252,14 @@ def _view(group: Group, match: _Match, where: Places, positions: list[dict[Cell,
         for axes, table in zip(group.dims, positions, strict=True)
     )
     running = tuple(tuple(axis for axis in axes if axis in match.sizes) for axes in group.dims)
-    return View(match.name, match.rule, match.shape, match.sizes, kept, index, running)
+    return View(match.name, match.rule, match.shape, match.sizes, kept, index, running, match.transposed)
 
 
-def _side(group: Group, axes: Axes) -> Side:
-    """Return the side of a mode by the group's first rule: a parameter's first dimension is its outputs."""
+def _side(view: View, axes: Axes) -> Side:
+    """Return the side of a mode: where the tensor's first parameter has the first axis that runs along it."""
     for axis in axes:
-        if axis in group.rules[0].free:
-            return "out" if axis in group.rules[0].dims[0] else "in"
+        if axis in view.rule.free:
+            return "out" if axis in view.outputs else "in"
     return "stack"
 
 

@@ -90,13 +90,14 @@ class Rule:
 
     def match(self, name: str) -> dict[str, Coordinate] | None:
         """Return the coordinates that a parameter's name tells, or None if the template does not fit it."""
-        found = self._regex.fullmatch(name)
+        found = self.regex.fullmatch(name)
         if found is None:
             return None
         return {axis: int(text) if text.isdecimal() else text for axis, text in found.groupdict().items()}
 
     @functools.cached_property
-    def _regex(self) -> re.Pattern[str]:
+    def regex(self) -> re.Pattern[str]:
+        """What a parameter's name must look like; a group for every captured axis."""
         parts = _CAPTURE.split(self.param)
         return re.compile("".join(f"(?P<{p}>[^.]+)" if i % 2 else re.escape(p) for i, p in enumerate(parts)))
 
@@ -149,8 +150,12 @@ class Group:
         name: The group's name; it names the tensor.
         modes: The tensor's modes as an axis string: `"(layer role) in out"`.
         rules: The rules; every one places its parameters on the same axes.
-        partition: An axis that tells tensors apart instead of being in one, such as Swin's stage.
+        partition: Axes that tell tensors apart, separated by spaces. Of an axis of coordinates, which is then no mode,
+            one tensor for each coordinate: Swin's `"stage"`. Of axes that run along the parameters, one tensor for each
+            of their sizes: `"in out"`.
         axis_sizes: Sizes of axes that a pattern alone does not determine: `{"head": 12}`.
+        tied: Axes, separated by spaces, along which parameters share one slice: with `"layer"`, and no `layer` in the
+            modes, all layers have one increment.
 
     Raises:
         PlanError: The modes and the rules do not have the same axes.
@@ -167,6 +172,7 @@ class Group:
     rules: tuple[Rule, ...]
     partition: str | None = None
     axis_sizes: Mapping[str, int] | None = None
+    tied: str | None = None
 
     def __post_init__(self) -> None:
         given: object = self.rules
@@ -190,7 +196,7 @@ class Group:
                 )
 
     def __hash__(self) -> int:
-        return hash((self.name, self.modes, self.rules, self.partition))
+        return hash((self.name, self.modes, self.rules, self.partition, self.tied))
 
     @functools.cached_property
     def dims(self) -> tuple[Axes, ...]:
@@ -203,18 +209,31 @@ class Group:
         free = set(self.rules[0].free)
         return tuple(axis for dim in self.dims for axis in dim if axis not in free)
 
+    @functools.cached_property
+    def apart(self) -> Axes:
+        """The axes of the partition."""
+        return _names(self.partition, f"group {self.name!r}: partition")
+
+    @functools.cached_property
+    def shared(self) -> Axes:
+        """The tied axes."""
+        return _names(self.tied, f"group {self.name!r}: tied")
+
     def _check_axes(self, owner: str) -> None:
         modes = {axis for dim in self.dims for axis in dim}
         if () in self.dims:
             raise PlanError(f"{owner}: modes {self.modes!r} hold a mode without an axis", fix="name its axis")
-        expected = modes | ({self.partition} if self.partition else set())
         free = set(self.rules[0].free)
+        outside = (set(self.apart) - free) | set(self.shared)
+        if both := sorted(set(self.apart) & set(self.shared)):
+            raise PlanError(f"{owner}: axis {both[0]!r} tells tensors apart and is tied", fix="keep one of the two")
+        expected = modes | outside
         for rule in self.rules:
-            if rule.axes != expected or self.partition in (*rule.free, *rule.listed, *modes):
+            if rule.axes != expected or outside & (set(rule.free) | set(rule.listed) | modes):
                 raise PlanError(
                     f"{owner}, rule {rule.param!r}",
                     expected=f"the axes of modes {self.modes!r}"
-                    + (f" and the partition {self.partition!r} as one coordinate" if self.partition else ""),
+                    + (f" and {', '.join(map(repr, sorted(outside)))} as one coordinate each" if outside else ""),
                     got=f"{', '.join(sorted(rule.axes)) or 'none'}",
                     cause=f"missing {sorted(expected - rule.axes)}, not in the modes {sorted(rule.axes - expected)}",
                     fix="give every rule each axis once: in the pattern, as {axis} in the name, or as axis=coordinate",
@@ -227,6 +246,16 @@ class Group:
                 )
 
 
+def _names(text: str | None, owner: str) -> Axes:
+    """Split names separated by spaces."""
+    if text is None:
+        return ()
+    dims = parse_axes(text, owner)
+    if any(len(dim) != 1 for dim in dims):
+        raise PlanError(owner, expected="axis names separated by spaces", got=repr(text), fix="'stage', or 'in out'")
+    return tuple(dim[0] for dim in dims)
+
+
 def rule_to_dict(rule: Rule) -> dict[str, Any]:
     """Return a rule as plain JSON data."""
     listed = {axis: list(c) if isinstance(c, tuple) else c for axis, c in rule.coordinates}
@@ -235,7 +264,7 @@ def rule_to_dict(rule: Rule) -> dict[str, Any]:
 
 def group_to_dict(group: Group) -> dict[str, Any]:
     """Return a group as plain JSON data."""
-    options = {"partition": group.partition, "axis_sizes": group.axis_sizes}
+    options = {"partition": group.partition, "axis_sizes": group.axis_sizes, "tied": group.tied}
     return {
         "name": group.name,
         "modes": group.modes,

@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from ..anatomy import ATTRIBUTE, base_parameters
 from ..checkpoint import FACTORS, HEAD, AdapterFile, fingerprint
 from ..errors import AdaptError, nearest
 from ..explain import Explanation, explain
@@ -18,7 +19,7 @@ from ..formats import Format
 from ..groups import ResolvedPlan
 from ..layers import Slot, Switch, activation_is_cheaper, attach, detach, is_attached, takes_activation
 from ..plan import TensorizationPlan
-from .owners import ATTRIBUTE, base_parameters, head_buffers, owners_of
+from .owners import head_buffers, owners_of
 
 Route = Literal["auto", "activation", "weight"]
 
@@ -55,7 +56,7 @@ class Adapter(nn.Module):
         self.factors = nn.ModuleDict()
         self._slots: dict[str, Slot] = {}
         for tensor in resolved.tensors:
-            network = formats[tensor.name].network(tensor.modes)
+            network = tensor.network(formats[tensor.name])
             first = parameters[tensor.views[0].parameter]
             dtypes = [parameters[view.parameter].dtype for view in tensor.views]
             dtype = max((torch.promote_types(d, torch.float32) for d in dtypes), key=lambda d: d.itemsize)

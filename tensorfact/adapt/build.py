@@ -11,13 +11,14 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
+from ..anatomy import base_parameters
 from ..checkpoint import FACTORS, HEAD, AdapterFile, fingerprint
 from ..errors import AdaptError, CheckpointError, FingerprintError
 from ..formats import Format
 from ..groups import ResolvedPlan, per_tensor
 from ..plan import TensorizationPlan
 from .adapter import Adapter, Route
-from .owners import base_parameters, head_buffers, head_parameters, refuse_adapted
+from .owners import head_buffers, head_parameters, refuse_adapted
 
 
 def adapt(
@@ -205,7 +206,7 @@ def _check_shapes(
             raise CheckpointError(
                 f"{path} has no factors for tensor {tensor.name!r}", fix="use the model it was saved from"
             )
-        for core, shape in file.formats[tensor.name].network(tensor.modes).shapes().items():
+        for core, shape in tensor.network(file.formats[tensor.name]).shapes().items():
             expected[f"{FACTORS}{tensor.name}.{core}"] = shape
     for name in sorted(expected.keys() | file.shapes.keys()):
         if expected.get(name) != file.shapes.get(name):

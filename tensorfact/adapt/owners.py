@@ -7,19 +7,11 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from ..anatomy import ATTRIBUTE, base_parameters, head_prefixes, is_below
 from ..errors import AdaptError, nearest
 from ..layers import SLOTS
 
-ATTRIBUTE = "tensorfact"
-"""The name under which the adapter is registered on the model's root."""
-
 Owners = dict[str, list[tuple[nn.Module, str]]]
-
-
-def base_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return all parameters but the adapter's, by every name they have."""
-    named = model.named_parameters(remove_duplicate=False)
-    return {name: parameter for name, parameter in named if not name.startswith(f"{ATTRIBUTE}.")}
 
 
 def refuse_adapted(model: nn.Module) -> None:
@@ -66,10 +58,8 @@ def head_parameters(model: nn.Module, train_head: bool | str) -> tuple[str, ...]
         raise AdaptError("adapt: train_head", expected="True, False or a module's name", got=repr(train_head))
     if not train_head or not isinstance(model, nn.Module):
         return ()
-    config = getattr(model, "pretrained_cfg", None) or {}
-    named = train_head if isinstance(train_head, str) else config.get("classifier") or ()
-    prefixes = (named,) if isinstance(named, str) else tuple(named)
-    found = tuple(n for n in base_parameters(model) if any(n == p or n.startswith(f"{p}.") for p in prefixes))
+    prefixes = (train_head,) if isinstance(train_head, str) else head_prefixes(model)
+    found = tuple(name for name in base_parameters(model) if is_below(name, prefixes))
     if isinstance(train_head, str) and not found:
         names = [name for name, _ in model.named_modules()]
         raise AdaptError(

@@ -77,7 +77,7 @@ def _least_squares(tensor: Tensor, rank: int) -> tuple[Tensor, list[Tensor]]:
         for ridge in _RIDGES[:-1]:
             try:
                 weights, factors = fit(l2_reg=ridge)
-            except torch.linalg.LinAlgError:  # singular: the tensor needs fewer terms
+            except RuntimeError:  # singular: the tensor needs fewer terms
                 continue
             return weights, factors
         weights, factors = fit(l2_reg=_RIDGES[-1])

@@ -1,0 +1,75 @@
+"""What a module is for its parameters: where the outputs lie, which is the head, what cannot be stacked."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+ATTRIBUTE = "tensorfact"
+"""The name under which an adapter is registered on a model's root."""
+
+
+def base_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return all parameters but an adapter's, by every name they have."""
+    named = model.named_parameters(remove_duplicate=False)
+    return {name: parameter for name, parameter in named if not name.startswith(f"{ATTRIBUTE}.")}
+
+
+def owner_of(model: nn.Module, parameter: str) -> tuple[nn.Module, str]:
+    """Return the module that holds a parameter, and the parameter's name in it."""
+    path, _, attribute = parameter.rpartition(".")
+    return model.get_submodule(path), attribute
+
+
+def is_conv1d(module: nn.Module) -> bool:
+    """Return whether this is transformers' `Conv1D`, a linear layer that stores its weight as (in, out)."""
+    classes = [(cls.__module__, cls.__name__) for cls in type(module).__mro__]
+    return ("transformers.pytorch_utils", "Conv1D") in classes
+
+
+def is_transposed(module: nn.Module, attribute: str) -> bool:
+    """Return whether a parameter's outputs are its second dimension.
+
+    So it is in transposed convolutions, embeddings, and transformers' `Conv1D`.
+    """
+    kinds = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Embedding, nn.EmbeddingBag)
+    return attribute == "weight" and (isinstance(module, kinds) or is_conv1d(module))
+
+
+def is_depthwise(module: nn.Module, parameter: Tensor) -> bool:
+    """Return whether a parameter is the kernel of a convolution that keeps its channels apart."""
+    return getattr(module, "groups", 1) > 1 and parameter.dim() > 2 and parameter.shape[1] == 1
+
+
+def head_prefixes(model: nn.Module) -> tuple[str, ...]:
+    """Return the names of the modules that timm says are the classifier: `pretrained_cfg["classifier"]`."""
+    named = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or ()
+    return (named,) if isinstance(named, str) else tuple(named)
+
+
+def is_below(name: str, prefixes: tuple[str, ...]) -> bool:
+    """Return whether a parameter is one of these, or inside a module of these names."""
+    return any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes)
+
+
+def obstacle(model: nn.Module, name: str, parameter: Tensor) -> str:
+    """Return why a parameter is not one to stack, or nothing.
+
+    Args:
+        model: The model.
+        name: The parameter's name.
+        parameter: The parameter.
+    """
+    module, attribute = owner_of(model, name)
+    if is_below(name, head_prefixes(model)):
+        return "the head, which trains by itself"
+    if not parameter.is_floating_point():
+        return "no floating-point numbers"
+    if isinstance(module, nn.RNNBase):
+        return "recurrent: the module reads copies of its weights"
+    if sum(size > 1 for size in parameter.shape) < 2:
+        return "a vector"
+    if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+        return "an embedding: looked up, not multiplied"
+    if any(word in attribute for word in ("bias", "embed", "pos", "table", "token")):
+        return "a table, not a layer's weight"
+    return "a depthwise kernel" if is_depthwise(module, parameter) else ""

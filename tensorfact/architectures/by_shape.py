@@ -1,0 +1,100 @@
+"""A plan without a table of families: what has one shape is stacked."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor, nn
+
+from ..anatomy import base_parameters, is_transposed, obstacle, owner_of
+from ..errors import PlanError
+from ..plan import TensorizationPlan
+from ..rules import Coordinate, Group, Rule
+from .concrete import Form, concrete_rules
+
+_KERNELS = {2: "", 3: " k", 4: " kh kw", 5: " kd kh kw"}
+"""The axes of a kernel's positions, by the number of its dimensions."""
+
+
+def plan_by_shape(model: nn.Module) -> TensorizationPlan:
+    """Return a plan that stacks the parameters of any model that have one shape.
+
+    Every matrix or kernel of which there are at least two of a shape is in a tensor: `matrices` for linear layers and
+    1 x 1 convolutions, `kernels2d` for larger ones of images, one tensor for each shape. The rest stays out;
+    `resolved.left_out` says why.
+
+    Args:
+        model: The model; it is only read.
+
+    Returns:
+        The plan, which resolves on the model.
+
+    Raises:
+        PlanError: The model has no two matrices or kernels of one shape.
+
+    Examples:
+        >>> import torch, tensorfact as tf
+        >>> model = torch.nn.Sequential(*(torch.nn.Linear(8, 8) for _ in range(3)), torch.nn.Linear(8, 2))
+        >>> resolved = tf.plan_by_shape(model).resolve(model)
+        >>> [(tensor.name, tensor.shape) for tensor in resolved.tensors]
+        [('matrices[8,8]', (3, 8, 8))]
+        >>> print(resolved.left_out[-2].parameter, resolved.left_out[-2].reason)
+        3.weight the only one of its shape
+    """
+    first = {id(parameter): name for name, parameter in reversed(base_parameters(model).items())}
+    named = {name: p for name, p in base_parameters(model).items() if first[id(p)] == name}
+    shapes = {name: _trimmed(p) for name, p in named.items() if not obstacle(model, name, p)}
+    counts = collections.Counter(shapes.values())
+    kept = {name: shape for name, shape in shapes.items() if counts[shape] > 1 and len(shape) in _KERNELS}
+    by_name = _templates(named)
+    templates = dict.fromkeys(by_name[name] for name in kept)
+    groups = []
+    for ndim, kernel in _KERNELS.items():
+        rules = []
+        for template in templates:
+            role = template.replace("{layer}", "*")
+            fixed: Mapping[str, Coordinate] = {} if "{layer}" in template else {"layer": 0}
+            forms = {
+                name: _form(model, name, parameter, role, kernel) if len(kept.get(name, ())) == ndim else None
+                for name, parameter in named.items()
+                if Rule(template, "d").match(name) is not None
+            }
+            rules += concrete_rules(template, forms, fixed)
+        name = "matrices" if ndim == 2 else f"kernels{ndim - 2}d"
+        groups += [Group(name, f"(layer role) in out{kernel}", tuple(rules), f"in out{kernel}")] if rules else []
+    if not groups:
+        raise PlanError(
+            f"plan_by_shape: {type(model).__name__} has no two matrices or kernels of one shape",
+            got=f"{len(named)} parameters",
+            fix="write a TensorizationPlan; a tensor may hold a single matrix",
+        )
+    return TensorizationPlan(tuple(groups))
+
+
+def _trimmed(parameter: Tensor) -> tuple[int, ...]:
+    """Return a shape without a kernel's ones: a 1 x 1 convolution is a matrix."""
+    shape = tuple(parameter.shape)
+    return shape[:2] if set(shape[2:]) <= {1} else shape
+
+
+def _templates(names: Iterable[str]) -> dict[str, str]:
+    """Give every name a template: of its numbers, the one that runs through most values becomes `{layer}`."""
+    alike: dict[tuple[str, ...], list[list[str]]] = {}
+    for name in names:
+        words = name.split(".")
+        alike.setdefault(tuple("*" if word.isdecimal() else word for word in words), []).append(words)
+    templates = {}
+    for key, members in alike.items():
+        numbers = [at for at, word in enumerate(key) if word == "*"]
+        layer = max(numbers, key=lambda at: len({words[at] for words in members}), default=None)
+        for words in members:
+            marked = ["{layer}" if at == layer else word for at, word in enumerate(words)]
+            templates[".".join(words)] = ".".join(marked)
+    return templates
+
+
+def _form(model: nn.Module, name: str, parameter: Tensor, role: str, kernel: str) -> Form:
+    matrix = "in out" if is_transposed(*owner_of(model, name)) else "out in"
+    ones = " 1" * (parameter.dim() - 2 - len(kernel.split()))
+    return Form(f"{matrix}{kernel}{ones}", role.removesuffix(".weight"))

@@ -1,0 +1,44 @@
+"""From one form for every parameter to as few rules as will do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from ..rules import Coordinate, Rule
+
+
+class Form(NamedTuple):
+    """How a rule places a parameter of one shape."""
+
+    pattern: str
+    role: str | tuple[str, ...] | None
+
+
+def concrete_rules(
+    template: str, found: Mapping[str, Form | None], fixed: Mapping[str, Coordinate] | None = None
+) -> list[Rule]:
+    """Return one rule where all forms are alike, else rules for each value of the template's first capture.
+
+    Args:
+        template: A parameter-name template.
+        found: For every parameter that the template matches, its form; None leaves the parameter out.
+        fixed: The coordinates of captures that are written out already.
+
+    Examples:
+        >>> found = {"a.0.w": Form("out in", "w"), "a.1.w": None, "a.2.w": Form("out in", "w")}
+        >>> concrete_rules("a.{layer}.w", found)
+        [Rule('a.0.w', 'out in', role='w', layer=0), Rule('a.2.w', 'out in', role='w', layer=2)]
+    """
+    forms, fixed = set(found.values()), fixed or {}
+    if len(forms) < 2:
+        kept = [form for form in forms if form]
+        return [Rule(template, f.pattern, **({} if f.role is None else {"role": f.role}), **fixed) for f in kept]
+    rule = Rule(template, "d")
+    axis = rule.captured[0]
+    coordinates = {name: (rule.match(name) or {})[axis] for name in found}
+    rules = []
+    for value in dict.fromkeys(coordinates.values()):
+        own = {name: form for name, form in found.items() if coordinates[name] == value}
+        rules += concrete_rules(template.replace(f"{{{axis}}}", str(value)), own, {**fixed, axis: value})
+    return rules

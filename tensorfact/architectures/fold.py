@@ -1,0 +1,166 @@
+"""`plan_for`: the plan of a known family, with rules as concrete as the model's shapes need."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Literal, get_args
+
+from torch import nn
+
+from ..anatomy import base_parameters
+from ..errors import NoMatchError, PlanError
+from ..notation import format_axes, parse_axes
+from ..plan import TensorizationPlan
+from ..rules import Group, Rule
+from .concrete import Form, concrete_rules
+from .families import FAMILIES
+from .family import Block, Family, Fold, Part
+
+Blocks = Literal["all", Block]
+Mlp = Literal["chunks", "whole"]
+Shapes = Mapping[str, tuple[int, ...]]
+
+_NAME = re.compile(r"(?:[^.]*[^.\d][^.]*\.)*")
+"""What may stand before a family's own names: modules that are named, not numbered."""
+
+
+def plan_for(model: nn.Module, blocks: Blocks | Sequence[Blocks] = "all", *, mlp: Mlp = "chunks") -> TensorizationPlan:
+    """Return the plan of a known model family: the paper's 12L x d x d tensor for a ViT, one tensor a stage for a Swin.
+
+    A model that holds several towers of a family (CLIP, T5, two encoders side by side) gets the groups of each.
+
+    Args:
+        model: A model of one of `FAMILIES`; it is only read.
+        blocks: Which weights to fold: `all`, or one or several of `attention`, `mlp`, `conv` and `depthwise`. Depthwise
+            kernels are not in `all`: `blocks=["all", "depthwise"]`.
+        mlp: Cut a d x 4d matrix into d x d `chunks`, as the paper does, or keep it `whole`, in a tensor of its own.
+            Widths that are no multiple of d stay whole either way.
+
+    Returns:
+        The plan, which resolves on the model.
+
+    Raises:
+        NoMatchError: The model belongs to no known family; `plan_by_shape` needs none.
+        PlanError: The family has none of these blocks, or the model has its names but not its shapes.
+
+    Source: the tensorization of Jie & Deng, FacT, AAAI 2023.
+
+    Examples:
+        >>> import tensorfact as tf
+        >>> plan = tf.plan_for(tf.nano(), blocks="attention")
+        >>> [rule.param for rule in plan.groups[0].rules]
+        ['blocks.{layer}.attn.qkv.weight', 'blocks.{layer}.attn.proj.weight']
+        >>> [tensor.shape for tensor in tf.plan_for(tf.nano(), mlp="whole").resolve(tf.nano()).tensors]
+        [(24, 96, 96), (12, 96, 384)]
+    """
+    wanted = _wanted(blocks)
+    if mlp not in get_args(Mlp):
+        raise PlanError("plan_for: mlp", expected=f"one of {get_args(Mlp)}", got=repr(mlp))
+    shapes = {name: tuple(parameter.shape) for name, parameter in base_parameters(model).items()}
+    failed: tuple[str, PlanError] | None = None
+    for family in FAMILIES.values():
+        if not (towers := _towers(family, shapes)):
+            continue
+        groups = [
+            group
+            for prefix in towers
+            for fold in family.folds
+            for group in _groups(fold, prefix, len(towers) > 1, shapes, wanted, mlp)
+        ]
+        if not groups:
+            raise PlanError(f"plan_for: the {family.name} family has no {blocks} blocks", fix="use blocks='all'")
+        plan = TensorizationPlan(tuple(groups))
+        try:
+            plan.resolve(model)
+        except PlanError as error:
+            failed = failed or (family.name, error)
+            continue
+        return plan
+    if failed:
+        raise PlanError(
+            f"plan_for: {type(model).__name__} has the parameter names of the {failed[0]} family, but not its shapes",
+            got=str(failed[1]),
+            fix="use plan_by_shape(model), or write a TensorizationPlan of Group and Rule objects",
+        ) from failed[1]
+    raise NoMatchError(
+        f"plan_for: {type(model).__name__} belongs to no known family",
+        expected=f"the parameter names of {', '.join(FAMILIES)}",
+        got=f"names such as {', '.join(list(shapes)[:3]) or 'none'}",
+        fix="use plan_by_shape(model), or write a TensorizationPlan of Group and Rule objects",
+    )
+
+
+def _wanted(blocks: Blocks | Sequence[Blocks]) -> set[str]:
+    named = [blocks] if isinstance(blocks, str) else blocks
+    known = ("all", *get_args(Block))
+    if not isinstance(named, (list, tuple)) or not named or not all(name in known for name in named):
+        raise PlanError("plan_for: blocks", expected=f"one or several of {known}", got=repr(blocks))
+    return {*named, *(("attention", "mlp", "conv") if "all" in named else ())}
+
+
+def _towers(family: Family, shapes: Shapes) -> list[str]:
+    """Return what stands before the family's names wherever the model has every required part."""
+    found: list[dict[str, None]] = []
+    for part in family.parts:
+        if not part.optional:
+            template = re.compile(f"(?P<_before>{_NAME.pattern}){Rule(part.param, 'd').regex.pattern}")
+            found.append(dict.fromkeys(match["_before"] for name in shapes if (match := template.fullmatch(name))))
+    return [prefix for prefix in found[0] if all(prefix in others for others in found)]
+
+
+def _groups(fold: Fold, prefix: str, several: bool, shapes: Shapes, wanted: set[str], mlp: Mlp) -> list[Group]:
+    """Return a fold's group, and beside it one for the wide matrices that are not cut."""
+    parts = [part for part in fold.parts if part.block in wanted]
+    found = {part: _matching(part, prefix, shapes) for part in parts}
+    wide = [part for part in parts if part.is_wide]
+    wide_shapes = [(part, shape) for part in wide for shape in found[part].values() if _fits(part, shape)]
+    whole = mlp == "whole" or not all(_chunks(part, shape) for part, shape in wide_shapes)
+    name = f"{prefix.strip('.').replace('.', '_')}_{fold.name}" if several and prefix else fold.name
+    beside = {"out": "hid"}
+    modes = format_axes(tuple(tuple(beside.get(axis, axis) for axis in dim) for dim in parse_axes(fold.modes, name)))
+    partition = fold.partition and " ".join(beside.get(axis, axis) for axis in fold.partition.split())
+    groups = []
+    for group, its_modes, its_partition, own in (
+        (name, fold.modes, fold.partition, [part for part in parts if not (whole and part.is_wide)]),
+        (f"{name}_mlp", modes, partition, wide if whole else []),
+    ):
+        forms = {part: {name: _form(part, shape, whole) for name, shape in found[part].items()} for part in own}
+        rules = [rule for part in own for rule in concrete_rules(prefix + part.param, forms[part])]
+        groups += [Group(group, its_modes, tuple(rules), its_partition)] if rules else []
+    return groups
+
+
+def _matching(part: Part, prefix: str, shapes: Shapes) -> Shapes:
+    rule = Rule(prefix + part.param, "d")
+    return {name: shape for name, shape in shapes.items() if rule.match(name) is not None}
+
+
+def _fits(part: Part, shape: tuple[int, ...]) -> bool:
+    """Return whether a part's pattern can mean this shape: kernels where it has kernel dimensions, else matrices."""
+    dims = parse_axes(part.pattern, part.param)
+    ones = all(size == 1 for size, axes in zip(shape, dims, strict=False) if not axes)
+    is_kernel = math.prod(shape[2:]) > 1
+    return ones and len(shape) >= len(dims) and is_kernel == (len(dims) > 2)
+
+
+def _chunks(part: Part, shape: tuple[int, ...]) -> int:
+    """Return into how many square chunks each label's share of a parameter can be cut; 0 if into none."""
+    dims = parse_axes(part.pattern, part.param)
+    along = next(at for at, dim in enumerate(dims) if "role" in dim)
+    count, rest = divmod(shape[along], shape[1 - along] * len(part.roles))
+    return 0 if rest else count
+
+
+def _form(part: Part, shape: tuple[int, ...], whole: bool) -> Form | None:
+    if not _fits(part, shape):
+        return None
+    dims, role = parse_axes(part.pattern, part.param), part.role
+    if part.is_wide and whole:  # the wide dimension is `hid`, the other `in`, whichever way the matrix maps
+        labelled = ("role", "hid") if len(part.roles) > 1 else ("hid",)
+        dims = tuple(labelled if "role" in dim else ("in",) for dim in dims)
+        role = part.roles if len(part.roles) > 1 else part.roles[0]
+    elif part.is_wide:
+        role = tuple(f"{label}{number}" for label in part.roles for number in range(_chunks(part, shape)))
+    return Form(format_axes((*dims, *[()] * (len(shape) - len(dims)))), role)
