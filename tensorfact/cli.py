@@ -7,7 +7,7 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated
 
 import torch
 import typer
@@ -17,12 +17,12 @@ from rich.text import Text
 
 from .adapt import load_adapter
 from .adapt.owners import head_parameters
-from .architectures import Blocks, plan_for
+from .architectures import plan_by_shape, plan_for
 from .baselines import FullFineTuning, LinearProbe
 from .checkpoint import FACTORS, HEAD, AdapterFile
 from .compare import compare
 from .data import digits, image_folder
-from .errors import TensorfactError, TrainingError
+from .errors import PlanError, TensorfactError, TrainingError
 from .files import write_tensors
 from .formats import available_formats, format_label, get_format, parse_format
 from .models import load_model, model_shapes
@@ -41,7 +41,7 @@ app = typer.Typer(
 DEFAULT_FORMATS = ("tt:rank=8", "tucker:rank=8", "cp:rank=16", "matrix-batch:rank=4")
 EXAMPLE_MODES = (Mode("(layer role)", 144, "stack"), Mode("in", 768, "in"), Mode("out", 768, "out"))
 
-ModelName = Annotated[str, typer.Argument(help="'nano' (bundled) or any timm model name.")]
+ModelName = Annotated[str, typer.Argument(help="'nano' (bundled), any timm name, or hf:NAME for transformers.")]
 AdapterPath = Annotated[Path, typer.Argument(help="A file that Adapter.save wrote.")]
 Pretrained = Annotated[bool, typer.Option("--pretrained", help="Load timm's pretrained weights.")]
 Checkpoint = Annotated[Path | None, typer.Option(help="A safetensors file with the model's weights.")]
@@ -94,13 +94,25 @@ def compare_command(
 @app.command("plan")
 def plan_command(
     model: ModelName,
-    blocks: Annotated[str, typer.Option(help=f"Which weights: {', '.join(get_args(Blocks))}.")] = "all",
+    blocks: Annotated[
+        list[str] | None,
+        typer.Option(help="Which weights, repeatable: all, attention, mlp, conv, depthwise.", show_default="all"),
+    ] = None,
+    mlp: Annotated[str, typer.Option(help="A d x 4d matrix as d x d 'chunks', or 'whole'.")] = "chunks",
+    by_shape: Annotated[
+        bool, typer.Option("--by-shape", help="Stack what has one shape, in a model of any family.")
+    ] = False,
     format: Formats = None,
 ) -> None:
-    """Print the tensors of a model's plan, and what each format would train. Needs no weights."""
+    """Print the tensors of a model's plan, what it leaves out, and what each format would train. Needs no weights."""
     shapes = model_shapes(model)
-    resolved = plan_for(shapes, blocks).resolve(shapes)  # type: ignore[arg-type]
-    _show(resolved.table(), f"{model}, {blocks} blocks")
+    if by_shape and (blocks or mlp != "chunks"):
+        raise PlanError("--by-shape knows no blocks", fix="leave --blocks and --mlp out")
+    plan = plan_by_shape(shapes) if by_shape else plan_for(shapes, blocks or "all", mlp=mlp)  # type: ignore[arg-type]
+    resolved = plan.resolve(shapes)
+    what = "by shape" if by_shape else f"{', '.join(blocks or ['all'])} blocks"
+    _show(resolved.table(), f"{model}, {what}")
+    _show(resolved.left_out_table(), "left out")
     counts = [(format_label(f), f"{resolved.num_parameters(f):,}") for f in map(parse_format, format or ["tt:rank=16"])]
     _show(Table(("format", "parameters"), tuple(counts)), "trained parameters, the head apart")
 

@@ -10,6 +10,7 @@ TensorfactError
 ├── FormatError          an unknown format, or options it does not have
 │   └── RankError        a rank below 1 or above what the modes allow
 ├── AdaptError           a model that cannot take, or does not hold, the adapter
+│   └── UnusedError      an adapted parameter that the model does not use
 ├── CheckpointError      a file that is damaged, foreign or unreadable
 │   └── FingerprintError a file made for another base model
 ├── DataError            data that is missing, damaged or mislabelled
@@ -85,6 +86,10 @@ class RankError(FormatError):
 
 class AdaptError(TensorfactError, ValueError):
     """A model that cannot take, or does not hold, the adapter."""
+
+
+class UnusedError(AdaptError):
+    """An adapted parameter that the model's forward pass does not use: an adapter without effect."""
 
 
 class CheckpointError(TensorfactError, ValueError):

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .anatomy import is_conv1d
 from .factors import NOMINAL_TOKENS, Increment
 
 SLOTS = "_tensorfact"
@@ -35,11 +36,13 @@ class Slot:
         increment: The parameter's increment.
         scale: What multiplies it.
         switch: Whether it is added.
+        read: Whether the parameter was read, or its layer called, since it was adapted.
     """
 
     increment: Increment
     scale: float
     switch: Switch
+    read: bool = False
 
     def effective(self, base: Tensor, *, drop: bool = False) -> Tensor:
         """Return base + scale x increment, computed in at least fp32 and rounded once.
@@ -61,7 +64,8 @@ def attach(module: nn.Module, slots: Mapping[str, Slot], *, activation: bool) ->
         slots: Slots by the parameter's name in the module.
         activation: Take the activation route when the module is called; only for what `takes_activation` allows.
     """
-    module.__class__ = _adapted_class(type(module), tuple(sorted(slots)), activation)  # type: ignore[arg-type]
+    product = _product_of(module) if activation else None
+    module.__class__ = _adapted_class(type(module), tuple(sorted(slots)), product)  # type: ignore[arg-type]
     module.__dict__[SLOTS] = dict(slots)
 
 
@@ -79,7 +83,7 @@ def detach(module: nn.Module) -> None:
 
 def takes_activation(module: nn.Module, name: str) -> bool:
     """Return whether a parameter is the weight of a plain linear layer, which can take the activation route."""
-    return name == "weight" and isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
+    return name == "weight" and _product_of(module) is not None
 
 
 def activation_is_cheaper(increment: Increment) -> bool:
@@ -93,17 +97,61 @@ def activation_is_cheaper(increment: Increment) -> bool:
     return 3 * applying <= 3 * forming + weight_gradient
 
 
-def _linear_forward(self: Any, input: Tensor) -> Tensor:
-    slot: Slot = self.__dict__[SLOTS]["weight"]
-    output = nn.functional.linear(input, self._parameters["weight"], self.bias)
-    if not slot.switch.on:
-        return output
-    return torch.add(output, slot.increment.apply(input).to(output.dtype), alpha=slot.scale)
+class Compiled:
+    """Whether a compiler has traced an adapted layer; what it runs since then, no slot records."""
+
+    seen = False
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _traced() -> None:
+    """Run while a compiler traces, not when the compiled code runs."""
+    Compiled.seen = True
+
+
+def _record(slot: Slot) -> None:
+    if torch.compiler.is_compiling():
+        _traced()
+    else:
+        slot.read = True
+
+
+def _linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return nn.functional.linear(input, weight, bias)
+
+
+def _conv1d(input: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return torch.addmm(bias, input.reshape(-1, input.shape[-1]), weight).reshape(*input.shape[:-1], weight.shape[1])
+
+
+Product = Callable[[Tensor, Tensor, Any], Tensor]
+
+
+def _product_of(module: nn.Module) -> Product | None:
+    """Return what a linear layer does when it is called; None for what is no plain linear layer."""
+    if isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward:
+        return _linear
+    if is_conv1d(module) and type(module).forward.__qualname__ == "Conv1D.forward":
+        return _conv1d
+    return None
+
+
+def _forward(product: Product) -> Callable[[Any, Tensor], Tensor]:
+    def forward(self: Any, input: Tensor) -> Tensor:
+        slot: Slot = self.__dict__[SLOTS]["weight"]
+        _record(slot)
+        output = product(input, self._parameters["weight"], self.bias)
+        if not slot.switch.on:
+            return output
+        return torch.add(output, slot.increment.apply(input).to(output.dtype), alpha=slot.scale)
+
+    return forward
 
 
 def _effective(name: str) -> property:
     def read(self: Any) -> Tensor:
         slot: Slot = self.__dict__[SLOTS][name]
+        _record(slot)
         base: Tensor = self._parameters[name]
         return slot.effective(base, drop=True) if slot.switch.on else base
 
@@ -114,9 +162,9 @@ _bases: dict[type[nn.Module], type[nn.Module]] = {}
 
 
 @functools.cache
-def _adapted_class(base: type[nn.Module], names: tuple[str, ...], activation: bool) -> type[nn.Module]:
+def _adapted_class(base: type[nn.Module], names: tuple[str, ...], product: Product | None) -> type[nn.Module]:
     body: dict[str, Any] = {name: _effective(name) for name in names}
-    body |= {"forward": _linear_forward} if activation else {}
+    body |= {"forward": _forward(product)} if product else {}
     body |= {"__module__": base.__module__, "__doc__": base.__doc__}
     adapted: type[nn.Module] = type(f"Adapted{base.__name__}", (base,), body)
     _bases[adapted] = base

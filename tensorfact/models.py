@@ -1,87 +1,149 @@
-"""Models by name, for the command line: the bundled one, or any of timm's."""
+"""Models by name, for the command line: the bundled one, timm's, transformers', torch's own."""
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import timm
 import torch
 from torch import nn
 
 from .adapt.owners import head_parameters
-from .errors import DataError, nearest
+from .errors import DataError, TensorfactError, nearest
 from .files import read_plain
 from .nano import nano
 
+Maker = Callable[..., nn.Module]
 
-def load_model(name: str, *, pretrained: bool = False, checkpoint: str | Path | None = None) -> nn.Module:
+
+def make_model(name: str, *, pretrained: bool = False, **options: Any) -> nn.Module:
     """Make a model by name.
 
     Args:
-        name: `nano`, which is always pretrained, or any name timm knows.
-        pretrained: Load timm's weights, from its cache or the network.
+        name: `nano`; any name timm knows; `hf:` and a model type of transformers (`hf:bert`), a folder with a
+            `config.json` or a name on its hub; `torch:` and a class of `torch.nn` (`torch:Transformer`).
+        pretrained: Load the weights, from a cache or the network; `nano` brings its own.
+        options: Passed to the model, or to its configuration.
+
+    Returns:
+        The model.
+
+    Raises:
+        DataError: There is no such model, or its weights cannot be had.
+
+    Examples:
+        >>> type(make_model("torch:Transformer", d_model=16, nhead=2)).__name__
+        'Transformer'
+    """
+    source, separator, rest = name.partition(":")
+    maker = _SOURCES.get(source) if separator else _nano if name == "nano" else _timm
+    if maker is None:
+        known = ", ".join(f"{prefix}:" for prefix in _SOURCES)
+        raise DataError(f"unknown model {name!r}", expected=f"a timm name, or one that begins with {known}", got=source)
+    try:
+        return maker(rest if separator else name, pretrained=pretrained, **options)
+    except TensorfactError:
+        raise
+    except Exception as error:  # whatever the hub, the network, the weights or the options raise
+        raise DataError(
+            f"cannot make {name!r}" + (" with pretrained weights" if pretrained else ""),
+            got=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+            cause="there is no network, there are no such weights, or an option is wrong",
+            fix="check the name, pass --checkpoint FILE, or leave --pretrained out",
+        ) from error
+
+
+def load_model(name: str, *, pretrained: bool = False, checkpoint: str | Path | None = None) -> nn.Module:
+    """Make a model by name, with weights.
+
+    Args:
+        name: As in `make_model`.
+        pretrained: As in `make_model`.
         checkpoint: A safetensors file with the model's weights. A head of another size in it is left out.
 
     Returns:
         The model in evaluation mode.
 
     Raises:
-        DataError: timm knows no such model, its weights cannot be had, or the file does not fit.
+        DataError: There is no such model, its weights cannot be had, or the file does not fit.
         CheckpointError: The file is missing or damaged.
 
     Examples:
         >>> type(load_model("nano")).__name__
         'VisionTransformer'
     """
-    if name == "nano":
-        model = nano()
-    else:
-        _check_name(name)
-        try:
-            model = timm.create_model(name, pretrained=pretrained)
-        except Exception as error:  # whatever the hub, the network or the weights raise
-            raise DataError(
-                f"cannot make {name!r} with pretrained={pretrained}",
-                got=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
-                cause="there is no network, or timm has no such weights",
-                fix="pass --checkpoint FILE, or leave --pretrained out",
-            ) from error
+    model = make_model(name, pretrained=pretrained or name == "nano")
     if checkpoint is not None:
         _load(model, checkpoint)
     return model.eval()
 
 
-def model_shapes(name: str) -> nn.Module:
+def model_shapes(name: str, **options: Any) -> nn.Module:
     """Make a model by name without memory for its weights, to plan on.
 
     Args:
-        name: As in `load_model`.
+        name: As in `make_model`.
+        options: As in `make_model`.
 
     Raises:
-        DataError: timm knows no such model.
+        DataError: There is no such model.
     """
-    if name == "nano":
-        return nano(pretrained=False)
-    _check_name(name)
-    try:
-        with torch.device("meta"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # initialising what has no storage
-            model: nn.Module = timm.create_model(name)
-    except RuntimeError as error:  # an unknown tag after the dot
-        raise DataError(f"unknown model {name!r}", got=str(error).splitlines()[0], fix="leave the tag out") from error
-    return model
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # initialising what has no storage
+        return make_model(name, **options)
 
 
-def _check_name(name: str) -> None:
+def _nano(name: str, *, pretrained: bool, **options: Any) -> nn.Module:
+    return nano(pretrained=pretrained, **options)
+
+
+def _timm(name: str, *, pretrained: bool, **options: Any) -> nn.Module:
     known = timm.list_models()
     if name.split(".")[0] not in known:
         raise DataError(
             f"unknown model {name!r}",
-            expected="nano, or a name of timm.list_models()",
+            expected="nano, a name of timm.list_models(), or hf:NAME",
             got=f"{name!r}{nearest(name, ['nano', *known])}",
             fix="see timm.list_models('*vit*')",
         )
+    return cast("nn.Module", timm.create_model(name, pretrained=pretrained, **options))
+
+
+def _transformers(name: str, *, pretrained: bool, **options: Any) -> nn.Module:
+    try:
+        import transformers
+    except ImportError as error:
+        raise DataError(f"hf:{name} needs transformers", fix="pip install 'tensorfact[transformers]'") from error
+    with _quiet(transformers.logging):
+        if pretrained:
+            return cast("nn.Module", transformers.AutoModel.from_pretrained(name, **options))
+        known = name in transformers.CONFIG_MAPPING
+        configure = transformers.AutoConfig.for_model if known else transformers.AutoConfig.from_pretrained
+        return cast("nn.Module", transformers.AutoModel.from_config(configure(name, **options)))
+
+
+def _torch(name: str, *, pretrained: bool, **options: Any) -> nn.Module:
+    if pretrained:
+        raise DataError(f"torch:{name} has no pretrained weights", fix="leave --pretrained out")
+    return cast("nn.Module", getattr(nn, name)(**options))
+
+
+@contextlib.contextmanager
+def _quiet(logging: Any) -> Iterator[None]:
+    """Keep transformers' remarks on configurations to itself while it makes a model."""
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+
+
+_SOURCES: dict[str, Maker] = {"hf": _transformers, "torch": _torch}
 
 
 def _load(model: nn.Module, path: str | Path) -> None:

@@ -49,6 +49,7 @@ OWNERS = {
     "safetensors": "files",
     "typer": "cli",
     "matplotlib": "report",
+    "transformers": "models",
     "hypothesis": "testing",
 }
 ANYWHERE = {"__init__", "__main__", "testing"}

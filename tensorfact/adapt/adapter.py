@@ -19,6 +19,7 @@ from ..formats import Format
 from ..groups import ResolvedPlan
 from ..layers import Slot, Switch, activation_is_cheaper, attach, detach, is_attached, takes_activation
 from ..plan import TensorizationPlan
+from .liveness import Liveness, Watch, listed, measure, required_example
 from .owners import head_buffers, owners_of
 
 Route = Literal["auto", "activation", "weight"]
@@ -68,6 +69,7 @@ class Adapter(nn.Module):
                 increment = Increment(factors, tensor.modes, view, optimize=optimize, dropout=dropout)
                 self._slots[view.parameter] = Slot(increment, scales[tensor.name], self._switch)
         self._owners = owners_of(model, self._slots)
+        self.watch = Watch(model, self._slots)
         self._activation = {name for name in self._slots if self._takes_activation(name, route)}
 
     @property
@@ -195,6 +197,46 @@ class Adapter(nn.Module):
             if merged:
                 self.merge()
 
+    def check(self, example_input: object = None) -> Liveness:
+        """Perturb every adapted parameter by itself: does the output move, and is adapted the same as merged?
+
+        Runs the model three times for each parameter, in evaluation mode. The model is left as it was, bit for bit.
+
+        Args:
+            example_input: A tensor, a tuple of arguments, or a mapping of keywords; by default, an image of the size
+                that timm's `pretrained_cfg` or transformers' `config` names, or transformers' `dummy_inputs`.
+
+        Returns:
+            How far every parameter moves the output, and how far adapted and merged model lie apart; printed, a table.
+
+        Raises:
+            AdaptError: A parameter is dead, adapted differs from merged, or there is no example input.
+
+        Examples:
+            >>> import tensorfact as tf
+            >>> model = tf.nano()
+            >>> adapter = tf.adapt(model, tf.plan_for(model, blocks="attention"), tf.TensorTrain(rank=4))
+            >>> len(adapter.check().effects)
+            12
+        """
+        self._require(merged=False, changing=True)
+        found = measure(self.model, self._slots, required_example(self.model, example_input))
+        if found.dead:
+            raise AdaptError(
+                f"the output does not depend on {listed(found.dead)}",
+                cause="the parameter is not used in this forward pass, or a frozen scale of zero comes after it",
+                fix="leave it out of the plan, or pass an example_input that uses it",
+            )
+        if found.apart:
+            raise AdaptError(
+                f"adapted and merged model differ in {listed(found.apart)}",
+                expected=f"a difference up to {found.tolerance:.1e}",
+                got=f"{max(effect.difference for effect in found.effects):.1e}",
+                cause="the model keeps a copy of the weight, or is not deterministic in evaluation mode",
+                fix="leave it out of the plan",
+            )
+        return found
+
     def explain(self, tokens: int = NOMINAL_TOKENS) -> Explanation:
         """Say what the contraction planner chose.
 
@@ -304,6 +346,7 @@ class Adapter(nn.Module):
         for owners in self._owners.values():
             for module, _ in owners:
                 detach(module)
+        self.watch.stop()
         self.model._modules.pop(ATTRIBUTE, None)
         for name, parameter in base_parameters(self.model).items():
             parameter.requires_grad_(self._flags.get(name, parameter.requires_grad))

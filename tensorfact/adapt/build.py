@@ -32,6 +32,7 @@ def adapt(
     train_head: bool | str = True,
     seed: int | None = None,
     optimize: Any = "auto",
+    check: bool = True,
 ) -> Adapter:
     """Give a model trainable factors of its weights' increment, in place; the base freezes, the head trains.
 
@@ -47,6 +48,8 @@ def adapt(
         train_head: Train and store the head that `pretrained_cfg["classifier"]` names, or the module of this name.
         seed: Seed of the random cores; by default they come from torch's own state.
         optimize: What plans the order of contraction: anything opt_einsum accepts.
+        check: Refuse a parameter that the model does not use. It is found by one forward pass in evaluation mode where
+            an example input is known (timm's `pretrained_cfg`, transformers' `dummy_inputs`), else in the first one.
 
     Returns:
         The adapter, also found as `model.tensorfact`.
@@ -55,6 +58,7 @@ def adapt(
         PlanError: The plan does not fit the model.
         RankError: A rank that a tensor does not allow.
         AdaptError: The model is adapted already, a number is out of range, or a parameter cannot be adapted.
+        UnusedError: The model does not use a parameter.
 
     Source: Jie & Deng, FacT, AAAI 2023.
 
@@ -67,13 +71,18 @@ def adapt(
         >>> sorted(name for name, p in model.named_parameters() if p.requires_grad)[:2]
         ['head.bias', 'head.weight']
     """
-    return _adapt(
-        model, plan, format, scale, dropout, route, head_parameters(model, train_head), _generator(seed), optimize
-    )
+    head = head_parameters(model, train_head)
+    return _adapt(model, plan, format, scale, dropout, route, head, _generator(seed), optimize, check)
 
 
 def load_adapter(
-    model: nn.Module, path: str | Path, *, route: Route = "auto", check_base: bool = True, optimize: Any = "auto"
+    model: nn.Module,
+    path: str | Path,
+    *,
+    route: Route = "auto",
+    check_base: bool = True,
+    optimize: Any = "auto",
+    check: bool = True,
 ) -> Adapter:
     """Adapt a model with the factors, and the head, of a file.
 
@@ -83,6 +92,7 @@ def load_adapter(
         route: As in `adapt`.
         check_base: Refuse a model whose base weights are not those the adapter was trained on.
         optimize: As in `adapt`.
+        check: As in `adapt`.
 
     Returns:
         The adapter.
@@ -120,7 +130,7 @@ def load_adapter(
     _check_shapes(path, file, resolved, state)
     tensors = AdapterFile.tensors(path)
     adapter = _adapt(
-        model, file.plan, file.formats, file.scales, file.dropout, route, head, torch.Generator(), optimize
+        model, file.plan, file.formats, file.scales, file.dropout, route, head, torch.Generator(), optimize, check
     )
     with torch.no_grad():
         for name, core in adapter.named_cores().items():
@@ -140,6 +150,7 @@ def _adapt(
     head: tuple[str, ...],
     generator: torch.Generator | None,
     optimize: Any,
+    check: bool,
 ) -> Adapter:
     refuse_adapted(model)
     if not isinstance(plan, TensorizationPlan):
@@ -176,6 +187,12 @@ def _adapt(
         optimize=optimize,
     )
     adapter.attach()
+    if check:
+        try:
+            adapter.watch.start()
+        except BaseException:
+            adapter.remove()
+            raise
     return adapter
 
 

@@ -1,0 +1,289 @@
+"""Whether adapted parameters have any effect: an example input for a model, and what one forward pass tells."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..anatomy import base_parameters
+from ..errors import AdaptError, UnusedError
+from ..layers import Compiled, Slot, Switch
+from ..table import Table
+
+
+class Example(NamedTuple):
+    """The arguments of one forward pass."""
+
+    arguments: tuple[Any, ...] = ()
+    keywords: Mapping[str, Any] = {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Effect:
+    """What one adapted parameter does to a model's output.
+
+    Args:
+        parameter: Its name.
+        moved: Largest change of the output, as a fraction of the largest output, when the increment is as large as the
+            weight.
+        difference: Largest difference between adapted and merged output, as a fraction of the largest output.
+    """
+
+    parameter: str
+    moved: float
+    difference: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Liveness:
+    """What every adapted parameter does to a model's output. Printed, it is a table.
+
+    Args:
+        effects: One entry for each parameter.
+        tolerance: Above this difference, adapted and merged model are not the same.
+    """
+
+    effects: tuple[Effect, ...]
+    tolerance: float
+
+    @property
+    def dead(self) -> tuple[str, ...]:
+        """The parameters whose change does not reach the output."""
+        return tuple(effect.parameter for effect in self.effects if not effect.moved)
+
+    @property
+    def apart(self) -> tuple[str, ...]:
+        """The parameters whose adapted model is not the merged one."""
+        return tuple(effect.parameter for effect in self.effects if not effect.difference <= self.tolerance)
+
+    def __str__(self) -> str:
+        rows = ((e.parameter, f"{e.moved:.1e}", f"{e.difference:.1e}") for e in self.effects)
+        return str(Table(("parameter", "output moved by", "adapted - merged"), tuple(rows)))
+
+
+def as_example(value: object) -> Example:
+    """Return the arguments of a forward pass from a tensor, a tuple of arguments, or a mapping of keywords."""
+    if isinstance(value, Mapping):
+        return Example((), dict(value))
+    return Example(tuple(value) if isinstance(value, (tuple, list)) else (value,))
+
+
+def known_example(model: nn.Module) -> Example | None:
+    """Return an input for a model that says what it takes: timm's `pretrained_cfg`, transformers' `dummy_inputs`."""
+    parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
+    if parameter is None or parameter.is_meta:
+        return None
+    shape = _timm_shape(model) or _transformers_shape(model)
+    words = getattr(model, "dummy_inputs", None) if hasattr(model, "config") else None
+    keywords = {name: value.to(parameter.device) for name, value in (words or {}).items() if isinstance(value, Tensor)}
+    if shape is None:
+        return Example((), keywords) if keywords else None
+    noise = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0), device="cpu")
+    image = noise.to(parameter.device, parameter.dtype)
+    if not hasattr(model, "config"):
+        return Example((image,))
+    ids = keywords.get("input_ids") if hasattr(model.config, "text_config") else None
+    return Example((), {"pixel_values": image, **({"input_ids": ids} if ids is not None else {})})
+
+
+def _timm_shape(model: nn.Module) -> tuple[int, ...] | None:
+    config = getattr(model, "pretrained_cfg", None)
+    if not isinstance(config, Mapping) or "input_size" not in config:
+        return None
+    channels, *size = config["input_size"]
+    first = config.get("first_conv")
+    with contextlib.suppress(AttributeError):  # a model whose channels are not those it was pretrained on
+        channels = model.get_parameter(f"{first}.weight").shape[1]
+    own = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    return (int(channels), *map(int, own or size))
+
+
+def _transformers_shape(model: nn.Module) -> tuple[int, ...] | None:
+    config = getattr(model, "config", None)
+    config = getattr(config, "vision_config", config)
+    size = getattr(config, "image_size", None)
+    if not isinstance(size, (int, tuple, list)):
+        return None
+    height, width = (size, size) if isinstance(size, int) else size
+    return (getattr(config, "num_channels", 3), height, width)
+
+
+@contextlib.contextmanager
+def observing(model: nn.Module) -> Iterator[None]:
+    """Run a model without gradients, in evaluation mode, and leave its modes and torch's random state as they were."""
+    modes = {module: module.training for module in model.modules()}
+    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    model.eval()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(list(devices)):
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def numbers(output: object) -> Tensor:
+    """Return all floating-point numbers of an output, of whatever containers, in one row."""
+    found = [tensor.detach().double().flatten() for tensor in _tensors(output) if tensor.is_floating_point()]
+    if not found:
+        raise AdaptError(
+            "check: the model's output",
+            expected="floating-point tensors",
+            got=type(output).__name__,
+            fix="pass another",
+        )
+    return torch.cat(found)
+
+
+def _tensors(output: object) -> Iterator[Tensor]:
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, (Mapping, list, tuple)):
+        for each in output.values() if isinstance(output, Mapping) else output:
+            yield from _tensors(each)
+
+
+def required_example(model: nn.Module, given: object) -> Example:
+    """Return the example that was given, or the one that is known.
+
+    Raises:
+        AdaptError: None was given, and none is known.
+    """
+    found = known_example(model) if given is None else as_example(given)
+    if found is None:
+        raise AdaptError(
+            f"check: no example input is known for {type(model).__name__}",
+            expected="a timm model's pretrained_cfg, or a transformers model's dummy_inputs",
+            fix="pass check(example_input), a tensor, a tuple of arguments or a dict of keywords",
+        )
+    return found
+
+
+def tolerance_of(model: nn.Module) -> float:
+    """Return how far two exact routes through a model may lie apart: the square root of its precision."""
+    dtypes = {p.dtype for p in base_parameters(model).values() if p.is_floating_point()}
+    return math.sqrt(max(torch.finfo(dtype).eps for dtype in dtypes))
+
+
+class Watch:
+    """A forward hook that sees that every adapted parameter is used, and takes itself off once all were.
+
+    Args:
+        model: The adapted model.
+        slots: The adapted parameters.
+    """
+
+    def __init__(self, model: nn.Module, slots: Mapping[str, Slot]) -> None:
+        self.model, self.slots = model, slots
+
+    def start(self) -> None:
+        """Run the model on its example input if one is known; else the first forward pass is looked at.
+
+        Raises:
+            UnusedError: The model ran on the example, and a parameter was not used.
+        """
+        self.model.register_forward_hook(self)
+        if (example := known_example(self.model)) is None:
+            return
+        seen, Compiled.seen = Compiled.seen, False  # this run compiles nothing, unless parts of the model do
+        with observing(self.model):
+            try:
+                self.model(*example.arguments, **example.keywords)
+            except UnusedError:
+                raise
+            except Exception:  # what does not run tells nothing; the first real input will
+                return
+            finally:
+                Compiled.seen |= seen
+
+    def stop(self) -> None:
+        """Take the hook off."""
+        hooks = self.model._forward_hooks
+        for key in [key for key, hook in hooks.items() if hook is self]:
+            del hooks[key]
+
+    def __call__(self, model: nn.Module, inputs: object, output: object) -> None:
+        """Look at one forward pass."""
+        if torch.compiler.is_compiling() or Compiled.seen:
+            return
+        if unused := [name for name, slot in self.slots.items() if not slot.read]:
+            raise UnusedError(
+                f"the model's forward pass does not use {listed(unused)}, so the adapter has no effect there",
+                cause="a part of the model that this input does not reach, or that keeps a copy of its weights",
+                fix="leave it out of the plan, or pass check=False if other inputs reach it",
+            )
+        self.stop()
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return up to three names, and how many more there are."""
+    shown = ", ".join(map(repr, names[:3]))
+    return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
+
+
+def measure(model: nn.Module, slots: Mapping[str, Slot], example: Example) -> Liveness:
+    """Give one parameter after another an increment as large as itself, and watch the output.
+
+    Args:
+        model: The adapted model; it is left as it was, bit for bit.
+        slots: The adapted parameters.
+        example: What to run it on.
+    """
+    parameters = base_parameters(model)
+    effects = []
+    with observing(model), _changed(slots):
+        base = numbers(model(*example.arguments, **example.keywords))
+        noise = _apart(numbers(model(*example.arguments, **example.keywords)), base)
+        for name, slot in slots.items():
+            increment = slot.increment.dense().norm() or torch.tensor(1.0)
+            whole = float((parameters[name].detach().to(increment.dtype).norm() or 1.0) / increment)
+            for size in (1.0, 1e3):  # as large as the weight, or, where small scales follow it, larger
+                slot.scale, slot.switch = size * whole, Switch(on=True)
+                adapted = numbers(model(*example.arguments, **example.keywords))
+                merged = _merged(model, parameters[name], slot, example)
+                slot.switch = Switch(on=False)
+                moved = _apart(adapted, base)
+                if moved > 2 * noise:
+                    break
+            effects.append(Effect(name, moved if moved > 2 * noise else 0.0, max(_apart(adapted, merged) - noise, 0.0)))
+    return Liveness(tuple(effects), tolerance_of(model))
+
+
+def _merged(model: nn.Module, parameter: Tensor, slot: Slot, example: Example) -> Tensor:
+    original = parameter.detach().clone()
+    try:
+        parameter.copy_(slot.effective(parameter))
+        slot.switch = Switch(on=False)
+        return numbers(model(*example.arguments, **example.keywords))
+    finally:
+        parameter.copy_(original)
+
+
+def _apart(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).abs().max()) / max(float(expected.abs().max()), 1e-30)
+
+
+@contextlib.contextmanager
+def _changed(slots: Mapping[str, Slot]) -> Iterator[None]:
+    """Draw all cores at random and switch every slot off; put everything back at the end."""
+    kept = [(slot, slot.scale, slot.switch) for slot in slots.values()]
+    cores = {id(core): core for slot in slots.values() for core in slot.increment.factors.tensors()}
+    values = {key: core.detach().clone() for key, core in cores.items()}
+    generator = torch.Generator().manual_seed(0)
+    try:
+        for core in cores.values():
+            core.copy_(torch.randn(core.shape, generator=generator, device="cpu"))
+        for slot in slots.values():
+            slot.switch = Switch(on=False)
+        yield
+    finally:
+        for key, core in cores.items():
+            core.copy_(values[key])
+        for slot, scale, switch in kept:
+            slot.scale, slot.switch = scale, switch
