@@ -7,6 +7,9 @@ from torch import Tensor, nn
 ATTRIBUTE = "tensorfact"
 """The name under which an adapter is registered on a model's root."""
 
+VECTOR = "a vector"
+"""The reason not to stack a bias, a norm's weight, or another parameter along one dimension."""
+
 
 def base_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return all parameters but an adapter's, by every name they have."""
@@ -67,7 +70,7 @@ def obstacle(model: nn.Module, name: str, parameter: Tensor) -> str:
     if isinstance(module, nn.RNNBase):
         return "recurrent: the module reads copies of its weights"
     if sum(size > 1 for size in parameter.shape) < 2:
-        return "a vector"
+        return VECTOR
     if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
         return "an embedding: looked up, not multiplied"
     if any(word in attribute for word in ("bias", "embed", "pos", "table", "token")):

@@ -11,6 +11,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from .anatomy import VECTOR
 from .errors import FormatError, PlanError, nearest
 from .formats import Format
 from .indexing import Index, as_index, spread, take
@@ -142,9 +143,11 @@ class TensorGroup:
             order = [view.order.index(axis) for mode in view.axes for axis in mode]
             block = split.permute(order).reshape([_length(i) for i in view.index])
             place = _mesh(view.index)
-            if self.tied:  # a running mean, which is exact where all are equal
+            if self.tied:  # a running mean, exact where all are equal
                 count[place] += 1
-                block = torch.where(count[place] == 1, block, dense[place] + (block - dense[place]) / count[place])
+                mean = dense[place] + (block - dense[place]) / count[place]
+                kept = (count[place] > 1) & (block == dense[place])
+                block = torch.where(count[place] == 1, block, torch.where(kept, dense[place], mean))
             dense[place] = block
         return dense
 
@@ -256,12 +259,15 @@ class ResolvedPlan:
         return Table(("tensor", "modes", "parameters", "shapes", "dimensions", "slices"), tuple(rows))
 
     def left_out_table(self) -> Table:
-        """Return one row for all left-out parameters whose names differ in numbers alone."""
+        """Return one row for all left-out parameters whose names differ in numbers alone, and one for all vectors."""
         alike: dict[tuple[str, tuple[int, ...], str], int] = {}
         for left in self.left_out:
-            key = (_NUMBER.sub("*", left.parameter), left.shape, left.reason)
-            alike[key] = alike.get(key, 0) + 1
-        rows = ((name, f"{count} x {'x'.join(map(str, s)) or 1}", why) for (name, s, why), count in alike.items())
+            if left.reason != VECTOR:
+                key = (_NUMBER.sub("*", left.parameter), left.shape, left.reason)
+                alike[key] = alike.get(key, 0) + 1
+        rows = [(name, f"{count} x {'x'.join(map(str, s)) or 1}", why) for (name, s, why), count in alike.items()]
+        vectors = sum(left.reason == VECTOR for left in self.left_out)
+        rows += [("biases, norms, scales", f"{vectors} vectors", VECTOR)] if vectors else []
         return Table(("left out", "shapes", "why"), tuple(rows))
 
     def __str__(self) -> str:

@@ -129,7 +129,10 @@ def _transformers(name: str, *, pretrained: bool, **options: Any) -> nn.Module:
 def _torch(name: str, *, pretrained: bool, **options: Any) -> nn.Module:
     if pretrained:
         raise DataError(f"torch:{name} has no pretrained weights", fix="leave --pretrained out")
-    return cast("nn.Module", getattr(nn, name)(**options))
+    cls = getattr(nn, name, None)
+    if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
+        raise DataError(f"torch.nn has no module {name!r}", fix="torch:Transformer, torch:TransformerEncoderLayer, ...")
+    return cls(**options)
 
 
 @contextlib.contextmanager

@@ -47,7 +47,7 @@ class Rule:
     coordinates: tuple[tuple[str, Fixed], ...]
 
     def __init__(self, param: str, pattern: str, **coordinates: Coordinate | Sequence[Coordinate | None]) -> None:
-        frozen = tuple((axis, tuple(c) if isinstance(c, (list, tuple)) else c) for axis, c in coordinates.items())
+        frozen = tuple((a, tuple(c) if isinstance(c, (list, tuple)) else c) for a, c in sorted(coordinates.items()))
         object.__setattr__(self, "param", param)
         object.__setattr__(self, "pattern", pattern)
         object.__setattr__(self, "coordinates", frozen)

@@ -201,6 +201,22 @@ def _attention(draw: st.DrawFn, shape: Sizes) -> tf.Group:
 
 
 @st.composite
+def _tied(draw: st.DrawFn, shape: Sizes) -> tf.Group:
+    rules = [tf.Rule("blocks.{layer}.qkv.weight", "(role out) in", role=draw(_labels(["q", "k", "v"])), kind="qkv")]
+    if draw(st.booleans()):  # a whole weight shares a slice with a part of another
+        rules += [tf.Rule("blocks.{layer}.proj.weight", "out in", role=draw(st.sampled_from("oqv")), kind="proj")]
+    return tf.Group("tied", draw(arrangements(["role", "in", "out"])), tuple(rules), tied="layer kind")
+
+
+@st.composite
+def _sized(draw: st.DrawFn, shape: Sizes) -> tf.Group:
+    patterns = draw(st.sampled_from([("out in", "out in"), ("out in", "in out")]))
+    rules = [tf.Rule(f"blocks.{{layer}}.fc{n}.weight", patterns[n - 1], role=f"fc{n}") for n in (1, 2)]
+    modes = draw(st.sampled_from(["(layer role) in out", "out (layer role) in", "in (role layer out)"]))
+    return tf.Group("sized", modes, tuple(rules), draw(st.sampled_from(["in out", "out", "in"])))
+
+
+@st.composite
 def _mlp(draw: st.DrawFn, shape: Sizes) -> tf.Group:
     if draw(st.booleans()):  # the wide dimension stays whole: fc2 is a transposed slice
         rules = [
@@ -252,7 +268,10 @@ def _embedding(draw: st.DrawFn, shape: Sizes) -> tf.Group:
     return tf.Group("embedding", draw(arrangements(["token", "in"])), (tf.Rule("embed.weight", "token in"),))
 
 
-CALLED: dict[str, Callable[[Sizes], st.SearchStrategy[tf.Group]]] = {"attention": _attention, "mlp": _mlp}
+CALLED: dict[str, Callable[[Sizes], st.SearchStrategy[tf.Group]]] = {
+    "attention": lambda shape: _attention(shape) | _tied(shape),
+    "mlp": lambda shape: _mlp(shape) | _sized(shape),
+}
 """Groups whose every parameter is the weight of a linear layer."""
 
 OTHERS: dict[str, Callable[[Sizes], st.SearchStrategy[tf.Group]]] = {

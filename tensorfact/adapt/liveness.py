@@ -100,8 +100,9 @@ def _timm_shape(model: nn.Module) -> tuple[int, ...] | None:
     first = config.get("first_conv")
     with contextlib.suppress(AttributeError):  # a model whose channels are not those it was pretrained on
         channels = model.get_parameter(f"{first}.weight").shape[1]
-    own = getattr(getattr(model, "patch_embed", None), "img_size", None)
-    return (int(channels), *map(int, own or size))
+    sizes = (getattr(module, "img_size", None) for module in model.modules())  # made for another size than pretrained
+    own = next((found for found in sizes if isinstance(found, tuple)), tuple(size))
+    return (int(channels), *own)
 
 
 def _transformers_shape(model: nn.Module) -> tuple[int, ...] | None:

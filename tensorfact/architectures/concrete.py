@@ -28,7 +28,7 @@ def concrete_rules(
     Examples:
         >>> found = {"a.0.w": Form("out in", "w"), "a.1.w": None, "a.2.w": Form("out in", "w")}
         >>> concrete_rules("a.{layer}.w", found)
-        [Rule('a.0.w', 'out in', role='w', layer=0), Rule('a.2.w', 'out in', role='w', layer=2)]
+        [Rule('a.0.w', 'out in', layer=0, role='w'), Rule('a.2.w', 'out in', layer=2, role='w')]
     """
     forms, fixed = set(found.values()), fixed or {}
     if len(forms) < 2:

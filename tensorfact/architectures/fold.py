@@ -60,8 +60,11 @@ def plan_for(model: nn.Module, blocks: Blocks | Sequence[Blocks] = "all", *, mlp
         raise PlanError("plan_for: mlp", expected=f"one of {get_args(Mlp)}", got=repr(mlp))
     shapes = {name: tuple(parameter.shape) for name, parameter in base_parameters(model).items()}
     failed: tuple[str, PlanError] | None = None
+    claimed: set[str] = set()
     for family in FAMILIES.values():
-        if not (towers := _towers(family, shapes)):
+        towers = _towers(family, shapes)
+        claims = {n for prefix in towers for part in family.parts for n in _matching(part, prefix, shapes)}
+        if not towers or not claimed <= claims:  # never fall back to a family that would leave a part of it out
             continue
         groups = [
             group
@@ -75,7 +78,7 @@ def plan_for(model: nn.Module, blocks: Blocks | Sequence[Blocks] = "all", *, mlp
         try:
             plan.resolve(model)
         except PlanError as error:
-            failed = failed or (family.name, error)
+            failed, claimed = failed or (family.name, error), claimed | claims
             continue
         return plan
     if failed:
@@ -111,25 +114,31 @@ def _towers(family: Family, shapes: Shapes) -> list[str]:
 
 
 def _groups(fold: Fold, prefix: str, several: bool, shapes: Shapes, wanted: set[str], mlp: Mlp) -> list[Group]:
-    """Return a fold's group, and beside it one for the wide matrices that are not cut."""
+    """Return a fold's group, and beside it one for each block whose wide matrices are not cut."""
     parts = [part for part in fold.parts if part.block in wanted]
     found = {part: _matching(part, prefix, shapes) for part in parts}
-    wide = [part for part in parts if part.is_wide]
-    wide_shapes = [(part, shape) for part in wide for shape in found[part].values() if _fits(part, shape)]
-    whole = mlp == "whole" or not all(_chunks(part, shape) for part, shape in wide_shapes)
+    cuts = [bool(_chunks(p, shape)) for p in parts if p.is_wide for shape in found[p].values() if _fits(p, shape)]
+    whole = mlp == "whole" or not all(cuts)
     name = f"{prefix.strip('.').replace('.', '_')}_{fold.name}" if several and prefix else fold.name
-    beside = {"out": "hid"}
-    modes = format_axes(tuple(tuple(beside.get(axis, axis) for axis in dim) for dim in parse_axes(fold.modes, name)))
-    partition = fold.partition and " ".join(beside.get(axis, axis) for axis in fold.partition.split())
+    members: dict[tuple[str, str, str | None], list[Part]] = {}
+    for part in parts:
+        beside = (
+            (f"{name}_{part.block}", *_whole(fold)) if whole and part.is_wide else (name, fold.modes, fold.partition)
+        )
+        members.setdefault(beside, []).append(part)
     groups = []
-    for group, its_modes, its_partition, own in (
-        (name, fold.modes, fold.partition, [part for part in parts if not (whole and part.is_wide)]),
-        (f"{name}_mlp", modes, partition, wide if whole else []),
-    ):
-        forms = {part: {name: _form(part, shape, whole) for name, shape in found[part].items()} for part in own}
+    for (group, modes, partition), own in members.items():
+        forms = {part: {n: _form(part, shape, whole) for n, shape in found[part].items()} for part in own}
         rules = [rule for part in own for rule in concrete_rules(prefix + part.param, forms[part])]
-        groups += [Group(group, its_modes, tuple(rules), its_partition)] if rules else []
+        groups += [Group(group, modes, tuple(rules), partition)] if rules else []
     return groups
+
+
+def _whole(fold: Fold) -> tuple[str, str | None]:
+    """Return modes and partition of a fold's wide matrices where they are not cut: `hid` instead of `out`."""
+    modes = parse_axes(fold.modes, fold.name)
+    renamed = format_axes(tuple(tuple("hid" if axis == "out" else axis for axis in dim) for dim in modes))
+    return renamed, fold.partition and " ".join("hid" if axis == "out" else axis for axis in fold.partition.split())
 
 
 def _matching(part: Part, prefix: str, shapes: Shapes) -> Shapes:

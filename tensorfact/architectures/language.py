@@ -153,7 +153,14 @@ LANGUAGE = (
         (
             Example(
                 "torch:Transformer",
-                {"d_model": 32, "nhead": 4, "num_encoder_layers": 2, "num_decoder_layers": 2, "dim_feedforward": 64},
+                {
+                    "d_model": 32,
+                    "nhead": 4,
+                    "num_encoder_layers": 2,
+                    "num_decoder_layers": 2,
+                    "dim_feedforward": 64,
+                    "batch_first": True,
+                },
             ),
         ),
     ),

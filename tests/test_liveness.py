@@ -1,0 +1,252 @@
+"""A parameter without effect is found: at once where an example input is known, else in the first forward pass."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import tensorfact as tf
+from tensorfact.adapt.liveness import known_example, numbers
+from tensorfact.errors import AdaptError, UnusedError
+from tensorfact.layers import Compiled
+from tensorfact.models import make_model
+
+from .helpers import difference, draw, infer, layers, layers_plan, randomise, refused, snapshot, state_bits, untouched
+
+
+class Branches(nn.Module):
+    """Two linear layers, of which a forward pass uses those that it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(2))
+
+    def forward(self, x: Tensor, which: tuple[int, ...] = (0,)) -> Tensor:
+        for at in which:
+            x = x + cast("Tensor", self.layers[at](x))
+        return x
+
+
+class Caching(nn.Module):
+    """A layer whose weight is copied when the module is made; the copy is what is used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(4, 4, bias=False)])
+        self.kept = cast("nn.Linear", self.layers[0]).weight.detach().clone()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 0 * cast("Tensor", self.layers[0](x)) + nn.functional.linear(x, self.kept)
+
+
+class Gated(Branches):
+    """A branch whose last scale is zero and frozen, as residual networks start."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor, which: tuple[int, ...] = (0,)) -> Tensor:
+        return x + cast("Tensor", self.layers[0](x)) + self.gamma * cast("Tensor", self.layers[1](x))
+
+
+PLAN = tf.TensorizationPlan((tf.Group("g", "layer in out", (tf.Rule("layers.{layer}.weight", "out in"),)),))
+X = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled() -> None:
+    """Forget what other tests compiled: a compiled layer records nothing, so nothing is concluded from it."""
+    Compiled.seen = False
+
+
+def adapted(model: nn.Module, **options: Any) -> tf.Adapter:
+    return tf.adapt(model, PLAN, tf.TensorTrain(1), seed=0, **options)
+
+
+def test_the_first_forward_pass_names_an_unused_parameter() -> None:
+    model = Branches()
+    adapted(model)
+    for _ in range(2):  # it stays an error
+        with refused(UnusedError, "'layers.1.weight'", "check=False"):
+            model(X)
+
+
+def test_passes_that_together_use_all_are_enough() -> None:
+    model = Branches()
+    adapted(model)
+    assert len(model._forward_hooks) == 1
+    model(X, (0, 1))
+    assert not model._forward_hooks
+    model(X)
+
+
+def test_without_the_check_parts_may_stay_unused() -> None:
+    model = Branches()
+    adapter = adapted(model, check=False)
+    model(X)
+    assert not model._forward_hooks
+    adapter.remove()
+
+
+def test_a_removed_adapter_looks_no_more() -> None:
+    model = Branches()
+    with untouched(model):
+        adapted(model).remove()
+    assert not model._forward_hooks
+    model(X)
+
+
+def test_a_known_example_tells_at_once_and_leaves_the_model_as_it_was() -> None:
+    model = cast("Any", tf.nano())
+    model.spare = nn.Linear(96, 96)
+    plan = tf.TensorizationPlan((tf.Group("spare", "in out", (tf.Rule("spare.weight", "out in"),)),))
+    state = torch.random.get_rng_state()
+    with untouched(model), refused(UnusedError, "'spare.weight'"):
+        tf.adapt(model, plan, tf.TensorTrain(1), seed=0)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert not model._forward_hooks
+
+
+def test_the_look_at_an_example_changes_nothing() -> None:
+    model = tf.nano().train()
+    state = torch.random.get_rng_state()
+    adapter = tf.adapt(model, tf.plan_for(model), tf.TensorTrain(2), seed=0)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert all(module.training for module in model.modules())
+    assert not model._forward_hooks
+    assert all(slot.read for slot in adapter._slots.values())
+
+
+def test_an_example_that_does_not_run_tells_nothing() -> None:
+    model = cast("Any", tf.nano())
+    model.pretrained_cfg = {**model.pretrained_cfg, "input_size": (7, 5, 5), "first_conv": None}  # 7 channels
+    tf.adapt(model, tf.plan_for(model), tf.TensorTrain(2))
+    assert len(model._forward_hooks) == 1
+    model(torch.zeros(1, 1, 28, 28))
+    assert not model._forward_hooks
+
+
+def test_a_copy_made_before_the_first_pass_is_watched_by_itself() -> None:
+    model = Branches()
+    adapter = adapted(model)
+    twin = copy.deepcopy(model)
+    model(X, (0, 1))
+    assert not model._forward_hooks
+    with refused(UnusedError, "'layers.1.weight'"):
+        twin(X)
+    cast("tf.Adapter", twin.tensorfact).remove()
+    twin(X)
+    assert adapter._attached
+
+
+def test_what_a_compiler_runs_is_no_sign_of_a_dead_parameter() -> None:
+    torch._dynamo.reset()
+    model = Branches()
+    adapted(model)
+    for layer in model.layers:
+        layer.compile(backend="eager", fullgraph=True)
+    whole = Branches()
+    adapted(whole)
+    compiled = cast("nn.Module", torch.compile(whole, backend="eager", fullgraph=True))
+    with torch.no_grad():
+        model(X, (0, 1))
+        assert difference(compiled(X, (0, 1)), whole(X, (0, 1))) < 1e-6
+
+
+# ------------------------------------------------------------------------------------------------------------ check()
+
+
+def test_check_measures_every_parameter_and_leaves_no_trace() -> None:
+    model = randomise(tf.nano())
+    adapter = tf.adapt(model, tf.plan_for(model), tf.TensorTrain(2), seed=0)
+    draw(adapter)
+    before = snapshot(model)
+    found = adapter.check()
+    assert snapshot(model) == before
+    assert [effect.parameter for effect in found.effects] == list(adapter.resolved.parameters)
+    assert all(effect.moved > 1e-3 and effect.difference < found.tolerance for effect in found.effects)
+    assert "blocks.5.mlp.fc2.weight" in str(found)
+
+
+@pytest.mark.parametrize("given", [X, (X, (0, 1)), {"x": X, "which": (0, 1)}], ids=["tensor", "arguments", "keywords"])
+def test_check_takes_any_form_of_input(given: Any) -> None:
+    model = Branches()
+    adapter = adapted(model, check=False)
+    if isinstance(given, Tensor):
+        with refused(AdaptError, "'layers.1.weight'", "does not depend"):
+            adapter.check(given)
+    else:
+        assert len(adapter.check(given).effects) == 2
+
+
+def test_check_finds_a_copied_weight_and_a_frozen_zero() -> None:
+    model = Caching()
+    adapter = adapted(model)
+    model(X)  # the layer is called, so it looks used
+    with untouched(model), refused(AdaptError, "'layers.0.weight'", "does not depend"):
+        adapter.check(X)
+    gated = Gated()
+    adapter = adapted(gated)
+    with refused(AdaptError, "'layers.1.weight'", "scale of zero"):
+        adapter.check(X)
+    nn.init.constant_(gated.gamma, 1e-7)
+    assert not adapter.check(X).dead
+
+
+def test_check_finds_a_model_that_answers_otherwise_once_merged() -> None:
+    class Odd(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            stored = next(p for n, p in self.named_parameters() if n == "0.weight")
+            return cast("Tensor", nn.Sequential(*self)(x)) + stored.sum()
+
+    model = Odd(*layers(2))
+    adapter = tf.adapt(model, layers_plan(), tf.TensorTrain(2), seed=0)
+    with refused(AdaptError, "'0.weight'", "adapted and merged"):
+        adapter.check(torch.ones(2, 6))
+
+
+def test_check_says_what_it_needs() -> None:
+    model = Branches()
+    adapter = adapted(model)
+    with refused(AdaptError, "Branches", "example_input"):
+        adapter.check()
+    adapter.merge()
+    with refused(AdaptError, "merged already"):
+        adapter.check(X)
+
+
+@pytest.mark.parametrize("name", ["hf:vit", "hf:bert", "hf:t5", "hf:gpt2", "hf:clip", "torch:Transformer"])
+def test_models_say_what_they_take(name: str) -> None:
+    from tensorfact.architectures import FAMILIES
+
+    small = next(e.small for f in FAMILIES.values() for e in f.examples if e.model == name)
+    model = randomise(make_model(name, **small))
+    example = known_example(model)
+    if name.startswith("torch:"):
+        assert example is None
+        return
+    assert example is not None
+    adapter = tf.adapt(model, tf.plan_for(model), tf.TensorTrain(2), seed=0)
+    assert not model._forward_hooks, "the example ran at once"
+    state = state_bits(model)
+    assert not adapter.check().apart
+    assert state_bits(model) == state
+
+
+def test_numbers_come_out_of_any_container() -> None:
+    found = numbers({"a": torch.ones(2), "b": [torch.zeros(1, dtype=torch.long), (torch.ones(1), None)], "c": "x"})
+    assert found.tolist() == [1, 1, 1]
+    with refused(AdaptError, "int", fix=False):
+        numbers(3)
+
+
+def test_infer_and_watch_get_along_with_sequential_roots() -> None:
+    model = layers(3)
+    tf.adapt(model, layers_plan(), tf.TensorTrain(2), seed=0)
+    infer(model, torch.ones(2, 6))
+    assert not model._forward_hooks
