@@ -54,6 +54,19 @@ def is_below(name: str, prefixes: tuple[str, ...]) -> bool:
     return any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes)
 
 
+def stack_shape(model: nn.Module, name: str, parameter: Tensor) -> tuple[int, ...]:
+    """Return the sizes that parameters of one stack share: outputs, inputs, a kernel's positions if there are several.
+
+    Args:
+        model: The model.
+        name: The parameter's name.
+        parameter: The parameter, of at least two dimensions.
+    """
+    first, second, *kernel = parameter.shape
+    outputs, inputs = (second, first) if is_transposed(*owner_of(model, name)) else (first, second)
+    return (outputs, inputs, *(kernel if set(kernel) - {1} else ()))
+
+
 def obstacle(model: nn.Module, name: str, parameter: Tensor) -> str:
     """Return why a parameter is not one to stack, or nothing.
 

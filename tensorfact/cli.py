@@ -113,7 +113,11 @@ def plan_command(
     what = "by shape" if by_shape else f"{', '.join(blocks or ['all'])} blocks"
     _show(resolved.table(), f"{model}, {what}")
     _show(resolved.left_out_table(), "left out")
-    counts = [(format_label(f), f"{resolved.num_parameters(f):,}") for f in map(parse_format, format or ["tt:rank=16"])]
+    counts = []
+    for each in map(parse_format, format or ["tt:rank=16"]):
+        fitted = resolved.fitted(each)
+        lower = " (less where a tensor allows no more)" if set(fitted.values()) != {each} else ""
+        counts.append((format_label(each) + lower, f"{resolved.num_parameters(fitted):,}"))
     _show(Table(("format", "parameters"), tuple(counts)), "trained parameters, the head apart")
 
 

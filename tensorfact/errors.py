@@ -81,7 +81,17 @@ class FormatError(TensorfactError, ValueError):
 
 
 class RankError(FormatError):
-    """A rank below 1 or above what the modes allow."""
+    """A rank below 1 or above what the modes allow.
+
+    Args:
+        problem: As in `TensorfactError`.
+        allowed: The nearest ranks that the modes allow, one a bond or mode; None where the ranks mean nothing.
+        parts: The other arguments of `TensorfactError`.
+    """
+
+    def __init__(self, problem: str, *, allowed: tuple[int, ...] | None = None, **parts: str) -> None:
+        super().__init__(problem, **parts)
+        self.allowed = allowed
 
 
 class AdaptError(TensorfactError, ValueError):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .anatomy import VECTOR
-from .errors import FormatError, PlanError, nearest
+from .errors import FormatError, PlanError, RankError, nearest
 from .formats import Format
 from .indexing import Index, as_index, spread, take
 from .network import Mode, Network
@@ -114,8 +114,29 @@ class TensorGroup:
         """
         try:
             return format.network(self.modes)
+        except RankError as error:
+            lower = "; plan.resolve(model).fitted(format) lowers a rank where it must" if error.allowed else ""
+            raise RankError(f"tensor {self.name!r} {self.shape}: {error}{lower}", allowed=error.allowed) from error
         except FormatError as error:
             raise type(error)(f"tensor {self.name!r} {self.shape}: {error}") from error
+
+    def fitted(self, format: Format) -> Format:
+        """Return a format with its rank lowered to what this tensor allows, if it allows less.
+
+        Args:
+            format: The format.
+
+        Raises:
+            FormatError: The format does not fit these modes at any such rank.
+        """
+        try:
+            format.network(self.modes)
+        except RankError as error:
+            if not error.allowed or "rank" not in {field.name for field in dataclasses.fields(format)}:
+                raise
+            rank = error.allowed if len(error.allowed) > 1 else error.allowed[0]
+            return dataclasses.replace(format, rank=rank)  # type: ignore[call-arg]
+        return format
 
     @property
     def extents(self) -> dict[str, int]:
@@ -232,6 +253,26 @@ class ResolvedPlan:
                     fix="pass an object, not a name or a class; get_format(name) finds the class of a name",
                 )
         return formats
+
+    def fitted(self, format: Format | Mapping[str, Format]) -> dict[str, Format]:
+        """Give every tensor its format, the rank lowered where a tensor allows no more: small kernels, short stacks.
+
+        Args:
+            format: One format for all, or one for each group's (or tensor's) name.
+
+        Returns:
+            Formats by tensor name, to be passed to `adapt`.
+
+        Raises:
+            FormatError: As in `formats`, or a format that does not fit a tensor at any rank.
+
+        Examples:
+            >>> import torch, tensorfact as tf
+            >>> model = torch.nn.Sequential(*(torch.nn.Linear(8, 8) for _ in range(2)))
+            >>> tf.plan_by_shape(model).resolve(model).fitted(tf.Tucker(rank=4))
+            {'matrices[8,8]': Tucker(rank=(2, 4, 4))}
+        """
+        return {tensor.name: tensor.fitted(self.formats(format)[tensor.name]) for tensor in self.tensors}
 
     def num_parameters(self, format: Format | Mapping[str, Format]) -> int:
         """Return how many numbers the factors of all tensors hold.

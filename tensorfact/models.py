@@ -36,8 +36,8 @@ def make_model(name: str, *, pretrained: bool = False, **options: Any) -> nn.Mod
         DataError: There is no such model, or its weights cannot be had.
 
     Examples:
-        >>> type(make_model("torch:Transformer", d_model=16, nhead=2)).__name__
-        'Transformer'
+        >>> type(make_model("torch:TransformerEncoderLayer", d_model=16, nhead=2)).__name__
+        'TransformerEncoderLayer'
     """
     source, separator, rest = name.partition(":")
     maker = _SOURCES.get(source) if separator else _nano if name == "nano" else _timm

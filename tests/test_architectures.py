@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import functools
+import random
+from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
 import timm
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 import tensorfact as tf
@@ -138,17 +142,143 @@ def test_the_plan_is_the_one_in_the_readme_and_survives_json() -> None:
 
 @pytest.mark.parametrize("model", [Tiny(), layers(), nn.ReLU()], ids=lambda model: type(model).__name__)
 def test_an_unknown_family_is_refused(model: nn.Module) -> None:
-    with untouched(model), refused(NoMatchError, type(model).__name__, "vit, swin, mixer"):
+    with untouched(model), refused(NoMatchError, type(model).__name__, "vit", "swin", "plan_by_shape"):
         tf.plan_for(model)
 
 
-def test_a_model_that_is_only_alike_is_refused() -> None:
-    for name in ("resnet18", "convnext_atto", "gmlp_s16_224"):
-        with refused(NoMatchError, "vit, swin, mixer"):
-            tf.plan_for(outline(name))
+def test_a_model_of_a_family_s_names_but_not_its_shapes_is_refused() -> None:
+    with torch.device("meta"):
+        model = cast("nn.Module", timm.create_model("swin_tiny_patch4_window7_224"))
+    cast("Any", model).layers[0].blocks[1].attn.proj = nn.Linear(96, 100, device="meta")
+    with refused(PlanError, "swin family", "(100, 96)", "plan_by_shape"):
+        tf.plan_for(model)
 
 
-@pytest.mark.parametrize("blocks", ["attn", "", None, ["mlp"], 3])
+def test_no_family_is_a_fallback_for_half_a_model() -> None:
+    """A CAFormer whose attention does not fit has the names of a ConvNeXt's MLPs too, which would be half of it."""
+    with torch.device("meta"):
+        model = cast("nn.Module", timm.create_model("caformer_s18"))
+    cast("Any", model).stages[2].blocks[0].token_mixer.qkv = nn.Linear(320, 900, device="meta")
+    with refused(PlanError, "caformer family"):
+        tf.plan_for(model)
+
+
+def test_a_family_is_found_wherever_it_stands() -> None:
+    class Pair(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.left = nn.ModuleDict({"net": outline("vit_tiny_patch16_224")})
+            self.right = outline("deit3_small_patch16_224")
+
+    one, two = nn.ModuleDict({"backbone": outline("vit_tiny_patch16_224")}), Pair()
+    assert {t.name: t.shape for t in tf.plan_for(one).resolve(one).tensors} == {"encoder": (144, 192, 192)}
+    found = {t.name: t.shape for t in tf.plan_for(two).resolve(two).tensors}
+    assert found == {"left_net_encoder": (144, 192, 192), "right_encoder": (144, 384, 384)}
+
+
+@pytest.mark.parametrize(
+    ("blocks", "names"),
+    [
+        ("all", {"stages"}),
+        (["all", "depthwise"], {"stages", "depthwise"}),
+        (["depthwise"], {"depthwise"}),
+        (("mlp", "mlp"), {"stages"}),
+    ],
+)
+def test_depthwise_kernels_are_folded_on_request(blocks: Any, names: set[str]) -> None:
+    model = outline("convnext_atto")
+    assert {tensor.group for tensor in tf.plan_for(model, blocks).resolve(model).tensors} == names
+
+
+@pytest.mark.parametrize(
+    ("name", "shapes"),
+    [
+        ("vit_base_patch16_224", {"encoder": (48, 768, 768), "encoder_mlp": (24, 768, 3072)}),
+        ("swin_tiny_patch4_window7_224", {
+            "stages[0]": (8, 96, 96), "stages[1]": (8, 192, 192), "stages[2]": (24, 384, 384),
+            "stages[3]": (8, 768, 768), "stages_mlp[0]": (4, 96, 384),
+            "stages_mlp[1]": (4, 192, 768), "stages_mlp[2]": (12, 384, 1536),
+            "stages_mlp[3]": (4, 768, 3072),
+        }),
+    ],
+)  # fmt: skip
+def test_an_mlp_stays_whole_on_request(name: str, shapes: dict[str, tuple[int, ...]]) -> None:
+    model = outline(name)
+    assert {t.name: t.shape for t in tf.plan_for(model, mlp="whole").resolve(model).tensors} == shapes
+    with refused(PlanError, "'half'", fix=False):
+        tf.plan_for(model, mlp=cast("Any", "half"))
+
+
+# -------------------------------------------------------------------------------------------------------- plan_by_shape
+
+
+def random_model(seed: int) -> nn.Module:
+    """Return a model of no family: nested blocks of a few widths, kernels, an embedding, a recurrent layer."""
+    choose = random.Random(seed)
+
+    def block(depth: int) -> nn.Module:
+        a, b = choose.choice([4, 6]), choose.choice([4, 6])
+        kinds: list[Callable[[], nn.Module]] = [
+            lambda: nn.Linear(a, b),
+            lambda: nn.Conv2d(a, b, 1),
+            lambda: nn.Conv2d(a, b, choose.choice([(3, 3), (1, 3)])),
+            lambda: nn.Conv1d(a, b, 3),
+            lambda: nn.Conv2d(4, 8, 3, groups=4),
+            lambda: nn.ConvTranspose2d(a, b, 3),
+            lambda: nn.Embedding(a, b),
+            lambda: nn.GRU(a, b),
+            lambda: nn.LayerNorm(a),
+            lambda: nn.ParameterDict({"w": torch.zeros(a, b), "bias_table": torch.zeros(a, b)}),
+        ]
+        if depth and choose.random() < 0.5:
+            inner = [block(depth - 1) for _ in range(choose.randint(1, 4))]
+            return (
+                nn.ModuleList(inner)
+                if choose.random() < 0.5
+                else nn.ModuleDict({f"m{k}": m for k, m in enumerate(inner)})
+            )
+        return choose.choice(kinds)()
+
+    return nn.ModuleList(block(3) for _ in range(8))
+
+
+@given(st.integers(0, 2**20))
+def test_by_shape_everything_is_stacked_or_left_out_with_a_reason(seed: int) -> None:
+    model = random_model(seed)
+    try:
+        plan = tf.plan_by_shape(model)
+    except PlanError as error:
+        assert "no two matrices" in str(error)  # noqa: PT017
+        return
+    resolved = plan.resolve(model)
+    names = {name for name, _ in model.named_parameters()}
+    left = {entry.parameter: entry for entry in resolved.left_out}
+    assert set(resolved.parameters).isdisjoint(left)
+    assert set(resolved.parameters) | set(left) == names
+    assert all(len(tensor.views) > 1 for tensor in resolved.tensors)
+    assert "no rule names it" not in {entry.reason for entry in left.values()}
+    assert tf.TensorizationPlan.from_json(plan.to_json()) == plan
+    for name in resolved.parameters:
+        assert not isinstance(model.get_submodule(name.rpartition(".")[0]), (nn.GRU, nn.Embedding, nn.LayerNorm))
+
+
+def test_by_shape_holds_what_a_family_holds() -> None:
+    for name in ("vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "resnet50", "levit_128"):
+        model = outline(name)
+        resolved = tf.plan_by_shape(model).resolve(model)
+        matrices = {n for n, p in model.named_parameters() if p.dim() > 1 and n.endswith("weight")}
+        left = {e.parameter for e in resolved.left_out if e.reason in ("the only one of its shape",)}
+        head = {e.parameter for e in resolved.left_out if "head" in e.reason}
+        depthwise = {e.parameter for e in resolved.left_out if "depthwise" in e.reason}
+        assert matrices == (set(resolved.parameters) | left | head | depthwise) & matrices
+
+
+def test_by_shape_refuses_a_model_with_nothing_to_stack() -> None:
+    with refused(PlanError, "Sequential", "no two matrices"):
+        tf.plan_by_shape(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 4), nn.LayerNorm(4)))
+
+
+@pytest.mark.parametrize("blocks", ["attn", "", None, ["mlp", "heads"], [], 3])
 def test_unknown_blocks_are_refused(blocks: Any) -> None:
     with refused(PlanError, repr(blocks), fix=False):
         tf.plan_for(tf.nano(), blocks)

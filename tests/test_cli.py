@@ -76,6 +76,25 @@ def test_plan_prints_tensors_and_counts(run: Run) -> None:
     assert "13,952" in result.stdout
 
 
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (("hf:gpt2",), ("(layer role)=144 in=768 out=768", "wte.weight", "an embedding", "61,440")),
+        (("hf:bert", "--mlp", "whole"), ("hid=3072", "encoder_mlp")),
+        (("convnext_atto", "--blocks", "all", "--blocks", "depthwise"), ("depthwise[40,7,7]",)),
+        (("densenet121", "--by-shape", "--format", "cp:rank=8"), ("matrices[128,128]", "cp rank=8")),
+        (("resnext50_32x4d",), ("kernels[4,128,3,3]", "less where a tensor allows no more")),
+        (("torch:Transformer",), ("decoder_layers", "vectors")),
+    ],
+    ids=lambda value: value[0],
+)
+def test_plan_knows_models_of_many_sources(run: Run, words: tuple[str, ...], shown: tuple[str, ...]) -> None:
+    result = run("plan", *words)
+    assert result.returncode == 0, result.stderr
+    assert not result.stderr
+    assert all(text in result.stdout for text in shown), result.stdout
+
+
 def test_formats_lists_every_registered_name(run: Run) -> None:
     result = run("formats")
     assert result.returncode == 0, result.stderr
@@ -136,9 +155,12 @@ def test_compare_trains_a_folder_of_images(run: Run, tmp_path: Path) -> None:
         (("compare", "--lr", "-1"), "fit: lr"),
         (("compare", "--device", "abacus"), "abacus"),
         (("plan", "vit_bse_patch16_224"), "did you mean 'vit_base_patch16_224'?"),
-        (("plan", "resnet18"), "belongs to no known family"),
+        (("plan", "densenet121"), "belongs to no known family"),
+        (("plan", "densenet121", "--by-shape", "--mlp", "whole"), "--by-shape"),
+        (("plan", "torch:Tensor"), "torch.nn has no module 'Tensor'"),
+        (("plan", "jax:thing"), "begins with hf:, torch:"),
         (("plan", "mixer_s32_224", "--blocks", "attention"), "no attention blocks"),
-        (("plan", "nano", "--blocks", "heads"), "expected one of"),
+        (("plan", "nano", "--blocks", "heads"), "expected one or several of"),
         (("inspect", "no-such-file"), "cannot read no-such-file"),
     ],
 )

@@ -39,8 +39,23 @@ def test_joining_what_was_split_gives_the_parameter_back_but_for_frozen_slots(ca
 def test_scatter_undoes_gather_on_everything_but_frozen_slots(case: Case) -> None:
     parameters = {name: p.detach() for name, p in case.build().named_parameters()}
     for tensor in case.resolve().tensors:
-        for name, part in tensor.scatter(tensor.gather(parameters)).items():
-            assert bits(part[part != 0]) == bits(parameters[name][part != 0])
+        whole = tensor.gather(parameters)
+        for name, part in tensor.scatter(whole).items():
+            assert tensor.tied or bits(part[part != 0]) == bits(parameters[name][part != 0])
+        assert bits(tensor.gather(tensor.scatter(whole))) == bits(whole)
+
+
+def test_a_shared_slice_is_the_mean() -> None:
+    model = Tiny(width=4, depth=3)
+    rule = Rule("blocks.{layer}.proj.weight", "out in")
+    (tensor,) = TensorizationPlan((Group("g", "out in", (rule,), tied="layer"),)).resolve(model).tensors
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+    weights = [parameters[f"blocks.{layer}.proj.weight"] for layer in range(3)]
+    torch.testing.assert_close(tensor.gather(parameters), torch.stack(weights).mean(0))
+    assert tensor.shape == (4, 4)
+    assert all(
+        torch.equal(part, tensor.gather(parameters)) for part in tensor.scatter(tensor.gather(parameters)).values()
+    )
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor, nn
 
-from ..anatomy import base_parameters, is_transposed, obstacle, owner_of
+from ..anatomy import base_parameters, is_transposed, obstacle, owner_of, stack_shape
 from ..errors import PlanError
 from ..plan import TensorizationPlan
 from ..rules import Coordinate, Group, Rule
@@ -44,7 +44,7 @@ def plan_by_shape(model: nn.Module) -> TensorizationPlan:
     """
     first = {id(parameter): name for name, parameter in reversed(base_parameters(model).items())}
     named = {name: p for name, p in base_parameters(model).items() if first[id(p)] == name}
-    shapes = {name: _trimmed(p) for name, p in named.items() if not obstacle(model, name, p)}
+    shapes = {name: stack_shape(model, name, p) for name, p in named.items() if not obstacle(model, name, p)}
     counts = collections.Counter(shapes.values())
     kept = {name: shape for name, shape in shapes.items() if counts[shape] > 1 and len(shape) in _KERNELS}
     by_name = _templates(named)
@@ -70,12 +70,6 @@ def plan_by_shape(model: nn.Module) -> TensorizationPlan:
             fix="write a TensorizationPlan; a tensor may hold a single matrix",
         )
     return TensorizationPlan(tuple(groups))
-
-
-def _trimmed(parameter: Tensor) -> tuple[int, ...]:
-    """Return a shape without a kernel's ones: a 1 x 1 convolution is a matrix."""
-    shape = tuple(parameter.shape)
-    return shape[:2] if set(shape[2:]) <= {1} else shape
 
 
 def _templates(names: Iterable[str]) -> dict[str, str]:

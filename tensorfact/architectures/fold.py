@@ -73,7 +73,8 @@ def plan_for(model: nn.Module, blocks: Blocks | Sequence[Blocks] = "all", *, mlp
             for group in _groups(fold, prefix, len(towers) > 1, shapes, wanted, mlp)
         ]
         if not groups:
-            raise PlanError(f"plan_for: the {family.name} family has no {blocks} blocks", fix="use blocks='all'")
+            named = blocks if isinstance(blocks, str) else ", ".join(blocks)
+            raise PlanError(f"plan_for: the {family.name} family has no {named} blocks", fix="use blocks='all'")
         plan = TensorizationPlan(tuple(groups))
         try:
             plan.resolve(model)

@@ -134,6 +134,7 @@ def spread_rank(rank: Rank, limits: Mapping[str, int], owner: str) -> tuple[int,
             got=f"rank={rank}",
             cause="" if not fits else "a mode of the tensor is smaller than the rank",
             fix=f"use rank={allowed if fits else tuple(limits.values())} or less",
+            allowed=allowed if fits else None,
         )
     return ranks
 
