@@ -174,6 +174,8 @@ def test_a_family_is_found_wherever_it_stands() -> None:
     assert {t.name: t.shape for t in tf.plan_for(one).resolve(one).tensors} == {"encoder": (144, 192, 192)}
     found = {t.name: t.shape for t in tf.plan_for(two).resolve(two).tensors}
     assert found == {"left_net_encoder": (144, 192, 192), "right_encoder": (144, 384, 384)}
+    chain = nn.Sequential(outline("vit_tiny_patch16_224"), nn.Linear(1000, 3))
+    assert tf.plan_for(chain).resolve(chain)["encoder"].shape == (144, 192, 192)
 
 
 @pytest.mark.parametrize(

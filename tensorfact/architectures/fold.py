@@ -22,8 +22,8 @@ Blocks = Literal["all", Block]
 Mlp = Literal["chunks", "whole"]
 Shapes = Mapping[str, tuple[int, ...]]
 
-_NAME = re.compile(r"(?:[^.]*[^.\d][^.]*\.)*")
-"""What may stand before a family's own names: modules that are named, not numbered."""
+_NAME = re.compile(r"(?:\d+\.)?(?:[^.]*[^.\d][^.]*\.)*")
+"""What may stand before a family's own names: modules that are named, not numbered, below perhaps a `Sequential`."""
 
 
 def plan_for(model: nn.Module, blocks: Blocks | Sequence[Blocks] = "all", *, mlp: Mlp = "chunks") -> TensorizationPlan:
@@ -66,34 +66,44 @@ def plan_for(model: nn.Module, blocks: Blocks | Sequence[Blocks] = "all", *, mlp
         claims = {n for prefix in towers for part in family.parts for n in _matching(part, prefix, shapes)}
         if not towers or not claimed <= claims:  # never fall back to a family that would leave a part of it out
             continue
-        groups = [
-            group
-            for prefix in towers
-            for fold in family.folds
-            for group in _groups(fold, prefix, len(towers) > 1, shapes, wanted, mlp)
-        ]
-        if not groups:
-            named = blocks if isinstance(blocks, str) else ", ".join(blocks)
-            raise PlanError(f"plan_for: the {family.name} family has no {named} blocks", fix="use blocks='all'")
-        plan = TensorizationPlan(tuple(groups))
+        plan = _plan(family, towers, shapes, wanted, mlp)
         try:
             plan.resolve(model)
         except PlanError as error:
             failed, claimed = failed or (family.name, error), claimed | claims
             continue
         return plan
+    raise _refusal(model, failed) from (failed and failed[1])
+
+
+def _refusal(model: nn.Module, failed: tuple[str, PlanError] | None) -> PlanError:
+    fix = "use plan_by_shape(model), or write a TensorizationPlan of Group and Rule objects"
     if failed:
-        raise PlanError(
+        return PlanError(
             f"plan_for: {type(model).__name__} has the parameter names of the {failed[0]} family, but not its shapes",
             got=str(failed[1]),
-            fix="use plan_by_shape(model), or write a TensorizationPlan of Group and Rule objects",
-        ) from failed[1]
-    raise NoMatchError(
+            fix=fix,
+        )
+    names = list(base_parameters(model))[:3]
+    return NoMatchError(
         f"plan_for: {type(model).__name__} belongs to no known family",
         expected=f"the parameter names of {', '.join(FAMILIES)}",
-        got=f"names such as {', '.join(list(shapes)[:3]) or 'none'}",
-        fix="use plan_by_shape(model), or write a TensorizationPlan of Group and Rule objects",
+        got=f"names such as {', '.join(names) or 'none'}",
+        fix=fix,
     )
+
+
+def _plan(family: Family, towers: list[str], shapes: Shapes, wanted: set[str], mlp: Mlp) -> TensorizationPlan:
+    groups = [
+        group
+        for prefix in towers
+        for fold in family.folds
+        for group in _groups(fold, prefix, len(towers) > 1, shapes, wanted, mlp)
+    ]
+    if not groups:
+        named = ", ".join(sorted(wanted))
+        raise PlanError(f"plan_for: the {family.name} family has no {named} blocks", fix="use blocks='all'")
+    return TensorizationPlan(tuple(groups))
 
 
 def _wanted(blocks: Blocks | Sequence[Blocks]) -> set[str]:
