@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -121,7 +122,9 @@ class Increment:
             drop: Apply the dropout, if the factors are in training mode.
         """
         cores = [core.to(torch.promote_types(core.dtype, torch.float32)) for core in self._cores(drop)]
-        with torch.autocast(cores[0].device.type, enabled=False):
+        device = cores[0].device.type
+        able = torch.amp.is_autocast_available(device)
+        with torch.autocast(device, enabled=False) if able else contextlib.nullcontext():
             return self.view.join(self.forming(cores))
 
     def apply(self, x: Tensor) -> Tensor:

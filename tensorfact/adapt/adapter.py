@@ -200,7 +200,7 @@ class Adapter(nn.Module):
     def check(self, example_input: object = None) -> Liveness:
         """Perturb every adapted parameter by itself: does the output move, and is adapted the same as merged?
 
-        Runs the model three times for each parameter, in evaluation mode. The model is left as it was, bit for bit.
+        Runs the model twice for each parameter, in evaluation mode. The model is left as it was, bit for bit.
 
         Args:
             example_input: A tensor, a tuple of arguments, or a mapping of keywords; by default, an image of the size

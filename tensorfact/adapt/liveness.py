@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +23,17 @@ class Example(NamedTuple):
 
     arguments: tuple[Any, ...] = ()
     keywords: Mapping[str, Any] = {}
+
+    def run(self, model: nn.Module) -> object:
+        """Run a model on it."""
+        return model(*self.arguments, **self.keywords)
+
+    def on(self, device: str) -> Example:
+        """Return it on another device."""
+        named = {
+            name: value.to(device) if isinstance(value, Tensor) else value for name, value in self.keywords.items()
+        }
+        return Example(tuple(value.to(device) for value in self.arguments), named)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,6 +198,8 @@ class Watch:
     def start(self) -> None:
         """Run the model on its example input if one is known; else the first forward pass is looked at.
 
+        A copy without numbers runs where it can: it costs no time and reaches none of the model's state.
+
         Raises:
             UnusedError: The model ran on the example, and a parameter was not used.
         """
@@ -193,15 +207,14 @@ class Watch:
         if (example := known_example(self.model)) is None:
             return
         seen, Compiled.seen = Compiled.seen, False  # this run compiles nothing, unless parts of the model do
-        with observing(self.model):
-            try:
-                self.model(*example.arguments, **example.keywords)
-            except UnusedError:
-                raise
-            except Exception:  # what does not run tells nothing; the first real input will
-                return
-            finally:
-                Compiled.seen |= seen
+        try:
+            with observing(self.model):
+                if _runs(lambda: example.on("meta").run(_outline(self.model))):
+                    self.stop()
+                else:
+                    _runs(lambda: example.run(self.model))
+        finally:
+            Compiled.seen |= seen
 
     def stop(self) -> None:
         """Take the hook off."""
@@ -222,6 +235,27 @@ class Watch:
         self.stop()
 
 
+def _runs(forward: Callable[[], object]) -> bool:
+    """Return whether a forward pass can be run; what cannot tells nothing, and the first real input will."""
+    try:
+        forward()
+    except UnusedError:
+        raise
+    except Exception:
+        return False
+    return True
+
+
+def _outline(model: nn.Module) -> nn.Module:
+    """Return a copy whose parameters and buffers have shapes and no numbers."""
+    tensors = [*model.parameters(), *model.buffers()]
+    memo: dict[int, object] = {}
+    for tensor in tensors:
+        outline = torch.empty_like(tensor, device="meta", requires_grad=False)
+        memo[id(tensor)] = nn.Parameter(outline, requires_grad=False) if isinstance(tensor, nn.Parameter) else outline
+    return copy.deepcopy(model, memo)
+
+
 def listed(names: Sequence[str]) -> str:
     """Return up to three names, and how many more there are."""
     shown = ", ".join(map(repr, names[:3]))
@@ -239,14 +273,14 @@ def measure(model: nn.Module, slots: Mapping[str, Slot], example: Example) -> Li
     parameters = base_parameters(model)
     effects = []
     with observing(model), _changed(slots):
-        base = numbers(model(*example.arguments, **example.keywords))
-        noise = _apart(numbers(model(*example.arguments, **example.keywords)), base)
+        base = numbers(example.run(model))
+        noise = _apart(numbers(example.run(model)), base)
         for name, slot in slots.items():
             increment = slot.increment.dense().norm() or torch.tensor(1.0)
             whole = float((parameters[name].detach().to(increment.dtype).norm() or 1.0) / increment)
             for size in (1.0, 1e3):  # as large as the weight, or, where small scales follow it, larger
                 slot.scale, slot.switch = size * whole, Switch(on=True)
-                adapted = numbers(model(*example.arguments, **example.keywords))
+                adapted = numbers(example.run(model))
                 merged = _merged(model, parameters[name], slot, example)
                 slot.switch = Switch(on=False)
                 moved = _apart(adapted, base)
@@ -261,7 +295,7 @@ def _merged(model: nn.Module, parameter: Tensor, slot: Slot, example: Example) -
     try:
         parameter.copy_(slot.effective(parameter))
         slot.switch = Switch(on=False)
-        return numbers(model(*example.arguments, **example.keywords))
+        return numbers(example.run(model))
     finally:
         parameter.copy_(original)
 
