@@ -17,6 +17,13 @@ def base_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in named if not name.startswith(f"{ATTRIBUTE}.")}
 
 
+def own_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return all parameters but an adapter's, each once, by the first name it has."""
+    named = base_parameters(model)
+    first = {id(parameter): name for name, parameter in reversed(named.items())}
+    return {name: parameter for name, parameter in named.items() if first[id(parameter)] == name}
+
+
 def owner_of(model: nn.Module, parameter: str) -> tuple[nn.Module, str]:
     """Return the module that holds a parameter, and the parameter's name in it."""
     path, _, attribute = parameter.rpartition(".")
@@ -65,6 +72,12 @@ def stack_shape(model: nn.Module, name: str, parameter: Tensor) -> tuple[int, ..
     first, second, *kernel = parameter.shape
     outputs, inputs = (second, first) if is_transposed(*owner_of(model, name)) else (first, second)
     return (outputs, inputs, *(kernel if set(kernel) - {1} else ()))
+
+
+def stackable(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Return the stack shapes of all parameters that nothing keeps from being stacked, by their first name."""
+    found = {name: p for name, p in own_parameters(model).items() if not obstacle(model, name, p)}
+    return {name: stack_shape(model, name, parameter) for name, parameter in found.items()}
 
 
 def obstacle(model: nn.Module, name: str, parameter: Tensor) -> str:

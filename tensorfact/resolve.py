@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from torch import Tensor, nn
 
-from .anatomy import base_parameters, is_transposed, obstacle, owner_of, stack_shape
+from .anatomy import base_parameters, is_transposed, obstacle, own_parameters, owner_of, stackable
 from .errors import ClaimError, NoMatchError, PlanError, SizeError
 from .groups import LeftOut, ResolvedPlan, TensorGroup, View
 from .indexing import as_index
@@ -69,15 +69,12 @@ def resolve(groups: Iterable[Group], model: nn.Module) -> ResolvedPlan:
 
 
 def _left_out(model: nn.Module, claimed: set[int]) -> Iterator[LeftOut]:
-    parameters = {id(parameter): (name, parameter) for name, parameter in reversed(base_parameters(model).items())}
-    named = dict(reversed(parameters.values()))
-    reasons = {name: obstacle(model, name, parameter) for name, parameter in named.items()}
-    shapes = {name: stack_shape(model, name, p) for name, p in named.items() if not reasons[name]}
+    shapes = stackable(model)
     counts = collections.Counter(shapes.values())
-    for name, parameter in named.items():
+    for name, parameter in own_parameters(model).items():
         if id(parameter) not in claimed:
             alone = name in shapes and counts[shapes[name]] == 1
-            reason = reasons[name] or ("the only one of its shape" if alone else "no rule names it")
+            reason = obstacle(model, name, parameter) or ("the only one of its shape" if alone else "no rule names it")
             yield LeftOut(name, tuple(parameter.shape), reason)
 
 

@@ -155,11 +155,11 @@ def test_a_model_of_a_family_s_names_but_not_its_shapes_is_refused() -> None:
 
 
 def test_no_family_is_a_fallback_for_half_a_model() -> None:
-    """A CAFormer whose attention does not fit has the names of a ConvNeXt's MLPs too, which would be half of it."""
+    """A CAFormer whose attention does not fit has the MLPs of other families too, which would be half of it."""
     with torch.device("meta"):
         model = cast("nn.Module", timm.create_model("caformer_s18"))
     cast("Any", model).stages[2].blocks[0].token_mixer.qkv = nn.Linear(320, 900, device="meta")
-    with refused(PlanError, "caformer family"):
+    with refused(PlanError, "metaformer family"):
         tf.plan_for(model)
 
 

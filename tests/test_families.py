@@ -60,6 +60,10 @@ SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
         "stages[0]": (36, 64, 64), "stages[1]": (36, 128, 128), "stages[2]": (108, 320, 320),
         "stages[3]": (36, 512, 512),
     },
+    "convformer_s18": {
+        "stages[0]": (36, 64, 64), "stages[1]": (36, 128, 128), "stages[2]": (108, 320, 320),
+        "stages[3]": (36, 512, 512),
+    },
     "maxvit_rmlp_pico_rw_256": {
         "attention[32,32]": (48, 32, 32), "attention[64,64]": (48, 64, 64), "attention[128,128]": (120, 128, 128),
         "attention[256,256]": (48, 256, 256), "convs[32,128]": (5, 32, 128), "convs[64,128]": (1, 64, 128),

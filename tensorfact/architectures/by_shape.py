@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor, nn
 
-from ..anatomy import base_parameters, is_transposed, obstacle, owner_of, stack_shape
+from ..anatomy import is_transposed, own_parameters, owner_of, stackable
 from ..errors import PlanError
 from ..plan import TensorizationPlan
 from ..rules import Coordinate, Group, Rule
@@ -42,9 +42,7 @@ def plan_by_shape(model: nn.Module) -> TensorizationPlan:
         >>> print(resolved.left_out[-2].parameter, resolved.left_out[-2].reason)
         3.weight the only one of its shape
     """
-    first = {id(parameter): name for name, parameter in reversed(base_parameters(model).items())}
-    named = {name: p for name, p in base_parameters(model).items() if first[id(p)] == name}
-    shapes = {name: stack_shape(model, name, p) for name, p in named.items() if not obstacle(model, name, p)}
+    named, shapes = own_parameters(model), stackable(model)
     counts = collections.Counter(shapes.values())
     kept = {name: shape for name, shape in shapes.items() if counts[shape] > 1 and len(shape) in _KERNELS}
     by_name = _templates(named)

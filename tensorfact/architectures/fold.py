@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,7 @@ from typing import Literal, get_args
 
 from torch import nn
 
-from ..anatomy import base_parameters
+from ..anatomy import base_parameters, stackable
 from ..errors import NoMatchError, PlanError
 from ..notation import format_axes, parse_axes
 from ..plan import TensorizationPlan
@@ -61,10 +62,13 @@ def plan_for(model: nn.Module, blocks: Blocks | Sequence[Blocks] = "all", *, mlp
     shapes = {name: tuple(parameter.shape) for name, parameter in base_parameters(model).items()}
     failed: tuple[str, PlanError] | None = None
     claimed: set[str] = set()
+    repeated = _repeated(model)
     for family in FAMILIES.values():
         towers = _towers(family, shapes)
         claims = {n for prefix in towers for part in family.parts for n in _matching(part, prefix, shapes)}
-        if not towers or not claimed <= claims:  # never fall back to a family that would leave a part of it out
+        covered = sum(size for name, size in repeated.items() if name in claims)
+        # never a family that would leave out most of the model, or what an earlier one would hold
+        if not towers or not claimed <= claims or 2 * covered < sum(repeated.values()):
             continue
         plan = _plan(family, towers, shapes, wanted, mlp)
         try:
@@ -74,6 +78,13 @@ def plan_for(model: nn.Module, blocks: Blocks | Sequence[Blocks] = "all", *, mlp
             continue
         return plan
     raise _refusal(model, failed) from (failed and failed[1])
+
+
+def _repeated(model: nn.Module) -> dict[str, int]:
+    """Return how many numbers every parameter holds of which there are several of a shape, depthwise kernels apart."""
+    shapes = stackable(model)
+    counts = collections.Counter(shapes.values())
+    return {name: math.prod(shape) for name, shape in shapes.items() if counts[shape] > 1}
 
 
 def _refusal(model: nn.Module, failed: tuple[str, PlanError] | None) -> PlanError:

@@ -153,25 +153,6 @@ VISION = (
         (Example("pvt_v2_b1", {"depths": (1, 1, 1, 1), "embed_dims": (16, 32, 40, 64), "num_heads": (1, 2, 5, 8)}),),
     ),
     Family(
-        "caformer",
-        (
-            Fold(
-                "stages",
-                STACK,
-                (
-                    up(f"{_NESTED}.token_mixer.pwconv1", "expand", block="conv"),
-                    down(f"{_NESTED}.token_mixer.pwconv2", "project", block="conv"),
-                    fused(f"{_NESTED}.token_mixer.qkv.weight"),
-                    single(f"{_NESTED}.token_mixer.proj.weight", "o"),
-                    *mlp(f"{_NESTED}.mlp"),
-                ),
-                "stage",
-            ),
-            depthwise(f"{_NESTED}.token_mixer", "dwconv"),
-        ),
-        (Example("caformer_s18"),),
-    ),
-    Family(
         "maxvit",
         (
             Fold("attention", "(stage layer window role) in out", block(f"{_NESTED}.attn_{{window}}"), SHAPES),
@@ -195,9 +176,25 @@ VISION = (
         (Example("mvitv2_tiny"),),
     ),
     Family(
-        "convnext",
-        (Fold("stages", STACK, mlp(f"{_NESTED}.mlp"), "stage"), depthwise(_NESTED, "conv_dw")),
+        "metaformer",  # one kind of MLP beside any mixer of tokens
         (
+            Fold(
+                "stages",
+                STACK,
+                (
+                    up(f"{_NESTED}.token_mixer.pwconv1", "expand", block="conv", optional=True),
+                    down(f"{_NESTED}.token_mixer.pwconv2", "project", block="conv", optional=True),
+                    fused(f"{_NESTED}.token_mixer.qkv.weight", optional=True),
+                    single(f"{_NESTED}.token_mixer.proj.weight", "o", optional=True),
+                    *mlp(f"{_NESTED}.mlp"),
+                ),
+                "stage",
+            ),
+            depthwise(_NESTED, "conv_dw", "token_mixer.dwconv"),
+        ),
+        (
+            Example("caformer_s18"),
+            Example("convformer_s18"),
             Example("convnext_tiny", {"depths": (1, 1, 2, 1), "dims": (16, 32, 48, 64)}),
             Example("convnextv2_atto", {"depths": (1, 1, 2, 1)}),
         ),
