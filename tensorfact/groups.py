@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from .anatomy import VECTOR
+from .anatomy import ALONE, UNNAMED, VECTOR
 from .errors import FormatError, PlanError, RankError, nearest
 from .formats import Format
 from .indexing import Index, as_index, spread, take
@@ -298,6 +298,13 @@ class ResolvedPlan:
                 head = ("", "") if number else (tensor.name, modes)
                 rows.append((*head, rule.param, f"{len(views)} x {shape}", rule.pattern, slices))
         return Table(("tensor", "modes", "parameters", "shapes", "dimensions", "slices"), tuple(rows))
+
+    @property
+    def share(self) -> float:
+        """The share of the numbers in matrices and kernels, embeddings and tables apart, that is in the tensors."""
+        inside = sum(math.prod(view.shape) for tensor in self.tensors for view in tensor.views)
+        outside = sum(math.prod(left.shape) for left in self.left_out if left.reason in (ALONE, UNNAMED))
+        return inside / (inside + outside)
 
     def left_out_table(self) -> Table:
         """Return one row for all left-out parameters whose names differ in numbers alone, and one for all vectors."""

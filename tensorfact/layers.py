@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,12 +21,26 @@ from .factors import NOMINAL_TOKENS, Increment
 
 SLOTS = "_tensorfact"
 
+_numbers = itertools.count()
+_traced: set[int] = set()
+
 
 @dataclasses.dataclass
 class Switch:
-    """Whether an adapter's increments are added; shared by all its layers."""
+    """Whether an adapter's increments are added; shared by all its layers.
+
+    Args:
+        on: Whether they are.
+        number: Tells adapters apart.
+    """
 
     on: bool = True
+    number: int = dataclasses.field(default_factory=lambda: next(_numbers))
+
+    @property
+    def traced(self) -> bool:
+        """Whether a compiler has traced a layer of the adapter; what it runs since then, no slot records."""
+        return self.number in _traced
 
 
 @dataclasses.dataclass
@@ -97,21 +112,15 @@ def activation_is_cheaper(increment: Increment) -> bool:
     return 3 * applying <= 3 * forming + weight_gradient
 
 
-class Compiled:
-    """Whether a compiler has traced an adapted layer; what it runs since then, no slot records."""
-
-    seen = False
-
-
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _traced() -> None:
-    """Run while a compiler traces, not when the compiled code runs."""
-    Compiled.seen = True
+def _trace(number: int) -> None:
+    """Note that a compiler traces; runs then, and not when the compiled code runs."""
+    _traced.add(number)
 
 
 def _record(slot: Slot) -> None:
     if torch.compiler.is_compiling():
-        _traced()
+        _trace(slot.switch.number)
     else:
         slot.read = True
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from torch import Tensor, nn
 
-from .anatomy import base_parameters, is_transposed, obstacle, own_parameters, owner_of, stackable
+from .anatomy import ALONE, UNNAMED, base_parameters, is_transposed, obstacle, own_parameters, owner_of, stackable
 from .errors import ClaimError, NoMatchError, PlanError, SizeError
 from .groups import LeftOut, ResolvedPlan, TensorGroup, View
 from .indexing import as_index
@@ -45,6 +45,8 @@ def resolve(groups: Iterable[Group], model: nn.Module) -> ResolvedPlan:
         parts: dict[tuple[Coordinate, ...], list[_Match]] = {}
         for match in _matches(group, model, parameters):
             earlier = claims.setdefault(id(parameters[match.name]), match)
+            if earlier.rule is match.rule and earlier.name != match.name:
+                continue  # one module at two places of a model; its first name stands for all
             if earlier is not match:
                 raise ClaimError(
                     f"parameter {match.name!r} {match.shape} is claimed twice",
@@ -74,7 +76,7 @@ def _left_out(model: nn.Module, claimed: set[int]) -> Iterator[LeftOut]:
     for name, parameter in own_parameters(model).items():
         if id(parameter) not in claimed:
             alone = name in shapes and counts[shapes[name]] == 1
-            reason = obstacle(model, name, parameter) or ("the only one of its shape" if alone else "no rule names it")
+            reason = obstacle(model, name, parameter) or (ALONE if alone else UNNAMED)
             yield LeftOut(name, tuple(parameter.shape), reason)
 
 
@@ -133,6 +135,8 @@ def _axis_sizes(group: Group, rule: Rule, name: str, shape: tuple[int, ...]) -> 
             got=f"shape {shape}",
             fix="write one name, or one (a b), for each dimension",
         )
+    if 0 in shape:
+        raise SizeError(f"rule {rule.param!r}: parameter {name!r} {shape} is empty", fix="leave it out of the plan")
     known = {**(group.axis_sizes or {}), **{axis: len(listed) for axis, listed in rule.listed.items()}}
     sizes: dict[str, int] = {}
     for axes, size in zip(rule.dims, shape, strict=True):

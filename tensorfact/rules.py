@@ -93,7 +93,7 @@ class Rule:
         found = self.regex.fullmatch(name)
         if found is None:
             return None
-        return {axis: int(text) if text.isdecimal() else text for axis, text in found.groupdict().items()}
+        return {a: int(text) if text.isdecimal() and len(text) < 10 else text for a, text in found.groupdict().items()}
 
     @functools.cached_property
     def regex(self) -> re.Pattern[str]:
@@ -111,6 +111,8 @@ class Rule:
             raise PlanError(
                 owner, expected="captures such as {layer}", got=self.param, fix="name an axis in the braces"
             )
+        if "}{" in self.param or any(part.count("{") > 3 for part in self.param.split(".")):
+            raise PlanError(owner, expected="captures with text between them, at most three between two dots")
         names = [*self.captured, *self.fixed]
         if twice := [axis for axis in names if names.count(axis) > 1]:
             raise PlanError(f"{owner}: axis {twice[0]!r} gets two coordinates", fix="capture it once, or give it once")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import random
 from collections.abc import Callable
@@ -16,8 +17,9 @@ from torch import nn
 
 import tensorfact as tf
 from tensorfact.errors import NoMatchError, PlanError
+from tensorfact.models import make_model
 
-from .helpers import Tiny, layers, refused, untouched
+from .helpers import Tiny, difference, draw, layers, refused, untouched
 
 
 @functools.cache
@@ -176,6 +178,59 @@ def test_a_family_is_found_wherever_it_stands() -> None:
     assert found == {"left_net_encoder": (144, 192, 192), "right_encoder": (144, 384, 384)}
     chain = nn.Sequential(outline("vit_tiny_patch16_224"), nn.Linear(1000, 3))
     assert tf.plan_for(chain).resolve(chain)["encoder"].shape == (144, 192, 192)
+
+
+def test_towers_of_several_families_are_all_found() -> None:
+    with torch.device("meta"):
+        text = make_model("hf:bert", num_hidden_layers=2)
+    model = nn.ModuleDict({"image": outline("vit_tiny_patch16_224"), "text": text})
+    found = {t.name: t.shape for t in tf.plan_for(model).resolve(model).tensors}
+    assert found == {"image_encoder": (144, 192, 192), "text_encoder": (24, 768, 768)}
+
+
+def test_a_minor_part_of_a_model_makes_no_family() -> None:
+    """HRNet's first stage has the names of a ResNet's, and is a hundredth of it."""
+    with refused(NoMatchError, "like resnet", "plan_by_shape"):
+        tf.plan_for(outline("hrnet_w18_small"))
+    resolved = tf.plan_by_shape(outline("hrnet_w18_small")).resolve(outline("hrnet_w18_small"))
+    assert resolved["kernels2d[16,16,3,3]"].shape == (16, 16, 16, 3, 3)
+    assert 0 < resolved.share < 1
+
+
+def test_queries_keys_and_values_of_unequal_sizes_are_not_cut_into_three() -> None:
+    model = outline("vit_tiny_patch16_224", num_classes=3)
+    model = copy.deepcopy(model)
+    for layer in cast("Any", model).blocks:
+        layer.attn.qkv = nn.Linear(192, 192 + 48 + 48, device="meta")
+    with refused(PlanError, "(288, 192)", "q, k, v"):
+        tf.plan_for(model)
+
+
+def test_a_module_at_two_places_is_claimed_by_its_first_name() -> None:
+    model = tf.nano()
+    blocks = cast("Any", model).blocks
+    blocks[2] = blocks[0]
+    resolved = tf.plan_for(model).resolve(model)
+    assert resolved["encoder"].shape == (60, 96, 96)
+    shared = nn.Linear(8, 8)
+    chain = nn.Sequential(shared, nn.ReLU(), shared, nn.Linear(8, 8))
+    chain.add_module("last", nn.Linear(8, 8))
+    tensors = tf.plan_by_shape(chain).resolve(chain).tensors
+    assert [(t.name, t.shape) for t in tensors] == [("matrices[8,8]", (3, 8, 8))]
+    adapter = tf.adapt(chain, tf.plan_by_shape(chain), tf.TensorTrain(2), seed=0)
+    draw(adapter)
+    adapted = chain(torch.ones(2, 8))
+    adapter.merge()
+    assert difference(chain(torch.ones(2, 8)), adapted) < 1e-5
+
+
+@pytest.mark.parametrize("model", ["vit_base_patch16_224", None, nn.Linear, {}], ids=repr)
+def test_what_is_no_model_is_refused(model: Any) -> None:
+    for function in (tf.plan_for, tf.plan_by_shape):
+        with refused(PlanError, "torch.nn.Module", fix=False):
+            function(model)
+    with refused(PlanError, "no shape yet"):
+        tf.plan_by_shape(nn.Sequential(nn.LazyLinear(3)))
 
 
 @pytest.mark.parametrize(

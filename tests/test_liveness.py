@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import types
 from typing import Any, cast
 
 import pytest
@@ -12,7 +14,6 @@ from torch import Tensor, nn
 import tensorfact as tf
 from tensorfact.adapt.liveness import known_example, numbers
 from tensorfact.errors import AdaptError, UnusedError
-from tensorfact.layers import Compiled
 from tensorfact.models import make_model
 
 from .helpers import difference, draw, infer, layers, layers_plan, randomise, refused, snapshot, state_bits, untouched
@@ -56,12 +57,6 @@ class Gated(Branches):
 
 PLAN = tf.TensorizationPlan((tf.Group("g", "layer in out", (tf.Rule("layers.{layer}.weight", "out in"),)),))
 X = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture(autouse=True)
-def nothing_compiled() -> None:
-    """Forget what other tests compiled: a compiled layer records nothing, so nothing is concluded from it."""
-    Compiled.seen = False
 
 
 def adapted(model: nn.Module, **options: Any) -> tf.Adapter:
@@ -241,8 +236,92 @@ def test_models_say_what_they_take(name: str) -> None:
 def test_numbers_come_out_of_any_container() -> None:
     found = numbers({"a": torch.ones(2), "b": [torch.zeros(1, dtype=torch.long), (torch.ones(1), None)], "c": "x"})
     assert found.tolist() == [1, 1, 1]
-    with refused(AdaptError, "int", fix=False):
-        numbers(3)
+
+    @dataclasses.dataclass
+    class Out:
+        logits: Tensor
+
+    assert numbers([Out(torch.ones(2))]).tolist() == [1, 1]
+    for nothing in (3, torch.ones(2, dtype=torch.long), torch.empty(0), torch.full((2,), float("nan"))):
+        with refused(AdaptError, type(nothing).__name__, "finite"):
+            numbers(nothing)
+
+
+def test_infinite_numbers_of_an_output_do_not_count() -> None:
+    class Masked(Branches):
+        def forward(self, x: Tensor, which: tuple[int, ...] = (0, 1)) -> Tensor:
+            x = super().forward(x, which)
+            return torch.cat([x, torch.full_like(x, float("-inf"))])
+
+    adapter = adapted(Masked())
+    assert all(effect.moved > 0 for effect in adapter.check(X).effects)
+
+
+def test_buffers_stay_as_they_were() -> None:
+    class Counting(Branches):
+        def __init__(self) -> None:
+            super().__init__()
+            self.calls: Tensor
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x: Tensor, which: tuple[int, ...] = (0, 1)) -> Tensor:
+            self.calls = self.calls + 1
+            return super().forward(x, which)
+
+    model = Counting()
+    adapter = adapted(model)
+    calls = model.calls
+    adapter.check(X)
+    assert model.calls is calls
+    assert calls == 0
+
+
+def test_one_compiled_model_says_nothing_of_another() -> None:
+    torch._dynamo.reset()
+    first, second = layers(2), Branches()
+    tf.adapt(first, layers_plan(), tf.TensorTrain(2), seed=0)
+    torch.compile(first, backend="eager", fullgraph=True)(torch.ones(2, 6))
+    adapted(second)
+    with refused(UnusedError, "'layers.1.weight'"):
+        second(X)
+
+
+def test_layers_that_are_dropped_at_random_are_not_judged_in_training() -> None:
+    model = cast("Any", Branches())
+    model.config = types.SimpleNamespace(layerdrop=0.1)
+    adapted(model)
+    model.train()(X)
+    with refused(UnusedError, "'layers.1.weight'"):
+        model.eval()(X)
+
+
+@pytest.mark.parametrize(
+    "config",
+    ["text", {"input_size": None}, {"input_size": 3, "classifier": 3}, {"input_size": (1, "x", 2)}, {"classifier": ()}],
+    ids=repr,
+)
+def test_whatever_a_model_says_of_itself_is_no_reason_to_fail(config: Any) -> None:
+    model = cast("Any", Branches())
+    model.pretrained_cfg = config
+    model.config = types.SimpleNamespace(image_size=(1, 2, 3))
+    adapted(model)
+    assert known_example(model) is None
+    model(X, (0, 1))
+
+
+def test_what_cannot_be_adapted_or_checked_is_refused() -> None:
+    model = layers(2)
+    with refused(AdaptError, "compiled already"):
+        tf.adapt(cast("nn.Module", torch.compile(model)), layers_plan(), tf.TensorTrain(2))
+    with torch.inference_mode():
+        inferred = layers(2)
+    with refused(AdaptError, "'0.weight'", "inference_mode"):
+        tf.adapt(inferred, layers_plan(), tf.TensorTrain(2))
+    with torch.device("meta"):
+        outline = layers(2)
+    adapter = tf.adapt(outline, layers_plan(), tf.TensorTrain(2))
+    with refused(AdaptError, "no numbers"):
+        adapter.check(torch.ones(2, 6))
 
 
 def test_infer_and_watch_get_along_with_sequential_roots() -> None:

@@ -170,7 +170,8 @@ REFUSALS: list[Any] = [
         ClaimError, ["'0.weight'"], id="one rule in two groups",
     ),
     pytest.param(
-        Tied(), plan("name in out", Rule("{name}.weight", "out in")), ClaimError, ["'b.weight'", "'a.weight'", "tied"],
+        Tied(), plan("name in out", Rule("a.weight", "out in", name=0), Rule("b.weight", "out in", name=1)),
+        ClaimError, ["'b.weight'", "'a.weight'", "tied"],
         id="tied parameters under two names",
     ),
     pytest.param(

@@ -157,3 +157,13 @@ def test_a_group_whose_axes_disagree_is_refused(modes: str, rules: Any, options:
 def test_axis_sizes_are_counts_of_axes_that_exist(sizes: Any) -> None:
     with refused(PlanError, repr(next(iter(sizes))), fix=False):
         Group("g", "(layer role) in out", (QKV,), axis_sizes=sizes)
+
+
+@pytest.mark.parametrize("param", ["{a}{b}.weight", "x.{a}_{b}_{c}_{d}.weight"])
+def test_captures_that_would_take_for_ever_to_match_are_refused(param: str) -> None:
+    with refused(PlanError, param.split(".")[0], fix=False):
+        Rule(param, "out in")
+
+
+def test_a_long_number_is_a_name() -> None:
+    assert Rule("{layer}.weight", "out in").match(f"{'9' * 5000}.weight") == {"layer": "9" * 5000}

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..anatomy import base_parameters
 from ..errors import AdaptError, UnusedError
-from ..layers import Compiled, Slot, Switch
+from ..layers import Slot, Switch
 from ..table import Table
 
 
@@ -88,6 +88,13 @@ def as_example(value: object) -> Example:
 
 def known_example(model: nn.Module) -> Example | None:
     """Return an input for a model that says what it takes: timm's `pretrained_cfg`, transformers' `dummy_inputs`."""
+    try:
+        return _derived(model)
+    except Exception:  # whatever a model says of itself
+        return None
+
+
+def _derived(model: nn.Module) -> Example | None:
     parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
     if parameter is None or parameter.is_meta:
         return None
@@ -129,8 +136,14 @@ def _transformers_shape(model: nn.Module) -> tuple[int, ...] | None:
 
 @contextlib.contextmanager
 def observing(model: nn.Module) -> Iterator[None]:
-    """Run a model without gradients, in evaluation mode, and leave its modes and torch's random state as they were."""
+    """Run a model without gradients, in evaluation mode; leave modes, buffers and torch's random state as they were."""
     modes = {module: module.training for module in model.modules()}
+    buffers = [
+        (module, name, buffer, buffer.detach().clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
     model.eval()
     try:
@@ -139,27 +152,42 @@ def observing(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
+        with torch.no_grad():
+            for module, name, buffer, value in buffers:
+                module._buffers[name] = buffer.copy_(value)
 
 
 def numbers(output: object) -> Tensor:
-    """Return all floating-point numbers of an output, of whatever containers, in one row."""
+    """Return all floating-point numbers of an output, a tensor or containers of tensors, in one row.
+
+    Raises:
+        AdaptError: There are none, or none is finite.
+    """
     found = [tensor.detach().double().flatten() for tensor in _tensors(output) if tensor.is_floating_point()]
-    if not found:
+    row = torch.cat(found) if found else torch.empty(0)
+    if not bool(row.isfinite().any()):
         raise AdaptError(
             "check: the model's output",
-            expected="floating-point tensors",
-            got=type(output).__name__,
-            fix="pass another",
+            expected="finite floating-point numbers in tensors, containers or dataclasses",
+            got=f"{type(output).__name__} with {len(row)} floating-point numbers",
+            fix="pass an example_input for which there are some",
         )
-    return torch.cat(found)
+    return row
 
 
 def _tensors(output: object) -> Iterator[Tensor]:
     if isinstance(output, Tensor):
         yield output
-    elif isinstance(output, (Mapping, list, tuple)):
-        for each in output.values() if isinstance(output, Mapping) else output:
-            yield from _tensors(each)
+        return
+    values: Iterable[object] = ()
+    if isinstance(output, Mapping):
+        values = output.values()
+    elif isinstance(output, (list, tuple)):
+        values = output
+    elif dataclasses.is_dataclass(output):
+        values = vars(output).values()
+    for value in values:
+        yield from _tensors(value)
 
 
 def required_example(model: nn.Module, given: object) -> Example:
@@ -168,6 +196,8 @@ def required_example(model: nn.Module, given: object) -> Example:
     Raises:
         AdaptError: None was given, and none is known.
     """
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise AdaptError("check: the model has shapes and no numbers", fix="make it on another device than 'meta'")
     found = known_example(model) if given is None else as_example(given)
     if found is None:
         raise AdaptError(
@@ -206,15 +236,11 @@ class Watch:
         self.model.register_forward_hook(self)
         if (example := known_example(self.model)) is None:
             return
-        seen, Compiled.seen = Compiled.seen, False  # this run compiles nothing, unless parts of the model do
-        try:
-            with observing(self.model):
-                if _runs(lambda: example.on("meta").run(_outline(self.model))):
-                    self.stop()
-                else:
-                    _runs(lambda: example.run(self.model))
-        finally:
-            Compiled.seen |= seen
+        with observing(self.model):
+            if _runs(lambda: example.on("meta").run(_outline(self.model))):
+                self.stop()
+            else:
+                _runs(lambda: example.run(self.model))
 
     def stop(self) -> None:
         """Take the hook off."""
@@ -224,15 +250,24 @@ class Watch:
 
     def __call__(self, model: nn.Module, inputs: object, output: object) -> None:
         """Look at one forward pass."""
-        if torch.compiler.is_compiling() or Compiled.seen:
+        if torch.compiler.is_compiling() or any(slot.switch.traced for slot in self.slots.values()):
+            return
+        if model.training and _drops_layers(model):
             return
         if unused := [name for name, slot in self.slots.items() if not slot.read]:
             raise UnusedError(
                 f"the model's forward pass does not use {listed(unused)}, so the adapter has no effect there",
-                cause="a part of the model that this input does not reach, or that keeps a copy of its weights",
-                fix="leave it out of the plan, or pass check=False if other inputs reach it",
+                cause="a part of the model that this input does not reach, that is skipped at random in training, or"
+                " that keeps a copy of its weights",
+                fix="leave it out of the plan, or pass check=False if other passes reach it",
             )
         self.stop()
+
+
+def _drops_layers(model: nn.Module) -> bool:
+    """Return whether transformers' configuration says that layers are skipped at random in training."""
+    settings = getattr(getattr(model, "config", None), "__dict__", {})
+    return any(settings[name] for name in settings if "layerdrop" in name.replace("_", ""))
 
 
 def _runs(forward: Callable[[], object]) -> bool:
@@ -301,7 +336,12 @@ def _merged(model: nn.Module, parameter: Tensor, slot: Slot, example: Example) -
 
 
 def _apart(found: Tensor, expected: Tensor) -> float:
-    return float((found - expected).abs().max()) / max(float(expected.abs().max()), 1e-30)
+    """Return the largest difference where a finite number is expected, as a fraction of the largest such number."""
+    finite = expected.isfinite()
+    if len(found) != len(expected):
+        return math.inf
+    difference = (found - expected)[finite].abs().nan_to_num(nan=math.inf)
+    return float(difference.max()) / max(float(expected[finite].abs().max()), 1e-30)
 
 
 @contextlib.contextmanager

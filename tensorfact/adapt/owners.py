@@ -18,6 +18,8 @@ def refuse_adapted(model: nn.Module) -> None:
     """Raise unless this is a module that holds no adapter."""
     if not isinstance(model, nn.Module):
         raise AdaptError("adapt: model", expected="a torch.nn.Module", got=type(model).__name__)
+    if hasattr(model, "_orig_mod"):
+        raise AdaptError("adapt: the model is compiled already", fix="adapt the model itself, then torch.compile it")
     adapted = [name or "the model" for name, module in model.named_modules() if SLOTS in module.__dict__]
     if adapted or hasattr(model, ATTRIBUTE):
         raise AdaptError(
@@ -37,6 +39,11 @@ def owners_of(model: nn.Module, names: Iterable[str]) -> Owners:
                 continue
             name = by_id[id(parameter)]
             owners[name].append((module, attribute))
+            if parameter.is_inference():
+                raise AdaptError(
+                    f"{name!r} was made in torch.inference_mode() and cannot be changed",
+                    fix="make or load the model outside of it",
+                )
             if isinstance(module, (nn.RNNBase, torch.jit.ScriptModule)) or not parameter.is_floating_point():
                 raise AdaptError(
                     f"{name!r} ({parameter.dtype}) of {type(module).__name__} cannot be adapted",

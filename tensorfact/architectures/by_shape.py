@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor, nn
 
-from ..anatomy import is_transposed, own_parameters, owner_of, stackable
+from ..anatomy import base_parameters, is_transposed, own_parameters, owner_of, stackable
 from ..errors import PlanError
 from ..plan import TensorizationPlan
 from ..rules import Coordinate, Group, Rule
@@ -50,14 +50,16 @@ def plan_by_shape(model: nn.Module) -> TensorizationPlan:
     groups = []
     for ndim, kernel in _KERNELS.items():
         rules = []
+        waiting = {name for name, shape in kept.items() if len(shape) == ndim}
         for template in templates:
             role = template.replace("{layer}", "*")
             fixed: Mapping[str, Coordinate] = {} if "{layer}" in template else {"layer": 0}
             forms = {
-                name: _form(model, name, parameter, role, kernel) if len(kept.get(name, ())) == ndim else None
-                for name, parameter in named.items()
+                name: _form(model, name, parameter, role, kernel) if name in waiting else None
+                for name, parameter in base_parameters(model).items()
                 if Rule(template, "d").match(name) is not None
             }
+            waiting -= forms.keys()  # a template may match more than it was made from
             rules += concrete_rules(template, forms, fixed)
         name = "matrices" if ndim == 2 else f"kernels{ndim - 2}d"
         groups += [Group(name, f"(layer role) in out{kernel}", tuple(rules), f"in out{kernel}")] if rules else []

@@ -32,7 +32,7 @@ class Part:
     @property
     def roles(self) -> tuple[str, ...]:
         """The labels, without the stars."""
-        return tuple(label.removesuffix("*") for label in self.role or ())
+        return tuple(label.removesuffix("*") for label in self.role) if isinstance(self.role, tuple) else ()
 
     @property
     def is_wide(self) -> bool:

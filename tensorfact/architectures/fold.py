@@ -10,10 +10,11 @@ from typing import Literal, get_args
 
 from torch import nn
 
-from ..anatomy import base_parameters, stackable
+from ..anatomy import base_parameters, own_parameters, stackable
 from ..errors import NoMatchError, PlanError
 from ..notation import format_axes, parse_axes
 from ..plan import TensorizationPlan
+from ..resolve import resolve
 from ..rules import Group, Rule
 from .concrete import Form, concrete_rules
 from .families import FAMILIES
@@ -30,7 +31,7 @@ _NAME = re.compile(r"(?:\d+\.)?(?:[^.]*[^.\d][^.]*\.)*")
 def plan_for(model: nn.Module, blocks: Blocks | Sequence[Blocks] = "all", *, mlp: Mlp = "chunks") -> TensorizationPlan:
     """Return the plan of a known model family: the paper's 12L x d x d tensor for a ViT, one tensor a stage for a Swin.
 
-    A model that holds several towers of a family (CLIP, T5, two encoders side by side) gets the groups of each.
+    A model that holds several towers (CLIP, T5, a vision encoder beside a language model) gets the groups of each.
 
     Args:
         model: A model of one of `FAMILIES`; it is only read.
@@ -59,25 +60,38 @@ def plan_for(model: nn.Module, blocks: Blocks | Sequence[Blocks] = "all", *, mlp
     wanted = _wanted(blocks)
     if mlp not in get_args(Mlp):
         raise PlanError("plan_for: mlp", expected=f"one of {get_args(Mlp)}", got=repr(mlp))
-    shapes = {name: tuple(parameter.shape) for name, parameter in base_parameters(model).items()}
-    failed: tuple[str, PlanError] | None = None
+    shapes = {name: tuple(parameter.shape) for name, parameter in own_parameters(model).items()}
+    failed: list[tuple[str, set[str], PlanError]] = []
+    found: list[tuple[Family, str]] = []
     claimed: set[str] = set()
-    repeated = _repeated(model)
     for family in FAMILIES.values():
-        towers = _towers(family, shapes)
-        claims = {n for prefix in towers for part in family.parts for n in _matching(part, prefix, shapes)}
-        covered = sum(size for name, size in repeated.items() if name in claims)
-        # never a family that would leave out most of the model, or what an earlier one would hold
-        if not towers or not claimed <= claims or 2 * covered < sum(repeated.values()):
-            continue
-        plan = _plan(family, towers, shapes, wanted, mlp)
-        try:
-            plan.resolve(model)
-        except PlanError as error:
-            failed, claimed = failed or (family.name, error), claimed | claims
-            continue
-        return plan
-    raise _refusal(model, failed) from (failed and failed[1])
+        for prefix in _towers(family, shapes):
+            claims = {name for part in family.parts for name in _matching(part, prefix, shapes)}
+            if claims & claimed:
+                continue
+            try:
+                resolve(_groups(family, prefix, "", shapes, set(get_args(Block)), mlp), model)
+            except PlanError as error:
+                failed.append((family.name, claims, error))
+                continue
+            found.append((family, prefix))
+            claimed |= claims
+    repeated = _repeated(model)
+    covered = sum(size for name, size in repeated.items() if name in claimed)
+    missed = [(name, error) for name, claims, error in failed if not claims <= claimed]
+    # never a plan for part of a model: not what a family should hold and does not, nor less than most of what repeats
+    if missed or not found or 3 * covered < 2 * sum(repeated.values()):
+        raise _refusal(model, missed, [family.name for family, _ in found]) from (missed[0][1] if missed else None)
+    names = [prefix.strip(".").replace(".", "_") if len(found) > 1 else "" for _, prefix in found]
+    groups = [
+        group
+        for (family, prefix), name in zip(found, names, strict=True)
+        for group in _groups(family, prefix, name, shapes, wanted, mlp)
+    ]
+    if not groups:
+        families = ", ".join(dict.fromkeys(family.name for family, _ in found))
+        raise PlanError(f"plan_for: {families} has no {', '.join(sorted(wanted))} blocks", fix="use blocks='all'")
+    return TensorizationPlan(tuple(groups))
 
 
 def _repeated(model: nn.Module) -> dict[str, int]:
@@ -87,34 +101,21 @@ def _repeated(model: nn.Module) -> dict[str, int]:
     return {name: math.prod(shape) for name, shape in shapes.items() if counts[shape] > 1}
 
 
-def _refusal(model: nn.Module, failed: tuple[str, PlanError] | None) -> PlanError:
+def _refusal(model: nn.Module, missed: list[tuple[str, PlanError]], found: list[str]) -> PlanError:
     fix = "use plan_by_shape(model), or write a TensorizationPlan of Group and Rule objects"
-    if failed:
-        return PlanError(
-            f"plan_for: {type(model).__name__} has the parameter names of the {failed[0]} family, but not its shapes",
-            got=str(failed[1]),
-            fix=fix,
-        )
+    kind = type(model).__name__
+    if missed:
+        family, error = missed[0]
+        problem = f"plan_for: {kind} has the parameter names of the {family} family, but not its shapes"
+        return PlanError(problem, got=str(error), fix=fix)
     names = list(base_parameters(model))[:3]
     return NoMatchError(
-        f"plan_for: {type(model).__name__} belongs to no known family",
+        f"plan_for: {kind} belongs to no known family",
         expected=f"the parameter names of {', '.join(FAMILIES)}",
-        got=f"names such as {', '.join(names) or 'none'}",
+        got=f"names such as {', '.join(names) or 'none'}"
+        + (f", and a minor part that is like {', '.join(dict.fromkeys(found))}" if found else ""),
         fix=fix,
     )
-
-
-def _plan(family: Family, towers: list[str], shapes: Shapes, wanted: set[str], mlp: Mlp) -> TensorizationPlan:
-    groups = [
-        group
-        for prefix in towers
-        for fold in family.folds
-        for group in _groups(fold, prefix, len(towers) > 1, shapes, wanted, mlp)
-    ]
-    if not groups:
-        named = ", ".join(sorted(wanted))
-        raise PlanError(f"plan_for: the {family.name} family has no {named} blocks", fix="use blocks='all'")
-    return TensorizationPlan(tuple(groups))
 
 
 def _wanted(blocks: Blocks | Sequence[Blocks]) -> set[str]:
@@ -135,13 +136,21 @@ def _towers(family: Family, shapes: Shapes) -> list[str]:
     return [prefix for prefix in found[0] if all(prefix in others for others in found)]
 
 
-def _groups(fold: Fold, prefix: str, several: bool, shapes: Shapes, wanted: set[str], mlp: Mlp) -> list[Group]:
+def _groups(family: Family, prefix: str, name: str, shapes: Shapes, wanted: set[str], mlp: Mlp) -> list[Group]:
+    """Return the groups of a family below a prefix, named after the tower if it has a name."""
+    return [
+        group
+        for fold in family.folds
+        for group in _fold(fold, prefix, f"{name}_{fold.name}" if name else fold.name, shapes, wanted, mlp)
+    ]
+
+
+def _fold(fold: Fold, prefix: str, name: str, shapes: Shapes, wanted: set[str], mlp: Mlp) -> list[Group]:
     """Return a fold's group, and beside it one for each block whose wide matrices are not cut."""
     parts = [part for part in fold.parts if part.block in wanted]
     found = {part: _matching(part, prefix, shapes) for part in parts}
     cuts = [bool(_chunks(p, shape)) for p in parts if p.is_wide for shape in found[p].values() if _fits(p, shape)]
     whole = mlp == "whole" or not all(cuts)
-    name = f"{prefix.strip('.').replace('.', '_')}_{fold.name}" if several and prefix else fold.name
     members: dict[tuple[str, str, str | None], list[Part]] = {}
     for part in parts:
         beside = (
@@ -192,6 +201,11 @@ def _form(part: Part, shape: tuple[int, ...], whole: bool) -> Form | None:
         labelled = ("role", "hid") if len(part.roles) > 1 else ("hid",)
         dims = tuple(labelled if "role" in dim else ("in",) for dim in dims)
         role = part.roles if len(part.roles) > 1 else part.roles[0]
+    elif len(part.roles) > 1 and not part.is_wide and not _chunks(part, shape):
+        raise PlanError(
+            f"{part.param!r} {shape} does not hold {', '.join(part.roles)} of one size each",
+            cause="grouped-query attention in one matrix",
+        )
     elif part.is_wide:
         role = tuple(f"{label}{number}" for label in part.roles for number in range(_chunks(part, shape)))
     return Form(format_axes((*dims, *[()] * (len(shape) - len(dims)))), role)

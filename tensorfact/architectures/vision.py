@@ -74,7 +74,17 @@ VISION = (
     ),
     Family(
         "vit",
-        (Fold("encoder", STACK, block(_LAYER)),),
+        (
+            Fold(
+                "encoder",
+                STACK,
+                (
+                    *block(_LAYER),
+                    Part("attention", f"{_LAYER}.attn.qk.weight", "(role out) in", ("q", "k"), optional=True),  # ConViT
+                    single(f"{_LAYER}.attn.v.weight", "v", optional=True),
+                ),
+            ),
+        ),
         (
             Example("vit_base_patch16_224", sizes()),
             Example("deit3_small_patch16_224", sizes()),
