@@ -115,6 +115,11 @@ class Increment:
         if len(view.rule.dims) == 2:
             self.applying(NOMINAL_TOKENS)
 
+    @property
+    def plans(self) -> tuple[object, ...]:
+        """What it was planned with: data that copies may share."""
+        return (self.view, self.network, self.factors.network, self.forming, *self._applying.values())
+
     def dense(self, *, drop: bool = False) -> Tensor:
         """Return the increment in the parameter's shape, in at least fp32, whatever autocast is in force.
 

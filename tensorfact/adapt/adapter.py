@@ -69,7 +69,7 @@ class Adapter(nn.Module):
                 increment = Increment(factors, tensor.modes, view, optimize=optimize, dropout=dropout)
                 self._slots[view.parameter] = Slot(increment, scales[tensor.name], self._switch)
         self._owners = owners_of(model, self._slots)
-        self.watch = Watch(model, self._slots)
+        self.watch = Watch(model, self._slots, resolved)
         self._activation = {name for name in self._slots if self._takes_activation(name, route)}
 
     @property

@@ -220,10 +220,11 @@ class Watch:
     Args:
         model: The adapted model.
         slots: The adapted parameters.
+        plans: What a copy of the model need not copy.
     """
 
-    def __init__(self, model: nn.Module, slots: Mapping[str, Slot]) -> None:
-        self.model, self.slots = model, slots
+    def __init__(self, model: nn.Module, slots: Mapping[str, Slot], plans: object) -> None:
+        self.model, self.slots, self.plans = model, slots, plans
 
     def start(self) -> None:
         """Run the model on its example input if one is known; else the first forward pass is looked at.
@@ -237,10 +238,19 @@ class Watch:
         if (example := known_example(self.model)) is None:
             return
         with observing(self.model):
-            if _runs(lambda: example.on("meta").run(_outline(self.model))):
+            if _runs(lambda: example.on("meta").run(self._outline())):
                 self.stop()
             else:
                 _runs(lambda: example.run(self.model))
+
+    def _outline(self) -> nn.Module:
+        """Return a copy of the model whose parameters and buffers have shapes and no numbers."""
+        memo: dict[int, object] = {}
+        for tensor in (*self.model.parameters(), *self.model.buffers()):
+            outline = torch.empty_like(tensor, device="meta", requires_grad=False)
+            memo[id(tensor)] = nn.Parameter(outline, False) if isinstance(tensor, nn.Parameter) else outline
+        shared = [self.plans, *(part for slot in self.slots.values() for part in slot.increment.plans)]
+        return copy.deepcopy(self.model, memo | {id(part): part for part in shared})
 
     def stop(self) -> None:
         """Take the hook off."""
@@ -279,16 +289,6 @@ def _runs(forward: Callable[[], object]) -> bool:
     except Exception:
         return False
     return True
-
-
-def _outline(model: nn.Module) -> nn.Module:
-    """Return a copy whose parameters and buffers have shapes and no numbers."""
-    tensors = [*model.parameters(), *model.buffers()]
-    memo: dict[int, object] = {}
-    for tensor in tensors:
-        outline = torch.empty_like(tensor, device="meta", requires_grad=False)
-        memo[id(tensor)] = nn.Parameter(outline, requires_grad=False) if isinstance(tensor, nn.Parameter) else outline
-    return copy.deepcopy(model, memo)
 
 
 def listed(names: Sequence[str]) -> str:

@@ -24,9 +24,6 @@ Blocks = Literal["all", Block]
 Mlp = Literal["chunks", "whole"]
 Shapes = Mapping[str, tuple[int, ...]]
 
-_NAME = re.compile(r"(?:\d+\.)?(?:[^.]*[^.\d][^.]*\.)*")
-"""What may stand before a family's own names: modules that are named, not numbered, below perhaps a `Sequential`."""
-
 
 def plan_for(model: nn.Module, blocks: Blocks | Sequence[Blocks] = "all", *, mlp: Mlp = "chunks") -> TensorizationPlan:
     """Return the plan of a known model family: the paper's 12L x d x d tensor for a ViT, one tensor a stage for a Swin.
@@ -131,9 +128,14 @@ def _towers(family: Family, shapes: Shapes) -> list[str]:
     found: list[dict[str, None]] = []
     for part in family.parts:
         if not part.optional:
-            template = re.compile(f"(?P<_before>{_NAME.pattern}){Rule(part.param, 'd').regex.pattern}")
+            template = re.compile(rf"(?P<_before>(?:[^.]+\.)*){Rule(part.param, 'd').regex.pattern}")
             found.append(dict.fromkeys(match["_before"] for name in shapes if (match := template.fullmatch(name))))
-    return [prefix for prefix in found[0] if all(prefix in others for others in found)]
+    return [prefix for prefix in found[0] if _is_name(prefix) and all(prefix in others for others in found)]
+
+
+def _is_name(prefix: str) -> bool:
+    """Return whether a family may stand below this: modules that are named, not numbered, but for a root's."""
+    return not any(word.isdecimal() for word in prefix.split(".")[1:])
 
 
 def _groups(family: Family, prefix: str, name: str, shapes: Shapes, wanted: set[str], mlp: Mlp) -> list[Group]:
