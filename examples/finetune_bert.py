@@ -8,6 +8,9 @@ Usage:
 The model is MiniLM-L6 (a BERT of 6 layers, width 384), with the weights of `all-MiniLM-L6-v2` that the first package
 ships. The task is the sentiment of tweets to six US airlines (negative, neutral or positive, as people judged them),
 from the corpus that the second package ships. Nothing is downloaded.
+
+The last command took 2 minutes and 31 seconds on two CPU cores. The linear probe classified 83.0 % of the validation
+tweets and 81.1 % of the test tweets rightly, the adapter 82.7 % and 83.7 %.
 """
 
 from __future__ import annotations

@@ -5,6 +5,10 @@ Usage:
 
 No weights are downloaded: a narrow ResNet-18 is first trained on the digits 0 to 4 of scikit-learn, then frozen. A
 linear probe and a tensor-train adapter both learn the digits 5 to 9 from 200 images, with a fresh head each.
+
+On two CPU cores the command took 29 seconds: the linear probe classified 83.3 % of the other images of the new digits
+rightly, the adapter (11,264 parameters) 96.4 %; with OMP_NUM_THREADS=1, 86.1 % and 93.7 %. Another number of threads
+rounds differently, and pretraining amplifies that: expect some points more or less.
 """
 
 from __future__ import annotations
