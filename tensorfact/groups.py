@@ -116,7 +116,8 @@ class TensorGroup:
             return format.network(self.modes)
         except RankError as error:
             lower = "; plan.resolve(model).fitted(format) lowers a rank where it must" if error.allowed else ""
-            raise RankError(f"tensor {self.name!r} {self.shape}: {error}{lower}", allowed=error.allowed) from error
+            problem = f"tensor {self.name!r} {self.shape}: {str(error).rstrip('.')}{lower}"
+            raise RankError(problem, allowed=error.allowed) from error
         except FormatError as error:
             raise type(error)(f"tensor {self.name!r} {self.shape}: {error}") from error
 
