@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Mapping
 
 from torch import Tensor, nn
@@ -98,6 +99,12 @@ def stackable(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """Return the stack shapes of all parameters that nothing keeps from being stacked, by their first name."""
     found = {name: p for name, p in own_parameters(model).items() if not obstacle(model, name, p)}
     return {name: stack_shape(model, name, parameter) for name, parameter in found.items()}
+
+
+def repeated(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Return those of what `stackable` found that share their shape with another."""
+    counts = collections.Counter(shapes.values())
+    return {name: shape for name, shape in shapes.items() if counts[shape] > 1}
 
 
 def obstacle(model: nn.Module, name: str, parameter: Tensor) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import itertools
 import math
@@ -10,7 +9,17 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from torch import Tensor, nn
 
-from .anatomy import ALONE, UNNAMED, base_parameters, is_transposed, obstacle, own_parameters, owner_of, stackable
+from .anatomy import (
+    ALONE,
+    UNNAMED,
+    base_parameters,
+    is_transposed,
+    obstacle,
+    own_parameters,
+    owner_of,
+    repeated,
+    stackable,
+)
 from .errors import ClaimError, NoMatchError, PlanError, SizeError
 from .groups import LeftOut, ResolvedPlan, TensorGroup, View
 from .indexing import as_index
@@ -72,10 +81,10 @@ def resolve(groups: Iterable[Group], model: nn.Module) -> ResolvedPlan:
 
 def _left_out(model: nn.Module, claimed: set[int]) -> Iterator[LeftOut]:
     shapes = stackable(model)
-    counts = collections.Counter(shapes.values())
+    several = repeated(shapes)
     for name, parameter in own_parameters(model).items():
         if id(parameter) not in claimed:
-            alone = name in shapes and counts[shapes[name]] == 1
+            alone = name in shapes and name not in several
             reason = obstacle(model, name, parameter) or (ALONE if alone else UNNAMED)
             yield LeftOut(name, tuple(parameter.shape), reason)
 

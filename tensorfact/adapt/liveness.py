@@ -142,7 +142,7 @@ def observing(model: nn.Module) -> Iterator[None]:
         (module, name, buffer, buffer.detach().clone())
         for module in model.modules()
         for name, buffer in module._buffers.items()
-        if buffer is not None
+        if buffer is not None and not buffer.is_meta
     ]
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
     model.eval()
@@ -154,7 +154,9 @@ def observing(model: nn.Module) -> Iterator[None]:
             module.training = mode
         with torch.no_grad():
             for module, name, buffer, value in buffers:
-                module._buffers[name] = buffer.copy_(value)
+                if not torch.equal(buffer, value):  # what did not change may be read-only
+                    buffer.copy_(value)
+                module._buffers[name] = buffer
 
 
 def numbers(output: object) -> Tensor:
@@ -229,7 +231,7 @@ class Watch:
     def start(self) -> None:
         """Run the model on its example input if one is known; else the first forward pass is looked at.
 
-        A copy without numbers runs where it can: it costs no time and reaches none of the model's state.
+        A copy without numbers runs where it can: it computes nothing and reaches none of the model's state.
 
         Raises:
             UnusedError: The model ran on the example, and a parameter was not used.

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import collections
 from collections.abc import Iterable, Mapping
 
 from torch import Tensor, nn
 
-from ..anatomy import base_parameters, is_transposed, own_parameters, owner_of, stackable
+from ..anatomy import base_parameters, is_transposed, own_parameters, owner_of, repeated, stackable
 from ..errors import PlanError
 from ..plan import TensorizationPlan
 from ..rules import Coordinate, Group, Rule
@@ -42,9 +41,8 @@ def plan_by_shape(model: nn.Module) -> TensorizationPlan:
         >>> print(resolved.left_out[-2].parameter, resolved.left_out[-2].reason)
         3.weight the only one of its shape
     """
-    named, shapes = own_parameters(model), stackable(model)
-    counts = collections.Counter(shapes.values())
-    kept = {name: shape for name, shape in shapes.items() if counts[shape] > 1 and len(shape) in _KERNELS}
+    named = own_parameters(model)
+    kept = {name: shape for name, shape in repeated(stackable(model)).items() if len(shape) in _KERNELS}
     by_name = _templates(named)
     templates = dict.fromkeys(by_name[name] for name in kept)
     groups = []

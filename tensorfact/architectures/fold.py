@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,7 @@ from typing import Literal, get_args
 
 from torch import nn
 
-from ..anatomy import base_parameters, own_parameters, stackable
+from ..anatomy import base_parameters, own_parameters, repeated, stackable
 from ..errors import NoMatchError, PlanError
 from ..notation import format_axes, parse_axes
 from ..plan import TensorizationPlan
@@ -73,11 +72,11 @@ def plan_for(model: nn.Module, blocks: Blocks | Sequence[Blocks] = "all", *, mlp
                 continue
             found.append((family, prefix))
             claimed |= claims
-    repeated = _repeated(model)
-    covered = sum(size for name, size in repeated.items() if name in claimed)
+    sizes = {name: math.prod(shape) for name, shape in repeated(stackable(model)).items()}
+    covered = sum(size for name, size in sizes.items() if name in claimed)
     missed = [(name, error) for name, claims, error in failed if not claims <= claimed]
     # never a plan for part of a model: not what a family should hold and does not, nor less than most of what repeats
-    if missed or not found or 3 * covered < 2 * sum(repeated.values()):
+    if missed or not found or 3 * covered < 2 * sum(sizes.values()):
         raise _refusal(model, missed, [family.name for family, _ in found]) from (missed[0][1] if missed else None)
     names = [prefix.strip(".").replace(".", "_") if len(found) > 1 else "" for _, prefix in found]
     groups = [
@@ -89,13 +88,6 @@ def plan_for(model: nn.Module, blocks: Blocks | Sequence[Blocks] = "all", *, mlp
         families = ", ".join(dict.fromkeys(family.name for family, _ in found))
         raise PlanError(f"plan_for: {families} has no {', '.join(sorted(wanted))} blocks", fix="use blocks='all'")
     return TensorizationPlan(tuple(groups))
-
-
-def _repeated(model: nn.Module) -> dict[str, int]:
-    """Return how many numbers every parameter holds of which there are several of a shape, depthwise kernels apart."""
-    shapes = stackable(model)
-    counts = collections.Counter(shapes.values())
-    return {name: math.prod(shape) for name, shape in shapes.items() if counts[shape] > 1}
 
 
 def _refusal(model: nn.Module, missed: list[tuple[str, PlanError]], found: list[str]) -> PlanError:
