@@ -1,12 +1,37 @@
-"""What the contraction planner chose, as a table."""
+"""What the planner chose for every kind of parameter, what it costs, and on request how long it takes, as a table."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
 
-from .factors import Increment, token_class
+import torch
+from torch import Tensor, nn
+
+from .contraction import Cost
+from .increments import Increment, token_class
 from .table import Table
+
+ROUNDS = 7
+
+
+@dataclasses.dataclass(frozen=True)
+class Planned:
+    """One adapted parameter, as the explanation needs it.
+
+    Args:
+        increment: Its increment.
+        applied: Whether the increment is applied where the layer is called.
+        scale: What multiplies it.
+        parameter: The stored parameter.
+    """
+
+    increment: Increment
+    applied: bool
+    scale: float
+    parameter: Tensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,10 +41,14 @@ class Choice:
     Args:
         parameters: Their names.
         route: `activation` (where the layer is called; a weight that is read is formed) or `weight`.
-        order: The chosen products.
+        order: The chosen products. `x (U) (S V)` is an input that meets two matrices, each formed once for all
+            layers.
         flops: Multiplications and additions of one forward pass of one of them.
         naive_flops: The same for the better of the two naive orders.
         largest_intermediate: Numbers in the largest intermediate result.
+        cost: What one of them costs in a training step.
+        predicted: Seconds of that, by the constants of `calibrate`.
+        measured: Seconds that a step of one layer takes longer than the base layer's; None if not asked for.
     """
 
     parameters: tuple[str, ...]
@@ -28,6 +57,9 @@ class Choice:
     flops: int
     naive_flops: int
     largest_intermediate: int
+    cost: Cost
+    predicted: float
+    measured: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,35 +80,112 @@ class Explanation:
         return sum(choice.flops * len(choice.parameters) for choice in self.choices)
 
     def __str__(self) -> str:
-        headers = ("parameters", "route", "order", "FLOPs", "naive FLOPs", "largest intermediate")
+        measured = any(choice.measured is not None for choice in self.choices)
+        headers = (
+            "parameters",
+            "route",
+            "order",
+            "FLOPs",
+            "naive",
+            "step FLOPs",
+            "moved",
+            "kept",
+            "launches",
+            "predicted",
+        )
         rows = tuple(
             (
                 c.parameters[0] + (f" and {len(c.parameters) - 1} more" if len(c.parameters) > 1 else ""),
                 c.route,
                 c.order,
-                f"{c.flops:,}",
-                f"{c.naive_flops:,}",
-                f"{c.largest_intermediate:,}",
+                *(f"{number:,}" for number in (c.flops, c.naive_flops, c.cost.flops, c.cost.moved, c.cost.kept)),
+                str(c.cost.launches),
+                _spell(c.predicted),
+                *([_spell(c.measured)] if c.measured is not None else []),
             )
             for c in self.choices
         )
-        note = "activation: where the layer is called; where its weight is read instead, the increment is formed"
-        return f"planned for {self.tokens:,} tokens: {self.flops:,} FLOPs in all\n{Table(headers, rows)}\n{note}"
+        table = Table((*headers, "measured") if measured else headers, rows)
+        return (
+            f"planned for {self.tokens:,} tokens: {self.flops:,} FLOPs in all in a forward pass\n{table}\n"
+            "one parameter of each row; FLOPs and naive: forward; the rest: a training step; moved, kept: numbers\n"
+            "activation: where the layer is called; where its weight is read instead, the increment is formed"
+        )
 
 
-def explain(increments: Iterable[tuple[Increment, bool]], tokens: int) -> Explanation:
+def explain(planned: Iterable[Planned], tokens: int, *, measure: bool = False) -> Explanation:
     """Collect what was planned.
 
     Args:
-        increments: Every increment, and whether it takes the activation route.
+        planned: Every adapted parameter.
         tokens: The number of tokens of one forward pass; the planner rounds it up to a power of two.
+        measure: Time a step of one layer of each row.
     """
-    alike: dict[tuple[str, object], list[str]] = {}
-    for increment, activation in increments:
-        contraction = increment.applying(tokens) if activation else increment.forming
-        alike.setdefault(("activation" if activation else "weight", contraction), []).append(increment.view.parameter)
-    choices = tuple(
-        Choice(tuple(names), route, str(c), c.flops, c.naive_flops, c.largest_intermediate)  # type: ignore[attr-defined]
-        for (route, c), names in alike.items()
+    alike: dict[tuple[object, bool], list[Planned]] = {}
+    for each in planned:
+        alike.setdefault((each.increment.kind, each.applied), []).append(each)
+    rounded = token_class(tokens)
+    return Explanation(rounded, tuple(_choice(same, rounded, measure) for same in alike.values()))
+
+
+def _choice(same: list[Planned], tokens: int, measure: bool) -> Choice:
+    first = same[0]
+    kind = first.increment.kind
+    cost = (kind.cost_applied if first.applied else kind.cost_formed)(tokens)
+    contraction = kind.applying(tokens) if first.applied else kind.forming
+    order, flops, largest = str(contraction), contraction.flops, contraction.largest_intermediate
+    if first.applied and kind.halves is not None:
+        cut = kind.halves.cut
+        order, flops, largest = str(cut), cut.forward(tokens).flops, tokens * cut.bond
+    return Choice(
+        tuple(each.increment.view.parameter for each in same),
+        "activation" if first.applied else "weight",
+        order,
+        flops,
+        contraction.naive_flops,
+        largest,
+        cost,
+        kind.on.seconds(cost, first.parameter.element_size()),
+        _measure(first, tokens) if measure else None,
     )
-    return Explanation(token_class(tokens), choices)
+
+
+def _measure(planned: Planned, tokens: int) -> float:
+    """Return how much longer a step of one adapted layer takes than that of its base, median of pairs of both.
+
+    Of what is no linear layer, only the forming of the weight is timed.
+    """
+    increment, base, scale = planned.increment, planned.parameter.detach(), planned.scale
+    cores = [core for core in increment.factors.tensors() if core.requires_grad]
+    if base.dim() != 2 or len(increment.view.rule.dims) != 2:
+        return statistics.median(_seconds(increment.dense, cores) for _ in range(ROUNDS))
+    transposed = increment.view.transposed
+    width = base.shape[0 if transposed else 1]
+    x = torch.randn(tokens, width, device=base.device).to(base.dtype).requires_grad_()
+
+    def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return nn.functional.linear(x, weight.t() if transposed else weight, bias)
+
+    def adapted() -> Tensor:
+        if planned.applied:
+            return increment.linear(product, x, base, None, scale)
+        return product(x, base + scale * increment.dense().to(base.dtype), None)
+
+    pairs = [(_seconds(lambda: product(x, base, None), [x]), _seconds(adapted, [x, *cores])) for _ in range(ROUNDS)]
+    return statistics.median(long - short for short, long in pairs[1:])
+
+
+def _seconds(forward: Callable[[], Tensor], inputs: Sequence[Tensor]) -> float:
+    """Time a forward and a backward pass, which adds to no gradient."""
+    wait = torch.accelerator.synchronize if torch.accelerator.is_available() else lambda: None
+    wait()
+    start = time.perf_counter()
+    with torch.enable_grad():
+        result = forward()
+        torch.autograd.grad(result, inputs, torch.ones_like(result), allow_unused=True)
+    wait()
+    return time.perf_counter() - start
+
+
+def _spell(seconds: float) -> str:
+    return f"{seconds * 1e3:.3g} ms"

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from .anatomy import is_conv1d
-from .factors import NOMINAL_TOKENS, Increment
+from .increments import Increment
+from .increments.linear import Product
 
 SLOTS = "_tensorfact"
 
@@ -101,17 +102,6 @@ def takes_activation(module: nn.Module, name: str) -> bool:
     return name == "weight" and _product_of(module) is not None
 
 
-def activation_is_cheaper(increment: Increment) -> bool:
-    """Return whether a training step costs fewer FLOPs without forming the increment.
-
-    Applying costs its products forward and twice backward. Forming costs the same of its own, and then the gradient of
-    the full weight for every token, which is what full fine-tuning pays.
-    """
-    applying, forming = increment.applying(NOMINAL_TOKENS).flops, increment.forming.flops
-    weight_gradient = 2 * NOMINAL_TOKENS * increment.forming.steps[-1].elements
-    return 3 * applying <= 3 * forming + weight_gradient
-
-
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _trace(number: int) -> None:
     """Note that a compiler traces; runs then, and not when the compiled code runs."""
@@ -129,11 +119,9 @@ def _linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return nn.functional.linear(input, weight, bias)
 
 
-def _conv1d(input: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def _conv1d(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    assert bias is not None  # a Conv1D always has one
     return torch.addmm(bias, input.reshape(-1, input.shape[-1]), weight).reshape(*input.shape[:-1], weight.shape[1])
-
-
-Product = Callable[[Tensor, Tensor, Any], Tensor]
 
 
 def _product_of(module: nn.Module) -> Product | None:
@@ -149,10 +137,10 @@ def _forward(product: Product) -> Callable[[Any, Tensor], Tensor]:
     def forward(self: Any, input: Tensor) -> Tensor:
         slot: Slot = self.__dict__[SLOTS]["weight"]
         _record(slot)
-        output = product(input, self._parameters["weight"], self.bias)
+        weight, bias = self._parameters["weight"], self.bias
         if not slot.switch.on:
-            return output
-        return torch.add(output, slot.increment.apply(input).to(output.dtype), alpha=slot.scale)
+            return product(input, weight, bias)
+        return slot.increment.linear(product, input, weight, bias, slot.scale)
 
     return forward
 

@@ -66,7 +66,7 @@ def test_steps_have_at_most_two_operands_and_say_what_they_cost(network: Network
     plan = plan_contraction(network, optimize)
     assert all(len(step.operands) <= 2 for step in plan.steps)
     assert sum(len(step.operands) == 2 for step in plan.steps) == len(network.cores) - 1
-    assert plan.flops == sum(step.flops for step in plan.steps) <= plan.naive_flops
+    assert plan.flops == sum(step.cost.flops for step in plan.steps) <= plan.naive_flops
     assert plan.largest_intermediate == max(step.elements for step in plan.steps)
     assert plan.steps[-1].elements == math.prod(network.shape(network.output))
 

@@ -13,7 +13,6 @@ from torch.utils.checkpoint import checkpoint
 
 import tensorfact as tf
 from tensorfact.adapt.liveness import numbers
-from tensorfact.layers import activation_is_cheaper
 
 from .helpers import difference, draw
 from .test_families import example_of, member
@@ -61,7 +60,7 @@ def test_routes_are_chosen_by_the_layer_and_agree(name: str) -> None:
     for parameter in adapter.resolved.parameters:
         module = model.get_submodule(parameter.rpartition(".")[0])
         called = isinstance(module, nn.Linear) or type(module).__name__ == "AdaptedConv1D"
-        cheaper = activation_is_cheaper(adapter._slots[parameter].increment) if called else False
+        cheaper = adapter._slots[parameter].increment.kind.apply_is_faster if called else False
         assert (parameter in adapter._activation) == (called and cheaper)
 
 

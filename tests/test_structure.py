@@ -30,6 +30,7 @@ ORDER = (
     {"resolve"},
     {"plan"},
     {"architectures", "factors"},
+    {"increments"},
     {"layers", "explain"},
     {"checkpoint"},
     {"adapt"},

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from ..anatomy import ATTRIBUTE, base_parameters
 from ..checkpoint import FACTORS, HEAD, AdapterFile, fingerprint
 from ..errors import AdaptError, nearest
-from ..explain import Explanation, explain
-from ..factors import NOMINAL_TOKENS, Factors, Increment
+from ..explain import Explanation, Planned, explain
+from ..factors import Factors
 from ..formats import Format
 from ..groups import ResolvedPlan
-from ..layers import Slot, Switch, activation_is_cheaper, attach, detach, is_attached, takes_activation
+from ..increments import NOMINAL_TOKENS, increments
+from ..layers import Slot, Switch, attach, detach, is_attached, takes_activation
 from ..plan import TensorizationPlan
 from .liveness import Liveness, Watch, listed, measure, required_example
 from .owners import head_buffers, owners_of
@@ -65,9 +66,8 @@ class Adapter(nn.Module):
                 network, tensor.modes, tensor.extents, dtype=dtype, device=first.device, generator=generator
             )
             self.factors[tensor.name] = factors
-            for view in tensor.views:
-                increment = Increment(factors, tensor.modes, view, optimize=optimize, dropout=dropout)
-                self._slots[view.parameter] = Slot(increment, scales[tensor.name], self._switch)
+            for name, increment in increments(tensor, factors, optimize=optimize, dropout=dropout).items():
+                self._slots[name] = Slot(increment, scales[tensor.name], self._switch)
         self._owners = owners_of(model, self._slots)
         self.watch = Watch(model, self._slots, resolved)
         self._activation = {name for name in self._slots if self._takes_activation(name, route)}
@@ -237,15 +237,16 @@ class Adapter(nn.Module):
             )
         return found
 
-    def explain(self, tokens: int = NOMINAL_TOKENS) -> Explanation:
-        """Say what the contraction planner chose.
+    def explain(self, tokens: int = NOMINAL_TOKENS, *, measure: bool = False) -> Explanation:
+        """Say what the contraction planner chose, what that costs, and on request how long it takes.
 
         Args:
             tokens: Tokens of one forward pass (batch times positions); rounded up to a power of two, as in use.
+            measure: Time a training step of one layer of each kind, beside the base layer's.
 
         Returns:
-            Route, order, FLOPs against the better naive order, and the largest intermediate, for every kind of
-            parameter; printed, a table.
+            For every kind of parameter its route, its order, FLOPs against the better naive order, and the cost and
+            predicted time of a training step; printed, a table.
 
         Raises:
             AdaptError: `tokens` is no positive int.
@@ -259,7 +260,12 @@ class Adapter(nn.Module):
         """
         if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1:
             raise AdaptError("explain: tokens", expected="an int of at least 1", got=repr(tokens))
-        return explain(((slot.increment, name in self._activation) for name, slot in self._slots.items()), tokens)
+        parameters = base_parameters(self.model)
+        planned = (
+            Planned(slot.increment, name in self._activation, slot.scale, parameters[name])
+            for name, slot in self._slots.items()
+        )
+        return explain(planned, tokens, measure=measure)
 
     def save(self, path: str | Path) -> None:
         """Write the factors and the trained head to one safetensors file, atomically.
@@ -308,7 +314,7 @@ class Adapter(nn.Module):
         }
 
     def _takes_activation(self, name: str, route: Route) -> bool:
-        owners, increment = self._owners[name], self._slots[name].increment
+        owners, kind = self._owners[name], self._slots[name].increment.kind
         able = all(takes_activation(module, attribute) for module, attribute in owners)
         if route == "activation" and not able:
             module, attribute = owners[0]
@@ -318,7 +324,7 @@ class Adapter(nn.Module):
                 got=f"{attribute!r} of {type(module).__name__}",
                 fix="use route='auto'",
             )
-        return able and (route == "activation" or (route == "auto" and activation_is_cheaper(increment)))
+        return able and (route == "activation" or (route == "auto" and kind.apply_is_faster))
 
     def attach(self) -> None:
         """Put the adapter on its model; `adapt` does. An error leaves the model as it was."""

@@ -251,8 +251,7 @@ class Watch:
         for tensor in (*self.model.parameters(), *self.model.buffers()):
             outline = torch.empty_like(tensor, device="meta", requires_grad=False)
             memo[id(tensor)] = nn.Parameter(outline, False) if isinstance(tensor, nn.Parameter) else outline
-        shared = [self.plans, *(part for slot in self.slots.values() for part in slot.increment.plans)]
-        return copy.deepcopy(self.model, memo | {id(part): part for part in shared})
+        return copy.deepcopy(self.model, memo | {id(self.plans): self.plans})
 
     def stop(self) -> None:
         """Take the hook off."""

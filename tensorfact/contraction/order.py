@@ -17,8 +17,9 @@ import opt_einsum
 import torch
 from torch import Tensor
 
-from .errors import NetworkError
-from .network import Core, Network
+from ..errors import NetworkError
+from ..network import Core, Network
+from .cost import Cost, Machine, machine
 
 TOKENS = "(tokens)"
 """The leg of an input that runs over its samples and positions; no mode or bond is spelled like this."""
@@ -36,7 +37,7 @@ class Step:
         summed: For a matrix product (no common open leg), the dimensions summed in either operand; else None.
         order: For a matrix product, the order of its dimensions in the result.
         description: The product with leg names, to be read.
-        flops: Multiplications and additions.
+        cost: What it costs.
         elements: Numbers in the result.
     """
 
@@ -45,7 +46,7 @@ class Step:
     summed: tuple[list[int], list[int]] | None = dataclasses.field(hash=False)
     order: tuple[int, ...]
     description: str
-    flops: int
+    cost: Cost
     elements: int
 
     def __call__(self, taken: Sequence[Tensor]) -> Tensor:
@@ -71,7 +72,19 @@ class Contraction:
     @property
     def flops(self) -> int:
         """Multiplications and additions of all steps."""
-        return _flops(self.steps)
+        return self.cost.flops
+
+    @property
+    def cost(self) -> Cost:
+        """What all steps cost once."""
+        return sum((step.cost for step in self.steps), Cost())
+
+    @property
+    def training(self) -> Cost:
+        """What all steps cost in a training step: once forward, and once for the gradient of either operand."""
+        once = self.cost
+        operands = sum(step.cost.moved - step.elements for step in self.steps)
+        return 3 * once + Cost(kept=operands)
 
     @property
     def largest_intermediate(self) -> int:
@@ -99,12 +112,13 @@ class Contraction:
 
 
 @functools.lru_cache(maxsize=4096)
-def plan_contraction(network: Network, optimize: Any = "auto") -> Contraction:
-    """Choose the cheapest pairwise order; never a dearer one than either naive order.
+def plan_contraction(network: Network, optimize: Any = "auto", on: Machine | None = None) -> Contraction:
+    """Choose the fastest pairwise order of those that take no more FLOPs than either naive order.
 
     Args:
         network: What to contract.
         optimize: Whatever opt_einsum accepts: the name of a method, or an optimiser object.
+        on: Where it will run; a CPU by default.
 
     Returns:
         The steps with their costs.
@@ -126,8 +140,10 @@ def plan_contraction(network: Network, optimize: Any = "auto") -> Contraction:
     equation = f"{inputs}->{_spell(network.output, symbols)}"
     shapes = [network.shape(core.legs) for core in network.cores]
     path, _ = opt_einsum.contract_path(equation, *shapes, shapes=True, optimize=optimize)
-    best = min((_steps(network, path), forward, backward), key=_flops)
-    return Contraction(best, min(_flops(forward), _flops(backward)))
+    naive = min(_flops(forward), _flops(backward))
+    allowed = [steps for steps in (_steps(network, path), forward, backward) if _flops(steps) <= naive]
+    best = min(allowed, key=lambda steps: (on or machine("cpu")).seconds(sum((s.cost for s in steps), Cost())))
+    return Contraction(best, naive)
 
 
 def with_input(network: Network, legs: Sequence[str], output: Sequence[str], tokens: int) -> Network:
@@ -152,7 +168,7 @@ def with_input(network: Network, legs: Sequence[str], output: Sequence[str], tok
 
 
 def _flops(steps: Sequence[Step]) -> int:
-    return sum(step.flops for step in steps)
+    return sum(step.cost.flops for step in steps)
 
 
 def _steps(network: Network, path: Path) -> tuple[Step, ...]:
@@ -202,7 +218,11 @@ def _step(
         summed,
         order,
         f"{' '.join(name for name, _ in taken)} -> [{' '.join(result)}]",
-        math.prod(network.shape(involved)) * (2 if sums and len(taken) > 1 else 1),
+        Cost(
+            math.prod(network.shape(involved)) * (2 if sums and len(taken) > 1 else 1),
+            sum(math.prod(network.shape(legs)) for legs in (*(legs for _, legs in taken), result)),
+            launches=1,
+        ),
         math.prod(network.shape(result)),
     )
 

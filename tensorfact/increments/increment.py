@@ -1,0 +1,153 @@
+"""The increment of one parameter: formed, or added to what its layer does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..contraction import machine
+from ..factors import Factors
+from ..groups import TensorGroup
+from ..indexing import as_index, spread, take
+from ..network import Core
+from .formed import Formed, composable, without_autocast
+from .kind import NOMINAL_TOKENS, Kind, restricted
+from .linear import AdaptedLinear, Product, added_, composed, product_dtype
+from .recompute import source_of
+
+
+class Increment:
+    """The increment of one parameter: its part of the factors, formed or applied.
+
+    Args:
+        factors: The factors of the tensor that the parameter is in.
+        kind: What is planned for this parameter and those that lie like it.
+        at: Which of them it is.
+        parts: What holds their parts of the cores.
+        matrices: What holds their two matrices.
+        dropout: Probability with which, in training, a component of what meets the zero core is dropped.
+    """
+
+    def __init__(
+        self, factors: Factors, kind: Kind, at: int, parts: Formed, matrices: Formed, *, dropout: float = 0.0
+    ) -> None:
+        self.factors, self.kind, self.at, self.dropout = factors, kind, at, dropout
+        self.view = kind.views[at]
+        self._parts, self._matrices = parts, matrices
+
+    def dense(self, *, drop: bool = False) -> Tensor:
+        """Return the increment in the parameter's shape, in at least fp32, whatever autocast is in force.
+
+        Args:
+            drop: Apply the dropout, if the factors are in training mode.
+        """
+        dtype = self.factors.dtype
+        parts = self._own(drop, torch.promote_types(dtype, torch.float32))
+        with without_autocast(parts[0].device):
+            return self.view.join(self.kind.forming(parts))
+
+    def linear(self, product: Product, x: Tensor, weight: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+        """Do what a linear layer does, with the increment added.
+
+        Args:
+            product: The layer's own product of input, weight and bias.
+            x: The layer's input (..., in).
+            weight: Its stored weight.
+            bias: Its bias, if it has one.
+            scale: What multiplies the increment.
+
+        Returns:
+            The layer's output (..., out).
+        """
+        halves = self.kind.halves
+        if halves is None or self._drops or composable(x, weight, bias, *self.factors.tensors()):
+            return self._added(product(x, weight, bias), x, scale)
+        dtype = product_dtype(x)
+        down, up = self._two(dtype)
+        if torch.is_grad_enabled() and any(t.requires_grad for t in (x, weight, bias, down, up) if t is not None):
+            operands = (t if t is None else t.to(dtype) for t in (x, weight, bias))
+            return AdaptedLinear.apply(product, self.view.transposed, halves, scale, source_of(x), *operands, down, up)
+        y = product(x, weight, bias)
+        return added_(y, x, down, up, halves, scale) if y.dtype == dtype else composed(y, x, down, up, halves, scale)
+
+    def _added(self, y: Tensor, x: Tensor, scale: float) -> Tensor:
+        """Add the increment of an input to a result, in plain differentiable operations."""
+        halves = self.kind.halves
+        parts = self._own(True, self.factors.dtype)
+        if halves is not None:
+            with without_autocast(x.device):
+                down, up = self.kind.matrices(parts)
+            return composed(y, x, down, up, halves, scale)
+        return torch.add(y, self._contracted(x, parts).to(y.dtype), alpha=scale)
+
+    def _contracted(self, x: Tensor, parts: Sequence[Tensor]) -> Tensor:
+        """Contract an input with a network that has no narrow place."""
+        kept, sizes = self.view.kept, self.view.sizes
+        tokens = NOMINAL_TOKENS if torch.compiler.is_compiling() else int(x.numel()) // max(int(x.shape[-1]), 1)
+        z = x.reshape(-1, *(sizes[axis] for axis in self.view.inputs))
+        for dim, axis in enumerate(self.view.inputs, 1):
+            z = take(z, dim, as_index(kept[axis])) if len(kept[axis]) < sizes[axis] else z
+        z = self.kind.applying(tokens)([z, *(part.to(x.dtype) for part in parts)])
+        for dim, axis in enumerate(self.view.outputs, 1):
+            z = spread(z, dim, kept[axis], sizes[axis])
+        return z.reshape(*x.shape[:-1], self.view.shape[self.view.transposed])
+
+    def _two(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        down, up = self._matrices(self.factors.tensors(), dtype)
+        return down[self.at if len(down) > 1 else 0], up[self.at if len(up) > 1 else 0]
+
+    def _own(self, drop: bool, dtype: torch.dtype) -> list[Tensor]:
+        """Return this parameter's parts of the cores."""
+        cores = self.factors.tensors()
+        if (drop and self._drops) or composable(*cores):
+            dropped = self._dropped(cores) if drop and self._drops else cores
+            return [part.to(dtype) for part in self.kind.own(self.at, dropped)]
+        return [part[self.at if len(part) > 1 else 0] for part in self._parts(cores, dtype)]
+
+    @property
+    def _drops(self) -> bool:
+        return bool(self.dropout) and self.factors.training
+
+    def _dropped(self, cores: Sequence[Tensor]) -> list[Tensor]:
+        network = self.factors.network
+        return [
+            self._mask(core, tensor) if core.start == "zero" else tensor
+            for core, tensor in zip(network.cores, cores, strict=True)
+        ]
+
+    def _mask(self, core: Core, tensor: Tensor) -> Tensor:
+        output = self.factors.network.output
+        sizes = [1 if leg in output else size for leg, size in zip(core.legs, tensor.shape, strict=True)]
+        return tensor * nn.functional.dropout(tensor.new_ones(sizes), self.dropout)
+
+
+def increments(
+    tensor: TensorGroup, factors: Factors, *, optimize: Any = "auto", dropout: float = 0.0
+) -> Mapping[str, Increment]:
+    """Plan the increments of all parameters of a tensor.
+
+    Args:
+        tensor: The tensor.
+        factors: Its factors.
+        optimize: The order's optimiser: anything opt_einsum accepts.
+        dropout: As in `Increment`.
+
+    Returns:
+        Increments by parameter name.
+    """
+    alike: dict[object, list[Any]] = {}
+    for view in tensor.views:
+        network = restricted(factors.network, tensor.modes, view)
+        kept = tuple((axis, positions) for axis, positions in view.kept.items())
+        alike.setdefault((view.rule, view.shape, kept, view.transposed, network), []).append(view)
+    on = machine(factors.tensors()[0].device)
+    found = {}
+    for views in alike.values():
+        kind = Kind(factors.network, tensor.modes, views, optimize, on)
+        parts, matrices = kind.formed_parts(), kind.formed_matrices()
+        for at, view in enumerate(views):
+            found[view.parameter] = Increment(factors, kind, at, parts, matrices, dropout=dropout)
+    return {view.parameter: found[view.parameter] for view in tensor.views}

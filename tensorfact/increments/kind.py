@@ -1,0 +1,270 @@
+"""Parameters that lie alike in one tensor: what is planned, and how it is formed, for all of them at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..contraction import Contraction, Cost, Cut, Machine, cuts, plan_contraction, product, with_input
+from ..groups import View
+from ..indexing import Index, as_index, take
+from ..network import Core, Mode, Network
+from .formed import Formed
+from .parts import Parts, parts_of
+
+NOMINAL_TOKENS = 1024
+"""Tokens that the route of a weight is chosen for, and a compiled or exported model planned for."""
+
+VIEWS = "(parameters)"
+"""The leg that runs over the parameters of a kind; no mode or bond is spelled like this."""
+
+Picks = tuple[tuple[int, Index], ...]
+"""What one parameter takes of a core: an index for some of its dimensions."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """What some cores are contracted to, for one parameter or for all of a kind.
+
+    Args:
+        members: Which cores, by their place in the network.
+        alone: How, for one parameter, from its own parts of the cores.
+        together: How, for all parameters; a core of which each takes its own part has one more leg.
+        stacked: Whether that leg is in the result.
+        shape: The shape of the result for one parameter.
+    """
+
+    members: tuple[int, ...]
+    alone: Contraction
+    together: Contraction
+    stacked: bool
+    shape: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Halves:
+    """A cut network on a layer's inputs and outputs.
+
+    Args:
+        cut: The cut.
+        down: Which inputs meet which part of the lower matrix (bond, inputs).
+        up: Which outputs come from which part of the upper matrix (bond, outputs).
+        pieces: How the two matrices are formed.
+    """
+
+    cut: Cut
+    down: Parts
+    up: Parts
+    pieces: tuple[Piece, Piece]
+
+
+class Kind:
+    """Parameters of one tensor whose networks are equal, but for where in the cores each takes its part.
+
+    It is a plan and holds no numbers; copies of a model share it.
+
+    Args:
+        network: The tensor's network.
+        modes: The tensor's modes.
+        views: The parameters.
+        optimize: The order's optimiser: anything opt_einsum accepts.
+        on: Where it will run.
+    """
+
+    def __init__(
+        self, network: Network, modes: Sequence[Mode], views: Sequence[View], optimize: Any, on: Machine
+    ) -> None:
+        self.whole, self.views, self.view, self.optimize, self.on = network, tuple(views), views[0], optimize, on
+        self.network = restricted(network, modes, self.view)
+        self.picks = tuple(_picks(network, modes, view) for view in views)
+        self.shapes = tuple(self.network.shapes().values())
+        self.forming = plan_contraction(self.network, optimize, on)
+        self.halves = self._halved() if len(self.view.rule.dims) == 2 else None
+        self._applying: dict[int, Contraction] = {}
+        self._positions: dict[tuple[int, torch.device], Tensor] = {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Kind:
+        return self
+
+    def applying(self, tokens: int) -> Contraction:
+        """Return the order for an input of so many tokens, planned once a power of two.
+
+        Args:
+            tokens: How many tokens; rounded up to a power of two.
+        """
+        rounded = token_class(tokens)
+        if rounded not in self._applying:
+            network = with_input(self.network, self.view.inputs, self.view.outputs, rounded)
+            self._applying[rounded] = plan_contraction(network, self.optimize, self.on)
+        return self._applying[rounded]
+
+    # ---------------------------------------------------------------------------------------------------------- costs
+
+    def cost_applied(self, tokens: int) -> Cost:
+        """Return what one parameter adds to a training step where the increment is applied.
+
+        Args:
+            tokens: How many tokens.
+        """
+        if self.halves is not None:
+            made = sum((piece.together.training for piece in self.halves.pieces), Cost())
+            return self.halves.cut.training(tokens) + Cost(*(n // len(self.views) for n in dataclasses.astuple(made)))
+        size = tokens * self.view.shape[self.view.transposed]
+        return self.applying(tokens).training + Cost(size, 3 * size, 0, 1)
+
+    def cost_formed(self, tokens: int) -> Cost:
+        """Return what one parameter adds to a training step where the increment is formed.
+
+        Args:
+            tokens: How many tokens meet the weight, whose gradient is then computed in full.
+        """
+        size, columns = math.prod(self.view.shape), self.view.shape[-1]
+        return self.forming.training + Cost(size, 3 * size, size, 1) + product(size // columns, tokens, columns)
+
+    @property
+    def apply_is_faster(self) -> bool:
+        """Whether a training step is predicted to take less time with the increment applied than with it formed."""
+        applied, formed = self.cost_applied(NOMINAL_TOKENS), self.cost_formed(NOMINAL_TOKENS)
+        return self.on.seconds(applied) <= self.on.seconds(formed)
+
+    # ---------------------------------------------------------------------------------------------------------- plans
+
+    def _halved(self) -> Halves | None:
+        """Choose the cut that is predicted to be fastest."""
+        found: list[tuple[float, Halves]] = []
+        for cut in cuts(self.network, self.view.inputs, self.view.outputs):
+            down = parts_of(cut, self.view.inputs, self.view.sizes, self.view.kept, inputs=True)
+            up = parts_of(cut, self.view.outputs, self.view.sizes, self.view.kept, inputs=False)
+            if down is not None and up is not None:
+                pieces = self._matrix(cut.down, cut.bond), self._matrix(cut.up, cut.bond)
+                made = sum((piece.together.training for piece in pieces), Cost())
+                seconds = self.on.seconds(cut.training(NOMINAL_TOKENS)) + self.on.seconds(made) / len(self.views)
+                found.append((seconds, Halves(cut, down, up, pieces)))
+        return min(found, key=lambda each: each[0])[1] if found else None
+
+    def _matrix(self, half: Network, bond: int) -> Piece:
+        return self._piece(half, (bond, math.prod(half.shape(half.output)) // bond))
+
+    def _piece(self, part: Network, shape: tuple[int, ...]) -> Piece:
+        """Plan how some cores are contracted; `part` is their network for one parameter."""
+        names = [core.name for core in self.network.cores]
+        members = tuple(names.index(core.name) for core in part.cores)
+        alone = plan_contraction(part, self.optimize, self.on)
+        if not any(self.picks[0][at] for at in members):
+            return Piece(members, alone, alone, False, shape)
+        cores = tuple(
+            Core(core.name, (VIEWS, *core.legs) if self.picks[0][at] else core.legs)
+            for at, core in zip(members, part.cores, strict=True)
+        )
+        stack = Network(cores, (VIEWS, *part.output), {**part.sizes, VIEWS: len(self.views)})
+        return Piece(members, alone, plan_contraction(stack, self.optimize, self.on), True, shape)
+
+    # -------------------------------------------------------------------------------------------------------- forming
+
+    def own(self, at: int, cores: Sequence[Tensor]) -> list[Tensor]:
+        """Return one parameter's parts of the cores.
+
+        Args:
+            at: Which parameter of the kind.
+            cores: The whole cores.
+        """
+        return [
+            _taken(core, picks).reshape(s) for core, picks, s in zip(cores, self.picks[at], self.shapes, strict=True)
+        ]
+
+    def matrices(self, parts: Sequence[Tensor]) -> list[Tensor]:
+        """Return the two matrices of one parameter, by plain differentiable products.
+
+        Args:
+            parts: The parameter's parts of the cores.
+        """
+        assert self.halves is not None
+        return [p.alone([parts[at] for at in p.members]).reshape(p.shape) for p in self.halves.pieces]
+
+    def formed_parts(self) -> Formed:
+        """Return what holds every parameter's parts of the cores."""
+        sizes = self.network.sizes
+        alone = [Network((c,), c.legs, {leg: sizes[leg] for leg in c.legs}) for c in self.network.cores]
+        return self._formed([self._piece(one, one.shape(one.output)) for one in alone])
+
+    def formed_matrices(self) -> Formed:
+        """Return what holds the two matrices of every parameter."""
+        return self._formed(self.halves.pieces if self.halves else ())
+
+    def _formed(self, pieces: Sequence[Piece]) -> Formed:
+        return Formed(self._maker(pieces), [piece.stacked for piece in pieces])
+
+    def _maker(self, pieces: Sequence[Piece]) -> Callable[[Sequence[Tensor]], list[Tensor]]:
+        def make(cores: Sequence[Tensor]) -> list[Tensor]:
+            gathered = [self._gathered(at, core) for at, core in enumerate(cores)]
+            results = []
+            for piece in pieces:
+                result = piece.together([gathered[at] for at in piece.members])
+                stack = (len(self.views),) if piece.stacked else ()
+                results.append(result.reshape(*stack, *piece.shape).contiguous())
+            # a core that all take whole would be returned itself
+            return [r.clone() if any(r.data_ptr() == core.data_ptr() for core in cores) else r for r in results]
+
+        return make
+
+    def _gathered(self, at: int, core: Tensor) -> Tensor:
+        """Return every parameter's part of a core (parameters, *legs); the core itself where all take all of it."""
+        picks = [own[at] for own in self.picks]
+        if not picks[0]:
+            return core.reshape(self.shapes[at])
+        if len(picks[0]) > 1:
+            return torch.stack([_taken(core, own).reshape(self.shapes[at]) for own in picks])
+        dim = picks[0][0][0]
+        if (at, core.device) not in self._positions:
+            each = torch.arange(core.shape[dim], device="cpu")
+            positions = torch.cat([take(each, 0, index) for ((_, index),) in picks])
+            self._positions[at, core.device] = positions.to(core.device)
+        taken = core.index_select(dim, self._positions[at, core.device])
+        return taken.unflatten(dim, (len(picks), -1)).movedim(dim, 0).reshape(len(picks), *self.shapes[at])
+
+
+def token_class(tokens: int) -> int:
+    """Return the power of two at or above a number of tokens.
+
+    Examples:
+        >>> token_class(197)
+        256
+    """
+    return 1 << max(tokens - 1, 0).bit_length()
+
+
+def restricted(network: Network, modes: Sequence[Mode], view: View) -> Network:
+    """Return a network cut down to one parameter.
+
+    Args:
+        network: The tensor's network.
+        modes: The tensor's modes.
+        view: The parameter.
+    """
+    axes = {mode.name: axes for mode, axes in zip(modes, view.axes, strict=True)}
+    cores = tuple(
+        Core(core.name, tuple(axis for leg in core.legs for axis in axes.get(leg, (leg,))), core.start)
+        for core in network.cores
+    )
+    bonds = {leg: size for leg, size in network.sizes.items() if leg not in axes}
+    kept = {axis: len(positions) for axis, positions in view.kept.items()}
+    return Network(cores, view.order, {**bonds, **kept})
+
+
+def _picks(network: Network, modes: Sequence[Mode], view: View) -> tuple[Picks, ...]:
+    """Return what a parameter takes of every core."""
+    index = {
+        mode.name: index for mode, index in zip(modes, view.index, strict=True) if index != as_index(range(mode.size))
+    }
+    return tuple(tuple((dim, index[leg]) for dim, leg in enumerate(c.legs) if leg in index) for c in network.cores)
+
+
+def _taken(core: Tensor, picks: Picks) -> Tensor:
+    for dim, index in picks:
+        core = take(core, dim, index)
+    return core

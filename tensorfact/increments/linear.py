@@ -1,0 +1,103 @@
+"""A linear layer with an increment: the layer's own product, and the increment added into its result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .formed import without_autocast
+from .kind import Halves
+from .recompute import Source
+
+Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""A layer's own product of its input, weight and bias."""
+
+
+def product_dtype(x: Tensor) -> torch.dtype:
+    """Return the dtype in which a product with an input is computed, autocast considered."""
+    kind = x.device.type
+    able = x.dtype != torch.float64 and torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if able else x.dtype
+
+
+def composed(y: Tensor, x: Tensor, down: Tensor, up: Tensor, halves: Halves, scale: float) -> Tensor:
+    """Add the increment to a layer's result, in plain differentiable operations that write nothing in place.
+
+    Args:
+        y: The layer's result (..., out).
+        x: The layer's input (..., in).
+        down: The lower matrix (bond, in).
+        up: The upper matrix (bond, out).
+        halves: What belongs where.
+        scale: What multiplies the increment.
+    """
+    rows = x.reshape(-1, x.shape[-1]).to(y.dtype)
+    h = halves.down.project(rows, down.to(y.dtype))
+    return halves.up.added(y.reshape(-1, y.shape[-1]), h, up.to(y.dtype), scale).reshape(y.shape)
+
+
+def added_(y: Tensor, x: Tensor, down: Tensor, up: Tensor, halves: Halves, scale: float) -> Tensor:
+    """Add the increment to a layer's result in place, where no gradient is asked for; else as `composed`."""
+    h = halves.down.project(x.reshape(-1, x.shape[-1]).to(y.dtype), down)
+    halves.up.add_(y.view(-1, y.shape[-1]), h, up, scale)
+    return y
+
+
+class AdaptedLinear(torch.autograd.Function):
+    """A linear layer whose increment is added inside its products, forward and backward.
+
+    For the backward pass it keeps, beside what the layer keeps, the narrow result of the lower matrix and the layer's
+    input, or what the input can be computed from again.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        product: Product,
+        transposed: bool,
+        halves: Halves,
+        scale: float,
+        source: Source | None,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        down: Tensor,
+        up: Tensor,
+    ) -> Tensor:
+        """Return the layer's result with the increment added; all operands are of one dtype."""
+        with without_autocast(x.device):
+            y = product(x, weight, bias)
+            rows = x.reshape(-1, x.shape[-1])
+            h = halves.down.project(rows, down)
+            halves.up.add_(y.view(-1, y.shape[-1]), h, up, scale)
+        _, to_weight, _, to_down, to_up = ctx.needs_input_grad[5:]
+        kept = (source.input if source else x) if to_weight or to_down else None
+        ctx.save_for_backward(kept, weight, down, up, h if to_up else None)
+        ctx.transposed, ctx.halves, ctx.scale, ctx.source = transposed, halves, scale, source and source.recipe
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        """Return the gradients of input, weight, bias and the two matrices."""
+        kept, weight, down, up, h = ctx.saved_tensors
+        x_needs, weight_needs, bias_needs, down_needs, up_needs = ctx.needs_input_grad[5:]
+        below, above, twice = ctx.halves.down, ctx.halves.up, torch.is_grad_enabled()
+        g = gradient.reshape(-1, gradient.shape[-1])
+        to_h = above.project(g, up).mul(ctx.scale)
+        to_x = to_weight = to_bias = to_down = to_up = None
+        if x_needs:
+            own = g @ (weight.t() if ctx.transposed else weight)
+            add = below.added if twice else below.add_  # twice: a gradient of the gradient will be asked for
+            to_x = add(own, to_h, down, 1.0).reshape(*gradient.shape[:-1], below.size)
+        if weight_needs or down_needs:
+            rows = (ctx.source(kept).to(down.dtype) if ctx.source else kept).reshape(-1, below.size)
+            to_weight = (rows.t() @ g if ctx.transposed else g.t() @ rows) if weight_needs else None
+            to_down = below.outer(to_h, rows) if down_needs else None
+        if up_needs:
+            to_up = above.outer(below.project(rows, down) if twice and down_needs else h, g).mul(ctx.scale)
+        if bias_needs:
+            to_bias = g.sum(0)
+        return None, None, None, None, None, to_x, to_weight, to_bias, to_down, to_up
