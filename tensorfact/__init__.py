@@ -3,6 +3,7 @@
 from .adapt import Adapter, adapt, load_adapter
 from .architectures import plan_by_shape, plan_for
 from .compare import Comparison, compare
+from .contraction import calibrate
 from .data import Splits, digits, image_folder
 from .formats import CP, Format, MatrixBatch, TensorTrain, Tucker, available_formats, get_format, register_format
 from .groups import ResolvedPlan
@@ -33,6 +34,7 @@ __all__ = [
     "Tucker",
     "adapt",
     "available_formats",
+    "calibrate",
     "compare",
     "digits",
     "evaluate",

@@ -21,6 +21,7 @@ from .architectures import plan_by_shape, plan_for
 from .baselines import FullFineTuning, LinearProbe
 from .checkpoint import FACTORS, HEAD, AdapterFile
 from .compare import compare
+from .contraction import calibrate
 from .data import digits, image_folder
 from .errors import PlanError, TensorfactError, TrainingError
 from .files import write_tensors
@@ -176,6 +177,18 @@ def merge_command(
     adapter.remove()
     write_tensors(out, loaded.state_dict(), {"kind": "model", "model": model})
     typer.echo(f"merged {len(adapter.resolved.parameters)} weights into {out} ({out.stat().st_size:,} bytes)")
+
+
+@app.command("calibrate")
+def calibrate_command(device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu") -> None:
+    """Measure the three constants that the planner predicts times with."""
+    found = calibrate(_device(device))
+    rows = (
+        ("products of large matrices", f"{found.flops_per_second / 1e9:.0f} GFLOP/s"),
+        ("element-wise operations", f"{found.bytes_per_second / 1e9:.1f} GB/s"),
+        ("the smallest product", f"{found.seconds_per_launch * 1e6:.1f} us"),
+    )
+    _show(Table(("constant", "measured"), rows), f"{found.device}, {torch.get_num_threads()} threads")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

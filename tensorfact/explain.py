@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from .contraction import Cost
+from .contraction import Cost, wait
 from .increments import Increment, token_class
 from .table import Table
 
-ROUNDS = 7
+ROUNDS = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,44 +146,48 @@ def _choice(same: list[Planned], tokens: int, measure: bool) -> Choice:
         largest,
         cost,
         kind.on.seconds(cost, first.parameter.element_size()),
-        _measure(first, tokens) if measure else None,
+        _measure(same, tokens) if measure else None,
     )
 
 
-def _measure(planned: Planned, tokens: int) -> float:
+def _measure(same: Sequence[Planned], tokens: int) -> float:
     """Return how much longer a step of one adapted layer takes than that of its base, median of pairs of both.
 
-    Of what is no linear layer, only the forming of the weight is timed.
+    All layers of the kind run, since what they share is formed once for all. Of what is no linear layer, only the
+    forming of the weight is timed.
     """
-    increment, base, scale = planned.increment, planned.parameter.detach(), planned.scale
-    cores = [core for core in increment.factors.tensors() if core.requires_grad]
-    if base.dim() != 2 or len(increment.view.rule.dims) != 2:
-        return statistics.median(_seconds(increment.dense, cores) for _ in range(ROUNDS))
-    transposed = increment.view.transposed
-    width = base.shape[0 if transposed else 1]
+    view, base = same[0].increment.view, same[0].parameter.detach()
+    cores = [core for core in same[0].increment.factors.tensors() if core.requires_grad]
+    if base.dim() != 2 or len(view.rule.dims) != 2:
+        formed = [_seconds(lambda: [each.increment.dense() for each in same], cores) for _ in range(ROUNDS)]
+        return statistics.median(formed[1:]) / len(same)
+    width = base.shape[0 if view.transposed else 1]
     x = torch.randn(tokens, width, device=base.device).to(base.dtype).requires_grad_()
 
     def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return nn.functional.linear(x, weight.t() if transposed else weight, bias)
+        return nn.functional.linear(x, weight.t() if view.transposed else weight, bias)
 
-    def adapted() -> Tensor:
-        if planned.applied:
-            return increment.linear(product, x, base, None, scale)
-        return product(x, base + scale * increment.dense().to(base.dtype), None)
+    def plain() -> list[Tensor]:
+        return [product(x, each.parameter.detach(), None) for each in same]
 
-    pairs = [(_seconds(lambda: product(x, base, None), [x]), _seconds(adapted, [x, *cores])) for _ in range(ROUNDS)]
-    return statistics.median(long - short for short, long in pairs[1:])
+    def adapted() -> list[Tensor]:
+        if same[0].applied:
+            return [each.increment.linear(product, x, each.parameter.detach(), None, each.scale) for each in same]
+        weights = (each.parameter.detach() + (each.scale * each.increment.dense()).to(base.dtype) for each in same)
+        return [product(x, weight, None) for weight in weights]
+
+    pairs = [(_seconds(plain, [x]), _seconds(adapted, [x, *cores])) for _ in range(ROUNDS)]
+    return statistics.median(long - short for short, long in pairs[1:]) / len(same)
 
 
-def _seconds(forward: Callable[[], Tensor], inputs: Sequence[Tensor]) -> float:
+def _seconds(forward: Callable[[], list[Tensor]], inputs: Sequence[Tensor]) -> float:
     """Time a forward and a backward pass, which adds to no gradient."""
-    wait = torch.accelerator.synchronize if torch.accelerator.is_available() else lambda: None
-    wait()
+    wait(inputs[0].device)
     start = time.perf_counter()
     with torch.enable_grad():
-        result = forward()
-        torch.autograd.grad(result, inputs, torch.ones_like(result), allow_unused=True)
-    wait()
+        results = forward()
+        torch.autograd.grad(results, inputs, [torch.ones_like(result) for result in results], allow_unused=True)
+    wait(inputs[0].device)
     return time.perf_counter() - start
 
 

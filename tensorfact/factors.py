@@ -57,6 +57,7 @@ class Factors(nn.Module):
                 )
             cores[core.name] = nn.Parameter(value.to(device, dtype))
         self.cores = nn.ParameterDict(cores)
+        self._names = tuple(cores)
 
     @property
     def num_parameters(self) -> int:
@@ -70,11 +71,12 @@ class Factors(nn.Module):
 
     def named_cores(self) -> dict[str, Tensor]:
         """Return the cores by name, in the network's order."""
-        return {core.name: self.cores[core.name] for core in self.network.cores}
+        return dict(zip(self._names, self.tensors(), strict=True))
 
     def tensors(self) -> list[Tensor]:
         """Return the cores in the network's order."""
-        return list(self.named_cores().values())
+        stored = self.cores._parameters  # every layer asks; what is not there is parametrized
+        return [stored.get(name) if name in stored else self.cores[name] for name in self._names]  # type: ignore[misc]
 
     def dense(self) -> Tensor:
         """Return the whole tensor, one dimension a mode."""

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from .adapt.owners import head_parameters
 from .anatomy import base_parameters
+from .contraction import wait
 
 
 class TrainingStep:
@@ -138,10 +139,8 @@ class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _seconds(step: TrainingStep) -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    wait(step.x.device)
     start = time.perf_counter()
     step()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    wait(step.x.device)
     return time.perf_counter() - start

@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from ..anatomy import ATTRIBUTE, base_parameters
 from ..checkpoint import FACTORS, HEAD, AdapterFile, fingerprint
@@ -17,7 +18,7 @@ from ..explain import Explanation, Planned, explain
 from ..factors import Factors
 from ..formats import Format
 from ..groups import ResolvedPlan
-from ..increments import NOMINAL_TOKENS, increments
+from ..increments import NOMINAL_TOKENS, increments, note_sources
 from ..layers import Slot, Switch, attach, detach, is_attached, takes_activation
 from ..plan import TensorizationPlan
 from .liveness import Liveness, Watch, listed, measure, required_example
@@ -46,6 +47,7 @@ class Adapter(nn.Module):
         head: tuple[str, ...],
         generator: torch.Generator | None,
         optimize: Any,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
         self.__dict__["_model"] = model  # not as a child: the model holds the adapter
@@ -71,6 +73,8 @@ class Adapter(nn.Module):
         self._owners = owners_of(model, self._slots)
         self.watch = Watch(model, self._slots, resolved)
         self._activation = {name for name in self._slots if self._takes_activation(name, route)}
+        self._recompute = recompute
+        self._hooks: list[RemovableHandle] = []
 
     @property
     def model(self) -> nn.Module:
@@ -302,6 +306,12 @@ class Adapter(nn.Module):
         """Return the input: what the adapter adds, the adapted layers add."""
         return input
 
+    def train(self, mode: bool = True) -> Adapter:
+        """Set the mode, and form anew what is formed of the factors: they may have changed uncounted, by `.data`."""
+        for slot in self._slots.values():
+            slot.increment.forget()
+        return super().train(mode)
+
     def extra_repr(self) -> str:
         """Return the formats, for `print(model)`."""
         shown = ", ".join(dict.fromkeys(map(str, self.formats.values())))
@@ -342,6 +352,8 @@ class Adapter(nn.Module):
             for module, names in modules.items():
                 slots = {attribute: self._slots[name] for attribute, name in names.items()}
                 attach(module, slots, activation=names.get("weight") in self._activation)
+            if self._recompute:
+                self._hooks = note_sources(model)
             model.add_module(ATTRIBUTE, self)
             self.train(model.training)
         except BaseException:
@@ -352,6 +364,8 @@ class Adapter(nn.Module):
         for owners in self._owners.values():
             for module, _ in owners:
                 detach(module)
+        for hook in self._hooks:
+            hook.remove()
         self.watch.stop()
         self.model._modules.pop(ATTRIBUTE, None)
         for name, parameter in base_parameters(self.model).items():

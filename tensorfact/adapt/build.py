@@ -33,6 +33,7 @@ def adapt(
     seed: int | None = None,
     optimize: Any = "auto",
     check: bool = True,
+    recompute: bool = False,
 ) -> Adapter:
     """Give a model trainable factors of its weights' increment, in place; the base freezes, the head trains.
 
@@ -50,6 +51,8 @@ def adapt(
         optimize: What plans the order of contraction: anything opt_einsum accepts.
         check: Refuse a parameter that the model does not use. It is found by one forward pass in evaluation mode where
             an example input is known (timm's `pretrained_cfg`, transformers' `dummy_inputs`), else in the first one.
+        recompute: Compute the outputs of torch's normalisations and activation functions again in the backward pass
+            where an adapted layer would keep them: less memory, for a little time.
 
     Returns:
         The adapter, also found as `model.tensorfact`.
@@ -72,7 +75,7 @@ def adapt(
         ['head.bias', 'head.weight']
     """
     head = head_parameters(model, train_head)
-    return _adapt(model, plan, format, scale, dropout, route, head, _generator(seed), optimize, check)
+    return _adapt(model, plan, format, scale, dropout, route, head, _generator(seed), optimize, check, recompute)
 
 
 def load_adapter(
@@ -83,6 +86,7 @@ def load_adapter(
     check_base: bool = True,
     optimize: Any = "auto",
     check: bool = True,
+    recompute: bool = False,
 ) -> Adapter:
     """Adapt a model with the factors, and the head, of a file.
 
@@ -93,6 +97,7 @@ def load_adapter(
         check_base: Refuse a model whose base weights are not those the adapter was trained on.
         optimize: As in `adapt`.
         check: As in `adapt`.
+        recompute: As in `adapt`.
 
     Returns:
         The adapter.
@@ -130,7 +135,17 @@ def load_adapter(
     _check_shapes(path, file, resolved, state)
     tensors = AdapterFile.tensors(path)
     adapter = _adapt(
-        model, file.plan, file.formats, file.scales, file.dropout, route, head, torch.Generator(), optimize, check
+        model,
+        file.plan,
+        file.formats,
+        file.scales,
+        file.dropout,
+        route,
+        head,
+        torch.Generator(),
+        optimize,
+        check,
+        recompute,
     )
     with torch.no_grad():
         for name, core in adapter.named_cores().items():
@@ -151,6 +166,7 @@ def _adapt(
     generator: torch.Generator | None,
     optimize: Any,
     check: bool,
+    recompute: bool,
 ) -> Adapter:
     refuse_adapted(model)
     if not isinstance(plan, TensorizationPlan):
@@ -185,6 +201,7 @@ def _adapt(
         head=head,
         generator=generator,
         optimize=optimize,
+        recompute=recompute,
     )
     adapter.attach()
     if check:

@@ -148,15 +148,20 @@ def _seconds(call: Callable[[], Tensor], device: torch.device, calls: int, round
     """Return the median over rounds of the time of one call; the first round warms up."""
     times = []
     for _ in range(rounds + 1):
-        _wait(device)
+        wait(device)
         start = time.perf_counter()
         for _ in range(calls):
             call()
-        _wait(device)
+        wait(device)
         times.append((time.perf_counter() - start) / calls)
     return statistics.median(times[1:])
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
+    """Wait until a device has done what it was given, so that a clock tells its time.
+
+    Args:
+        device: The device.
+    """
     if device.type != "cpu":
         torch.accelerator.synchronize(device)

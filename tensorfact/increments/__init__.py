@@ -2,5 +2,6 @@
 
 from .increment import Increment, increments
 from .kind import NOMINAL_TOKENS, Kind, token_class
+from .recompute import note_sources
 
-__all__ = ["NOMINAL_TOKENS", "Increment", "Kind", "increments", "token_class"]
+__all__ = ["NOMINAL_TOKENS", "Increment", "Kind", "increments", "note_sources", "token_class"]

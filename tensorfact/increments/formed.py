@@ -22,7 +22,7 @@ def composable(*tensors: Tensor | None) -> bool:
     """
     return (
         torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
+        or torch._C._get_tracing_state() is not None
         or torch._C._are_functorch_transforms_active()
         or forward_ad._current_level >= 0
         or any(type(t) not in (Tensor, torch.nn.Parameter) for t in tensors if t is not None)

@@ -38,6 +38,11 @@ class Increment:
         self.view = kind.views[at]
         self._parts, self._matrices = parts, matrices
 
+    def forget(self) -> None:
+        """Form anew what was formed of the cores; for whoever changed them by `.data`, which torch does not count."""
+        self._parts.forget()
+        self._matrices.forget()
+
     def dense(self, *, drop: bool = False) -> Tensor:
         """Return the increment in the parameter's shape, in at least fp32, whatever autocast is in force.
 
@@ -62,14 +67,17 @@ class Increment:
         Returns:
             The layer's output (..., out).
         """
-        halves = self.kind.halves
-        if halves is None or self._drops or composable(x, weight, bias, *self.factors.tensors()):
+        halves, cores = self.kind.halves, self.factors.tensors()
+        if halves is None or self._drops or composable(x, weight, bias, *cores):
             return self._added(product(x, weight, bias), x, scale)
         dtype = product_dtype(x)
-        down, up = self._two(dtype)
+        down, up = (one[self.at if len(one) > 1 else 0] for one in self._matrices(cores, dtype))
         if torch.is_grad_enabled() and any(t.requires_grad for t in (x, weight, bias, down, up) if t is not None):
             operands = (t if t is None else t.to(dtype) for t in (x, weight, bias))
-            return AdaptedLinear.apply(product, self.view.transposed, halves, scale, source_of(x), *operands, down, up)
+            fused: Tensor = AdaptedLinear.apply(
+                product, self.view.transposed, halves, scale, source_of(x), *operands, down, up
+            )
+            return fused
         y = product(x, weight, bias)
         return added_(y, x, down, up, halves, scale) if y.dtype == dtype else composed(y, x, down, up, halves, scale)
 
@@ -94,10 +102,6 @@ class Increment:
         for dim, axis in enumerate(self.view.outputs, 1):
             z = spread(z, dim, kept[axis], sizes[axis])
         return z.reshape(*x.shape[:-1], self.view.shape[self.view.transposed])
-
-    def _two(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        down, up = self._matrices(self.factors.tensors(), dtype)
-        return down[self.at if len(down) > 1 else 0], up[self.at if len(up) > 1 else 0]
 
     def _own(self, drop: bool, dtype: torch.dtype) -> list[Tensor]:
         """Return this parameter's parts of the cores."""

@@ -225,7 +225,8 @@ class Kind:
             positions = torch.cat([take(each, 0, index) for ((_, index),) in picks])
             self._positions[at, core.device] = positions.to(core.device)
         taken = core.index_select(dim, self._positions[at, core.device])
-        return taken.unflatten(dim, (len(picks), -1)).movedim(dim, 0).reshape(len(picks), *self.shapes[at])
+        split = taken.reshape(*core.shape[:dim], len(picks), -1, *core.shape[dim + 1 :])
+        return split.movedim(dim, 0).reshape(len(picks), *self.shapes[at])
 
 
 def token_class(tokens: int) -> int:

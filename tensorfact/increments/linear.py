@@ -86,7 +86,7 @@ class AdaptedLinear(torch.autograd.Function):
         x_needs, weight_needs, bias_needs, down_needs, up_needs = ctx.needs_input_grad[5:]
         below, above, twice = ctx.halves.down, ctx.halves.up, torch.is_grad_enabled()
         g = gradient.reshape(-1, gradient.shape[-1])
-        to_h = above.project(g, up).mul(ctx.scale)
+        to_h = _scaled(above.project(g, up), ctx.scale)
         to_x = to_weight = to_bias = to_down = to_up = None
         if x_needs:
             own = g @ (weight.t() if ctx.transposed else weight)
@@ -97,7 +97,11 @@ class AdaptedLinear(torch.autograd.Function):
             to_weight = (rows.t() @ g if ctx.transposed else g.t() @ rows) if weight_needs else None
             to_down = below.outer(to_h, rows) if down_needs else None
         if up_needs:
-            to_up = above.outer(below.project(rows, down) if twice and down_needs else h, g).mul(ctx.scale)
+            to_up = _scaled(above.outer(below.project(rows, down) if twice and down_needs else h, g), ctx.scale)
         if bias_needs:
             to_bias = g.sum(0)
         return None, None, None, None, None, to_x, to_weight, to_bias, to_down, to_up
+
+
+def _scaled(tensor: Tensor, scale: float) -> Tensor:
+    return tensor if scale == 1 else tensor * scale

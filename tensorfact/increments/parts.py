@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -45,7 +47,7 @@ class Parts:
     rows: tuple[tuple[Part, ...], ...]
     size: int
 
-    @property
+    @functools.cached_property
     def whole(self) -> bool:
         """Whether one rectangle belongs to all inputs or outputs."""
         return len(self.rows) == 1 and self.rows[0][0].features == slice(0, self.size)
@@ -94,7 +96,7 @@ class Parts:
         ]
         return torch.cat(rows) if len(rows) > 1 else rows[0]
 
-    @property
+    @functools.cached_property
     def _all(self) -> list[Part]:
         return [part for row in self.rows for part in row]
 
@@ -143,9 +145,6 @@ def parts_of(
         ends = [0, *breaks.tolist(), len(row)]
         bond = slice(at * height, (at + 1) * height)
         rows.append(
-            tuple(
-                Part(slice(int(row[a]), int(row[b - 1]) + 1), bond, slice(a, b))
-                for a, b in zip(ends, ends[1:], strict=False)
-            )
+            tuple(Part(slice(int(row[a]), int(row[b - 1]) + 1), bond, slice(a, b)) for a, b in itertools.pairwise(ends))
         )
     return Parts(tuple(rows), math.prod(shape))

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from .formed import composable
 
@@ -55,8 +56,19 @@ class Source(NamedTuple):
     version: int
 
 
-def note_source(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
-    """Note on a module's output what it was computed from: a forward hook."""
+def note_sources(model: nn.Module) -> list[RemovableHandle]:
+    """Let every cheap module of a model note on its outputs what they were computed from.
+
+    Args:
+        model: The model.
+
+    Returns:
+        The hooks, to be removed.
+    """
+    return [module.register_forward_hook(_note) for module in model.modules() if isinstance(module, CHEAP)]
+
+
+def _note(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
     if len(arguments) != 1 or not isinstance(output, Tensor) or output is arguments[0]:
         return
     if not torch.is_grad_enabled() or composable(output, arguments[0]):
