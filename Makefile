@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.stamp-ready
 
-.PHONY: compare test test-slow examples lint types docs check clean
+.PHONY: compare test test-slow examples bench bench-cuda lint types docs check clean
 
 compare: $(READY)
 	$(BIN)/tensorfact compare
@@ -24,6 +24,13 @@ examples: $(READY)
 	mkdir -p runs/examples
 	$(BIN)/python examples/finetune_bert.py --steps $(STEPS) --out runs/examples/airlines.safetensors
 	$(BIN)/python examples/finetune_convnet.py --steps $(STEPS)
+
+# ratios beside their targets, on the CPU in at most ten minutes; `make bench-cuda` on a machine with a GPU
+bench: $(READY)
+	$(BIN)/python -m benchmarks
+
+bench-cuda: $(READY)
+	$(BIN)/python -m benchmarks --device cuda
 
 lint: $(READY)
 	$(BIN)/ruff check .

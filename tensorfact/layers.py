@@ -67,9 +67,7 @@ class Slot:
             base: The stored parameter.
             drop: Apply the dropout, if the factors are in training mode.
         """
-        increment = self.increment.dense(drop=drop)
-        common = torch.promote_types(base.dtype, increment.dtype)
-        return torch.add(base.to(common), increment.to(common), alpha=self.scale).to(base.dtype)
+        return self.increment.added_to(base, self.scale, drop=drop)
 
 
 def attach(module: nn.Module, slots: Mapping[str, Slot], *, activation: bool) -> None:

@@ -6,7 +6,7 @@ import statistics
 import time
 import weakref
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,40 @@ from .anatomy import base_parameters
 from .contraction import wait
 
 
+class Step(Protocol):
+    """Something to be timed: a training step, a forward pass."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+
+    def __call__(self) -> None:
+        """Run it."""
+
+
+class ForwardPass:
+    """One forward pass in evaluation mode, without gradients, as a callable.
+
+    Args:
+        model: The model; put into evaluation mode.
+        x: Inputs (batch, ...).
+        autocast: The dtype to compute products in; by default, that of the model.
+    """
+
+    def __init__(self, model: nn.Module, x: Tensor, *, autocast: torch.dtype | None = None) -> None:
+        self.model, self.x, self.autocast = model.eval(), x, autocast
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return self.x.device
+
+    def __call__(self) -> None:
+        """Run the model."""
+        with torch.no_grad(), torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
+            self.model(self.x)
+
+
 class TrainingStep:
     """One whole training step as a callable: forward, loss, backward, AdamW.
 
@@ -25,16 +59,24 @@ class TrainingStep:
         model: A model of which some parameters require gradients; put into training mode.
         x: Inputs (batch, ...).
         y: Class indices (batch,).
+        autocast: The dtype to compute products in; by default, that of the model.
     """
 
-    def __init__(self, model: nn.Module, x: Tensor, y: Tensor) -> None:
-        self.model, self.x, self.y = model.train(), x, y
+    def __init__(self, model: nn.Module, x: Tensor, y: Tensor, *, autocast: torch.dtype | None = None) -> None:
+        self.model, self.x, self.y, self.autocast = model.train(), x, y, autocast
         self.optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return self.x.device
 
     def __call__(self) -> None:
         """Run the step."""
         self.optimizer.zero_grad(set_to_none=True)
-        nn.functional.cross_entropy(self.model(self.x), self.y).backward()  # type: ignore[no-untyped-call]
+        with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
+            loss = nn.functional.cross_entropy(self.model(self.x), self.y)
+        loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
 
     def tensors(self) -> list[Tensor]:
@@ -63,7 +105,7 @@ def freeze_to_floor(model: nn.Module, first: str) -> None:
         parameter.requires_grad_(name == lowest or name in head)
 
 
-def step_ratios(floor: TrainingStep, steps: Mapping[str, TrainingStep], *, rounds: int = 9) -> dict[str, float]:
+def step_ratios(floor: Step, steps: Mapping[str, Step], *, rounds: int = 9) -> dict[str, float]:
     """Time steps against the floor, one after the other in every round.
 
     Args:
@@ -74,13 +116,27 @@ def step_ratios(floor: TrainingStep, steps: Mapping[str, TrainingStep], *, round
     Returns:
         For every step the median over rounds of its time divided by the floor's in the same round.
     """
+    return {name: statistics.median(values) for name, values in all_step_ratios(floor, steps, rounds=rounds).items()}
+
+
+def all_step_ratios(
+    floor: Step, steps: Mapping[str, Step], *, rounds: int = 9, warmup: int = 2
+) -> dict[str, list[float]]:
+    """Time steps against the floor as `step_ratios` does, and return the ratios of all rounds.
+
+    Args:
+        floor: The step that counts as 1.
+        steps: Steps by name.
+        rounds: How many rounds to time.
+        warmup: How many rounds to run before.
+    """
     ratios: dict[str, list[float]] = {name: [] for name in steps}
-    for number in range(rounds + 2):
+    for number in range(rounds + warmup):
         for name, step in steps.items():
             base, own = _seconds(floor), _seconds(step)
-            if number >= 2:
+            if number >= warmup:
                 ratios[name].append(own / base)
-    return {name: statistics.median(values) for name, values in ratios.items()}
+    return ratios
 
 
 def peak_bytes(step: TrainingStep) -> int:
@@ -93,13 +149,13 @@ def peak_bytes(step: TrainingStep) -> int:
         step: The step; run twice, the first time to make the optimiser's state.
     """
     step()
-    device = step.x.device
+    device = step.device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         step()
         peak: int = torch.cuda.max_memory_allocated(device)
         return peak
-    live = _LiveBytes()
+    live = LiveBytes()
     with live:
         for tensor in step.tensors():
             live.count(tensor)
@@ -107,7 +163,7 @@ def peak_bytes(step: TrainingStep) -> int:
     return live.peak
 
 
-class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of storages that operators make, for as long as each lives."""
 
     def __init__(self) -> None:
@@ -117,6 +173,8 @@ class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def count(self, tensor: Tensor) -> None:
         """Count a tensor's storage, once, until it is freed."""
+        if tensor.is_meta:  # takes no memory
+            return
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
         if key in self._known:
@@ -138,9 +196,9 @@ class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.now -= size
 
 
-def _seconds(step: TrainingStep) -> float:
-    wait(step.x.device)
+def _seconds(step: Step) -> float:
+    wait(step.device)
     start = time.perf_counter()
     step()
-    wait(step.x.device)
+    wait(step.device)
     return time.perf_counter() - start

@@ -392,7 +392,7 @@ def test_a_failed_merge_restores_every_weight(monkeypatch: pytest.MonkeyPatch) -
     def fail(*arguments: object, **options: object) -> Tensor:
         raise MemoryError
 
-    monkeypatch.setattr(slot.increment, "dense", fail)
+    monkeypatch.setattr(slot.increment, "add_into", fail)
     with untouched(model), pytest.raises(MemoryError):
         adapter.merge()
     assert not adapter.merged

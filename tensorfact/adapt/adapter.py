@@ -134,7 +134,7 @@ class Adapter(nn.Module):
                 for name, slot in self._slots.items():
                     parameter = parameters[name]
                     self._originals[name] = parameter.detach().clone()
-                    parameter.copy_(slot.effective(parameter))
+                    slot.increment.add_into(parameter, slot.scale)
         except BaseException:
             self._restore()
             raise

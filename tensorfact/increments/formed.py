@@ -66,7 +66,7 @@ class Formed:
 
     def __init__(self, make: Make, stacked: Sequence[bool]) -> None:
         self._make, self._stacked = make, tuple(stacked)
-        self._entry: _Entry | None = None
+        self._entries: dict[torch.dtype, _Entry] = {}
 
     def __call__(self, sources: Sequence[Tensor], dtype: torch.dtype) -> tuple[tuple[Tensor, ...], ...]:
         """Return what is formed: for every result, one tensor a parameter if it is stacked, else one for all.
@@ -76,8 +76,7 @@ class Formed:
             dtype: The dtype of the results; they are computed in that of the sources.
         """
         tracked = torch.is_grad_enabled() and any(source.requires_grad for source in sources)
-        state = _state(sources, dtype)
-        entry = self._entry
+        state, entry = _state(sources), self._entries.get(dtype)
         if entry is not None and entry.state == state and entry.tracked >= tracked:
             return entry.results
         entry = _Entry(tuple(sources), state or (), tracked)
@@ -87,21 +86,22 @@ class Formed:
             with torch.inference_mode(False), torch.no_grad(), without_autocast(sources[0].device):
                 results = [result.to(dtype) for result in self._make(sources)]
         entry.results = tuple(r.unbind() if s else (r,) for r, s in zip(results, self._stacked, strict=True))
-        self._entry = entry if state is not None else None
+        if state is not None:
+            self._entries[dtype] = entry
         return entry.results
 
     def forget(self) -> None:
         """Form it anew at the next call."""
-        self._entry = None
+        self._entries.clear()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Formed:
         return Formed(self._make, self._stacked)
 
 
-def _state(sources: Sequence[Tensor], dtype: torch.dtype) -> tuple[object, ...] | None:
+def _state(sources: Sequence[Tensor]) -> tuple[object, ...] | None:
     """Return what changes whenever one of the tensors does; None where torch does not count changes."""
     try:
-        return (dtype, *((id(s), s._version, s.data_ptr(), s.dtype, s.requires_grad) for s in sources))
+        return tuple((id(s), s._version, s.data_ptr(), s.dtype, s.requires_grad) for s in sources)
     except RuntimeError:  # inference tensors
         return None
 

@@ -54,6 +54,34 @@ class Increment:
         with without_autocast(parts[0].device):
             return self.view.join(self.kind.forming(parts))
 
+    def added_to(self, base: Tensor, scale: float, *, drop: bool = False) -> Tensor:
+        """Return base + scale x increment, computed in at least fp32 and rounded once.
+
+        Args:
+            base: The stored parameter.
+            scale: What multiplies the increment.
+            drop: Apply the dropout, if the factors are in training mode.
+        """
+        wide = torch.promote_types(torch.promote_types(base.dtype, self.factors.dtype), torch.float32)
+        if not self._is_one_product or (drop and self._drops):
+            return torch.add(base.to(wide), self.dense(drop=drop).to(wide), alpha=scale).to(base.dtype)
+        with without_autocast(base.device):
+            left, right = self._factored(wide)
+            return torch.addmm(base.to(wide), left, right, alpha=scale).to(base.dtype)
+
+    def add_into(self, parameter: Tensor, scale: float) -> None:
+        """Add scale x increment to a parameter in place, as `added_to` does.
+
+        Args:
+            parameter: The stored parameter.
+            scale: What multiplies the increment.
+        """
+        with torch.no_grad(), without_autocast(parameter.device):
+            if self._is_one_product and parameter.dtype == torch.promote_types(self.factors.dtype, torch.float32):
+                parameter.addmm_(*self._factored(parameter.dtype), alpha=scale)
+            else:
+                parameter.copy_(self.added_to(parameter, scale))
+
     def linear(self, product: Product, x: Tensor, weight: Tensor, bias: Tensor | None, scale: float) -> Tensor:
         """Do what a linear layer does, with the increment added.
 
@@ -71,7 +99,7 @@ class Increment:
         if halves is None or self._drops or composable(x, weight, bias, *cores):
             return self._added(product(x, weight, bias), x, scale)
         dtype = product_dtype(x)
-        down, up = (one[self.at if len(one) > 1 else 0] for one in self._matrices(cores, dtype))
+        down, up = self._two(cores, dtype)
         if torch.is_grad_enabled() and any(t.requires_grad for t in (x, weight, bias, down, up) if t is not None):
             operands = (t if t is None else t.to(dtype) for t in (x, weight, bias))
             fused: Tensor = AdaptedLinear.apply(
@@ -102,6 +130,23 @@ class Increment:
         for dim, axis in enumerate(self.view.outputs, 1):
             z = spread(z, dim, kept[axis], sizes[axis])
         return z.reshape(*x.shape[:-1], self.view.shape[self.view.transposed])
+
+    @property
+    def _is_one_product(self) -> bool:
+        """Whether the increment is the product of two matrices, with no slot of the parameter frozen."""
+        halves = self.kind.halves
+        return halves is not None and halves.down.whole and halves.up.whole
+
+    def _factored(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return the two matrices whose product is the increment in the parameter's shape."""
+        down, up = (matrix.to(dtype) for matrix in self._two(self.factors.tensors(), self.factors.dtype))
+        return (down.t(), up) if self.view.transposed else (up.t(), down)
+
+    def _two(self, cores: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
+        """Return the two matrices of the cut."""
+        if composable(*cores):
+            return self.kind.matrices(self.kind.own(self.at, cores))
+        return [one[self.at if len(one) > 1 else 0] for one in self._matrices(cores, dtype)]
 
     def _own(self, drop: bool, dtype: torch.dtype) -> list[Tensor]:
         """Return this parameter's parts of the cores."""

@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m benchmarks` prints tables of ratios beside their targets, and writes JSON."""

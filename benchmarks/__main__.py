@@ -1,0 +1,38 @@
+"""`python -m benchmarks [NAME ...] [--device cpu|cuda]`."""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from pathlib import Path
+
+import torch
+
+from .measured import BENCHMARKS, CPU, CUDA, CUDA_ALONE
+from .result import RESULTS, Row, table, write
+
+
+def main() -> None:
+    """Run benchmarks, print their tables, write their JSON."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    everything = {**BENCHMARKS, **CUDA_ALONE}
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which: {', '.join(everything)}; by default all")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--out", type=Path, help="the JSON file; by default benchmarks/results/DEVICE.json")
+    options = parser.parse_args()
+    if unknown := set(options.names) - set(everything):
+        parser.error(f"no benchmark {sorted(unknown)[0]!r}; there are {', '.join(everything)}")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("torch sees no CUDA device here; --device cpu")
+    chosen = options.names or list(everything if options.device == "cuda" else BENCHMARKS)
+    setting = CPU if options.device == "cpu" else CUDA
+    warnings.filterwarnings("ignore", module="peft")
+    found: dict[str, list[Row]] = {}
+    for name in chosen:
+        found[name] = list(everything[name](setting))
+        print(f"\n{name}: {everything[name].__doc__}\n{table(found[name])}", flush=True)
+        write(options.out or RESULTS / f"{options.device}.json", options.device, found)
+
+
+if __name__ == "__main__":
+    main()

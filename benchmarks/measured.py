@@ -1,0 +1,228 @@
+"""The benchmarks. Each returns rows; every ratio is between neighbours in time, in one process."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import gc
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import timm
+import torch
+from torch import Tensor, nn
+
+import tensorfact as tf
+from tensorfact.contraction import wait
+from tensorfact.measure import ForwardPass, LiveBytes, TrainingStep, all_step_ratios, peak_bytes
+
+from .peers import PEERS, RANK, adapted, copies, floor, vit
+from .result import Row, median_row
+
+BASE = "vit_base_patch16_224"
+OWN, LORA = "tensor-train", "peft LoRA, all linear"
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """On what, and how precisely.
+
+    Args:
+        device: `cpu` or `cuda`.
+        batch: Images a step.
+        autocast: The dtype of products; None for fp32.
+        rounds: How many rounds are timed for what has a target; half for the rest.
+    """
+
+    device: str
+    batch: int
+    autocast: torch.dtype | None
+    rounds: int
+
+    def data(self, batch: int | None = None) -> tuple[Tensor, Tensor]:
+        """Return random images and labels."""
+        count, generator = batch or self.batch, torch.Generator().manual_seed(0)
+        x = torch.randn(count, 3, 224, 224, generator=generator)
+        return x.to(self.device), torch.randint(0, 100, (count,), generator=generator).to(self.device)
+
+    def step(self, model: nn.Module, batch: int | None = None) -> TrainingStep:
+        """Return a training step of a model."""
+        return TrainingStep(model, *self.data(batch), autocast=self.autocast)
+
+    def forward(self, model: nn.Module) -> ForwardPass:
+        """Return a forward pass of a model."""
+        return ForwardPass(model, self.data()[0], autocast=self.autocast)
+
+    def __str__(self) -> str:
+        dtype = "fp32" if self.autocast is None else f"{str(self.autocast).removeprefix('torch.')} autocast"
+        return f"batch {self.batch}, {self.device} {dtype}"
+
+
+CPU = Setting("cpu", 4, None, 8)
+CUDA = Setting("cuda", 64, torch.bfloat16, 20)
+
+
+def training(setting: Setting) -> list[Row]:
+    """A training step, in multiples of the frozen floor's."""
+    base = vit(BASE, setting.device)
+    bottom = setting.step(floor(copy.deepcopy(base)))
+    cuda, work = setting.device == "cuda", f"ViT-B/16, {setting}"
+    main = [OWN, LORA, "Tucker", "CP", "matrix-batch"]
+    ratios: dict[str, list[float]] = {}
+    for names, rounds in ((main, setting.rounds), ([n for n in PEERS if n not in main], setting.rounds // 2)):
+        steps = {name: setting.step(model) for name, model in copies(base, names).items()}
+        ratios |= all_step_ratios(bottom, steps, rounds=rounds)
+        del steps
+        gc.collect()
+    rows = [
+        median_row("training", f"{name} / floor", work, ratios[name], (1.25 if cuda else 1.05) if name == OWN else None)
+        for name in PEERS
+    ]
+
+    def against(name: str, other: str, most: float) -> Row:
+        quotients = [a / b for a, b in zip(ratios[name], ratios[other], strict=True)]
+        return median_row("training", f"{name} / {other}", work, quotients, most)
+
+    rows.append(against(OWN, LORA, 1.0 if cuda else 0.90))
+    rows += [against(name, OWN, 1.03) for name in ("Tucker", "CP", "matrix-batch")]
+    return rows
+
+
+def compiled(setting: Setting) -> list[Row]:
+    """A compiled training step, in multiples of the compiled floor's, and its memory."""
+    base, work = vit(BASE, setting.device), f"ViT-B/16, {setting}, compiled"
+    attach = {"floor": floor, OWN: PEERS[OWN], LORA: PEERS[LORA]}
+
+    def make(name: str) -> TrainingStep:
+        torch._dynamo.reset()
+        return setting.step(torch.compile(attach[name](copy.deepcopy(base))))  # type: ignore[arg-type]
+
+    steps = {name: make(name) for name in attach}
+    bottom = steps.pop("floor")
+    ratios = all_step_ratios(bottom, steps, rounds=setting.rounds, warmup=4)
+    most = {OWN: 1.10, LORA: None}
+    rows = [median_row("compiled", f"{name} / floor", work, ratios[name], most[name]) for name in steps]
+    del steps, bottom
+    peaks = {name: _peak_alone(make, name) for name in attach}
+    most = {OWN: 1.20, LORA: None}
+    for name in (OWN, LORA):
+        ratio = peaks[name] / peaks["floor"]
+        rows.append(median_row("compiled", f"peak memory, {name} / floor", work, [ratio], most[name]))
+    return rows
+
+
+def memory(setting: Setting) -> list[Row]:
+    """The most memory that a training step takes, in multiples of the frozen floor's."""
+    base, work = vit(BASE), f"ViT-B/16, {setting}"
+
+    def make(name: str) -> TrainingStep:
+        attach = floor if name == "floor" else PEERS[name]
+        return setting.step(attach(copy.deepcopy(base)).to(setting.device))
+
+    peaks = {name: _peak_alone(make, name) for name in ("floor", *PEERS)}
+    return [median_row("memory", f"{name} / floor", work, [peaks[name] / peaks["floor"]]) for name in PEERS]
+
+
+def inference(setting: Setting) -> list[Row]:
+    """A forward pass without gradients, in multiples of the base model's."""
+    base, work = vit(BASE, setting.device), f"ViT-B/16, {setting}"
+    models = copies(base, [OWN, LORA, "matrix-batch"])
+    merged = PEERS[OWN](copy.deepcopy(base))
+    merged.get_submodule("tensorfact").merge()  # type: ignore[operator]
+    passes = {f"{name}, unmerged": setting.forward(model) for name, model in models.items()}
+    passes[f"{OWN}, merged"] = setting.forward(merged)
+    ratios = all_step_ratios(setting.forward(base), passes, rounds=3 * setting.rounds)
+    most = {f"{OWN}, unmerged": 1.05, f"{OWN}, merged": 1.02}
+    return [median_row("inference", f"{name} / base", work, ratios[name], most.get(name)) for name in passes]
+
+
+def growth(setting: Setting) -> list[Row]:
+    """How a training step grows with rank, depth and width, and tokens, in multiples of its floor's."""
+    rounds = max(setting.rounds // 2, 3)
+    rows = []
+
+    def add(name: str, rank: int, batch: int, label: str) -> None:
+        base = vit(name, setting.device)
+        bottom = setting.step(floor(copy.deepcopy(base)), batch)
+        step = setting.step(adapted(tf.TensorTrain(rank))(base), batch)
+        ratios = all_step_ratios(bottom, {OWN: step}, rounds=rounds)[OWN]
+        rows.append(median_row("growth", f"{OWN} / floor", label, ratios))
+
+    scale = setting.batch // 4
+    for rank in (4, 8, 16, 32, 64):
+        add("vit_small_patch16_224", rank, 4 * scale, f"ViT-S/16, batch {4 * scale}, rank {rank}")
+    for size, batch in (("tiny", 16 * scale), ("small", 8 * scale), ("base", 4 * scale), ("large", 1 * scale)):
+        label = f"ViT-{size.capitalize()}/16, batch {batch}, rank {RANK}"
+        add(f"vit_{size}_patch16_224", RANK, batch, label)
+    for batch in (1 * scale, 2 * scale, 4 * scale, 8 * scale, 16 * scale):
+        add("vit_small_patch16_224", RANK, batch, f"ViT-S/16, {197 * batch:,} tokens, rank {RANK}")
+    return rows
+
+
+def upkeep(setting: Setting) -> list[Row]:
+    """Seconds to adapt, merge, save and load; and how much of the dense weights `adapt` allocates."""
+    rows: list[Row] = []
+    sizes = ("vit_tiny_patch16_224", "vit_small_patch16_224", BASE, "vit_large_patch16_224", "vit_giant_patch14_224")
+    for name in sizes:
+        with torch.device("meta"):
+            model = timm.create_model(name, num_classes=100)
+        model = model.to_empty(device=setting.device)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.zero_()
+        rows += _upkeep_of(model, name, setting)
+        del model
+        gc.collect()
+    return rows
+
+
+def _upkeep_of(model: nn.Module, name: str, setting: Setting) -> Iterator[Row]:
+    device, work = torch.device(setting.device), f"{name}, {setting.device}"
+    plan = tf.plan_for(model)
+
+    def timed(what: str, call: Callable[[], object], most: float | None = None) -> Row:
+        wait(device)
+        start = time.perf_counter()
+        call()
+        wait(device)
+        return median_row("upkeep", what, work, [time.perf_counter() - start], most, "s")
+
+    giant = "giant" in name
+    rows = [timed("adapt()", lambda: tf.adapt(model, plan, tf.TensorTrain(RANK), seed=0), 1.0 if giant else None)]
+    adapter = model.get_submodule("tensorfact")
+    assert isinstance(adapter, tf.Adapter)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "adapter.safetensors"
+        rows += [timed("merge()", adapter.merge), timed("unmerge()", adapter.unmerge)]
+        rows.append(timed("save()", lambda: adapter.save(path)))
+        adapter.remove()
+        rows.append(timed("load_adapter()", lambda: tf.load_adapter(model, path)))
+    model.get_submodule("tensorfact").remove()  # type: ignore[operator]
+    yield from rows
+    yield _allocated_by_adapt(model, plan, work)
+
+
+def _allocated_by_adapt(model: nn.Module, plan: tf.TensorizationPlan, work: str) -> Row:
+    """Return the most that `adapt` allocates at once, as a share of the largest adapted weight."""
+    live = LiveBytes()
+    with live:
+        adapter = tf.adapt(model, plan, tf.TensorTrain(RANK), seed=0)
+    parameters = dict(model.named_parameters())
+    largest = max(parameters[name].nbytes for name in adapter.resolved.parameters)
+    return median_row("upkeep", "all that adapt() allocates / largest weight", work, [live.peak / largest], 1.0)
+
+
+def _peak_alone(make: Callable[[str], TrainingStep], name: str) -> int:
+    """Measure the peak of one training step with nothing else on the device."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return peak_bytes(make(name))
+
+
+BENCHMARKS: dict[str, Callable[[Setting], Sequence[Row]]] = {
+    each.__name__: each for each in (training, inference, memory, growth, upkeep)
+}
+CUDA_ALONE: dict[str, Callable[[Setting], Sequence[Row]]] = {"compiled": compiled}

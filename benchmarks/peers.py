@@ -1,0 +1,130 @@
+"""What is measured against what: ways to make one model train, each on a copy of its own."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import peft
+import timm
+import torch
+from torch import Tensor, nn
+
+import tensorfact as tf
+from tensorfact.anatomy import base_parameters
+from tensorfact.measure import freeze_to_floor
+
+RANK = 16
+FIRST = "blocks.0.attn.qkv.weight"
+LINEAR = ["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"]
+
+Peer = Callable[[nn.Module], nn.Module]
+"""Takes a model, makes it train, and returns what is called."""
+
+
+def vit(name: str, device: str = "cpu") -> nn.Module:
+    """Return a randomly initialised ViT of timm's with 100 classes."""
+    torch.manual_seed(0)
+    model: nn.Module = timm.create_model(name, num_classes=100)
+    return model.to(device)
+
+
+def floor(model: nn.Module) -> nn.Module:
+    """Freeze all but the head, with gradients through every block: no method that adapts every block is faster."""
+    freeze_to_floor(model, FIRST)
+    return model
+
+
+def adapted(format: tf.Format, **options: bool | str) -> Peer:
+    """Return a peer: this library, on every linear layer."""
+
+    def attach(model: nn.Module) -> nn.Module:
+        tf.adapt(model, tf.plan_for(model), format, seed=0, check=False, **options)  # type: ignore[arg-type]
+        return model
+
+    return attach
+
+
+def lora(layers: list[str]) -> Peer:
+    """Return a peer: peft's LoRA of the same rank on some layers, the head trained as well."""
+
+    def attach(model: nn.Module) -> nn.Module:
+        config = peft.LoraConfig(r=RANK, target_modules=layers, modules_to_save=["head"])
+        wrapped: nn.Module = peft.get_peft_model(model, config)
+        return wrapped
+
+    return attach
+
+
+def full(model: nn.Module) -> nn.Module:
+    """Train every parameter."""
+    return model.requires_grad_()
+
+
+class SeparateCalls(nn.Module):
+    """A linear layer with the paper's tensor-train, in the manner of its released code: three calls for each matrix.
+
+    Args:
+        linear: The frozen layer.
+        u: Shared by all layers (rank, width).
+        v: Shared by all layers (width, rank).
+        chunks: How many matrices the layer's outputs (q, k, v; the wide layer of the MLP) or inputs are cut into.
+        over_inputs: Whether the inputs are cut.
+    """
+
+    def __init__(self, linear: nn.Linear, u: nn.Linear, v: nn.Linear, chunks: int, *, over_inputs: bool) -> None:
+        super().__init__()
+        self.linear, self.chunks, self.over_inputs = linear, chunks, over_inputs
+        self.__dict__.update(u=u, v=v)  # registered once, on the model
+        self.middle = nn.ModuleList(nn.Linear(RANK, RANK, bias=False) for _ in range(chunks))
+
+    u: nn.Linear
+    v: nn.Linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add the increment of every matrix to the layer's result."""
+        y: Tensor = self.linear(x)
+        inputs = x.chunk(self.chunks, -1) if self.over_inputs else [x] * self.chunks
+        parts = [self.v(middle(self.u(part))) for middle, part in zip(self.middle, inputs, strict=True)]
+        return y + (sum(parts[1:], parts[0]) if self.over_inputs else torch.cat(parts, -1))
+
+
+def separate_calls(model: nn.Module) -> nn.Module:
+    """Make a ViT train factors as the released FacT code does."""
+    for name, parameter in base_parameters(model).items():
+        parameter.requires_grad_(name.startswith("head."))
+    width = base_parameters(model)["blocks.0.attn.proj.weight"].shape[1]
+    u, v = nn.Linear(width, RANK, bias=False), nn.Linear(RANK, width, bias=False)
+    nn.init.zeros_(v.weight)
+    for block in model.get_submodule("blocks").children():
+        for path in LINEAR:
+            parent, _, attribute = path.rpartition(".")
+            linear = block.get_submodule(path)
+            assert isinstance(linear, nn.Linear)
+            over_inputs = linear.in_features > width
+            chunks = max(linear.in_features, linear.out_features) // width
+            wrapped = SeparateCalls(linear, u, v, chunks, over_inputs=over_inputs)
+            setattr(block.get_submodule(parent), attribute, wrapped)
+    model.add_module("u", u)
+    model.add_module("v", v)
+    return model.to(next(model.parameters()).device)
+
+
+PEERS: dict[str, Peer] = {
+    "tensor-train": adapted(tf.TensorTrain(RANK)),
+    "tensor-train, recompute": adapted(tf.TensorTrain(RANK), recompute=True),
+    "Tucker": adapted(tf.Tucker(RANK)),
+    "CP": adapted(tf.CP(RANK)),
+    "matrix-batch": adapted(tf.MatrixBatch(RANK)),
+    "tensor-train, forming dW": adapted(tf.TensorTrain(RANK), route="weight"),
+    "separate U, S, V calls": separate_calls,
+    "peft LoRA, all linear": lora(LINEAR),
+    "peft LoRA, q k v": lora(["attn.qkv"]),
+    "full fine-tuning": full,
+}
+"""Every way to train, by its label. peft adapts a fused q, k, v as one matrix, so its q, v row has k too."""
+
+
+def copies(base: nn.Module, names: list[str]) -> dict[str, nn.Module]:
+    """Return one trainable copy of a model for each label."""
+    return {name: PEERS[name](copy.deepcopy(base)) for name in names}

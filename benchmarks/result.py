@@ -1,0 +1,103 @@
+"""What a benchmark finds: ratios with their targets, on a named machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import peft
+import timm
+import torch
+
+from tensorfact.table import Table
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One measured number.
+
+    Args:
+        benchmark: The benchmark that found it.
+        what: What was measured, as a multiple of what.
+        work: The model, batch and settings.
+        value: The median.
+        low: The lowest of the rounds.
+        high: The highest of the rounds.
+        most: The target: at most this; None if there is none.
+        unit: `x` for a ratio, `s` for seconds.
+    """
+
+    benchmark: str
+    what: str
+    work: str
+    value: float
+    low: float
+    high: float
+    most: float | None = None
+    unit: str = "x"
+
+    @property
+    def holds(self) -> str:
+        """Whether the target holds, as a word."""
+        return "" if self.most is None else "yes" if round(self.value, 3) <= self.most else "no"
+
+
+def median_row(
+    benchmark: str, what: str, work: str, values: Sequence[float], most: float | None = None, unit: str = "x"
+) -> Row:
+    """Return the row of some rounds."""
+    value, low, high = (round(number, 4) for number in (statistics.median(values), min(values), max(values)))
+    return Row(benchmark, what, work, value, low, high, most, unit)
+
+
+def table(rows: Iterable[Row]) -> Table:
+    """Return rows as a table, without a column that says which benchmark."""
+    return Table(
+        ("measured", "on", "median", "lowest", "highest", "target", "holds"),
+        tuple(
+            (
+                row.what,
+                row.work,
+                *(f"{number:.3f}{' s' if row.unit == 's' else ''}" for number in (row.value, row.low, row.high)),
+                "" if row.most is None else f"<= {row.most:g}",
+                row.holds,
+            )
+            for row in rows
+        ),
+    )
+
+
+def machine(device: str) -> dict[str, str]:
+    """Name the machine and what runs on it."""
+    cpu = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    found = {
+        "device": torch.cuda.get_device_name() if device == "cuda" else (cpu[0] if cpu else platform.processor()),
+        "threads": str(torch.get_num_threads()),
+        "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        "packages": f"torch {torch.__version__}, timm {timm.__version__}, peft {peft.__version__}",
+    }
+    return found if device == "cpu" else {key: found[key] for key in ("device", "system", "packages")}
+
+
+def write(path: Path, device: str, rows: Mapping[str, Sequence[Row]]) -> None:
+    """Write the rows of some benchmarks to a JSON file; those of others that are in it stay."""
+    known = json.loads(path.read_text())["benchmarks"] if path.exists() else {}
+    found = {name: [dataclasses.asdict(row) for row in each] for name, each in rows.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"machine": machine(device), "benchmarks": {**known, **found}}, indent=1) + "\n")
+
+
+def read(path: Path) -> tuple[dict[str, str], dict[str, list[Row]]]:
+    """Read the machine's name and the rows of a JSON file."""
+    content = json.loads(path.read_text())
+    return content["machine"], {name: [Row(**row) for row in each] for name, each in content["benchmarks"].items()}
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines() if Path(path).exists() else []
