@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import json
 import platform
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-import peft
-import timm
 import torch
 
 from tensorfact.table import Table
@@ -80,7 +79,7 @@ def machine(device: str) -> dict[str, str]:
         "device": torch.cuda.get_device_name() if device == "cuda" else (cpu[0] if cpu else platform.processor()),
         "threads": str(torch.get_num_threads()),
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
-        "packages": f"torch {torch.__version__}, timm {timm.__version__}, peft {peft.__version__}",
+        "packages": ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "timm", "peft")),
     }
     return found if device == "cpu" else {key: found[key] for key in ("device", "system", "packages")}
 

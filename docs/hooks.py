@@ -1,22 +1,44 @@
-"""What the documentation generates when it is built: the page of model families."""
+"""What the documentation generates when it is built: the model families, and the tables of the benchmarks."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+sys.path.append(str(Path(__file__).parents[1]))  # the benchmarks are no part of the installed package
+
 import tensorfact as tf
+from benchmarks.result import RESULTS, read, table
 from tensorfact.architectures import FAMILIES, Example
 from tensorfact.models import model_shapes
 from tensorfact.table import Table
 
-MARKER = "<!-- families -->"
 RANK = 16
 
 
 def on_page_markdown(markdown: str, **context: Any) -> str:
-    """Put the families where a page asks for them; mkdocs calls this for every page."""
-    return markdown.replace(MARKER, "\n".join(families())) if MARKER in markdown else markdown
+    """Put generated text where a page asks for it; mkdocs calls this for every page."""
+    for marker, generate in {"<!-- families -->": families, "<!-- benchmarks -->": benchmarks}.items():
+        if marker in markdown:
+            markdown = markdown.replace(marker, "\n".join(generate()))
+    return markdown
+
+
+def benchmarks() -> Iterator[str]:
+    """Write what was measured on every machine."""
+    for device in ("cpu", "cuda"):
+        path = RESULTS / f"{device}.json"
+        yield from (f"## On a {'CPU' if device == 'cpu' else 'GPU'}", "")
+        if not path.exists():
+            yield f"Not measured yet: no such machine was at hand. `make bench-{device}` measures and writes it."
+            continue
+        machine, found = read(path)
+        yield from ("; ".join(f"{key}: {value}" for key, value in machine.items()) + ".", "")
+        for name, rows in found.items():
+            yield from (f"### {name.capitalize()}", "", f"`python -m benchmarks {name} --device {device}`", "")
+            yield from (*grid(table(rows)), "")
 
 
 def families() -> Iterator[str]:

@@ -83,7 +83,7 @@ class Machine:
             itemsize: Bytes of one number.
 
         Examples:
-            >>> Machine("cpu", 1e11, 1e10, 1e-6).seconds(Cost(flops=10**9, moved=10**6, launches=10))
+            >>> round(Machine("cpu", 1e11, 1e10, 1e-6).seconds(Cost(flops=10**9, moved=10**6, launches=10)), 6)
             0.01041
         """
         return (

@@ -49,8 +49,7 @@ class Increment:
         Args:
             drop: Apply the dropout, if the factors are in training mode.
         """
-        dtype = self.factors.dtype
-        parts = self._own(drop, torch.promote_types(dtype, torch.float32))
+        parts = self._own(drop)
         with without_autocast(parts[0].device):
             return self.view.join(self.kind.forming(parts))
 
@@ -62,7 +61,7 @@ class Increment:
             scale: What multiplies the increment.
             drop: Apply the dropout, if the factors are in training mode.
         """
-        wide = torch.promote_types(torch.promote_types(base.dtype, self.factors.dtype), torch.float32)
+        wide = torch.promote_types(base.dtype, self._wide)
         if not self._is_one_product or (drop and self._drops):
             return torch.add(base.to(wide), self.dense(drop=drop).to(wide), alpha=scale).to(base.dtype)
         with without_autocast(base.device):
@@ -77,7 +76,7 @@ class Increment:
             scale: What multiplies the increment.
         """
         with torch.no_grad(), without_autocast(parameter.device):
-            if self._is_one_product and parameter.dtype == torch.promote_types(self.factors.dtype, torch.float32):
+            if self._is_one_product and parameter.dtype == self._wide:
                 parameter.addmm_(*self._factored(parameter.dtype), alpha=scale)
             else:
                 parameter.copy_(self.added_to(parameter, scale))
@@ -112,7 +111,7 @@ class Increment:
     def _added(self, y: Tensor, x: Tensor, scale: float) -> Tensor:
         """Add the increment of an input to a result, in plain differentiable operations."""
         halves = self.kind.halves
-        parts = self._own(True, self.factors.dtype)
+        parts = self._own(True)
         if halves is not None:
             with without_autocast(x.device):
                 down, up = self.kind.matrices(parts)
@@ -139,22 +138,26 @@ class Increment:
 
     def _factored(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Return the two matrices whose product is the increment in the parameter's shape."""
-        down, up = (matrix.to(dtype) for matrix in self._two(self.factors.tensors(), self.factors.dtype))
+        down, up = (matrix.to(dtype) for matrix in self._two(self.factors.tensors(), self._wide))
         return (down.t(), up) if self.view.transposed else (up.t(), down)
 
     def _two(self, cores: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
         """Return the two matrices of the cut."""
         if composable(*cores):
-            return self.kind.matrices(self.kind.own(self.at, cores))
+            return self.kind.matrices(self._own(False))
         return [one[self.at if len(one) > 1 else 0] for one in self._matrices(cores, dtype)]
 
-    def _own(self, drop: bool, dtype: torch.dtype) -> list[Tensor]:
-        """Return this parameter's parts of the cores."""
+    def _own(self, drop: bool) -> list[Tensor]:
+        """Return this parameter's parts of the cores, in at least fp32."""
         cores = self.factors.tensors()
         if (drop and self._drops) or composable(*cores):
             dropped = self._dropped(cores) if drop and self._drops else cores
-            return [part.to(dtype) for part in self.kind.own(self.at, dropped)]
-        return [part[self.at if len(part) > 1 else 0] for part in self._parts(cores, dtype)]
+            return [part.to(self._wide) for part in self.kind.own(self.at, dropped)]
+        return [part[self.at if len(part) > 1 else 0] for part in self._parts(cores, self._wide)]
+
+    @property
+    def _wide(self) -> torch.dtype:
+        return torch.promote_types(self.factors.dtype, torch.float32)
 
     @property
     def _drops(self) -> bool:

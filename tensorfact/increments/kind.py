@@ -201,7 +201,8 @@ class Kind:
 
     def _maker(self, pieces: Sequence[Piece]) -> Callable[[Sequence[Tensor]], list[Tensor]]:
         def make(cores: Sequence[Tensor]) -> list[Tensor]:
-            gathered = [self._gathered(at, core) for at, core in enumerate(cores)]
+            wide = [core.to(torch.promote_types(core.dtype, torch.float32)) for core in cores]
+            gathered = [self._gathered(at, core) for at, core in enumerate(wide)]
             results = []
             for piece in pieces:
                 result = piece.together([gathered[at] for at in piece.members])
