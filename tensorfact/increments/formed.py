@@ -41,7 +41,7 @@ class _Entry:
     """What was formed, of what.
 
     Args:
-        sources: What it was formed of; held, so that no other tensor gets their place in memory.
+        sources: What it was formed of, and its storage; held, so that nothing else gets their place in memory.
         state: What tells whether they changed.
         tracked: Whether gradients pass through it.
         results: What was formed, each with one tensor a parameter, or one tensor for all.
@@ -79,7 +79,7 @@ class Formed:
         state, entry = _state(sources), self._entries.get(dtype)
         if entry is not None and entry.state == state and entry.tracked >= tracked:
             return entry.results
-        entry = _Entry(tuple(sources), state or (), tracked)
+        entry = _Entry((*sources, *(source.detach() for source in sources)), state or (), tracked)
         if tracked:
             results = _Form.apply(self._make, dtype, self.forget, *sources)
         else:
@@ -113,6 +113,7 @@ class _Form(torch.autograd.Function):
     def forward(ctx: Any, make: Make, dtype: torch.dtype, used: Callable[[], None], *sources: Tensor) -> Any:
         ctx.set_materialize_grads(False)
         ctx.make, ctx.dtype, ctx.used, ctx.sources = make, dtype, used, sources
+        ctx.versions = [None if source.is_inference() else source._version for source in sources]
         ctx.leaves = [source.detach().requires_grad_(source.requires_grad) for source in sources]
         # hooks on saved tensors, as checkpointing sets them, are for the graph outside
         inside = torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)
@@ -123,6 +124,14 @@ class _Form(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> Any:
         ctx.used()
+        # inside, hooks have switched this check of torch's off
+        for source, version in zip(ctx.sources, ctx.versions, strict=True):
+            if version is not None and source._version != version:
+                raise RuntimeError(
+                    f"a factor of shape {tuple(source.shape)}, needed for gradient computation, has been modified by an"
+                    f" inplace operation: it is at version {source._version}, the forward pass used version {version};"
+                    " run backward() before optimizer.step(), or the forward pass again"
+                )
         leaves, results = ctx.leaves, ctx.results
         twice = torch.is_grad_enabled()  # a gradient of the gradient will be asked for
         if twice:

@@ -15,7 +15,7 @@ from ..indexing import as_index, spread, take
 from ..network import Core
 from .formed import Formed, composable, without_autocast
 from .kind import NOMINAL_TOKENS, Kind, restricted
-from .linear import AdaptedLinear, Product, added_, composed, product_dtype
+from .linear import AdaptedLinear, Product, added_, autocast_dtype, composed
 from .recompute import source_of
 
 
@@ -97,10 +97,15 @@ class Increment:
         halves, cores = self.kind.halves, self.factors.tensors()
         if halves is None or self._drops or composable(x, weight, bias, *cores):
             return self._added(product(x, weight, bias), x, scale)
-        dtype = product_dtype(x)
+        casting = autocast_dtype(x)
+        dtype = casting or x.dtype
         down, up = self._two(cores, dtype)
         if torch.is_grad_enabled() and any(t.requires_grad for t in (x, weight, bias, down, up) if t is not None):
-            operands = (t if t is None else t.to(dtype) for t in (x, weight, bias))
+            operands = (
+                (x, weight, bias)
+                if casting is None
+                else tuple(t if t is None else t.to(casting) for t in (x, weight, bias))
+            )
             fused: Tensor = AdaptedLinear.apply(
                 product, self.view.transposed, halves, scale, source_of(x), *operands, down, up
             )

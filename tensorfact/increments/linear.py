@@ -16,11 +16,11 @@ Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """A layer's own product of its input, weight and bias."""
 
 
-def product_dtype(x: Tensor) -> torch.dtype:
-    """Return the dtype in which a product with an input is computed, autocast considered."""
+def autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """Return the dtype that autocast computes a product with an input in; None where there is no autocast."""
     kind = x.device.type
     able = x.dtype != torch.float64 and torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-    return torch.get_autocast_dtype(kind) if able else x.dtype
+    return torch.get_autocast_dtype(kind) if able else None
 
 
 def composed(y: Tensor, x: Tensor, down: Tensor, up: Tensor, halves: Halves, scale: float) -> Tensor:

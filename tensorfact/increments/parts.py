@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -42,15 +41,16 @@ class Parts:
     Args:
         rows: The rectangles that share rows of the matrix, for each such rows; those in the order of their columns.
         size: Inputs or outputs of the layer.
+        whole: Whether one rectangle belongs to all of them.
     """
 
     rows: tuple[tuple[Part, ...], ...]
     size: int
+    whole: bool = dataclasses.field(init=False)
 
-    @functools.cached_property
-    def whole(self) -> bool:
-        """Whether one rectangle belongs to all inputs or outputs."""
-        return len(self.rows) == 1 and self.rows[0][0].features == slice(0, self.size)
+    def __post_init__(self) -> None:
+        whole = len(self.rows) == 1 and self.rows[0][0].features == slice(0, self.size)
+        object.__setattr__(self, "whole", whole)
 
     def project(self, x: Tensor, matrix: Tensor) -> Tensor:
         """Return x times the matrix's transpose: (tokens, features) -> (tokens, bond)."""
@@ -96,7 +96,7 @@ class Parts:
         ]
         return torch.cat(rows) if len(rows) > 1 else rows[0]
 
-    @functools.cached_property
+    @property
     def _all(self) -> list[Part]:
         return [part for row in self.rows for part in row]
 
