@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 import weakref
@@ -106,7 +107,7 @@ def freeze_to_floor(model: nn.Module, first: str) -> None:
 
 
 def step_ratios(floor: Step, steps: Mapping[str, Step], *, rounds: int = 9) -> dict[str, float]:
-    """Time steps against the floor, one after the other in every round.
+    """Time steps against the floor: floor, step, floor, step and so on, in every round.
 
     Args:
         floor: The step that counts as 1.
@@ -114,13 +115,13 @@ def step_ratios(floor: Step, steps: Mapping[str, Step], *, rounds: int = 9) -> d
         rounds: How many rounds to time, after two that warm up.
 
     Returns:
-        For every step the median over rounds of its time divided by the floor's in the same round.
+        For every step the median over rounds of its time divided by the mean of the floor's before and after it.
     """
     return {name: statistics.median(values) for name, values in all_step_ratios(floor, steps, rounds=rounds).items()}
 
 
 def all_step_ratios(
-    floor: Step, steps: Mapping[str, Step], *, rounds: int = 9, warmup: int = 2
+    floor: Step, steps: Mapping[str, Step], *, rounds: int = 9, warmup: int = 2, seconds: float = math.inf
 ) -> dict[str, list[float]]:
     """Time steps against the floor as `step_ratios` does, and return the ratios of all rounds.
 
@@ -129,13 +130,19 @@ def all_step_ratios(
         steps: Steps by name.
         rounds: How many rounds to time.
         warmup: How many rounds to run before.
+        seconds: After so many seconds no round is begun, once there are three.
     """
+    start = time.perf_counter()
     ratios: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(rounds + warmup):
+        if number >= warmup + 3 and time.perf_counter() - start > seconds:
+            break
+        before = _seconds(floor)
         for name, step in steps.items():
-            base, own = _seconds(floor), _seconds(step)
+            own, after = _seconds(step), _seconds(floor)
             if number >= warmup:
-                ratios[name].append(own / base)
+                ratios[name].append(2 * own / (before + after))
+            before = after
     return ratios
 
 
