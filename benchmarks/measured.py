@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import tensorfact as tf
 from tensorfact.contraction import wait
+from tensorfact.increments.parts import outer_product
 from tensorfact.measure import ForwardPass, LiveBytes, TrainingStep, all_step_ratios, peak_bytes
 
 from .peers import PEERS, RANK, adapted, copies, floor, vit
@@ -41,7 +42,7 @@ class Setting:
     batch: int
     autocast: torch.dtype | None
     rounds: int
-    patience: float = 150
+    patience: float = 90
 
     def data(self, batch: int | None = None) -> tuple[Tensor, Tensor]:
         """Return random images and labels."""
@@ -91,6 +92,65 @@ def training(setting: Setting) -> list[Row]:
     rows.append(against(OWN, LORA, 1.0 if cuda else 0.90))
     rows += [against(name, OWN, 1.03) for name in ("Tucker", "CP", "matrix-batch")]
     return rows
+
+
+def limit(setting: Setting) -> list[Row]:
+    """Why not less: the six narrow products of every layer alone, without all that surrounds them."""
+    base, work = vit(BASE, setting.device), f"ViT-B/16, {setting}"
+    tokens = 197 * setting.batch
+    blocks = base.get_submodule("blocks")
+    linears = [layer for layer in blocks.modules() if isinstance(layer, nn.Linear)]
+    narrow = NarrowProducts([(layer.in_features, layer.out_features) for layer in linears], tokens, setting)
+    wide = NarrowProducts([(layer.in_features, layer.out_features) for layer in linears], tokens, setting, wide=True)
+    bottom = setting.step(floor(base))
+    ratios = all_step_ratios(
+        bottom, {"narrow": narrow, "wide": wide}, rounds=setting.rounds, warmup=1, seconds=setting.patience / 4
+    )
+    speeds = [a / b * wide.flops / narrow.flops for a, b in zip(ratios["narrow"], ratios["wide"], strict=True)]
+    return [
+        median_row("limit", "by FLOPs: 1 + narrow / large products", work, [1 + narrow.flops / wide.flops]),
+        median_row("limit", "by time: 1 + narrow products / floor", work, [1 + each for each in ratios["narrow"]]),
+        median_row("limit", "time a FLOP, narrow / large products", work, speeds),
+    ]
+
+
+class NarrowProducts:
+    """The products that adapting adds to a training step, or, if wide, those that the layers have anyway.
+
+    Args:
+        shapes: Inputs and outputs of every layer.
+        tokens: How many tokens.
+        setting: On what, and how precisely.
+        wide: The layers' own products.
+    """
+
+    def __init__(self, shapes: list[tuple[int, int]], tokens: int, setting: Setting, *, wide: bool = False) -> None:
+        self.device, self.wide = torch.device(setting.device), wide
+        dtype = setting.autocast or torch.float32
+
+        def numbers(*shape: int) -> Tensor:
+            return torch.randn(shape, device=self.device).to(dtype)
+
+        self.layers = []
+        for i, o in shapes:
+            matrices = [numbers(o, i)] if wide else [numbers(RANK, i), numbers(RANK, o)]
+            self.layers.append((numbers(tokens, i), numbers(tokens, o), *matrices))
+        self.flops = sum(2 * tokens * (2 * i * o if wide else 3 * RANK * (i + o)) for i, o in shapes)
+
+    def __call__(self) -> None:
+        """Run them."""
+        for x, y, *matrices in self.layers:
+            if self.wide:
+                nn.functional.linear(x, matrices[0])
+                torch.mm(y, matrices[0])
+                continue
+            down, up = matrices
+            h = nn.functional.linear(x, down)
+            y.addmm_(h, up, alpha=1e-3)
+            to_h = nn.functional.linear(y, up)
+            x.addmm_(to_h, down, alpha=1e-6)
+            outer_product(to_h, x)
+            outer_product(h, y)
 
 
 def compiled(setting: Setting) -> list[Row]:
@@ -227,6 +287,6 @@ def _peak_alone(make: Callable[[str], TrainingStep], name: str) -> int:
 
 
 BENCHMARKS: dict[str, Callable[[Setting], Sequence[Row]]] = {
-    each.__name__: each for each in (training, inference, memory, growth, upkeep)
+    each.__name__: each for each in (training, limit, inference, memory, growth, upkeep)
 }
 CUDA_ALONE: dict[str, Callable[[Setting], Sequence[Row]]] = {"compiled": compiled}
