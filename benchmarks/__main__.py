@@ -14,9 +14,15 @@ from .result import RESULTS, Row, table, write
 
 def main() -> None:
     """Run benchmarks, print their tables, write their JSON."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     everything = {**BENCHMARKS, **CUDA_ALONE}
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which: {', '.join(everything)}; by default all")
+    lines = [f"  {name:10} {each.__doc__}" for name, each in everything.items()]
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Measure ratios, print them beside their targets, write JSON.\n\n" + "\n".join(lines),
+        epilog="All of them take up to ten minutes on two CPU cores, which should be idle.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="which; by default all")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--out", type=Path, help="the JSON file; by default benchmarks/results/DEVICE.json")
     options = parser.parse_args()

@@ -21,7 +21,7 @@ from .architectures import plan_by_shape, plan_for
 from .baselines import FullFineTuning, LinearProbe
 from .checkpoint import FACTORS, HEAD, AdapterFile
 from .compare import compare
-from .contraction import calibrate
+from .contraction import calibrate, machine, usable
 from .data import digits, image_folder
 from .errors import PlanError, TensorfactError, TrainingError
 from .files import write_tensors
@@ -182,13 +182,18 @@ def merge_command(
 @app.command("calibrate")
 def calibrate_command(device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu") -> None:
     """Measure the three constants that the planner predicts times with."""
-    found = calibrate(_device(device))
-    rows = (
-        ("products of large matrices", f"{found.flops_per_second / 1e9:.0f} GFLOP/s"),
-        ("element-wise operations", f"{found.bytes_per_second / 1e9:.1f} GB/s"),
-        ("the smallest product", f"{found.seconds_per_launch * 1e6:.1f} us"),
+    known = machine(_device(device))
+    found = calibrate(device, use=False)
+    rows = tuple(
+        (what, spell(now), spell(before))
+        for what, spell, now, before in (
+            ("products of large matrices", "{:.3g} FLOP/s".format, found.flops_per_second, known.flops_per_second),
+            ("element-wise operations", "{:.3g} bytes/s".format, found.bytes_per_second, known.bytes_per_second),
+            ("the smallest product", "{:.3g} s".format, found.seconds_per_launch, known.seconds_per_launch),
+        )
     )
-    _show(Table(("constant", "measured"), rows), f"{found.device}, {torch.get_num_threads()} threads")
+    _show(Table(("constant", "measured", "planned with"), rows), f"{found.device}, {torch.get_num_threads()} thread(s)")
+    typer.echo(f"tensorfact.calibrate({device!r}) in a program measures, and plans with that from then on")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -218,9 +223,4 @@ def _show(table: Table, title: str | None = None) -> None:
 
 
 def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.zeros(1, device=device).item()  # a device that holds no numbers fails here, not after minutes
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # what torch raises for a device it lacks
-        raise TrainingError(f"device {name!r}", got=str(error).splitlines()[0], fix="--device cpu") from error
-    return device
+    return usable(name or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -13,6 +13,7 @@ TensorfactError
 │   └── UnusedError      an adapted parameter that the model does not use
 ├── CheckpointError      a file that is damaged, foreign or unreadable
 │   └── FingerprintError a file made for another base model
+├── DeviceError          a device that torch cannot compute on here
 ├── DataError            data that is missing, damaged or mislabelled
 └── TrainingError        nothing to train, or a loss that is no number
 ```
@@ -108,6 +109,10 @@ class CheckpointError(TensorfactError, ValueError):
 
 class FingerprintError(CheckpointError):
     """A file made for another base model."""
+
+
+class DeviceError(TensorfactError, RuntimeError):
+    """A device that torch cannot compute on here."""
 
 
 class DataError(TensorfactError, ValueError):

@@ -48,6 +48,7 @@ class Choice:
         largest_intermediate: Numbers in the largest intermediate result.
         cost: What one of them costs in a training step.
         predicted: Seconds of that, by the constants of `calibrate`.
+        itemsize: Bytes of one number.
         measured: Seconds that a step of one layer takes longer than the base layer's; None if not asked for.
     """
 
@@ -59,6 +60,7 @@ class Choice:
     largest_intermediate: int
     cost: Cost
     predicted: float
+    itemsize: int
     measured: float | None = None
 
 
@@ -98,7 +100,8 @@ class Explanation:
                 c.parameters[0] + (f" and {len(c.parameters) - 1} more" if len(c.parameters) > 1 else ""),
                 c.route,
                 c.order,
-                *(f"{number:,}" for number in (c.flops, c.naive_flops, c.cost.flops, c.cost.moved, c.cost.kept)),
+                *(f"{number:,}" for number in (c.flops, c.naive_flops, c.cost.flops)),
+                *(f"{numbers * c.itemsize / 1e6:.3g}" for numbers in (c.cost.moved, c.cost.kept)),
                 str(c.cost.launches),
                 _spell(c.predicted),
                 *([_spell(c.measured)] if c.measured is not None else []),
@@ -108,8 +111,16 @@ class Explanation:
         table = Table((*headers, "measured") if measured else headers, rows)
         return (
             f"planned for {self.tokens:,} tokens: {self.flops:,} FLOPs in all in a forward pass\n{table}\n"
-            "one parameter of each row; FLOPs and naive: forward; the rest: a training step; moved, kept: numbers\n"
-            "activation: where the layer is called; where its weight is read instead, the increment is formed"
+            "activation: where the layer is called; where its weight is read instead, the increment is formed\n"
+            "all figures are of one parameter of the row; FLOPs: forward; naive: core by core, the better direction\n"
+            "of a training step: step FLOPs, memory moved, memory kept for the backward pass, calls of a kernel, and"
+            " the time predicted from these"
+            + (
+                "; measured: how much longer it takes than the base layer, or, where the layer is not linear, how long"
+                " forming the weight takes"
+                if measured
+                else ""
+            )
         )
 
 
@@ -146,6 +157,7 @@ def _choice(same: list[Planned], tokens: int, measure: bool) -> Choice:
         largest,
         cost,
         kind.on.seconds(cost, first.parameter.element_size()),
+        first.parameter.element_size(),
         _measure(same, tokens) if measure else None,
     )
 
@@ -159,10 +171,13 @@ def _measure(same: Sequence[Planned], tokens: int) -> float:
     view, base = same[0].increment.view, same[0].parameter.detach()
     cores = [core for core in same[0].increment.factors.tensors() if core.requires_grad]
     if base.dim() != 2 or len(view.rule.dims) != 2:
-        formed = [_seconds(lambda: [each.increment.dense() for each in same], cores) for _ in range(ROUNDS)]
+        formed = [
+            _seconds(lambda: [each.increment.dense() for each in same], cores, base.device) for _ in range(ROUNDS)
+        ]
         return statistics.median(formed[1:]) / len(same)
     width = base.shape[0 if view.transposed else 1]
-    x = torch.randn(tokens, width, device=base.device).to(base.dtype).requires_grad_()
+    with torch.inference_mode(False):
+        x = torch.randn(tokens, width, device=base.device).to(base.dtype).requires_grad_()
 
     def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return nn.functional.linear(x, weight.t() if view.transposed else weight, bias)
@@ -176,18 +191,19 @@ def _measure(same: Sequence[Planned], tokens: int) -> float:
         weights = (each.parameter.detach() + (each.scale * each.increment.dense()).to(base.dtype) for each in same)
         return [product(x, weight, None) for weight in weights]
 
-    pairs = [(_seconds(plain, [x]), _seconds(adapted, [x, *cores])) for _ in range(ROUNDS)]
+    pairs = [(_seconds(plain, [x], base.device), _seconds(adapted, [x, *cores], base.device)) for _ in range(ROUNDS)]
     return statistics.median(long - short for short, long in pairs[1:]) / len(same)
 
 
-def _seconds(forward: Callable[[], list[Tensor]], inputs: Sequence[Tensor]) -> float:
+def _seconds(forward: Callable[[], list[Tensor]], inputs: Sequence[Tensor], device: torch.device) -> float:
     """Time a forward and a backward pass, which adds to no gradient."""
-    wait(inputs[0].device)
+    wait(device)
     start = time.perf_counter()
-    with torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():
         results = forward()
-        torch.autograd.grad(results, inputs, [torch.ones_like(result) for result in results], allow_unused=True)
-    wait(inputs[0].device)
+        if inputs:
+            torch.autograd.grad(results, inputs, [torch.ones_like(result) for result in results], allow_unused=True)
+    wait(device)
     return time.perf_counter() - start
 
 

@@ -4,12 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from .contraction import plan_contraction
 from .network import Mode, Network
+
+
+class CountedParameter(nn.Parameter):
+    """A parameter that counts how often its `.data` was asked for or set: torch counts no change made through it."""
+
+    accesses = 0
+
+    @property
+    def data(self) -> Tensor:
+        """The numbers, without a history."""
+        self.accesses += 1
+        return cast("Tensor", torch._C.TensorBase.data.__get__(self))  # type: ignore[attr-defined]
+
+    @data.setter
+    def data(self, value: Tensor) -> None:
+        self.accesses += 1
+        torch._C.TensorBase.data.__set__(self, value)  # type: ignore[attr-defined]
 
 
 class Factors(nn.Module):
@@ -55,7 +73,7 @@ class Factors(nn.Module):
                 value = torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu") / math.sqrt(
                     network.fan_in(core, inputs)
                 )
-            cores[core.name] = nn.Parameter(value.to(device, dtype))
+            cores[core.name] = CountedParameter(value.to(device, dtype))
         self.cores = nn.ParameterDict(cores)
         self._names = tuple(cores)
 

@@ -174,6 +174,8 @@ class Adapter(nn.Module):
     def disabled(self) -> Iterator[None]:
         """Run the base model while the context lasts, also if merged. The head stays as trained.
 
+        A merged adapter is merged anew at the end, with its factors as they are then.
+
         Raises:
             AdaptError: It is removed.
 
@@ -265,6 +267,10 @@ class Adapter(nn.Module):
         if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1:
             raise AdaptError("explain: tokens", expected="an int of at least 1", got=repr(tokens))
         parameters = base_parameters(self.model)
+        if measure and any(parameters[name].is_meta for name in self._slots):
+            raise AdaptError(
+                "explain: measure=True on a model without numbers", fix="make it on another device than 'meta'"
+            )
         planned = (
             Planned(slot.increment, name in self._activation, slot.scale, parameters[name])
             for name, slot in self._slots.items()

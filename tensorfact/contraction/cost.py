@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+
+from ..errors import DeviceError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Machine:
         device: The type of device: `cpu`, `cuda`.
         flops_per_second: In large products of fp32 matrices.
         bytes_per_second: In element-wise operations on large tensors, read and written bytes together.
-        seconds_per_launch: For the smallest product.
+        seconds_per_launch: For the smallest product, in a graph: one of it and its two gradients.
     """
 
     device: str
@@ -93,7 +94,7 @@ class Machine:
         )
 
 
-_machines: dict[str, Machine] = {"cpu": Machine("cpu", 1.9e11, 7.6e10, 1.4e-6)}
+_machines: dict[str, Machine] = {"cpu": Machine("cpu", 1.9e11, 3.7e10, 1.5e-5)}
 """The CPU's constants are those of two cores, by `tensorfact calibrate`; what is not here is measured when needed."""
 
 
@@ -109,42 +110,67 @@ def machine(device: torch.device | str) -> Machine:
     return _machines[kind] if kind in _machines else calibrate(kind)
 
 
-def calibrate(device: torch.device | str = "cpu") -> Machine:
-    """Measure how fast a device is, and plan with that from now on in this process.
+def calibrate(device: torch.device | str = "cpu", *, use: bool = True) -> Machine:
+    """Measure how fast a device is, with the threads in use, and plan with that from now on in this process.
 
     Takes about a second. What was adapted before keeps its plans.
 
     Args:
         device: The device.
+        use: Plan with what was measured; else only return it.
 
     Returns:
         Its constants.
 
     Raises:
-        RuntimeError: torch cannot use the device.
+        DeviceError: torch cannot compute on the device.
 
     Examples:
-        >>> calibrate("cpu").device
+        >>> calibrate("cpu", use=False).device
         'cpu'
     """
-    device = torch.device(device)
+    device = usable(device)
     side, length = 1024, 1 << 24
     large, row = torch.ones(side, side, device=device), torch.ones(length, device=device)
-    tiny, into = torch.ones(8, 8, device=device), torch.empty(length, device=device)
-    launch = _seconds(lambda: torch.mm(tiny, tiny), device, calls=200)
-    stream = _seconds(lambda: torch.add(row, row, out=into), device, calls=3)
-    dense = _seconds(lambda: torch.mm(large, large), device, calls=3)
+    tiny, into = torch.ones(8, 8, device=device, requires_grad=True), torch.empty(length, device=device)
+    with torch.inference_mode(False), torch.enable_grad():
+        launch = _seconds(lambda: torch.mm(tiny, tiny).sum().backward(), device, calls=100)  # type: ignore[no-untyped-call]
+        stream = _seconds(lambda: torch.add(row, row, out=into), device, calls=3)
+        dense = _seconds(lambda: torch.mm(large, large), device, calls=3)
     found = Machine(
         device.type,
         flops_per_second=2 * side**3 / dense,
         bytes_per_second=2 * row.nbytes / stream,  # the operand is one tensor, read once
-        seconds_per_launch=launch,
+        seconds_per_launch=launch / 3,  # the product and its two gradients
     )
-    _machines[device.type] = found
+    if use:
+        _machines[device.type] = found
     return found
 
 
-def _seconds(call: Callable[[], Tensor], device: torch.device, calls: int, rounds: int = 5) -> float:
+def usable(device: torch.device | str) -> torch.device:
+    """Return a device that torch can compute on.
+
+    Args:
+        device: The device, or its name.
+
+    Raises:
+        DeviceError: There is no such device here, or it holds no numbers.
+    """
+    try:
+        found = torch.device(device)
+        torch.zeros(1, device=found).item()
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+        raise DeviceError(
+            f"device {device!r}",
+            expected="a device that torch can compute on here, such as 'cpu'",
+            got=str(error).splitlines()[0],
+            fix="'cpu', or 'cuda' on a machine with a GPU and its driver",
+        ) from error
+    return found
+
+
+def _seconds(call: Callable[[], object], device: torch.device, calls: int, rounds: int = 5) -> float:
     """Return the median over rounds of the time of one call; the first round warms up."""
     times = []
     for _ in range(rounds + 1):

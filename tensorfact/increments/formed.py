@@ -8,8 +8,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import forward_ad
+
+from ..factors import CountedParameter
+
+PLAIN = (Tensor, nn.Parameter, CountedParameter)
+"""What a tensor is if nobody looks on; a subclass may mean anything by an operation."""
 
 Make = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 
@@ -25,7 +30,7 @@ def composable(*tensors: Tensor | None) -> bool:
         or torch._C._get_tracing_state() is not None
         or torch._C._are_functorch_transforms_active()
         or forward_ad._current_level >= 0
-        or any(type(t) not in (Tensor, torch.nn.Parameter) for t in tensors if t is not None)
+        or any(type(t) not in PLAIN for t in tensors if t is not None)
     )
 
 
@@ -56,8 +61,9 @@ class _Entry:
 class Formed:
     """Something formed of tensors, kept until one of them changes or got a gradient through it.
 
-    Torch counts the changes of a tensor, but not those through `.data`: after a backward pass, and when `forget` is
-    called, everything is formed anew. A deep copy forms its own.
+    Torch counts the changes of a tensor, a `CountedParameter` those through `.data`. For what neither counts, a write
+    to memory that numpy shares, everything is formed anew after a backward pass, and when `forget` is called. A deep
+    copy forms its own.
 
     Args:
         make: What forms it, in differentiable operations.
@@ -101,9 +107,29 @@ class Formed:
 def _state(sources: Sequence[Tensor]) -> tuple[object, ...] | None:
     """Return what changes whenever one of the tensors does; None where torch does not count changes."""
     try:
-        return tuple((id(s), s._version, s.data_ptr(), s.dtype, s.requires_grad) for s in sources)
+        return tuple((id(s), s._version, _accesses(s), s.data_ptr(), s.dtype, s.requires_grad) for s in sources)
     except RuntimeError:  # inference tensors
         return None
+
+
+def require_version(tensor: Tensor, version: int, what: str) -> None:
+    """Raise what torch raises for a tensor that was changed between a forward pass and its backward pass.
+
+    Args:
+        tensor: The tensor.
+        version: How often it was changed by the forward pass.
+        what: What it is.
+    """
+    if tensor._version != version:
+        raise RuntimeError(
+            f"{what} of shape {tuple(tensor.shape)}, needed for gradient computation, has been modified by an inplace"
+            f" operation: it is at version {tensor._version}, the forward pass used version {version}; run backward()"
+            " before optimizer.step(), or the forward pass again"
+        )
+
+
+def _accesses(source: Tensor) -> int:
+    return source.accesses if isinstance(source, CountedParameter) else 0
 
 
 class _Form(torch.autograd.Function):
@@ -124,14 +150,9 @@ class _Form(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> Any:
         ctx.used()
-        # inside, hooks have switched this check of torch's off
         for source, version in zip(ctx.sources, ctx.versions, strict=True):
-            if version is not None and source._version != version:
-                raise RuntimeError(
-                    f"a factor of shape {tuple(source.shape)}, needed for gradient computation, has been modified by an"
-                    f" inplace operation: it is at version {source._version}, the forward pass used version {version};"
-                    " run backward() before optimizer.step(), or the forward pass again"
-                )
+            if version is not None:  # inside, hooks have switched this check of torch's off
+                require_version(source, version, "a factor")
         leaves, results = ctx.leaves, ctx.results
         twice = torch.is_grad_enabled()  # a gradient of the gradient will be asked for
         if twice:

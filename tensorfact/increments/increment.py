@@ -95,6 +95,8 @@ class Increment:
             The layer's output (..., out).
         """
         halves, cores = self.kind.halves, self.factors.tensors()
+        if x.is_nested:  # has no rows to multiply one by one
+            return product(x, self.added_to(weight, scale, drop=True), bias)
         if halves is None or self._drops or composable(x, weight, bias, *cores):
             return self._added(product(x, weight, bias), x, scale)
         casting = autocast_dtype(x)

@@ -123,8 +123,8 @@ class Kind:
         Args:
             tokens: How many tokens meet the weight, whose gradient is then computed in full.
         """
-        size, columns = math.prod(self.view.shape), self.view.shape[-1]
-        return self.forming.training + Cost(size, 3 * size, size, 1) + product(size // columns, tokens, columns)
+        size, rows = math.prod(self.view.shape), self.view.shape[0]
+        return self.forming.training + Cost(size, 3 * size, size, 1) + product(rows, tokens, size // rows)
 
     @property
     def apply_is_faster(self) -> bool:

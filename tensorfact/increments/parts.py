@@ -110,7 +110,7 @@ def outer_product(h: Tensor, x: Tensor) -> Tensor:
     tokens, columns = x.shape
     if h.device.type != "cpu" or columns <= 4 * WIDE or columns % WIDE or torch.is_grad_enabled():
         return h.t() @ x
-    blocks = torch.matmul(h.t(), x.view(tokens, -1, WIDE).transpose(0, 1))
+    blocks = torch.matmul(h.t(), x.view(tokens, columns // WIDE, WIDE).transpose(0, 1))
     return blocks.transpose(0, 1).reshape(h.shape[1], columns)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _global_forward_hooks
 from torch.utils.hooks import RemovableHandle
 
-from .formed import composable
+from .formed import composable, require_version
 
 SOURCE = "_tensorfact_source"
 
@@ -35,19 +36,36 @@ class Recipe:
 
     Args:
         module: The module.
+        parameters: Its parameters then, and how often each was changed by then.
         autocast: The dtype of the autocast in force, if one was.
     """
 
-    module: Callable[[Tensor], Tensor]
+    module: nn.Module
+    parameters: Mapping[str, tuple[Tensor, int]]
     autocast: torch.dtype | None
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return the module's output."""
+        """Return the module's output.
+
+        Raises:
+            RuntimeError: A parameter of the module was changed in place since.
+        """
+        for name, (parameter, version) in self.parameters.items():
+            require_version(parameter, version, f"{name!r} of {type(self.module).__name__}")
         kind = x.device.type
-        if not torch.amp.is_autocast_available(kind):
-            return self.module(x)
-        with torch.autocast(kind, self.autocast, enabled=self.autocast is not None):
-            return self.module(x)
+        able = torch.amp.is_autocast_available(kind)
+        context = torch.autocast(kind, self.autocast, enabled=self.autocast is not None) if able else nullcontext()
+        with context:
+            stored = self.module._parameters
+            if all(stored.get(name) is parameter for name, (parameter, _) in self.parameters.items()):
+                return _tensor(self.module.forward(x))
+            then = {name: parameter for name, (parameter, _) in self.parameters.items()}  # functional_call swapped them
+            return _tensor(torch.func.functional_call(self.module, then, (x,)))
+
+
+def _tensor(output: Any) -> Tensor:
+    assert isinstance(output, Tensor)
+    return output
 
 
 class Source(NamedTuple):
@@ -81,11 +99,14 @@ def _note(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
         return
     if len(module._forward_hooks) > 1 or _global_forward_hooks:  # what came out may be what a hook made of it
         return
-    if not torch.is_grad_enabled() or composable(output, arguments[0]):
+    parameters = {name: p for name, p in module._parameters.items() if p is not None}
+    tensors = (output, arguments[0], *parameters.values())
+    if not torch.is_grad_enabled() or composable(*tensors) or any(tensor.is_inference() for tensor in tensors):
         return
     kind = output.device.type
     on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-    recipe = Recipe(module.forward, torch.get_autocast_dtype(kind) if on else None)
+    counted = {name: (parameter, parameter._version) for name, parameter in parameters.items()}
+    recipe = Recipe(module, counted, torch.get_autocast_dtype(kind) if on else None)
     setattr(output, SOURCE, Source(recipe, arguments[0], (output._version, arguments[0]._version)))
 
 
