@@ -416,3 +416,32 @@ def test_nothing_is_planned_while_a_model_runs(monkeypatch: pytest.MonkeyPatch) 
             output = model(layout.input(tokens))
             output.backward(weights(output))
             infer(model, layout.input(tokens))
+
+
+# ---------------------------------------------------------------------------------------------------- writes by `.data`
+
+
+def test_a_moving_average_written_by_data_is_seen() -> None:
+    """A copy that never has a backward pass and whose mode is never set again."""
+    model, _, x = stack()
+    average = copy.deepcopy(model).eval().requires_grad_(requires_grad=False)
+    for _ in range(3):
+        run(average, x)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(1.5)
+        for own, other in zip(average.parameters(), model.parameters(), strict=True):
+            own.data.mul_(0.5).add_(other.data, alpha=0.5)
+        assert difference(run(average, x), merged(average, x)) < 1e-12
+
+
+def test_merging_and_delta_see_what_was_written_by_data() -> None:
+    model, adapter, x = stack()
+    run(model, x)
+    before = adapter.delta("0.weight").detach()
+    for core in adapter.parameters():
+        core.data.mul_(2.0)
+    assert difference(adapter.delta("0.weight"), 8 * before) < 1e-12
+    expected = run(model, x)
+    adapter.merge()
+    assert difference(run(model, x), expected) < 1e-12

@@ -18,6 +18,7 @@ from .layouts import (
     KINDS,
     LAYOUTS,
     MERGED,
+    Layout,
     Side,
     alike,
     cores_of,
@@ -191,3 +192,24 @@ def test_the_base_weights_and_the_input_get_the_gradients_of_the_merged_model(na
     assert x.grad is not None
     assert y.grad is not None
     assert difference(x.grad, y.grad) < 1e-10
+
+
+@pytest.mark.parametrize("tokens", [0, 1, 3])
+def test_a_wide_layer_takes_any_number_of_tokens(tokens: int) -> None:
+    layer = Layout(lambda: nn.Linear(640, 640), 640, "layer in out", "out in")
+    model, adapter = layer.adapted(tf.TensorTrain)
+    model(layer.input(tokens)).sum().backward()
+    assert all(core.grad is not None and bool(core.grad.isfinite().all()) for core in adapter.parameters())
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged], ids=str)
+def test_a_nested_input_is_taken_row_by_row(layout: torch.layout) -> None:
+    layer = LAYOUTS["plain"]
+    model, _ = layer.adapted(tf.TensorTrain)
+    linear = cast("nn.Linear", cast("Side", model).layers[0])
+    rows = [layer.input(2), layer.input(3)]
+    with torch.no_grad():
+        found = linear(torch.nested.nested_tensor(rows, layout=layout))
+        for own, row in zip(found.unbind(), rows, strict=True):
+            assert difference(own, linear(row)) < 1e-12

@@ -230,3 +230,31 @@ def test_the_hooks_are_gone_with_the_adapter() -> None:
     assert any(module._forward_hooks for module in model.modules())
     cast("tf.Adapter", model.tensorfact).remove()
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_parameters_that_were_swapped_in_are_those_that_compute_again() -> None:
+    x, found = _inputs(), []
+    for recompute in (False, True):
+        model = between(_call, nn.LayerNorm(6), recompute=recompute)
+        swapped = {n: p.detach() * 2 for n, p in model.named_parameters() if n.startswith("module.")}
+        output = torch.func.functional_call(model, swapped, (x,))
+        found.append(gradients(model, output, weights(output)))
+    alike(found[1], found[0])
+
+
+def test_a_normalisation_changed_before_the_backward_pass_is_refused() -> None:
+    model = between(_call, nn.LayerNorm(6), recompute=True)
+    output = model(_inputs())
+    with torch.no_grad():
+        cast("nn.LayerNorm", model.module).weight.mul_(3.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        output.sum().backward()
+
+
+def test_an_input_made_in_inference_mode_is_kept() -> None:
+    with torch.inference_mode():
+        x = _inputs()
+    plan = tf.TensorizationPlan((tf.Group("g", "layer in out", (tf.Rule("1.weight", "out in", layer=0),)),))
+    model = nn.Sequential(nn.LayerNorm(6), nn.Linear(6, 6)).double()
+    tf.adapt(model, plan, tf.TensorTrain(2), recompute=True, route="activation")
+    model(x).sum().backward()

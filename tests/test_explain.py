@@ -1,0 +1,64 @@
+"""Explanations: what is predicted and, on request, measured, for whatever was adapted."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import tensorfact as tf
+from tensorfact.errors import AdaptError, DeviceError
+
+from .helpers import refused
+
+
+def convolution(kernel: int = 3) -> tuple[nn.Module, tf.Adapter]:
+    model = nn.Sequential(*(nn.Conv2d(8, 8, kernel, padding="same") for _ in range(2)))
+    return model, tf.adapt(model, tf.plan_by_shape(model), tf.TensorTrain(2), train_head=False)
+
+
+def test_measured_is_a_time_where_asked_for() -> None:
+    model = tf.nano()
+    adapter = tf.adapt(model, tf.plan_for(model), tf.TensorTrain(4))
+    assert all(choice.measured is None for choice in adapter.explain(64).choices)
+    for choice in adapter.explain(64, measure=True).choices:
+        assert isinstance(choice.measured, float)
+        assert choice.predicted > 0
+    assert "measured" in str(adapter.explain(64, measure=True))
+    assert all(core.grad is None for core in adapter.parameters())
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_convolution_is_measured_frozen_or_not(frozen: bool) -> None:
+    _, adapter = convolution()
+    adapter.requires_grad_(not frozen)
+    with torch.inference_mode():
+        (choice,) = adapter.explain(64, measure=True).choices
+    assert choice.route == "weight"
+    assert choice.measured is not None
+    assert choice.measured > 0
+
+
+def test_a_model_without_numbers_is_not_measured() -> None:
+    with torch.device("meta"):
+        model = nn.Sequential(*(nn.Linear(8, 8) for _ in range(2)))
+    adapter = tf.adapt(model, tf.plan_by_shape(model), tf.TensorTrain(2), train_head=False)
+    assert adapter.explain().choices
+    with refused(AdaptError, "measure=True", "meta"):
+        adapter.explain(measure=True)
+
+
+def test_a_convolution_of_one_position_costs_what_the_matrix_costs() -> None:
+    def cost(layers: list[nn.Module]) -> tuple[int, int]:
+        model = nn.Sequential(*layers)
+        adapter = tf.adapt(model, tf.plan_by_shape(model), tf.TensorTrain(2), route="weight", train_head=False)
+        (choice,) = adapter.explain(64).choices
+        return choice.cost.flops, choice.cost.moved
+
+    assert cost([nn.Conv2d(8, 8, 1) for _ in range(2)]) == cost([nn.Linear(8, 8) for _ in range(2)])
+
+
+@pytest.mark.parametrize("device", ["meta", "nowhere", None])
+def test_a_device_that_cannot_compute_is_refused(device: str) -> None:
+    with refused(DeviceError, repr(device)):
+        tf.calibrate(device)
