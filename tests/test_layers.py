@@ -188,7 +188,7 @@ def routes(adapter: tf.Adapter) -> set[str]:
 
 def test_the_route_is_chosen_by_cost() -> None:
     """Applying few components is cheaper than the gradient of a formed matrix; applying very many is not."""
-    assert routes(tf.adapt(layers(2, 64), layers_plan(), tf.TensorTrain(2))) == {"activation"}
+    assert routes(tf.adapt(layers(2, 256), layers_plan(), tf.TensorTrain(2))) == {"activation"}
     assert routes(tf.adapt(layers(64, 8), layers_plan(), tf.CP(64))) == {"weight"}
     convolution = nn.Sequential(nn.Conv2d(4, 4, 1))
     assert routes(tf.adapt(convolution, layers_plan("layer in out", "out in 1 1"), tf.TensorTrain(1))) == {"weight"}

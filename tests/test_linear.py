@@ -207,7 +207,7 @@ def test_a_wide_layer_takes_any_number_of_tokens(tokens: int) -> None:
 def test_a_nested_input_is_taken_row_by_row(layout: torch.layout) -> None:
     layer = LAYOUTS["plain"]
     model, _ = layer.adapted(tf.TensorTrain)
-    linear = cast("nn.Linear", cast("Side", model).layers[0])
+    linear = cast("nn.Linear", model.layers[0])
     rows = [layer.input(2), layer.input(3)]
     with torch.no_grad():
         found = linear(torch.nested.nested_tensor(rows, layout=layout))
