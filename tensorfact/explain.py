@@ -83,18 +83,18 @@ class Explanation:
 
     def __str__(self) -> str:
         measured = any(choice.measured is not None for choice in self.choices)
-        headers = (
+        headers = [
             "parameters",
             "route",
             "order",
             "FLOPs",
             "naive",
             "step FLOPs",
-            "moved",
-            "kept",
+            "moved MB",
+            "kept MB",
             "launches",
             "predicted",
-        )
+        ]
         rows = tuple(
             (
                 c.parameters[0] + (f" and {len(c.parameters) - 1} more" if len(c.parameters) > 1 else ""),
@@ -108,7 +108,7 @@ class Explanation:
             )
             for c in self.choices
         )
-        table = Table((*headers, "measured") if measured else headers, rows)
+        table = Table((*headers, *(["measured"] if measured else [])), rows)
         return (
             f"planned for {self.tokens:,} tokens: {self.flops:,} FLOPs in all in a forward pass\n{table}\n"
             "activation: where the layer is called; where its weight is read instead, the increment is formed\n"
@@ -172,7 +172,8 @@ def _measure(same: Sequence[Planned], tokens: int) -> float:
     cores = [core for core in same[0].increment.factors.tensors() if core.requires_grad]
     if base.dim() != 2 or len(view.rule.dims) != 2:
         formed = [
-            _seconds(lambda: [each.increment.dense() for each in same], cores, base.device) for _ in range(ROUNDS)
+            _seconds(lambda: [each.increment.added_to(base, each.scale) for each in same], cores, base.device)
+            for _ in range(ROUNDS)
         ]
         return statistics.median(formed[1:]) / len(same)
     width = base.shape[0 if view.transposed else 1]
@@ -188,8 +189,7 @@ def _measure(same: Sequence[Planned], tokens: int) -> float:
     def adapted() -> list[Tensor]:
         if same[0].applied:
             return [each.increment.linear(product, x, each.parameter.detach(), None, each.scale) for each in same]
-        weights = (each.parameter.detach() + (each.scale * each.increment.dense()).to(base.dtype) for each in same)
-        return [product(x, weight, None) for weight in weights]
+        return [product(x, each.increment.added_to(each.parameter.detach(), each.scale), None) for each in same]
 
     pairs = [(_seconds(plain, [x], base.device), _seconds(adapted, [x, *cores], base.device)) for _ in range(ROUNDS)]
     return statistics.median(long - short for short, long in pairs[1:]) / len(same)

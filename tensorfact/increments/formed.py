@@ -34,11 +34,17 @@ def composable(*tensors: Tensor | None) -> bool:
     )
 
 
-def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Return a context in which operands keep their dtypes."""
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """Return the dtype of the autocast in force on a device; None where there is none."""
     kind = device.type
     on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-    return torch.autocast(kind, enabled=False) if on else contextlib.nullcontext()
+    return torch.get_autocast_dtype(kind) if on else None
+
+
+def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Return a context in which operands keep their dtypes."""
+    on = autocast_dtype(device) is not None
+    return torch.autocast(device.type, enabled=False) if on else contextlib.nullcontext()
 
 
 @dataclasses.dataclass

@@ -13,9 +13,9 @@ from ..factors import Factors
 from ..groups import TensorGroup
 from ..indexing import as_index, spread, take
 from ..network import Core
-from .formed import Formed, composable, without_autocast
+from .formed import Formed, autocast_dtype, composable, without_autocast
 from .kind import NOMINAL_TOKENS, Kind, restricted
-from .linear import AdaptedLinear, Product, added_, autocast_dtype, composed
+from .linear import AdaptedLinear, Product, add_into, composed
 from .recompute import source_of
 
 
@@ -99,7 +99,7 @@ class Increment:
             return product(x, self.added_to(weight, scale, drop=True), bias)
         if halves is None or self._drops or composable(x, weight, bias, *cores):
             return self._added(product(x, weight, bias), x, scale)
-        casting = autocast_dtype(x)
+        casting = None if x.dtype == torch.float64 else autocast_dtype(x.device)  # which leaves fp64 alone
         dtype = casting or x.dtype
         down, up = self._two(cores, dtype)
         if torch.is_grad_enabled() and any(t.requires_grad for t in (x, weight, bias, down, up) if t is not None):
@@ -113,7 +113,10 @@ class Increment:
             )
             return fused
         y = product(x, weight, bias)
-        return added_(y, x, down, up, halves, scale) if y.dtype == dtype else composed(y, x, down, up, halves, scale)
+        if y.dtype != dtype:
+            return composed(y, x, down, up, halves, scale)
+        add_into(y, x.to(dtype), down, up, halves, scale)
+        return y
 
     def _added(self, y: Tensor, x: Tensor, scale: float) -> Tensor:
         """Add the increment of an input to a result, in plain differentiable operations."""

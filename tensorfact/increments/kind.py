@@ -62,6 +62,11 @@ class Halves:
     up: Parts
     pieces: tuple[Piece, Piece]
 
+    @property
+    def making(self) -> Cost:
+        """What forming the matrices of all parameters costs in a training step."""
+        return sum((piece.together.training for piece in self.pieces), Cost())
+
 
 class Kind:
     """Parameters of one tensor whose networks are equal, but for where in the cores each takes its part.
@@ -79,7 +84,7 @@ class Kind:
     def __init__(
         self, network: Network, modes: Sequence[Mode], views: Sequence[View], optimize: Any, on: Machine
     ) -> None:
-        self.whole, self.views, self.view, self.optimize, self.on = network, tuple(views), views[0], optimize, on
+        self.views, self.view, self.optimize, self.on = tuple(views), views[0], optimize, on
         self.network = restricted(network, modes, self.view)
         self.picks = tuple(_picks(network, modes, view) for view in views)
         self.shapes = tuple(self.network.shapes().values())
@@ -112,8 +117,8 @@ class Kind:
             tokens: How many tokens.
         """
         if self.halves is not None:
-            made = sum((piece.together.training for piece in self.halves.pieces), Cost())
-            return self.halves.cut.training(tokens) + Cost(*(n // len(self.views) for n in dataclasses.astuple(made)))
+            share = (number // len(self.views) for number in dataclasses.astuple(self.halves.making))
+            return self.halves.cut.training(tokens) + Cost(*share)
         size = tokens * self.view.shape[self.view.transposed]
         return self.applying(tokens).training + Cost(size, 3 * size, 0, 1)
 
@@ -136,16 +141,17 @@ class Kind:
 
     def _halved(self) -> Halves | None:
         """Choose the cut whose products are predicted to be fastest; of equals, the one that is formed fastest."""
-        found: list[tuple[float, float, Halves]] = []
+        found: list[Halves] = []
         for cut in cuts(self.network, self.view.inputs, self.view.outputs):
             down = parts_of(cut, self.view.inputs, self.view.sizes, self.view.kept, inputs=True)
             up = parts_of(cut, self.view.outputs, self.view.sizes, self.view.kept, inputs=False)
             if down is not None and up is not None:
-                pieces = self._matrix(cut.down, cut.bond), self._matrix(cut.up, cut.bond)
-                made = sum((piece.together.training for piece in pieces), Cost())
-                applying, forming = self.on.seconds(cut.training(NOMINAL_TOKENS)), self.on.seconds(made)
-                found.append((applying, forming, Halves(cut, down, up, pieces)))
-        return min(found, key=lambda each: each[:2])[2] if found else None
+                found.append(Halves(cut, down, up, (self._matrix(cut.down, cut.bond), self._matrix(cut.up, cut.bond))))
+
+        def seconds(halves: Halves) -> tuple[float, float]:
+            return self.on.seconds(halves.cut.training(NOMINAL_TOKENS)), self.on.seconds(halves.making)
+
+        return min(found, key=seconds) if found else None
 
     def _matrix(self, half: Network, bond: int) -> Piece:
         return self._piece(half, (bond, math.prod(half.shape(half.output)) // bond))

@@ -16,13 +16,6 @@ Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """A layer's own product of its input, weight and bias."""
 
 
-def autocast_dtype(x: Tensor) -> torch.dtype | None:
-    """Return the dtype that autocast computes a product with an input in; None where there is no autocast."""
-    kind = x.device.type
-    able = x.dtype != torch.float64 and torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-    return torch.get_autocast_dtype(kind) if able else None
-
-
 def composed(y: Tensor, x: Tensor, down: Tensor, up: Tensor, halves: Halves, scale: float) -> Tensor:
     """Add the increment to a layer's result, in plain differentiable operations that write nothing in place.
 
@@ -39,11 +32,15 @@ def composed(y: Tensor, x: Tensor, down: Tensor, up: Tensor, halves: Halves, sca
     return halves.up.added(y.reshape(-1, y.shape[-1]), h, up.to(y.dtype), scale).reshape(y.shape)
 
 
-def added_(y: Tensor, x: Tensor, down: Tensor, up: Tensor, halves: Halves, scale: float) -> Tensor:
-    """Add the increment to a layer's result in place, where no gradient is asked for; else as `composed`."""
-    h = halves.down.project(x.reshape(-1, x.shape[-1]).to(y.dtype), down)
+def add_into(y: Tensor, x: Tensor, down: Tensor, up: Tensor, halves: Halves, scale: float) -> Tensor:
+    """Add the increment to a layer's result in place, all operands being of one dtype.
+
+    Returns:
+        The narrow result of the lower matrix (tokens, bond).
+    """
+    h = halves.down.project(x.reshape(-1, x.shape[-1]), down)
     halves.up.add_(y.view(-1, y.shape[-1]), h, up, scale)
-    return y
+    return h
 
 
 class AdaptedLinear(torch.autograd.Function):
@@ -70,9 +67,7 @@ class AdaptedLinear(torch.autograd.Function):
         """Return the layer's result with the increment added; all operands are of one dtype."""
         with without_autocast(x.device):
             y = product(x, weight, bias)
-            rows = x.reshape(-1, x.shape[-1])
-            h = halves.down.project(rows, down)
-            halves.up.add_(y.view(-1, y.shape[-1]), h, up, scale)
+            h = add_into(y, x, down, up, halves, scale)
         _, to_weight, _, to_down, to_up = ctx.needs_input_grad[5:]
         kept = (source.input if source else x) if to_weight or to_down else None
         ctx.save_for_backward(kept, weight, down, up, h if to_up else None)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _global_forward_hooks
 from torch.utils.hooks import RemovableHandle
 
-from .formed import composable, require_version
+from .formed import autocast_dtype, composable, require_version
 
 SOURCE = "_tensorfact_source"
 
@@ -103,10 +103,8 @@ def _note(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
     tensors = (output, arguments[0], *parameters.values())
     if not torch.is_grad_enabled() or composable(*tensors) or any(tensor.is_inference() for tensor in tensors):
         return
-    kind = output.device.type
-    on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
     counted = {name: (parameter, parameter._version) for name, parameter in parameters.items()}
-    recipe = Recipe(module, counted, torch.get_autocast_dtype(kind) if on else None)
+    recipe = Recipe(module, counted, autocast_dtype(output.device))
     setattr(output, SOURCE, Source(recipe, arguments[0], (output._version, arguments[0]._version)))
 
 
