@@ -6,7 +6,6 @@ import copy
 import dataclasses
 import gc
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import tensorfact as tf
-from tensorfact.contraction import wait
+from tensorfact.contraction import seconds_of
 from tensorfact.increments.parts import outer_product
 from tensorfact.measure import ForwardPass, LiveBytes, TrainingStep, all_step_ratios, peak_bytes
 
@@ -247,11 +246,7 @@ def _upkeep_of(model: nn.Module, name: str, setting: Setting) -> Iterator[Row]:
     plan = tf.plan_for(model)
 
     def timed(what: str, call: Callable[[], object], most: float | None = None) -> Row:
-        wait(device)
-        start = time.perf_counter()
-        call()
-        wait(device)
-        return median_row("upkeep", what, work, [time.perf_counter() - start], most, "s")
+        return median_row("upkeep", what, work, [seconds_of(call, device)], most, "s")
 
     giant = "giant" in name
     rows = [timed("adapt()", lambda: tf.adapt(model, plan, tf.TensorTrain(RANK), seed=0), 1.0 if giant else None)]

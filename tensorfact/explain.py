@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-import time
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from .contraction import Cost, wait
+from .contraction import Cost, seconds_of
 from .increments import Increment, token_class
 from .table import Table
 
@@ -197,14 +196,14 @@ def _measure(same: Sequence[Planned], tokens: int) -> float:
 
 def _seconds(forward: Callable[[], list[Tensor]], inputs: Sequence[Tensor], device: torch.device) -> float:
     """Time a forward and a backward pass, which adds to no gradient."""
-    wait(device)
-    start = time.perf_counter()
-    with torch.inference_mode(False), torch.enable_grad():
-        results = forward()
-        if inputs:
-            torch.autograd.grad(results, inputs, [torch.ones_like(result) for result in results], allow_unused=True)
-    wait(device)
-    return time.perf_counter() - start
+
+    def step() -> None:
+        with torch.inference_mode(False), torch.enable_grad():
+            results = forward()
+            if inputs:
+                torch.autograd.grad(results, inputs, [torch.ones_like(each) for each in results], allow_unused=True)
+
+    return seconds_of(step, device)
 
 
 def _spell(seconds: float) -> str:

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from .adapt.owners import head_parameters
 from .anatomy import base_parameters
-from .contraction import wait
+from .contraction import seconds_of
 
 
 class Step(Protocol):
@@ -137,9 +137,9 @@ def all_step_ratios(
     for number in range(rounds + warmup):
         if number >= warmup + 3 and time.perf_counter() - start > seconds:
             break
-        before = _seconds(floor)
+        before = seconds_of(floor, floor.device)
         for name, step in steps.items():
-            own, after = _seconds(step), _seconds(floor)
+            own, after = seconds_of(step, step.device), seconds_of(floor, floor.device)
             if number >= warmup:
                 ratios[name].append(2 * own / (before + after))
             before = after
@@ -201,11 +201,3 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _free(self, key: int, size: int) -> None:
         self._known.discard(key)
         self.now -= size
-
-
-def _seconds(step: Step) -> float:
-    wait(step.device)
-    start = time.perf_counter()
-    step()
-    wait(step.device)
-    return time.perf_counter() - start

@@ -1,6 +1,6 @@
 """How to contract a network: the order, where it can be cut in two, and what that costs."""
 
-from .cost import Cost, Machine, calibrate, machine, product, usable, wait
+from .cost import Cost, Machine, calibrate, machine, product, seconds_of, usable
 from .cut import Cut, cuts
 from .order import TOKENS, Contraction, Step, plan_contraction, with_input
 
@@ -16,7 +16,7 @@ __all__ = [
     "machine",
     "plan_contraction",
     "product",
+    "seconds_of",
     "usable",
-    "wait",
     "with_input",
 ]

@@ -172,22 +172,32 @@ def usable(device: torch.device | str) -> torch.device:
 
 def _seconds(call: Callable[[], object], device: torch.device, calls: int, rounds: int = 5) -> float:
     """Return the median over rounds of the time of one call; the first round warms up."""
-    times = []
-    for _ in range(rounds + 1):
-        wait(device)
-        start = time.perf_counter()
+
+    def several() -> None:
         for _ in range(calls):
             call()
-        wait(device)
-        times.append((time.perf_counter() - start) / calls)
+
+    times = [seconds_of(several, device) / calls for _ in range(rounds + 1)]
     return statistics.median(times[1:])
 
 
-def wait(device: torch.device) -> None:
-    """Wait until a device has done what it was given, so that a clock tells its time.
+def seconds_of(call: Callable[[], object], device: torch.device) -> float:
+    """Time a call, until the device has done what it was given.
 
     Args:
-        device: The device.
+        call: What to time.
+        device: Where it computes.
+
+    Returns:
+        Seconds.
     """
+    _wait(device)
+    start = time.perf_counter()
+    call()
+    _wait(device)
+    return time.perf_counter() - start
+
+
+def _wait(device: torch.device) -> None:
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
