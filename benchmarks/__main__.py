@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import warnings
 from pathlib import Path
 
@@ -23,6 +24,7 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="which; by default all")
+    parser.add_argument("--patience", type=float, help="seconds a comparison may take; more of them, less noise")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--out", type=Path, help="the JSON file; by default benchmarks/results/DEVICE.json")
     options = parser.parse_args()
@@ -32,6 +34,8 @@ def main() -> None:
         parser.error("torch sees no CUDA device here; --device cpu")
     chosen = options.names or list(everything if options.device == "cuda" else BENCHMARKS)
     setting = CPU if options.device == "cpu" else CUDA
+    if options.patience:
+        setting = dataclasses.replace(setting, patience=options.patience, rounds=4 * setting.rounds)
     warnings.filterwarnings("ignore", module="peft")
     found: dict[str, list[Row]] = {}
     for name in chosen:

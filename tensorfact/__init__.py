@@ -5,12 +5,24 @@ from .architectures import plan_by_shape, plan_for
 from .compare import Comparison, compare
 from .contraction import calibrate
 from .data import Splits, digits, image_folder
-from .formats import CP, Format, MatrixBatch, TensorTrain, Tucker, available_formats, get_format, register_format
+from .formats import (
+    CP,
+    Decomposition,
+    Format,
+    MatrixBatch,
+    TensorTrain,
+    Tucker,
+    available_formats,
+    get_format,
+    register_format,
+)
 from .groups import ResolvedPlan
 from .nano import nano
 from .network import Core, Mode, Network
 from .plan import TensorizationPlan
+from .rework import combine, convert, round_ranks
 from .rules import Group, Rule
+from .state import AdapterState, Recompression
 from .training import History, evaluate, fit
 
 __version__ = "0.1.0"
@@ -18,14 +30,17 @@ __version__ = "0.1.0"
 __all__ = [
     "CP",
     "Adapter",
+    "AdapterState",
     "Comparison",
     "Core",
+    "Decomposition",
     "Format",
     "Group",
     "History",
     "MatrixBatch",
     "Mode",
     "Network",
+    "Recompression",
     "ResolvedPlan",
     "Rule",
     "Splits",
@@ -35,7 +50,9 @@ __all__ = [
     "adapt",
     "available_formats",
     "calibrate",
+    "combine",
     "compare",
+    "convert",
     "digits",
     "evaluate",
     "fit",
@@ -46,4 +63,5 @@ __all__ = [
     "plan_by_shape",
     "plan_for",
     "register_format",
+    "round_ranks",
 ]

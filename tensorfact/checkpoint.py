@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch import Tensor
 from .errors import CheckpointError, FormatError, PlanError
 from .files import read_header, read_tensors, write_tensors
 from .formats import Format, format_from_dict, format_to_dict
+from .network import Mode, Side
 from .plan import TensorizationPlan
 
 KIND = "adapter"
@@ -32,6 +33,7 @@ class AdapterFile:
         scales: Scales by tensor name.
         dropout: The dropout it was trained with.
         fingerprint: The fingerprint of the base model's adapted parameters.
+        modes: The modes of every tensor, by its name.
         shapes: The shape of every stored tensor: `factors.TENSOR.CORE`, `head.PARAMETER`.
     """
 
@@ -40,6 +42,7 @@ class AdapterFile:
     scales: Mapping[str, float]
     dropout: float
     fingerprint: str
+    modes: Mapping[str, tuple[Mode, ...]]
     shapes: Mapping[str, tuple[int, ...]]
 
     def write(self, path: str | Path, tensors: Mapping[str, Tensor]) -> None:
@@ -61,6 +64,9 @@ class AdapterFile:
             "scales": _merged(self.scales),
             "dropout": self.dropout,
             "fingerprint": self.fingerprint,
+            "modes": _merged(
+                {name: [dataclasses.astuple(mode) for mode in modes] for name, modes in self.modes.items()}
+            ),
         }
         write_tensors(path, tensors, metadata)
 
@@ -89,12 +95,13 @@ class AdapterFile:
             names = list(dict.fromkeys(core.rpartition(".")[0] for core in cores))
             formats = {name: format_from_dict(value) for name, value in _split(body["formats"], names).items()}
             scales = {name: float(value) for name, value in _split(body["scales"], names).items()}
+            modes = {name: _modes(value) for name, value in _split(body["modes"], names).items()}
             fingerprint, dropout = str(body["fingerprint"]), float(body["dropout"])
         except (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError) as error:
             if isinstance(error, (PlanError, FormatError)):
                 raise CheckpointError(f"{path}: {error}") from error
             raise CheckpointError(f"{path} is damaged: its description cannot be read", got=repr(error)) from error
-        return cls(plan, formats, scales, dropout, fingerprint, header.shapes)
+        return cls(plan, formats, scales, dropout, fingerprint, modes, header.shapes)
 
     @staticmethod
     def tensors(path: str | Path) -> dict[str, Tensor]:
@@ -137,3 +144,10 @@ def _merged(values: Mapping[str, Any]) -> Any:
 
 def _split(stored: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     return dict(stored["each"]) if "each" in stored else dict.fromkeys(names, stored["all"])
+
+
+def _modes(stored: Sequence[Any]) -> tuple[Mode, ...]:
+    modes = tuple(Mode(str(name), int(size), side) for name, size, side in stored)
+    if not modes or any(mode.size < 1 or mode.side not in get_args(Side) for mode in modes):
+        raise ValueError(f"modes {stored}")
+    return modes

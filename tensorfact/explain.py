@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .contraction import Cost, seconds_of
+from .errors import AdaptError
 from .increments import Increment, token_class
 from .table import Table
 
@@ -130,7 +131,12 @@ def explain(planned: Iterable[Planned], tokens: int, *, measure: bool = False) -
         planned: Every adapted parameter.
         tokens: The number of tokens of one forward pass; the planner rounds it up to a power of two.
         measure: Time a step of one layer of each row.
+
+    Raises:
+        AdaptError: `tokens` is no positive int.
     """
+    if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1:
+        raise AdaptError("explain: tokens", expected="an int of at least 1", got=repr(tokens))
     alike: dict[tuple[object, bool], list[Planned]] = {}
     for each in planned:
         alike.setdefault((each.increment.kind, each.applied), []).append(each)

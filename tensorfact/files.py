@@ -158,6 +158,37 @@ def read_plain(path: str | Path) -> dict[str, Tensor]:
     return read_tensors(path)
 
 
+class StoredTensors(Mapping[str, Tensor]):
+    """The tensors of a safetensors file, each read when it is asked for.
+
+    A digest, if there is one, is not held against the contents: that would mean to read them all.
+
+    Args:
+        path: The file.
+
+    Raises:
+        CheckpointError: The file is missing or damaged.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        with _opened(path) as file:
+            self.shapes = {name: tuple(file.get_slice(name).get_shape()) for name in list(file.keys())}
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self.shapes:
+            raise KeyError(name)
+        with _opened(self.path) as file:
+            tensor: Tensor = file.get_tensor(name)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.shapes)
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+
 @contextlib.contextmanager
 def _opened(path: str | Path) -> Iterator[Any]:
     try:

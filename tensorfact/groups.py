@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 import torch
@@ -130,14 +130,7 @@ class TensorGroup:
         Raises:
             FormatError: The format does not fit these modes at any such rank.
         """
-        try:
-            format.network(self.modes)
-        except RankError as error:
-            if not error.allowed or "rank" not in {field.name for field in dataclasses.fields(format)}:
-                raise
-            rank = error.allowed if len(error.allowed) > 1 else error.allowed[0]
-            return dataclasses.replace(format, rank=rank)  # type: ignore[call-arg]
-        return format
+        return format.fitted(self.modes)
 
     @property
     def extents(self) -> dict[str, int]:
@@ -244,16 +237,7 @@ class ResolvedPlan:
         Raises:
             FormatError: A group without a format, a name without a group, or something that is no format.
         """
-        formats = per_tensor(format, self.tensors, "format")
-        for name, each in formats.items():
-            if not isinstance(each, Format):
-                raise FormatError(
-                    f"the format of tensor {name!r}",
-                    expected="a Format object such as TensorTrain(rank=8)",
-                    got=repr(each),
-                    fix="pass an object, not a name or a class; get_format(name) finds the class of a name",
-                )
-        return formats
+        return formats_of(format, [tensor.name for tensor in self.tensors])
 
     def fitted(self, format: Format | Mapping[str, Format]) -> dict[str, Format]:
         """Give every tensor its format, the rank lowered where a tensor allows no more: small kernels, short stacks.
@@ -323,21 +307,54 @@ class ResolvedPlan:
         return str(self.table())
 
 
-def per_tensor(value: T | Mapping[str, T], tensors: Sequence[TensorGroup], owner: str) -> dict[str, T]:
+def formats_of(format: Format | Mapping[str, Format], tensors: Iterable[str]) -> dict[str, Format]:
+    """Give every tensor its format.
+
+    Args:
+        format: One format for all, or one for each group's (or tensor's) name.
+        tensors: The names of a plan's tensors.
+
+    Raises:
+        FormatError: As in `ResolvedPlan.formats`.
+    """
+    formats = per_tensor(format, tensors, "format")
+    for name, each in formats.items():
+        if not isinstance(each, Format):
+            raise FormatError(
+                f"the format of tensor {name!r}",
+                expected="a Format object such as TensorTrain(rank=8)",
+                got=repr(each),
+                fix="pass an object, not a name or a class; get_format(name) finds the class of a name",
+            )
+    return formats
+
+
+def group_of(tensor: str) -> str:
+    """Return the group's name in a tensor's name.
+
+    Examples:
+        >>> group_of("stages[0]")
+        'stages'
+    """
+    return tensor.partition("[")[0]
+
+
+def per_tensor(value: T | Mapping[str, T], tensors: Iterable[str], owner: str) -> dict[str, T]:
     """Give every tensor its value from one value for all, or one for each group's or tensor's name.
 
     Args:
         value: One value, or a mapping.
-        tensors: The tensors of a resolved plan.
+        tensors: The names of a plan's tensors.
         owner: What the value is, for messages.
 
     Raises:
         FormatError: A name of the mapping is no group, or a group has no value.
     """
+    names = tuple(tensors)
     if not isinstance(value, Mapping):
-        return {tensor.name: value for tensor in tensors}
-    known = {name for tensor in tensors for name in (tensor.name, tensor.group)}
-    missing = [tensor.name for tensor in tensors if tensor.name not in value and tensor.group not in value]
+        return dict.fromkeys(names, value)
+    known = {name for tensor in names for name in (tensor, group_of(tensor))}
+    missing = [name for name in names if name not in value and group_of(name) not in value]
     if unknown := sorted(set(map(str, value)) - known):
         raise FormatError(
             f"{owner} for {unknown[0]!r}",
@@ -349,7 +366,7 @@ def per_tensor(value: T | Mapping[str, T], tensors: Sequence[TensorGroup], owner
         raise FormatError(
             f"no {owner} for tensor {missing[0]!r}", fix=f"add {missing[0]!r} or its group to the mapping"
         )
-    return {t.name: value[t.name] if t.name in value else value[t.group] for t in tensors}
+    return {name: value[name] if name in value else value[group_of(name)] for name in names}
 
 
 def _spell(coordinates: Coordinate | list[Coordinate | None]) -> str:

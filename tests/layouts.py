@@ -53,15 +53,15 @@ class Layout:
 
 
 LAYOUTS = {
-    "plain": Layout(lambda: nn.Linear(WIDTH, 3), WIDTH, "layer in out", "out in"),
-    "without a bias": Layout(lambda: nn.Linear(WIDTH, 3, bias=False), WIDTH, "layer in out", "out in"),
+    "plain": Layout(lambda: nn.Linear(WIDTH, 5), WIDTH, "layer in out", "out in"),
+    "without a bias": Layout(lambda: nn.Linear(WIDTH, 5, bias=False), WIDTH, "layer in out", "out in"),
     "fused": Layout(
         lambda: nn.Linear(WIDTH, 3 * WIDTH), WIDTH, "layer role in out", "(role out) in", role=["q", None, "v"]
     ),
     "down": Layout(
         lambda: nn.Linear(2 * WIDTH, WIDTH), 2 * WIDTH, "layer role in out", "out (role in)", role=["d0", "d1"]
     ),
-    "transposed": Layout(lambda: Conv1D(3, WIDTH), WIDTH, "layer in out", "in out"),
+    "transposed": Layout(lambda: Conv1D(5, WIDTH), WIDTH, "layer in out", "in out"),
 }
 """Two layers each; a matrix batch has blocks over the outputs of `fused`, and over the inputs of `down`."""
 

@@ -61,7 +61,7 @@ def test_routes_are_chosen_by_the_layer_and_agree(name: str) -> None:
         module = model.get_submodule(parameter.rpartition(".")[0])
         called = isinstance(module, nn.Linear) or type(module).__name__ == "AdaptedConv1D"
         cheaper = adapter._slots[parameter].increment.kind.apply_is_faster if called else False
-        assert (parameter in adapter._activation) == (called and cheaper)
+        assert (parameter in adapter._links.activation) == (called and cheaper)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -17,8 +17,11 @@ from ..errors import AdaptError, CheckpointError, FingerprintError
 from ..formats import Format
 from ..groups import ResolvedPlan, per_tensor
 from ..plan import TensorizationPlan
-from .adapter import Adapter, Route
+from ..state import AdapterState
+from .adapter import Adapter
+from .links import Route
 from .owners import head_buffers, head_parameters, refuse_adapted
+from .start import Init, starting
 
 
 def adapt(
@@ -34,6 +37,7 @@ def adapt(
     optimize: Any = "auto",
     check: bool = True,
     recompute: bool = False,
+    init: Init = None,
 ) -> Adapter:
     """Give a model trainable factors of its weights' increment, in place; the base freezes, the head trains.
 
@@ -53,6 +57,9 @@ def adapt(
             an example input is known (timm's `pretrained_cfg`, transformers' `dummy_inputs`), else in the first one.
         recompute: Compute the outputs of torch's normalisations and activation functions again in the backward pass
             where an adapted layer would keep them: less memory, for a little time.
+        init: What the factors start from. None: random numbers. `"hosvd"`: the leading directions of the stacked base
+            weights, found by the format's decomposition. Either way the increment is zero. Or the increment to start
+            from: another adapter, one without a model, or increments by parameter name, as `Adapter.delta` returns.
 
     Returns:
         The adapter, also found as `model.tensorfact`.
@@ -62,6 +69,7 @@ def adapt(
         RankError: A rank that a tensor does not allow.
         AdaptError: The model is adapted already, a number is out of range, or a parameter cannot be adapted.
         UnusedError: The model does not use a parameter.
+        DataError: An increment to start from is missing or of another shape.
 
     Source: Jie & Deng, FacT, AAAI 2023.
 
@@ -75,12 +83,12 @@ def adapt(
         ['head.bias', 'head.weight']
     """
     head = head_parameters(model, train_head)
-    return _adapt(model, plan, format, scale, dropout, route, head, _generator(seed), optimize, check, recompute)
+    return _adapt(model, plan, format, scale, dropout, route, head, _generator(seed), optimize, check, recompute, init)
 
 
 def load_adapter(
     model: nn.Module,
-    path: str | Path,
+    path: str | Path | AdapterState,
     *,
     route: Route = "auto",
     check_base: bool = True,
@@ -92,7 +100,7 @@ def load_adapter(
 
     Args:
         model: The base model the file was trained on, with a head of the same size.
-        path: A file that `Adapter.save` wrote.
+        path: A file that `Adapter.save` wrote, or an adapter without a model.
         route: As in `adapt`.
         check_base: Refuse a model whose base weights are not those the adapter was trained on.
         optimize: As in `adapt`.
@@ -118,12 +126,13 @@ def load_adapter(
         1920
     """
     refuse_adapted(model)
-    file = AdapterFile.read(path)
+    file = path.file if isinstance(path, AdapterState) else AdapterFile.read(path)
+    source = "the adapter" if isinstance(path, AdapterState) else path
     resolved, parameters = file.plan.resolve(model), base_parameters(model)
     found = fingerprint(parameters, resolved.parameters)
     if check_base and found != file.fingerprint:
         raise FingerprintError(
-            f"{path} was made for another base model",
+            f"{source} was made for another base model",
             expected=f"base fingerprint {file.fingerprint}",
             got=found,
             cause="other pretrained weights, or weights that were merged or trained since",
@@ -132,8 +141,8 @@ def load_adapter(
     stored = [name.removeprefix(HEAD) for name in file.shapes if name.startswith(HEAD)]
     head = tuple(name for name in stored if name in parameters)
     state = {**{name: parameters[name] for name in head}, **head_buffers(model, head)}
-    _check_shapes(path, file, resolved, state)
-    tensors = AdapterFile.tensors(path)
+    _check_shapes(source, file, resolved, state)
+    tensors = path.tensors if isinstance(path, AdapterState) else AdapterFile.tensors(path)
     adapter = _adapt(
         model,
         file.plan,
@@ -146,6 +155,7 @@ def load_adapter(
         optimize,
         check,
         recompute,
+        None,
     )
     with torch.no_grad():
         for name, core in adapter.named_cores().items():
@@ -167,13 +177,14 @@ def _adapt(
     optimize: Any,
     check: bool,
     recompute: bool,
+    init: Init,
 ) -> Adapter:
     refuse_adapted(model)
     if not isinstance(plan, TensorizationPlan):
         raise AdaptError("adapt: plan", expected="a TensorizationPlan", got=repr(plan), fix="plan_for(model)")
     resolved = plan.resolve(model)
     formats = resolved.formats(format)
-    scales = per_tensor(scale, resolved.tensors, "scale")
+    scales = per_tensor(scale, [tensor.name for tensor in resolved.tensors], "scale")
     for name, value in {**{f"scale of {n!r}": s for n, s in scales.items()}, "dropout": dropout}.items():
         if not _is_finite(value):
             raise AdaptError(
@@ -203,6 +214,8 @@ def _adapt(
         optimize=optimize,
         recompute=recompute,
     )
+    for name, cores in starting(init, adapter).items():
+        adapter.factors[name].assign(cores)  # type: ignore[operator]
     adapter.attach()
     if check:
         try:

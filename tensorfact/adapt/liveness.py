@@ -78,6 +78,28 @@ class Liveness:
         rows = ((e.parameter, f"{e.moved:.1e}", f"{e.difference:.1e}") for e in self.effects)
         return str(Table(("parameter", "output moved by", "adapted - merged"), tuple(rows)))
 
+    def verified(self) -> Liveness:
+        """Return this, if nothing is wrong.
+
+        Raises:
+            AdaptError: A parameter is dead, or adapted differs from merged.
+        """
+        if self.dead:
+            raise AdaptError(
+                f"the output does not depend on {listed(self.dead)}",
+                cause="the parameter is not used in this forward pass, or a frozen scale of zero comes after it",
+                fix="leave it out of the plan, or pass an example_input that uses it",
+            )
+        if self.apart:
+            raise AdaptError(
+                f"adapted and merged model differ in {listed(self.apart)}",
+                expected=f"a difference up to {self.tolerance:.1e}",
+                got=f"{max(effect.difference for effect in self.effects):.1e}",
+                cause="the model keeps a copy of the weight, or is not deterministic in evaluation mode",
+                fix="leave it out of the plan",
+            )
+        return self
+
 
 def as_example(value: object) -> Example:
     """Return the arguments of a forward pass from a tensor, a tuple of arguments, or a mapping of keywords."""

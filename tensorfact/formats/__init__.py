@@ -2,6 +2,7 @@
 
 from .base import Format
 from .cp import CP
+from .decomposition import Decomposition
 from .matrix_batch import MatrixBatch
 from .registry import (
     available_formats,
@@ -17,6 +18,7 @@ from .tucker import Tucker
 
 __all__ = [
     "CP",
+    "Decomposition",
     "Format",
     "MatrixBatch",
     "TensorTrain",

@@ -12,7 +12,13 @@ import torch
 from torch import Tensor
 
 from ..network import Core, Mode, Network
-from .base import Format, arranged, checked_count, grown, mode_sizes, spread_rank, tensorly_on_torch, wide
+from .base import Format, arranged, mode_sizes, tensorly_on_torch
+from .decomposition import dense_of
+from .rank import Rank, checked_rank
+
+_STARTS = 3
+_EXACT = 1e-10
+"""A relative error that no further start needs to better."""
 
 _RIDGES = (0.0, 1e-9, 1e-6)
 """Ridges of the least squares, tried in this order; the last is far above what rounding can cancel."""
@@ -23,7 +29,7 @@ class CP(Format):
     """A sum of rank-one tensors: a factor a mode, all sharing the rank's leg. The last factor starts at zero.
 
     Args:
-        rank: The number of terms.
+        rank: The number of terms; a fraction of the dense size; or 'full'.
 
     Raises:
         RankError: A rank below 1, or (once the modes are known) above the number that is always enough.
@@ -37,41 +43,61 @@ class CP(Format):
         U1[in _r] U2[layer _r] U3[out _r] -> layer in out
     """
 
-    rank: int
+    rank: Rank
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rank", checked_count(self.rank, "CP"))
+        object.__setattr__(self, "rank", checked_rank(self.rank, "CP", several=False))
 
     def network(self, modes: Sequence[Mode]) -> Network:
         """State the factors."""
         sizes = mode_sizes(modes)
-        limit = math.prod(sizes.values()) // max(sizes.values())
-        (rank,) = spread_rank(self.rank, {"terms": limit}, str(self))
+        (rank,) = self.ranks({"terms": _always_enough(modes)}, modes)
         cores = [Core(f"U{k}", (mode.name, "_r")) for k, mode in enumerate(arranged(modes), 1)]
         cores[-1] = dataclasses.replace(cores[-1], start="zero")
         return Network(tuple(cores), tuple(sizes), {**sizes, "_r": rank})
 
-    def decompose(self, tensor: Tensor, modes: Sequence[Mode]) -> dict[str, Tensor]:
-        """Decompose by alternating least squares (Kolda & Bader 2009) from a seeded random start.
+    def factorize(self, tensor: Tensor, modes: Sequence[Mode]) -> dict[str, Tensor]:
+        """Decompose by alternating least squares (Kolda & Bader 2009), the best of several seeded random starts.
 
         The best CP approximation may not exist, and alternating least squares may stop at a local one.
         """
-        network, dense = self.network(modes), wide(tensor)
-        shapes, scale = network.shapes(), dense.abs().max()
-        if dense.ndim == 1:
-            return {name: grown(dense[:, None], shape) for name, shape in shapes.items()}
-        if not scale:  # least squares on zero factors is singular
-            return {name: torch.zeros(shape).to(dense) for name, shape in shapes.items()}
-        weights, factors = _least_squares(dense.double() / scale, self.rank)
-        found = dict(zip((mode.name for mode in modes), factors, strict=True))
-        cores = {core.name: found[core.legs[0]].to(dense.dtype) for core in network.cores}
-        first = network.cores[0].name
-        return {**cores, first: cores[first] * weights.to(dense.dtype) * scale}
+        network = self.network(modes)
+        rank = network.sizes["_r"]
+        if rank == _always_enough(modes):
+            return self._exact(tensor, modes)
+        names, first = [mode.name for mode in modes], network.cores[0].name
+        good = _EXACT * float(torch.linalg.vector_norm(tensor))
+        fits: list[tuple[float, dict[str, Tensor]]] = []
+        while len(fits) < _STARTS and not (fits and fits[-1][0] <= good):
+            weights, factors = _least_squares(tensor.double(), rank, start=len(fits))
+            found = dict(zip(names, factors, strict=True))
+            cores = {core.name: found[core.legs[0]] for core in network.cores}
+            cores[first] = cores[first] * weights
+            fits.append((float(torch.linalg.vector_norm(dense_of(network, cores) - tensor)), cores))
+        _, best = min(fits, key=lambda fit: fit[0])
+        return {name: core.to(tensor.dtype) for name, core in best.items()}
+
+    def _exact(self, tensor: Tensor, modes: Sequence[Mode]) -> dict[str, Tensor]:
+        """Take every fibre along the longest mode for a term of its own."""
+        long = max(range(tensor.ndim), key=lambda dim: tensor.shape[dim])
+        others = [dim for dim in range(tensor.ndim) if dim != long]
+        fibres = tensor.movedim(long, -1).reshape(-1, tensor.shape[long])
+        where = torch.unravel_index(torch.arange(len(fibres)), [tensor.shape[dim] for dim in others]) if others else ()
+        found = {modes[long].name: fibres.t()}
+        for dim, at in zip(others, where, strict=True):
+            found[modes[dim].name] = torch.nn.functional.one_hot(at, tensor.shape[dim]).t().to(tensor)
+        return {core.name: found[core.legs[0]] for core in self.network(modes).cores}
 
 
-def _least_squares(tensor: Tensor, rank: int) -> tuple[Tensor, list[Tensor]]:
+def _always_enough(modes: Sequence[Mode]) -> int:
+    """Return a number of terms that holds every tensor: one for each fibre along the longest mode."""
+    sizes = mode_sizes(modes).values()
+    return math.prod(sizes) // max(sizes)
+
+
+def _least_squares(tensor: Tensor, rank: int, start: int) -> tuple[Tensor, list[Tensor]]:
     fit = functools.partial(
-        tensorly.decomposition.parafac, tensor, rank, n_iter_max=200, init="random", random_state=0, tol=1e-9
+        tensorly.decomposition.parafac, tensor, rank, n_iter_max=200, init="random", random_state=start, tol=1e-9
     )
     with tensorly_on_torch():
         for ridge in _RIDGES[:-1]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from ..network import Core, Mode, Network
-from .base import Format, checked_count, matrix_limit, mode_sizes, spread_rank, wide
+from .base import Format, enough, mode_sizes
+from .rank import Rank, checked_rank, matrix_limit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +22,7 @@ class MatrixBatch(Format):
     On a plan that picks q and v this is LoRA.
 
     Args:
-        rank: The rank of every matrix.
+        rank: The rank of every matrix; a fraction of the dense size; or 'full'.
 
     Raises:
         RankError: A rank below 1, or (once the modes are known) above the smaller side of the matrices.
@@ -34,30 +36,39 @@ class MatrixBatch(Format):
         A[layer in _r] B[layer _r out] -> layer in out
     """
 
-    rank: int
+    rank: Rank
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rank", checked_count(self.rank, "MatrixBatch"))
+        object.__setattr__(self, "rank", checked_rank(self.rank, "MatrixBatch", several=False))
 
     def network(self, modes: Sequence[Mode]) -> Network:
         """State the two stacks of matrices."""
         stack, rows, columns = self._sides(modes)
-        (rank,) = spread_rank(self.rank, {"rank": matrix_limit(rows, columns)}, str(self))
+        (rank,) = self.ranks({"rank": matrix_limit(rows, columns)}, modes)
         batch, inputs, outputs = (tuple(mode.name for mode in side) for side in (stack, rows, columns))
         a = Core("A", (*batch, *inputs, "_r"))
         b = Core("B", (*batch, "_r", *outputs), "zero")
         return Network((a, b), tuple(mode.name for mode in modes), {**mode_sizes(modes), "_r": rank})
 
-    def decompose(self, tensor: Tensor, modes: Sequence[Mode]) -> dict[str, Tensor]:
+    def factorize(self, tensor: Tensor, modes: Sequence[Mode]) -> dict[str, Tensor]:
         """Decompose by one truncated SVD a slice, optimal by Eckart and Young (1936)."""
-        network, names = self.network(modes), [mode.name for mode in modes]
-        stack, rows, columns = self._sides(modes)
-        order = [names.index(mode.name) for mode in (*stack, *rows, *columns)]
-        sizes = [math.prod(mode.size for mode in side) for side in (stack, rows, columns)]
-        u, s, vh = torch.linalg.svd(wide(tensor).permute(order).reshape(sizes), full_matrices=False)
+        network = self.network(modes)
+        u, s, vh = torch.linalg.svd(self._slices(tensor, modes), full_matrices=False)
         rank, shapes = network.sizes["_r"], network.shapes()
         a, b = (u * s[:, None])[..., :rank], vh[:, :rank]
         return {"A": a.reshape(shapes["A"]), "B": b.reshape(shapes["B"])}
+
+    def within(self, tensor: Tensor, modes: Sequence[Mode], tolerance: float) -> Self:
+        """Find the one rank at which all slices together leave the error."""
+        share = tolerance * float(torch.linalg.vector_norm(tensor))
+        high = self.network(modes).sizes["_r"]
+        return dataclasses.replace(self, rank=min(enough(self._slices(tensor, modes), share), high))
+
+    def _slices(self, tensor: Tensor, modes: Sequence[Mode]) -> Tensor:
+        """Return the matrices that get factored one by one (stack, inputs, outputs)."""
+        names, sides = [mode.name for mode in modes], self._sides(modes)
+        order = [names.index(mode.name) for side in sides for mode in side]
+        return tensor.permute(order).reshape([math.prod(mode.size for mode in side) for side in sides])
 
     @staticmethod
     def _sides(modes: Sequence[Mode]) -> list[tuple[Mode, ...]]:

@@ -100,7 +100,7 @@ def parse_format(text: str) -> Format:
         call = ast.parse(f"f({rest})", mode="eval").body
         if not isinstance(call, ast.Call) or call.args or not isinstance(call.func, ast.Name):
             raise ValueError(rest)  # noqa: TRY301
-        options = {word.arg or "": ast.literal_eval(word.value) for word in call.keywords}
+        options = {word.arg or "": _option(word.value) for word in call.keywords}
         if len(options) < len(call.keywords):
             raise ValueError(rest)  # noqa: TRY301
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:
@@ -155,6 +155,11 @@ def format_from_dict(data: Mapping[str, Any]) -> Format:
     if not isinstance(data, Mapping) or not isinstance(data.get("name"), str):
         raise FormatError("a stored format", expected='{"name": ..., options}', got=json.dumps(data, default=repr))
     return _build(data["name"], get_format(data["name"]), {k: v for k, v in data.items() if k != "name"})
+
+
+def _option(value: ast.expr) -> Any:
+    """Return the value of an option; a bare word is a string: `rank=full`."""
+    return value.id if isinstance(value, ast.Name) else ast.literal_eval(value)
 
 
 def _build(name: str, cls: type[Format], options: Mapping[str, Any]) -> Format:

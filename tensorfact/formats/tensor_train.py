@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
+from typing import Self
 
 import tensorly.decomposition
+import torch
 from torch import Tensor
 
 from ..errors import FormatError
 from ..network import Core, Mode, Network
-from .base import (
-    Format,
-    Rank,
-    arranged,
-    checked_rank,
-    grown,
-    matrix_limit,
-    mode_sizes,
-    spread_rank,
-    tensorly_on_torch,
-    wide,
-)
+from .base import Format, arranged, enough, grown, mode_sizes, tensorly_on_torch
+from .rank import Rank, checked_rank, matrix_limit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +22,7 @@ class TensorTrain(Format):
     """A chain of cores, one a mode; on `(layer role) in out` the paper's U - Sigma - V.
 
     Args:
-        rank: One rank for all bonds, or one a bond, along the chain.
+        rank: One rank for all bonds, or one a bond, along the chain; a fraction of the dense size; or 'full'.
         order: The mode names along the chain. By default inputs, stacks, outputs. The last core starts at zero.
 
     Raises:
@@ -60,7 +53,7 @@ class TensorTrain(Format):
         """State the chain."""
         chain = self._chain(modes)
         limits = {f"bond {k}": matrix_limit(chain[:k], chain[k:]) for k in range(1, len(chain))}
-        ranks = spread_rank(self.rank, limits, str(self)) if limits else ()
+        ranks = self.ranks(limits, modes) if limits else ()
         bonds = [f"_{k}" for k in range(1, len(chain))]
         cores = []
         for k, mode in enumerate(chain):
@@ -70,12 +63,12 @@ class TensorTrain(Format):
         output = tuple(mode.name for mode in modes)
         return Network(tuple(cores), output, {**mode_sizes(modes), **dict(zip(bonds, ranks, strict=True))})
 
-    def decompose(self, tensor: Tensor, modes: Sequence[Mode]) -> dict[str, Tensor]:
+    def factorize(self, tensor: Tensor, modes: Sequence[Mode]) -> dict[str, Tensor]:
         """Decompose by TT-SVD (Oseledets 2011), quasi-optimal within sqrt(modes - 1)."""
         network, names = self.network(modes), [mode.name for mode in modes]
         order = [names.index(mode.name) for mode in self._chain(modes)]
         ranks = [1, *(network.sizes[f"_{k}"] for k in range(1, len(modes))), 1]
-        dense = wide(tensor).permute(order)
+        dense = tensor.permute(order)
         with tensorly_on_torch():  # tensorly clips ranks that are wider than their neighbours need
             train = tensorly.decomposition.tensor_train(dense, ranks) if len(modes) > 1 else [dense[None, :, None]]
         shapes = [
@@ -84,6 +77,23 @@ class TensorTrain(Format):
         cores = zip(network.cores, train, shapes, strict=True)
         final = network.shapes()
         return {core.name: grown(found, shape).reshape(final[core.name]) for core, found, shape in cores}
+
+    def within(self, tensor: Tensor, modes: Sequence[Mode], tolerance: float) -> Self:
+        """Give every bond the rank that leaves its share of the error: tolerance / sqrt(modes - 1)."""
+        chain = self._chain(modes)
+        if len(chain) == 1:
+            return self.explicit(modes)
+        names = [mode.name for mode in modes]
+        dense = tensor.permute([names.index(mode.name) for mode in chain])
+        share = tolerance * float(torch.linalg.vector_norm(dense)) / math.sqrt(len(chain) - 1)
+        sizes = self.network(modes).sizes
+        highest = [sizes[f"_{k}"] for k in range(1, len(chain))]
+        ranks: list[int] = []
+        for mode, high in zip(chain, highest, strict=False):
+            rows = math.prod(m.size for m in chain[: len(ranks) + 1])
+            needed = enough(dense.reshape(rows, -1), share)
+            ranks.append(min(needed, high, (ranks[-1] if ranks else 1) * mode.size))
+        return dataclasses.replace(self, rank=tuple(ranks))
 
     def _chain(self, modes: Sequence[Mode]) -> tuple[Mode, ...]:
         if self.order is None:

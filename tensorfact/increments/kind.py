@@ -140,12 +140,16 @@ class Kind:
     # ---------------------------------------------------------------------------------------------------------- plans
 
     def _halved(self) -> Halves | None:
-        """Choose the cut whose products are predicted to be fastest; of equals, the one that is formed fastest."""
+        """Choose the cut whose products are predicted to be fastest; of equals, the one that is formed fastest.
+
+        A cut that takes more FLOPs a token than the increment itself would is none: its bond is not narrow.
+        """
         found: list[Halves] = []
+        dense = math.prod(len(positions) for positions in self.view.kept.values())
         for cut in cuts(self.network, self.view.inputs, self.view.outputs):
             down = parts_of(cut, self.view.inputs, self.view.sizes, self.view.kept, inputs=True)
             up = parts_of(cut, self.view.outputs, self.view.sizes, self.view.kept, inputs=False)
-            if down is not None and up is not None:
+            if down is not None and up is not None and cut.forward(1).flops <= 2 * dense:
                 found.append(Halves(cut, down, up, (self._matrix(cut.down, cut.bond), self._matrix(cut.up, cut.bond))))
 
         def seconds(halves: Halves) -> tuple[float, float]:

@@ -1,0 +1,91 @@
+"""What the factors of an adapter start from, if not from random numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, cast
+
+import torch
+from torch import Tensor
+
+from ..algebra import recompress
+from ..anatomy import base_parameters
+from ..errors import AdaptError, DataError, PlanError, nearest
+from ..factors import Factors
+from ..formats.base import zero_core
+from ..groups import TensorGroup
+from ..state import AdapterState, HasState, state_of
+from .attached import Attached
+
+Init = None | Literal["hosvd"] | HasState | AdapterState | Mapping[str, Tensor]
+"""What `adapt` takes as `init`."""
+
+Cores = Mapping[str, Tensor]
+
+
+def starting(init: Init, adapter: Attached) -> dict[str, Cores]:
+    """Return the cores that an adapter starts from, by tensor name; none for random ones.
+
+    Args:
+        init: As in `adapt`.
+        adapter: The adapter, with fresh factors, before it is attached.
+
+    Raises:
+        AdaptError: `init` is none of what it may be.
+        PlanError: The adapter to start from has another plan.
+        DataError: An increment is missing, or of another shape than its parameter.
+    """
+    if init is None:
+        return {}
+    if isinstance(init, str):
+        if init != "hosvd":
+            raise AdaptError("adapt: init", expected="None, 'hosvd', an adapter or increments", got=repr(init))
+        return {tensor.name: _directions(tensor, adapter) for tensor in adapter.resolved.tensors}
+    if isinstance(init, Mapping):
+        return {tensor.name: _increment(tensor, init, adapter) for tensor in adapter.resolved.tensors}
+    if not isinstance(init, AdapterState) and not hasattr(init, "state"):
+        raise AdaptError("adapt: init", expected="None, 'hosvd', an adapter or increments", got=type(init).__name__)
+    state = state_of(init)
+    if dict(state.file.modes) != {tensor.name: tensor.modes for tensor in adapter.resolved.tensors}:
+        raise PlanError("adapt: init is an adapter of another plan", fix="adapt with init.plan")
+    return {tensor.name: _converted(tensor, state, adapter) for tensor in adapter.resolved.tensors}
+
+
+def _directions(tensor: TensorGroup, adapter: Attached) -> Cores:
+    """Decompose the base weights; one core stays zero, the others get the size of random ones."""
+    factors = cast("Factors", adapter.factors[tensor.name])
+    dense = tensor.gather({name: p.detach().float() for name, p in base_parameters(adapter.model).items()})
+    found = adapter.formats[tensor.name].decompose(dense, tensor.modes)
+    zero, fresh = zero_core(factors.network).name, factors.named_cores()
+    return {
+        name: torch.zeros_like(core) if name == zero else core * (fresh[name].detach().norm() / (core.norm() or 1.0))
+        for name, core in found.cores.items()
+    }
+
+
+def _increment(tensor: TensorGroup, increments: Mapping[str, Tensor], adapter: Attached) -> Cores:
+    for view in tensor.views:
+        given = increments.get(view.parameter)
+        if not isinstance(given, Tensor) or tuple(given.shape) != view.shape:
+            got = f"shape {tuple(given.shape)}" if isinstance(given, Tensor) else "nothing"
+            raise DataError(
+                f"adapt: init has no increment of {view.parameter!r}",
+                expected=f"a tensor of shape {view.shape}",
+                got=f"{got}{nearest(view.parameter, increments)}",
+                fix="give one for every parameter of the plan: {name: tuned[name] - base[name], ...}",
+            )
+    parts = {view.parameter: increments[view.parameter].detach().float() for view in tensor.views}
+    scale = _scale(tensor, adapter)
+    return adapter.formats[tensor.name].decompose(tensor.gather(parts) / scale, tensor.modes).cores
+
+
+def _converted(tensor: TensorGroup, state: AdapterState, adapter: Attached) -> Cores:
+    weight = state.file.scales[tensor.name] / _scale(tensor, adapter)
+    return recompress([state.term(tensor.name, weight)], tensor.modes, adapter.formats[tensor.name]).cores
+
+
+def _scale(tensor: TensorGroup, adapter: Attached) -> float:
+    scale = adapter.scales[tensor.name]
+    if not scale:
+        raise AdaptError(f"adapt: init with the scale 0 of tensor {tensor.name!r}", fix="scale=1.0")
+    return scale

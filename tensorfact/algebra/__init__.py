@@ -1,0 +1,7 @@
+"""Sums, conversions and rounding of factored tensors, computed on the factors."""
+
+from .direct_sum import direct_sum
+from .recompress import recompress
+from .term import Term
+
+__all__ = ["Term", "direct_sum", "recompress"]

@@ -1,0 +1,172 @@
+"""Bring a sum of factored tensors into a format: conversion, rounding and addition are all this."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from ..errors import RankError
+from ..formats import Format
+from ..formats.base import check_tolerance, grown, zero_core
+from ..formats.decomposition import Decomposition
+from ..network import Mode, Network
+from .compress import Compressed, compress
+from .term import Term
+
+Place = dict[str, int]
+
+
+def recompress(
+    terms: Sequence[Term], modes: Sequence[Mode], format: Format, *, tolerance: float | None = None
+) -> Decomposition:
+    """Find the factors of a format for a sum of factored tensors, without forming it where the networks allow.
+
+    The tensor is brought into orthonormal bases of its modes, the small core is decomposed by the format's own
+    method, and the bases are multiplied back. For tensor trains and Tucker that is what TT-SVD and HOSVD of the dense
+    tensor give. Where all of a format's cores tell a mode's coordinates apart, as LoRA's two matrices tell the layers,
+    each coordinate is done by itself.
+
+    Args:
+        terms: The summands, on the same modes.
+        modes: The modes.
+        format: The format; its rank is the rank of the result, or with `tolerance` the highest that is tried.
+        tolerance: The relative error in the Frobenius norm that is allowed.
+
+    Returns:
+        The format with its ranks, the cores in fp64, and the true relative error.
+
+    Raises:
+        RankError: A rank that the modes do not allow, or a tolerance that the format's rank does not reach.
+        FormatError: The format has no decomposition.
+
+    Source: I. Oseledets 2011, algorithm 2, for tensor trains; Vannieuwenhoven et al., SIAM J. Sci. Comput. 2012.
+
+    Examples:
+        >>> import torch
+        >>> from tensorfact import Mode, TensorTrain, Tucker
+        >>> modes = (Mode("layer", 6, "stack"), Mode("in", 40, "in"), Mode("out", 40, "out"))
+        >>> network = TensorTrain(rank=2).network(modes)
+        >>> cores = {name: torch.randn(shape) for name, shape in network.shapes().items()}
+        >>> found = recompress([Term(network, cores)], modes, Tucker("full"), tolerance=1e-6)
+        >>> found.format, found.error < 1e-6
+        (Tucker(rank=(4, 2, 2)), True)
+    """
+    if tolerance is not None:
+        check_tolerance(tolerance)
+    modes, format = tuple(modes), format.explicit(modes)
+    target = format.network(modes)
+    unchanged = len(terms) == 1 and terms[0].network == target
+    if unchanged and tolerance is None:
+        return Decomposition(format, modes, _weighted(terms[0]), 0.0)
+    apart = _apart(target)
+    reach = {
+        mode.name: min(mode.size, math.prod(target.shape([leg for leg in core.legs if leg != mode.name])))
+        for mode in modes
+        for core in [Term(target, {}).holder(mode.name)]
+        if core is not None and mode.name not in apart
+    }
+    places = [dict(zip(apart, at, strict=True)) for at in itertools.product(*(range(target.sizes[m]) for m in apart))]
+    blocks = [compress([term.at(place) for term in terms], reach, tolerance or 0.0) for place in places]
+    solved = _solve(blocks, modes, format, tolerance)
+    if tolerance is not None and not solved.error <= tolerance:
+        if unchanged:  # least squares did not find what was there already
+            return Decomposition(format, modes, _weighted(terms[0]), 0.0)
+        raise RankError(
+            f"{format}: tolerance {tolerance:g}",
+            expected="a relative error that a rank of this format reaches",
+            got=f"{solved.error:.3g} at rank {getattr(solved.format, 'rank', '')}",
+            cause="a rank that is too low for the tensor",
+            fix="rank='full', or a larger tolerance",
+        )
+    network = solved.format.network(modes)
+    parts = zip(places, blocks, solved.parts, strict=True)
+    cores = _joined(network, ((place, _expanded(network, block, part)) for place, block, part in parts))
+    return Decomposition(solved.format, modes, cores, solved.error)
+
+
+def _weighted(term: Term) -> dict[str, Tensor]:
+    zero = zero_core(term.network).name
+    return {name: core * (term.weight if name == zero else 1.0) for name, core in term.wide().cores.items()}
+
+
+def _apart(network: Network) -> tuple[str, ...]:
+    """Return the modes whose coordinates all cores tell apart, so that a network holds one tensor for each."""
+    if len(network.cores) == 1:
+        return ()
+    return tuple(leg for leg in network.output if all(leg in core.legs for core in network.cores))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Solved:
+    format: Format
+    parts: list[Decomposition]
+    error: float
+
+
+def _solve(blocks: list[Compressed], modes: Sequence[Mode], format: Format, tolerance: float | None) -> _Solved:
+    """Decompose the cores of all blocks at one rank: the format's, or the lowest that the tolerance allows."""
+    if tolerance is None:
+        return _at_rank(blocks, modes, format)
+    if len(blocks) > 1:
+        return _at_rank(blocks, modes, format.smallest(modes, lambda f: _at_rank(blocks, modes, f).error <= tolerance))
+    (block,) = blocks
+    small, kept = _small(block, modes), block.energy - block.dropped
+    left = tolerance**2 * block.energy - block.dropped
+    fitted = format.fitted(small)
+    if not 0 < left < kept:  # everything was spent, or there is nothing to keep
+        return _at_rank(blocks, modes, fitted if left <= 0 else fitted.at(1, small))
+    scale = block.core.abs().max()
+    return _at_rank(blocks, modes, fitted.within(block.core / scale, small, math.sqrt(left / kept)))
+
+
+def _at_rank(blocks: list[Compressed], modes: Sequence[Mode], format: Format) -> _Solved:
+    parts = []
+    for block in blocks:
+        small = _small(block, modes)
+        parts.append(format.fitted(small).decompose(block.core, small))
+    energy = sum(block.energy for block in blocks)
+    lost = sum(
+        block.dropped + part.error**2 * (block.energy - block.dropped)
+        for block, part in zip(blocks, parts, strict=True)
+    )
+    return _Solved(format, parts, math.sqrt(lost / energy) if energy else 0.0)
+
+
+def _small(block: Compressed, modes: Sequence[Mode]) -> tuple[Mode, ...]:
+    return tuple(dataclasses.replace(mode, size=size) for mode, size in zip(modes, block.core.shape, strict=True))
+
+
+def _expanded(network: Network, block: Compressed, part: Decomposition) -> dict[str, Tensor]:
+    """Return a block's cores with the network's bonds, in the modes' own coordinates."""
+    cores = {}
+    for core in network.cores:
+        value = part.cores[core.name]
+        bonds = [
+            size if leg in network.output else network.sizes[leg]
+            for leg, size in zip(core.legs, value.shape, strict=True)
+        ]
+        value = grown(value, bonds)
+        for dim, leg in enumerate(core.legs):
+            if leg in block.bases:
+                value = torch.tensordot(block.bases[leg], value, dims=([1], [dim])).movedim(0, dim)
+        cores[core.name] = value
+    return cores
+
+
+def _joined(network: Network, blocks: Iterable[tuple[Place, Mapping[str, Tensor]]]) -> dict[str, Tensor]:
+    """Put the cores of all blocks in their places."""
+    cores: dict[str, Tensor] = {}
+    for place, parts in blocks:
+        if not place:
+            return dict(parts)
+        for core in network.cores:
+            if core.name not in cores:
+                cores[core.name] = parts[core.name].new_zeros(network.shape(core.legs))
+            index = tuple(slice(place[leg], place[leg] + 1) if leg in place else slice(None) for leg in core.legs)
+            cores[core.name][index] = parts[core.name]
+    return cores

@@ -1,0 +1,278 @@
+"""Adapters made of adapters: converted to another format, rounded to lower ranks, combined."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from .algebra import Term, direct_sum, recompress
+from .errors import AdaptError, FingerprintError, FormatError, PlanError, RankError
+from .formats import Format, format_label
+from .formats.decomposition import Decomposition
+from .formats.rank import FULL, Rank, first_that
+from .groups import formats_of
+from .network import Mode
+from .progress import Progress, silent
+from .state import AdapterState, Change, HasState, Recompression, state_of
+
+Found = Callable[[str], Decomposition]
+
+
+def convert(
+    adapter: HasState | AdapterState | str | Path,
+    format: Format | Mapping[str, Format],
+    *,
+    tolerance: float | None = None,
+    progress: Progress = silent,
+) -> Recompression:
+    """Bring an adapter into another format, in factor space.
+
+    Args:
+        adapter: An adapter, one without a model, or a file. It is not changed.
+        format: The format: one for all tensors, or one for each group's name.
+        tolerance: The relative error allowed for each tensor; the lowest ranks that reach it are found, none above
+            the format's own. Rank 'full' sets no bound.
+        progress: Called after each tensor.
+
+    Returns:
+        The new adapter, and the true relative error of each tensor.
+
+    Raises:
+        RankError: A rank that a tensor does not allow, or a tolerance that the format's rank does not reach.
+        FormatError: A group without a format, or a format that cannot decompose.
+
+    Examples:
+        >>> import tensorfact as tf
+        >>> model = tf.nano()
+        >>> adapter = tf.adapt(model, tf.plan_for(model), tf.TensorTrain(rank=4))
+        >>> tf.convert(adapter, tf.Tucker(rank=4)).changes[0].format
+        Tucker(rank=4)
+    """
+    state = state_of(adapter)
+    formats = formats_of(format, state.names)
+
+    def found(name: str) -> Decomposition:
+        return recompress([state.term(name)], state.file.modes[name], formats[name], tolerance=tolerance)
+
+    return _reworked(state, found, "converting", progress)
+
+
+def round_ranks(
+    adapter: HasState | AdapterState | str | Path,
+    *,
+    rank: Rank | None = None,
+    tolerance: float | None = None,
+    budget: int | None = None,
+    progress: Progress = silent,
+) -> Recompression:
+    """Lower an adapter's ranks, in factor space; no rank rises.
+
+    Args:
+        adapter: An adapter, one without a model, or a file. It is not changed.
+        rank: The new rank: one for all bonds, one each, or a fraction of the dense size.
+        tolerance: The relative error allowed for each tensor; the lowest ranks that reach it are found.
+        budget: How many numbers the factors of all tensors may hold; the highest rank, one for all bonds, is found.
+        progress: Called after each tensor.
+
+    Returns:
+        The new adapter, and the true relative error of each tensor.
+
+    Raises:
+        RankError: Not exactly one of `rank`, `tolerance` and `budget` was given, or it cannot be met.
+        FormatError: A format has no rank, or no decomposition.
+
+    Source: I. Oseledets, SIAM J. Sci. Comput. 2011, algorithm 2; De Lathauwer et al., SIAM J. Matrix Anal. Appl. 2000.
+
+    Examples:
+        >>> import tensorfact as tf
+        >>> model = tf.nano()
+        >>> adapter = tf.adapt(model, tf.plan_for(model), tf.TensorTrain(rank=8))
+        >>> tf.round_ranks(adapter, budget=2000).changes[0].format
+        TensorTrain(rank=4, order=None)
+    """
+    state = state_of(adapter)
+    given = {"rank": rank, "tolerance": tolerance, "budget": budget}
+    if [value is None for value in given.values()].count(False) != 1:
+        raise RankError(
+            "round", expected="one of rank, tolerance and budget", got=repr(given), fix="round(tolerance=0.01)"
+        )
+    lower = {} if rank is None else _ranked(state, rank)
+    lower |= {} if budget is None else _within(state, budget)
+
+    def found(name: str) -> Decomposition:
+        modes, own = state.file.modes[name], state.file.formats[name]
+        return recompress([state.term(name)], modes, lower.get(name, own), tolerance=tolerance)
+
+    return _reworked(state, found, "rounding", progress)
+
+
+def combine(
+    adapters: Mapping[HasState | AdapterState | str | Path, float],
+    *,
+    format: Format | Mapping[str, Format] | None = None,
+    rank: Rank | None = None,
+    tolerance: float | None = None,
+    keep_head: bool = True,
+    check_base: bool = True,
+    progress: Progress = silent,
+) -> Recompression:
+    """Add adapters of one plan, each times a weight: sums, differences, multiples.
+
+    The sum of the increments, scales included, is exact in factor space: ranks add. With `rank` or `tolerance` it is
+    then rounded.
+
+    Args:
+        adapters: Weights by adapter: one on a model, one without, or a file.
+        format: The format of the sum; by default the first adapter's, its ranks those of all together.
+        rank: The sum's rank, as in `round`.
+        tolerance: The relative error allowed for each tensor.
+        keep_head: Keep the first adapter's head; else the sum has none.
+        check_base: Refuse adapters of different base models.
+        progress: Called after each tensor.
+
+    Returns:
+        The sum, with the first adapter's scale, and the true relative error of each tensor.
+
+    Raises:
+        AdaptError: There is no adapter, or a weight is no finite number.
+        PlanError: The adapters are not of one plan, or their tensors differ in size.
+        FingerprintError: They are of different base models.
+        RankError: A rank that a tensor does not allow, or a tolerance that is not reached.
+
+    Examples:
+        >>> import tensorfact as tf
+        >>> first, second = (tf.nano() for _ in range(2))
+        >>> cats = tf.adapt(first, tf.plan_for(first), tf.TensorTrain(rank=4))
+        >>> dogs = tf.adapt(second, tf.plan_for(second), tf.TensorTrain(rank=2))
+        >>> tf.combine({cats: 0.5, dogs: 0.5}).changes[0].format
+        TensorTrain(rank=(6, 6), order=None)
+    """
+    states = [(state_of(adapter), _weight(weight)) for adapter, weight in adapters.items()]
+    if not states:
+        raise AdaptError("combine: no adapter", fix="combine({first: 0.5, second: 0.5})")
+    first = states[0][0]
+    for other, _ in states[1:]:
+        _check_alike(first, other, check_base=check_base)
+    if zero := [name for name, scale in first.file.scales.items() if not scale]:
+        raise AdaptError(f"combine: the first adapter's scale of {zero[0]!r} is 0", fix="put another adapter first")
+    formats = formats_of(first.file.formats if format is None else format, first.names)
+    if rank is not None or (format is None and tolerance is not None):
+        formats = {name: _at(each, FULL if rank is None else rank, name) for name, each in formats.items()}
+
+    def found(name: str) -> Decomposition:
+        scales = [state.file.scales[name] / first.file.scales[name] for state, _ in states]
+        terms = [state.term(name, weight * scale) for (state, weight), scale in zip(states, scales, strict=True)]
+        if format is None and rank is None and tolerance is None:
+            return _added(terms, [state.file.formats[name] for state, _ in states], first.file.modes[name])
+        return recompress(terms, first.file.modes[name], formats[name], tolerance=tolerance)
+
+    return _reworked(first, found, "combining", progress, head=None if keep_head else {})
+
+
+def _added(terms: Sequence[Term], formats: Sequence[Format], modes: Sequence[Mode]) -> Decomposition:
+    """Add factored tensors of one format: its ranks add, up to what the modes allow."""
+    kinds = {type(format).__name__ for format in formats}
+    if len(kinds) > 1:
+        raise FormatError(
+            "combine: adapters of different formats",
+            got=", ".join(sorted(kinds)),
+            fix="pass the sum's format: combine(..., format=TensorTrain('full'), tolerance=0.01)",
+        )
+    ranks = [getattr(format.explicit(modes), "rank", 1) for format in formats]
+    lengths = [len(rank) for rank in ranks if isinstance(rank, tuple)]
+    if lengths:
+        ranks = [rank if isinstance(rank, tuple) else (rank,) * lengths[0] for rank in ranks]
+    total = tuple(map(sum, zip(*ranks, strict=True))) if lengths else sum(ranks)
+    format = _at(formats[0], total, "").fitted(modes)
+    cores = direct_sum(terms)
+    if cores is not None and {n: tuple(c.shape) for n, c in cores.items()} == format.network(modes).shapes():
+        return Decomposition(format, tuple(modes), cores, 0.0)
+    return recompress(terms, modes, format)
+
+
+def _ranked(state: AdapterState, rank: Rank) -> dict[str, Format]:
+    """Return every tensor's format at a new rank, and no higher than its own."""
+    formats: dict[str, Format] = {}
+    for name, format in state.file.formats.items():
+        modes = state.file.modes[name]
+        given = _at(format, rank, name).explicit(modes)
+        formats[name] = format.at(rank, modes) if isinstance(rank, int) else given
+    return formats
+
+
+def _within(state: AdapterState, budget: int) -> dict[str, Format]:
+    """Return every tensor's format at the highest rank, one for all, at which they keep to a budget."""
+    tensors = [(format, state.file.modes[name]) for name, format in state.file.formats.items()]
+
+    def numbers(rank: int) -> int:
+        return sum(format.at(rank, modes).num_parameters(modes) for format, modes in tensors)
+
+    if numbers(1) > budget:
+        raise RankError(
+            f"round: a budget of {budget:,} numbers",
+            expected=f"at least {numbers(1):,}, which rank 1 takes",
+            got=f"{budget:,}",
+            fix="allow more, or convert to a format with fewer numbers",
+        )
+    if state.num_parameters <= budget:
+        return dict(state.file.formats)
+    high = max(max(mode.size for mode in modes) for _, modes in tensors)
+    rank = first_that(lambda rank: numbers(rank) > budget, high) - 1
+    return {name: format.at(rank, state.file.modes[name]) for name, format in state.file.formats.items()}
+
+
+def _at(format: Format, rank: Rank, tensor: str) -> Format:
+    """Return a format at another rank."""
+    if "rank" not in {field.name for field in dataclasses.fields(format)}:
+        raise FormatError(f"{format} of tensor {tensor!r} has no rank", fix="convert it to another format")
+    return dataclasses.replace(format, rank=rank)  # type: ignore[call-arg]
+
+
+def _weight(weight: float) -> float:
+    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not math.isfinite(weight):
+        raise AdaptError("combine: a weight", expected="a finite number", got=repr(weight), fix="0.5")
+    return float(weight)
+
+
+def _check_alike(first: AdapterState, other: AdapterState, *, check_base: bool) -> None:
+    if first.file.plan != other.file.plan or first.file.modes != other.file.modes:
+        raise PlanError(
+            "combine: adapters of different plans",
+            expected=" and ".join(map(_sizes, first.file.modes.values())),
+            got=" and ".join(map(_sizes, other.file.modes.values())),
+            cause="other rules, other blocks, or a model of another size",
+            fix="adapt with one plan; convert() changes formats, not plans",
+        )
+    if check_base and first.file.fingerprint != other.file.fingerprint:
+        raise FingerprintError(
+            "combine: adapters of different base models",
+            expected=f"base fingerprint {first.file.fingerprint}",
+            got=other.file.fingerprint,
+            fix="pass check_base=False if the bases are close enough for a sum to mean something",
+        )
+
+
+def _sizes(modes: Sequence[Mode]) -> str:
+    return " x ".join(f"{mode.name}={mode.size}" for mode in modes)
+
+
+def _reworked(
+    state: AdapterState, found: Found, task: str, progress: Progress, head: Mapping[str, Tensor] | None = None
+) -> Recompression:
+    """Replace the factors of every tensor; numbers keep their dtype and device."""
+    changes, formats, cores = [], {}, {}
+    for done, name in enumerate(state.names, 1):
+        before, own = state.cores(name), state.file.formats[name]
+        result = found(name)
+        like = next(iter(before.values()))
+        formats[name] = result.format
+        cores[name] = {core: value.to(like) for core, value in result.cores.items()}
+        numbers = sum(core.numel() for core in before.values())
+        change = Change(name, format_label(own), numbers, result.format, result.num_parameters, result.error)
+        changes.append(change)
+        progress(task, done, len(state.names))
+    return Recompression(state.replaced(formats, cores, head), tuple(changes))

@@ -1,0 +1,211 @@
+"""An adapter without a model: what a file holds, in memory."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+from .algebra import Term
+from .checkpoint import FACTORS, HEAD, AdapterFile
+from .errors import CheckpointError
+from .formats import Format, format_label
+from .table import Table
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class AdapterState:
+    """The plan, formats and numbers of an adapter; `adapter.state`, or what a file holds.
+
+    Args:
+        file: The description.
+        tensors: The numbers: `factors.TENSOR.CORE`, `head.PARAMETER`.
+
+    Examples:
+        >>> import tensorfact as tf
+        >>> model = tf.nano()
+        >>> state = tf.adapt(model, tf.plan_for(model), tf.TensorTrain(rank=4)).state
+        >>> state.num_parameters, sorted(state.cores("encoder"))
+        (1920, ['S1', 'U', 'V'])
+    """
+
+    file: AdapterFile
+    tensors: Mapping[str, Tensor]
+
+    @classmethod
+    def load(cls, path: str | Path) -> AdapterState:
+        """Read a file that `Adapter.save` or `save` wrote.
+
+        Args:
+            path: The file.
+
+        Raises:
+            CheckpointError: The file is missing, damaged or no adapter.
+        """
+        file = AdapterFile.read(path)
+        for name, format in file.formats.items():
+            found = {core: file.shapes.get(f"{FACTORS}{name}.{core}") for core in _shapes(file, name, format)}
+            if found != _shapes(file, name, format):
+                raise CheckpointError(f"{path}: the cores of tensor {name!r} are not those of {format}")
+        return cls(file, AdapterFile.tensors(path))
+
+    def save(self, path: str | Path) -> None:
+        """Write everything to one safetensors file, atomically.
+
+        Args:
+            path: The file; its folder must exist.
+
+        Raises:
+            CheckpointError: It cannot be written; a file that was there is unchanged.
+            FormatError: A format has no registered name.
+        """
+        self.file.write(path, self.tensors)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the plan's tensors."""
+        return tuple(self.file.formats)
+
+    def cores(self, tensor: str) -> dict[str, Tensor]:
+        """Return the cores of one of the plan's tensors, by name.
+
+        Args:
+            tensor: The tensor's name.
+        """
+        prefix = f"{FACTORS}{tensor}."
+        return {
+            name.removeprefix(prefix): core.detach() for name, core in self.tensors.items() if name.startswith(prefix)
+        }
+
+    def term(self, tensor: str, weight: float = 1.0) -> Term:
+        """Return one of the plan's tensors, without its scale, as a summand.
+
+        Args:
+            tensor: The tensor's name.
+            weight: What multiplies it.
+        """
+        network = self.file.formats[tensor].network(self.file.modes[tensor])
+        return Term(network, self.cores(tensor), weight)
+
+    @property
+    def head(self) -> dict[str, Tensor]:
+        """The stored head, by parameter name."""
+        return {name.removeprefix(HEAD): value for name, value in self.tensors.items() if name.startswith(HEAD)}
+
+    @property
+    def num_parameters(self) -> int:
+        """How many numbers the factors hold, the head apart."""
+        return sum(value.numel() for name, value in self.tensors.items() if name.startswith(FACTORS))
+
+    def replaced(
+        self,
+        formats: Mapping[str, Format],
+        cores: Mapping[str, Mapping[str, Tensor]],
+        head: Mapping[str, Tensor] | None = None,
+    ) -> AdapterState:
+        """Return a state with other factors.
+
+        Args:
+            formats: Formats by tensor name.
+            cores: The cores of every tensor, by its name.
+            head: Another head; by default, this one's.
+        """
+        tensors = {f"{FACTORS}{t}.{name}": core for t, each in cores.items() for name, core in each.items()}
+        tensors |= {f"{HEAD}{name}": value for name, value in (self.head if head is None else head).items()}
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        return AdapterState(dataclasses.replace(self.file, formats=dict(formats), shapes=shapes), tensors)
+
+
+class HasState(Protocol):
+    """What an adapter without a model can be had of, such as an `Adapter`."""
+
+    @property
+    def state(self) -> AdapterState:
+        """The adapter without its model."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """What became of one of the plan's tensors.
+
+    Args:
+        tensor: Its name.
+        source: What it was.
+        numbers: How many numbers it took.
+        format: The new format.
+        parameters: How many numbers its factors hold.
+        error: The relative error in the Frobenius norm, measured.
+    """
+
+    tensor: str
+    source: str
+    numbers: int
+    format: Format
+    parameters: int
+    error: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Recompression:
+    """A new adapter, and what it lost. Printed, it is a table.
+
+    Args:
+        state: The adapter, without a model: `save` it, or give it to `load_adapter`.
+        changes: One for each of the plan's tensors.
+    """
+
+    state: AdapterState
+    changes: tuple[Change, ...]
+
+    def save(self, path: str | Path) -> None:
+        """Write the adapter to a file; see `AdapterState.save`.
+
+        Args:
+            path: The file.
+        """
+        self.state.save(path)
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the new factors hold."""
+        return sum(change.parameters for change in self.changes)
+
+    def table(self) -> Table:
+        """Return one row for each tensor: what it was, what it is, and the relative error."""
+        rows = [
+            (
+                change.tensor,
+                change.source,
+                f"{change.numbers:,}",
+                format_label(change.format),
+                f"{change.parameters:,}",
+                f"{change.error:.2e}",
+            )
+            for change in self.changes
+        ]
+        return Table(("tensor", "from", "numbers", "to", "parameters", "relative error"), tuple(rows))
+
+    def __str__(self) -> str:
+        return str(self.table())
+
+
+def state_of(adapter: HasState | AdapterState | str | Path) -> AdapterState:
+    """Return an adapter without its model.
+
+    Args:
+        adapter: An adapter on a model, one without, or a file.
+
+    Raises:
+        CheckpointError: The file is missing, damaged or no adapter.
+    """
+    if isinstance(adapter, (str, Path)):
+        return AdapterState.load(adapter)
+    return adapter if isinstance(adapter, AdapterState) else adapter.state
+
+
+def _shapes(file: AdapterFile, name: str, format: Format) -> dict[str, tuple[int, ...]]:
+    return format.network(file.modes[name]).shapes()
