@@ -5,6 +5,7 @@ from .architectures import plan_by_shape, plan_for
 from .compare import Comparison, compare
 from .contraction import calibrate
 from .data import Splits, digits, image_folder
+from .extract import Extraction, extract
 from .formats import (
     CP,
     Decomposition,
@@ -17,6 +18,7 @@ from .formats import (
     register_format,
 )
 from .groups import ResolvedPlan
+from .lora import LoraFolder, from_lora, to_lora
 from .nano import nano
 from .network import Core, Mode, Network
 from .plan import TensorizationPlan
@@ -34,9 +36,11 @@ __all__ = [
     "Comparison",
     "Core",
     "Decomposition",
+    "Extraction",
     "Format",
     "Group",
     "History",
+    "LoraFolder",
     "MatrixBatch",
     "Mode",
     "Network",
@@ -55,7 +59,9 @@ __all__ = [
     "convert",
     "digits",
     "evaluate",
+    "extract",
     "fit",
+    "from_lora",
     "get_format",
     "image_folder",
     "load_adapter",
@@ -64,4 +70,5 @@ __all__ = [
     "plan_for",
     "register_format",
     "round_ranks",
+    "to_lora",
 ]

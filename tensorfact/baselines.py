@@ -9,9 +9,9 @@ from typing import Protocol
 
 from torch import nn
 
-from .adapt.owners import head_parameters
 from .anatomy import base_parameters
 from .files import write_tensors
+from .owners import head_parameters
 
 
 class Trained(Protocol):

@@ -16,7 +16,6 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from .adapt import load_adapter
-from .adapt.owners import head_parameters
 from .architectures import plan_by_shape, plan_for
 from .baselines import FullFineTuning, LinearProbe
 from .checkpoint import FACTORS, HEAD, AdapterFile
@@ -24,12 +23,13 @@ from .compare import compare
 from .contraction import calibrate, machine, usable
 from .data import digits, image_folder
 from .errors import PlanError, TensorfactError, TrainingError
-from .files import write_tensors
+from .files import make_folder, write_tensors
 from .formats import available_formats, format_label, get_format, parse_format
 from .models import load_model, model_shapes
 from .network import Mode
+from .owners import head_parameters
 from .progress import progress_bars
-from .report import make_folder, write_report
+from .report import write_report
 from .table import Table
 
 app = typer.Typer(

@@ -64,10 +64,15 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Map
     body = json.dumps({**metadata, DIGEST: _digest(plain)}, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     shapes = {name: tuple(tensor.shape) for name, tensor in plain.items()}
     stored = save(plain, metadata={ENTRY: _seal(body, shapes) + body})
+    _replace(path, stored)
+
+
+def _replace(path: Path, contents: bytes) -> None:
+    """Put contents where a file is, or will be, in one step."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as sink:
-            sink.write(stored)
+            sink.write(contents)
             sink.flush()
             os.fsync(sink.fileno())
         os.replace(temporary, path)
@@ -81,6 +86,50 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Map
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def write_plain(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors to a safetensors file as others write them, without a description; an old file stays on failure.
+
+    Args:
+        path: The file; its folder must exist.
+        tensors: What to store, by name.
+
+    Raises:
+        CheckpointError: The file cannot be written.
+    """
+    plain = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    _replace(Path(path), save(plain, metadata={"format": "pt"}))
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file; an old file stays whole on failure.
+
+    Args:
+        path: The file; its folder must exist.
+        text: Its contents.
+
+    Raises:
+        CheckpointError: The file cannot be written.
+    """
+    _replace(Path(path), text.encode())
+
+
+def make_folder(folder: str | Path) -> None:
+    """Make a folder if it does not exist.
+
+    Args:
+        folder: Its path.
+
+    Raises:
+        CheckpointError: It cannot be made.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot make the folder {folder}", got=str(error), fix="choose another folder"
+        ) from error
 
 
 def read_header(path: str | Path) -> Header:

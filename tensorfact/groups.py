@@ -157,7 +157,7 @@ class TensorGroup:
             split = view.split(parameters[view.parameter])
             order = [view.order.index(axis) for mode in view.axes for axis in mode]
             block = split.permute(order).reshape([_length(i) for i in view.index])
-            place = _mesh(view.index)
+            place = mesh(view.index)
             if self.tied:  # a running mean, exact where all are equal
                 count[place] += 1
                 mean = dense[place] + (block - dense[place]) / count[place]
@@ -378,8 +378,12 @@ def _length(index: Index) -> int:
     return len(range(index.start, index.stop, index.step)) if isinstance(index, slice) else len(index)
 
 
-def _mesh(index: tuple[Index, ...]) -> tuple[slice | Tensor, ...]:
-    """Return what indexes a block: slices where all are, else an open mesh of positions."""
+def mesh(index: tuple[Index, ...]) -> tuple[slice | Tensor, ...]:
+    """Return what indexes a block: slices where all are, else an open mesh of positions.
+
+    Args:
+        index: For every dimension, where the block lies.
+    """
     slices = [i for i in index if isinstance(i, slice)]
     if len(slices) == len(index):
         return tuple(slices)

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from .adapt.owners import head_parameters
 from .anatomy import base_parameters
 from .contraction import seconds_of
+from .owners import head_parameters
 
 
 class Step(Protocol):

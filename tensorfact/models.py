@@ -12,10 +12,10 @@ import timm
 import torch
 from torch import nn
 
-from .adapt.owners import head_parameters
 from .errors import DataError, TensorfactError, nearest
 from .files import read_plain
 from .nano import nano
+from .owners import head_parameters
 
 Maker = Callable[..., nn.Module]
 

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from .compare import Comparison
 from .errors import CheckpointError
+from .files import make_folder, write_text
 
 
 def write_report(comparison: Comparison, folder: str | Path) -> list[Path]:
@@ -30,31 +31,14 @@ def write_report(comparison: Comparison, folder: str | Path) -> list[Path]:
     files = [folder / name for name in ("results.json", "table.md", "accuracy.png")]
     make_folder(folder)
     try:
-        _replace(files[0], json.dumps(comparison.to_dict(), indent=2) + "\n")
-        _replace(files[1], f"{comparison}\n")
+        write_text(files[0], json.dumps(comparison.to_dict(), indent=2) + "\n")
+        write_text(files[1], f"{comparison}\n")
         temporary = files[2].with_name(f".{files[2].name}.tmp")
         draw(comparison).savefig(temporary, dpi=160, format="png")
         os.replace(temporary, files[2])
     except OSError as error:
         raise CheckpointError(f"cannot write to {folder}", got=str(error), fix="choose another folder") from error
     return files
-
-
-def make_folder(folder: str | Path) -> None:
-    """Make a folder if it does not exist.
-
-    Args:
-        folder: Its path.
-
-    Raises:
-        CheckpointError: It cannot be made.
-    """
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CheckpointError(
-            f"cannot make the folder {folder}", got=str(error), fix="choose another folder"
-        ) from error
 
 
 def draw(comparison: Comparison) -> Figure:
@@ -89,9 +73,3 @@ def draw(comparison: Comparison) -> Figure:
     axes.set_title(f"{info['model']['name']} on {info['data']['name']}, {seeds} seed(s)", fontsize=10)
     axes.grid(visible=True, which="major", alpha=0.3)
     return figure
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

@@ -149,7 +149,7 @@ def combine(
         >>> cats = tf.adapt(first, tf.plan_for(first), tf.TensorTrain(rank=4))
         >>> dogs = tf.adapt(second, tf.plan_for(second), tf.TensorTrain(rank=2))
         >>> tf.combine({cats: 0.5, dogs: 0.5}).changes[0].format
-        TensorTrain(rank=(6, 6), order=None)
+        TensorTrain(rank=6, order=None)
     """
     states = [(state_of(adapter), _weight(weight)) for adapter, weight in adapters.items()]
     if not states:
@@ -161,7 +161,7 @@ def combine(
         raise AdaptError(f"combine: the first adapter's scale of {zero[0]!r} is 0", fix="put another adapter first")
     formats = formats_of(first.file.formats if format is None else format, first.names)
     if rank is not None or (format is None and tolerance is not None):
-        formats = {name: _at(each, FULL if rank is None else rank, name) for name, each in formats.items()}
+        formats = {name: at_rank(each, FULL if rank is None else rank, name) for name, each in formats.items()}
 
     def found(name: str) -> Decomposition:
         scales = [state.file.scales[name] / first.file.scales[name] for state, _ in states]
@@ -187,7 +187,7 @@ def _added(terms: Sequence[Term], formats: Sequence[Format], modes: Sequence[Mod
     if lengths:
         ranks = [rank if isinstance(rank, tuple) else (rank,) * lengths[0] for rank in ranks]
     total = tuple(map(sum, zip(*ranks, strict=True))) if lengths else sum(ranks)
-    format = _at(formats[0], total, "").fitted(modes)
+    format = at_rank(formats[0], total, "").fitted(modes)
     cores = direct_sum(terms)
     if cores is not None and {n: tuple(c.shape) for n, c in cores.items()} == format.network(modes).shapes():
         return Decomposition(format, tuple(modes), cores, 0.0)
@@ -199,7 +199,7 @@ def _ranked(state: AdapterState, rank: Rank) -> dict[str, Format]:
     formats: dict[str, Format] = {}
     for name, format in state.file.formats.items():
         modes = state.file.modes[name]
-        given = _at(format, rank, name).explicit(modes)
+        given = at_rank(format, rank, name).explicit(modes)
         formats[name] = format.at(rank, modes) if isinstance(rank, int) else given
     return formats
 
@@ -225,8 +225,17 @@ def _within(state: AdapterState, budget: int) -> dict[str, Format]:
     return {name: format.at(rank, state.file.modes[name]) for name, format in state.file.formats.items()}
 
 
-def _at(format: Format, rank: Rank, tensor: str) -> Format:
-    """Return a format at another rank."""
+def at_rank(format: Format, rank: Rank, tensor: str) -> Format:
+    """Return a format at another rank.
+
+    Args:
+        format: The format.
+        rank: The rank.
+        tensor: The name of the tensor it is for.
+
+    Raises:
+        FormatError: The format has no rank.
+    """
     if "rank" not in {field.name for field in dataclasses.fields(format)}:
         raise FormatError(f"{format} of tensor {tensor!r} has no rank", fix="convert it to another format")
     return dataclasses.replace(format, rank=rank)  # type: ignore[call-arg]

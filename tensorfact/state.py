@@ -174,6 +174,11 @@ class Recompression:
         """How many numbers the new factors hold."""
         return sum(change.parameters for change in self.changes)
 
+    @property
+    def shrank(self) -> float:
+        """How many times fewer numbers the new factors hold than what they were made of."""
+        return sum(change.numbers for change in self.changes) / self.parameters
+
     def table(self) -> Table:
         """Return one row for each tensor: what it was, what it is, and the relative error."""
         rows = [

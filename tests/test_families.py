@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 import tensorfact as tf
-from tensorfact.adapt.liveness import Example as Input
-from tensorfact.adapt.liveness import known_example, numbers
+from tensorfact.adapt.liveness import numbers
 from tensorfact.architectures import FAMILIES, Blocks, Example
+from tensorfact.example import Example as Input
+from tensorfact.example import known_example
 from tensorfact.models import make_model, model_shapes
 
 from .helpers import difference, draw, randomise, state_bits

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 import tensorfact as tf
-from tensorfact.adapt.liveness import known_example, numbers
+from tensorfact.adapt.liveness import numbers
 from tensorfact.errors import AdaptError, UnusedError
+from tensorfact.example import known_example
 from tensorfact.models import make_model
 
 from .helpers import difference, draw, infer, layers, layers_plan, randomise, refused, snapshot, state_bits, untouched

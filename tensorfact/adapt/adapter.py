@@ -12,17 +12,19 @@ from torch import Tensor
 from ..anatomy import base_parameters
 from ..checkpoint import FACTORS, HEAD, AdapterFile, fingerprint
 from ..errors import AdaptError, nearest
+from ..example import required_example
 from ..explain import Explanation, Planned, explain
 from ..factors import Factors
 from ..formats import Format
 from ..formats.rank import Rank
 from ..increments import NOMINAL_TOKENS
+from ..lora import LoraFolder, to_lora
+from ..owners import head_buffers
 from ..progress import Progress, silent
 from ..rework import convert, round_ranks
 from ..state import AdapterState, Recompression
 from .attached import Attached
-from .liveness import Liveness, Watch, measure, required_example
-from .owners import head_buffers
+from .liveness import Liveness, Watch, measure
 
 
 class Adapter(Attached):
@@ -215,6 +217,26 @@ class Adapter(Attached):
         """
         self._require(merged=False, changing=True)
         return self._take(round_ranks(self, rank=rank, tolerance=tolerance, budget=budget, progress=progress))
+
+    def to_lora(
+        self, folder: str | Path, *, rank: int | None = None, head: bool = True, example_input: object = None
+    ) -> LoraFolder:
+        """Write the adapter as a LoRA folder of peft's; see `tensorfact.to_lora`.
+
+        Args:
+            folder: Where to write; made if it does not exist.
+            rank: The highest rank of a layer; by default every layer gets the lowest that is exact.
+            head: Store the trained head too.
+            example_input: What to run the model on to see which layers it calls.
+
+        Returns:
+            The layers' ranks and errors.
+
+        Raises:
+            AdaptError: A parameter is not the weight of a linear layer that the model calls.
+            CheckpointError: The folder cannot be written.
+        """
+        return to_lora(self, self.model, folder, rank=rank, head=head, example_input=example_input)
 
     def _take(self, found: Recompression) -> Recompression:
         """Put other factors in the place of these; an error leaves the model as it was."""

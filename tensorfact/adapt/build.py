@@ -16,11 +16,11 @@ from ..checkpoint import FACTORS, HEAD, AdapterFile, fingerprint
 from ..errors import AdaptError, CheckpointError, FingerprintError
 from ..formats import Format
 from ..groups import ResolvedPlan, per_tensor
+from ..owners import head_buffers, head_parameters, refuse_adapted
 from ..plan import TensorizationPlan
 from ..state import AdapterState
 from .adapter import Adapter
 from .links import Route
-from .owners import head_buffers, head_parameters, refuse_adapted
 from .start import Init, starting
 
 

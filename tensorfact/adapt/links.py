@@ -15,7 +15,7 @@ from ..formats import Format
 from ..groups import ResolvedPlan
 from ..increments import increments
 from ..layers import Slot, Switch, attach, detach, is_attached, takes_activation
-from .owners import owners_of
+from ..owners import owners_of
 
 Route = Literal["auto", "activation", "weight"]
 

@@ -3,37 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from ..anatomy import base_parameters
 from ..errors import AdaptError, UnusedError
+from ..example import Example, known_example, observing, outline, runs
 from ..layers import Slot, Switch
 from ..table import Table
-
-
-class Example(NamedTuple):
-    """The arguments of one forward pass."""
-
-    arguments: tuple[Any, ...] = ()
-    keywords: Mapping[str, Any] = {}
-
-    def run(self, model: nn.Module) -> object:
-        """Run a model on it."""
-        return model(*self.arguments, **self.keywords)
-
-    def on(self, device: str) -> Example:
-        """Return it on another device."""
-        named = {
-            name: value.to(device) if isinstance(value, Tensor) else value for name, value in self.keywords.items()
-        }
-        return Example(tuple(value.to(device) for value in self.arguments), named)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,86 +82,6 @@ class Liveness:
         return self
 
 
-def as_example(value: object) -> Example:
-    """Return the arguments of a forward pass from a tensor, a tuple of arguments, or a mapping of keywords."""
-    if isinstance(value, Mapping):
-        return Example((), dict(value))
-    return Example(tuple(value) if isinstance(value, (tuple, list)) else (value,))
-
-
-def known_example(model: nn.Module) -> Example | None:
-    """Return an input for a model that says what it takes: timm's `pretrained_cfg`, transformers' `dummy_inputs`."""
-    try:
-        return _derived(model)
-    except Exception:  # whatever a model says of itself
-        return None
-
-
-def _derived(model: nn.Module) -> Example | None:
-    parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
-    if parameter is None or parameter.is_meta:
-        return None
-    shape = _timm_shape(model) or _transformers_shape(model)
-    words = getattr(model, "dummy_inputs", None) if hasattr(model, "config") else None
-    keywords = {name: value.to(parameter.device) for name, value in (words or {}).items() if isinstance(value, Tensor)}
-    if shape is None:
-        return Example((), keywords) if keywords else None
-    noise = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0), device="cpu")
-    image = noise.to(parameter.device, parameter.dtype)
-    if not hasattr(model, "config"):
-        return Example((image,))
-    ids = keywords.get("input_ids") if hasattr(model.config, "text_config") else None
-    return Example((), {"pixel_values": image, **({"input_ids": ids} if ids is not None else {})})
-
-
-def _timm_shape(model: nn.Module) -> tuple[int, ...] | None:
-    config = getattr(model, "pretrained_cfg", None)
-    if not isinstance(config, Mapping) or "input_size" not in config:
-        return None
-    channels, *size = config["input_size"]
-    first = config.get("first_conv")
-    with contextlib.suppress(AttributeError):  # a model whose channels are not those it was pretrained on
-        channels = model.get_parameter(f"{first}.weight").shape[1]
-    sizes = (getattr(module, "img_size", None) for module in model.modules())  # made for another size than pretrained
-    own = next((found for found in sizes if isinstance(found, tuple)), tuple(size))
-    return (int(channels), *own)
-
-
-def _transformers_shape(model: nn.Module) -> tuple[int, ...] | None:
-    config = getattr(model, "config", None)
-    config = getattr(config, "vision_config", config)
-    size = getattr(config, "image_size", None)
-    if not isinstance(size, (int, tuple, list)):
-        return None
-    height, width = (size, size) if isinstance(size, int) else size
-    return (getattr(config, "num_channels", 3), height, width)
-
-
-@contextlib.contextmanager
-def observing(model: nn.Module) -> Iterator[None]:
-    """Run a model without gradients, in evaluation mode; leave modes, buffers and torch's random state as they were."""
-    modes = {module: module.training for module in model.modules()}
-    buffers = [
-        (module, name, buffer, buffer.detach().clone())
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None and not buffer.is_meta
-    ]
-    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
-    model.eval()
-    try:
-        with torch.no_grad(), torch.random.fork_rng(list(devices)):
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-        with torch.no_grad():
-            for module, name, buffer, value in buffers:
-                if not torch.equal(buffer, value):  # what did not change may be read-only
-                    buffer.copy_(value)
-                module._buffers[name] = buffer
-
-
 def numbers(output: object) -> Tensor:
     """Return all floating-point numbers of an output, a tensor or containers of tensors, in one row.
 
@@ -214,24 +115,6 @@ def _tensors(output: object) -> Iterator[Tensor]:
         yield from _tensors(value)
 
 
-def required_example(model: nn.Module, given: object) -> Example:
-    """Return the example that was given, or the one that is known.
-
-    Raises:
-        AdaptError: None was given, and none is known.
-    """
-    if any(parameter.is_meta for parameter in model.parameters()):
-        raise AdaptError("check: the model has shapes and no numbers", fix="make it on another device than 'meta'")
-    found = known_example(model) if given is None else as_example(given)
-    if found is None:
-        raise AdaptError(
-            f"check: no example input is known for {type(model).__name__}",
-            expected="a timm model's pretrained_cfg, or a transformers model's dummy_inputs",
-            fix="pass check(example_input), a tensor, a tuple of arguments or a dict of keywords",
-        )
-    return found
-
-
 def tolerance_of(model: nn.Module) -> float:
     """Return how far two exact routes through a model may lie apart: the square root of its precision."""
     dtypes = {p.dtype for p in base_parameters(model).values() if p.is_floating_point()}
@@ -262,18 +145,10 @@ class Watch:
         if (example := known_example(self.model)) is None:
             return
         with observing(self.model):
-            if _runs(lambda: example.on("meta").run(self._outline())):
+            if runs(lambda: example.on("meta").run(outline(self.model, self.plans))):
                 self.stop()
             else:
-                _runs(lambda: example.run(self.model))
-
-    def _outline(self) -> nn.Module:
-        """Return a copy of the model whose parameters and buffers have shapes and no numbers."""
-        memo: dict[int, object] = {}
-        for tensor in (*self.model.parameters(), *self.model.buffers()):
-            outline = torch.empty_like(tensor, device="meta", requires_grad=False)
-            memo[id(tensor)] = nn.Parameter(outline, False) if isinstance(tensor, nn.Parameter) else outline
-        return copy.deepcopy(self.model, memo | {id(self.plans): self.plans})
+                runs(lambda: example.run(self.model))
 
     def stop(self) -> None:
         """Take the hook off."""
@@ -301,17 +176,6 @@ def _drops_layers(model: nn.Module) -> bool:
     """Return whether transformers' configuration says that layers are skipped at random in training."""
     settings = getattr(getattr(model, "config", None), "__dict__", {})
     return any(settings[name] for name in settings if "layerdrop" in name.replace("_", ""))
-
-
-def _runs(forward: Callable[[], object]) -> bool:
-    """Return whether a forward pass can be run; what cannot tells nothing, and the first real input will."""
-    try:
-        forward()
-    except UnusedError:
-        raise
-    except Exception:
-        return False
-    return True
 
 
 def listed(names: Sequence[str]) -> str:

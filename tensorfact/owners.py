@@ -7,9 +7,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from ..anatomy import ATTRIBUTE, base_parameters, head_prefixes, is_below
-from ..errors import AdaptError, nearest
-from ..layers import SLOTS
+from .anatomy import ATTRIBUTE, base_parameters, head_prefixes, is_below
+from .errors import AdaptError, nearest
+from .layers import SLOTS
 
 Owners = dict[str, list[tuple[nn.Module, str]]]
 

@@ -1,0 +1,261 @@
+"""An adapter from a fully fine-tuned model: the increment of its weights, decomposed."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from .anatomy import base_parameters
+from .checkpoint import AdapterFile, fingerprint
+from .errors import AdaptError, DataError
+from .files import StoredTensors
+from .formats import Format
+from .groups import ResolvedPlan, TensorGroup, formats_of
+from .owners import head_buffers, refuse_adapted
+from .plan import TensorizationPlan
+from .progress import Progress, silent
+from .state import AdapterState, Change, Recompression
+from .table import Table
+
+Weights = nn.Module | Mapping[str, Tensor] | str | Path
+"""Where weights come from: a model, a state dict, or a safetensors file, of which no more is read than is needed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LeftOver:
+    """A parameter that the plan does not cover.
+
+    Args:
+        parameter: Its name.
+        shape: Its shape.
+        change: How far it was tuned, as a fraction of its norm; None where that cannot be said.
+        stored: Whether the adapter holds it as it is.
+        note: Why it cannot be compared, if so.
+    """
+
+    parameter: str
+    shape: tuple[int, ...]
+    change: float | None
+    stored: bool
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Extraction(Recompression):
+    """An adapter that stands for a fine-tuned model, and what it lost. Printed, it is a table of the tensors.
+
+    Args:
+        state: The adapter, without a model.
+        changes: One for each of the plan's tensors.
+        errors: The relative error of every parameter's increment in the Frobenius norm.
+        left_over: The parameters that the plan does not cover.
+    """
+
+    errors: Mapping[str, float]
+    left_over: tuple[LeftOver, ...]
+
+    def left_over_table(self) -> Table:
+        """Return one row for each parameter that was tuned and is not covered, the most changed first."""
+        tuned = [each for each in self.left_over if each.change is None or each.change]
+        rows = [
+            (
+                each.parameter,
+                "x".join(map(str, each.shape)) or "1",
+                each.note if each.change is None else f"{each.change:.2e}",
+                "as it is" if each.stored else "no",
+            )
+            for each in sorted(tuned, key=lambda each: -math.inf if each.change is None else -each.change)
+        ]
+        return Table(("not covered by the plan", "shape", "relative change", "stored"), tuple(rows))
+
+
+def extract(
+    base: Weights,
+    tuned: Weights,
+    plan: TensorizationPlan,
+    format: Format | Mapping[str, Format],
+    *,
+    model: nn.Module | None = None,
+    scale: float = 1.0,
+    tolerance: float | None = None,
+    keep: bool = False,
+    progress: Progress = silent,
+) -> Extraction:
+    """Decompose what full fine-tuning changed: W_tuned - W_base, folded by a plan.
+
+    Args:
+        base: The weights before fine-tuning: a model, a state dict, or a safetensors file.
+        tuned: The weights after it.
+        plan: Which weights fold into which tensors.
+        format: The format: one for all tensors, or one for each group's name.
+        model: A model of this architecture to resolve the plan on, without numbers if you like; by default `base` or
+            `tuned`, if one is a model. Without any, every weight is taken to be stored as (outputs, inputs, ...).
+        scale: The scale that the adapter gets; its increment does not depend on it.
+        tolerance: The relative error allowed for each tensor; the lowest ranks that reach it are found, none above
+            the format's own. Rank 'full' sets no bound.
+        keep: Store what was tuned and is not covered (biases, norms, the head) as it is. Needs a model.
+        progress: Called after each tensor.
+
+    Returns:
+        The adapter, the error of each tensor and each parameter, and what the plan does not cover.
+
+    Raises:
+        DataError: A tensor is missing, of another shape, or holds NaN or infinity.
+        PlanError: The plan does not fit the weights.
+        RankError: A rank that a tensor does not allow, or a tolerance that the format's rank does not reach.
+        AdaptError: A model is adapted, or the scale is 0.
+        CheckpointError: A file is missing or damaged.
+
+    Examples:
+        >>> import torch, tensorfact as tf
+        >>> base, tuned = tf.nano(), tf.nano()
+        >>> weight = tuned.blocks[0].attn.proj.weight
+        >>> with torch.no_grad():
+        ...     _ = weight.add_(torch.outer(torch.ones(96), torch.ones(96)), alpha=0.01)
+        >>> found = tf.extract(base, tuned, tf.plan_for(base), tf.TensorTrain("full"), tolerance=1e-3)
+        >>> found.changes[0].format, found.errors["blocks.0.attn.proj.weight"] < 1e-3
+        (TensorTrain(rank=(1, 1), order=None), True)
+    """
+    given = next((each for each in (model, base, tuned) if isinstance(each, nn.Module)), None)
+    before, after = _named(base), _named(tuned)
+    host = given if given is not None else _skeleton(before)
+    resolved = plan.resolve(host)
+    if not math.isfinite(scale) or not scale:
+        raise AdaptError("extract: scale", expected="a finite number that is not 0", got=repr(scale), fix="scale=1.0")
+    _check(resolved, before, after)
+    if keep and given is None:
+        raise DataError("extract: keep=True needs a model, to tell parameters from buffers", fix="pass model=")
+    formats = formats_of(format, [tensor.name for tensor in resolved.tensors])
+    changes, cores = [], {}
+    errors: dict[str, float] = {}
+    for done, tensor in enumerate(resolved.tensors, 1):
+        tensor.network(formats[tensor.name])  # an error that names the tensor, before anything is read
+        increments = {name: _difference(name, before, after) for name in _parameters(tensor)}
+        dense = tensor.gather(increments) / scale
+        found = formats[tensor.name].decompose(dense, tensor.modes, tolerance=tolerance)
+        cores[tensor.name] = found.cores
+        errors |= _errors(tensor, found.dense() * scale, increments)
+        size = math.prod(tensor.shape)
+        changes.append(Change(tensor.name, "dense", size, found.format, found.num_parameters, found.error))
+        progress("decomposing", done, len(resolved.tensors))
+    left_over, kept = _left_over(resolved, host, before, after, keep=keep)
+    file = AdapterFile(
+        plan,
+        {change.tensor: change.format for change in changes},
+        dict.fromkeys(cores, float(scale)),
+        0.0,
+        fingerprint(before, resolved.parameters),
+        {tensor.name: tensor.modes for tensor in resolved.tensors},
+        {},
+    )
+    state = AdapterState(file, {}).replaced(file.formats, cores, kept)
+    return Extraction(state, tuple(changes), errors, left_over)
+
+
+def _named(weights: Weights) -> Mapping[str, Tensor]:
+    if isinstance(weights, nn.Module):
+        refuse_adapted(weights)
+        return weights.state_dict()
+    if isinstance(weights, (str, Path)):
+        return StoredTensors(weights)
+    if not isinstance(weights, Mapping) or not all(isinstance(each, Tensor) for each in weights.values()):
+        raise DataError("extract: weights", expected="a model, a state dict or a file", got=type(weights).__name__)
+    return weights
+
+
+def _skeleton(weights: Mapping[str, Tensor]) -> nn.Module:
+    """Return modules without numbers that hold parameters of these names and shapes."""
+    root = nn.Module()
+    for name in weights:
+        *path, last = name.split(".")
+        module = root
+        for part in path:
+            if part not in module._modules:
+                module.add_module(part, nn.Module())
+            module = module.get_submodule(part)
+        weight = weights[name]
+        empty = torch.empty(weight.shape, dtype=weight.dtype, device="meta")
+        module.register_parameter(last, nn.Parameter(empty, requires_grad=False))
+    return root
+
+
+def _parameters(tensor: TensorGroup) -> list[str]:
+    return [view.parameter for view in tensor.views]
+
+
+def _check(resolved: ResolvedPlan, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:
+    """Hold names and shapes against the plan before anything is decomposed."""
+    shapes = {view.parameter: view.shape for tensor in resolved.tensors for view in tensor.views}
+    for name, shape in shapes.items():
+        for which, weights in (("base", before), ("tuned", after)):
+            found = _shape(weights, name)
+            if found != shape:
+                raise DataError(
+                    f"extract: the {which} weights at {name!r}",
+                    expected=f"shape {shape}",
+                    got=f"shape {found}" if found is not None else "no such tensor",
+                    cause="weights of another architecture, or with a prefix before every name",
+                    fix="pass weights of one model before and after fine-tuning",
+                )
+
+
+def _shape(weights: Mapping[str, Tensor], name: str) -> tuple[int, ...] | None:
+    if name not in weights:
+        return None
+    return weights.shapes[name] if isinstance(weights, StoredTensors) else tuple(weights[name].shape)
+
+
+def _difference(name: str, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> Tensor:
+    found = after[name].detach().cpu().float() - before[name].detach().cpu().float()
+    if not bool(found.isfinite().all()):
+        raise DataError(
+            f"extract: {name!r} holds NaN or infinity",
+            got=f"{int((~found.isfinite()).sum()):,} of {found.numel():,} numbers",
+            cause="training that diverged, or a damaged file",
+            fix="extract from an earlier checkpoint",
+        )
+    return found
+
+
+def _errors(tensor: TensorGroup, found: Tensor, increments: Mapping[str, Tensor]) -> dict[str, float]:
+    errors = {}
+    for name, approximation in tensor.scatter(found).items():
+        norm = float(torch.linalg.vector_norm(increments[name]))
+        lost = float(torch.linalg.vector_norm(increments[name] - approximation))
+        errors[name] = lost / norm if norm else math.inf if lost else 0.0
+    return errors
+
+
+def _left_over(
+    resolved: ResolvedPlan, host: nn.Module, before: Mapping[str, Tensor], after: Mapping[str, Tensor], *, keep: bool
+) -> tuple[tuple[LeftOver, ...], dict[str, Tensor]]:
+    """Compare what the plan does not cover, and return what is to be stored as it is."""
+    parameters, covered = base_parameters(host), set(resolved.parameters)
+    aliases = {id(parameters[name]) for name in covered}
+    names = [n for n in dict.fromkeys([*before, *after]) if n not in covered and id(parameters.get(n)) not in aliases]
+    found = [(name, *_compared(name, before, after)) for name in names]
+    kept = {
+        name: after[name].detach().cpu().clone()
+        for name, change, _ in found
+        if keep and change is not None and change and name in parameters
+    }
+    buffers = head_buffers(host, kept) if keep else {}
+    kept |= {name: after[name].detach().cpu().clone() for name in buffers if name in after}
+    shapes = {name: _shape(after, name) or _shape(before, name) or () for name in names}
+    return tuple(LeftOver(name, shapes[name], change, name in kept, note) for name, change, note in found), kept
+
+
+def _compared(name: str, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> tuple[float | None, str]:
+    shapes = _shape(before, name), _shape(after, name)
+    if None in shapes:
+        return None, "only in the tuned weights" if shapes[0] is None else "only in the base weights"
+    if shapes[0] != shapes[1]:
+        return None, f"was {'x'.join(map(str, shapes[0] or ()))}"
+    old, new = before[name].detach().cpu().double(), after[name].detach().cpu().double()
+    norm, change = float(torch.linalg.vector_norm(old)), float(torch.linalg.vector_norm(new - old))
+    return (change / norm if norm else math.inf if change else 0.0), ""

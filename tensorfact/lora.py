@@ -1,0 +1,289 @@
+"""LoRA in and out: adapters as peft's folders, and the files of peft and LyCORIS as adapters."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from .algebra import recompress
+from .anatomy import base_parameters, is_conv1d
+from .checkpoint import AdapterFile, fingerprint
+from .errors import AdaptError, DataError, nearest
+from .example import called_names
+from .files import make_folder, write_plain, write_text
+from .formats import Format
+from .formats.rank import Rank
+from .groups import View, formats_of
+from .lora_file import CONFIG, PREFIX, WEIGHTS, read_layers
+from .low_rank import LowRank, low_rank, stacked
+from .owners import owners_of
+from .plan import TensorizationPlan
+from .progress import Progress, silent
+from .rework import at_rank
+from .state import AdapterState, Change, HasState, Recompression, state_of
+from .table import Table
+
+
+@dataclasses.dataclass(frozen=True)
+class Exported:
+    """What one linear layer became as LoRA.
+
+    Args:
+        module: Its name.
+        rank: Its rank.
+        error: The relative error in the Frobenius norm; not 0 only where a rank was asked for.
+    """
+
+    module: str
+    rank: int
+    error: float
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraFolder:
+    """A peft LoRA folder that was written. Printed, it is a table of ranks.
+
+    Args:
+        path: The folder.
+        layers: Its layers.
+        parameters: How many numbers its matrices hold.
+    """
+
+    path: Path
+    layers: tuple[Exported, ...]
+    parameters: int
+
+    def table(self) -> Table:
+        """Return one row for each rank: how many layers have it, and the largest error among them."""
+        rows = []
+        for rank in sorted({layer.rank for layer in self.layers}):
+            same = [layer for layer in self.layers if layer.rank == rank]
+            more = f" and {len(same) - 1} more" if len(same) > 1 else ""
+            rows.append((f"{same[0].module}{more}", str(rank), f"{max(layer.error for layer in same):.2e}"))
+        return Table(("layers", "rank", "largest relative error"), tuple(rows))
+
+    def __str__(self) -> str:
+        return str(self.table())
+
+
+def to_lora(
+    adapter: HasState | AdapterState | str | Path,
+    model: nn.Module,
+    folder: str | Path,
+    *,
+    rank: int | None = None,
+    head: bool = True,
+    example_input: object = None,
+    progress: Progress = silent,
+) -> LoraFolder:
+    """Write an adapter as a LoRA folder of peft's: `adapter_config.json` and `adapter_model.safetensors`.
+
+    Every linear layer gets the lowest rank that is exact: the rank of the network through the layer. A layer that the
+    model does not call cannot be LoRA: peft would leave it as it is.
+
+    Args:
+        adapter: An adapter, one without a model, or a file.
+        model: The model, adapted or not, with or without numbers.
+        folder: Where to write; made if it does not exist.
+        rank: The highest rank of a layer; a layer that needs more is approximated as well as that rank can.
+        head: Store the trained head too, in `modules_to_save`.
+        example_input: What to run the model on to see which layers it calls; by default an input that the model is
+            known to take, as in `Adapter.check`. Without any, all layers are taken to be called.
+        progress: Called after each layer.
+
+    Returns:
+        The layers' ranks and errors.
+
+    Raises:
+        AdaptError: A parameter is not the weight of a linear layer, or the layer is not called.
+        CheckpointError: The folder cannot be written.
+
+    Source: E. Hu et al., LoRA, ICLR 2022; the folder's layout is that of peft 0.17 and later.
+
+    Examples:
+        >>> import tempfile, tensorfact as tf
+        >>> model = tf.nano()
+        >>> adapter = tf.adapt(model, tf.plan_for(model), tf.TensorTrain(rank=4))
+        >>> tf.to_lora(adapter, model, tempfile.mkdtemp()).layers[0]
+        Exported(module='blocks.0.attn.qkv', rank=4, error=0.0)
+    """
+    state = state_of(adapter)
+    resolved = state.file.plan.resolve(model)
+    modules = _linear_layers(model, resolved.parameters, example_input)
+    kept = _kept_modules(model, state.head if head else {}, modules)
+    layers: dict[str, LowRank] = {}
+    for tensor in resolved.tensors:
+        network, cores = state.term(tensor.name).network, state.cores(tensor.name)
+        for view in tensor.views:
+            found = low_rank(tensor, view, network, cores, rank)
+            scaled = dataclasses.replace(found, up=found.up * state.file.scales[tensor.name])
+            layers |= dict.fromkeys(modules[view.parameter], scaled)
+            progress("exporting", len(layers), len(resolved.parameters))
+    path = Path(folder)
+    make_folder(path)
+    tensors, config = _described(model, layers, [*kept])
+    tensors |= {f"{PREFIX}{name}": value for each in kept.values() for name, value in each.items()}
+    write_plain(path / WEIGHTS, tensors)
+    write_text(path / CONFIG, json.dumps(config, indent=2) + "\n")
+    exported = tuple(Exported(name, layer.rank, layer.error) for name, layer in layers.items())
+    return LoraFolder(path, exported, sum(layer.down.numel() + layer.up.numel() for layer in layers.values()))
+
+
+def _linear_layers(model: nn.Module, parameters: tuple[str, ...], example_input: object) -> dict[str, list[str]]:
+    """Return the names of the linear layers that hold each parameter."""
+    names = {module: name for name, module in model.named_modules()}
+    called = called_names(model, example_input)
+    found: dict[str, list[str]] = {}
+    for parameter, owners in owners_of(model, parameters).items():
+        for module, attribute in owners:
+            linear = isinstance(module, nn.Linear) or is_conv1d(module)
+            if not linear or attribute != "weight" or (called is not None and names[module] not in called):
+                raise AdaptError(
+                    f"to_lora: {parameter!r} cannot be LoRA",
+                    expected="the weight of a linear layer that the model calls",
+                    got=f"{attribute!r} of {type(module).__name__}" + (", which is read, not called" if linear else ""),
+                    cause="peft changes what a linear layer does when it is called, and nothing else",
+                    fix="leave it out of the plan, or merge() and save the model's weights",
+                )
+            found.setdefault(parameter, []).append(names[module])
+    return found
+
+
+def _kept_modules(
+    model: nn.Module, head: Mapping[str, Tensor], layers: Mapping[str, list[str]]
+) -> dict[str, dict[str, Tensor]]:
+    """Return what is stored as it is, by the module that holds it."""
+    kept: dict[str, dict[str, Tensor]] = {}
+    adapted = {name for names in layers.values() for name in names}
+    for name, value in head.items():
+        module = name.rpartition(".")[0]
+        if not module or module in adapted:
+            raise AdaptError(
+                f"to_lora: {name!r} is stored as it is, which peft can do for whole modules without LoRA alone",
+                fix="pass head=False and store it apart",
+            )
+        kept.setdefault(module, {})[name] = value
+    parameters = base_parameters(model)
+    for module, values in kept.items():
+        own = {name for name in parameters if name.rpartition(".")[0] == module}
+        if missing := sorted(own - values.keys()):
+            values |= {name: parameters[name].detach() for name in missing}
+    return kept
+
+
+def _described(model: nn.Module, layers: Mapping[str, LowRank], kept: list[str]) -> tuple[dict[str, Tensor], Any]:
+    """Return the matrices as peft names them, and the configuration."""
+    ranks = [layer.rank for layer in layers.values()]
+    usual = max(set(ranks), key=lambda rank: (ranks.count(rank), rank))
+    patterns = {f"^{re.escape(name)}": layer.rank for name, layer in layers.items() if layer.rank != usual}
+    tensors = {}
+    for name, layer in layers.items():
+        tensors[f"{PREFIX}{name}.lora_A.weight"] = layer.down.float()
+        tensors[f"{PREFIX}{name}.lora_B.weight"] = layer.up.float()
+    named = dict(model.named_modules())
+    config = {
+        "peft_type": "LORA",
+        "task_type": None,
+        "base_model_name_or_path": None,
+        "inference_mode": True,
+        "r": usual,
+        "lora_alpha": usual,  # scaling alpha / r is 1: the matrices hold the scale
+        "rank_pattern": patterns,
+        "alpha_pattern": patterns,
+        "target_modules": f"({'|'.join(re.escape(name) for name in layers)})",
+        "modules_to_save": kept or None,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": all(is_conv1d(named[name]) for name in layers),
+        "init_lora_weights": True,
+        "use_rslora": False,
+        "use_dora": False,
+    }
+    return tensors, config
+
+
+def from_lora(
+    model: nn.Module,
+    path: str | Path,
+    plan: TensorizationPlan,
+    format: Format | Mapping[str, Format],
+    *,
+    rank: Rank | None = None,
+    tolerance: float | None = None,
+    scale: float = 1.0,
+    progress: Progress = silent,
+) -> Recompression:
+    """Recompress a LoRA, LoHa or LoKr across layers, in factor space.
+
+    Args:
+        model: The base model; it is not changed.
+        path: A folder of peft's, or a safetensors file of peft's or LyCORIS's.
+        plan: Which weights fold into which tensors; it must cover the file's layers.
+        format: The format: one for all tensors, or one for each group's name.
+        rank: The format's rank, if it is to be another.
+        tolerance: The relative error allowed for each tensor; the lowest ranks that reach it are found, none above the
+            format's own. Rank 'full' sets no bound.
+        scale: The scale that the adapter gets; its increment does not depend on it.
+        progress: Called after each tensor.
+
+    Returns:
+        The adapter, to be given to `load_adapter`; the true relative error of each tensor; and, as `shrank`, how many
+        times fewer numbers it takes.
+
+    Raises:
+        CheckpointError: A file is missing or damaged, or its description cannot be read.
+        DataError: The file has a layer that the model or the plan does not have, of another shape or kind.
+        RankError: A rank that a tensor does not allow, or a tolerance that the format's rank does not reach.
+
+    Examples:
+        >>> import tempfile, tensorfact as tf
+        >>> model, folder = tf.nano(), tempfile.mkdtemp()
+        >>> adapter = tf.adapt(model, tf.plan_for(model), tf.TensorTrain(rank=4))
+        >>> _ = tf.to_lora(adapter, model, folder)
+        >>> tf.from_lora(tf.nano(), folder, adapter.plan, tf.TensorTrain(rank=4)).parameters
+        1920
+    """
+    if not scale:
+        raise AdaptError("from_lora: scale", expected="a number that is not 0", got=repr(scale), fix="scale=1.0")
+    resolved = plan.resolve(model)
+    layers, kept = read_layers(model, path)
+    views = {view.parameter: view for tensor in resolved.tensors for view in tensor.views}
+    for name, layer in layers.items():
+        _check_layer(name, layer, views)
+    formats = formats_of(format, [tensor.name for tensor in resolved.tensors])
+    formats = {name: each if rank is None else at_rank(each, rank, name) for name, each in formats.items()}
+    changes, cores = [], {}
+    for done, tensor in enumerate(resolved.tensors, 1):
+        tensor.network(formats[tensor.name])
+        term = dataclasses.replace(stacked(tensor, layers), weight=1.0 / scale)
+        found = recompress([term], tensor.modes, formats[tensor.name], tolerance=tolerance)
+        cores[tensor.name] = {name: core.float() for name, core in found.cores.items()}
+        own = [layers[view.parameter] for view in tensor.views if view.parameter in layers]
+        numbers = sum(layer.numbers for layer in own)
+        label = f"{len(own)} of {len(tensor.views)} layers"
+        changes.append(Change(tensor.name, label, numbers, found.format, found.num_parameters, found.error))
+        progress("recompressing", done, len(resolved.tensors))
+    formats = {change.tensor: change.format for change in changes}
+    modes = {tensor.name: tensor.modes for tensor in resolved.tensors}
+    marked = fingerprint(base_parameters(model), resolved.parameters)
+    file = AdapterFile(plan, formats, dict.fromkeys(formats, float(scale)), 0.0, marked, modes, {})
+    return Recompression(AdapterState(file, {}).replaced(formats, cores, kept), tuple(changes))
+
+
+def _check_layer(name: str, layer: LowRank, views: Mapping[str, View]) -> None:
+    if name not in views:
+        raise DataError(
+            f"from_lora: the plan does not cover {name!r}, which the file changes",
+            got=f"{name!r}{nearest(name, views)}",
+            fix="pass a plan that covers all of the file's layers, such as plan_for(model)",
+        )
+    shape = views[name].shape
+    found = (layer.up.shape[0], layer.down.shape[1])
+    if found != (shape[::-1] if views[name].transposed else shape):
+        raise DataError(f"from_lora: {name!r}", expected=f"matrices of a layer {shape}", got=f"of a layer {found}")

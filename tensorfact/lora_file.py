@@ -1,0 +1,194 @@
+"""LoRA, LoHa and LoKr files of peft and LyCORIS, read as two matrices for every layer."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .anatomy import base_parameters
+from .errors import CheckpointError, DataError, nearest
+from .files import StoredTensors
+from .low_rank import LowRank
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."
+
+Config = Mapping[str, Any]
+
+_PART = re.compile(
+    r"(?P<layer>.+)\.(?P<part>lora_(?:A|B|down|up)(?:\.\w+)?\.weight|hada_w[12]_[ab]|lokr_w[12](?:_[ab])?|alpha)"
+)
+_UNREADABLE = ("lora_magnitude_vector", "dora_scale", "lora_embedding", "hada_t", "lokr_t", "lora_mid")
+_LYCORIS = re.compile(r"^(?:lycoris|lora_unet|lora_te\d?|lora_transformer|lora)_")
+
+
+def read_layers(model: nn.Module, path: str | Path) -> tuple[dict[str, LowRank], dict[str, Tensor]]:
+    """Read a file's increments, scale included, and what it stores as it is.
+
+    Args:
+        model: The model that the names belong to.
+        path: A folder of peft's, or a safetensors file of peft's or LyCORIS's.
+
+    Returns:
+        The increments by parameter name, and the other tensors by parameter name.
+
+    Raises:
+        CheckpointError: A file is missing or damaged, or its description cannot be read.
+        DataError: A layer that the model does not have, or of a kind that cannot be read.
+    """
+    path = Path(path)
+    config = _config(path / CONFIG) if path.is_dir() else {}
+    weights = StoredTensors(path / WEIGHTS if path.is_dir() else path)
+    parameters = base_parameters(model)
+    modules = {name.removesuffix(".weight"): name for name in parameters if name.endswith(".weight")}
+    spelled = {module.replace(".", "_"): module for module in modules}
+    parts: dict[str, dict[str, Tensor]] = {}
+    kept: dict[str, Tensor] = {}
+    for key in weights:
+        name = key.removeprefix(PREFIX)
+        if any(word in key for word in _UNREADABLE):
+            raise DataError(
+                f"from_lora: {path} holds {key!r}",
+                expected="LoRA, LoHa or LoKr of linear layers",
+                cause="DoRA, an embedding or a convolution",
+                fix="merge it in its own library and extract() the difference",
+            )
+        if found := _PART.fullmatch(name):
+            parts.setdefault(found["layer"], {})[_part(found["part"])] = _finite(path, key, weights[key])
+        elif name in parameters:
+            kept[name] = _finite(path, key, weights[key])
+        else:
+            raise DataError(f"from_lora: {path} holds {key!r}, which is no part of LoRA and no parameter of the model")
+    layers = {}
+    for layer, each in parts.items():
+        module = layer if layer in modules else spelled.get(_LYCORIS.sub("", layer), "")
+        if not module:
+            raise DataError(
+                f"from_lora: the model has no layer {layer!r}",
+                got=f"{layer!r}{nearest(layer, modules)}",
+                cause="a file for another model",
+                fix="pass the base model it was trained on",
+            )
+        layers[modules[module]] = _two(path, layer, each, config)
+    if not layers:
+        raise DataError(f"from_lora: {path} holds no layer", expected="LoRA, LoHa or LoKr matrices", got="none")
+    return layers, kept
+
+
+def _config(path: Path) -> Config:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        kind = config["peft_type"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"cannot read {path}", expected="the JSON of a peft adapter", got=repr(error), fix="pass peft's folder"
+        ) from error
+    if kind not in ("LORA", "LOHA", "LOKR") or config.get("use_dora") or config.get("bias", "none") != "none":
+        raise DataError(
+            f"from_lora: {path}",
+            expected="LORA, LOHA or LOKR without DoRA and without biases",
+            got=f"{kind}, use_dora={config.get('use_dora')}, bias={config.get('bias')!r}",
+            fix="merge it in peft and extract() the difference",
+        )
+    return dict(config)
+
+
+def _part(spelled: str) -> str:
+    """Return what a matrix is; a name of the adapter in between is left out, and LyCORIS's names are peft's."""
+    word = spelled.split(".")[0]
+    return {"lora_down": "lora_A", "lora_up": "lora_B"}.get(word, word)
+
+
+def _finite(path: Path, key: str, tensor: Tensor) -> Tensor:
+    if not bool(tensor.isfinite().all()):
+        raise DataError(f"from_lora: {key!r} of {path} holds NaN or infinity", fix="use an earlier checkpoint")
+    return tensor
+
+
+def _two(path: Path, layer: str, parts: Mapping[str, Tensor], config: Config) -> LowRank:
+    """Return one layer's increment as two matrices."""
+    wide = {name: part.double() for name, part in parts.items() if name != "alpha"}
+    kind = next((kind for kind in _KINDS if any(name.startswith(kind) for name in wide)), "")
+    try:
+        down, up, rank = _KINDS[kind](wide)
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise DataError(
+            f"from_lora: layer {layer!r} of {path}",
+            expected="the matrices of LoRA, LoHa or LoKr on a linear layer",
+            got=", ".join(f"{name} {tuple(part.shape)}" for name, part in parts.items()),
+            cause="a convolution, or a file that is not whole",
+        ) from error
+    scale = _scale(layer, parts, config, rank)
+    return LowRank(down, up * scale, 0.0, sum(part.numel() for part in wide.values()))
+
+
+def _scale(layer: str, parts: Mapping[str, Tensor], config: Config, rank: int | None) -> float:
+    """Return what multiplies the product: alpha / rank, or with rsLoRA alpha / sqrt(rank)."""
+    if "alpha" in parts:  # LyCORIS; without a rank, where all matrices are whole, it is 1
+        return float(parts["alpha"]) / rank if rank else 1.0
+    if not config:
+        return 1.0
+    own = int(_pattern(layer, config.get("rank_pattern")) or config["r"])
+    usual = config.get("lora_alpha", config.get("alpha", own))
+    alpha = float(_pattern(layer, config.get("alpha_pattern")) or usual)
+    return alpha / (math.sqrt(own) if config.get("use_rslora") else own)
+
+
+def _pattern(layer: str, patterns: Any) -> Any:
+    """Return the value of the first pattern that fits a layer, as peft finds it."""
+    for pattern, value in (patterns or {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", layer):
+            return value
+    return None
+
+
+def _lora(parts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, int | None]:
+    down, up = parts["lora_A"], parts["lora_B"]
+    _require_matrices(down, up)
+    return down, up, down.shape[0]
+
+
+def _loha(parts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, int | None]:
+    """Two low-rank matrices multiplied entry by entry: a matrix of the product of their ranks."""
+    b1, a1, b2, a2 = (parts[f"hada_w{k}"] for k in ("1_a", "1_b", "2_a", "2_b"))
+    _require_matrices(b1, a1, b2, a2)
+    down = torch.einsum("ri,si->rsi", a1, a2).flatten(0, 1)
+    up = torch.einsum("or,os->ors", b1, b2).flatten(1)
+    return down, up, a1.shape[0]
+
+
+def _lokr(parts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, int | None]:
+    """A Kronecker product: its low-rank factors are those of its two matrices, multiplied likewise."""
+    (up1, down1), (up2, down2) = (_factored(parts, f"lokr_w{k}") for k in (1, 2))
+    rank = next((part.shape[0] for name, part in parts.items() if name.endswith("_b")), None)
+    return torch.kron(down1, down2), torch.kron(up1, up2), rank
+
+
+def _factored(parts: Mapping[str, Tensor], name: str) -> tuple[Tensor, Tensor]:
+    """Return a matrix of LoKr as a product, with the identity where it is whole."""
+    if name not in parts:
+        _require_matrices(parts[f"{name}_a"], parts[f"{name}_b"])
+        return parts[f"{name}_a"], parts[f"{name}_b"]
+    whole = parts[name]
+    _require_matrices(whole)
+    rows, columns = whole.shape
+    return (torch.eye(rows).to(whole), whole) if rows <= columns else (whole, torch.eye(columns).to(whole))
+
+
+def _require_matrices(*parts: Tensor) -> None:
+    if any(part.ndim != 2 for part in parts):
+        raise ValueError("no matrix")
+
+
+_KINDS: dict[str, Callable[[Mapping[str, Tensor]], tuple[Tensor, Tensor, int | None]]] = {
+    "lora": _lora,
+    "hada": _loha,
+    "lokr": _lokr,
+}

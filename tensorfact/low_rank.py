@@ -1,0 +1,146 @@
+"""Increments of linear layers as two matrices: what LoRA files hold, and how they lie in a plan's tensors."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from .algebra import Term, recompress
+from .contraction import machine
+from .errors import DataError
+from .formats import MatrixBatch
+from .groups import TensorGroup, View, mesh
+from .increments.kind import Kind
+from .indexing import as_index, spread, take
+from .network import Core, Mode, Network
+from .notation import Axes
+
+_EXACT = 1e-12
+"""The relative error at which a rank counts as found; products are in fp64."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LowRank:
+    """An increment up @ down of a linear layer.
+
+    Args:
+        down: The lower matrix (rank, inputs).
+        up: The upper matrix (outputs, rank).
+        error: The relative error in the Frobenius norm that is known of.
+        numbers: How many numbers it was stored in.
+    """
+
+    down: Tensor
+    up: Tensor
+    error: float = 0.0
+    numbers: int = 0
+
+    @property
+    def rank(self) -> int:
+        """The number of components."""
+        return self.down.shape[0]
+
+
+def low_rank(
+    tensor: TensorGroup, view: View, network: Network, cores: Mapping[str, Tensor], rank: int | None
+) -> LowRank:
+    """Return one parameter's part of a factored tensor as two matrices, of the lowest rank that is exact.
+
+    Args:
+        tensor: The tensor.
+        view: The parameter, of two dimensions.
+        network: The tensor's network.
+        cores: Its cores by name.
+        rank: The highest rank; above it the best approximation (Eckart and Young 1936) is taken.
+    """
+    order = [core.name for core in network.cores]
+    kind = Kind(network, tensor.modes, [view], "auto", machine("cpu"))
+    parts = kind.own(0, [cores[name] for name in order])
+    own = Term(kind.network, dict(zip(order, parts, strict=True)))
+    sizes = kind.network.sizes
+    modes = [Mode(axis, sizes[axis], "out" if axis in view.outputs else "in") for axis in view.order]
+    found = recompress([own], modes, MatrixBatch("full"), tolerance=_EXACT)
+    if rank is not None and found.network.sizes["_r"] > rank:
+        found = recompress([own], modes, MatrixBatch(rank))
+    down, up = found.cores["A"], found.cores["B"]
+    return LowRank(_whole(down.movedim(-1, 0), view, view.inputs), _whole(up, view, view.outputs).t(), found.error)
+
+
+def _whole(matrix: Tensor, view: View, axes: Axes) -> Tensor:
+    """Return a matrix (rank, *kept axes) over all of a parameter's coordinates (rank, coordinates)."""
+    legs = [axis for axis in view.order if axis in axes]
+    for dim, axis in enumerate(legs, 1):
+        matrix = spread(matrix, dim, view.kept[axis], view.sizes[axis])
+    return matrix.reshape(matrix.shape[0], -1)
+
+
+def stacked(tensor: TensorGroup, layers: Mapping[str, LowRank]) -> Term:
+    """Return low-rank increments of many layers as one factored tensor: two matrices for every slice.
+
+    Args:
+        tensor: The tensor that the layers' weights are folded into.
+        layers: The increments by parameter name; what is missing is zero.
+
+    Raises:
+        DataError: A mode of the tensor runs along parameters and tells them apart at once, or parameters share a slice.
+    """
+    _check(tensor)
+    rank = max((layers[view.parameter].rank for view in tensor.views if view.parameter in layers), default=1)
+    sides = {side: [at for at, m in enumerate(tensor.modes) if m.side == side] for side in ("stack", "in", "out")}
+    shapes = {side: [tensor.shape[at] for at in sides["stack"] + sides[side]] for side in ("in", "out")}
+    a = torch.zeros(*shapes["in"], rank, dtype=torch.float64)
+    b = torch.zeros(*shapes["out"], rank, dtype=torch.float64)
+    for view in tensor.views:
+        if view.parameter not in layers:
+            continue
+        layer = layers[view.parameter]
+        for side, total, matrix in (("in", a, layer.down), ("out", b, layer.up.t())):
+            block = _block(view, sides["stack"] + sides[side], matrix.double(), outputs=side == "out")
+            index = tuple(view.index[at] for at in sides["stack"] + sides[side])
+            total[mesh((*index, slice(0, layer.rank, 1)))] = block
+    names = [mode.name for mode in tensor.modes]
+    stack, inputs, outputs = (tuple(names[at] for at in sides[side]) for side in ("stack", "in", "out"))
+    cores = (Core("A", (*stack, *inputs, "_r")), Core("B", (*stack, *outputs, "_r"), "zero"))
+    sizes = {**dict(zip(names, tensor.shape, strict=True)), "_r": rank}
+    return Term(Network(cores, tuple(names), sizes), {"A": a, "B": b})
+
+
+def _block(view: View, modes: list[int], matrix: Tensor, *, outputs: bool) -> Tensor:
+    """Return a parameter's matrix (rank, coordinates) over modes of its tensor (*modes, rank).
+
+    Along axes of the parameter's other side, such as the role in a fused weight's outputs for the matrix that meets the
+    inputs, the numbers repeat.
+    """
+    own = [axis for axis in view.order if (axis in view.outputs) == outputs]
+    part = matrix.reshape(-1, *(view.sizes[axis] for axis in own))
+    for dim, axis in enumerate(own, 1):
+        part = take(part, dim, as_index(view.kept[axis]))
+    running = [axis for at in modes for axis in view.axes[at]]
+    for axis in running:
+        if axis not in own:
+            part = part.unsqueeze(-1).expand(*part.shape, len(view.kept[axis]))
+    legs = [*own, *(axis for axis in running if axis not in own)]
+    part = part.permute([1 + legs.index(axis) for axis in running] + [0])
+    sizes = [math.prod(len(view.kept[axis]) for axis in view.axes[at]) for at in modes]
+    return part.reshape(*sizes, -1)
+
+
+def _check(tensor: TensorGroup) -> None:
+    for view in tensor.views:
+        for mode, axes in zip(tensor.modes, view.axes, strict=True):
+            along = view.outputs if mode.side == "out" else view.inputs
+            mixed = mode.side != "stack" and (
+                any(axis in view.rule.listed or axis not in along for axis in axes)
+                or mode.size != math.prod(view.sizes[axis] for axis in axes)
+            )
+            if mixed or tensor.tied or len(view.rule.dims) != 2:
+                raise DataError(
+                    f"tensor {tensor.name!r}, mode {mode.name!r}: low-rank matrices of layers do not fit",
+                    expected="matrices, and modes that tell layers apart, or run along inputs, or along outputs",
+                    got=f"{view.rule.pattern!r} in {' '.join(m.name for m in tensor.modes)!r}",
+                    fix="merge the increments into a copy of the model and extract() the difference",
+                )
