@@ -22,6 +22,7 @@ from .lora import LoraFolder, from_lora, to_lora
 from .nano import nano
 from .network import Core, Mode, Network
 from .plan import TensorizationPlan
+from .reconstruct import Reconstructions, reconstruct
 from .rework import combine, convert, round_ranks
 from .rules import Group, Rule
 from .state import AdapterState, Recompression
@@ -45,6 +46,7 @@ __all__ = [
     "Mode",
     "Network",
     "Recompression",
+    "Reconstructions",
     "ResolvedPlan",
     "Rule",
     "Splits",
@@ -68,6 +70,7 @@ __all__ = [
     "nano",
     "plan_by_shape",
     "plan_for",
+    "reconstruct",
     "register_format",
     "round_ranks",
     "to_lora",

@@ -22,10 +22,12 @@ from .architectures import plan_for
 from .baselines import FullFineTuning, LinearProbe, Method, Trained
 from .data import Splits
 from .errors import AdaptError, TrainingError
+from .extract import Weights
 from .formats import Format, format_label
 from .measure import TrainingStep, freeze_to_floor, peak_bytes, step_ratios
 from .plan import TensorizationPlan
 from .progress import Progress, silent
+from .reconstruct import reconstruct
 from .table import Table
 from .training import Recipe, evaluate, fit
 
@@ -68,6 +70,7 @@ class Row:
         step_ratio: Time of a training step as a multiple of the frozen floor's.
         peak_bytes: Most memory that tensors take during a training step.
         merge_error: Largest difference of merged and adapted outputs, over the largest output.
+        increment_error: Relative error with which the format holds the given increment; None without one.
     """
 
     label: str
@@ -78,6 +81,7 @@ class Row:
     step_ratio: float
     peak_bytes: int
     merge_error: float
+    increment_error: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +107,7 @@ class Comparison:
             "step/floor",
             "peak memory",
             "merge error",
+            *(["increment error"] if any(row.increment_error is not None for row in self.rows) else []),
         )
         rows = tuple(
             (
@@ -114,6 +119,7 @@ class Comparison:
                 f"{row.step_ratio:.2f}",
                 f"{row.peak_bytes / 2**20:,.1f} MiB",
                 f"{row.merge_error:.0e}" if row.merge_error else "0",
+                *(["" if row.increment_error is None else f"{row.increment_error:.4f}"] if len(headers) > 8 else []),
             )
             for row in self.rows
         )
@@ -121,7 +127,7 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain JSON data, in the sections `run_info`, `train_info` and `meta_info`."""
-        train = ("val_accuracy", "test_accuracy", "step_ratio", "peak_bytes", "merge_error")
+        train = ("val_accuracy", "test_accuracy", "step_ratio", "peak_bytes", "merge_error", "increment_error")
         rows = {row.label: dataclasses.asdict(row) for row in self.rows}
         return {
             "run_info": dict(self.run_info),
@@ -147,6 +153,7 @@ def compare(
     lr: float = 1e-3,
     weight_decay: float = 1e-4,
     baselines: Sequence[Method] = (LinearProbe(), FullFineTuning()),
+    increment: Weights | None = None,
     progress: Progress = silent,
 ) -> Comparison:
     """Train every format on the same model, data and seeds, and measure what each costs.
@@ -168,6 +175,7 @@ def compare(
         lr: Peak learning rate.
         weight_decay: AdamW's weight decay.
         baselines: The rows to compare with.
+        increment: Fine-tuned weights of the model; how well each format holds their increment is one more column.
         progress: Called after each epoch of each run.
 
     Returns:
@@ -177,6 +185,7 @@ def compare(
         PlanError: The plan does not fit the model.
         RankError: A rank that the plan's tensors do not allow; found before anything trains.
         AdaptError: The model cannot get a fresh head.
+        DataError: The increment's weights do not fit the model.
         TrainingError: There is no seed, or a label is there twice, or a run's loss is not finite.
 
     Examples:
@@ -198,6 +207,9 @@ def compare(
     for method in methods:
         method.attach(_fresh(model, data.classes, seeds[0]), seeds[0])
 
+    held: dict[str, float] = {}
+    if increment is not None:
+        held = {r.label: r.error for r in reconstruct(model, increment, labelled, plan=plan, progress=progress).rows}
     costs = _costs(model, data, methods, plan, seeds[0], batch_size)
     rows = []
     for method in methods:
@@ -217,6 +229,7 @@ def compare(
                 ratio,
                 peak,
                 max(run.merge_error for run in runs),
+                held.get(method.label),
             )
         )
     info = {**settings, "seeds": list(seeds), "scale": scale, "dropout": dropout}

@@ -26,6 +26,50 @@ Weights = nn.Module | Mapping[str, Tensor] | str | Path
 """Where weights come from: a model, a state dict, or a safetensors file, of which no more is read than is needed."""
 
 
+class Increments:
+    """What full fine-tuning changed, parameter by parameter; nothing is read before it is asked for.
+
+    Args:
+        base: The weights before fine-tuning.
+        tuned: The weights after it.
+        plan: Which weights fold into which tensors.
+        model: A model to resolve the plan on; by default `base` or `tuned`, if one is a model, else bare names.
+
+    Raises:
+        DataError: A tensor is missing, or of another shape.
+        PlanError: The plan does not fit the weights.
+        AdaptError: A model is adapted.
+        CheckpointError: A file is missing or damaged.
+    """
+
+    def __init__(self, base: Weights, tuned: Weights, plan: TensorizationPlan, model: nn.Module | None = None) -> None:
+        given = next((each for each in (model, base, tuned) if isinstance(each, nn.Module)), None)
+        self.has_model = given is not None
+        self.before, self.after = _named(base), _named(tuned)
+        self.host = _skeleton(self.before) if given is None else given
+        self.resolved = plan.resolve(self.host)
+        _check(self.resolved, self.before, self.after)
+
+    def of(self, tensor: TensorGroup) -> dict[str, Tensor]:
+        """Return the increments of the parameters in a tensor, by name.
+
+        Args:
+            tensor: The tensor.
+
+        Raises:
+            DataError: One holds NaN or infinity.
+        """
+        return {view.parameter: _difference(view.parameter, self.before, self.after) for view in tensor.views}
+
+    def dense(self, tensor: TensorGroup) -> Tensor:
+        """Return the increments in a tensor, folded.
+
+        Args:
+            tensor: The tensor.
+        """
+        return tensor.gather(self.of(tensor))
+
+
 @dataclasses.dataclass(frozen=True)
 class LeftOver:
     """A parameter that the plan does not cover.
@@ -121,21 +165,18 @@ def extract(
         >>> found.changes[0].format, found.errors["blocks.0.attn.proj.weight"] < 1e-3
         (TensorTrain(rank=(1, 1), order=None), True)
     """
-    given = next((each for each in (model, base, tuned) if isinstance(each, nn.Module)), None)
-    before, after = _named(base), _named(tuned)
-    host = given if given is not None else _skeleton(before)
-    resolved = plan.resolve(host)
     if not math.isfinite(scale) or not scale:
         raise AdaptError("extract: scale", expected="a finite number that is not 0", got=repr(scale), fix="scale=1.0")
-    _check(resolved, before, after)
-    if keep and given is None:
+    weights = Increments(base, tuned, plan, model)
+    resolved = weights.resolved
+    if keep and not weights.has_model:
         raise DataError("extract: keep=True needs a model, to tell parameters from buffers", fix="pass model=")
     formats = formats_of(format, [tensor.name for tensor in resolved.tensors])
     changes, cores = [], {}
     errors: dict[str, float] = {}
     for done, tensor in enumerate(resolved.tensors, 1):
         tensor.network(formats[tensor.name])  # an error that names the tensor, before anything is read
-        increments = {name: _difference(name, before, after) for name in _parameters(tensor)}
+        increments = weights.of(tensor)
         dense = tensor.gather(increments) / scale
         found = formats[tensor.name].decompose(dense, tensor.modes, tolerance=tolerance)
         cores[tensor.name] = found.cores
@@ -143,13 +184,13 @@ def extract(
         size = math.prod(tensor.shape)
         changes.append(Change(tensor.name, "dense", size, found.format, found.num_parameters, found.error))
         progress("decomposing", done, len(resolved.tensors))
-    left_over, kept = _left_over(resolved, host, before, after, keep=keep)
+    left_over, kept = _left_over(weights, keep=keep)
     file = AdapterFile(
         plan,
         {change.tensor: change.format for change in changes},
         dict.fromkeys(cores, float(scale)),
         0.0,
-        fingerprint(before, resolved.parameters),
+        fingerprint(weights.before, resolved.parameters),
         {tensor.name: tensor.modes for tensor in resolved.tensors},
         {},
     )
@@ -182,10 +223,6 @@ def _skeleton(weights: Mapping[str, Tensor]) -> nn.Module:
         empty = torch.empty(weight.shape, dtype=weight.dtype, device="meta")
         module.register_parameter(last, nn.Parameter(empty, requires_grad=False))
     return root
-
-
-def _parameters(tensor: TensorGroup) -> list[str]:
-    return [view.parameter for view in tensor.views]
 
 
 def _check(resolved: ResolvedPlan, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:
@@ -231,11 +268,10 @@ def _errors(tensor: TensorGroup, found: Tensor, increments: Mapping[str, Tensor]
     return errors
 
 
-def _left_over(
-    resolved: ResolvedPlan, host: nn.Module, before: Mapping[str, Tensor], after: Mapping[str, Tensor], *, keep: bool
-) -> tuple[tuple[LeftOver, ...], dict[str, Tensor]]:
+def _left_over(weights: Increments, *, keep: bool) -> tuple[tuple[LeftOver, ...], dict[str, Tensor]]:
     """Compare what the plan does not cover, and return what is to be stored as it is."""
-    parameters, covered = base_parameters(host), set(resolved.parameters)
+    before, after = weights.before, weights.after
+    parameters, covered = base_parameters(weights.host), set(weights.resolved.parameters)
     aliases = {id(parameters[name]) for name in covered}
     names = [n for n in dict.fromkeys([*before, *after]) if n not in covered and id(parameters.get(n)) not in aliases]
     found = [(name, *_compared(name, before, after)) for name in names]
@@ -244,7 +280,7 @@ def _left_over(
         for name, change, _ in found
         if keep and change is not None and change and name in parameters
     }
-    buffers = head_buffers(host, kept) if keep else {}
+    buffers = head_buffers(weights.host, kept) if keep else {}
     kept |= {name: after[name].detach().cpu().clone() for name in buffers if name in after}
     shapes = {name: _shape(after, name) or _shape(before, name) or () for name in names}
     return tuple(LeftOver(name, shapes[name], change, name in kept, note) for name, change, note in found), kept

@@ -50,12 +50,12 @@ class LoraFolder:
     """A peft LoRA folder that was written. Printed, it is a table of ranks.
 
     Args:
-        path: The folder.
+        path: The folder; None if nothing was written.
         layers: Its layers.
         parameters: How many numbers its matrices hold.
     """
 
-    path: Path
+    path: Path | None
     layers: tuple[Exported, ...]
     parameters: int
 
@@ -75,7 +75,7 @@ class LoraFolder:
 def to_lora(
     adapter: HasState | AdapterState | str | Path,
     model: nn.Module,
-    folder: str | Path,
+    folder: str | Path | None,
     *,
     rank: int | None = None,
     head: bool = True,
@@ -90,7 +90,7 @@ def to_lora(
     Args:
         adapter: An adapter, one without a model, or a file.
         model: The model, adapted or not, with or without numbers.
-        folder: Where to write; made if it does not exist.
+        folder: Where to write; made if it does not exist. None writes nothing.
         rank: The highest rank of a layer; a layer that needs more is approximated as well as that rank can.
         head: Store the trained head too, in `modules_to_save`.
         example_input: What to run the model on to see which layers it calls; by default an input that the model is
@@ -125,14 +125,18 @@ def to_lora(
             scaled = dataclasses.replace(found, up=found.up * state.file.scales[tensor.name])
             layers |= dict.fromkeys(modules[view.parameter], scaled)
             progress("exporting", len(layers), len(resolved.parameters))
-    path = Path(folder)
-    make_folder(path)
-    tensors, config = _described(model, layers, [*kept])
-    tensors |= {f"{PREFIX}{name}": value for each in kept.values() for name, value in each.items()}
-    write_plain(path / WEIGHTS, tensors)
-    write_text(path / CONFIG, json.dumps(config, indent=2) + "\n")
+    if folder is not None:
+        tensors, config = _described(model, layers, [*kept])
+        tensors |= {f"{PREFIX}{name}": value for each in kept.values() for name, value in each.items()}
+        make_folder(folder)
+        write_plain(Path(folder, WEIGHTS), tensors)
+        write_text(Path(folder, CONFIG), json.dumps(config, indent=2) + "\n")
     exported = tuple(Exported(name, layer.rank, layer.error) for name, layer in layers.items())
-    return LoraFolder(path, exported, sum(layer.down.numel() + layer.up.numel() for layer in layers.values()))
+    return LoraFolder(
+        None if folder is None else Path(folder),
+        exported,
+        sum(layer.down.numel() + layer.up.numel() for layer in layers.values()),
+    )
 
 
 def _linear_layers(model: nn.Module, parameters: tuple[str, ...], example_input: object) -> dict[str, list[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -12,6 +13,7 @@ from matplotlib.figure import Figure
 from .compare import Comparison
 from .errors import CheckpointError
 from .files import make_folder, write_text
+from .reconstruct import Reconstructions
 
 
 def write_report(comparison: Comparison, folder: str | Path) -> list[Path]:
@@ -27,18 +29,53 @@ def write_report(comparison: Comparison, folder: str | Path) -> list[Path]:
     Raises:
         CheckpointError: The folder cannot be written.
     """
-    folder = Path(folder)
-    files = [folder / name for name in ("results.json", "table.md", "accuracy.png")]
-    make_folder(folder)
-    try:
-        write_text(files[0], json.dumps(comparison.to_dict(), indent=2) + "\n")
-        write_text(files[1], f"{comparison}\n")
-        temporary = files[2].with_name(f".{files[2].name}.tmp")
-        draw(comparison).savefig(temporary, dpi=160, format="png")
-        os.replace(temporary, files[2])
-    except OSError as error:
-        raise CheckpointError(f"cannot write to {folder}", got=str(error), fix="choose another folder") from error
-    return files
+    names = ("results.json", "table.md", "accuracy.png")
+    return _written(folder, names, comparison.to_dict(), str(comparison), draw(comparison))
+
+
+def write_reconstructions(found: Reconstructions, folder: str | Path, title: str) -> list[Path]:
+    """Write `increment.json`, `increment.md` and `increment.png`.
+
+    Args:
+        found: What `reconstruct` returned.
+        folder: Where to write; made if it does not exist.
+        title: What was reconstructed, for the picture.
+
+    Returns:
+        The files.
+
+    Raises:
+        CheckpointError: The folder cannot be written.
+    """
+    names = ("increment.json", "increment.md", "increment.png")
+    return _written(folder, names, found.to_dict(), str(found), draw_reconstructions(found, title))
+
+
+def draw_reconstructions(found: Reconstructions, title: str) -> Figure:
+    """Draw the relative error against the number of parameters (log axis), one line a kind of format.
+
+    Args:
+        found: What `reconstruct` returned.
+        title: What was reconstructed.
+
+    Returns:
+        The figure.
+    """
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    kinds = list(dict.fromkeys(row.label.split()[0] for row in found.rows))
+    for at, kind in enumerate(kinds):
+        rows = sorted((r for r in found.rows if r.label.split()[0] == kind), key=lambda row: row.parameters)
+        points = [row.parameters for row in rows], [row.error for row in rows]
+        axes.plot(*points, marker="o", color=f"C{at % 10}", label=kind)
+    axes.set_xscale("log")
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("parameters")
+    axes.set_ylabel("relative error of the increment")
+    axes.set_title(title, fontsize=10)
+    axes.grid(visible=True, which="major", alpha=0.3)
+    figure.legend(loc="outside right upper", fontsize=9, frameon=False)
+    return figure
 
 
 def draw(comparison: Comparison) -> Figure:
@@ -73,3 +110,18 @@ def draw(comparison: Comparison) -> Figure:
     axes.set_title(f"{info['model']['name']} on {info['data']['name']}, {seeds} seed(s)", fontsize=10)
     axes.grid(visible=True, which="major", alpha=0.3)
     return figure
+
+
+def _written(folder: str | Path, names: Sequence[str], data: object, table: str, figure: Figure) -> list[Path]:
+    """Write JSON, Markdown and a picture; each file appears whole or not at all."""
+    files = [Path(folder, name) for name in names]
+    make_folder(folder)
+    write_text(files[0], json.dumps(data, indent=2) + "\n")
+    write_text(files[1], f"{table}\n")
+    temporary = files[2].with_name(f".{files[2].name}.tmp")
+    try:
+        figure.savefig(temporary, dpi=160, format="png")
+        os.replace(temporary, files[2])
+    except OSError as error:
+        raise CheckpointError(f"cannot write to {folder}", got=str(error), fix="choose another folder") from error
+    return files

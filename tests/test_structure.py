@@ -41,7 +41,7 @@ ORDER = (
     {"adapt"},
     {"training", "nano"},
     {"data"},
-    {"baselines", "models", "measure"},
+    {"baselines", "models", "measure", "reconstruct"},
     {"compare"},
     {"report"},
     {"cli"},

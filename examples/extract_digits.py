@@ -1,0 +1,142 @@
+"""Extract adapters from a fully fine-tuned model, and compare them with adapters that were trained as such.
+
+Usage:
+    python examples/extract_digits.py
+
+The bundled model is tuned on scikit-learn's digits, every weight of it. What that changed is decomposed in several
+formats and ranks; beside each, an adapter of the same format and rank is trained from the start, on the same data with
+the same number of epochs and learning rate. A table is printed, and drawn to `--out`. Nothing is downloaded.
+
+An extracted adapter also holds biases, norms and the head as they were tuned (`keep=True`); a trained one learns its
+factors and the head, and leaves biases and norms alone. The columns count the factors only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+
+import tensorfact as tf
+from tensorfact.formats import format_label
+from tensorfact.table import Table
+
+FORMATS: dict[str, list[tf.Format]] = {
+    "tensor train": [tf.TensorTrain(rank) for rank in (2, 4, 8, 16)],
+    "Tucker": [tf.Tucker(rank) for rank in (2, 4, 8, 16)],
+    "CP": [tf.CP(rank) for rank in (4, 16)],
+    "matrix batch": [tf.MatrixBatch(rank) for rank in (1, 2, 4, 8)],
+}
+
+
+class Point(NamedTuple):
+    """One format and rank: the numbers in its factors, and what came of it; accuracies from 0 to 1."""
+
+    kind: str
+    label: str
+    parameters: int
+    error: float
+    extracted: float
+    trained: float
+
+
+def accuracy(model: nn.Module, samples: tf.training.Samples) -> float:
+    """Return the fraction of images classified rightly."""
+    return tf.evaluate(model, samples)[0]
+
+
+def without_increments(base: nn.Module, tuned: nn.Module, plan: tf.TensorizationPlan) -> nn.Module:
+    """Return the tuned model with the weights that the plan covers set back: what `keep` alone amounts to."""
+    model, before = copy.deepcopy(tuned), base.state_dict()
+    covered = {name: before[name] for name in plan.resolve(base).parameters}
+    model.load_state_dict(covered, strict=False)
+    return model
+
+
+def draw(points: list[Point], tuned: float, kept: float, title: str) -> Figure:
+    """Draw test accuracy against parameters (log axis), two series a kind of format."""
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    axes.axhline(100 * tuned, color="black", linewidth=1, label="full fine-tuning")
+    axes.axhline(100 * kept, color="black", linewidth=1, linestyle=":", label="its biases, norms, head")
+    for number, kind in enumerate(dict.fromkeys(point.kind for point in points)):
+        mine = [point for point in points if point.kind == kind]
+        sizes, colour = [point.parameters for point in mine], f"C{number}"
+        trained, extracted = [100 * point.trained for point in mine], [100 * point.extracted for point in mine]
+        axes.plot(sizes, trained, "o-", color=colour, label=f"{kind}, trained")
+        axes.plot(sizes, extracted, "o--", color=colour, markerfacecolor="none", label=f"{kind}, extracted")
+    figure.legend(loc="outside right upper", fontsize=9, frameon=False)
+    axes.set_xscale("log")
+    axes.margins(x=0.1, y=0.1)
+    axes.set_xlabel("parameters of the factors")
+    axes.set_ylabel("test accuracy, %")
+    axes.set_title(title, fontsize=10)
+    axes.grid(visible=True, which="major", alpha=0.3)
+    return figure
+
+
+def main() -> None:
+    """Tune everything, extract, train the same formats, print and draw."""
+    parser = argparse.ArgumentParser(description="Extract adapters from a fully fine-tuned model.")
+    parser.add_argument("--epochs", type=int, default=10, help="of every training")
+    parser.add_argument("--lr", type=float, default=3e-3, help="of every training")
+    parser.add_argument("--scale", type=float, default=10.0, help="of the trained adapters")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quick", action="store_true", help="only the lowest rank of each format")
+    parser.add_argument("--out", type=Path, default=Path("runs/examples/extract.png"), help="where to draw")
+    args = parser.parse_args()
+
+    base = tf.nano()
+    torch.manual_seed(args.seed)
+    base.reset_classifier(10)  # type: ignore[operator]  # part of the base: every run starts from this very head
+    data, plan = tf.digits(base), tf.plan_for(base)
+
+    def fit(model: nn.Module) -> float:
+        return tf.fit(model, data.train, data.val, epochs=args.epochs, lr=args.lr, seed=args.seed).val_accuracy
+
+    tuned = copy.deepcopy(base).requires_grad_(True)
+    val, test = fit(tuned), accuracy(tuned, data.test)
+    numbers = sum(parameter.numel() for parameter in tuned.parameters())
+    covered = sum(tuned.get_parameter(name).numel() for name in plan.resolve(base).parameters)
+    kept = accuracy(without_increments(base, tuned, plan), data.test)
+    print(f"full fine-tuning, {numbers:,} parameters: validation {100 * val:.1f} %, test {100 * test:.1f} %")
+    print(f"its {numbers - covered:,} biases, norms and head alone, on the base: test {100 * kept:.1f} %", flush=True)
+
+    points = []
+    for kind, formats in FORMATS.items():
+        for format in formats[:1] if args.quick else formats:
+            start = time.perf_counter()
+            extraction = tf.extract(base, tuned, plan, format, keep=True)
+            (change,) = extraction.changes  # this model's plan has one tensor
+            model = copy.deepcopy(base)
+            tf.load_adapter(model, extraction.state)
+            extracted = accuracy(model, data.test)
+
+            model = copy.deepcopy(base)
+            adapter = tf.adapt(model, plan, format, scale=args.scale, seed=args.seed)
+            fit(model)
+            trained = accuracy(model, data.test)
+            label, count = format_label(format), adapter.num_parameters
+            points.append(Point(kind, label, count, change.error, extracted, trained))
+            print(f"  {label}: {time.perf_counter() - start:.0f} s", flush=True)
+
+    headers = ("format", "parameters", "relative error of the extraction", "extracted test %", "trained test %")
+    rows = [
+        (p.label, f"{p.parameters:,}", f"{p.error:.3f}", f"{100 * p.extracted:.1f}", f"{100 * p.trained:.1f}")
+        for p in points
+    ]
+    print(Table(headers, tuple(rows)))
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    title = f"nano on digits, {args.epochs} epoch(s), seed {args.seed}"
+    draw(points, test, kept, title).savefig(args.out, dpi=160)
+    print(f"drawn to {args.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,27 @@
+"""The command line. Every mistake a user can make ends in one line and exit code 2."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from ..errors import TensorfactError
+from . import adapters, files, models
+from .console import app
+
+__all__ = ["adapters", "app", "files", "main", "models"]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line.
+
+    Args:
+        arguments: The words after the program's name; by default those it was started with.
+    """
+    try:
+        app(arguments)
+    except TensorfactError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)

@@ -1,0 +1,186 @@
+"""Commands on adapter files: extract, convert, round, combine, LoRA in and out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..architectures import plan_by_shape, plan_for
+from ..errors import AdaptError
+from ..extract import Extraction, extract
+from ..formats import parse_format
+from ..formats.rank import Rank
+from ..lora import from_lora, to_lora
+from ..models import load_model, model_shapes
+from ..progress import progress_bars
+from ..rework import combine, convert, round_ranks
+from ..state import Recompression
+from .console import AdapterPath, Checkpoint, ModelName, Pretrained, app, show
+
+Out = Annotated[Path, typer.Option("--out", "-o", help="The adapter file to write.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show sizes and errors, and write nothing.")]
+FormatText = Annotated[str, typer.Option("--format", help="NAME:option=value: tt:rank=16, tucker:rank=full.")]
+Tolerance = Annotated[float | None, typer.Option(help="Relative error allowed for each tensor: ranks are found.")]
+RankText = Annotated[str | None, typer.Option("--rank", help="An int, (4,8), or a fraction of the dense size.")]
+Blocks = Annotated[list[str] | None, typer.Option(help="Which weights, as in `tensorfact plan`.", show_default="all")]
+ByShape = Annotated[bool, typer.Option("--by-shape", help="Stack what has one shape, in a model of any family.")]
+Scale = Annotated[float, typer.Option(help="The adapter's scale; its increment does not depend on it.")]
+
+
+@app.command("extract")
+def extract_command(
+    model: ModelName,
+    tuned: Annotated[Path, typer.Argument(help="The fine-tuned weights, as safetensors.")],
+    out: Out,
+    base: Annotated[
+        Path | None, typer.Option(help="The base weights, as safetensors; by default the model's own.")
+    ] = None,
+    pretrained: Pretrained = False,
+    format: FormatText = "tt:rank=16",
+    tolerance: Tolerance = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Store what the plan does not cover as it was tuned.")] = False,
+    blocks: Blocks = None,
+    by_shape: ByShape = False,
+    scale: Scale = 1.0,
+    dry_run: DryRun = False,
+) -> None:
+    """Make an adapter of a fully fine-tuned model: decompose what tuning changed."""
+    parsed = parse_format(format)
+    host = model_shapes(model) if base is not None else load_model(model, pretrained=pretrained)
+    plan = plan_by_shape(host) if by_shape else plan_for(host, blocks or "all")  # type: ignore[arg-type]
+    with progress_bars() as progress:
+        found = extract(
+            host if base is None else base,
+            tuned,
+            plan,
+            parsed,
+            model=host,
+            scale=scale,
+            tolerance=tolerance,
+            keep=keep,
+            progress=progress,
+        )
+    _finish(found, out, dry_run)
+    worst = sorted(found.errors.items(), key=lambda pair: -pair[1])[:3]
+    typer.echo(f"largest errors: {', '.join(f'{name} {error:.3g}' for name, error in worst)}")
+
+
+@app.command("convert")
+def convert_command(
+    file: AdapterPath, format: FormatText, out: Out, tolerance: Tolerance = None, dry_run: DryRun = False
+) -> None:
+    """Bring an adapter into another format."""
+    parsed = parse_format(format)
+    with progress_bars() as progress:
+        found = convert(file, parsed, tolerance=tolerance, progress=progress)
+    _finish(found, out, dry_run)
+
+
+@app.command("round")
+def round_command(
+    file: AdapterPath,
+    out: Out,
+    rank: RankText = None,
+    tolerance: Tolerance = None,
+    budget: Annotated[int | None, typer.Option(help="How many numbers the factors may hold.")] = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Lower an adapter's ranks: to a rank, to what an error allows, or to what a budget allows."""
+    with progress_bars() as progress:
+        found = round_ranks(file, rank=_rank(rank), tolerance=tolerance, budget=budget, progress=progress)
+    _finish(found, out, dry_run)
+
+
+@app.command("combine")
+def combine_command(
+    adapters: Annotated[list[str], typer.Argument(help="FILE or FILE=WEIGHT, several: cats.safetensors=0.5.")],
+    out: Out,
+    rank: RankText = None,
+    tolerance: Tolerance = None,
+    format: Annotated[
+        str | None, typer.Option("--format", help="The sum's format; the first adapter's by default.")
+    ] = None,
+    head: Annotated[bool, typer.Option(help="Keep the first adapter's head.")] = True,
+    dry_run: DryRun = False,
+) -> None:
+    """Add adapters of one plan, each times a weight."""
+    weighted = dict(map(_weighted, adapters))
+    if len(weighted) < len(adapters):
+        raise AdaptError("combine: a file is there twice", fix="name each once, with the sum of its weights")
+    parsed = None if format is None else parse_format(format)
+    with progress_bars() as progress:
+        found = combine(
+            weighted, format=parsed, rank=_rank(rank), tolerance=tolerance, keep_head=head, progress=progress
+        )
+    _finish(found, out, dry_run)
+
+
+@app.command("to-lora")
+def to_lora_command(
+    model: ModelName,
+    file: AdapterPath,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")],
+    rank: Annotated[int | None, typer.Option(min=1, help="The highest rank; by default, what is exact.")] = None,
+    head: Annotated[bool, typer.Option(help="Store the trained head too.")] = True,
+    dry_run: DryRun = False,
+) -> None:
+    """Write an adapter as a LoRA folder of peft's. Needs no weights of the model."""
+    shapes = model_shapes(model)
+    with progress_bars() as progress:
+        found = to_lora(file, shapes, None if dry_run else out, rank=rank, head=head, progress=progress)
+    show(found.table(), f"{file} as LoRA: {len(found.layers)} layers, {found.parameters:,} numbers")
+    typer.echo("nothing written" if dry_run else f"written: {out}")
+
+
+@app.command("from-lora")
+def from_lora_command(
+    model: ModelName,
+    source: Annotated[Path, typer.Argument(help="A folder of peft's, or a safetensors file of peft's or LyCORIS's.")],
+    out: Out,
+    pretrained: Pretrained = False,
+    checkpoint: Checkpoint = None,
+    format: FormatText = "tt:rank=full",
+    tolerance: Tolerance = None,
+    blocks: Blocks = None,
+    by_shape: ByShape = False,
+    scale: Scale = 1.0,
+    dry_run: DryRun = False,
+) -> None:
+    """Recompress a LoRA, LoHa or LoKr across the layers of a model."""
+    parsed = parse_format(format)
+    loaded = load_model(model, pretrained=pretrained, checkpoint=checkpoint)
+    plan = plan_by_shape(loaded) if by_shape else plan_for(loaded, blocks or "all")  # type: ignore[arg-type]
+    with progress_bars() as progress:
+        found = from_lora(loaded, source, plan, parsed, tolerance=tolerance, scale=scale, progress=progress)
+    _finish(found, out, dry_run)
+    typer.echo(f"{found.shrank:.3g} times fewer numbers")
+
+
+def _finish(found: Recompression, out: Path, dry_run: bool) -> None:
+    """Show what was found, and write it."""
+    show(found.table(), f"{found.parameters:,} parameters")
+    if isinstance(found, Extraction):
+        show(found.left_over_table())
+    if dry_run:
+        typer.echo("nothing written")
+        return
+    found.save(out)
+    typer.echo(f"written: {out} ({out.stat().st_size:,} bytes)")
+
+
+def _rank(text: str | None) -> Rank | None:
+    """Read a rank as in a format's options."""
+    return None if text is None else parse_format(f"tt:rank={text}").rank  # type: ignore[attr-defined, no-any-return]
+
+
+def _weighted(text: str) -> tuple[str, float]:
+    """Split FILE=WEIGHT."""
+    path, separator, weight = text.rpartition("=")
+    try:
+        return (path, float(weight)) if separator else (text, 1.0)
+    except ValueError as error:
+        raise AdaptError(
+            "combine: a weight", expected="FILE=NUMBER", got=repr(text), fix="cats.safetensors=0.5"
+        ) from error

@@ -1,0 +1,52 @@
+"""What all commands share: the application, their options, how a table is shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from ..contraction import usable
+from ..table import Table
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Tensor-network adapters for neural networks.",
+)
+
+ModelName = Annotated[str, typer.Argument(help="'nano' (bundled), any timm name, hf:NAME (transformers), torch:CLASS.")]
+AdapterPath = Annotated[Path, typer.Argument(help="A file that Adapter.save wrote.")]
+Pretrained = Annotated[bool, typer.Option("--pretrained", help="Load timm's pretrained weights.")]
+Checkpoint = Annotated[Path | None, typer.Option(help="A safetensors file with the model's weights.")]
+Formats = Annotated[list[str] | None, typer.Option("--format", help="NAME:option=value, repeatable: tt:rank=16.")]
+
+
+def show(table: Table, title: str | None = None) -> None:
+    """Print a table; what reads a pipe gets whole lines.
+
+    Args:
+        table: The table.
+        title: What it is.
+    """
+    console = Console()
+    if not console.is_terminal:
+        typer.echo("\n".join([*([title] if title else []), str(table)]))
+        return
+    shown = RichTable(title=title and Text(title))
+    for header in table.headers:
+        shown.add_column(Text(header), overflow="fold")
+    for row in table.rows:
+        shown.add_row(*map(Text, row))
+    console.print(shown)
+
+
+def device_of(name: str) -> torch.device:
+    """Return the device of a name; of none, a GPU if there is one."""
+    return usable(name or ("cuda" if torch.cuda.is_available() else "cpu"))

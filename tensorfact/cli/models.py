@@ -1,0 +1,177 @@
+"""Commands that need a model: compare, plan, merge; and what the planner knows of the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from ..adapt import load_adapter
+from ..architectures import plan_by_shape, plan_for
+from ..baselines import FullFineTuning, LinearProbe
+from ..checkpoint import HEAD, AdapterFile
+from ..compare import compare
+from ..contraction import calibrate, machine
+from ..data import digits, image_folder
+from ..errors import PlanError, TrainingError
+from ..files import make_folder, write_tensors
+from ..formats import Format, format_label, parse_format
+from ..models import load_model, model_shapes
+from ..owners import head_parameters
+from ..progress import progress_bars
+from ..reconstruct import reconstruct
+from ..report import write_reconstructions, write_report
+from ..table import Table
+from .console import AdapterPath, Checkpoint, Formats, ModelName, Pretrained, app, device_of, show
+
+DEFAULT_FORMATS = ("tt:rank=8", "tucker:rank=8", "cp:rank=16", "matrix-batch:rank=4")
+INCREMENT_FORMATS = tuple(
+    f"{name}:rank={rank}"
+    for name, ranks in (("tt", (2, 8, 32)), ("tucker", (2, 8, 32)), ("cp", (4, 16)), ("matrix-batch", (1, 4, 16)))
+    for rank in ranks
+)
+
+
+@app.command("compare")
+def compare_command(
+    model: Annotated[str, typer.Option(help="'nano' (bundled) or any timm model name.")] = "nano",
+    pretrained: Pretrained = False,
+    checkpoint: Checkpoint = None,
+    data: Annotated[str, typer.Option(help="'digits', or a folder of images in train/val/test.")] = "digits",
+    format: Formats = None,
+    scale: Annotated[float, typer.Option(help="What multiplies the increments.")] = 10.0,
+    seeds: Annotated[int, typer.Option(min=1, help="Training runs a method.")] = 2,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training split.")] = 10,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples a step.")] = 64,
+    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 3e-3,
+    device: Annotated[str, typer.Option(help="Where to train: cpu, cuda, ...; by default a GPU if there is one.")] = "",
+    out: Annotated[Path, typer.Option(help="Folder for results.json, table.md and accuracy.png.")] = Path(
+        "runs/compare"
+    ),
+    increment: Annotated[
+        Path | None, typer.Option(help="Fine-tuned weights of the model, as safetensors: rank formats by error.")
+    ] = None,
+) -> None:
+    """Train formats on one model and data set, beside the linear probe and full fine-tuning.
+
+    With --increment nothing is trained: formats are ranked by how well they hold what full fine-tuning changed.
+    """
+    if increment is not None:
+        _rank(model, pretrained, checkpoint, increment, format or INCREMENT_FORMATS, out)
+        return
+    formats = _distinct(format or DEFAULT_FORMATS)
+    make_folder(out)
+    loaded = load_model(model, pretrained=pretrained, checkpoint=checkpoint).to(device_of(device))
+    with progress_bars() as progress:
+        splits = digits(loaded) if data == "digits" else image_folder(data, loaded, progress=progress)
+        result = compare(
+            loaded,
+            splits,
+            formats,
+            scale=scale,
+            seeds=range(seeds),
+            epochs=epochs,
+            batch_size=batch_size,
+            lr=lr,
+            baselines=(LinearProbe(), FullFineTuning()),
+            progress=progress,
+        )
+    files = write_report(result, out)
+    show(result.table(), f"{model} on {splits.name}: {epochs} epochs, {seeds} seed(s), scale {scale:g}")
+    typer.echo(f"written: {', '.join(map(str, files))}")
+
+
+@app.command("plan")
+def plan_command(
+    model: ModelName,
+    blocks: Annotated[
+        list[str] | None,
+        typer.Option(help="Which weights, repeatable: all, attention, mlp, conv, depthwise.", show_default="all"),
+    ] = None,
+    mlp: Annotated[str, typer.Option(help="A d x 4d matrix as d x d 'chunks', or 'whole'.")] = "chunks",
+    by_shape: Annotated[
+        bool, typer.Option("--by-shape", help="Stack what has one shape, in a model of any family.")
+    ] = False,
+    format: Formats = None,
+) -> None:
+    """Print the tensors of a model's plan, what it leaves out, and what each format would train. Needs no weights."""
+    formats = list(map(parse_format, format or ["tt:rank=16"]))
+    shapes = model_shapes(model)
+    if by_shape and (blocks or mlp != "chunks"):
+        raise PlanError("--by-shape knows no blocks", fix="leave --blocks and --mlp out")
+    plan = plan_by_shape(shapes) if by_shape else plan_for(shapes, blocks or "all", mlp=mlp)  # type: ignore[arg-type]
+    resolved = plan.resolve(shapes)
+    what = "by shape" if by_shape else f"{', '.join(blocks or ['all'])} blocks"
+    show(resolved.table(), f"{model}, {what}")
+    show(resolved.left_out_table(), f"left out; the tensors hold {resolved.share:.0%} of what could be stacked")
+    counts = []
+    for each in formats:
+        fitted = resolved.fitted(each)
+        lower = " (less where a tensor allows no more)" if set(fitted.values()) != {each} else ""
+        counts.append((format_label(each) + lower, f"{resolved.num_parameters(fitted):,}"))
+    show(Table(("format", "parameters"), tuple(counts)), "trained parameters, the head apart")
+
+
+@app.command("merge")
+def merge_command(
+    model: ModelName,
+    file: AdapterPath,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The merged weights, as safetensors.")],
+    pretrained: Pretrained = False,
+    checkpoint: Checkpoint = None,
+) -> None:
+    """Write a model's weights with an adapter merged into them."""
+    described = AdapterFile.read(file)
+    loaded = load_model(model, pretrained=pretrained, checkpoint=checkpoint)
+    own = {HEAD + name: loaded.get_parameter(name).shape for name in head_parameters(loaded, True)}
+    resized = {
+        described.shapes[name][0] for name in own.keys() & described.shapes if described.shapes[name] != own[name]
+    }
+    if resized and hasattr(loaded, "reset_classifier"):  # the file's head has other classes than the model's
+        loaded.reset_classifier(resized.pop())  # type: ignore[operator]
+    adapter = load_adapter(loaded, file)
+    adapter.merge()
+    adapter.remove()
+    write_tensors(out, loaded.state_dict(), {"kind": "model", "model": model})
+    typer.echo(f"merged {len(adapter.resolved.parameters)} weights into {out} ({out.stat().st_size:,} bytes)")
+
+
+@app.command("calibrate")
+def calibrate_command(device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu") -> None:
+    """Measure the three constants that the planner predicts times with."""
+    known = machine(device_of(device))
+    found = calibrate(device, use=False)
+    rows = tuple(
+        (what, spell(now), spell(before))
+        for what, spell, now, before in (
+            ("products of large matrices", "{:.3g} FLOP/s".format, found.flops_per_second, known.flops_per_second),
+            ("element-wise operations", "{:.3g} bytes/s".format, found.bytes_per_second, known.bytes_per_second),
+            ("the smallest product", "{:.3g} s".format, found.seconds_per_launch, known.seconds_per_launch),
+        )
+    )
+    show(Table(("constant", "measured", "planned with"), rows), f"{found.device}, {torch.get_num_threads()} thread(s)")
+    typer.echo(f"tensorfact.calibrate({device!r}) in a program measures, and plans with that from then on")
+
+
+def _distinct(texts: Sequence[str]) -> dict[str, Format]:
+    parsed = [parse_format(text) for text in texts]
+    formats = {format_label(f): f for f in parsed}
+    if len(formats) < len(parsed):
+        raise TrainingError("compare: a format is there twice", got=", ".join(map(format_label, parsed)))
+    return formats
+
+
+def _rank(
+    name: str, pretrained: bool, checkpoint: Path | None, increment: Path, formats: Sequence[str], out: Path
+) -> None:
+    """Compare formats by what they lose of an increment."""
+    chosen, model = _distinct(formats), load_model(name, pretrained=pretrained, checkpoint=checkpoint)
+    plan = plan_for(model)
+    with progress_bars() as progress:
+        found = reconstruct(model, increment, chosen, plan=plan, progress=progress)
+    files = write_reconstructions(found, out, f"what {increment.name} changed of {name}")
+    show(found.table(), f"the increment of {increment}: {found.numbers:,} numbers")
+    typer.echo(f"written: {', '.join(map(str, files))}")
