@@ -7,8 +7,8 @@ The bundled model is tuned on scikit-learn's digits, every weight of it. What th
 formats and ranks; beside each, an adapter of the same format and rank is trained from the start, on the same data with
 the same number of epochs and learning rate. A table is printed, and drawn to `--out`. Nothing is downloaded.
 
-An extracted adapter also holds biases, norms and the head as they were tuned (`keep=True`); a trained one learns its
-factors and the head, and leaves biases and norms alone. The columns count the factors only.
+An extracted adapter also holds what the plan does not cover (biases, norms, embeddings, the head) as it was tuned
+(`keep=True`); a trained one learns its factors and the head, and leaves the rest alone. The table counts the factors.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from torch import nn
 import tensorfact as tf
 from tensorfact.formats import format_label
 from tensorfact.table import Table
+from tensorfact.training import Samples
 
 FORMATS: dict[str, list[tf.Format]] = {
     "tensor train": [tf.TensorTrain(rank) for rank in (2, 4, 8, 16)],
@@ -46,7 +47,7 @@ class Point(NamedTuple):
     trained: float
 
 
-def accuracy(model: nn.Module, samples: tf.training.Samples) -> float:
+def accuracy(model: nn.Module, samples: Samples) -> float:
     """Return the fraction of images classified rightly."""
     return tf.evaluate(model, samples)[0]
 
@@ -64,7 +65,7 @@ def draw(points: list[Point], tuned: float, kept: float, title: str) -> Figure:
     figure = Figure(figsize=(8, 4.2), layout="constrained")
     axes = figure.add_subplot()
     axes.axhline(100 * tuned, color="black", linewidth=1, label="full fine-tuning")
-    axes.axhline(100 * kept, color="black", linewidth=1, linestyle=":", label="its biases, norms, head")
+    axes.axhline(100 * kept, color="black", linewidth=1, linestyle=":", label="its biases, norms, etc. alone")
     for number, kind in enumerate(dict.fromkeys(point.kind for point in points)):
         mine = [point for point in points if point.kind == kind]
         sizes, colour = [point.parameters for point in mine], f"C{number}"
@@ -106,7 +107,7 @@ def main() -> None:
     covered = sum(tuned.get_parameter(name).numel() for name in plan.resolve(base).parameters)
     kept = accuracy(without_increments(base, tuned, plan), data.test)
     print(f"full fine-tuning, {numbers:,} parameters: validation {100 * val:.1f} %, test {100 * test:.1f} %")
-    print(f"its {numbers - covered:,} biases, norms and head alone, on the base: test {100 * kept:.1f} %", flush=True)
+    print(f"its {numbers - covered:,} biases, norms, embeddings and head alone: test {100 * kept:.1f} %", flush=True)
 
     points = []
     for kind, formats in FORMATS.items():

@@ -26,7 +26,7 @@ from .owners import owners_of
 from .plan import TensorizationPlan
 from .progress import Progress, silent
 from .rework import at_rank
-from .state import AdapterState, Change, HasState, Recompression, state_of
+from .state import AdapterState, Change, Recompression, Source, state_of
 from .table import Table
 
 
@@ -73,7 +73,7 @@ class LoraFolder:
 
 
 def to_lora(
-    adapter: HasState | AdapterState | str | Path,
+    adapter: Source,
     model: nn.Module,
     folder: str | Path | None,
     *,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 from torch import Tensor
 
@@ -17,13 +16,13 @@ from .formats.rank import FULL, Rank, first_that
 from .groups import formats_of
 from .network import Mode
 from .progress import Progress, silent
-from .state import AdapterState, Change, HasState, Recompression, state_of
+from .state import AdapterState, Change, Recompression, Source, state_of
 
 Found = Callable[[str], Decomposition]
 
 
 def convert(
-    adapter: HasState | AdapterState | str | Path,
+    adapter: Source,
     format: Format | Mapping[str, Format],
     *,
     tolerance: float | None = None,
@@ -62,7 +61,7 @@ def convert(
 
 
 def round_ranks(
-    adapter: HasState | AdapterState | str | Path,
+    adapter: Source,
     *,
     rank: Rank | None = None,
     tolerance: float | None = None,
@@ -111,7 +110,7 @@ def round_ranks(
 
 
 def combine(
-    adapters: Mapping[HasState | AdapterState | str | Path, float],
+    adapters: Mapping[Source, float],
     *,
     format: Format | Mapping[str, Format] | None = None,
     rank: Rank | None = None,

@@ -128,6 +128,10 @@ class HasState(Protocol):
         ...
 
 
+Source = HasState | AdapterState | str | Path
+"""Where an adapter comes from: one on a model, one without, or a file."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Change:
     """What became of one of the plan's tensors.
@@ -198,7 +202,7 @@ class Recompression:
         return str(self.table())
 
 
-def state_of(adapter: HasState | AdapterState | str | Path) -> AdapterState:
+def state_of(adapter: Source) -> AdapterState:
     """Return an adapter without its model.
 
     Args:

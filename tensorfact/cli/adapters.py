@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..architectures import plan_by_shape, plan_for
-from ..errors import AdaptError
+from ..errors import AdaptError, CheckpointError
 from ..extract import Extraction, extract
 from ..formats import parse_format
 from ..formats.rank import Rank
@@ -16,10 +16,10 @@ from ..lora import from_lora, to_lora
 from ..models import load_model, model_shapes
 from ..progress import progress_bars
 from ..rework import combine, convert, round_ranks
-from ..state import Recompression
+from ..state import Recompression, Source
 from .console import AdapterPath, Checkpoint, ModelName, Pretrained, app, show
 
-Out = Annotated[Path, typer.Option("--out", "-o", help="The adapter file to write.")]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="The adapter file to write.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show sizes and errors, and write nothing.")]
 FormatText = Annotated[str, typer.Option("--format", help="NAME:option=value: tt:rank=16, tucker:rank=full.")]
 Tolerance = Annotated[float | None, typer.Option(help="Relative error allowed for each tensor: ranks are found.")]
@@ -33,7 +33,7 @@ Scale = Annotated[float, typer.Option(help="The adapter's scale; its increment d
 def extract_command(
     model: ModelName,
     tuned: Annotated[Path, typer.Argument(help="The fine-tuned weights, as safetensors.")],
-    out: Out,
+    out: Out = None,
     base: Annotated[
         Path | None, typer.Option(help="The base weights, as safetensors; by default the model's own.")
     ] = None,
@@ -47,7 +47,7 @@ def extract_command(
     dry_run: DryRun = False,
 ) -> None:
     """Make an adapter of a fully fine-tuned model: decompose what tuning changed."""
-    parsed = parse_format(format)
+    target, parsed = _target(out, dry_run), parse_format(format)
     host = model_shapes(model) if base is not None else load_model(model, pretrained=pretrained)
     plan = plan_by_shape(host) if by_shape else plan_for(host, blocks or "all")  # type: ignore[arg-type]
     with progress_bars() as progress:
@@ -62,41 +62,42 @@ def extract_command(
             keep=keep,
             progress=progress,
         )
-    _finish(found, out, dry_run)
+    _finish(found, target)
     worst = sorted(found.errors.items(), key=lambda pair: -pair[1])[:3]
     typer.echo(f"largest errors: {', '.join(f'{name} {error:.3g}' for name, error in worst)}")
 
 
 @app.command("convert")
 def convert_command(
-    file: AdapterPath, format: FormatText, out: Out, tolerance: Tolerance = None, dry_run: DryRun = False
+    file: AdapterPath, format: FormatText, out: Out = None, tolerance: Tolerance = None, dry_run: DryRun = False
 ) -> None:
     """Bring an adapter into another format."""
-    parsed = parse_format(format)
+    target, parsed = _target(out, dry_run), parse_format(format)
     with progress_bars() as progress:
         found = convert(file, parsed, tolerance=tolerance, progress=progress)
-    _finish(found, out, dry_run)
+    _finish(found, target)
 
 
 @app.command("round")
 def round_command(
     file: AdapterPath,
-    out: Out,
+    out: Out = None,
     rank: RankText = None,
     tolerance: Tolerance = None,
     budget: Annotated[int | None, typer.Option(help="How many numbers the factors may hold.")] = None,
     dry_run: DryRun = False,
 ) -> None:
     """Lower an adapter's ranks: to a rank, to what an error allows, or to what a budget allows."""
+    target = _target(out, dry_run)
     with progress_bars() as progress:
         found = round_ranks(file, rank=_rank(rank), tolerance=tolerance, budget=budget, progress=progress)
-    _finish(found, out, dry_run)
+    _finish(found, target)
 
 
 @app.command("combine")
 def combine_command(
     adapters: Annotated[list[str], typer.Argument(help="FILE or FILE=WEIGHT, several: cats.safetensors=0.5.")],
-    out: Out,
+    out: Out = None,
     rank: RankText = None,
     tolerance: Tolerance = None,
     format: Annotated[
@@ -106,7 +107,8 @@ def combine_command(
     dry_run: DryRun = False,
 ) -> None:
     """Add adapters of one plan, each times a weight."""
-    weighted = dict(map(_weighted, adapters))
+    target = _target(out, dry_run)
+    weighted: dict[Source, float] = dict(map(_weighted, adapters))
     if len(weighted) < len(adapters):
         raise AdaptError("combine: a file is there twice", fix="name each once, with the sum of its weights")
     parsed = None if format is None else parse_format(format)
@@ -114,31 +116,31 @@ def combine_command(
         found = combine(
             weighted, format=parsed, rank=_rank(rank), tolerance=tolerance, keep_head=head, progress=progress
         )
-    _finish(found, out, dry_run)
+    _finish(found, target)
 
 
 @app.command("to-lora")
 def to_lora_command(
     model: ModelName,
     file: AdapterPath,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The folder to write.")] = None,
     rank: Annotated[int | None, typer.Option(min=1, help="The highest rank; by default, what is exact.")] = None,
     head: Annotated[bool, typer.Option(help="Store the trained head too.")] = True,
     dry_run: DryRun = False,
 ) -> None:
     """Write an adapter as a LoRA folder of peft's. Needs no weights of the model."""
-    shapes = model_shapes(model)
+    target, shapes = _target(out, dry_run), model_shapes(model)
     with progress_bars() as progress:
-        found = to_lora(file, shapes, None if dry_run else out, rank=rank, head=head, progress=progress)
+        found = to_lora(file, shapes, target, rank=rank, head=head, progress=progress)
     show(found.table(), f"{file} as LoRA: {len(found.layers)} layers, {found.parameters:,} numbers")
-    typer.echo("nothing written" if dry_run else f"written: {out}")
+    typer.echo("nothing written" if target is None else f"written: {target}")
 
 
 @app.command("from-lora")
 def from_lora_command(
     model: ModelName,
     source: Annotated[Path, typer.Argument(help="A folder of peft's, or a safetensors file of peft's or LyCORIS's.")],
-    out: Out,
+    out: Out = None,
     pretrained: Pretrained = False,
     checkpoint: Checkpoint = None,
     format: FormatText = "tt:rank=full",
@@ -149,30 +151,41 @@ def from_lora_command(
     dry_run: DryRun = False,
 ) -> None:
     """Recompress a LoRA, LoHa or LoKr across the layers of a model."""
-    parsed = parse_format(format)
+    target, parsed = _target(out, dry_run), parse_format(format)
     loaded = load_model(model, pretrained=pretrained, checkpoint=checkpoint)
     plan = plan_by_shape(loaded) if by_shape else plan_for(loaded, blocks or "all")  # type: ignore[arg-type]
     with progress_bars() as progress:
         found = from_lora(loaded, source, plan, parsed, tolerance=tolerance, scale=scale, progress=progress)
-    _finish(found, out, dry_run)
+    _finish(found, target)
     typer.echo(f"{found.shrank:.3g} times fewer numbers")
 
 
-def _finish(found: Recompression, out: Path, dry_run: bool) -> None:
+def _target(out: Path | None, dry_run: bool) -> Path | None:
+    """Return where to write, None for nowhere; a mistake shows before anything is computed."""
+    if dry_run:
+        return None
+    if out is None:
+        raise CheckpointError("nowhere to write", fix="pass --out FILE, or --dry-run")
+    if not out.parent.is_dir():
+        raise CheckpointError(f"cannot write {out}", got=f"no folder {out.parent}", fix="create it")
+    return out
+
+
+def _finish(found: Recompression, target: Path | None) -> None:
     """Show what was found, and write it."""
     show(found.table(), f"{found.parameters:,} parameters")
     if isinstance(found, Extraction):
         show(found.left_over_table())
-    if dry_run:
+    if target is None:
         typer.echo("nothing written")
         return
-    found.save(out)
-    typer.echo(f"written: {out} ({out.stat().st_size:,} bytes)")
+    found.save(target)
+    typer.echo(f"written: {target} ({target.stat().st_size:,} bytes)")
 
 
 def _rank(text: str | None) -> Rank | None:
     """Read a rank as in a format's options."""
-    return None if text is None else parse_format(f"tt:rank={text}").rank  # type: ignore[attr-defined, no-any-return]
+    return None if text is None else parse_format(f"tt:rank={text}").rank  # type: ignore[attr-defined]
 
 
 def _weighted(text: str) -> tuple[str, float]:
