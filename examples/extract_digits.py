@@ -9,6 +9,10 @@ the same number of epochs and learning rate. A table is printed, and drawn to `-
 
 An extracted adapter also holds what the plan does not cover (biases, norms, embeddings, the head) as it was tuned
 (`keep=True`); a trained one learns its factors and the head, and leaves the rest alone. The table counts the factors.
+
+With OMP_NUM_THREADS=1 the command took 3 minutes and 21 seconds. Full fine-tuning classified 96.2 % of the test images
+rightly. A tensor train of rank 8 (6,144 parameters) reached 95.9 % trained and 57.2 % extracted; a matrix batch of rank
+8 (110,592 parameters) 96.1 % and 95.2 %. That is one seed: differences of a point say nothing.
 """
 
 from __future__ import annotations
@@ -72,7 +76,7 @@ def draw(points: list[Point], tuned: float, kept: float, title: str) -> Figure:
         trained, extracted = [100 * point.trained for point in mine], [100 * point.extracted for point in mine]
         axes.plot(sizes, trained, "o-", color=colour, label=f"{kind}, trained")
         axes.plot(sizes, extracted, "o--", color=colour, markerfacecolor="none", label=f"{kind}, extracted")
-    figure.legend(loc="outside right upper", fontsize=9, frameon=False)
+    figure.legend(loc="outside right upper", fontsize=9, frameon=False, handlelength=3.5)
     axes.set_xscale("log")
     axes.margins(x=0.1, y=0.1)
     axes.set_xlabel("parameters of the factors")

@@ -119,7 +119,7 @@ class Comparison:
                 f"{row.step_ratio:.2f}",
                 f"{row.peak_bytes / 2**20:,.1f} MiB",
                 f"{row.merge_error:.0e}" if row.merge_error else "0",
-                *(["" if row.increment_error is None else f"{row.increment_error:.4f}"] if len(headers) > 8 else []),
+                *(["" if row.increment_error is None else f"{row.increment_error:.3g}"] if len(headers) > 8 else []),
             )
             for row in self.rows
         )

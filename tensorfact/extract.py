@@ -46,7 +46,7 @@ class Increments:
         given = next((each for each in (model, base, tuned) if isinstance(each, nn.Module)), None)
         self.has_model = given is not None
         self.before, self.after = _named(base), _named(tuned)
-        self.host = _skeleton(self.before) if given is None else given
+        self.host = _skeleton({**self.after, **self.before}) if given is None else given
         self.resolved = plan.resolve(self.host)
         _check(self.resolved, self.before, self.after)
 

@@ -66,13 +66,13 @@ class Factors(nn.Module):
         super().__init__()
         self.network = network
         inputs = {mode.name: (extents or {}).get(mode.name, mode.size) for mode in modes if mode.side == "in"}
-        cores = {}
+        cores, self.deviations = {}, {}
         for core, shape in zip(network.cores, network.shapes().values(), strict=True):
             value = torch.zeros(shape, dtype=torch.float32, device="cpu")
             if core.start == "normal":
-                value = torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu") / math.sqrt(
-                    network.fan_in(core, inputs)
-                )
+                self.deviations[core.name] = 1 / math.sqrt(network.fan_in(core, inputs))
+                value = torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
+                value *= self.deviations[core.name]
             cores[core.name] = CountedParameter(value.to(device, dtype))
         self.cores = nn.ParameterDict(cores)
         self._names = tuple(cores)

@@ -63,7 +63,7 @@ class Reconstructions:
                 row.label,
                 f"{row.parameters:,}",
                 f"{row.parameters / self.numbers:.3%}",
-                f"{row.error:.4f}",
+                f"{row.error:.3g}",
                 "best" if self.is_best(row) else "",
             )
             for row in sorted(self.rows, key=lambda row: (row.parameters, row.error))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Literal, cast
 
-import torch
 from torch import Tensor
 
 from ..algebra import recompress
@@ -56,11 +56,11 @@ def _directions(tensor: TensorGroup, adapter: Attached) -> Cores:
     factors = cast("Factors", adapter.factors[tensor.name])
     dense = tensor.gather({name: p.detach().float() for name, p in base_parameters(adapter.model).items()})
     found = adapter.formats[tensor.name].decompose(dense, tensor.modes)
-    zero, fresh = zero_core(factors.network).name, factors.named_cores()
-    return {
-        name: torch.zeros_like(core) if name == zero else core * (fresh[name].detach().norm() / (core.norm() or 1.0))
-        for name, core in found.cores.items()
-    }
+    zero, cores = zero_core(factors.network).name, {}
+    for name, core in found.cores.items():
+        size = 0.0 if name == zero else factors.deviations[name] * math.sqrt(core.numel())
+        cores[name] = core * (size / (float(core.norm()) or 1.0))
+    return cores
 
 
 def _increment(tensor: TensorGroup, increments: Mapping[str, Tensor], adapter: Attached) -> Cores:

@@ -1,7 +1,8 @@
 """Sums, conversions and rounding of factored tensors, computed on the factors."""
 
+from .bases import compress
 from .direct_sum import direct_sum
 from .recompress import recompress
 from .term import Term
 
-__all__ = ["Term", "direct_sum", "recompress"]
+__all__ = ["Term", "compress", "direct_sum", "recompress"]

@@ -15,7 +15,7 @@ from ..formats import Format
 from ..formats.base import check_tolerance, grown, zero_core
 from ..formats.decomposition import Decomposition
 from ..network import Mode, Network
-from .compress import Compressed, compress
+from .bases import Compressed, compress
 from .term import Term
 
 Place = dict[str, int]

@@ -60,7 +60,7 @@ def compress(terms: Sequence[Term], reach: Mapping[str, int], tolerance: float =
             split = rest.split([term.unfolded(mode).shape[1] for term in parts], 1)
             parts = [term.folded(mode, part) for term, part in zip(parts, split, strict=True)]
             bases[mode] = basis
-    room = max(ROOM, 2 * sum(term.stored for term in parts))
+    room = _room(parts)
     dropped = 0.0
     for mode in sorted(able, key=lambda mode: -parts[0].network.sizes[mode]):
         if math.prod(parts[0].network.shape(parts[0].network.output)) <= room:
@@ -70,6 +70,11 @@ def compress(terms: Sequence[Term], reach: Mapping[str, int], tolerance: float =
         bases[mode] = bases[mode] @ vectors if mode in bases else vectors
         dropped += lost
     return Compressed(sum((term.dense() for term in parts[1:]), parts[0].dense()), bases, dropped)
+
+
+def _room(parts: Sequence[Term]) -> int:
+    """Return how many numbers the core may hold: as many as it takes to be small beside the factors."""
+    return max(ROOM, 2 * sum(term.stored for term in parts))
 
 
 def _leading(gram: Tensor, most: int, tolerance: float) -> tuple[Tensor, float]:

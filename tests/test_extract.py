@@ -1,0 +1,232 @@
+"""Adapters from fully fine-tuned weights: models, state dicts, files."""
+
+from __future__ import annotations
+
+import copy
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import tensorfact as tf
+from tensorfact.errors import AdaptError, CheckpointError, DataError, PlanError, RankError, TrainingError
+from tensorfact.files import StoredTensors
+
+from .helpers import difference, infer, layers, layers_plan, randomise, refused, untouched
+
+FULL = tf.TensorTrain("full")
+
+
+def pair(count: int = 3, width: int = 6) -> tuple[nn.Sequential, nn.Sequential]:
+    """Return a base model and a tuned one: every weight changed by a matrix of rank one, and the biases too."""
+    base = randomise(layers(count, width))
+    tuned = copy.deepcopy(base)
+    generator = torch.Generator().manual_seed(5)
+    u, v = (torch.randn(width, generator=generator) for _ in range(2))
+    with torch.no_grad():
+        for at, layer in enumerate(tuned):
+            layer.weight.add_(torch.outer(u, v), alpha=at + 1.0)  # type: ignore[operator]
+        tuned[0].bias.add_(0.5)  # type: ignore[operator]
+    return base, tuned
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> dict[str, tuple[Any, Any]]:
+    base, tuned = pair()
+    save_file(weights(base), tmp_path / "base.safetensors")
+    save_file(weights(tuned), tmp_path / "tuned.safetensors")
+    return {
+        "models": (base, tuned),
+        "state dicts": (weights(base), weights(tuned)),
+        "files": (tmp_path / "base.safetensors", str(tmp_path / "tuned.safetensors")),
+    }
+
+
+@pytest.mark.parametrize("name", ["models", "state dicts", "files"])
+@pytest.mark.parametrize("keep", [False, True])
+def test_the_tuned_model_comes_back(sources: dict[str, tuple[Any, Any]], name: str, keep: bool) -> None:
+    (base, tuned), (old, new) = sources["models"], sources[name]
+    with untouched(base, tuned):
+        found = tf.extract(old, new, layers_plan(), FULL, tolerance=1e-5, keep=keep, model=base, scale=0.5)
+    assert found.changes[0].format == tf.TensorTrain((1, 1))
+    assert max(found.errors.values()) < 1e-5
+    assert set(found.errors) == {"0.weight", "1.weight", "2.weight"}
+    changed = {each.parameter: each for each in found.left_over if each.change}
+    assert set(changed) == {"0.bias"}
+    assert changed["0.bias"].stored == keep
+    expected = copy.deepcopy(tuned)
+    if not keep:
+        expected[0].bias.data.copy_(base[0].bias.data)  # type: ignore[operator, union-attr]
+    adapted = copy.deepcopy(base)
+    adapter = tf.load_adapter(adapted, found.state, check=False)
+    assert adapter.scales == {"stack": 0.5}
+    x = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+    assert difference(infer(adapted, x), infer(expected, x)) < 1e-4
+
+
+def test_names_alone_will_do(sources: dict[str, tuple[Any, Any]]) -> None:
+    base, _ = sources["models"]
+    found = tf.extract(*sources["files"], layers_plan(), FULL, tolerance=1e-5)
+    assert tf.load_adapter(base, found.state, check=False).num_parameters == found.parameters
+    with refused(DataError, "keep=True needs a model"):
+        tf.extract(*sources["files"], layers_plan(), FULL, keep=True)
+
+
+def test_no_more_of_a_file_is_read_than_is_needed(
+    sources: dict[str, tuple[Any, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    own = StoredTensors.__getitem__
+
+    def watched(self: Any, name: str) -> Tensor:
+        read.append(name)
+        return own(self, name)
+
+    monkeypatch.setattr(StoredTensors, "__getitem__", watched)
+    tf.reconstruct(*sources["files"], [tf.CP(1)], plan=layers_plan(), model=sources["models"][0])
+    assert sorted(set(read)) == ["0.weight", "1.weight", "2.weight"]
+    assert len(read) == 6
+
+
+def test_the_errors_of_parameters_make_up_that_of_the_tensor() -> None:
+    base, tuned = randomise(layers(3, 6)), randomise(layers(3, 6), seed=1)
+    found = tf.extract(base, tuned, layers_plan(), tf.TensorTrain(2))
+    energies = {
+        name: float((tuned.get_parameter(name) - base.get_parameter(name)).detach().square().sum())
+        for name in found.errors
+    }
+    lost = sum(found.errors[name] ** 2 * energy for name, energy in energies.items())
+    assert math.sqrt(lost / sum(energies.values())) == pytest.approx(found.changes[0].error, rel=1e-4)
+
+
+def test_nothing_tuned_is_an_adapter_of_zero_that_can_learn() -> None:
+    base, _ = pair()
+    found = tf.extract(base, copy.deepcopy(base), layers_plan(), tf.TensorTrain(2), keep=True)
+    assert found.errors == dict.fromkeys(found.errors, 0.0)
+    assert not found.state.head
+    tf.load_adapter(base, found.state, check=False)
+    base(torch.ones(2, 6)).sum().backward()
+    assert any(p.grad is not None and p.grad.any() for p in base.tensorfact.parameters())  # type: ignore[union-attr]
+
+
+def test_a_swin_s_stages_are_extracted_with_its_new_head() -> None:
+    base = timm.create_model("swin_tiny_patch4_window7_224", num_classes=3).eval()
+    tuned = copy.deepcopy(base)
+    with torch.no_grad():
+        for parameter in tuned.parameters():
+            parameter.mul_(1.01)
+    tuned.reset_classifier(5)
+    found = tf.extract(base, tuned, tf.plan_for(base), tf.TensorTrain(4))
+    assert len(found.changes) == 4
+    table = str(found.left_over_table())
+    assert "head.fc.weight" in table
+    assert "was 3x768" in table
+
+
+def test_running_statistics_are_kept_beside_their_norm(tmp_path: Path) -> None:
+    base = timm.create_model("resnet10t", num_classes=3).eval()
+    tuned = copy.deepcopy(base)
+    with torch.no_grad():
+        for name, value in tuned.state_dict().items():
+            if "bn" in name and value.is_floating_point():
+                value.add_(0.1)
+            elif "layer" in name and value.ndim == 4:
+                value.mul_(1.01)
+    plan = tf.plan_for(base)
+    formats = plan.resolve(base).fitted(tf.Tucker("full"))
+    found = tf.extract(base, tuned, plan, formats, keep=True)
+    found.save(tmp_path / "a.safetensors")
+    x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    expected = infer(tuned, x)
+    tf.load_adapter(base, tmp_path / "a.safetensors")
+    assert difference(infer(base, x), expected) < 1e-4
+
+
+# ---------------------------------------------------------------------------------------------------------- bad input
+
+
+def broken(new: dict[str, Tensor], fault: str) -> dict[str, Tensor]:
+    if fault == "missing":
+        del new["1.weight"]
+    elif fault == "shape":
+        new["1.weight"] = torch.ones(6, 7)
+    elif fault == "architecture":
+        new = {f"module.{name}": value for name, value in new.items()}
+    else:
+        new["1.weight"][0, 0] = math.nan if fault == "nan" else math.inf
+    return new
+
+
+@pytest.mark.parametrize("fault", ["missing", "shape", "architecture", "nan", "inf"])
+def test_weights_that_do_not_fit_are_refused(sources: dict[str, tuple[Any, Any]], fault: str, tmp_path: Path) -> None:
+    old, new = sources["state dicts"]
+    with refused(DataError, "1.weight" if fault != "architecture" else "0.weight"):
+        tf.extract(old, broken(new, fault), layers_plan(), FULL)
+    with pytest.raises((DataError, PlanError)):
+        tf.extract(broken(old, fault), new, layers_plan(), FULL)
+
+
+def test_files_that_are_none_are_refused(sources: dict[str, tuple[Any, Any]], tmp_path: Path) -> None:
+    old, new = sources["files"]
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(Path(new).read_bytes()[:-20])
+    for bad in (cut, tmp_path / "none.safetensors", tmp_path):
+        with refused(CheckpointError, str(bad)):
+            tf.extract(old, bad, layers_plan(), FULL)
+    with refused(DataError, "list", fix=False):
+        tf.extract(old, [1], layers_plan(), FULL)  # type: ignore[arg-type]
+
+
+def test_what_cannot_be_extracted_is_refused() -> None:
+    base, tuned = randomise(layers(3, 6)), randomise(layers(3, 6), seed=1)
+    with refused(RankError, "tolerance 0.01"):
+        tf.extract(base, tuned, layers_plan(), tf.TensorTrain(1), tolerance=0.01)
+    with refused(RankError, "stack"):
+        tf.extract(base, tuned, layers_plan(), tf.TensorTrain(99))
+    for scale in (0.0, math.nan):
+        with refused(AdaptError, "scale"):
+            tf.extract(base, tuned, layers_plan(), FULL, scale=scale)
+    tf.adapt(tuned, layers_plan(), tf.TensorTrain(1), check=False)
+    with refused(AdaptError, "adapted already"):
+        tf.extract(base, tuned, layers_plan(), FULL)
+
+
+# -------------------------------------------------------------------------------------------------------- reconstruct
+
+
+def test_formats_are_ranked_by_what_they_lose() -> None:
+    base, tuned = randomise(layers(3, 6)), randomise(layers(3, 6), seed=1)
+    formats = [tf.TensorTrain(1), tf.TensorTrain(3), tf.Tucker((3, 6, 6)), tf.MatrixBatch(1)]
+    found = tf.reconstruct(base, tuned, formats, plan=layers_plan())
+    assert [row.label for row in found.rows] == [
+        "tt rank=1",
+        "tt rank=3",
+        "tucker rank=(3, 6, 6)",
+        "matrix-batch rank=1",
+    ]
+    exact = found.rows[2]
+    assert exact.error < 1e-6
+    assert found.is_best(exact)
+    for row, format in zip(found.rows, formats, strict=True):
+        assert row.error == pytest.approx(tf.extract(base, tuned, layers_plan(), format).changes[0].error, abs=1e-6)
+        assert row.parameters == format.num_parameters(layers_plan().resolve(base).tensors[0].modes)
+    assert found.numbers == 108
+    assert str(found).splitlines()[2].startswith("| tt rank=1")
+
+
+def test_formats_that_cannot_be_ranked_are_refused() -> None:
+    base, tuned = pair()
+    for formats in ([], [tf.CP(1), tf.CP(1)]):
+        with refused(TrainingError, "formats", fix=False):
+            tf.reconstruct(base, tuned, formats, plan=layers_plan())
+    with refused(RankError, "stack"):
+        tf.reconstruct(base, tuned, [tf.Tucker(99)], plan=layers_plan())

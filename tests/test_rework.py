@@ -1,0 +1,346 @@
+"""Adapters converted, rounded and combined: on a model, without one, as files."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import timm
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import tensorfact as tf
+from tensorfact.errors import (
+    AdaptError,
+    CheckpointError,
+    DataError,
+    FingerprintError,
+    FormatError,
+    PlanError,
+    RankError,
+)
+
+from .helpers import difference, draw, ids, infer, layers, layers_plan, randomise, refused, state_bits, untouched
+from .strategies import FORMATS, Adaptation, adaptations
+
+EXACT = [tf.TensorTrain, tf.Tucker, tf.MatrixBatch]
+
+
+def stack(
+    format: tf.Format | None = None, seed: int = 0, *, scale: float = 2.0, count: int = 4
+) -> tuple[nn.Sequential, tf.Adapter, Tensor]:
+    """Return linear layers, adapted with factors that change the output, and an input."""
+    model = randomise(layers(count, 8)).double()
+    adapter = tf.adapt(model, layers_plan(), format or tf.TensorTrain(3), scale=scale, seed=seed, check=False)
+    draw(adapter, seed, size=0.3 / scale)
+    return model, adapter, torch.randn(5, 8, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+
+
+def deltas(adapter: tf.Adapter) -> dict[str, Tensor]:
+    return {name: adapter.delta(name).detach() for name in adapter.resolved.parameters}
+
+
+def distance(found: tf.Adapter, expected: dict[str, Tensor]) -> float:
+    own = deltas(found)
+    lost = math.sqrt(sum(float((own[name] - expected[name]).square().sum()) for name in expected))
+    return lost / math.sqrt(sum(float(each.square().sum()) for each in expected.values()))
+
+
+# ------------------------------------------------------------------------------------------------------------ convert
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@settings(max_examples=10)
+@given(adaptation=adaptations())
+def test_converting_at_full_rank_changes_nothing(kind: Any, adaptation: Adaptation) -> None:
+    """For plans with partitions, digits, frozen slots and tied modes, of one to five modes."""
+    model, adapter = adaptation.drawn(torch.float64)
+    before, expected, base = infer(model, ids()), deltas(adapter), state_bits(model)
+    found = adapter.convert(kind("full"))
+    assert max(change.error for change in found.changes) < 1e-9
+    assert distance(adapter, expected) < 1e-9
+    assert difference(infer(model, ids()), before) < 1e-8
+    after = state_bits(model)
+    assert all(after[name] == value for name, value in base.items() if not name.startswith("tensorfact."))
+    assert {type(format) for format in adapter.formats.values()} == {kind}
+    assert adapter.num_parameters == found.parameters == sum(f.numel() for f in adapter.parameters())
+
+
+@settings(max_examples=10)
+@given(adaptation=adaptations(kinds=[tf.TensorTrain]))
+def test_a_train_goes_to_tucker_and_back(adaptation: Adaptation) -> None:
+    _, adapter = adaptation.drawn(torch.float64)
+    expected, formats = deltas(adapter), adapter.formats
+    adapter.convert(tf.Tucker("full"))
+    adapter.convert(formats)
+    assert distance(adapter, expected) < 1e-9
+
+
+def test_a_converted_adapter_trains_saves_and_merges(tmp_path: Path) -> None:
+    model, adapter, x = stack()
+    old = list(adapter.parameters())
+    adapter.convert(tf.CP(6))
+    new = list(adapter.parameters())
+    assert not {id(p) for p in old} & {id(p) for p in new}
+    assert {id(p) for p in model.parameters()} >= {id(p) for p in new}
+    model(x).sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in new)
+    adapted = infer(model, x)
+    adapter.save(tmp_path / "a.safetensors")
+    adapter.merge()
+    assert difference(infer(model, x), adapted) < 1e-12
+    adapter.unmerge()
+    adapter.remove()
+    again = tf.load_adapter(model, tmp_path / "a.safetensors", check=False)
+    assert again.formats == {"stack": tf.CP(6)}
+    assert difference(infer(model, x), adapted) < 1e-12
+
+
+def test_a_copy_is_converted_by_itself() -> None:
+    model, adapter, x = stack()
+    other: Any = copy.deepcopy(model)
+    expected = infer(model, x)
+    other.tensorfact.round(rank=1)
+    assert torch.equal(infer(model, x), expected)
+    assert difference(infer(other, x), expected) > 1e-3
+    assert adapter.formats == {"stack": tf.TensorTrain(3)}
+
+
+def test_a_compiled_model_sees_the_new_factors() -> None:
+    model, adapter, x = stack()
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    compiled(x)
+    adapter.round(rank=1)
+    assert difference(compiled(x).detach(), infer(model, x)) < 1e-12
+
+
+def test_one_format_a_group() -> None:
+    model = timm.create_model("swin_tiny_patch4_window7_224", num_classes=3)
+    adapter = tf.adapt(model, tf.plan_for(model), tf.TensorTrain(4), check=False, seed=0)
+    draw(adapter)
+    names = list(adapter.formats)
+    found = adapter.convert({name: tf.Tucker("full") if at else tf.TensorTrain(4) for at, name in enumerate(names)})
+    assert [type(change.format) for change in found.changes] == [tf.TensorTrain] + [tf.Tucker] * (len(names) - 1)
+    assert max(change.error for change in found.changes) < 1e-5
+    assert str(found).count("tucker") == len(names) - 1
+
+
+# -------------------------------------------------------------------------------------------------------------- round
+
+
+@pytest.mark.parametrize("tolerance", [1e-3, 0.1, 0.5])
+@settings(max_examples=10)
+@given(adaptation=adaptations(kinds=EXACT))
+def test_rounding_keeps_the_tolerance(tolerance: float, adaptation: Adaptation) -> None:
+    _, adapter = adaptation.drawn(torch.float64)
+    expected, numbers = deltas(adapter), adapter.num_parameters
+    found = adapter.round(tolerance=tolerance)
+    assert distance(adapter, expected) <= tolerance * (1 + 1e-9)
+    assert adapter.num_parameters <= numbers
+    assert max(change.error for change in found.changes) <= tolerance
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("rank", [1, 2, 3, 99])
+def test_rounding_never_raises_a_rank(kind: Any, rank: Any) -> None:
+    _, adapter, _ = stack(kind(3))
+    expected, numbers = deltas(adapter), adapter.num_parameters
+    adapter.round(rank=rank)
+    assert adapter.num_parameters <= numbers
+    assert (distance(adapter, expected) < 1e-9) == (rank not in (1, 2))
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@given(budget=st.integers(20, 400))
+@settings(max_examples=10)
+def test_a_budget_is_used_as_far_as_it_goes(kind: Any, budget: int) -> None:
+    _, adapter, _ = stack(kind(3))
+    state, modes = adapter.state, adapter.resolved.tensors[0].modes
+    if kind(1).num_parameters(modes) > budget:
+        with refused(RankError, f"{budget:,}"):
+            tf.round_ranks(state, budget=budget)
+        return
+    found = tf.round_ranks(state, budget=budget)
+    assert found.parameters <= budget
+    rank = found.changes[0].format.rank  # type: ignore[attr-defined]
+    assert rank == 3 or kind(rank + 1).num_parameters(modes) > budget
+
+
+def test_a_budget_is_shared_by_all_tensors() -> None:
+    model = timm.create_model("swin_tiny_patch4_window7_224", num_classes=3)
+    adapter = tf.adapt(model, tf.plan_for(model), tf.TensorTrain(8), check=False, seed=0)
+    draw(adapter)
+    found = adapter.round(budget=20_000)
+    assert 0.5 * 20_000 < found.parameters <= 20_000
+    assert len({change.format for change in found.changes}) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, {"rank": 2, "tolerance": 0.1}, {"rank": 1, "budget": 100}, {"rank": 0}, {"rank": 1.5}, {"tolerance": 2.0}],
+    ids=str,
+)
+def test_what_rounding_cannot_mean_is_refused(arguments: dict[str, Any]) -> None:
+    model, adapter, _ = stack()
+    with untouched(model), pytest.raises(RankError):
+        adapter.round(**arguments)
+
+
+@pytest.mark.parametrize("state", ["merged", "disabled", "removed"])
+def test_only_an_adapter_at_work_is_changed(state: str) -> None:
+    _, adapter, _ = stack()
+    if state == "merged":
+        adapter.merge()
+    if state == "removed":
+        adapter.remove()
+    for change in (lambda: adapter.round(rank=1), lambda: adapter.convert(tf.CP(2))):
+        if state == "disabled":
+            with adapter.disabled(), refused(AdaptError, "disabled"):
+                change()
+        else:
+            with refused(AdaptError):
+                change()
+
+
+# ------------------------------------------------------------------------------------------------------------ combine
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@settings(max_examples=10)
+@given(adaptation=adaptations(), weights=st.tuples(*[st.sampled_from([1.0, -1.0, 0.25, 0.0])] * 2))
+def test_a_sum_is_the_dense_sum(kind: Any, adaptation: Adaptation, weights: tuple[float, float]) -> None:
+    first, one = adaptation.drawn(torch.float64, seed=1)
+    _, two = adaptation.drawn(torch.float64, seed=2)
+    expected = {name: weights[0] * a + weights[1] * two.delta(name).detach() for name, a in deltas(one).items()}
+    found = tf.combine({one: weights[0], two: weights[1]})
+    as_kind = tf.combine({one: weights[0], two: weights[1]}, format=kind("full"))
+    one.remove()
+    for each in (found, as_kind):
+        summed = tf.load_adapter(first, each.state, check=False)
+        if any(weights):
+            assert distance(summed, expected) < 1e-9
+        else:
+            assert not any(delta.any() for delta in deltas(summed).values())
+        summed.remove()
+
+
+def test_ranks_add_and_scales_are_kept() -> None:
+    (_, one, _), (_, two, _) = stack(seed=1, scale=2.0), stack(tf.TensorTrain(2), seed=2, scale=0.5)
+    found = tf.combine({one: 0.5, two: -1.0})
+    assert found.changes[0].format == tf.TensorTrain(5)
+    assert found.state.file.scales == {"stack": 2.0}
+    rounded = tf.combine({one: 0.5, two: -1.0}, tolerance=0.3)
+    assert rounded.parameters < found.parameters
+    assert rounded.changes[0].error <= 0.3
+    assert tf.combine({one: 0.5, two: -1.0}, rank=2).changes[0].format == tf.TensorTrain(2)
+
+
+def test_ranks_add_no_further_than_the_modes_allow() -> None:
+    adapters = [stack(tf.MatrixBatch(5), seed=seed)[1] for seed in range(3)]
+    expected = {name: sum(deltas(each)[name] for each in adapters) for name in deltas(adapters[0])}
+    found = tf.combine(dict.fromkeys(adapters, 1.0))
+    assert found.changes[0].format == tf.MatrixBatch(8)
+    model, adapter, _ = stack()
+    adapter.remove()
+    assert distance(tf.load_adapter(model, found.state, check=False), cast("dict[str, Tensor]", expected)) < 1e-9
+
+
+def test_files_combine_and_the_first_head_stays(tmp_path: Path) -> None:
+    paths = []
+    for seed in range(2):
+        model = tf.nano()
+        adapter = tf.adapt(model, tf.plan_for(model), tf.TensorTrain(2), seed=seed)
+        draw(adapter, seed)
+        with torch.no_grad():
+            model.get_parameter("head.bias").fill_(seed + 1.0)
+        adapter.save(tmp_path / f"{seed}.safetensors")
+        paths.append(tmp_path / f"{seed}.safetensors")
+    found = tf.combine({paths[1]: 1.0, str(paths[0]): 1.0})
+    assert float(found.state.head["head.bias"][0]) == 2.0
+    assert not tf.combine({paths[0]: 1.0}, keep_head=False).state.head
+    found.save(tmp_path / "sum.safetensors")
+    loaded = tf.AdapterState.load(tmp_path / "sum.safetensors")
+    assert loaded.num_parameters == found.parameters
+    assert all(torch.equal(value, found.state.tensors[name]) for name, value in loaded.tensors.items())
+
+
+def test_what_cannot_be_added_is_refused() -> None:
+    (_, one, _), (_, other, _) = stack(), stack(count=3)
+    with refused(PlanError, "layer=4", "layer=3"):
+        tf.combine({one: 1.0, other: 1.0})
+    with refused(AdaptError, "no adapter"):
+        tf.combine({})
+    for weight in (math.nan, math.inf, True, "1"):
+        with refused(AdaptError, repr(weight)):
+            tf.combine({one: weight})  # type: ignore[dict-item]
+    with refused(FormatError, "CP, TensorTrain"):
+        tf.combine({one: 1.0, stack(tf.CP(2))[1]: 1.0})
+    with refused(AdaptError, "scale of 'stack' is 0"):
+        model = layers(4, 8).double()
+        tf.combine({tf.adapt(model, layers_plan(), tf.CP(1), scale=0.0, check=False): 1.0})
+    model = randomise(layers(4, 8), seed=7).double()
+    foreign = tf.adapt(model, layers_plan(), tf.TensorTrain(3), check=False)
+    with refused(FingerprintError, "base fingerprint"):
+        tf.combine({one: 1.0, foreign: 1.0})
+    assert tf.combine({one: 1.0, foreign: 1.0}, check_base=False).changes[0].format == tf.TensorTrain(6)
+
+
+def test_a_file_whose_cores_are_not_its_format_s_is_refused(tmp_path: Path) -> None:
+    state = stack()[1].state
+    file = dataclasses.replace(state.file, formats={"stack": tf.TensorTrain(2)})
+    file.write(tmp_path / "a.safetensors", state.tensors)
+    with refused(CheckpointError, "cores of tensor 'stack'", fix=False):
+        tf.AdapterState.load(tmp_path / "a.safetensors")
+
+
+# --------------------------------------------------------------------------------------------------------------- init
+
+
+def test_the_base_s_directions_start_at_zero_and_are_used() -> None:
+    model = tf.nano()
+    expected = infer(model, torch.ones(1, 1, 28, 28))
+    fresh = tf.adapt(model, tf.plan_for(model), tf.TensorTrain(4), seed=0)
+    sizes = {name: float(core.detach().norm()) for name, core in fresh.named_cores().items()}
+    fresh.remove()
+    adapter = tf.adapt(model, tf.plan_for(model), tf.TensorTrain(4), init="hosvd")
+    assert torch.equal(infer(model, torch.ones(1, 1, 28, 28)), expected)
+    cores = adapter.named_cores()
+    assert {name: float(core.detach().norm()) for name, core in cores.items()} == pytest.approx(sizes, rel=0.15)
+    tensor = adapter.resolved.tensors[0]
+    unfolded = tensor.gather({n: model.get_parameter(n).detach() for n in adapter.resolved.parameters}).movedim(1, 0)
+    leading = torch.linalg.svd(unfolded.reshape(96, -1), full_matrices=False)[0][:, :4]
+    basis = torch.linalg.qr(cores["encoder.U"].detach())[0]
+    assert difference(basis @ basis.t(), leading @ leading.t()) < 1e-3
+
+
+@pytest.mark.parametrize("kind", EXACT)
+def test_an_adapter_or_an_increment_is_a_start(kind: Any) -> None:
+    _, source, _ = stack(scale=2.0)
+    expected = deltas(source)
+    for init in (source, source.state, expected):
+        model = randomise(layers(4, 8)).double()
+        adapter = tf.adapt(model, layers_plan(), kind("full"), scale=-0.5, init=init, check=False)
+        assert distance(adapter, expected) < 1e-6
+
+
+def test_what_is_no_start_is_refused() -> None:
+    model, good = randomise(layers(4, 8)), deltas(stack()[1])
+    cases: list[tuple[Any, type[Exception]]] = [
+        ("svd", AdaptError),
+        (3, AdaptError),
+        ({}, DataError),
+        ({**good, "0.weight": torch.ones(3)}, DataError),
+        ({**good, "0.weight": torch.full((8, 8), math.nan)}, DataError),
+        (stack(count=3)[1], PlanError),
+    ]
+    for init, kind in cases:
+        with untouched(model), pytest.raises(kind):
+            tf.adapt(model, layers_plan(), tf.TensorTrain(2), init=init, check=False)
+    with untouched(model), refused(AdaptError, "scale 0"):
+        tf.adapt(model, layers_plan(), tf.TensorTrain(2), init=good, scale=0.0, check=False)
