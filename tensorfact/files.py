@@ -231,6 +231,9 @@ class StoredTensors(Mapping[str, Tensor]):
             tensor: Tensor = file.get_tensor(name)
         return tensor
 
+    def __contains__(self, name: object) -> bool:
+        return name in self.shapes  # without reading it
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.shapes)
 

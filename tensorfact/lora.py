@@ -114,7 +114,7 @@ def to_lora(
         Exported(module='blocks.0.attn.qkv', rank=4, error=0.0)
     """
     state = state_of(adapter)
-    resolved = state.file.plan.resolve(model)
+    resolved = state.resolve(model)
     modules = _linear_layers(model, resolved.parameters, example_input)
     kept = _kept_modules(model, state.head if head else {}, modules)
     layers: dict[str, LowRank] = {}
@@ -146,12 +146,13 @@ def _linear_layers(model: nn.Module, parameters: tuple[str, ...], example_input:
     found: dict[str, list[str]] = {}
     for parameter, owners in owners_of(model, parameters).items():
         for module, attribute in owners:
-            linear = isinstance(module, nn.Linear) or is_conv1d(module)
-            if not linear or attribute != "weight" or (called is not None and names[module] not in called):
+            linear = attribute == "weight" and (isinstance(module, nn.Linear) or is_conv1d(module))
+            if not linear or (called is not None and names[module] not in called):
                 raise AdaptError(
                     f"to_lora: {parameter!r} cannot be LoRA",
                     expected="the weight of a linear layer that the model calls",
-                    got=f"{attribute!r} of {type(module).__name__}" + (", which is read, not called" if linear else ""),
+                    got=f"{attribute!r} of {type(module).__name__.removeprefix('Adapted')}"
+                    + (", which is read, not called" if linear else ""),
                     cause="peft changes what a linear layer does when it is called, and nothing else",
                     fix="leave it out of the plan, or merge() and save the model's weights",
                 )

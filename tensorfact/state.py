@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from .algebra import Term
 from .checkpoint import FACTORS, HEAD, AdapterFile
-from .errors import CheckpointError
+from .errors import CheckpointError, PlanError
 from .formats import Format, format_label
+from .groups import ResolvedPlan
 from .table import Table
 
 
@@ -89,6 +90,28 @@ class AdapterState:
         """
         network = self.file.formats[tensor].network(self.file.modes[tensor])
         return Term(network, self.cores(tensor), weight)
+
+    def resolve(self, model: nn.Module) -> ResolvedPlan:
+        """Find the plan's tensors on a model.
+
+        Args:
+            model: The model.
+
+        Raises:
+            PlanError: The plan does not fit the model, or its tensors have other sizes there.
+        """
+        resolved = self.file.plan.resolve(model)
+        for tensor in resolved.tensors:
+            own = self.file.modes.get(tensor.name, ())
+            if own != tensor.modes:
+                raise PlanError(
+                    f"the adapter does not fit the model at tensor {tensor.name!r}",
+                    expected=" x ".join(f"{mode.name}={mode.size}" for mode in own) or "no such tensor",
+                    got=" x ".join(f"{mode.name}={mode.size}" for mode in tensor.modes),
+                    cause="a model of another size",
+                    fix="use the model it was made for",
+                )
+        return resolved
 
     @property
     def head(self) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ from tensorfact.measure import LiveBytes
 from .helpers import difference, refused
 from .strategies import FORMATS, formats, modes
 
-EXACT = [tf.TensorTrain, tf.Tucker, tf.MatrixBatch]
+EXACT: list[type[tf.Format]] = [tf.TensorTrain, tf.Tucker, tf.MatrixBatch]
 VIT_L = (tf.Mode("(layer role)", 288, "stack"), tf.Mode("in", 1024, "in"), tf.Mode("out", 1024, "out"))
 
 
@@ -120,7 +120,7 @@ def test_there_and_back_is_exact(kind: Any, data: st.DataObject) -> None:
     first = term(data.draw(formats(drawn)), drawn)
     there = recompress([first], drawn, kind("full"))
     for other in FORMATS:
-        back = recompress([Term(there.network, there.cores)], drawn, other("full"))
+        back = recompress([Term(there.network, there.cores)], drawn, other("full"))  # type: ignore[call-arg]
         assert difference(back.dense(), first.dense()) < 1e-9
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,7 +30,7 @@ from tensorfact.errors import (
 from .helpers import difference, draw, ids, infer, layers, layers_plan, randomise, refused, state_bits, untouched
 from .strategies import FORMATS, Adaptation, adaptations
 
-EXACT = [tf.TensorTrain, tf.Tucker, tf.MatrixBatch]
+EXACT: list[type[tf.Format]] = [tf.TensorTrain, tf.Tucker, tf.MatrixBatch]
 
 
 def stack(
@@ -199,7 +200,11 @@ def test_only_an_adapter_at_work_is_changed(state: str) -> None:
         adapter.merge()
     if state == "removed":
         adapter.remove()
-    for change in (lambda: adapter.round(rank=1), lambda: adapter.convert(tf.CP(2))):
+    changes: tuple[Callable[[], object], ...] = (
+        lambda: adapter.round(rank=1),
+        lambda: adapter.convert(tf.CP(2)),
+    )
+    for change in changes:
         if state == "disabled":
             with adapter.disabled(), refused(AdaptError, "disabled"):
                 change()
@@ -313,7 +318,7 @@ def test_the_base_s_directions_start_at_zero_and_are_used() -> None:
     cores = adapter.named_cores()
     assert {name: float(core.detach().norm()) for name, core in cores.items()} == pytest.approx(sizes, rel=0.15)
     tensor = adapter.resolved.tensors[0]
-    unfolded = tensor.gather({n: model.get_parameter(n).detach() for n in adapter.resolved.parameters}).movedim(1, 0)
+    unfolded = tensor.gather(tf.nano().state_dict()).movedim(1, 0)
     leading = torch.linalg.svd(unfolded.reshape(96, -1), full_matrices=False)[0][:, :4]
     basis = torch.linalg.qr(cores["encoder.U"].detach())[0]
     assert difference(basis @ basis.t(), leading @ leading.t()) < 1e-3
