@@ -24,6 +24,7 @@ examples: $(READY)
 	mkdir -p runs/examples
 	$(BIN)/python examples/finetune_bert.py --steps $(STEPS) --out runs/examples/airlines.safetensors
 	$(BIN)/python examples/finetune_convnet.py --steps $(STEPS)
+	$(BIN)/python examples/extract_digits.py --quick --epochs 1 --out runs/examples/quick.png
 
 # ratios beside their targets, on the CPU in at most ten minutes; `make bench-cuda` on a machine with a GPU
 bench: $(READY)
