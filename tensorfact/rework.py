@@ -20,6 +20,9 @@ from .state import AdapterState, Change, Recompression, Source, state_of
 
 Found = Callable[[str], Decomposition]
 
+_EXACT = 1e-9
+"""The relative error of a sum that counts as none."""
+
 
 def convert(
     adapter: Source,
@@ -173,7 +176,7 @@ def combine(
 
 
 def _added(terms: Sequence[Term], formats: Sequence[Format], modes: Sequence[Mode]) -> Decomposition:
-    """Add factored tensors of one format: its ranks add, up to what the modes allow."""
+    """Add factored tensors of one format: its ranks add, up to what the modes allow; if that is not exact, to 'full'."""
     kinds = {type(format).__name__ for format in formats}
     if len(kinds) > 1:
         raise FormatError(
@@ -190,7 +193,8 @@ def _added(terms: Sequence[Term], formats: Sequence[Format], modes: Sequence[Mod
     cores = direct_sum(terms)
     if cores is not None and {n: tuple(c.shape) for n, c in cores.items()} == format.network(modes).shapes():
         return Decomposition(format, tuple(modes), cores, 0.0)
-    return recompress(terms, modes, format)
+    found = recompress(terms, modes, format)
+    return found if found.error < _EXACT else recompress(terms, modes, at_rank(format, FULL, ""))
 
 
 def _ranked(state: AdapterState, rank: Rank) -> dict[str, Format]:

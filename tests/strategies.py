@@ -22,7 +22,7 @@ from . import helpers
 
 HIGHEST_RANK = 4
 SIDES: tuple[Side, ...] = ("stack", "in", "out")
-FORMATS: tuple[type[tf.Format], ...] = (tf.TensorTrain, tf.Tucker, tf.CP, tf.MatrixBatch)
+FORMATS: tuple[type[tf.Format], ...] = (tf.TensorTrain, tf.TensorRing, tf.Tucker, tf.CP, tf.MatrixBatch)
 
 
 # ---------------------------------------------------------------------------------------------------- modes, formats
@@ -48,6 +48,12 @@ def train_limits(modes: Sequence[tf.Mode], order: Sequence[str] | None = None) -
     return [min(math.prod(sizes[:k]), math.prod(sizes[k:])) for k in range(1, len(sizes))]
 
 
+def ring_limits(modes: Sequence[tf.Mode]) -> list[int]:
+    """Return the highest useful rank of every bond of a tensor ring, the closing one last."""
+    limits = train_limits(modes)
+    return [*limits, limits[0]] if limits else []
+
+
 def matrix_limit(modes: Sequence[tf.Mode]) -> int:
     """Return the highest rank of the matrix between inputs and outputs."""
     inputs, outputs = (math.prod(m.size for m in modes if m.side == side) for side in ("in", "out"))
@@ -63,6 +69,8 @@ def full_rank(kind: type[tf.Format], modes: Sequence[tf.Mode], order: tuple[str,
     """Return a format of this kind that holds every tensor exactly."""
     if kind is tf.TensorTrain:
         return tf.TensorTrain(tuple(train_limits(modes, order)) or 1, order)
+    if kind is tf.TensorRing:
+        return tf.TensorRing(tuple(ring_limits(modes)) or 1)
     if kind is tf.Tucker:
         return tf.Tucker(tuple(mode.size for mode in modes))
     return tf.CP(terms_limit(modes)) if kind is tf.CP else tf.MatrixBatch(matrix_limit(modes))
@@ -101,6 +109,11 @@ def formats(draw: st.DrawFn, modes: Sequence[tf.Mode], kinds: Sequence[type[tf.F
     kind = draw(st.sampled_from(kinds))
     if kind is tf.TensorTrain:
         return draw(tensor_trains(modes))
+    if kind is tf.TensorRing:
+        limits = ring_limits(modes)
+        ranks: list[int] = [draw(st.integers(1, min(HIGHEST_RANK, limit))) for limit in limits]
+        several: bool = draw(st.booleans())
+        return tf.TensorRing(tuple(ranks) if ranks and several else min(ranks, default=1))
     if kind is tf.Tucker:
         return draw(tuckers(modes))
     limit = terms_limit(modes) if kind is tf.CP else matrix_limit(modes)

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tensorly.cp_tensor import cp_to_tensor
+from tensorly.tr_tensor import tr_to_tensor
 from tensorly.tt_tensor import tt_to_tensor
 from tensorly.tucker_tensor import tucker_to_tensor
 from torch import Tensor
@@ -61,6 +62,13 @@ def oracle(format: tf.Format, modes: Sequence[tf.Mode], network: tf.Network, cor
             train[0], train[-1] = train[0].unsqueeze(0), train[-1].unsqueeze(-1)
             whole: Tensor = tt_to_tensor(train)
             return whole.permute([along.index(name) for name in names])
+        if isinstance(format, tf.TensorRing):
+            along = [mode.name for mode in chain(modes, None)]
+            ring = [cores[core.name] for name in along for core in network.cores if name in core.legs]
+            if len(ring) == 1:
+                return ring[0]
+            closed: Tensor = tr_to_tensor(ring)
+            return closed.permute([along.index(name) for name in names])
         if isinstance(format, tf.Tucker):
             core = by_legs(network, cores, [f"_{name}" for name in names])
             found: Tensor = tucker_to_tensor((core, [by_legs(network, cores, (n, f"_{n}")) for n in names]))
@@ -115,6 +123,7 @@ def test_a_network_keeps_the_modes_and_starts_at_zero(kind: type[tf.Format], dat
         *[(tf.TensorTrain(r), 2 * 768 * r + 144 * r**2) for r in (1, 2, 4, 8, 16, 32)],
         *[(tf.Tucker(r), 2 * 768 * r + 144 * r + r**3) for r in (1, 2, 4, 8, 16, 32)],
         *[(tf.CP(r), r * (144 + 768 + 768)) for r in (1, 8, 64)],
+        *[(tf.TensorRing(r), r**2 * (144 + 768 + 768)) for r in (1, 8)],
         *[(tf.MatrixBatch(r), 144 * 2 * 768 * r) for r in (1, 8)],
         (tf.TensorTrain((16, 8)), 768 * 16 + 16 * 144 * 8 + 8 * 768),
         (tf.Tucker((4, 8, 16)), 144 * 4 + 768 * 8 + 768 * 16 + 4 * 8 * 16),
@@ -131,7 +140,9 @@ def test_the_paper_s_chain() -> None:
     assert cores == {"U": ("in", "_1"), "S1": ("_1", "(layer role)", "_2"), "V": ("_2", "out")}
 
 
-@pytest.mark.parametrize("format", [tf.TensorTrain(1), tf.Tucker(1), tf.CP(1), tf.MatrixBatch(1)], ids=str)
+@pytest.mark.parametrize(
+    "format", [tf.TensorTrain(1), tf.TensorRing(1), tf.Tucker(1), tf.CP(1), tf.MatrixBatch(1)], ids=str
+)
 @pytest.mark.parametrize("side", ["stack", "in", "out"])
 def test_a_tensor_of_one_mode_has_a_network(format: tf.Format, side: Any) -> None:
     one = (tf.Mode("m", 4, side),)
@@ -156,6 +167,7 @@ def test_a_rank_that_is_no_count_is_refused(kind: Any, rank: Any) -> None:
         (tf.TensorTrain((4, 6)), ["bond 2 <= 5", "rank=(4, 6)", "rank=(4, 5)"]),
         (tf.TensorTrain((2, 2, 2)), ["2 rank(s)", "rank=(2, 2, 2)"]),
         (tf.TensorTrain((2,)), ["2 rank(s)", "rank=(2,)"]),
+        (tf.TensorRing(5), ["bond 1 <= 4", "closing bond <= 4", "rank=(4, 5, 4)"]),
         (tf.TensorTrain(4, order=("layer", "in", "out")), ["bond 1 <= 3", "rank=4", "rank=(3, 4)"]),
         (tf.Tucker(4), ["layer <= 3", "rank=4", "rank=(3, 4, 4)"]),
         (tf.Tucker((3, 5, 5)), ["in <= 4", "rank=(3, 4, 5)"]),
@@ -190,7 +202,7 @@ def test_the_fix_that_a_rank_error_names_is_right(data: st.DataObject) -> None:
         kind(999).network(drawn)  # type: ignore[call-arg]
     suggested = str(caught.value).split("use rank=")[1].split(" or less")[0]
     rank = tuple(int(word) for word in suggested.strip("()").split(",") if word.strip())
-    kind(rank if kind in (tf.TensorTrain, tf.Tucker) else rank[0]).network(drawn)  # type: ignore[call-arg]
+    kind(rank if kind in (tf.TensorTrain, tf.TensorRing, tf.Tucker) else rank[0]).network(drawn)  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize("order", [("in", "out"), ("in", "layer", "layer"), ("in", "layer", "up"), ()])
@@ -249,7 +261,7 @@ def test_decomposing_works_in_at_least_fp32(kind: type[tf.Format], dtype: torch.
 
 
 @pytest.mark.parametrize(
-    "format", [tf.TensorTrain(1), tf.Tucker(1), tf.Tucker(4), tf.CP(1), tf.MatrixBatch(1)], ids=str
+    "format", [tf.TensorTrain(1), tf.TensorRing(1), tf.Tucker(1), tf.Tucker(4), tf.CP(1), tf.MatrixBatch(1)], ids=str
 )
 def test_a_tensor_of_one_mode_decomposes(format: tf.Format) -> None:
     one, tensor = (tf.Mode("out", 4, "out"),), torch.tensor([1.0, -2.0, 3.0, 0.5])
@@ -361,6 +373,6 @@ def test_no_warning_is_needed_to_decompose_a_vit_sized_stack() -> None:
     tensor = torch.randn(6, 24, 24, generator=torch.Generator().manual_seed(0))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for format in (tf.TensorTrain(8), tf.Tucker((4, 8, 8)), tf.CP(8), tf.MatrixBatch(4)):
+        for format in (tf.TensorTrain(8), tf.TensorRing(4), tf.Tucker((4, 8, 8)), tf.CP(8), tf.MatrixBatch(4)):
             error = float((dense(format.network(drawn), format.decompose(tensor, drawn).cores) - tensor).norm())
             assert error < float(tensor.norm())

@@ -13,6 +13,7 @@ from .registry import (
     parse_format,
     register_format,
 )
+from .tensor_ring import TensorRing
 from .tensor_train import TensorTrain
 from .tucker import Tucker
 
@@ -21,6 +22,7 @@ __all__ = [
     "Decomposition",
     "Format",
     "MatrixBatch",
+    "TensorRing",
     "TensorTrain",
     "Tucker",
     "available_formats",

@@ -12,6 +12,7 @@ from ..errors import FormatError, nearest
 from .base import Format
 from .cp import CP
 from .matrix_batch import MatrixBatch
+from .tensor_ring import TensorRing
 from .tensor_train import TensorTrain
 from .tucker import Tucker
 
@@ -185,3 +186,4 @@ register_format("tt", TensorTrain)
 register_format("tucker", Tucker)
 register_format("cp", CP)
 register_format("matrix-batch", MatrixBatch)
+register_format("tensor-ring", TensorRing)
