@@ -11,8 +11,9 @@ READY := $(VENV)/.stamp-ready
 compare: $(READY)
 	$(BIN)/tensorfact compare
 
+# two processes, each with one thread; a file stays in one of them
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import gc
+import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import tensorfact as tf
+from tensorfact.algebra import Term, recompress
 from tensorfact.contraction import seconds_of
 from tensorfact.increments.parts import outer_product
 from tensorfact.measure import ForwardPass, LiveBytes, TrainingStep, all_step_ratios, peak_bytes
@@ -273,6 +275,36 @@ def _allocated_by_adapt(model: nn.Module, plan: tf.TensorizationPlan, work: str)
     return median_row("upkeep", "all that adapt() allocates / largest weight", work, [live.peak / largest], 1.0)
 
 
+def algebra(setting: Setting) -> list[Row]:
+    """Rounding and conversion on ViT-L's tensor: seconds, and the most they allocate as a share of the dense tensor."""
+    with torch.device("meta"):
+        model = timm.create_model("vit_large_patch16_224")
+    (tensor,) = tf.plan_for(model).resolve(model).tensors
+    rows = []
+    for before, after, targets in (
+        (tf.TensorTrain(64), tf.TensorTrain(RANK), (2.0, 0.05)),
+        (tf.Tucker(64), tf.Tucker(RANK), (None, None)),
+        (tf.MatrixBatch(8), tf.TensorTrain(RANK), (None, None)),
+    ):
+        network, generator = before.network(tensor.modes), torch.Generator().manual_seed(0)
+        cores = {name: torch.randn(shape, generator=generator) for name, shape in network.shapes().items()}
+        term = Term(network, {name: core.to(setting.device) for name, core in cores.items()})
+        work = f"ViT-L/16, {before} to {after}, {setting.device}"
+
+        def call(term: Term = term, after: tf.Format = after) -> object:
+            return recompress([term], tensor.modes, after)
+
+        live = LiveBytes()
+        with live:
+            call()
+        seconds = [seconds_of(call, torch.device(setting.device)) for _ in range(3)]
+        rows.append(median_row("algebra", "time", work, seconds, targets[0], "s"))
+        rows.append(
+            median_row("algebra", "allocated / dense", work, [live.peak / (4 * math.prod(tensor.shape))], targets[1])
+        )
+    return rows
+
+
 def _peak_alone(make: Callable[[str], TrainingStep], name: str) -> int:
     """Measure the peak of one training step with nothing else on the device."""
     gc.collect()
@@ -282,6 +314,6 @@ def _peak_alone(make: Callable[[str], TrainingStep], name: str) -> int:
 
 
 BENCHMARKS: dict[str, Callable[[Setting], Sequence[Row]]] = {
-    each.__name__: each for each in (training, limit, inference, memory, growth, upkeep)
+    each.__name__: each for each in (training, limit, inference, memory, growth, upkeep, algebra)
 }
 CUDA_ALONE: dict[str, Callable[[Setting], Sequence[Row]]] = {"compiled": compiled}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -165,8 +165,7 @@ def extract(
         >>> found.changes[0].format, found.errors["blocks.0.attn.proj.weight"] < 1e-3
         (TensorTrain(rank=(1, 1), order=None), True)
     """
-    if not math.isfinite(scale) or not scale:
-        raise AdaptError("extract: scale", expected="a finite number that is not 0", got=repr(scale), fix="scale=1.0")
+    check_scale("extract", scale)
     weights = Increments(base, tuned, plan, model)
     resolved = weights.resolved
     if keep and not weights.has_model:
@@ -198,13 +197,29 @@ def extract(
     return Extraction(state, tuple(changes), errors, left_over)
 
 
+def check_scale(owner: str, scale: object) -> None:
+    """Raise unless an increment can be divided by this.
+
+    Args:
+        owner: The function, for the message.
+        scale: What was given.
+
+    Raises:
+        AdaptError: It is no finite number, or 0.
+    """
+    fits = isinstance(scale, (int, float)) and not isinstance(scale, bool) and math.isfinite(scale)
+    if not fits or not scale:
+        raise AdaptError(f"{owner}: scale", expected="a finite number that is not 0", got=repr(scale), fix="scale=1.0")
+
+
 def _named(weights: Weights) -> Mapping[str, Tensor]:
     if isinstance(weights, nn.Module):
         refuse_adapted(weights)
         return weights.state_dict()
     if isinstance(weights, (str, Path)):
         return StoredTensors(weights)
-    if not isinstance(weights, Mapping) or not all(isinstance(each, Tensor) for each in weights.values()):
+    plain = isinstance(weights, Mapping) and all(isinstance(name, str) for name in weights)
+    if not plain or not all(isinstance(each, Tensor) for each in weights.values()):
         raise DataError("extract: weights", expected="a model, a state dict or a file", got=type(weights).__name__)
     return weights
 
@@ -212,6 +227,12 @@ def _named(weights: Weights) -> Mapping[str, Tensor]:
 def _skeleton(weights: Mapping[str, Tensor]) -> nn.Module:
     """Return modules without numbers that hold parameters of these names and shapes."""
     root = nn.Module()
+    if odd := [name for name in weights if not _is_path(name, weights)]:
+        raise DataError(
+            f"extract: {odd[0]!r} names no parameter of a module",
+            cause="a name that is a module's too, or is taken",
+            fix="pass model=, a model of this architecture",
+        )
     for name in weights:
         *path, last = name.split(".")
         module = root
@@ -223,6 +244,13 @@ def _skeleton(weights: Mapping[str, Tensor]) -> nn.Module:
         empty = torch.empty(weight.shape, dtype=weight.dtype, device="meta")
         module.register_parameter(last, nn.Parameter(empty, requires_grad=False))
     return root
+
+
+def _is_path(name: str, weights: Mapping[str, Tensor]) -> bool:
+    """Return whether a tensor can be a parameter in a tree of modules."""
+    parts = name.split(".")
+    above = {".".join(parts[:at]) for at in range(1, len(parts))}
+    return all(part and not hasattr(nn.Module(), part) for part in parts) and not above & weights.keys()
 
 
 def _check(resolved: ResolvedPlan, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:
@@ -248,7 +276,11 @@ def _shape(weights: Mapping[str, Tensor], name: str) -> tuple[int, ...] | None:
 
 
 def _difference(name: str, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> Tensor:
-    found = after[name].detach().cpu().float() - before[name].detach().cpu().float()
+    old, new = before[name].detach().cpu(), after[name].detach().cpu()
+    wide = torch.promote_types(torch.promote_types(old.dtype, new.dtype), torch.float32)
+    if wide.is_complex:
+        raise DataError(f"extract: {name!r}", expected="real numbers", got=f"{old.dtype} and {new.dtype}")
+    found = new.to(wide) - old.to(wide)
     if not bool(found.isfinite().all()):
         raise DataError(
             f"extract: {name!r} holds NaN or infinity",
@@ -276,14 +308,36 @@ def _left_over(weights: Increments, *, keep: bool) -> tuple[tuple[LeftOver, ...]
     names = [n for n in dict.fromkeys([*before, *after]) if n not in covered and id(parameters.get(n)) not in aliases]
     found = [(name, *_compared(name, before, after)) for name in names]
     kept = {
-        name: after[name].detach().cpu().clone()
+        name: _sound(name, after)
         for name, change, _ in found
-        if keep and change is not None and change and name in parameters
+        if keep and change is not None and change and name in parameters  # NaN counts as a change
     }
     buffers = head_buffers(weights.host, kept) if keep else {}
-    kept |= {name: after[name].detach().cpu().clone() for name in buffers if name in after}
+    kept |= {name: _sound(name, after) for name in buffers if name in after}
     shapes = {name: _shape(after, name) or _shape(before, name) or () for name in names}
-    return tuple(LeftOver(name, shapes[name], change, name in kept, note) for name, change, note in found), kept
+    left = [LeftOver(name, shapes[name], change, name in kept, note) for name, change, note in found]
+    return (*_frozen_parts(weights), *left), kept
+
+
+def _frozen_parts(weights: Increments) -> Iterator[LeftOver]:
+    """Compare the parts of the plan's parameters that it leaves frozen."""
+    for tensor in weights.resolved.tensors:
+        for view in tensor.views:
+            apart = float(
+                torch.linalg.vector_norm(view.frozen_part(_difference(view.parameter, weights.before, weights.after)))
+            )
+            if apart:
+                whole = float(torch.linalg.vector_norm(weights.before[view.parameter].detach().cpu().double()))
+                yield LeftOver(
+                    f"{view.parameter}, frozen part", view.shape, apart / whole if whole else math.inf, False
+                )
+
+
+def _sound(name: str, weights: Mapping[str, Tensor]) -> Tensor:
+    value = weights[name].detach().cpu().clone()
+    if value.is_floating_point() and not bool(value.isfinite().all()):
+        raise DataError(f"extract: {name!r} holds NaN or infinity and would be stored", fix="keep=False, or repair it")
+    return value
 
 
 def _compared(name: str, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> tuple[float | None, str]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from .anatomy import ALONE, UNNAMED, VECTOR
 from .errors import FormatError, PlanError, RankError, nearest
 from .formats import Format
-from .indexing import Index, as_index, spread, take
+from .indexing import Index, as_index, mesh, spread, take
 from .network import Mode, Network
 from .notation import Axes
 from .rules import Coordinate, Rule
@@ -70,6 +70,16 @@ class View:
         for dim, axis in enumerate(self.order):
             tensor = take(tensor, dim, as_index(self.kept[axis]))
         return tensor
+
+    def frozen_part(self, parameter: Tensor) -> Tensor:
+        """Return a parameter without the parts that are in the tensor, which are zero there.
+
+        Args:
+            parameter: A tensor of the parameter's shape.
+        """
+        if all(len(self.kept[axis]) == self.sizes[axis] for axis in self.order):
+            return parameter.new_zeros(())
+        return parameter - self.join(self.split(parameter))
 
     def join(self, parts: Tensor) -> Tensor:
         """Return a tensor of the parameter's shape from its parts (*axes of `order`), zero in frozen slots."""
@@ -376,16 +386,3 @@ def _spell(coordinates: Coordinate | list[Coordinate | None]) -> str:
 
 def _length(index: Index) -> int:
     return len(range(index.start, index.stop, index.step)) if isinstance(index, slice) else len(index)
-
-
-def mesh(index: tuple[Index, ...]) -> tuple[slice | Tensor, ...]:
-    """Return what indexes a block: slices where all are, else an open mesh of positions.
-
-    Args:
-        index: For every dimension, where the block lies.
-    """
-    slices = [i for i in index if isinstance(i, slice)]
-    if len(slices) == len(index):
-        return tuple(slices)
-    runs = [torch.tensor(list(range(i.start, i.stop, i.step) if isinstance(i, slice) else i)) for i in index]
-    return tuple(r.reshape([-1 if d == dim else 1 for d in range(len(index))]) for dim, r in enumerate(runs))

@@ -41,3 +41,16 @@ def spread(tensor: Tensor, dim: int, positions: Sequence[int], size: int) -> Ten
     parts = dict(zip(positions, tensor.unbind(dim), strict=True))
     zero = torch.zeros_like(parts[positions[0]])
     return torch.stack([parts.get(at, zero) for at in range(size)], dim)
+
+
+def mesh(index: tuple[Index, ...]) -> tuple[slice | Tensor, ...]:
+    """Return what indexes a block: slices where all are, else an open mesh of positions.
+
+    Args:
+        index: For every dimension, where the block lies.
+    """
+    slices = [i for i in index if isinstance(i, slice)]
+    if len(slices) == len(index):
+        return tuple(slices)
+    runs = [torch.tensor(list(range(i.start, i.stop, i.step) if isinstance(i, slice) else i)) for i in index]
+    return tuple(r.reshape([-1 if d == dim else 1 for d in range(len(index))]) for dim, r in enumerate(runs))

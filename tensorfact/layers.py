@@ -124,9 +124,10 @@ def _conv1d(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def _product_of(module: nn.Module) -> Product | None:
     """Return what a linear layer does when it is called; None for what is no plain linear layer."""
-    if isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward:
+    own = _bases.get(type(module), type(module))  # an adapted layer is what it was before
+    if isinstance(module, nn.Linear) and own.forward is nn.Linear.forward:
         return _linear
-    if is_conv1d(module) and type(module).forward.__qualname__ == "Conv1D.forward":
+    if is_conv1d(module) and own.forward.__qualname__ == "Conv1D.forward":
         return _conv1d
     return None
 

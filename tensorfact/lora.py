@@ -9,15 +9,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from .algebra import recompress
+from .algebra import recompress, stored
 from .anatomy import base_parameters, is_conv1d
 from .checkpoint import AdapterFile, fingerprint
-from .errors import AdaptError, DataError, nearest
+from .errors import AdaptError, CheckpointError, DataError, nearest
 from .example import called_names
+from .extract import check_scale
 from .files import make_folder, write_plain, write_text
 from .formats import Format
+from .formats.base import out_of_reach
 from .formats.rank import Rank
 from .groups import View, formats_of
 from .lora_file import CONFIG, PREFIX, WEIGHTS, read_layers
@@ -113,6 +116,10 @@ def to_lora(
         >>> tf.to_lora(adapter, model, tempfile.mkdtemp()).layers[0]
         Exported(module='blocks.0.attn.qkv', rank=4, error=0.0)
     """
+    if rank is not None and (isinstance(rank, bool) or not isinstance(rank, int) or rank < 1):
+        raise AdaptError("to_lora: rank", expected="an int of at least 1, or None", got=repr(rank), fix="rank=8")
+    if folder is not None:
+        _check_folder(folder)
     state = state_of(adapter)
     resolved = state.resolve(model)
     modules = _linear_layers(model, resolved.parameters, example_input)
@@ -137,6 +144,17 @@ def to_lora(
         exported,
         sum(layer.down.numel() + layer.up.numel() for layer in layers.values()),
     )
+
+
+def _check_folder(folder: str | Path) -> None:
+    """Raise where the files cannot be written, before anything is computed."""
+    odd = not str(folder) or "\0" in str(folder)
+    if odd or any(Path(folder, name).is_dir() for name in (CONFIG, WEIGHTS)) or Path(folder).is_file():
+        raise CheckpointError(
+            f"to_lora: cannot write to {str(folder)!r}",
+            expected="a folder, or the path of one to be made",
+            fix="choose another",
+        )
 
 
 def _linear_layers(model: nn.Module, parameters: tuple[str, ...], example_input: object) -> dict[str, list[str]]:
@@ -172,6 +190,11 @@ def _kept_modules(
             raise AdaptError(
                 f"to_lora: {name!r} is stored as it is, which peft can do for whole modules without LoRA alone",
                 fix="pass head=False and store it apart",
+            )
+        if also := [other for other, _ in model.named_modules() if other.endswith(module) and other != module]:
+            raise AdaptError(
+                f"to_lora: peft would take {also[0]!r} for {module!r}, since its name ends alike",
+                fix="pass head=False and store the head apart",
             )
         kept.setdefault(module, {})[name] = value
     parameters = base_parameters(model)
@@ -254,21 +277,25 @@ def from_lora(
         >>> tf.from_lora(tf.nano(), folder, adapter.plan, tf.TensorTrain(rank=4)).parameters
         1920
     """
-    if not scale:
-        raise AdaptError("from_lora: scale", expected="a number that is not 0", got=repr(scale), fix="scale=1.0")
+    check_scale("from_lora", scale)
     resolved = plan.resolve(model)
     layers, kept = read_layers(model, path)
     views = {view.parameter: view for tensor in resolved.tensors for view in tensor.views}
     for name, layer in layers.items():
         _check_layer(name, layer, views)
+    if both := sorted(kept.keys() & views.keys()):
+        raise DataError(f"from_lora: the file stores {both[0]!r} as it is, and the plan covers it", fix="leave it out")
     formats = formats_of(format, [tensor.name for tensor in resolved.tensors])
     formats = {name: each if rank is None else at_rank(each, rank, name) for name, each in formats.items()}
     changes, cores = [], {}
     for done, tensor in enumerate(resolved.tensors, 1):
         tensor.network(formats[tensor.name])
         term = dataclasses.replace(stacked(tensor, layers), weight=1.0 / scale)
-        found = recompress([term], tensor.modes, formats[tensor.name], tolerance=tolerance)
-        cores[tensor.name] = {name: core.float() for name, core in found.cores.items()}
+        exact = recompress([term], tensor.modes, formats[tensor.name], tolerance=tolerance)
+        found = stored([term], exact, torch.float32)
+        if tolerance is not None and found.error > tolerance:
+            raise out_of_reach(found.format, tolerance, found.error)
+        cores[tensor.name] = found.cores
         own = [layers[view.parameter] for view in tensor.views if view.parameter in layers]
         numbers = sum(layer.numbers for layer in own)
         label = f"{len(own)} of {len(tensor.views)} layers"
@@ -288,7 +315,18 @@ def _check_layer(name: str, layer: LowRank, views: Mapping[str, View]) -> None:
             got=f"{name!r}{nearest(name, views)}",
             fix="pass a plan that covers all of the file's layers, such as plan_for(model)",
         )
-    shape = views[name].shape
+    view = views[name]
+    shape = view.shape
     found = (layer.up.shape[0], layer.down.shape[1])
     if found != (shape[::-1] if views[name].transposed else shape):
         raise DataError(f"from_lora: {name!r}", expected=f"matrices of a layer {shape}", got=f"of a layer {found}")
+    if all(len(view.kept[axis]) == view.sizes[axis] for axis in view.order):
+        return
+    dense = layer.up @ layer.down
+    frozen = view.frozen_part(dense.t() if view.transposed else dense)
+    if float(torch.linalg.vector_norm(frozen)) > 1e-9 * float(torch.linalg.vector_norm(dense)):
+        raise DataError(
+            f"from_lora: the file changes a part of {name!r} that the plan leaves frozen",
+            got=f"{view.rule!r}",
+            fix="list the part's coordinate in the rule instead of None",
+        )

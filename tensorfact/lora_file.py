@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .anatomy import base_parameters
+from .checkpoint import FACTORS
 from .errors import CheckpointError, DataError, nearest
 from .files import StoredTensors
 from .low_rank import LowRank
@@ -25,6 +26,9 @@ Config = Mapping[str, Any]
 _PART = re.compile(
     r"(?P<layer>.+)\.(?P<part>lora_(?:A|B|down|up)(?:\.\w+)?\.weight|hada_w[12]_[ab]|lokr_w[12](?:_[ab])?|alpha)"
 )
+_UNCHANGING = (True, False, "gaussian", "eva", "orthogonal")
+"""Starts of peft's LoRA that leave the base weights as they are; what others train belongs to other weights."""
+
 _UNREADABLE = ("lora_magnitude_vector", "dora_scale", "lora_embedding", "hada_t", "lokr_t", "lora_mid")
 _LYCORIS = re.compile(r"^(?:lycoris|lora_unet|lora_te\d?|lora_transformer|lora)_")
 
@@ -61,11 +65,22 @@ def read_layers(model: nn.Module, path: str | Path) -> tuple[dict[str, LowRank],
                 fix="merge it in its own library and extract() the difference",
             )
         if found := _PART.fullmatch(name):
-            parts.setdefault(found["layer"], {})[_part(found["part"])] = _finite(path, key, weights[key])
+            own, part = parts.setdefault(found["layer"], {}), _part(found["part"])
+            if part in own:
+                raise DataError(f"from_lora: {path} holds {part!r} of {found['layer']!r} twice: several adapters")
+            own[part] = _finite(path, key, weights[key])
         elif name in parameters:
             kept[name] = _finite(path, key, weights[key])
+            if kept[name].shape != parameters[name].shape:
+                shapes = (tuple(each.shape) for each in (parameters[name], kept[name]))
+                raise DataError(f"from_lora: {key!r}", expected=f"shape {next(shapes)}", got=f"{next(shapes)}")
         else:
-            raise DataError(f"from_lora: {path} holds {key!r}, which is no part of LoRA and no parameter of the model")
+            ours = key.startswith(FACTORS)
+            raise DataError(
+                f"from_lora: {path} holds {key!r}, which is no part of LoRA and no parameter of the model",
+                cause="an adapter of this library" if ours else "a file for another model",
+                fix="load_adapter reads it, convert changes its format" if ours else "pass LoRA's file and its model",
+            )
     layers = {}
     for layer, each in parts.items():
         module = layer if layer in modules else spelled.get(_LYCORIS.sub("", layer), "")
@@ -90,6 +105,14 @@ def _config(path: Path) -> Config:
         raise CheckpointError(
             f"cannot read {path}", expected="the JSON of a peft adapter", got=repr(error), fix="pass peft's folder"
         ) from error
+    if config.get("init_lora_weights", True) not in _UNCHANGING:
+        raise DataError(
+            f"from_lora: {path}",
+            expected="LoRA on the base model's own weights",
+            got=f"init_lora_weights={config['init_lora_weights']!r}, which changes them",
+            fix="convert it in peft: save_pretrained(..., path_initial_model_for_weight_conversion=...)",
+        )
+    _check_numbers(path, config)
     if kind not in ("LORA", "LOHA", "LOKR") or config.get("use_dora") or config.get("bias", "none") != "none":
         raise DataError(
             f"from_lora: {path}",
@@ -100,6 +123,29 @@ def _config(path: Path) -> Config:
     return dict(config)
 
 
+def _check_numbers(path: Path, config: Config) -> None:
+    """Hold ranks and alphas of a configuration against what they may be."""
+    patterns = {key: config.get(key) or {} for key in ("rank_pattern", "alpha_pattern")}
+    try:
+        numbers = [config.get("r", 8), config.get("lora_alpha", config.get("alpha", 8))]
+        numbers += [value for pattern in patterns.values() for value in pattern.values()]
+        for pattern in patterns.values():
+            for key in pattern:
+                re.compile(key)
+        if all(isinstance(n, (int, float)) and not isinstance(n, bool) and math.isfinite(n) for n in numbers):
+            ranks = [config.get("r", 8), *patterns["rank_pattern"].values()]
+            if all(isinstance(rank, int) and rank > 0 for rank in ranks):
+                return
+    except (AttributeError, TypeError, re.error):
+        pass
+    raise CheckpointError(
+        f"{path} is damaged",
+        expected="a rank r of at least 1, an alpha, and patterns of them by module name",
+        got=", ".join(f"{key}={config.get(key)!r}" for key in ("r", "lora_alpha", "alpha", *patterns)),
+        fix="restore it from a copy",
+    )
+
+
 def _part(spelled: str) -> str:
     """Return what a matrix is; a name of the adapter in between is left out, and LyCORIS's names are peft's."""
     word = spelled.split(".")[0]
@@ -107,8 +153,10 @@ def _part(spelled: str) -> str:
 
 
 def _finite(path: Path, key: str, tensor: Tensor) -> Tensor:
-    if not bool(tensor.isfinite().all()):
-        raise DataError(f"from_lora: {key!r} of {path} holds NaN or infinity", fix="use an earlier checkpoint")
+    if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
+        raise DataError(
+            f"from_lora: {key!r} of {path} holds NaN, infinity, or no real numbers", fix="use an earlier checkpoint"
+        )
     return tensor
 
 
@@ -118,6 +166,8 @@ def _two(path: Path, layer: str, parts: Mapping[str, Tensor], config: Config) ->
     kind = next((kind for kind in _KINDS if any(name.startswith(kind) for name in wide)), "")
     try:
         down, up, rank = _KINDS[kind](wide)
+        if not down.shape[0] or down.shape[0] != up.shape[1] or parts.get("alpha", torch.ones(())).numel() != 1:
+            raise ValueError("ranks differ")  # noqa: TRY301
     except (KeyError, RuntimeError, ValueError) as error:
         raise DataError(
             f"from_lora: layer {layer!r} of {path}",
@@ -135,7 +185,9 @@ def _scale(layer: str, parts: Mapping[str, Tensor], config: Config, rank: int | 
         return float(parts["alpha"]) / rank if rank else 1.0
     if not config:
         return 1.0
-    own = int(_pattern(layer, config.get("rank_pattern")) or config["r"])
+    own = int(_pattern(layer, config.get("rank_pattern")) or config.get("r", 8))
+    if rank is not None and rank != own:
+        raise DataError(f"from_lora: layer {layer!r}", expected=f"rank {own}, as its configuration says", got=str(rank))
     usual = config.get("lora_alpha", config.get("alpha", own))
     alpha = float(_pattern(layer, config.get("alpha_pattern")) or usual)
     return alpha / (math.sqrt(own) if config.get("use_rslora") else own)

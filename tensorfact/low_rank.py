@@ -13,9 +13,9 @@ from .algebra import Term, recompress
 from .contraction import machine
 from .errors import DataError
 from .formats import MatrixBatch
-from .groups import TensorGroup, View, mesh
+from .groups import TensorGroup, View
 from .increments.kind import Kind
-from .indexing import as_index, spread, take
+from .indexing import as_index, mesh, spread, take
 from .network import Core, Mode, Network
 from .notation import Axes
 

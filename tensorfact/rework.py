@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
-from .algebra import Term, direct_sum, recompress
-from .errors import AdaptError, FingerprintError, FormatError, PlanError, RankError
+from .algebra import Term, direct_sum, recompress, stored
+from .errors import AdaptError, DataError, FingerprintError, FormatError, PlanError, RankError
 from .formats import Format, format_label
+from .formats.base import out_of_reach
 from .formats.decomposition import Decomposition
 from .formats.rank import FULL, Rank, first_that
 from .groups import formats_of
@@ -18,7 +19,7 @@ from .network import Mode
 from .progress import Progress, silent
 from .state import AdapterState, Change, Recompression, Source, state_of
 
-Found = Callable[[str], Decomposition]
+Found = Callable[[str, Sequence[Term]], Decomposition]
 
 _EXACT = 1e-9
 """The relative error of a sum that counts as none."""
@@ -57,10 +58,10 @@ def convert(
     state = state_of(adapter)
     formats = formats_of(format, state.names)
 
-    def found(name: str) -> Decomposition:
-        return recompress([state.term(name)], state.file.modes[name], formats[name], tolerance=tolerance)
+    def found(name: str, terms: Sequence[Term]) -> Decomposition:
+        return recompress(terms, state.file.modes[name], formats[name], tolerance=tolerance)
 
-    return _reworked(state, found, "converting", progress)
+    return _reworked(state, [(state, 1.0)], found, "converting", progress, tolerance)
 
 
 def round_ranks(
@@ -100,16 +101,21 @@ def round_ranks(
     given = {"rank": rank, "tolerance": tolerance, "budget": budget}
     if [value is None for value in given.values()].count(False) != 1:
         raise RankError(
-            "round", expected="one of rank, tolerance and budget", got=repr(given), fix="round(tolerance=0.01)"
+            "round",
+            expected="one of rank, tolerance and budget",
+            got=" and ".join(name for name, value in given.items() if value is not None) or "none",
+            fix="give one of them",
         )
+    if budget is not None and (isinstance(budget, bool) or not isinstance(budget, int)):
+        raise RankError("round: budget", expected="an int", got=repr(budget), fix="budget=20000")
     lower = {} if rank is None else _ranked(state, rank)
     lower |= {} if budget is None else _within(state, budget)
 
-    def found(name: str) -> Decomposition:
+    def found(name: str, terms: Sequence[Term]) -> Decomposition:
         modes, own = state.file.modes[name], state.file.formats[name]
-        return recompress([state.term(name)], modes, lower.get(name, own), tolerance=tolerance)
+        return recompress(terms, modes, lower.get(name, own), tolerance=tolerance)
 
-    return _reworked(state, found, "rounding", progress)
+    return _reworked(state, [(state, 1.0)], found, "rounding", progress, tolerance)
 
 
 def combine(
@@ -153,9 +159,10 @@ def combine(
         >>> tf.combine({cats: 0.5, dogs: 0.5}).changes[0].format
         TensorTrain(rank=6, order=None)
     """
+    if not isinstance(adapters, Mapping) or not adapters:
+        got = "none" if isinstance(adapters, Mapping) else type(adapters).__name__
+        raise AdaptError("combine: adapters", expected="weights by adapter", got=got, fix="{first: 0.5, second: 0.5}")
     states = [(state_of(adapter), _weight(weight)) for adapter, weight in adapters.items()]
-    if not states:
-        raise AdaptError("combine: no adapter", fix="combine({first: 0.5, second: 0.5})")
     first = states[0][0]
     for other, _ in states[1:]:
         _check_alike(first, other, check_base=check_base)
@@ -165,24 +172,22 @@ def combine(
     if rank is not None or (format is None and tolerance is not None):
         formats = {name: at_rank(each, FULL if rank is None else rank, name) for name, each in formats.items()}
 
-    def found(name: str) -> Decomposition:
-        scales = [state.file.scales[name] / first.file.scales[name] for state, _ in states]
-        terms = [state.term(name, weight * scale) for (state, weight), scale in zip(states, scales, strict=True)]
+    def found(name: str, terms: Sequence[Term]) -> Decomposition:
         if format is None and rank is None and tolerance is None:
             return _added(terms, [state.file.formats[name] for state, _ in states], first.file.modes[name])
         return recompress(terms, first.file.modes[name], formats[name], tolerance=tolerance)
 
-    return _reworked(first, found, "combining", progress, head=None if keep_head else {})
+    return _reworked(first, states, found, "combining", progress, tolerance, None if keep_head else {})
 
 
 def _added(terms: Sequence[Term], formats: Sequence[Format], modes: Sequence[Mode]) -> Decomposition:
-    """Add factored tensors of one format: its ranks add, up to what the modes allow; if that is not exact, to 'full'."""
+    """Add factored tensors of one format: ranks add, up to what the modes allow; to 'full' if that is not exact."""
     kinds = {type(format).__name__ for format in formats}
     if len(kinds) > 1:
         raise FormatError(
             "combine: adapters of different formats",
             got=", ".join(sorted(kinds)),
-            fix="pass the sum's format: combine(..., format=TensorTrain('full'), tolerance=0.01)",
+            fix="pass the sum's format, with a rank or a tolerance",
         )
     ranks = [getattr(format.explicit(modes), "rank", 1) for format in formats]
     lengths = [len(rank) for rank in ranks if isinstance(rank, tuple)]
@@ -202,9 +207,22 @@ def _ranked(state: AdapterState, rank: Rank) -> dict[str, Format]:
     formats: dict[str, Format] = {}
     for name, format in state.file.formats.items():
         modes = state.file.modes[name]
-        given = at_rank(format, rank, name).explicit(modes)
-        formats[name] = format.at(rank, modes) if isinstance(rank, int) else given
+        given = at_rank(format, rank, name)
+        if isinstance(rank, int):
+            formats[name] = format.at(rank, modes)
+            continue
+        ranks, own = (getattr(each.explicit(modes), "rank", 1) for each in (given, format))
+        several = [len(each) for each in (ranks, own) if isinstance(each, tuple)]
+        wide, most = (each if isinstance(each, tuple) else (each,) * max(several, default=1) for each in (ranks, own))
+        lower = tuple(map(min, wide, most))
+        formats[name] = at_rank(format, lower if several else lower[0], name)
+        formats[name].network(modes)  # too many ranks, or too few
     return formats
+
+
+def _highest(format: Format) -> int:
+    rank = getattr(format, "rank", 1)
+    return max(rank) if isinstance(rank, tuple) else int(rank)
 
 
 def _within(state: AdapterState, budget: int) -> dict[str, Format]:
@@ -223,7 +241,7 @@ def _within(state: AdapterState, budget: int) -> dict[str, Format]:
         )
     if state.num_parameters <= budget:
         return dict(state.file.formats)
-    high = max(max(mode.size for mode in modes) for _, modes in tensors)
+    high = max(_highest(format.explicit(modes)) for format, modes in tensors)
     rank = first_that(lambda rank: numbers(rank) > budget, high) - 1
     return {name: format.at(rank, state.file.modes[name]) for name, format in state.file.formats.items()}
 
@@ -273,18 +291,42 @@ def _sizes(modes: Sequence[Mode]) -> str:
 
 
 def _reworked(
-    state: AdapterState, found: Found, task: str, progress: Progress, head: Mapping[str, Tensor] | None = None
+    first: AdapterState,
+    states: Sequence[tuple[AdapterState, float]],
+    found: Found,
+    task: str,
+    progress: Progress,
+    tolerance: float | None,
+    head: Mapping[str, Tensor] | None = None,
 ) -> Recompression:
-    """Replace the factors of every tensor; numbers keep their dtype and device."""
+    """Replace the factors of every tensor by those found for the weighted sum; numbers keep their device."""
     changes, formats, cores = [], {}, {}
-    for done, name in enumerate(state.names, 1):
-        before, own = state.cores(name), state.file.formats[name]
-        result = found(name)
+    for done, name in enumerate(first.names, 1):
+        own = first.file.scales[name]
+        terms = [
+            _finite(state, name, weight if state is first else weight * state.file.scales[name] / own)
+            for state, weight in states
+        ]
+        before = first.cores(name)
         like = next(iter(before.values()))
+        result = stored(terms, found(name, terms), like.dtype)
+        if tolerance is not None and result.error > tolerance:
+            raise out_of_reach(result.format, tolerance, result.error)
         formats[name] = result.format
-        cores[name] = {core: value.to(like) for core, value in result.cores.items()}
-        numbers = sum(core.numel() for core in before.values())
-        change = Change(name, format_label(own), numbers, result.format, result.num_parameters, result.error)
-        changes.append(change)
-        progress(task, done, len(state.names))
-    return Recompression(state.replaced(formats, cores, head), tuple(changes))
+        cores[name] = {core: value.to(like.device) for core, value in result.cores.items()}
+        numbers, label = sum(core.numel() for core in before.values()), format_label(first.file.formats[name])
+        changes.append(Change(name, label, numbers, result.format, result.num_parameters, result.error))
+        progress(task, done, len(first.names))
+    return Recompression(first.replaced(formats, cores, head), tuple(changes))
+
+
+def _finite(state: AdapterState, name: str, weight: float) -> Term:
+    term = state.term(name, weight)
+    for core, value in term.cores.items():
+        if not bool(value.isfinite().all()):
+            raise DataError(
+                f"core {core!r} of tensor {name!r} holds NaN or infinity",
+                cause="training that diverged",
+                fix="use an earlier adapter",
+            )
+    return term

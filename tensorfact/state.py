@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .algebra import Term
 from .checkpoint import FACTORS, HEAD, AdapterFile
-from .errors import CheckpointError, PlanError
+from .errors import AdaptError, CheckpointError, PlanError
 from .formats import Format, format_label
 from .groups import ResolvedPlan
 from .table import Table
@@ -233,10 +233,14 @@ def state_of(adapter: Source) -> AdapterState:
 
     Raises:
         CheckpointError: The file is missing, damaged or no adapter.
+        AdaptError: This is none of them.
     """
     if isinstance(adapter, (str, Path)):
         return AdapterState.load(adapter)
-    return adapter if isinstance(adapter, AdapterState) else adapter.state
+    state = adapter if isinstance(adapter, AdapterState) else getattr(adapter, "state", None)
+    if not isinstance(state, AdapterState):
+        raise AdaptError("an adapter", expected="an Adapter, an AdapterState or a file", got=repr(adapter)[:80])
+    return state
 
 
 def _shapes(file: AdapterFile, name: str, format: Format) -> dict[str, tuple[int, ...]]:

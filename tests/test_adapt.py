@@ -344,10 +344,10 @@ def test_a_tied_parameter_is_adapted_under_all_its_names(name: str) -> None:
 def test_merging_and_unmerging_out_of_turn_is_refused() -> None:
     model = randomise(layers())
     adapter = tf.adapt(model, layers_plan(), TT)
-    with untouched(model), refused(AdaptError, "not merged", "before unmerge()"):
+    with untouched(model), refused(AdaptError, "not merged", "call merge()"):
         adapter.unmerge()
     adapter.merge()
-    with untouched(model), refused(AdaptError, "merged already", "before merge()"):
+    with untouched(model), refused(AdaptError, "merged already", "call unmerge()"):
         adapter.merge()
 
 

@@ -157,6 +157,16 @@ def test_tiny_and_huge_numbers_decompose_as_any(kind: Any, size: float) -> None:
 
 
 @pytest.mark.parametrize("kind", FORMATS)
+def test_the_ends_of_the_range_decompose_too(kind: Any) -> None:
+    for tensor in (torch.full((3, 4, 5), 3e38), random(3, 4, 5) * 1e-310, random(3, 4, 5) / 5 * 1e308):
+        found = kind("full").decompose(tensor, THREE)
+        assert all(core.isfinite().all() for core in found.cores.values())
+        scale = tensor.abs().max()
+        assert difference(found.dense() / scale, tensor / scale) < 1e-4
+        assert found.error < 1e-4
+
+
+@pytest.mark.parametrize("kind", FORMATS)
 def test_zero_gives_cores_that_can_learn(kind: Any) -> None:
     found = kind(2).decompose(torch.zeros(3, 4, 5), THREE)
     assert not found.dense().any()
@@ -179,6 +189,16 @@ def test_numbers_that_are_none_are_refused(bad: float) -> None:
     tensor[1, 2, 3] = bad
     with refused(DataError, "1 of 60"):
         tf.TensorTrain(2).decompose(tensor, THREE)
+
+
+def test_tensors_and_modes_of_odd_kinds_are_refused() -> None:
+    ones = torch.ones(3, 4, 5)
+    for odd in (ones.to_sparse(), ones.to("meta"), ones.to(torch.float8_e4m3fn)):
+        with refused(DataError, "dense real numbers", fix=False):
+            tf.TensorTrain(2).decompose(odd, THREE)
+    for wrong in ((*THREE[:2], THREE[1]), (3, 4, 5)):
+        with refused(DataError, "Mode objects", fix=False):
+            tf.TensorTrain(2).decompose(torch.ones(3, 4, 4), wrong)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

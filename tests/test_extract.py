@@ -187,15 +187,54 @@ def test_files_that_are_none_are_refused(sources: dict[str, tuple[Any, Any]], tm
         tf.extract(old, [1], layers_plan(), FULL)  # type: ignore[arg-type]
 
 
+def test_what_a_plan_leaves_frozen_is_said_to_be_left_over() -> None:
+    base, tuned = randomise(layers(2, 6)), randomise(layers(2, 6), seed=1)
+    rule = tf.Rule("{layer}.weight", "(part out) in", part=["a", None, "b"])
+    plan = tf.TensorizationPlan((tf.Group("g", "(layer part) in out", (rule,)),))
+    found = tf.extract(base, tuned, plan, tf.MatrixBatch("full"))
+    assert found.changes[0].error < 1e-5
+    assert {each.parameter for each in found.left_over} >= {"0.weight, frozen part", "1.weight, frozen part"}
+    assert "0.weight, frozen part" in str(found.left_over_table())
+
+
+def test_small_changes_of_fp64_weights_are_seen() -> None:
+    base = randomise(layers(2, 6)).double()
+    tuned = copy.deepcopy(base)
+    with torch.no_grad():
+        for name, parameter in tuned.named_parameters():
+            parameter.add_(torch.randn(parameter.shape, dtype=torch.float64), alpha=1e-9 if "weight" in name else 0)
+    found = tf.extract(base, tuned, layers_plan(), tf.MatrixBatch("full"))
+    adapter = tf.load_adapter(base, found.state, check=False)
+    for name in adapter.resolved.parameters:
+        expected = tuned.get_parameter(name).detach() - base.state_dict()[name]
+        assert difference(adapter.delta(name), expected) < 1e-6
+
+
+def test_numbers_that_are_none_are_not_kept() -> None:
+    base, tuned = pair()
+    with torch.no_grad():
+        tuned.get_parameter("1.bias")[0] = math.nan
+    with refused(DataError, "'1.bias' holds NaN"):
+        tf.extract(base, tuned, layers_plan(), FULL, keep=True)
+    assert "1.bias" in str(tf.extract(base, tuned, layers_plan(), FULL).left_over_table())
+
+
+@pytest.mark.parametrize("name", ["0", "a..b", "training", "forward.x", 3])
+def test_names_that_make_no_model_are_refused(name: Any) -> None:
+    base, tuned = pair()
+    with refused(DataError, fix=False):
+        tf.extract({**weights(base), name: torch.ones(1)}, weights(tuned), layers_plan(), FULL)
+
+
 def test_what_cannot_be_extracted_is_refused() -> None:
     base, tuned = randomise(layers(3, 6)), randomise(layers(3, 6), seed=1)
     with refused(RankError, "tolerance 0.01"):
         tf.extract(base, tuned, layers_plan(), tf.TensorTrain(1), tolerance=0.01)
     with refused(RankError, "stack"):
         tf.extract(base, tuned, layers_plan(), tf.TensorTrain(99))
-    for scale in (0.0, math.nan):
+    for scale in (0.0, math.nan, math.inf, "x", {"stack": 1.0}):
         with refused(AdaptError, "scale"):
-            tf.extract(base, tuned, layers_plan(), FULL, scale=scale)
+            tf.extract(base, tuned, layers_plan(), FULL, scale=scale)  # type: ignore[arg-type]
     tf.adapt(tuned, layers_plan(), tf.TensorTrain(1), check=False)
     with refused(AdaptError, "adapted already"):
         tf.extract(base, tuned, layers_plan(), FULL)

@@ -313,6 +313,22 @@ def edited(folder: Path, change: str) -> None:
         words["peft_type"] = "IA3"
     elif change == "biases":
         words["bias"] = "all"
+    elif change == "pissa":
+        words["init_lora_weights"] = "pissa"
+    elif change == "another rank":
+        words["r"] = 3
+    elif change == "unequal halves":
+        weights[first] = torch.ones(3, 12)
+    elif change == "integers":
+        weights[first] = weights[first].long()
+    elif change == "two adapters":
+        weights[first.replace("lora_A", "lora_A.other")] = weights[first]
+    elif change == "covered":
+        weights["base_model.model.blocks.0.k.weight"] = torch.ones(12, 12)
+    elif change == "other head":
+        weights["base_model.model.head.weight"] = torch.ones(4, 12)
+    else:
+        words |= NUMBERS.get(change, {})
     save_file(weights, file)
     config.write_text(json.dumps(words) if change != "json" else "{")
     if change == "truncated":
@@ -321,7 +337,16 @@ def edited(folder: Path, change: str) -> None:
         config.unlink()
 
 
-@pytest.mark.parametrize("change", ["json", "truncated", "no config"])
+NUMBERS: dict[str, dict[str, Any]] = {
+    "rank x": {"r": "x"},
+    "rank 0": {"r": 0},
+    "no alpha": {"lora_alpha": None},
+    "list of ranks": {"rank_pattern": ["a"]},
+    "pattern that is none": {"rank_pattern": {"(": 3}},
+}
+
+
+@pytest.mark.parametrize("change", ["json", "truncated", "no config", *NUMBERS])
 def test_a_damaged_folder_is_refused(change: str, tmp_path: Path) -> None:
     base, _ = saved_by_peft(CONFIGS["lora"](), tmp_path)
     edited(tmp_path, change)
@@ -362,6 +387,54 @@ def test_a_plan_must_cover_the_file_and_its_modes_must_keep_sides_apart(tmp_path
             tf.from_lora(base, tmp_path, mixed, tf.TensorTrain(2))
     rule = tf.Rule("blocks.{layer}.{name}.weight", "out in")
     good = tf.TensorizationPlan((tf.Group("g", "layer name in out", (rule,)),))
-    assert tf.from_lora(base, tmp_path, good, tf.Tucker("full")).changes[0].error < 1e-9
+    assert tf.from_lora(base, tmp_path, good, tf.Tucker("full")).changes[0].error < 1e-6
     with refused(RankError, "tolerance"):
         tf.from_lora(base, tmp_path, good, tf.TensorTrain(1), tolerance=1e-3)
+
+
+def test_a_part_that_the_plan_leaves_frozen_may_not_be_changed(tmp_path: Path) -> None:
+    base = vit()
+    adapter = tf.adapt(base, tf.plan_for(base), tf.TensorTrain(2), seed=0)
+    draw(adapter)
+    adapter.to_lora(tmp_path)
+    adapter.remove()
+    rules = []
+    for name, pattern, roles in (
+        ("attn.qkv", "(role out) in", ["q", None, "v"]),
+        ("attn.proj", "(role out) in", ["o"]),
+        ("mlp.fc1", "(role out) in", [f"up{k}" for k in range(4)]),
+        ("mlp.fc2", "out (role in)", [f"down{k}" for k in range(4)]),
+    ):
+        rules.append(tf.Rule(f"blocks.{{layer}}.{name}.weight", pattern, role=roles))
+    plan = tf.TensorizationPlan((tf.Group("g", "(layer role) in out", tuple(rules)),))
+    with refused(DataError, "leaves frozen", "attn.qkv.weight"):
+        tf.from_lora(base, tmp_path, plan, tf.TensorTrain(2))
+
+
+def test_a_head_whose_name_ends_another_s_is_named(tmp_path: Path) -> None:
+    model = nn.ModuleDict({"body": nn.Linear(6, 6), "head": nn.Linear(6, 2), "aux_head": nn.Linear(6, 2)})
+    plan = tf.TensorizationPlan((tf.Group("g", "layer in out", (tf.Rule("body.weight", "out in", layer=0),)),))
+    adapter = tf.adapt(model, plan, tf.MatrixBatch(2), train_head="head", check=False)
+    with refused(AdaptError, "aux_head", "head=False"):
+        adapter.to_lora(tmp_path / "lora")
+    assert not (tmp_path / "lora").exists()
+    assert adapter.to_lora(tmp_path / "lora", head=False).path
+
+
+@pytest.mark.parametrize("rank", [0, -1, "full", 0.5, (2,), True])
+def test_a_rank_that_is_none_is_refused(rank: Any, tmp_path: Path) -> None:
+    model = randomise(layers(3, 6))
+    adapter = tf.adapt(model, layers_plan(), tf.TensorTrain(2), check=False)
+    with refused(AdaptError, "to_lora: rank"):
+        adapter.to_lora(tmp_path / "lora", rank=rank)
+
+
+def test_a_folder_that_cannot_be_written_is_refused_and_left_alone(tmp_path: Path) -> None:
+    model = randomise(layers(3, 6))
+    adapter = tf.adapt(model, layers_plan(), tf.TensorTrain(2), check=False)
+    (tmp_path / "a" / "adapter_config.json").mkdir(parents=True)
+    (tmp_path / "file").write_text("")
+    for folder in ("", "a\0b", tmp_path / "a", tmp_path / "file"):
+        with refused(CheckpointError, "cannot write"):
+            adapter.to_lora(folder)
+    assert not (tmp_path / "a" / "adapter_model.safetensors").exists()

@@ -213,6 +213,69 @@ def test_only_an_adapter_at_work_is_changed(state: str) -> None:
                 change()
 
 
+@pytest.mark.parametrize("rank", ["full", 0.5, 1.0, (8, 9), (2, 9)])
+def test_no_way_to_say_a_rank_raises_it(rank: Any) -> None:
+    _, adapter, _ = stack(tf.TensorTrain(3))
+    found = tf.round_ranks(adapter, rank=rank)
+    assert found.parameters <= adapter.num_parameters
+    assert found.changes[0].format == tf.TensorTrain((2, 3) if rank == (2, 9) else found.changes[0].format.rank)  # type: ignore[attr-defined]
+    with pytest.raises(RankError):
+        tf.round_ranks(adapter, rank=(1, 1, 1))
+
+
+def test_a_budget_reaches_ranks_above_every_mode() -> None:
+    _, adapter, _ = stack(tf.CP(20))
+    numbers = adapter.num_parameters
+    assert tf.round_ranks(adapter, budget=numbers - 1).changes[0].format == tf.CP(19)
+    assert tf.round_ranks(adapter, budget=numbers).changes[0].format == tf.CP(20)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_the_error_is_that_of_the_numbers_that_are_stored(dtype: torch.dtype) -> None:
+    _, adapter, _ = stack()
+    adapter.to(dtype)
+    expected = {name: delta.double() for name, delta in deltas(adapter).items()}
+    found = tf.convert(adapter, tf.Tucker("full"))
+    model = randomise(layers(4, 8)).double()
+    true = distance(tf.load_adapter(model, found.state, check=False), expected)
+    assert found.changes[0].error == pytest.approx(true, rel=0.1, abs=3e-8)
+    assert true < 1e-6
+    with refused(RankError, "below what the dtype can show"):
+        tf.convert(adapter, tf.Tucker("full"), tolerance=1e-10)
+
+
+def test_routes_stay_and_a_file_gives_the_same_bits(tmp_path: Path) -> None:
+    model = tf.nano()
+    adapter = tf.adapt(model, tf.plan_for(model), tf.TensorTrain(8), seed=0)
+    draw(adapter)
+    x = torch.randn(2, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    for rank in (4, 3, 2):
+        adapter.round(rank=rank)
+        assert {choice.route for choice in adapter.explain().choices} == {"activation"}
+        adapter.save(tmp_path / "a.safetensors")
+        again = tf.nano()
+        tf.load_adapter(again, tmp_path / "a.safetensors")
+        assert torch.equal(infer(again, x), infer(model, x))
+
+
+def test_a_state_is_a_snapshot() -> None:
+    model = tf.nano()
+    adapter = tf.adapt(model, tf.plan_for(model), tf.TensorTrain(2), seed=0)
+    found, state = tf.round_ranks(adapter, rank=1), adapter.state
+    before = model.get_parameter("head.weight").detach().clone()
+    with torch.no_grad():
+        model.get_parameter("head.weight").zero_()
+    for each in (found.state, state):
+        assert torch.equal(each.head["head.weight"], before)
+
+
+def test_frozen_factors_stay_frozen() -> None:
+    _, adapter, _ = stack()
+    adapter.factors.requires_grad_(False)
+    adapter.round(rank=1)
+    assert not any(p.requires_grad for p in adapter.parameters())
+
+
 # ------------------------------------------------------------------------------------------------------------ combine
 
 
@@ -275,12 +338,34 @@ def test_files_combine_and_the_first_head_stays(tmp_path: Path) -> None:
     assert all(torch.equal(value, found.state.tensors[name]) for name, value in loaded.tensors.items())
 
 
+def test_what_cancels_is_zero() -> None:
+    _, one, _ = stack()
+    for options in ({}, {"tolerance": 0.1}, {"format": tf.Tucker(2)}):
+        found = tf.combine({one: 1.0, one.state: -1.0}, **options)
+        assert found.changes[0].error < 1e-6
+        assert all(float(core.abs().max()) < 10 for core in found.state.cores("stack").values())
+    assert tf.combine({one: 1.0, one.state: -1.0}, tolerance=0.1).changes[0].format == tf.TensorTrain((1, 1))
+
+
+def test_numbers_that_are_none_are_not_added() -> None:
+    (_, one, _), (_, bad, _) = stack(), stack()
+    next(bad.parameters()).data.fill_(math.nan)
+    with refused(DataError, "holds NaN"):
+        tf.combine({one: 1.0, bad: 1.0})
+    with refused(DataError, "holds NaN"):
+        tf.convert(bad, tf.CP(2))
+
+
 def test_what_cannot_be_added_is_refused() -> None:
     (_, one, _), (_, other, _) = stack(), stack(count=3)
     with refused(PlanError, "layer=4", "layer=3"):
         tf.combine({one: 1.0, other: 1.0})
-    with refused(AdaptError, "no adapter"):
+    with refused(AdaptError, "none"):
         tf.combine({})
+    with refused(AdaptError, "list"):
+        tf.combine([one])  # type: ignore[arg-type]
+    with refused(AdaptError, "got 5", fix=False):
+        tf.convert(5, tf.CP(2))  # type: ignore[arg-type]
     for weight in (math.nan, math.inf, True, "1"):
         with refused(AdaptError, repr(weight)):
             tf.combine({one: weight})  # type: ignore[dict-item]
@@ -334,6 +419,19 @@ def test_an_adapter_or_an_increment_is_a_start(kind: Any) -> None:
         assert distance(adapter, expected) < 1e-6
 
 
+def test_a_start_of_what_stays_frozen_is_refused() -> None:
+    model = randomise(layers(2, 6))
+    rule = tf.Rule("{layer}.weight", "(part out) in", part=["a", None, "b"])
+    plan = tf.TensorizationPlan((tf.Group("g", "(layer part) in out", (rule,)),))
+    increments = {name: torch.ones(6, 6) for name in ("0.weight", "1.weight")}
+    with untouched(model), refused(DataError, "leaves frozen"):
+        tf.adapt(model, plan, tf.TensorTrain(1), init=increments, check=False)
+    for increment in increments.values():
+        increment[2:4] = 0
+    adapter = tf.adapt(model, plan, tf.TensorTrain(1), init=increments, check=False)
+    assert difference(adapter.delta("0.weight"), increments["0.weight"]) < 1e-5
+
+
 def test_what_is_no_start_is_refused() -> None:
     model, good = randomise(layers(4, 8)), deltas(stack()[1])
     cases: list[tuple[Any, type[Exception]]] = [
@@ -343,6 +441,7 @@ def test_what_is_no_start_is_refused() -> None:
         ({**good, "0.weight": torch.ones(3)}, DataError),
         ({**good, "0.weight": torch.full((8, 8), math.nan)}, DataError),
         (stack(count=3)[1], PlanError),
+        (Path("none.safetensors"), CheckpointError),
     ]
     for init, kind in cases:
         with untouched(model), pytest.raises(kind):

@@ -140,7 +140,7 @@ class Adapter(Attached):
 
     @property
     def state(self) -> AdapterState:
-        """The adapter without its model: what `save` writes.
+        """The adapter without its model, as it is now: what `save` writes.
 
         Raises:
             AdaptError: The adapter, or the head it trained, is no longer on the model.
@@ -159,7 +159,7 @@ class Adapter(Attached):
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         modes = {tensor.name: tensor.modes for tensor in self.resolved.tensors}
         file = AdapterFile(self.plan, self.formats, self.scales, self.dropout, self.fingerprint, modes, shapes)
-        return AdapterState(file, tensors)
+        return AdapterState(file, {name: tensor.detach().clone() for name, tensor in tensors.items()})
 
     def convert(
         self, format: Format | Mapping[str, Format], *, tolerance: float | None = None, progress: Progress = silent
@@ -244,6 +244,8 @@ class Adapter(Attached):
         links = self._links_of(found.state.file.formats, torch.Generator())
         for name, factors in links.factors.items():
             factors.assign(found.state.cores(name))
+            if not any(core.requires_grad for core in self.factors[name].parameters()):  # frozen by the user
+                factors.requires_grad_(False)
         self._links.detach()
         self.watch.stop()
         self._link(links)

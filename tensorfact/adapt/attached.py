@@ -217,4 +217,4 @@ class Attached(nn.Module):
             raise AdaptError("the adapter is disabled", fix="leave `with adapter.disabled()` first")
         if merged is not None and merged != self.merged:
             state = "merged already" if self.merged else "not merged"
-            raise AdaptError(f"the adapter is {state}", fix=f"check adapter.merged before {'un' * merged}merge()")
+            raise AdaptError(f"the adapter is {state}", fix=f"call {'' if merged else 'un'}merge() first")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal, cast
 
 from torch import Tensor
@@ -17,7 +18,7 @@ from ..groups import TensorGroup
 from ..state import AdapterState, HasState, state_of
 from .attached import Attached
 
-Init = None | Literal["hosvd"] | HasState | AdapterState | Mapping[str, Tensor]
+Init = None | Literal["hosvd"] | HasState | AdapterState | Path | Mapping[str, Tensor]
 """What `adapt` takes as `init`."""
 
 Cores = Mapping[str, Tensor]
@@ -41,6 +42,8 @@ def starting(init: Init, adapter: Attached) -> dict[str, Cores]:
         if init != "hosvd":
             raise AdaptError("adapt: init", expected="None, 'hosvd', an adapter or increments", got=repr(init))
         return {tensor.name: _directions(tensor, adapter) for tensor in adapter.resolved.tensors}
+    if isinstance(init, Path):
+        init = state_of(init)
     if isinstance(init, Mapping):
         return {tensor.name: _increment(tensor, init, adapter) for tensor in adapter.resolved.tensors}
     if not isinstance(init, AdapterState) and not hasattr(init, "state"):
@@ -73,6 +76,11 @@ def _increment(tensor: TensorGroup, increments: Mapping[str, Tensor], adapter: A
                 expected=f"a tensor of shape {view.shape}",
                 got=f"{got}{nearest(view.parameter, increments)}",
                 fix="give one for every parameter of the plan: {name: tuned[name] - base[name], ...}",
+            )
+        if bool(view.frozen_part(given).any()):
+            raise DataError(
+                f"adapt: init changes a part of {view.parameter!r} that the plan leaves frozen",
+                fix="set it to zero, or list the part's coordinate in the plan",
             )
     parts = {view.parameter: increments[view.parameter].detach().float() for view in tensor.views}
     scale = _scale(tensor, adapter)

@@ -2,7 +2,7 @@
 
 from .bases import compress
 from .direct_sum import direct_sum
-from .recompress import recompress
+from .recompress import recompress, stored
 from .term import Term
 
-__all__ = ["Term", "compress", "direct_sum", "recompress"]
+__all__ = ["Term", "compress", "direct_sum", "recompress", "stored"]

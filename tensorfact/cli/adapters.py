@@ -47,7 +47,7 @@ def extract_command(
     dry_run: DryRun = False,
 ) -> None:
     """Make an adapter of a fully fine-tuned model: decompose what tuning changed."""
-    target, parsed = _target(out, dry_run), parse_format(format)
+    target, parsed = _target(out, dry_run, tuned, *([base] if base else [])), parse_format(format)
     host = model_shapes(model) if base is not None else load_model(model, pretrained=pretrained)
     plan = plan_by_shape(host) if by_shape else plan_for(host, blocks or "all")  # type: ignore[arg-type]
     with progress_bars() as progress:
@@ -72,7 +72,7 @@ def convert_command(
     file: AdapterPath, format: FormatText, out: Out = None, tolerance: Tolerance = None, dry_run: DryRun = False
 ) -> None:
     """Bring an adapter into another format."""
-    target, parsed = _target(out, dry_run), parse_format(format)
+    target, parsed = _target(out, dry_run, file), parse_format(format)
     with progress_bars() as progress:
         found = convert(file, parsed, tolerance=tolerance, progress=progress)
     _finish(found, target)
@@ -88,7 +88,7 @@ def round_command(
     dry_run: DryRun = False,
 ) -> None:
     """Lower an adapter's ranks: to a rank, to what an error allows, or to what a budget allows."""
-    target = _target(out, dry_run)
+    target = _target(out, dry_run, file)
     with progress_bars() as progress:
         found = round_ranks(file, rank=_rank(rank), tolerance=tolerance, budget=budget, progress=progress)
     _finish(found, target)
@@ -107,8 +107,8 @@ def combine_command(
     dry_run: DryRun = False,
 ) -> None:
     """Add adapters of one plan, each times a weight."""
-    target = _target(out, dry_run)
     weighted: dict[Source, float] = dict(map(_weighted, adapters))
+    target = _target(out, dry_run, *map(str, weighted))
     if len(weighted) < len(adapters):
         raise AdaptError("combine: a file is there twice", fix="name each once, with the sum of its weights")
     parsed = None if format is None else parse_format(format)
@@ -129,7 +129,7 @@ def to_lora_command(
     dry_run: DryRun = False,
 ) -> None:
     """Write an adapter as a LoRA folder of peft's. Needs no weights of the model."""
-    target, shapes = _target(out, dry_run), model_shapes(model)
+    target, shapes = _target(out, dry_run, file, folder=True), model_shapes(model)
     with progress_bars() as progress:
         found = to_lora(file, shapes, target, rank=rank, head=head, progress=progress)
     show(found.table(), f"{file} as LoRA: {len(found.layers)} layers, {found.parameters:,} numbers")
@@ -143,7 +143,7 @@ def from_lora_command(
     out: Out = None,
     pretrained: Pretrained = False,
     checkpoint: Checkpoint = None,
-    format: FormatText = "tt:rank=full",
+    format: FormatText = "tt:rank=16",
     tolerance: Tolerance = None,
     blocks: Blocks = None,
     by_shape: ByShape = False,
@@ -151,23 +151,28 @@ def from_lora_command(
     dry_run: DryRun = False,
 ) -> None:
     """Recompress a LoRA, LoHa or LoKr across the layers of a model."""
-    target, parsed = _target(out, dry_run), parse_format(format)
+    target, parsed = _target(out, dry_run, source), parse_format(format)
     loaded = load_model(model, pretrained=pretrained, checkpoint=checkpoint)
     plan = plan_by_shape(loaded) if by_shape else plan_for(loaded, blocks or "all")  # type: ignore[arg-type]
     with progress_bars() as progress:
         found = from_lora(loaded, source, plan, parsed, tolerance=tolerance, scale=scale, progress=progress)
     _finish(found, target)
-    typer.echo(f"{found.shrank:.3g} times fewer numbers")
+    typer.echo(
+        f"{found.shrank:.3g} times fewer numbers" if found.shrank >= 1 else f"{1 / found.shrank:.3g} times more numbers"
+    )
 
 
-def _target(out: Path | None, dry_run: bool) -> Path | None:
+def _target(out: Path | None, dry_run: bool, *inputs: str | Path, folder: bool = False) -> Path | None:
     """Return where to write, None for nowhere; a mistake shows before anything is computed."""
     if dry_run:
         return None
     if out is None:
         raise CheckpointError("nowhere to write", fix="pass --out FILE, or --dry-run")
-    if not out.parent.is_dir():
-        raise CheckpointError(f"cannot write {out}", got=f"no folder {out.parent}", fix="create it")
+    if out.resolve() in [Path(each).resolve() for each in inputs]:
+        raise CheckpointError(f"{out} is what is read", fix="choose another --out")
+    if not folder and (not out.parent.is_dir() or out.is_dir()):
+        got = f"no folder {out.parent}" if not out.parent.is_dir() else "a folder"
+        raise CheckpointError(f"cannot write {out}", got=got, fix="pass the path of a file in a folder that exists")
     return out
 
 

@@ -121,18 +121,13 @@ class Format(abc.ABC):
             return Decomposition(format, modes, idle(format.network(modes), dense), 0.0)
         dense = dense / scale
         format = self.explicit(modes) if tolerance is None else self.within(dense, modes, tolerance)
-        cores = dict(format.factorize(dense, modes))
-        error = _relative(dense, dense_of(format.network(modes), cores))
+        found = format.factorize(dense, modes)
+        each = scale ** (1 / len(found))  # on all cores, so that none overflows
+        cores = {name: core * each for name, core in found.items()}
+        error = _relative(dense, dense_of(format.network(modes), cores) / scale)
         if tolerance is not None and not error <= tolerance:
-            raise RankError(
-                f"{self}: tolerance {tolerance:g}",
-                expected="a relative error that a rank of this format reaches",
-                got=f"{error:.3g} at rank {getattr(format, 'rank', '')}",
-                cause="a rank that is too low, or a tolerance below what the dtype can show",
-                fix="rank='full', a larger tolerance, or fp64",
-            )
-        first = next(iter(cores))
-        return Decomposition(format, modes, {**cores, first: cores[first] * scale}, error)
+            raise out_of_reach(self, tolerance, error)
+        return Decomposition(format, modes, cores, error)
 
     # -------------------------------------------------------------------------------------------------------- ranks
 
@@ -270,6 +265,23 @@ def check_tolerance(tolerance: object) -> None:
         )
 
 
+def out_of_reach(format: Format, tolerance: float, error: float) -> RankError:
+    """Return the error of a tolerance that a format does not reach.
+
+    Args:
+        format: The format.
+        tolerance: The relative error that was asked for.
+        error: The one that was reached.
+    """
+    return RankError(
+        f"{format}: tolerance {tolerance:g}",
+        expected="a relative error that a rank of this format reaches",
+        got=f"{error:.3g}",
+        cause="a rank that is too low, or a tolerance below what the dtype can show",
+        fix="rank='full', a larger tolerance, or fp64",
+    )
+
+
 def arranged(modes: Sequence[Mode]) -> tuple[Mode, ...]:
     """Return the modes as inputs, stacks, outputs: the paper's U, Sigma, V. The last one's factor starts at zero."""
     return tuple(mode for side in ("in", "stack", "out") for mode in modes if mode.side == side)
@@ -328,10 +340,17 @@ def tensorly_on_torch() -> Iterator[None]:
 
 def _checked(tensor: Tensor, modes: Sequence[Mode]) -> Tensor:
     """Return a tensor in at least fp32, where linear algebra exists, if it is finite and has the modes' sizes."""
+    names = [mode.name for mode in modes if isinstance(mode, Mode)]
+    if len(set(names)) < len(modes):
+        raise DataError("decompose: modes", expected="Mode objects with different names", got=repr(modes))
     sizes = tuple(mode.size for mode in modes)
-    if not isinstance(tensor, Tensor) or tuple(tensor.shape) != sizes or tensor.is_complex():
+    plain = isinstance(tensor, Tensor) and tensor.layout == torch.strided and not tensor.is_meta
+    eight_bits = plain and tensor.is_floating_point() and tensor.itemsize < 2  # which torch promotes to nothing
+    if not plain or tuple(tensor.shape) != sizes or tensor.is_complex() or eight_bits:
         got = f"{tensor.dtype} {tuple(tensor.shape)}" if isinstance(tensor, Tensor) else type(tensor).__name__
-        raise DataError("decompose: tensor", expected=f"real numbers of shape {sizes}, one dimension a mode", got=got)
+        raise DataError(
+            "decompose: tensor", expected=f"dense real numbers of shape {sizes}, one dimension a mode", got=got
+        )
     if not math.prod(sizes):
         raise DataError("decompose: tensor", expected="a tensor that holds numbers", got=f"shape {sizes}")
     dense = tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))
