@@ -52,7 +52,7 @@ def compare_command(
         "runs/compare"
     ),
     increment: Annotated[
-        Path | None, typer.Option(help="Fine-tuned weights of the model, as safetensors: rank formats by error.")
+        Path | None, typer.Option(help="Fine-tuned weights (safetensors): rank formats by error, train nothing.")
     ] = None,
 ) -> None:
     """Train formats on one model and data set, beside the linear probe and full fine-tuning.
