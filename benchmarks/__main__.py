@@ -41,7 +41,7 @@ def main() -> None:
     for name in chosen:
         found[name] = list(everything[name](setting))
         print(f"\n{name}: {everything[name].__doc__}\n{table(found[name])}", flush=True)
-        write(options.out or RESULTS / f"{options.device}.json", options.device, found)
+        write(options.out or RESULTS / f"{options.device}.json", options.device, found, list(everything))
 
 
 if __name__ == "__main__":

@@ -262,17 +262,17 @@ def _upkeep_of(model: nn.Module, name: str, setting: Setting) -> Iterator[Row]:
         rows.append(timed("load_adapter()", lambda: tf.load_adapter(model, path)))
     model.get_submodule("tensorfact").remove()  # type: ignore[operator]
     yield from rows
-    yield _allocated_by_adapt(model, plan, work)
+    yield _allocated_by_adapt(model, plan, work, 1.0 if giant else None)
 
 
-def _allocated_by_adapt(model: nn.Module, plan: tf.TensorizationPlan, work: str) -> Row:
+def _allocated_by_adapt(model: nn.Module, plan: tf.TensorizationPlan, work: str, most: float | None) -> Row:
     """Return the most that `adapt` allocates at once, as a share of the largest adapted weight."""
     live = LiveBytes()
     with live:
         adapter = tf.adapt(model, plan, tf.TensorTrain(RANK), seed=0)
     parameters = dict(model.named_parameters())
     largest = max(parameters[name].nbytes for name in adapter.resolved.parameters)
-    return median_row("upkeep", "all that adapt() allocates / largest weight", work, [live.peak / largest], 1.0)
+    return median_row("upkeep", "all that adapt() allocates / largest weight", work, [live.peak / largest], most)
 
 
 def algebra(setting: Setting) -> list[Row]:

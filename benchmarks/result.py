@@ -84,12 +84,14 @@ def machine(device: str) -> dict[str, str]:
     return found if device == "cpu" else {key: found[key] for key in ("device", "system", "packages")}
 
 
-def write(path: Path, device: str, rows: Mapping[str, Sequence[Row]]) -> None:
-    """Write the rows of some benchmarks to a JSON file; those of others that are in it stay."""
+def write(path: Path, device: str, rows: Mapping[str, Sequence[Row]], order: Sequence[str]) -> None:
+    """Write the rows of some benchmarks to a JSON file, in an order; those of others that are in it stay."""
     known = json.loads(path.read_text())["benchmarks"] if path.exists() else {}
     found = {name: [dataclasses.asdict(row) for row in each] for name, each in rows.items()}
+    every = {**known, **found}
+    ordered = {name: every[name] for name in sorted(every, key=list(order).index)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"machine": machine(device), "benchmarks": {**known, **found}}, indent=1) + "\n")
+    path.write_text(json.dumps({"machine": machine(device), "benchmarks": ordered}, indent=1) + "\n")
 
 
 def read(path: Path) -> tuple[dict[str, str], dict[str, list[Row]]]:

@@ -200,7 +200,10 @@ def _kept_modules(
     parameters = base_parameters(model)
     for module, values in kept.items():
         own = {name for name in parameters if name.rpartition(".")[0] == module}
-        if missing := sorted(own - values.keys()):
+        missing = sorted(own - values.keys())
+        if any(parameters[name].is_meta for name in missing):
+            raise AdaptError(f"to_lora: {missing[0]!r}, beside the head, has no numbers", fix="pass a model")
+        if missing:
             values |= {name: parameters[name].detach() for name in missing}
     return kept
 

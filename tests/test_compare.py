@@ -14,12 +14,24 @@ from tensorfact.baselines import FullFineTuning, LinearProbe
 from tensorfact.errors import AdaptError, RankError, TrainingError
 from tensorfact.report import write_report
 
+from .helpers import draw
+
 
 @pytest.fixture(scope="module")
 def comparison() -> tf.Comparison:
     model = tf.nano()
     formats = {"tt": tf.TensorTrain(rank=4), "cp": tf.CP(rank=4)}
-    return tf.compare(model, tf.digits(model), formats, seeds=(0, 1), epochs=1, lr=3e-3, scale=10.0)
+    return tf.compare(model, tf.digits(model), formats, seeds=(0, 1), epochs=1, lr=3e-3, scale=10.0, increment=tuned())
+
+
+def tuned() -> nn.Module:
+    """Return the model as full fine-tuning might leave it: what changed is a tensor train of rank 4."""
+    model = tf.nano()
+    adapter = tf.adapt(model, tf.plan_for(model), tf.TensorTrain(4), seed=0)
+    draw(adapter)
+    adapter.merge()
+    adapter.remove()
+    return model
 
 
 def test_rows_hold_counts_sizes_and_one_accuracy_a_seed(comparison: tf.Comparison) -> None:
@@ -32,6 +44,18 @@ def test_rows_hold_counts_sizes_and_one_accuracy_a_seed(comparison: tf.Compariso
         head = 970
         assert 4 * (row.parameters + head) <= row.bytes <= 4 * (row.parameters + head) + 12_000
         assert row.merge_error < 1e-4
+
+
+def test_a_column_says_how_well_an_increment_is_held(comparison: tf.Comparison) -> None:
+    errors = {row.label: row.increment_error for row in comparison.rows}
+    assert errors["linear probe"] is None
+    assert errors["full fine-tuning"] is None
+    assert errors["tt"] is not None
+    assert errors["tt"] < 1e-4
+    assert errors["cp"] is not None
+    assert 0.1 < errors["cp"] < 1
+    assert comparison.table().headers[-1] == "increment error"
+    assert comparison.to_dict()["train_info"]["cp"]["increment_error"] == errors["cp"]
 
 
 def test_the_floor_lies_between_the_linear_probe_and_full_fine_tuning(comparison: tf.Comparison) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import abc
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Self
 
 import tensorly
 import torch
@@ -184,7 +184,7 @@ class Format(abc.ABC):
         lower = tuple(min(rank, each) for each in own) if isinstance(own, tuple) else min(rank, own)
         return self._ranked(lower).fitted(modes)
 
-    def smallest(self, modes: Sequence[Mode], suits: Any) -> Self:
+    def smallest(self, modes: Sequence[Mode], suits: Callable[[Self], bool]) -> Self:
         """Return this format at the smallest rank, one for all bonds, that suits; at its own if none does.
 
         Args:
@@ -193,7 +193,7 @@ class Format(abc.ABC):
         """
         own = getattr(self.explicit(modes), "rank", 1)
         high = max(own) if isinstance(own, tuple) else own
-        return self.at(first_that(lambda rank: bool(suits(self.at(rank, modes))), high), modes)
+        return self.at(first_that(lambda rank: suits(self.at(rank, modes)), high), modes)
 
     def largest(self, modes: Sequence[Mode], budget: int) -> Self:
         """Return this format at the largest rank, one for all bonds, whose factors hold no more numbers than a budget.
