@@ -49,6 +49,9 @@ class View:
     axes: tuple[Axes, ...]
     transposed: bool = False
 
+    def __deepcopy__(self, memo: object) -> View:
+        return self  # frozen, with a number for every coordinate
+
     @property
     def outputs(self) -> Axes:
         """The axes of the parameter's outputs."""
