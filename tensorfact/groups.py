@@ -134,17 +134,6 @@ class TensorGroup:
         except FormatError as error:
             raise type(error)(f"tensor {self.name!r} {self.shape}: {error}") from error
 
-    def fitted(self, format: Format) -> Format:
-        """Return a format with its rank lowered to what this tensor allows, if it allows less.
-
-        Args:
-            format: The format.
-
-        Raises:
-            FormatError: The format does not fit these modes at any such rank.
-        """
-        return format.fitted(self.modes)
-
     @property
     def extents(self) -> dict[str, int]:
         """How many coordinates of every mode one slice runs over: fewer than its size where stacked axes are in it."""
@@ -270,7 +259,8 @@ class ResolvedPlan:
             >>> tf.plan_by_shape(model).resolve(model).fitted(tf.Tucker(rank=4))
             {'matrices[8,8]': Tucker(rank=(2, 4, 4))}
         """
-        return {tensor.name: tensor.fitted(self.formats(format)[tensor.name]) for tensor in self.tensors}
+        formats = self.formats(format)
+        return {tensor.name: formats[tensor.name].fitted(tensor.modes) for tensor in self.tensors}
 
     def num_parameters(self, format: Format | Mapping[str, Format]) -> int:
         """Return how many numbers the factors of all tensors hold.

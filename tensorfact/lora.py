@@ -20,7 +20,6 @@ from .example import called_names
 from .extract import check_scale
 from .files import make_folder, write_plain, write_text
 from .formats import Format
-from .formats.base import out_of_reach
 from .formats.rank import Rank
 from .groups import View, formats_of
 from .lora_file import CONFIG, PREFIX, WEIGHTS, read_layers
@@ -295,9 +294,7 @@ def from_lora(
         tensor.network(formats[tensor.name])
         term = dataclasses.replace(stacked(tensor, layers), weight=1.0 / scale)
         exact = recompress([term], tensor.modes, formats[tensor.name], tolerance=tolerance)
-        found = stored([term], exact, torch.float32)
-        if tolerance is not None and found.error > tolerance:
-            raise out_of_reach(found.format, tolerance, found.error)
+        found = stored([term], exact, torch.float32, tolerance)
         cores[tensor.name] = found.cores
         own = [layers[view.parameter] for view in tensor.views if view.parameter in layers]
         numbers = sum(layer.numbers for layer in own)

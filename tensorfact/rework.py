@@ -11,13 +11,12 @@ from torch import Tensor
 from .algebra import Term, direct_sum, recompress, stored
 from .errors import AdaptError, DataError, FingerprintError, FormatError, PlanError, RankError
 from .formats import Format, format_label
-from .formats.base import out_of_reach
 from .formats.decomposition import Decomposition
 from .formats.rank import FULL, Rank, first_that
 from .groups import formats_of
 from .network import Mode
 from .progress import Progress, silent
-from .state import AdapterState, Change, Recompression, Source, state_of
+from .state import AdapterState, Change, Recompression, Source, sizes_of, state_of
 
 Found = Callable[[str, Sequence[Term]], Decomposition]
 
@@ -272,8 +271,8 @@ def _check_alike(first: AdapterState, other: AdapterState, *, check_base: bool) 
     if first.file.plan != other.file.plan or first.file.modes != other.file.modes:
         raise PlanError(
             "combine: adapters of different plans",
-            expected=" and ".join(map(_sizes, first.file.modes.values())),
-            got=" and ".join(map(_sizes, other.file.modes.values())),
+            expected=" and ".join(map(sizes_of, first.file.modes.values())),
+            got=" and ".join(map(sizes_of, other.file.modes.values())),
             cause="other rules, other blocks, or a model of another size",
             fix="adapt with one plan; convert() changes formats, not plans",
         )
@@ -284,10 +283,6 @@ def _check_alike(first: AdapterState, other: AdapterState, *, check_base: bool) 
             got=other.file.fingerprint,
             fix="pass check_base=False if the bases are close enough for a sum to mean something",
         )
-
-
-def _sizes(modes: Sequence[Mode]) -> str:
-    return " x ".join(f"{mode.name}={mode.size}" for mode in modes)
 
 
 def _reworked(
@@ -309,9 +304,7 @@ def _reworked(
         ]
         before = first.cores(name)
         like = next(iter(before.values()))
-        result = stored(terms, found(name, terms), like.dtype)
-        if tolerance is not None and result.error > tolerance:
-            raise out_of_reach(result.format, tolerance, result.error)
+        result = stored(terms, found(name, terms), like.dtype, tolerance)
         formats[name] = result.format
         cores[name] = {core: value.to(like.device) for core, value in result.cores.items()}
         numbers, label = sum(core.numel() for core in before.values()), format_label(first.file.formats[name])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -14,6 +14,7 @@ from .checkpoint import FACTORS, HEAD, AdapterFile
 from .errors import AdaptError, CheckpointError, PlanError
 from .formats import Format, format_label
 from .groups import ResolvedPlan
+from .network import Mode
 from .table import Table
 
 
@@ -106,8 +107,8 @@ class AdapterState:
             if own != tensor.modes:
                 raise PlanError(
                     f"the adapter does not fit the model at tensor {tensor.name!r}",
-                    expected=" x ".join(f"{mode.name}={mode.size}" for mode in own) or "no such tensor",
-                    got=" x ".join(f"{mode.name}={mode.size}" for mode in tensor.modes),
+                    expected=sizes_of(own) or "no such tensor",
+                    got=sizes_of(tensor.modes),
                     cause="a model of another size",
                     fix="use the model it was made for",
                 )
@@ -241,6 +242,11 @@ def state_of(adapter: Source) -> AdapterState:
     if not isinstance(state, AdapterState):
         raise AdaptError("an adapter", expected="an Adapter, an AdapterState or a file", got=repr(adapter)[:80])
     return state
+
+
+def sizes_of(modes: Sequence[Mode]) -> str:
+    """Spell modes and their sizes, for messages."""
+    return " x ".join(f"{mode.name}={mode.size}" for mode in modes)
 
 
 def _shapes(file: AdapterFile, name: str, format: Format) -> dict[str, tuple[int, ...]]:

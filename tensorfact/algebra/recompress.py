@@ -88,16 +88,22 @@ def recompress(
     return Decomposition(solved.format, modes, cores, solved.error)
 
 
-def stored(terms: Sequence[Term], found: Decomposition, dtype: torch.dtype) -> Decomposition:
+def stored(
+    terms: Sequence[Term], found: Decomposition, dtype: torch.dtype, tolerance: float | None = None
+) -> Decomposition:
     """Round the numbers of a result to the dtype that they are stored in, and measure its error again.
 
     Args:
         terms: What was recompressed.
         found: The result, in fp64.
         dtype: The dtype; below fp32, fp32 is taken.
+        tolerance: The relative error that was asked for.
 
     Returns:
         The result with other numbers, and the true relative error, which is known to 1e-8.
+
+    Raises:
+        RankError: The rounded numbers do not keep the tolerance.
     """
     dtype = torch.promote_types(dtype, torch.float32)
     cores = {name: core.to(dtype) for name, core in found.cores.items()}
@@ -107,6 +113,8 @@ def stored(terms: Sequence[Term], found: Decomposition, dtype: torch.dtype) -> D
     parts = [term.wide() for term in terms]
     whole = energy(parts)
     error = math.sqrt(max(energy([*parts, result]), 0.0) / whole) if whole > 0 else 0.0
+    if tolerance is not None and error > tolerance:
+        raise out_of_reach(found.format, tolerance, error)
     return dataclasses.replace(found, cores=cores, error=error)
 
 
