@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
-from .errors import NetworkError
+from .errors import NetworkError, nearest
+from .starts import ZERO, check_start
 
 Side = Literal["stack", "in", "out"]
-Start = Literal["normal", "zero"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,12 +40,15 @@ class Core:
         name: Its name, unique in the network.
         legs: The names of its dimensions, in order. A leg that several cores share is a bond, or, if it is also an
             output, a common index.
-        start: `normal` cores start random, the `zero` core starts at zero so that training starts from the base model.
+        start: What it starts from. `normal` cores start random, the `zero` core starts at zero so that training starts
+            from the base model; for the others see `tensorfact.starts`.
+        trained: Whether it is a parameter. What is not trained is not counted, nor stored if it can be drawn again.
     """
 
     name: str
     legs: tuple[str, ...]
-    start: Start = "normal"
+    start: str = "normal"
+    trained: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,11 +91,14 @@ class Network:
             f"output legs {sorted(set(self.output) - legs)} belong to no core": not legs.issuperset(self.output),
             f"legs {sorted(legs - set(self.sizes))} have no size": not legs <= set(self.sizes),
             f"sizes {self.sizes} are not all at least 1": any(size < 1 for size in self.sizes.values()),
-            "more than one core starts at zero, so none would learn": [c.start for c in self.cores].count("zero") > 1,
+            "more than one core starts at zero, so none would learn": [c.start for c in self.cores].count(ZERO) > 1,
+            f"no core of {self} is trained": bool(self.cores) and not any(core.trained for core in self.cores),
         }
         for problem, holds in problems.items():
             if holds:
                 raise NetworkError(f"network: {problem}", fix="correct the format's network()")
+        for core in self.cores:
+            check_start(core.start, f"core {core.name!r}")
 
     def __hash__(self) -> int:
         return hash((self.cores, self.output, tuple(sorted(self.sizes.items()))))
@@ -111,8 +117,45 @@ class Network:
 
     @property
     def num_parameters(self) -> int:
-        """How many numbers the cores hold together."""
-        return sum(math.prod(shape) for shape in self.shapes().values())
+        """How many numbers the trained cores hold together."""
+        return sum(math.prod(self.shape(core.legs)) for core in self.cores if core.trained)
+
+    def started(self, starts: Mapping[str, str], frozen: Iterable[str] = ()) -> Network:
+        """Return this network with other starts.
+
+        Args:
+            starts: What some cores start from, by name. If one of them is to start at zero, the core that did so
+                before starts `normal`.
+            frozen: The names of cores that are not trained.
+
+        Raises:
+            NetworkError: There is no such core, or no such start.
+
+        Examples:
+            >>> from tensorfact import Mode, TensorTrain
+            >>> modes = (Mode("layer", 12, "stack"), Mode("in", 64, "in"), Mode("out", 64, "out"))
+            >>> network = TensorTrain(rank=4).network(modes).started({"S1": "zero"}, frozen=["U"])
+            >>> [(core.start, core.trained) for core in network.cores]
+            [('normal', False), ('zero', True), ('normal', True)]
+        """
+        names, frozen = [core.name for core in self.cores], set(frozen)
+        for name in (*starts, *frozen):
+            if name not in names:
+                raise NetworkError(
+                    f"network {self} has no core {name!r}",
+                    expected=f"one of {names}",
+                    got=f"{name!r}{nearest(name, names)}",
+                )
+        moved = {core.name: "normal" for core in self.cores if core.start == ZERO and ZERO in starts.values()}
+        cores = (
+            dataclasses.replace(
+                core,
+                start={**moved, **starts}.get(core.name, core.start),
+                trained=core.trained and core.name not in frozen,
+            )
+            for core in self.cores
+        )
+        return dataclasses.replace(self, cores=tuple(cores))
 
     def fan_in(self, core: Core, summed: Mapping[str, int]) -> int:
         """Return how many terms `core` adds to a sum when the network meets an input.
@@ -124,7 +167,7 @@ class Network:
             core: One of the cores.
             summed: The output legs that an input is contracted with, and over how many coordinates.
         """
-        zero = {leg for other in self.cores if other.start == "zero" for leg in other.legs}
+        zero = {leg for other in self.cores if other.start == ZERO for leg in other.legs}
         earlier = {leg for other in self.cores[: self.cores.index(core)] for leg in other.legs}
         bonds = earlier - zero - set(self.output)
         return math.prod(summed.get(leg, self.sizes[leg] if leg in bonds else 1) for leg in core.legs)

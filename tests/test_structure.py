@@ -21,7 +21,7 @@ ROOT = Path(tensorfact.__file__).parent
 
 ORDER = (
     {"errors"},
-    {"anatomy", "files", "progress", "notation", "indexing", "table"},
+    {"anatomy", "files", "progress", "notation", "indexing", "table", "starts"},
     {"network"},
     {"contraction"},
     {"formats"},
