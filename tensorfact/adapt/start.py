@@ -13,7 +13,7 @@ from ..algebra import recompress
 from ..anatomy import base_parameters
 from ..errors import AdaptError, DataError, PlanError, nearest
 from ..factors import Factors
-from ..formats.base import zero_core
+from ..formats.common import zero_core
 from ..groups import TensorGroup
 from ..state import AdapterState, HasState, state_of
 from .attached import Attached

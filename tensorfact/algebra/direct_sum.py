@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from ..formats.base import zero_core
+from ..formats.common import zero_core
 from ..network import Network
 from .term import Term
 
@@ -18,12 +18,14 @@ def direct_sum(terms: Sequence[Term]) -> Mapping[str, Tensor] | None:
         terms: Summands whose networks differ in the sizes of bonds alone.
 
     Returns:
-        The cores of the sum, by name; None where the bonds do not connect the cores, so that there is no such sum.
+        The cores of the sum, by name; None where the bonds do not connect the cores, or a core is not trained, so that
+        there is no such sum.
 
     Source: I. Oseledets, SIAM J. Sci. Comput. 2011, section 4.1, for tensor trains.
     """
     network = terms[0].network
-    if any(_form(term.network) != _form(network) for term in terms) or not _connected(network):
+    fixed = any(not core.trained for core in network.cores)
+    if fixed or any(_form(term.network) != _form(network) for term in terms) or not _connected(network):
         return None
     weighted = zero_core(network).name
     result: dict[str, Tensor] = {}

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from ..formats import Format
-from ..formats.base import check_tolerance, grown, idle, out_of_reach, zero_core
+from ..formats.common import grown, zero_core
 from ..formats.decomposition import Decomposition
+from ..formats.dense import check_tolerance, out_of_reach
 from ..network import Mode, Network
 from .bases import Compressed, compress
 from .term import Term, energy
@@ -76,7 +77,7 @@ def recompress(
     blocks = [compress([term.at(place) for term in terms], reach, tolerance or 0.0) for place in places]
     if len(terms) > 1 and sum(block.energy for block in blocks) <= (_NOISE * _magnitude(terms)) ** 2:  # they cancel
         format = format if tolerance is None else format.at(1, modes)
-        return Decomposition(format, modes, idle(format.network(modes), blocks[0].core), 0.0)
+        return Decomposition(format, modes, format.idle(modes, blocks[0].core), 0.0)
     solved = _solve(blocks, modes, format, tolerance)
     if tolerance is not None and not solved.error <= tolerance:
         if unchanged:  # least squares did not find what was there already

@@ -1,9 +1,19 @@
 """Formats: rank choices and the networks they imply, one file a format."""
 
 from .base import Format
+from .block_term import BlockTerm
 from .cp import CP
 from .decomposition import Decomposition
+from .diagonals import Diagonals
+from .gates import Gates
+from .hadamard import Hadamard
+from .khatri_rao import KhatriRao
+from .kronecker import Kronecker
 from .matrix_batch import MatrixBatch
+from .monarch import Monarch
+from .nested import Nested
+from .partial_tucker import PartialTucker
+from .per_slice import Each, PerSlice
 from .registry import (
     available_formats,
     format_from_dict,
@@ -13,18 +23,35 @@ from .registry import (
     parse_format,
     register_format,
 )
+from .started import Started
 from .tensor_ring import TensorRing
 from .tensor_train import TensorTrain
+from .tt_matrix import TTMatrix
 from .tucker import Tucker
+from .wrapper import Wrapper
 
 __all__ = [
     "CP",
+    "BlockTerm",
     "Decomposition",
+    "Diagonals",
+    "Each",
     "Format",
+    "Gates",
+    "Hadamard",
+    "KhatriRao",
+    "Kronecker",
     "MatrixBatch",
+    "Monarch",
+    "Nested",
+    "PartialTucker",
+    "PerSlice",
+    "Started",
+    "TTMatrix",
     "TensorRing",
     "TensorTrain",
     "Tucker",
+    "Wrapper",
     "available_formats",
     "format_from_dict",
     "format_label",

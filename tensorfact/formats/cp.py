@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import tensorly.decomposition
 import torch
 from torch import Tensor
 
 from ..network import Core, Mode, Network
-from .base import Format, arranged, mode_sizes, tensorly_on_torch
+from .base import Format
+from .common import arranged, mode_sizes, tensorly_on_torch
 from .decomposition import dense_of
 from .rank import Rank, checked_rank
 
@@ -33,6 +34,7 @@ class CP(Format):
 
     Args:
         rank: The number of terms; a fraction of the dense size; or 'full'.
+        weights: Train a weight for every term, which starts at 1; without, it stays 1.
 
     Raises:
         RankError: A rank below 1, or (once the modes are known) above the number that is always enough.
@@ -47,9 +49,11 @@ class CP(Format):
     """
 
     rank: Rank
+    weights: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rank", checked_rank(self.rank, "CP", several=False))
+        object.__setattr__(self, "weights", bool(self.weights))
 
     def network(self, modes: Sequence[Mode]) -> Network:
         """State the factors."""
@@ -57,6 +61,7 @@ class CP(Format):
         (rank,) = self.ranks({"terms": _always_enough(modes)}, modes)
         cores = [Core(f"U{k}", (mode.name, "_r")) for k, mode in enumerate(arranged(modes), 1)]
         cores[-1] = dataclasses.replace(cores[-1], start="zero")
+        cores[-1:-1] = [Core("w", ("_r",), "constant:1")] if self.weights else []
         return Network(tuple(cores), tuple(sizes), {**sizes, "_r": rank})
 
     def factorize(self, tensor: Tensor, modes: Sequence[Mode]) -> dict[str, Tensor]:
@@ -76,8 +81,7 @@ class CP(Format):
         fits: list[tuple[float, dict[str, Tensor]]] = []
         while len(fits) < _STARTS and not (fits and fits[-1][0] <= good):
             weights, factors = _least_squares(tensor.double(), rank, start=len(fits))
-            found = dict(zip(names, factors, strict=True))
-            cores = {core.name: found[core.legs[0]] for core in network.cores}
+            cores = _named(network, dict(zip(names, factors, strict=True)))
             cores[first] = cores[first] * weights
             fits.append((float(torch.linalg.vector_norm(dense_of(network, cores) - tensor)), cores))
         _, best = min(fits, key=lambda fit: fit[0])
@@ -92,7 +96,10 @@ class CP(Format):
             small, bases = tensorly.decomposition.tucker(tensor, ranks, n_iter_max=1)
         cores = self.factorize(small, [dataclasses.replace(m, size=r) for m, r in zip(modes, ranks, strict=True)])
         basis = dict(zip((mode.name for mode in modes), bases, strict=True))
-        return {core.name: basis[core.legs[0]] @ cores[core.name] for core in self.network(modes).cores}
+        return {
+            core.name: basis[core.legs[0]] @ cores[core.name] if core.legs[0] in basis else cores[core.name]
+            for core in self.network(modes).cores
+        }
 
     def _exact(self, tensor: Tensor, modes: Sequence[Mode]) -> dict[str, Tensor]:
         """Take every fibre along the longest mode for a term of its own."""
@@ -103,7 +110,13 @@ class CP(Format):
         found = {modes[long].name: fibres.t()}
         for dim, at in zip(others, where, strict=True):
             found[modes[dim].name] = torch.nn.functional.one_hot(at, tensor.shape[dim]).t().to(tensor)
-        return {core.name: found[core.legs[0]] for core in self.network(modes).cores}
+        return _named(self.network(modes), found)
+
+
+def _named(network: Network, factors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the cores by name, from the factors by mode; weights are 1."""
+    ones = torch.ones_like(next(iter(factors.values()))[0])
+    return {core.name: factors.get(core.legs[0], ones) for core in network.cores}
 
 
 def _always_enough(modes: Sequence[Mode]) -> int:

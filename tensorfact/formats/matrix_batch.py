@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from ..network import Core, Mode, Network
-from .base import Format, enough, mode_sizes
+from .common import enough, mode_sizes
+from .per_slice import PerSlice
 from .rank import Rank, checked_rank, matrix_limit
 
 
 @dataclasses.dataclass(frozen=True)
-class MatrixBatch(Format):
+class MatrixBatch(PerSlice):
     """Two matrices A (inputs, rank) and B (rank, outputs) for every coordinate of the stack modes. B starts at zero.
 
     On a plan that picks q and v this is LoRA.
@@ -41,14 +42,13 @@ class MatrixBatch(Format):
     def __post_init__(self) -> None:
         object.__setattr__(self, "rank", checked_rank(self.rank, "MatrixBatch", several=False))
 
-    def network(self, modes: Sequence[Mode]) -> Network:
-        """State the two stacks of matrices."""
-        stack, rows, columns = self._sides(modes)
+    def slice_network(self, modes: Sequence[Mode]) -> Network:
+        """State the two matrices of a slice."""
+        _, rows, columns = self._sides(modes)
         (rank,) = self.ranks({"rank": matrix_limit(rows, columns)}, modes)
-        batch, inputs, outputs = (tuple(mode.name for mode in side) for side in (stack, rows, columns))
-        a = Core("A", (*batch, *inputs, "_r"))
-        b = Core("B", (*batch, "_r", *outputs), "zero")
-        return Network((a, b), tuple(mode.name for mode in modes), {**mode_sizes(modes), "_r": rank})
+        inputs, outputs = (tuple(mode.name for mode in side) for side in (rows, columns))
+        cores = (Core("A", (*inputs, "_r")), Core("B", ("_r", *outputs), "zero"))
+        return Network(cores, tuple(mode.name for mode in modes), {**mode_sizes(modes), "_r": rank})
 
     def factorize(self, tensor: Tensor, modes: Sequence[Mode]) -> dict[str, Tensor]:
         """Decompose by one truncated SVD a slice, optimal by Eckart and Young (1936)."""

@@ -38,24 +38,31 @@ def checked_rank(rank: object, owner: str, *, several: bool = True) -> Rank:
         return FULL
     if isinstance(rank, float) and 0 < rank <= 1:
         return float(rank)
+    meant = "an int of at least 1, a fraction 0 < rank <= 1 of the dense size, or 'full'"
     if several and isinstance(rank, (tuple, list)) and rank:
-        return tuple(_count(each, owner) for each in rank)
-    return _count(rank, owner)
+        return tuple(check_count(each, f"{owner}: rank", meant) for each in rank)
+    return check_count(rank, f"{owner}: rank", meant)
 
 
-def _count(rank: object, owner: str) -> int:
+def check_count(count: object, owner: str, meant: str = "an int of at least 1") -> int:
+    """Return a number of ranks, terms or the like.
+
+    Args:
+        count: What the user gave.
+        owner: The option, for messages.
+        meant: What it should have been.
+
+    Raises:
+        RankError: It is no int of at least 1.
+    """
     try:
-        count = 0 if isinstance(rank, bool) else operator.index(rank)  # type: ignore[arg-type]
+        number = 0 if isinstance(count, bool) else operator.index(count)  # type: ignore[arg-type]
     except TypeError:
-        count = 0
-    if count < 1:
-        raise RankError(
-            f"{owner}: rank",
-            expected="an int of at least 1, a fraction 0 < rank <= 1 of the dense size, or 'full'",
-            got=repr(rank),
-            fix=f"{owner}(rank=4)",
-        )
-    return count
+        number = 0
+    if number < 1:
+        name, _, option = owner.partition(": ")
+        raise RankError(owner, expected=meant, got=repr(count), fix=f"{name}({option}=4)")
+    return number
 
 
 def is_explicit(rank: object) -> TypeGuard[Explicit]:

@@ -4,17 +4,33 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import importlib.metadata
 import json
 from collections.abc import Mapping
 from typing import Any
 
 from ..errors import FormatError, nearest
 from .base import Format
+from .block_term import BlockTerm
 from .cp import CP
+from .diagonals import Diagonals
+from .gates import Gates
+from .hadamard import Hadamard
+from .khatri_rao import KhatriRao
+from .kronecker import Kronecker
 from .matrix_batch import MatrixBatch
+from .monarch import Monarch
+from .nested import Nested
+from .partial_tucker import PartialTucker
+from .per_slice import Each
+from .started import Started
 from .tensor_ring import TensorRing
 from .tensor_train import TensorTrain
+from .tt_matrix import TTMatrix
 from .tucker import Tucker
+
+GROUP = "tensorfact.formats"
+"""The entry-point group in which an installed package names its formats."""
 
 _formats: dict[str, type[Format]] = {}
 
@@ -62,6 +78,14 @@ def get_format(name: str) -> type[Format]:
         'MatrixBatch'
     """
     key = _normal(name)
+    if key not in _formats and (entry := _installed().get(key)):
+        try:
+            register_format(key, entry.load())
+        except Exception as error:  # whatever the other package's code raises
+            owner = entry.dist.name if entry.dist else "a package"
+            raise FormatError(
+                f"format {key!r} of {owner} cannot be loaded from {entry.value!r}", got=repr(error), fix=f"mend {owner}"
+            ) from error
     if key not in _formats:
         raise FormatError(
             f"unknown format {name!r}",
@@ -73,20 +97,20 @@ def get_format(name: str) -> type[Format]:
 
 
 def available_formats() -> tuple[str, ...]:
-    """Return the registered names, sorted.
+    """Return the registered names and those of installed packages, sorted.
 
     Examples:
         >>> {"cp", "matrix-batch", "tt", "tucker"} <= set(available_formats())
         True
     """
-    return tuple(sorted(_formats))
+    return tuple(sorted({*_formats, *_installed()}))
 
 
 def parse_format(text: str) -> Format:
     """Read a format as written on the command line.
 
     Args:
-        text: A name and its options: `tt:rank=16`, `tucker:rank=(4,8,8)`.
+        text: A name and its options: `tt:rank=16`, `tucker:rank=(4,8,8)`, `each:format=tt(rank=5)`.
 
     Raises:
         FormatError: An unknown name or option, or a value that cannot be read.
@@ -116,9 +140,10 @@ def format_label(format: Format) -> str:
         >>> format_label(TensorTrain(rank=16))
         'tt rank=16'
     """
-    name = next((name for name, cls in _formats.items() if cls is type(format)), type(format).__name__)
-    options = {f.name: getattr(format, f.name) for f in dataclasses.fields(format)}
-    return " ".join([name, *(f"{key}={value}" for key, value in options.items() if value is not None)])
+    options = {
+        f.name: getattr(format, f.name) for f in dataclasses.fields(format) if f.default != getattr(format, f.name)
+    }
+    return " ".join([_name(format) or type(format).__name__, *(f"{key}={_spelled(o)}" for key, o in options.items())])
 
 
 def format_to_dict(format: Format) -> dict[str, Any]:
@@ -134,10 +159,9 @@ def format_to_dict(format: Format) -> dict[str, Any]:
         >>> format_to_dict(Tucker(rank=8))
         {'name': 'tucker', 'rank': 8}
     """
-    for name, cls in _formats.items():
-        if cls is type(format):
-            values = {f: getattr(format, f.name) for f in dataclasses.fields(format)}
-            return {"name": name, **{f.name: value for f, value in values.items() if value != f.default}}
+    if name := _name(format):
+        values = {f: getattr(format, f.name) for f in dataclasses.fields(format)}
+        return {"name": name, **{f.name: _plain(value) for f, value in values.items() if value != f.default}}
     raise FormatError(
         f"{type(format).__name__} has no name to be stored under",
         fix=f"call register_format('my-format', {type(format).__name__}) first",
@@ -158,8 +182,50 @@ def format_from_dict(data: Mapping[str, Any]) -> Format:
     return _build(data["name"], get_format(data["name"]), {k: v for k, v in data.items() if k != "name"})
 
 
+def _installed() -> dict[str, importlib.metadata.EntryPoint]:
+    return {_normal(entry.name): entry for entry in importlib.metadata.entry_points(group=GROUP)}
+
+
+def _name(format: Format) -> str:
+    """Return the name of a format's class; none if it has none."""
+    known = {cls: name for name, cls in _formats.items()}
+    if type(format) not in known:  # a package may have given it one without being asked for it yet
+        for name, entry in _installed().items():
+            if entry.value == f"{type(format).__module__}:{type(format).__qualname__}":
+                known[get_format(name)] = name
+    return known.get(type(format), "")
+
+
+def _plain(value: Any) -> Any:
+    """Return an option as JSON holds it: formats as their options, tuples as lists."""
+    if isinstance(value, Format):
+        return format_to_dict(value)
+    return [_plain(each) for each in value] if isinstance(value, tuple) else value
+
+
+def _unplain(value: Any) -> Any:
+    """Undo `_plain`."""
+    if isinstance(value, Mapping):
+        return format_from_dict(value)
+    return tuple(_unplain(each) for each in value) if isinstance(value, list) else value
+
+
+def _spelled(value: Any) -> str:
+    """Return an option as a table shows it."""
+    if isinstance(value, Format):
+        return f"({format_label(value)})"
+    if isinstance(value, tuple):
+        return f"({', '.join(_spelled(each) for each in value)})"
+    return str(value)
+
+
 def _option(value: ast.expr) -> Any:
-    """Return the value of an option; a bare word is a string: `rank=full`."""
+    """Return the value of an option; a bare word is a string, a call a format: `rank=full`, `format=tt(rank=5)`."""
+    if isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and not value.args:
+        options = {word.arg or "": _option(word.value) for word in value.keywords}
+        return _build(value.func.id, get_format(value.func.id), options)
+    if isinstance(value, ast.Tuple):
+        return tuple(_option(each) for each in value.elts)
     return value.id if isinstance(value, ast.Name) else ast.literal_eval(value)
 
 
@@ -173,7 +239,7 @@ def _build(name: str, cls: type[Format], options: Mapping[str, Any]) -> Format:
             got=", ".join(options) or "none",
             fix=f"{name}:{','.join(f'{n}=...' for n in missing or known)}",
         )
-    return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in options.items()})
+    return cls(**{key: _unplain(value) for key, value in options.items()})
 
 
 def _normal(name: str) -> str:
@@ -187,3 +253,15 @@ register_format("tucker", Tucker)
 register_format("cp", CP)
 register_format("matrix-batch", MatrixBatch)
 register_format("tensor-ring", TensorRing)
+register_format("partial-tucker", PartialTucker)
+register_format("block-term", BlockTerm)
+register_format("tt-matrix", TTMatrix)
+register_format("kronecker", Kronecker)
+register_format("hadamard", Hadamard)
+register_format("monarch", Monarch)
+register_format("khatri-rao", KhatriRao)
+register_format("gates", Gates)
+register_format("diagonals", Diagonals)
+register_format("each", Each)
+register_format("nested", Nested)
+register_format("started", Started)

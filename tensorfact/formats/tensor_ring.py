@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ..network import Core, Mode, Network
-from .base import Format, arranged, grown, mode_sizes, tensorly_on_torch
+from .base import Format
+from .common import arranged, grown, mode_sizes, tensorly_on_torch
 from .decomposition import dense_of
 from .rank import Rank, checked_rank, matrix_limit
 

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ..errors import FormatError
 from ..network import Core, Mode, Network
-from .base import Format, arranged, enough, grown, mode_sizes, tensorly_on_torch
+from .base import Format
+from .common import arranged, enough, grown, mode_sizes, tensorly_on_torch
 from .rank import Rank, checked_rank, matrix_limit
 
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ..network import Core, Mode, Network
-from .base import Format, arranged, enough, grown, mode_sizes, tensorly_on_torch
+from .base import Format
+from .common import arranged, enough, grown, mode_sizes, tensorly_on_torch
 from .rank import Rank, checked_rank
 
 
@@ -38,38 +39,46 @@ class Tucker(Format):
     rank: Rank
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rank", checked_rank(self.rank, "Tucker"))
+        object.__setattr__(self, "rank", checked_rank(self.rank, type(self).__name__))
 
     def network(self, modes: Sequence[Mode]) -> Network:
         """State the core and the factors."""
-        sizes = mode_sizes(modes)
-        ranks = dict(zip(sizes, self.ranks(sizes, modes), strict=True))
-        factors = [Core(f"U{k}", (mode.name, f"_{mode.name}")) for k, mode in enumerate(arranged(modes), 1)]
+        sizes, factored = mode_sizes(modes), self._factored(modes)
+        ranks = dict(zip(mode_sizes(factored), self.ranks(mode_sizes(factored), modes), strict=True))
+        factors = [Core(f"U{k}", (mode.name, f"_{mode.name}")) for k, mode in enumerate(arranged(factored), 1)]
         zero = dataclasses.replace(factors.pop(), start="zero")
-        core = Core("C", tuple(f"_{name}" for name in ranks))
+        core = Core("C", tuple(f"_{name}" if name in ranks else name for name in sizes))
         bonds = {f"_{name}": rank for name, rank in ranks.items()}
         return Network((*factors, core, zero), tuple(sizes), {**sizes, **bonds})
 
     def factorize(self, tensor: Tensor, modes: Sequence[Mode]) -> dict[str, Tensor]:
         """Decompose by higher-order orthogonal iteration from the HOSVD (De Lathauwer et al. 2000)."""
-        network = self.network(modes)
-        ranks = [network.sizes[f"_{mode.name}"] for mode in modes]
-        for k, rank in enumerate(ranks):  # no unfolding of the core has more columns than this
-            ranks[k] = min(rank, math.prod(ranks) // rank)
+        network, factored = self.network(modes), self._factored(modes)
+        dims = [at for at, mode in enumerate(modes) if mode in factored]
+        sizes = [network.sizes[f"_{mode.name}"] if mode in factored else mode.size for mode in modes]
+        for dim in dims:  # no unfolding of the core has more columns than this
+            sizes[dim] = min(sizes[dim], math.prod(sizes) // sizes[dim])
         single = tensor.ndim == 1  # tensorly wants two modes
         with tensorly_on_torch():
-            core, factors = tensorly.decomposition.tucker(tensor[:, None] if single else tensor, ranks + [1] * single)
-        if single:
-            core, factors = (core * factors[1])[:, 0], factors[:1]
-        found = {"C": core, **dict(zip((m.name for m in modes), factors, strict=True))}
+            dense, ranks = tensor[:, None] if single else tensor, [sizes[dim] for dim in dims]
+            (core, factors), _ = tensorly.decomposition.partial_tucker(dense, ranks, dims)
+        core = core[:, 0] if single else core
+        found = {"C": core, **dict(zip((mode.name for mode in factored), factors, strict=True))}
         shapes = network.shapes()
         return {c.name: grown(found["C" if c.name == "C" else c.legs[0]], shapes[c.name]) for c in network.cores}
 
     def within(self, tensor: Tensor, modes: Sequence[Mode], tolerance: float) -> Self:
-        """Give every mode the rank that leaves its share of the error: tolerance / sqrt(modes)."""
-        share = tolerance * float(torch.linalg.vector_norm(tensor)) / math.sqrt(len(modes))
-        highest = self.ranks(mode_sizes(modes), modes)
-        unfoldings = (tensor.movedim(k, 0).reshape(mode.size, -1) for k, mode in enumerate(modes))
-        return dataclasses.replace(
-            self, rank=tuple(min(enough(u, share), high) for u, high in zip(unfoldings, highest, strict=True))
-        )
+        """Give every mode the rank that leaves its share of the error: tolerance / sqrt(factors)."""
+        factored = self._factored(modes)
+        share = tolerance * float(torch.linalg.vector_norm(tensor)) / math.sqrt(len(factored))
+        highest = dict(zip(mode_sizes(factored), self.ranks(mode_sizes(factored), modes), strict=True))
+        ranks = [
+            min(enough(tensor.movedim(at, 0).reshape(mode.size, -1), share), highest[mode.name])
+            for at, mode in enumerate(modes)
+            if mode in factored
+        ]
+        return dataclasses.replace(self, rank=tuple(ranks))
+
+    def _factored(self, modes: Sequence[Mode]) -> tuple[Mode, ...]:
+        """Return the modes that get a factor, in the tensor's order."""
+        return tuple(modes)

@@ -1,0 +1,54 @@
+"""What formats share: the order of modes, cores that hold nothing, ranks from singular values, tensorly on torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import tensorly
+import torch
+from torch import Tensor
+
+from ..network import Core, Mode, Network
+from ..starts import ZERO
+
+
+def arranged(modes: Sequence[Mode]) -> tuple[Mode, ...]:
+    """Return the modes as inputs, stacks, outputs: the paper's U, Sigma, V. The last one's factor starts at zero."""
+    return tuple(mode for side in ("in", "stack", "out") for mode in modes if mode.side == side)
+
+
+def mode_sizes(modes: Sequence[Mode]) -> dict[str, int]:
+    """Return the sizes of the modes by name."""
+    return {mode.name: mode.size for mode in modes}
+
+
+def grown(core: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return a core padded with zeros to its shape: ranks beyond what a decomposition needs hold nothing."""
+    missing = [want - have for have, want in zip(core.shape, shape, strict=True)]
+    return torch.nn.functional.pad(core, [n for each in reversed(missing) for n in (0, each)])
+
+
+def zero_core(network: Network) -> Core:
+    """Return the core that starts at zero; the first trained one of a network that has none."""
+    trained = [core for core in network.cores if core.trained]
+    return next((core for core in trained if core.start == ZERO), trained[0])
+
+
+def enough(unfolding: Tensor, share: float) -> int:
+    """Return the smallest rank of a matrix that leaves a given error.
+
+    Args:
+        unfolding: The matrix, or matrices (..., rows, columns) that get one rank.
+        share: The allowed error in the Frobenius norm.
+    """
+    energies = torch.linalg.svdvals(unfolding).double().square().reshape(-1, min(unfolding.shape[-2:])).sum(0)
+    tails = energies.flip(0).cumsum(0).flip(0)  # tails[r] is what rank r leaves
+    return max(int((tails > share**2).sum()), 1)
+
+
+@contextmanager
+def tensorly_on_torch() -> Iterator[None]:
+    """Let tensorly work on torch tensors here and in this thread only."""
+    with tensorly.backend_context("pytorch", local_threadsafe=True):
+        yield

@@ -1,0 +1,66 @@
+"""The format of trained diagonals between random matrices: VeRA."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from ..errors import FormatError
+from ..network import Core, Mode, Network
+from ..starts import ZERO
+from .common import mode_sizes, zero_core
+from .wrapper import Wrapper
+
+
+@dataclasses.dataclass(frozen=True)
+class Diagonals(Wrapper):
+    """Another format's cores, random, frozen and shared by all slices, with a trained diagonal on every bond of theirs.
+
+    Every slice has diagonals of its own: one for each bond, starting at a constant, and one for the outputs of the core
+    that would have started at zero, which starts at zero.
+
+    Args:
+        format: The format of one slice: `TensorTrain(256)` on inputs and outputs is VeRA.
+        value: What the diagonals of the bonds start from.
+
+    Raises:
+        FormatError: The tensor has stack modes alone.
+
+    Source: VeRA: D. Kopiczko et al., ICLR 2024.
+
+    Examples:
+        >>> from tensorfact import Diagonals, Mode, TensorTrain
+        >>> modes = (Mode("matrix", 24, "stack"), Mode("in", 768, "in"), Mode("out", 768, "out"))
+        >>> print(Diagonals(TensorTrain(256)).network(modes))
+        U[in _1] V[_1 out] D1[matrix _1] D[matrix out] -> matrix in out
+        >>> Diagonals(TensorTrain(256)).num_parameters(modes)
+        24576
+    """
+
+    value: float = 0.1
+
+    def network(self, modes: Sequence[Mode]) -> Network:
+        """State the frozen cores and the diagonals."""
+        network = self.format.network(self._slice(modes))
+        stack = tuple(mode.name for mode in modes if mode.side == "stack")
+        outputs = tuple(leg for leg in zero_core(network).legs if leg in network.output)
+        bonds = [leg for leg in network.sizes if leg not in network.output]
+        frozen = [
+            dataclasses.replace(core, start="normal" if core.start == ZERO else core.start, trained=False)
+            for core in network.cores
+        ]
+        diagonals = [Core(f"D{leg.lstrip('_')}", (*stack, leg), f"constant:{self.value}") for leg in bonds]
+        cores = (*frozen, *diagonals, Core("D", (*stack, *outputs), ZERO))
+        return Network(cores, tuple(mode.name for mode in modes), {**network.sizes, **mode_sizes(modes)})
+
+    def given(self, modes: Sequence[Mode]) -> Mapping[str, Tensor]:
+        """Return the cores that are part of the other format."""
+        return self.format.given(self._slice(modes))
+
+    def _slice(self, modes: Sequence[Mode]) -> tuple[Mode, ...]:
+        found = tuple(mode for mode in modes if mode.side != "stack")
+        if not found:
+            raise FormatError(f"{self}: modes", expected="an input or output mode", got="stack modes alone")
+        return found

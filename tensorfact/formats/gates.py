@@ -1,0 +1,59 @@
+"""The format of a circuit of gates: QuanTA."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+
+from ..errors import FormatError
+from ..network import Core, Mode, Network
+from .common import mode_sizes
+from .per_slice import PerSlice
+
+
+@dataclasses.dataclass(frozen=True)
+class Gates(PerSlice):
+    """A circuit for every slice: one gate for each pair of axes, which maps both, one after the other.
+
+    Inputs and outputs are split into as many modes each by the plan: `plan.split("in", {"a": 16, "b": 8, "c": 6})`.
+    Every axis keeps its input size until its last gate gives it its output size. No gate starts at zero: to start from
+    the base model, pass `subtract_start=True` to `adapt`.
+
+    Raises:
+        FormatError: The modes are not two or more inputs and as many outputs.
+
+    Source: QuanTA: Z. Chen et al., NeurIPS 2024.
+
+    Examples:
+        >>> from tensorfact import Gates, Mode
+        >>> inputs = (Mode("a", 16, "in"), Mode("b", 8, "in"), Mode("c", 6, "in"))
+        >>> outputs = (Mode("g", 16, "out"), Mode("h", 8, "out"), Mode("i", 6, "out"))
+        >>> print(Gates().network((*outputs, *inputs)))
+        T1[_b1 _c1 b c] T2[_a1 i a _c1] T3[g h _a1 _b1] -> g h i a b c
+        >>> Gates().num_parameters((*outputs, *inputs))
+        27904
+    """
+
+    def slice_network(self, modes: Sequence[Mode]) -> Network:
+        """State the gates, from the last pair of axes to the first."""
+        inputs, outputs = ([mode for mode in modes if mode.side == side] for side in ("in", "out"))
+        if len(inputs) != len(outputs) or len(inputs) < 2:
+            raise FormatError(
+                f"{self}: modes {' '.join(mode.name for mode in modes)}",
+                expected="two or more input modes, and as many output modes",
+                got=f"{len(inputs)} and {len(outputs)}",
+                fix="split them in the plan: plan.split('in', {'a': 16, 'b': 8, 'c': 6})",
+            )
+        pairs = [pair[::-1] for pair in itertools.combinations(range(len(inputs) - 1, -1, -1), 2)]
+        sizes, wires, cores = mode_sizes(modes), [mode.name for mode in inputs], []
+        for number, pair in enumerate(pairs, 1):
+            before = [wires[axis] for axis in pair]
+            for axis in pair:
+                if any(axis in later for later in pairs[number:]):
+                    wires[axis] = f"_{inputs[axis].name}{number}"
+                    sizes[wires[axis]] = inputs[axis].size
+                else:
+                    wires[axis] = outputs[axis].name
+            cores.append(Core(f"T{number}", (*(wires[axis] for axis in pair), *before)))
+        return Network(tuple(cores), tuple(mode.name for mode in modes), sizes)

@@ -1,0 +1,160 @@
+"""Alternating least squares over the cores of any network: the decomposition of a format that knows no better one."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ..contraction import plan_contraction
+from ..errors import FormatError
+from ..network import Core, Network
+
+_SWEEPS, _STARTS = 200, 3
+_STALLED = 1e-7
+"""A sweep that lowers the relative error by less than this part of it ends the fit."""
+_EXACT = 1e-7
+"""A relative error that no other start need beat: what normal equations resolve in fp64."""
+_TWIN = "'"
+
+
+def least_squares(network: Network, tensor: Tensor, given: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """Fit a network's cores to a tensor, the best of several random starts.
+
+    A network is linear in each of its cores, so that with the others held still the best one is a least-squares
+    solution: of the normal equations, whose matrix and right-hand side are networks themselves. The error never rises;
+    it may stop at a local minimum.
+
+    Args:
+        network: The network.
+        tensor: What to fit, one dimension an output leg.
+        given: Cores that keep their values.
+
+    Returns:
+        The cores by name, in the tensor's dtype.
+
+    Raises:
+        FormatError: A core is neither trained nor given.
+
+    Source: alternating least squares as for CP (Kolda & Bader, SIAM Review 2009), for any multilinear network.
+
+    Examples:
+        >>> import torch
+        >>> from tensorfact import Core, Network
+        >>> network = Network((Core("A", ("i", "_r")), Core("B", ("_r", "j"))), ("i", "j"), {"i": 6, "j": 5, "_r": 2})
+        >>> tensor = torch.randn(6, 2) @ torch.randn(2, 5)
+        >>> cores = least_squares(network, tensor)
+        >>> bool(torch.dist(cores["A"] @ cores["B"], tensor) < 1e-4)
+        True
+    """
+    fixed = {name: core.to(tensor.device, torch.float64) for name, core in (given or {}).items()}
+    if held := [core.name for core in network.cores if not core.trained and core.name not in fixed]:
+        raise FormatError(
+            f"network {network} cannot be fitted to a tensor: core {held[0]!r} is not trained",
+            fix="convert to a format whose cores are all trained",
+        )
+    dense = tensor.double()
+    free = [_Solver.of(network, core) for core in network.cores if core.name not in fixed]
+    best: tuple[float, dict[str, Tensor]] = (math.inf, {})
+    for start in range(_STARTS if len(free) > 1 else 1):
+        fit = _fit(network, free, dense, fixed, start)
+        best = min(best, fit, key=lambda each: each[0])
+        if best[0] <= _EXACT:
+            break
+    return {core.name: best[1][core.name].to(tensor.dtype) for core in network.cores}
+
+
+def _fit(
+    network: Network, free: list[_Solver], dense: Tensor, fixed: Mapping[str, Tensor], seed: int
+) -> tuple[float, dict[str, Tensor]]:
+    """Sweep over the cores until the error stalls; return it, relative, and the cores."""
+    generator = torch.Generator().manual_seed(seed)
+    cores = {}
+    for name, shape in network.shapes().items():
+        value = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
+        cores[name] = fixed.get(name, value.to(dense.device))
+    whole, error = float(dense.square().sum()), math.inf
+    for _ in range(_SWEEPS):
+        before = error
+        for solver in free:
+            cores[solver.core.name], explained = solver.solve(cores, dense)
+        error = math.sqrt(max(whole - explained, 0.0) / whole)
+        if error <= _EXACT or before - error <= _STALLED * error:
+            break
+        _balance(cores, [solver.core.name for solver in free])
+    return error, cores
+
+
+def _balance(cores: dict[str, Tensor], names: list[str]) -> None:
+    """Give all cores one norm, which changes nothing but keeps the equations well scaled."""
+    norms = [float(torch.linalg.vector_norm(cores[name])) for name in names]
+    if all(norms):
+        mean = math.exp(sum(math.log(norm) for norm in norms) / len(norms))
+        for name, norm in zip(names, norms, strict=True):
+            cores[name] = cores[name] * (mean / norm)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Solver:
+    """How one core is solved for, the others held still.
+
+    Args:
+        core: The core.
+        legs: Its legs, sorted: open ones that others have too, open ones of its own, bonds.
+        counts: How many of each.
+        side: The network of the tensor and the others, of the right-hand side.
+        gram: The network of the others with themselves, of the matrix; None for a core alone.
+    """
+
+    core: Core
+    legs: tuple[str, ...]
+    counts: tuple[int, int, int]
+    side: Network
+    gram: Network | None
+
+    @classmethod
+    def of(cls, network: Network, core: Core) -> _Solver:
+        """Plan how a core of a network is solved for."""
+        others = [other for other in network.cores if other is not core]
+        shared = {leg for other in others for leg in other.legs}
+        batch = tuple(leg for leg in core.legs if leg in network.output and leg in shared)
+        own = tuple(leg for leg in core.legs if leg in network.output and leg not in shared)
+        bonds = tuple(leg for leg in core.legs if leg not in network.output)
+        if lone := [leg for leg in bonds if leg not in shared]:
+            raise FormatError(f"network {network}: leg {lone[0]!r} ends in {core.name!r}", fix="remove it")
+        target = Core("T", network.output)
+        sizes = network.sizes
+        side = _network((target, *others), (*batch, *own, *bonds), sizes)
+        if not others:
+            return cls(core, (*batch, *own, *bonds), (len(batch), len(own), len(bonds)), side, None)
+        doubled = set(sizes) - set(network.output)
+        twins = [Core(o.name + _TWIN, tuple(g + _TWIN if g in doubled else g for g in o.legs)) for o in others]
+        wide = {**sizes, **{leg + _TWIN: sizes[leg] for leg in doubled}}
+        gram = _network((*others, *twins), (*batch, *bonds, *(leg + _TWIN for leg in bonds)), wide)
+        return cls(core, (*batch, *own, *bonds), (len(batch), len(own), len(bonds)), side, gram)
+
+    def solve(self, cores: Mapping[str, Tensor], dense: Tensor) -> tuple[Tensor, float]:
+        """Return the best core, and how much of the tensor's energy the network then explains."""
+        others = [cores[core.name] for core in self.side.cores[1:]]
+        side = plan_contraction(self.side)([dense, *others])
+        batch, own, bonds = (math.prod(part) for part in self._split(side.shape))
+        right = side.reshape(batch, own, bonds)
+        left = right
+        if self.gram is not None:
+            gram = plan_contraction(self.gram)([*others, *others]).reshape(batch, bonds, bonds)
+            left = right @ torch.linalg.pinv(gram, rtol=1e-13, hermitian=True)
+        order = [self.legs.index(leg) for leg in self.core.legs]
+        return left.reshape(side.shape).permute(order), float((left * right).sum())
+
+    def _split(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+        first, second, _ = self.counts
+        return shape[:first], shape[first : first + second], shape[first + second :]
+
+
+def _network(cores: tuple[Core, ...], output: tuple[str, ...], sizes: Mapping[str, int]) -> Network:
+    used = {leg for core in cores for leg in core.legs}
+    plain = tuple(Core(core.name, core.legs) for core in cores)
+    return Network(plain, output, {leg: sizes[leg] for leg in used})

@@ -1,0 +1,96 @@
+"""A format whose cores are factored by others."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+
+from torch import Tensor
+
+from ..errors import FormatError, nearest
+from ..network import Core, Mode, Network
+from ..starts import ZERO
+from .base import Format
+from .wrapper import Wrapper
+
+
+@dataclasses.dataclass(frozen=True)
+class Nested(Wrapper):
+    """A format within a format: some cores of the one are tensors that others factor.
+
+    A core's modes are the tensor's own, and its bonds: an input where the bond comes from an earlier core, an output
+    where it goes to a later one. The factors of core A are named `A_U`, `A_V`, ...
+
+    Args:
+        format: The outer format. Its rank is the rank of this.
+        cores: Formats by the name of the core that they factor.
+
+    Raises:
+        FormatError: Not a format; or (once the modes are known) a core that the outer format does not have.
+
+    Source: LoRETTA: Y. Yang et al., NAACL 2024, which folds LoRA's two matrices into tensor-trains.
+
+    Examples:
+        >>> from tensorfact import MatrixBatch, Mode, Nested, TensorTrain
+        >>> modes = (Mode("a", 8, "in"), Mode("b", 12, "in"), Mode("out", 96, "out"))
+        >>> print(Nested(MatrixBatch(8), {"A": TensorTrain(5)}).network(modes))
+        A_U[a _A_1] A_S1[_A_1 b _A_2] A_V[_A_2 _r] B[_r out] -> a b out
+    """
+
+    cores: Mapping[str, Format] | tuple[tuple[str, Format], ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given = self.cores.items() if isinstance(self.cores, Mapping) else self.cores
+        pairs = tuple(tuple(pair) for pair in given)
+        if not pairs or not all(len(p) == 2 and isinstance(p[0], str) and isinstance(p[1], Format) for p in pairs):
+            raise FormatError("Nested: cores", expected="formats by the name of a core", got=repr(self.cores))
+        object.__setattr__(self, "cores", pairs)
+
+    def network(self, modes: Sequence[Mode]) -> Network:
+        """State the outer network with the inner ones in the place of cores."""
+        outer = self.format.network(modes)
+        cores, sizes = {core.name: [core] for core in outer.cores}, dict(outer.sizes)
+        for core, format, own in self._inner(modes):
+            inner = format.network(own)
+            renamed = {leg: f"_{core.name}{leg}" for leg in inner.sizes if leg not in inner.output}
+            sizes |= {renamed[leg]: size for leg, size in inner.sizes.items() if leg in renamed}
+            cores[core.name] = [
+                dataclasses.replace(
+                    each,
+                    name=f"{core.name}_{each.name}",
+                    legs=tuple(renamed.get(leg, leg) for leg in each.legs),
+                    start="normal" if each.start == ZERO and core.start != ZERO else each.start,
+                )
+                for each in inner.cores
+            ]
+        return Network(tuple(each for found in cores.values() for each in found), outer.output, sizes)
+
+    def factorize(self, tensor: Tensor, modes: Sequence[Mode]) -> Mapping[str, Tensor]:
+        """Decompose by the outer format, then its cores by the inner ones."""
+        found = dict(self.format.factorize(tensor, modes))
+        for core, format, own in self._inner(modes):
+            inner = format.decompose(found.pop(core.name), own).cores
+            found |= {f"{core.name}_{name}": value for name, value in inner.items()}
+        return found
+
+    def given(self, modes: Sequence[Mode]) -> Mapping[str, Tensor]:
+        """Return the cores that are part of one of the formats."""
+        found = dict(self.format.given(modes))
+        for core, format, own in self._inner(modes):
+            found |= {f"{core.name}_{name}": value for name, value in format.given(own).items()}
+        return found
+
+    def _inner(self, modes: Sequence[Mode]) -> Iterator[tuple[Core, Format, tuple[Mode, ...]]]:
+        """Return every core that is factored, by which format, and its modes."""
+        network, sides = self.format.network(modes), {mode.name: mode.side for mode in modes}
+        names = [core.name for core in network.cores]
+        for name, format in dict(self.cores).items():
+            if name not in names:
+                raise FormatError(f"{self}: core {name!r}", expected=f"one of {names}", got=nearest(name, names))
+            core = network.cores[names.index(name)]
+            earlier = {leg for other in network.cores[: names.index(name)] for leg in other.legs}
+            own = (
+                Mode(leg, network.sizes[leg], sides.get(leg, "in" if leg in earlier else "out")) for leg in core.legs
+            )
+            yield core, format, tuple(own)

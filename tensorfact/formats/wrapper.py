@@ -1,0 +1,43 @@
+"""Formats made of another format: they share its rank, and what becomes of the network is theirs."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Self
+
+from torch import Tensor
+
+from ..errors import FormatError
+from ..network import Mode
+from .base import Format
+from .rank import Rank
+
+
+@dataclasses.dataclass(frozen=True)
+class Wrapper(Format, abc.ABC):
+    """A format that changes another's network. Its rank is the other's.
+
+    Args:
+        format: The other.
+    """
+
+    format: Format
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.format, Format):
+            raise FormatError(
+                f"{type(self).__name__}: format", expected="a Format", got=repr(self.format), fix="TensorTrain(rank=4)"
+            )
+
+    def given(self, modes: Sequence[Mode]) -> Mapping[str, Tensor]:
+        """Return the cores that are part of the other format."""
+        return self.format.given(modes)
+
+    @property
+    def _rank(self) -> Rank | None:
+        return self.format._rank
+
+    def _ranked(self, rank: Rank) -> Self:
+        return dataclasses.replace(self, format=self.format._ranked(rank))
