@@ -1,6 +1,6 @@
 """Tensor-network adapters and decompositions for neural networks."""
 
-from .adapt import Adapter, adapt, load_adapter
+from .adapt import Adapter, Alpha, adapt, load_adapter
 from .architectures import plan_by_shape, plan_for
 from .compare import Comparison, compare
 from .contraction import calibrate
@@ -48,6 +48,7 @@ __all__ = [
     "CP",
     "Adapter",
     "AdapterState",
+    "Alpha",
     "BlockTerm",
     "Comparison",
     "Core",

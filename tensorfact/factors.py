@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .contraction import plan_contraction
 from .network import Mode, Network
+from .starts import drawn
 
 
 class CountedParameter(nn.Parameter):
@@ -30,6 +31,39 @@ class CountedParameter(nn.Parameter):
         torch._C.TensorBase.data.__set__(self, value)  # type: ignore[attr-defined]
 
 
+def deviations(network: Network, modes: Sequence[Mode], extents: Mapping[str, int] | None = None) -> dict[str, float]:
+    """Return the standard deviation of every core that keeps the variance of what it is applied to.
+
+    Args:
+        network: The network.
+        modes: The tensor's modes.
+        extents: Over how many coordinates of each mode one slice runs; its size by default.
+    """
+    inputs = {mode.name: (extents or {}).get(mode.name, mode.size) for mode in modes if mode.side == "in"}
+    return {core.name: 1 / math.sqrt(network.fan_in(core, inputs)) for core in network.cores}
+
+
+def fresh(
+    network: Network,
+    deviations: Mapping[str, float],
+    given: Mapping[str, Tensor] | None = None,
+    generator: torch.Generator | None = None,
+) -> dict[str, Tensor]:
+    """Return what the cores of a network start from, in fp32 on the CPU, drawn one after the other.
+
+    Args:
+        network: The network.
+        deviations: What `deviations` returned for it.
+        given: The cores that the format gives.
+        generator: A CPU generator; torch's own by default.
+    """
+    shapes, given = network.shapes(), given or {}
+    return {
+        core.name: drawn(core.start, shapes[core.name], deviations[core.name], generator, given.get(core.name))
+        for core in network.cores
+    }
+
+
 class Factors(nn.Module):
     """The cores of one tensor as parameters.
 
@@ -37,6 +71,7 @@ class Factors(nn.Module):
         network: The network; its `zero` core starts at zero.
         modes: The tensor's modes.
         extents: Over how many coordinates of each mode one slice runs; its size by default.
+        given: The cores that the format gives.
         dtype: The cores' dtype.
         device: Where the cores live.
         generator: A CPU generator, so that one seed gives the same numbers on any device.
@@ -58,6 +93,7 @@ class Factors(nn.Module):
         network: Network,
         modes: Sequence[Mode],
         extents: Mapping[str, int] | None = None,
+        given: Mapping[str, Tensor] | None = None,
         *,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
@@ -65,22 +101,20 @@ class Factors(nn.Module):
     ) -> None:
         super().__init__()
         self.network = network
-        inputs = {mode.name: (extents or {}).get(mode.name, mode.size) for mode in modes if mode.side == "in"}
-        cores, self.deviations = {}, {}
-        for core, shape in zip(network.cores, network.shapes().values(), strict=True):
-            value = torch.zeros(shape, dtype=torch.float32, device="cpu")
-            if core.start == "normal":
-                self.deviations[core.name] = 1 / math.sqrt(network.fan_in(core, inputs))
-                value = torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
-                value *= self.deviations[core.name]
-            cores[core.name] = CountedParameter(value.to(device, dtype))
-        self.cores = nn.ParameterDict(cores)
+        self.deviations = deviations(network, modes, extents)
+        cores = fresh(network, self.deviations, given, generator)
+        self.cores = nn.ParameterDict(
+            {
+                core.name: CountedParameter(cores[core.name].to(device, dtype), requires_grad=core.trained)
+                for core in network.cores
+            }
+        )
         self._names = tuple(cores)
 
     @property
     def num_parameters(self) -> int:
-        """How many numbers the cores hold."""
-        return sum(core.numel() for core in self.cores.values())
+        """How many numbers the trained cores hold."""
+        return self.network.num_parameters
 
     @property
     def dtype(self) -> torch.dtype:

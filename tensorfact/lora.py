@@ -125,9 +125,14 @@ def to_lora(
     kept = _kept_modules(model, state.head if head else {}, modules)
     layers: dict[str, LowRank] = {}
     for tensor in resolved.tensors:
-        network, cores = state.term(tensor.name).network, state.cores(tensor.name)
+        term, *start = state.terms(tensor.name)
+        if start:
+            raise AdaptError(
+                f"to_lora: tensor {tensor.name!r} subtracts its start, so that it is no one network",
+                fix="convert it first: convert(adapter, MatrixBatch('full'), tolerance=1e-6).state",
+            )
         for view in tensor.views:
-            found = low_rank(tensor, view, network, cores, rank)
+            found = low_rank(tensor, view, term.network, term.cores, rank)
             scaled = dataclasses.replace(found, up=found.up * state.file.scales[tensor.name])
             layers |= dict.fromkeys(modules[view.parameter], scaled)
             progress("exporting", len(layers), len(resolved.parameters))

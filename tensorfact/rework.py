@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 
@@ -188,12 +187,8 @@ def _added(terms: Sequence[Term], formats: Sequence[Format], modes: Sequence[Mod
             got=", ".join(sorted(kinds)),
             fix="pass the sum's format, with a rank or a tolerance",
         )
-    ranks = [getattr(format.explicit(modes), "rank", 1) for format in formats]
-    lengths = [len(rank) for rank in ranks if isinstance(rank, tuple)]
-    if lengths:
-        ranks = [rank if isinstance(rank, tuple) else (rank,) * lengths[0] for rank in ranks]
-    total = tuple(map(sum, zip(*ranks, strict=True))) if lengths else sum(ranks)
-    format = at_rank(formats[0], total, "").fitted(modes)
+    total = tuple(map(sum, zip(*_alike([format.explicit(modes) for format in formats]), strict=True)))
+    format = at_rank(formats[0], _least(total), "").fitted(modes)
     cores = direct_sum(terms)
     if cores is not None and {n: tuple(c.shape) for n, c in cores.items()} == format.network(modes).shapes():
         return Decomposition(format, tuple(modes), cores, 0.0)
@@ -210,18 +205,26 @@ def _ranked(state: AdapterState, rank: Rank) -> dict[str, Format]:
         if isinstance(rank, int):
             formats[name] = format.at(rank, modes)
             continue
-        ranks, own = (getattr(each.explicit(modes), "rank", 1) for each in (given, format))
-        several = [len(each) for each in (ranks, own) if isinstance(each, tuple)]
-        wide, most = (each if isinstance(each, tuple) else (each,) * max(several, default=1) for each in (ranks, own))
-        lower = tuple(map(min, wide, most))
-        formats[name] = at_rank(format, lower if several else lower[0], name)
+        lower = tuple(map(min, *_alike([each.explicit(modes) for each in (given, format)])))
+        formats[name] = at_rank(format, _least(lower), name)
         formats[name].network(modes)  # too many ranks, or too few
     return formats
 
 
+def _alike(formats: Sequence[Format]) -> list[tuple[int, ...]]:
+    """Return the explicit ranks of formats of one kind, as many numbers each."""
+    ranks = [format.spelled_rank for format in formats]
+    count = max((len(rank) for rank in ranks if isinstance(rank, tuple)), default=1)
+    return [rank if isinstance(rank, tuple) else (rank,) * count for rank in ranks]
+
+
+def _least(ranks: tuple[int, ...]) -> Rank:
+    """Return a rank as one number where it is."""
+    return ranks if len(ranks) > 1 else ranks[0]
+
+
 def _highest(format: Format) -> int:
-    rank = getattr(format, "rank", 1)
-    return max(rank) if isinstance(rank, tuple) else int(rank)
+    return max(_alike([format])[0])
 
 
 def _within(state: AdapterState, budget: int) -> dict[str, Format]:
@@ -256,9 +259,9 @@ def at_rank(format: Format, rank: Rank, tensor: str) -> Format:
     Raises:
         FormatError: The format has no rank.
     """
-    if "rank" not in {field.name for field in dataclasses.fields(format)}:
+    if format.own_rank is None:
         raise FormatError(f"{format} of tensor {tensor!r} has no rank", fix="convert it to another format")
-    return dataclasses.replace(format, rank=rank)  # type: ignore[call-arg]
+    return format.with_rank(rank)
 
 
 def _weight(weight: float) -> float:
@@ -299,8 +302,9 @@ def _reworked(
     for done, name in enumerate(first.names, 1):
         own = first.file.scales[name]
         terms = [
-            _finite(state, name, weight if state is first else weight * state.file.scales[name] / own)
+            term
             for state, weight in states
+            for term in _finite(state, name, weight if state is first else weight * state.file.scales[name] / own)
         ]
         before = first.cores(name)
         like = next(iter(before.values()))
@@ -313,13 +317,14 @@ def _reworked(
     return Recompression(first.replaced(formats, cores, head), tuple(changes))
 
 
-def _finite(state: AdapterState, name: str, weight: float) -> Term:
-    term = state.term(name, weight)
-    for core, value in term.cores.items():
-        if not bool(value.isfinite().all()):
-            raise DataError(
-                f"core {core!r} of tensor {name!r} holds NaN or infinity",
-                cause="training that diverged",
-                fix="use an earlier adapter",
-            )
-    return term
+def _finite(state: AdapterState, name: str, weight: float) -> list[Term]:
+    terms = state.terms(name, weight)
+    for term in terms:
+        for core, value in term.cores.items():
+            if not bool(value.isfinite().all()):
+                raise DataError(
+                    f"core {core!r} of tensor {name!r} holds NaN or infinity",
+                    cause="training that diverged",
+                    fix="use an earlier adapter",
+                )
+    return terms

@@ -10,7 +10,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from .algebra import Term
-from .checkpoint import FACTORS, HEAD, AdapterFile
+from .checkpoint import FACTORS, HEAD, START, AdapterFile
 from .errors import AdaptError, CheckpointError, PlanError
 from .formats import Format, format_label
 from .groups import ResolvedPlan
@@ -24,7 +24,7 @@ class AdapterState:
 
     Args:
         file: The description.
-        tensors: The numbers: `factors.TENSOR.CORE`, `head.PARAMETER`.
+        tensors: The numbers: `factors.TENSOR.CORE`, `start.TENSOR.CORE`, `head.PARAMETER`.
 
     Examples:
         >>> import tensorfact as tf
@@ -52,7 +52,7 @@ class AdapterState:
             found = {core: file.shapes.get(f"{FACTORS}{name}.{core}") for core in _shapes(file, name, format)}
             if found != _shapes(file, name, format):
                 raise CheckpointError(f"{path}: the cores of tensor {name!r} are not those of {format}")
-        return cls(file, AdapterFile.tensors(path))
+        return cls(file, file.tensors(path))
 
     def save(self, path: str | Path) -> None:
         """Write everything to one safetensors file, atomically.
@@ -77,20 +77,24 @@ class AdapterState:
         Args:
             tensor: The tensor's name.
         """
-        prefix = f"{FACTORS}{tensor}."
-        return {
-            name.removeprefix(prefix): core.detach() for name, core in self.tensors.items() if name.startswith(prefix)
-        }
+        return self._below(f"{FACTORS}{tensor}.")
 
-    def term(self, tensor: str, weight: float = 1.0) -> Term:
-        """Return one of the plan's tensors, without its scale, as a summand.
+    def terms(self, tensor: str, weight: float = 1.0) -> list[Term]:
+        """Return one of the plan's tensors, without its scale: its factors, less the start if that is subtracted.
 
         Args:
             tensor: The tensor's name.
             weight: What multiplies it.
         """
         network = self.file.formats[tensor].network(self.file.modes[tensor])
-        return Term(network, self.cores(tensor), weight)
+        start = self._below(f"{START}{tensor}.")
+        terms = [Term(network, self.cores(tensor), weight)]
+        return [*terms, Term(network, start, -weight)] if start else terms
+
+    def _below(self, prefix: str) -> dict[str, Tensor]:
+        return {
+            name.removeprefix(prefix): core.detach() for name, core in self.tensors.items() if name.startswith(prefix)
+        }
 
     def resolve(self, model: nn.Module) -> ResolvedPlan:
         """Find the plan's tensors on a model.
@@ -121,8 +125,8 @@ class AdapterState:
 
     @property
     def num_parameters(self) -> int:
-        """How many numbers the factors hold, the head apart."""
-        return sum(value.numel() for name, value in self.tensors.items() if name.startswith(FACTORS))
+        """How many numbers the trained factors hold, the head apart."""
+        return sum(format.num_parameters(self.file.modes[name]) for name, format in self.file.formats.items())
 
     def replaced(
         self,
@@ -140,7 +144,8 @@ class AdapterState:
         tensors = {f"{FACTORS}{t}.{name}": core for t, each in cores.items() for name, core in each.items()}
         tensors |= {f"{HEAD}{name}": value for name, value in (self.head if head is None else head).items()}
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        return AdapterState(dataclasses.replace(self.file, formats=dict(formats), shapes=shapes), tensors)
+        file = dataclasses.replace(self.file, formats=dict(formats), shapes=shapes, seed=None, subtracts_start=False)
+        return AdapterState(file, tensors)
 
 
 class HasState(Protocol):

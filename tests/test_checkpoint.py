@@ -92,7 +92,7 @@ def test_a_file_describes_the_adapter_without_a_model(saved: Path) -> None:
         "factors.g.U": (4, 2), "factors.g.S1": (2, 4, 2), "factors.g.V": (2, 4),
         "head.head.weight": (3, 4), "head.head.bias": (3,),
     }  # fmt: skip
-    assert {name: tuple(t.shape) for name, t in AdapterFile.tensors(saved).items()} == file.shapes
+    assert {name: tuple(t.shape) for name, t in read_tensors(saved).items()} == file.shapes
 
 
 def test_loading_gives_options_factors_and_head_back(saved: Path) -> None:
@@ -101,7 +101,7 @@ def test_loading_gives_options_factors_and_head_back(saved: Path) -> None:
     assert (adapter.plan, adapter.formats, adapter.scales, adapter.dropout) == (
         PLAN, {"g": tf.TensorTrain(2)}, {"g": 0.5}, 0.1,
     )  # fmt: skip
-    tensors = AdapterFile.tensors(saved)
+    tensors = read_tensors(saved)
     assert all(bits(core) == bits(tensors[f"factors.{name}"]) for name, core in adapter.named_cores().items())
     assert bits(model.state_dict()["head.weight"]) == bits(tensors["head.head.weight"])
     trained = {name for name, p in model.named_parameters() if p.requires_grad}

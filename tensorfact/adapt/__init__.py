@@ -2,5 +2,6 @@
 
 from .adapter import Adapter
 from .build import adapt, load_adapter
+from .scale import Alpha, Scale
 
-__all__ = ["Adapter", "adapt", "load_adapter"]
+__all__ = ["Adapter", "Alpha", "Scale", "adapt", "load_adapter"]

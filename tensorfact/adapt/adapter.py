@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..anatomy import base_parameters
-from ..checkpoint import FACTORS, HEAD, AdapterFile, fingerprint
+from ..checkpoint import FACTORS, HEAD, START, AdapterFile, fingerprint
 from ..errors import AdaptError, nearest
 from ..example import required_example
 from ..explain import Explanation, Planned, explain
@@ -36,8 +36,8 @@ class Adapter(Attached):
 
     @property
     def num_parameters(self) -> int:
-        """How many numbers the factors hold, the head apart."""
-        return sum(parameter.numel() for parameter in self.parameters())
+        """How many numbers the trained factors hold, the head apart."""
+        return sum(cast("Factors", factors).num_parameters for factors in self.factors.values())
 
     def delta(self, parameter_name: str) -> Tensor:
         """Return the dense increment of one parameter: effective weight minus base weight, scale included.
@@ -146,7 +146,8 @@ class Adapter(Attached):
             AdaptError: The adapter, or the head it trained, is no longer on the model.
         """
         self._require()
-        tensors = {f"{FACTORS}{name}": core for name, core in self.named_cores().items()}
+        tensors = {f"{FACTORS}{name}": core for name, core in named(self.factors).items()}
+        tensors |= {f"{START}{name}": core for name, core in named(self.starts).items()}
         parameters = base_parameters(self.model)
         if missing := [name for name in self.head if name not in parameters]:
             raise AdaptError(
@@ -157,8 +158,18 @@ class Adapter(Attached):
         head = {**{name: parameters[name] for name in self.head}, **head_buffers(self.model, self.head)}
         tensors |= {f"{HEAD}{name}": tensor for name, tensor in head.items()}
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        modes = {tensor.name: tensor.modes for tensor in self.resolved.tensors}
-        file = AdapterFile(self.plan, self.formats, self.scales, self.dropout, self.fingerprint, modes, shapes)
+        file = AdapterFile(
+            self.plan,
+            self.formats,
+            self.scales,
+            self.dropout,
+            self.fingerprint,
+            {tensor.name: tensor.modes for tensor in self.resolved.tensors},
+            shapes,
+            extents={tensor.name: tensor.extents for tensor in self.resolved.tensors},
+            seed=self.seed,
+            subtracts_start=bool(self.starts),
+        )
         return AdapterState(file, {name: tensor.detach().clone() for name, tensor in tensors.items()})
 
     def convert(
@@ -250,7 +261,7 @@ class Adapter(Attached):
         self.watch.stop()
         self._link(links)
         links.attach()
-        self.formats = dict(found.state.file.formats)
+        self.formats, self.seed = dict(found.state.file.formats), None
         self.watch = Watch(self.model, self._slots, self.resolved)
         self.train(self.training)
         return found
@@ -267,6 +278,13 @@ class Adapter(Attached):
 
     def named_cores(self) -> dict[str, Tensor]:
         """Return every core, named `TENSOR.CORE`."""
-        return {
-            f"{t}.{c}": core for t, f in self.factors.items() for c, core in cast("Factors", f).named_cores().items()
-        }
+        return named(self.factors)
+
+
+def named(factors: nn.ModuleDict) -> dict[str, Tensor]:
+    """Return the cores of several tensors, named `TENSOR.CORE`.
+
+    Args:
+        factors: Factors by tensor name.
+    """
+    return {f"{t}.{c}": core for t, f in factors.items() for c, core in cast("Factors", f).named_cores().items()}

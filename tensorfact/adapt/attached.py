@@ -14,7 +14,7 @@ from ..anatomy import ATTRIBUTE, base_parameters
 from ..errors import AdaptError
 from ..formats import Format
 from ..groups import ResolvedPlan
-from ..increments import note_sources
+from ..increments import Dropout, note_sources
 from ..layers import Slot, Switch
 from ..plan import TensorizationPlan
 from .links import Links, Route
@@ -36,6 +36,7 @@ class Attached(nn.Module):
         generator: What draws the random cores.
         optimize: As in `adapt`.
         recompute: As in `adapt`.
+        seed: The generator's seed; None where the random cores are overwritten.
     """
 
     def __init__(
@@ -46,17 +47,18 @@ class Attached(nn.Module):
         formats: Mapping[str, Format],
         scales: Mapping[str, float],
         *,
-        dropout: float,
+        dropout: Dropout,
         route: Route,
         head: tuple[str, ...],
         generator: torch.Generator | None,
         optimize: Any,
         recompute: bool = False,
+        seed: int | None = None,
     ) -> None:
         super().__init__()
         self.__dict__["_model"] = model  # not as a child: the model holds the adapter
         self.plan, self.resolved, self.head = plan, resolved, head
-        self.formats, self.scales, self.dropout = dict(formats), dict(scales), dropout
+        self.formats, self.scales, self.dropout, self.seed = dict(formats), dict(scales), dropout.plain, seed
         self._switch, self._attached, self._disabled = Switch(), False, False
         self._originals: dict[str, Tensor] = {}
         self._flags: dict[str, bool] = {}
@@ -72,7 +74,12 @@ class Attached(nn.Module):
         )
 
     def _link(self, links: Links) -> None:
-        self._links, self.factors = links, nn.ModuleDict(links.factors)
+        self._links, self.factors, self.starts = links, nn.ModuleDict(links.factors), nn.ModuleDict(links.starts)
+
+    def subtract_start(self) -> None:
+        """Subtract from the increments what they are now, before it is attached; `adapt` does."""
+        self._links.subtract_start(self.resolved)
+        self._link(self._links)
 
     @property
     def _slots(self) -> dict[str, Slot]:

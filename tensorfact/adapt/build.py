@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,15 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from ..anatomy import base_parameters
-from ..checkpoint import FACTORS, HEAD, AdapterFile, fingerprint
+from ..checkpoint import FACTORS, HEAD, START, AdapterFile, fingerprint
 from ..errors import AdaptError, CheckpointError, FingerprintError
 from ..formats import Format
 from ..groups import ResolvedPlan, per_tensor
+from ..increments import Dropout
 from ..owners import head_buffers, head_parameters, refuse_adapted
 from ..plan import TensorizationPlan
 from ..state import AdapterState
-from .adapter import Adapter
+from .adapter import Adapter, named
 from .links import Route
+from .scale import Scale, scale_of
 from .start import Init, starting
 
 
@@ -29,8 +30,8 @@ def adapt(
     plan: TensorizationPlan,
     format: Format | Mapping[str, Format],
     *,
-    scale: float | Mapping[str, float] = 1.0,
-    dropout: float = 0.0,
+    scale: Scale | Mapping[str, Scale] = 1.0,
+    dropout: float | Mapping[str, float] = 0.0,
     route: Route = "auto",
     train_head: bool | str = True,
     seed: int | None = None,
@@ -38,6 +39,7 @@ def adapt(
     check: bool = True,
     recompute: bool = False,
     init: Init = None,
+    subtract_start: bool = False,
 ) -> Adapter:
     """Give a model trainable factors of its weights' increment, in place; the base freezes, the head trains.
 
@@ -47,8 +49,10 @@ def adapt(
         model: The model.
         plan: Which weights fold into which tensors.
         format: How each tensor is factored: one format, or one for each group's name.
-        scale: What multiplies the increment: one number, or one for each group's name.
-        dropout: Probability with which, in training, a rank component of the zero core is dropped for one call.
+        scale: What multiplies the increment: a number, or LoRA's `Alpha(alpha)`, which is divided by the rank; or one
+            for each group's name.
+        dropout: Probability with which, in training, a rank component of the core that starts at zero is dropped for
+            one call; or probabilities of `rank`, of entries of the dense `increment`, and of the `factors`, by name.
         route: `activation` never forms the increment, `weight` forms it; `auto` picks the cheaper for each weight.
         train_head: Train and store the head that `pretrained_cfg["classifier"]` names, or the module of this name.
         seed: Seed of the random cores; by default they come from torch's own state.
@@ -60,6 +64,8 @@ def adapt(
         init: What the factors start from. None: random numbers. `"hosvd"`: the leading directions of the stacked base
             weights, found by the format's decomposition. Either way the increment is zero. Or the increment to start
             from: another adapter, one without a model, or increments by parameter name, as `Adapter.delta` returns.
+        subtract_start: Subtract from the increment what it starts from, a frozen copy, so that any start leaves the
+            output unchanged. What is drawn from `seed` is not stored; what `init` gives is.
 
     Returns:
         The adapter, also found as `model.tensorfact`.
@@ -82,8 +88,23 @@ def adapt(
         >>> sorted(name for name, p in model.named_parameters() if p.requires_grad)[:2]
         ['head.bias', 'head.weight']
     """
-    head = head_parameters(model, train_head)
-    return _adapt(model, plan, format, scale, dropout, route, head, _generator(seed), optimize, check, recompute, init)
+    adapter = _built(
+        model,
+        plan,
+        format,
+        scale,
+        Dropout.of(dropout),
+        seed=_seed(seed),
+        head=head_parameters(model, train_head),
+        route=route,
+        optimize=optimize,
+        recompute=recompute,
+    )
+    for name, cores in starting(init, adapter).items():
+        adapter.factors[name].assign(cores)  # type: ignore[operator]
+    if subtract_start:
+        adapter.subtract_start()
+    return _attached(adapter, check)
 
 
 def load_adapter(
@@ -142,56 +163,52 @@ def load_adapter(
     head = tuple(name for name in stored if name in parameters)
     state = {**{name: parameters[name] for name in head}, **head_buffers(model, head)}
     _check_shapes(source, file, resolved, state)
-    tensors = path.tensors if isinstance(path, AdapterState) else AdapterFile.tensors(path)
-    adapter = _adapt(
+    tensors = path.tensors if isinstance(path, AdapterState) else file.tensors(path)
+    adapter = _built(
         model,
         file.plan,
         file.formats,
         file.scales,
-        file.dropout,
-        route,
-        head,
-        torch.Generator(),
-        optimize,
-        check,
-        recompute,
-        None,
+        Dropout.of(file.dropout),
+        seed=file.seed,
+        head=head,
+        route=route,
+        optimize=optimize,
+        recompute=recompute,
     )
+    if file.subtracts_start:
+        adapter.subtract_start()
+    _attached(adapter, check)
     with torch.no_grad():
-        for name, core in adapter.named_cores().items():
-            core.copy_(tensors[FACTORS + name])
+        for prefix, factors in ((FACTORS, adapter.factors), (START, adapter.starts)):
+            for name, core in named(factors).items():
+                core.copy_(tensors[prefix + name])
         for name, tensor in state.items():
             tensor.copy_(tensors[HEAD + name])
     return adapter
 
 
-def _adapt(
+def _built(
     model: nn.Module,
     plan: TensorizationPlan,
     format: Format | Mapping[str, Format],
-    scale: float | Mapping[str, float],
-    dropout: float,
-    route: Route,
+    scale: Scale | Mapping[str, Scale],
+    dropout: Dropout,
+    *,
+    seed: int | None,
     head: tuple[str, ...],
-    generator: torch.Generator | None,
+    route: Route,
     optimize: Any,
-    check: bool,
     recompute: bool,
-    init: Init,
 ) -> Adapter:
+    """Return an adapter with fresh factors that is not on its model yet."""
     refuse_adapted(model)
     if not isinstance(plan, TensorizationPlan):
         raise AdaptError("adapt: plan", expected="a TensorizationPlan", got=repr(plan), fix="plan_for(model)")
     resolved = plan.resolve(model)
     formats = resolved.formats(format)
-    scales = per_tensor(scale, [tensor.name for tensor in resolved.tensors], "scale")
-    for name, value in {**{f"scale of {n!r}": s for n, s in scales.items()}, "dropout": dropout}.items():
-        if not _is_finite(value):
-            raise AdaptError(
-                f"adapt: {name}", expected="a finite number", got=repr(value), fix="scale=1.0, dropout=0.0"
-            )
-    if not 0 <= dropout < 1:
-        raise AdaptError("adapt: dropout", expected="0 <= dropout < 1", got=repr(dropout), fix="dropout=0.1")
+    given = per_tensor(scale, list(formats), "scale")
+    scales = {tensor.name: scale_of(given[tensor.name], formats[tensor.name], tensor) for tensor in resolved.tensors}
     if route not in get_args(Route):
         raise AdaptError("adapt: route", expected=f"one of {get_args(Route)}", got=repr(route), fix="route='auto'")
     parameters = base_parameters(model)
@@ -201,21 +218,23 @@ def _adapt(
             f"adapt: {both[0]!r} is in the plan and in the head that trains",
             fix="leave the head out of the plan, or pass train_head=False",
         )
-    adapter = Adapter(
+    return Adapter(
         model,
         plan,
         resolved,
         formats,
-        {name: float(value) for name, value in scales.items()},
-        dropout=float(dropout),
+        scales,
+        dropout=dropout,
         route=route,
         head=head,
-        generator=generator,
+        generator=torch.Generator() if seed is None else torch.Generator().manual_seed(seed),
         optimize=optimize,
         recompute=recompute,
+        seed=seed,
     )
-    for name, cores in starting(init, adapter).items():
-        adapter.factors[name].assign(cores)  # type: ignore[operator]
+
+
+def _attached(adapter: Adapter, check: bool) -> Adapter:
     adapter.attach()
     if check:
         try:
@@ -226,18 +245,16 @@ def _adapt(
     return adapter
 
 
-def _is_finite(value: Any) -> bool:
+def _seed(seed: int | None) -> int:
+    """Return a seed that torch takes; by default one from its own state."""
+    if seed is None:
+        return int(torch.randint(1 << 62, (), device="cpu"))
     try:
-        return not isinstance(value, (bool, str)) and math.isfinite(value)
-    except (TypeError, OverflowError):
-        return False
-
-
-def _generator(seed: int | None) -> torch.Generator | None:
-    try:
-        return None if seed is None else torch.Generator().manual_seed(operator.index(seed))
+        number = operator.index(seed)
+        torch.Generator().manual_seed(number)
     except (TypeError, RuntimeError, ValueError, OverflowError) as error:
         raise AdaptError("adapt: seed", expected="an int or None", got=repr(seed), fix="seed=0") from error
+    return number
 
 
 def _check_shapes(
@@ -255,6 +272,8 @@ def _check_shapes(
             )
         for core, shape in tensor.network(file.formats[tensor.name]).shapes().items():
             expected[f"{FACTORS}{tensor.name}.{core}"] = shape
+            if file.subtracts_start:
+                expected[f"{START}{tensor.name}.{core}"] = shape
     for name in sorted(expected.keys() | file.shapes.keys()):
         if expected.get(name) != file.shapes.get(name):
             raise CheckpointError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ from ..errors import AdaptError
 from ..factors import Factors
 from ..formats import Format
 from ..groups import ResolvedPlan
-from ..increments import increments
+from ..increments import Dropout, ShiftedIncrement, increments
 from ..layers import Slot, Switch, attach, detach, is_attached, takes_activation
 from ..owners import owners_of
 
@@ -45,27 +46,40 @@ class Links:
         scales: Mapping[str, float],
         switch: Switch,
         *,
-        dropout: float,
+        dropout: Dropout,
         route: Route,
         optimize: Any,
         generator: torch.Generator | None,
     ) -> None:
         parameters = base_parameters(model)
         self.factors: dict[str, Factors] = {}
+        self.starts: dict[str, Factors] = {}
         self.slots: dict[str, Slot] = {}
         for tensor in resolved.tensors:
             network = tensor.network(formats[tensor.name])
             first = parameters[tensor.views[0].parameter]
             dtypes = [parameters[view.parameter].dtype for view in tensor.views]
             dtype = max((torch.promote_types(d, torch.float32) for d in dtypes), key=lambda d: d.itemsize)
-            factors = Factors(
-                network, tensor.modes, tensor.extents, dtype=dtype, device=first.device, generator=generator
-            )
+            given = formats[tensor.name].given(tensor.modes)
+            options: dict[str, Any] = {"dtype": dtype, "device": first.device, "generator": generator}
+            factors = Factors(network, tensor.modes, tensor.extents, given, **options)
             self.factors[tensor.name] = factors
             for name, increment in increments(tensor, factors, optimize=optimize, dropout=dropout).items():
                 self.slots[name] = Slot(increment, scales[tensor.name], switch)
         self.owners = owners_of(model, self.slots)
         self.activation = {name for name in self.slots if self._takes_activation(name, route)}
+
+    def subtract_start(self, resolved: ResolvedPlan) -> None:
+        """From every increment subtract what it is now: that of a frozen copy of the factors.
+
+        Args:
+            resolved: The plan, resolved on the model.
+        """
+        for tensor in resolved.tensors:
+            start = copy.deepcopy(self.factors[tensor.name]).requires_grad_(False)
+            self.starts[tensor.name] = start
+            for name, increment in increments(tensor, start).items():
+                self.slots[name].increment = ShiftedIncrement(self.slots[name].increment, increment)
 
     def attach(self) -> None:
         """Adapt the owners' layers."""

@@ -89,7 +89,7 @@ def _increment(tensor: TensorGroup, increments: Mapping[str, Tensor], adapter: A
 
 def _converted(tensor: TensorGroup, state: AdapterState, adapter: Attached) -> Cores:
     weight = state.file.scales[tensor.name] / _scale(tensor, adapter)
-    return recompress([state.term(tensor.name, weight)], tensor.modes, adapter.formats[tensor.name]).cores
+    return recompress(state.terms(tensor.name, weight), tensor.modes, adapter.formats[tensor.name]).cores
 
 
 def _scale(tensor: TensorGroup, adapter: Attached) -> float:

@@ -11,7 +11,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from ..errors import RankError
+from ..errors import FormatError, RankError
 from ..network import Mode, Network
 from .common import zero_core
 from .decomposition import Decomposition, dense_of
@@ -175,12 +175,12 @@ class Format(abc.ABC):
             >>> CP("full").explicit(modes), CP(0.5).explicit(modes)
             (CP(rank=12), CP(rank=2))
         """
-        rank = self._rank
+        rank = self.own_rank
         if rank is None or isinstance(rank, (int, tuple)):
             return self
         if isinstance(rank, str):
-            highest = self._ranked(_HIGHEST).fitted(modes)
-            return highest if highest._rank != _HIGHEST else self._ranked(1)  # there is no bond
+            highest = self.with_rank(_HIGHEST).fitted(modes)
+            return highest if highest.own_rank != _HIGHEST else self.with_rank(1)  # there is no bond
         return self.largest(modes, int(rank * math.prod(mode.size for mode in modes)))
 
     def fitted(self, modes: Sequence[Mode]) -> Self:
@@ -195,9 +195,9 @@ class Format(abc.ABC):
         try:
             self.network(modes)
         except RankError as error:
-            if not error.allowed or self._rank is None:
+            if not error.allowed or self.own_rank is None:
                 raise
-            return self._ranked(error.allowed if len(error.allowed) > 1 else error.allowed[0])
+            return self.with_rank(error.allowed if len(error.allowed) > 1 else error.allowed[0])
         return self
 
     def at(self, rank: int, modes: Sequence[Mode]) -> Self:
@@ -207,11 +207,11 @@ class Format(abc.ABC):
             rank: The rank.
             modes: The tensor's modes.
         """
-        own = self.explicit(modes)._spelled
-        if self._rank is None:
+        own = self.explicit(modes).spelled_rank
+        if self.own_rank is None:
             return self
         lower = tuple(min(rank, each) for each in own) if isinstance(own, tuple) else min(rank, own)
-        return self._ranked(lower).fitted(modes)
+        return self.with_rank(lower).fitted(modes)
 
     def smallest(self, modes: Sequence[Mode], suits: Callable[[Self], bool]) -> Self:
         """Return this format at the smallest rank, one for all bonds, that suits; at its own if none does.
@@ -220,7 +220,7 @@ class Format(abc.ABC):
             modes: The tensor's modes.
             suits: Whether a format suits; if it does, so do all with higher ranks.
         """
-        own = self.explicit(modes)._spelled
+        own = self.explicit(modes).spelled_rank
         high = max(own) if isinstance(own, tuple) else own
         return self.at(first_that(lambda rank: suits(self.at(rank, modes)), high), modes)
 
@@ -234,10 +234,10 @@ class Format(abc.ABC):
         Raises:
             RankError: Rank 1 takes more.
         """
-        top = self if self._rank is None or is_explicit(self._rank) else self._ranked("full").explicit(modes)
+        top = self if self.own_rank is None or is_explicit(self.own_rank) else self.with_rank("full").explicit(modes)
         if top.num_parameters(modes) <= budget:
             return top
-        own = top._spelled
+        own = top.spelled_rank
         high = max(own) if isinstance(own, tuple) else own
         rank = first_that(lambda rank: top.at(rank, modes).num_parameters(modes) > budget, high) - 1
         if rank < 1:
@@ -259,22 +259,32 @@ class Format(abc.ABC):
         Raises:
             RankError: Too many or too few ranks, or one above its limit.
         """
-        return spread_rank(self.explicit(modes)._spelled, limits, str(self))
+        return spread_rank(self.explicit(modes).spelled_rank, limits, str(self))
 
     @property
-    def _rank(self) -> Rank | None:
+    def own_rank(self) -> Rank | None:
         """The rank as it was given; None for a format that has none."""
         rank: Rank | None = getattr(self, "rank", None)
         return rank
 
     @property
-    def _spelled(self) -> Explicit:
+    def spelled_rank(self) -> Explicit:
         """The rank of a format in which it is explicit; 1 for one that has none."""
-        rank = self._rank
+        rank = self.own_rank
         assert is_explicit(rank) or rank is None
         return 1 if rank is None else rank
 
-    def _ranked(self, rank: Rank) -> Self:
+    def with_rank(self, rank: Rank) -> Self:
+        """Return this format at another rank.
+
+        Args:
+            rank: The rank.
+
+        Raises:
+            FormatError: The format has no rank.
+        """
+        if self.own_rank is None:
+            raise FormatError(f"{self} has no rank", fix="convert to another format")
         return dataclasses.replace(self, rank=rank)  # type: ignore[call-arg]
 
     def num_parameters(self, modes: Sequence[Mode]) -> int:

@@ -21,8 +21,13 @@ _EXACT = 1e-7
 _TWIN = "'"
 
 
-def least_squares(network: Network, tensor: Tensor, given: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """Fit a network's cores to a tensor, the best of several random starts.
+def least_squares(
+    network: Network,
+    tensor: Tensor,
+    given: Mapping[str, Tensor] | None = None,
+    start: Mapping[str, Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """Fit a network's cores to a tensor, the best of several starts.
 
     A network is linear in each of its cores, so that with the others held still the best one is a least-squares
     solution: of the normal equations, whose matrix and right-hand side are networks themselves. The error never rises;
@@ -32,6 +37,7 @@ def least_squares(network: Network, tensor: Tensor, given: Mapping[str, Tensor] 
         network: The network.
         tensor: What to fit, one dimension an output leg.
         given: Cores that keep their values.
+        start: Cores to start from first; random ones by default.
 
     Returns:
         The cores by name, in the tensor's dtype.
@@ -59,23 +65,26 @@ def least_squares(network: Network, tensor: Tensor, given: Mapping[str, Tensor] 
     dense = tensor.double()
     free = [_Solver.of(network, core) for core in network.cores if core.name not in fixed]
     best: tuple[float, dict[str, Tensor]] = (math.inf, {})
-    for start in range(_STARTS if len(free) > 1 else 1):
-        fit = _fit(network, free, dense, fixed, start)
+    for seed in range(_STARTS if len(free) > 1 else 1):
+        cores = _random(network, dense, seed) | (dict(start or {}) if not seed else {}) | fixed
+        fit = _fit(free, dense, {name: core.double() for name, core in cores.items()})
         best = min(best, fit, key=lambda each: each[0])
         if best[0] <= _EXACT:
             break
     return {core.name: best[1][core.name].to(tensor.dtype) for core in network.cores}
 
 
-def _fit(
-    network: Network, free: list[_Solver], dense: Tensor, fixed: Mapping[str, Tensor], seed: int
-) -> tuple[float, dict[str, Tensor]]:
-    """Sweep over the cores until the error stalls; return it, relative, and the cores."""
+def _random(network: Network, like: Tensor, seed: int) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    cores = {}
-    for name, shape in network.shapes().items():
-        value = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
-        cores[name] = fixed.get(name, value.to(dense.device))
+    drawn = {
+        name: torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
+        for name, shape in network.shapes().items()
+    }
+    return {name: value.to(like.device) for name, value in drawn.items()}
+
+
+def _fit(free: list[_Solver], dense: Tensor, cores: dict[str, Tensor]) -> tuple[float, dict[str, Tensor]]:
+    """Sweep over the cores until the error stalls; return it, relative, and the cores."""
     whole, error = float(dense.square().sum()), math.inf
     for _ in range(_SWEEPS):
         before = error

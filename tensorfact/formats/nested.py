@@ -11,6 +11,7 @@ from ..errors import FormatError, nearest
 from ..network import Core, Mode, Network
 from ..starts import ZERO
 from .base import Format
+from .least_squares import least_squares
 from .wrapper import Wrapper
 
 
@@ -67,12 +68,12 @@ class Nested(Wrapper):
         return Network(tuple(each for found in cores.values() for each in found), outer.output, sizes)
 
     def factorize(self, tensor: Tensor, modes: Sequence[Mode]) -> Mapping[str, Tensor]:
-        """Decompose by the outer format, then its cores by the inner ones."""
+        """Decompose by the outer format, then its cores by the inner ones, then fit all to the tensor."""
         found = dict(self.format.factorize(tensor, modes))
         for core, format, own in self._inner(modes):
             inner = format.decompose(found.pop(core.name), own).cores
             found |= {f"{core.name}_{name}": value for name, value in inner.items()}
-        return found
+        return least_squares(self.network(modes), tensor, self.given(modes), start=found)
 
     def given(self, modes: Sequence[Mode]) -> Mapping[str, Tensor]:
         """Return the cores that are part of one of the formats."""

@@ -36,8 +36,10 @@ class Wrapper(Format, abc.ABC):
         return self.format.given(modes)
 
     @property
-    def _rank(self) -> Rank | None:
-        return self.format._rank
+    def own_rank(self) -> Rank | None:
+        """The other format's rank; None if it has none."""
+        return self.format.own_rank
 
-    def _ranked(self, rank: Rank) -> Self:
-        return dataclasses.replace(self, format=self.format._ranked(rank))
+    def with_rank(self, rank: Rank) -> Self:
+        """Return this with the other format at another rank."""
+        return dataclasses.replace(self, format=self.format.with_rank(rank))

@@ -1,7 +1,18 @@
 """Increments of parameters: planned for all that lie alike, formed once, added inside a layer's products."""
 
+from .dropout import Dropout
 from .increment import Increment, increments
 from .kind import NOMINAL_TOKENS, Kind, token_class
 from .recompute import note_sources
+from .shifted import ShiftedIncrement
 
-__all__ = ["NOMINAL_TOKENS", "Increment", "Kind", "increments", "note_sources", "token_class"]
+__all__ = [
+    "NOMINAL_TOKENS",
+    "Dropout",
+    "Increment",
+    "Kind",
+    "ShiftedIncrement",
+    "increments",
+    "note_sources",
+    "token_class",
+]

@@ -12,7 +12,7 @@ from ..contraction import machine
 from ..factors import Factors
 from ..groups import TensorGroup
 from ..indexing import as_index, spread, take
-from ..network import Core
+from .dropout import Dropout
 from .formed import Formed, autocast_dtype, composable, without_autocast
 from .kind import NOMINAL_TOKENS, Kind, restricted
 from .linear import AdaptedLinear, Product, add_into, composed
@@ -28,13 +28,13 @@ class Increment:
         at: Which of them it is.
         parts: What holds their parts of the cores.
         matrices: What holds their two matrices.
-        dropout: Probability with which, in training, a component of what meets the zero core is dropped.
+        dropout: What is dropped in training.
     """
 
     def __init__(
-        self, factors: Factors, kind: Kind, at: int, parts: Formed, matrices: Formed, *, dropout: float = 0.0
+        self, factors: Factors, kind: Kind, at: int, parts: Formed, matrices: Formed, *, dropout: Dropout | None = None
     ) -> None:
-        self.factors, self.kind, self.at, self.dropout = factors, kind, at, dropout
+        self.factors, self.kind, self.at, self.dropout = factors, kind, at, dropout or Dropout()
         self.view = kind.views[at]
         self._parts, self._matrices = parts, matrices
 
@@ -51,7 +51,8 @@ class Increment:
         """
         parts = self._own(drop)
         with without_autocast(parts[0].device):
-            return self.view.join(self.kind.forming(parts))
+            formed = self.view.join(self.kind.forming(parts))
+        return nn.functional.dropout(formed, self.dropout.increment) if drop and self._drops_entries else formed
 
     def added_to(self, base: Tensor, scale: float, *, drop: bool = False) -> Tensor:
         """Return base + scale x increment, computed in at least fp32 and rounded once.
@@ -95,7 +96,7 @@ class Increment:
             The layer's output (..., out).
         """
         halves, cores = self.kind.halves, self.factors.tensors()
-        if x.is_nested:  # has no rows to multiply one by one
+        if x.is_nested or self._drops_entries:  # a nested tensor has no rows to multiply one by one
             return product(x, self.added_to(weight, scale, drop=True), bias)
         if halves is None or self._drops or composable(x, weight, bias, *cores):
             return self._added(product(x, weight, bias), x, scale)
@@ -120,13 +121,26 @@ class Increment:
 
     def _added(self, y: Tensor, x: Tensor, scale: float) -> Tensor:
         """Add the increment of an input to a result, in plain differentiable operations."""
-        halves = self.kind.halves
-        parts = self._own(True)
-        if halves is not None:
-            with without_autocast(x.device):
-                down, up = self.kind.matrices(parts)
-            return composed(y, x, down, up, halves, scale)
-        return torch.add(y, self._contracted(x, parts).to(y.dtype), alpha=scale)
+        if self.kind.halves is None:
+            return torch.add(y, self.passed(x, y, drop=True).to(y.dtype), alpha=scale)
+        with without_autocast(x.device):
+            down, up = self.kind.matrices(self._own(True))
+        return composed(y, x, down, up, self.kind.halves, scale)
+
+    def passed(self, x: Tensor, like: Tensor, *, drop: bool = False) -> Tensor:
+        """Return what the increment alone makes of an input, in plain differentiable operations.
+
+        Args:
+            x: The layer's input (..., in).
+            like: A tensor of the result's shape and dtype (..., out).
+            drop: Apply the dropout, if the factors are in training mode.
+        """
+        parts, halves = self._own(drop), self.kind.halves
+        if halves is None:
+            return self._contracted(x, parts)
+        with without_autocast(x.device):
+            down, up = self.kind.matrices(parts)
+        return composed(torch.zeros_like(like), x, down, up, halves, 1.0)
 
     def _contracted(self, x: Tensor, parts: Sequence[Tensor]) -> Tensor:
         """Contract an input with a network that has no narrow place."""
@@ -161,7 +175,7 @@ class Increment:
         """Return this parameter's parts of the cores, in at least fp32."""
         cores = self.factors.tensors()
         if (drop and self._drops) or composable(*cores):
-            dropped = self._dropped(cores) if drop and self._drops else cores
+            dropped = self.dropout.dropped(self.factors.network, cores) if drop and self._drops else cores
             return [part.to(self._wide) for part in self.kind.own(self.at, dropped)]
         return [part[self.at if len(part) > 1 else 0] for part in self._parts(cores, self._wide)]
 
@@ -173,21 +187,13 @@ class Increment:
     def _drops(self) -> bool:
         return bool(self.dropout) and self.factors.training
 
-    def _dropped(self, cores: Sequence[Tensor]) -> list[Tensor]:
-        network = self.factors.network
-        return [
-            self._mask(core, tensor) if core.start == "zero" else tensor
-            for core, tensor in zip(network.cores, cores, strict=True)
-        ]
-
-    def _mask(self, core: Core, tensor: Tensor) -> Tensor:
-        output = self.factors.network.output
-        sizes = [1 if leg in output else size for leg, size in zip(core.legs, tensor.shape, strict=True)]
-        return tensor * nn.functional.dropout(tensor.new_ones(sizes), self.dropout)
+    @property
+    def _drops_entries(self) -> bool:
+        return bool(self.dropout.increment) and self.factors.training
 
 
 def increments(
-    tensor: TensorGroup, factors: Factors, *, optimize: Any = "auto", dropout: float = 0.0
+    tensor: TensorGroup, factors: Factors, *, optimize: Any = "auto", dropout: Dropout | None = None
 ) -> Mapping[str, Increment]:
     """Plan the increments of all parameters of a tensor.
 

@@ -1,0 +1,83 @@
+"""What multiplies an increment: a number, or one that depends on the rank."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from ..errors import AdaptError
+from ..formats import Format
+from ..groups import TensorGroup
+
+
+@dataclasses.dataclass(frozen=True)
+class Alpha:
+    """A scale that depends on the rank: LoRA's alpha / r.
+
+    A format with several ranks has no one rank to divide by; one without a rank is scaled by 1, as LoKr does where both
+    its matrices are whole.
+
+    Args:
+        alpha: The numerator.
+        root: Divide by the square root of the rank instead, as rank-stabilised LoRA does.
+
+    Source: E. Hu et al., LoRA, ICLR 2022; D. Kalajdzievski, rsLoRA, 2023.
+
+    Examples:
+        >>> import tensorfact as tf
+        >>> model = tf.nano()
+        >>> adapter = tf.adapt(model, tf.plan_for(model), tf.MatrixBatch(rank=8), scale=tf.Alpha(16))
+        >>> adapter.scales
+        {'encoder': 2.0}
+    """
+
+    alpha: float
+    root: bool = False
+
+
+Scale = float | Alpha
+"""What multiplies an increment."""
+
+
+def scale_of(scale: object, format: Format, tensor: TensorGroup) -> float:
+    """Return the number that multiplies a tensor's increment.
+
+    Args:
+        scale: What `adapt` takes.
+        format: The tensor's format.
+        tensor: The tensor.
+
+    Raises:
+        AdaptError: It is no finite number, or the format has several ranks.
+    """
+    value: Any = scale.alpha if isinstance(scale, Alpha) else scale
+    if not _is_finite(value):
+        raise AdaptError(
+            f"adapt: scale of {tensor.name!r}",
+            expected="a finite number, or Alpha(number)",
+            got=repr(scale),
+            fix="scale=1.0",
+        )
+    if not isinstance(scale, Alpha):
+        return float(value)
+    if format.own_rank is None:
+        return 1.0
+    rank = format.explicit(tensor.modes).spelled_rank
+    if isinstance(rank, tuple):
+        if len(set(rank)) > 1:
+            raise AdaptError(
+                f"adapt: scale {scale} of {tensor.name!r}",
+                expected="a format of one rank",
+                got=f"rank={rank}",
+                fix="pass a number",
+            )
+        rank = rank[0]
+    return float(value) / (math.sqrt(rank) if scale.root else rank)
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return not isinstance(value, (bool, str)) and math.isfinite(value)
+    except (TypeError, OverflowError):
+        return False
