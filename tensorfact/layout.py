@@ -22,7 +22,7 @@ _GAP, _LEG, _TRACK, _LEVEL = 34.0, 46.0, 26.0, 92.0
 """Least distances: between nodes, the length of an open leg, between arcs, between rows."""
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Item:
     """A core, or the dot of a leg, with its place; y grows downwards."""
 
@@ -35,6 +35,7 @@ class Item:
     y: float = 0.0
 
     def box(self, margin: float = 0.0) -> Box:
+        """Return the box around it, with a margin."""
         return Box.around(self.x, self.y, self.width + 2 * margin, self.height + 2 * margin)
 
     def top(self, dx: float) -> float:
@@ -55,7 +56,7 @@ class Item:
         return self.x + dx * high, self.y + dy * high
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class End:
     """An open leg: the cores that hold it, and where it ends."""
 
@@ -200,17 +201,17 @@ def _levels(items: Sequence[Item], bonds: Sequence[Bond], ground: Sequence[Item]
 def _spread(layout: Layout, scale: float) -> None:
     """Place everything from left to right: the row of open legs, their ends, then each row over the one below."""
     wider = scale
-    for _ in range(10):
+    for _ in range(14):
         _spread_row(layout, wider)
         wanted, widths, weights = [], [], []
         for end in layout.ends:
             wanted.append(_wanted(layout, end))
             widths.append(text_width(end.label))
-            weights.append(100.0 if len(end.held) == 1 else 1.0)
+            weights.append(300.0 if len(end.held) == 1 else 1.0)
         for end, x in zip(layout.ends, apart(wanted, widths, 14.0, weights), strict=True):
             end.x = x
         bent = [abs(e.x - x) for e, x in zip(layout.ends, wanted, strict=True) if len(e.held) == 1]
-        if max(bent, default=0.0) < 0.5:
+        if max(bent, default=0.0) < 2.0:
             break
         wider *= 1.15
     below: dict[int, list[float]] = collections.defaultdict(list)
@@ -260,8 +261,9 @@ def _raise(layout: Layout, scale: float) -> None:
     """Place everything from bottom to top, so steep that no line meets a node on its way."""
     for lower, upper in zip(layout.rows, layout.rows[1:], strict=False):
         between = [b for b in layout.bonds if {b.first.level, b.second.level} == {lower[0].level, upper[0].level}]
-        pairs = [(bond.first, bond.second) for bond in between]
-        rise = max([_LEVEL * scale, *(_steep(a.x, b.x, [*lower, *upper], (a, b)) for a, b in pairs)])
+        pairs = [sorted((bond.first, bond.second), key=lambda item: item.level) for bond in between]
+        least = _LEVEL if any(item.core for item in upper) else 0.75 * _LEVEL
+        rise = max([least * scale, *(_steep(a.x, b.x, [*lower, *upper], (a, b)) for a, b in pairs)])
         tracks = max(_tracks(layout, lower).values(), default=-1) + 1
         rise = max(rise, NODE + 22 + _TRACK * (tracks + 0.5)) if tracks else rise
         for item in upper:

@@ -35,7 +35,7 @@ _STYLE = """
 .tf-stack-line{stroke:#2ec4a0}.tf-stack-fill{fill:#2ec4a0}
 }
 """
-"""The colours by class. Those of a light page can be read on a dark one too, for pages that do not say what they are."""
+"""The colours by class. Those of light pages can be read on dark ones too, for pages that do not say what they are."""
 
 _NARROW, _WIDE = frozenset("iljtfrI.,:;|!'()[]{}/ -1"), frozenset("mwMW@%&")
 
