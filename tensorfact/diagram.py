@@ -112,7 +112,8 @@ def _label(layout: Layout) -> tuple[list[Label], float]:
 def _crowding(place: Point, text: str, taken: Sequence[Box], strokes: Sequence[tuple[Point, Point]]) -> float:
     box = text_box(*place, text, SMALL)
     overlaps = sum(box.overlaps(other) for other in taken)
-    return _OVERLAP * overlaps + _CROSSED * sum(box.meets(*stroke) for stroke in strokes)
+    near = Box(box.left - 2, box.top, box.right + 2, box.bottom)
+    return _OVERLAP * overlaps + _CROSSED * sum(near.meets(*stroke) for stroke in strokes)
 
 
 def _beside_line(line: Line) -> Iterator[tuple[float, Point]]:

@@ -262,7 +262,10 @@ def _raise(layout: Layout, scale: float) -> None:
     for lower, upper in zip(layout.rows, layout.rows[1:], strict=False):
         between = [b for b in layout.bonds if {b.first.level, b.second.level} == {lower[0].level, upper[0].level}]
         pairs = [sorted((bond.first, bond.second), key=lambda item: item.level) for bond in between]
-        least = _LEVEL if any(item.core for item in upper) else 0.75 * _LEVEL
+        spans = [abs(a.x - b.x) for a, b in pairs if a.core and b.core]  # these lines have labels between them
+        least = max(
+            [_LEVEL * (1.0 if any(item.core for item in upper) else 0.75), *(min(0.7 * s, 240.0) for s in spans)]
+        )
         rise = max([least * scale, *(_steep(a.x, b.x, [*lower, *upper], (a, b)) for a, b in pairs)])
         tracks = max(_tracks(layout, lower).values(), default=-1) + 1
         rise = max(rise, NODE + 22 + _TRACK * (tracks + 0.5)) if tracks else rise

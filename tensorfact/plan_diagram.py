@@ -11,14 +11,17 @@ from .groups import ResolvedPlan, TensorGroup
 from .rules import Coordinate, Rule
 from .svg import SMALL, TEXT, Box, Canvas, text_width
 
-PALETTE = ("#4e86c6", "#e08a3c", "#3fa27c", "#b8689f", "#c9a227", "#7a6fc0", "#c8605a", "#4aa9b8", "#8c8f3a", "#a07855")
-"""Colours of rules; with more rules they come round again."""
+PALETTE = (
+    *("#4e86c6", "#e08a3c", "#3fa27c", "#b8689f", "#c9a227", "#7a6fc0", "#c8605a", "#4aa9b8", "#8c8f3a", "#a07855"),
+    *("#9dbde1", "#eebd91", "#94ccb5", "#d7a8c8", "#e0cb86", "#b4addb", "#e0a5a1", "#99cfd7", "#bdbf86", "#c9b09a"),
+)
+"""Colours of rules, the second half paler; with more rules they come round again."""
 
 _ROWS, _COLUMNS, _LAST = 16, 24, 3
 """The most rows and columns of a grid, and how many of the last ones stay where it is shortened."""
 
-_KEYS, _HIGH, _GAP, _BETWEEN = 16, 15.0, 2.0, 38.0
-_ELIDED = "\N{HORIZONTAL ELLIPSIS}"
+_KEYS, _HIGH, _GAP, _BETWEEN = 20, 15.0, 2.0, 38.0
+_MORE_ROWS, _MORE_COLUMNS = "\N{VERTICAL ELLIPSIS}", "\N{HORIZONTAL ELLIPSIS}"
 
 Place = tuple[Coordinate, ...]
 """One coordinate for each stack axis of a tensor."""
@@ -42,11 +45,11 @@ class _Grid:
 
     @property
     def row_labels(self) -> list[str]:
-        return [_spell(place) for place in self.rows]
+        return [_spell(place, _MORE_ROWS) for place in self.rows]
 
     @property
     def column_labels(self) -> list[str]:
-        return [_spell(place) for place in self.columns]
+        return [_spell(place, _MORE_COLUMNS) for place in self.columns]
 
     @property
     def width(self) -> float:
@@ -86,7 +89,8 @@ def plan_diagram(resolved: ResolvedPlan) -> str:
     canvas = Canvas()
     grids = [_grid(tensor) for tensor in resolved.tensors]
     nodes = [draw_tensor(Canvas(), 0, 0, grid.tensor.name, grid.tensor.modes) for grid in grids]
-    left = max((box.right - box.left for box in nodes), default=0.0)
+    centre = max((-box.left for box in nodes), default=0.0)
+    left = centre + max((box.right for box in nodes), default=0.0) + 30
     side = max((grid.side for grid in grids), default=0.0)
     y = 0.0
     for _, group in itertools.groupby(zip(grids, nodes, strict=True), key=lambda pair: pair[0].tensor.group):
@@ -94,8 +98,8 @@ def plan_diagram(resolved: ResolvedPlan) -> str:
         rules = list(dict.fromkeys(view.rule for grid, _ in pairs for view in grid.tensor.views))
         colours = {rule: PALETTE[k % len(PALETTE)] for k, rule in enumerate(rules)}
         for grid, node in pairs:
-            y = _draw_row(canvas, grid, node, colours, (left, left + 30 + side), y) + _BETWEEN
-        y = _draw_key(canvas, colours, left + 30 + side, y - 14) + _BETWEEN
+            y = _draw_row(canvas, grid, node, colours, (centre, left + side), y) + _BETWEEN
+        y = _draw_key(canvas, colours, left + side, y - 14) + _BETWEEN
     names = ", ".join(grid.tensor.name for grid in grids)
     return canvas.svg(f"How parameters fold into the tensors {names}")
 
@@ -130,15 +134,15 @@ def _shortened(places: Sequence[Place], most: int) -> tuple[Place | None, ...]:
     return (*places[: most - _LAST - 1], None, *places[-_LAST:])
 
 
-def _spell(place: Place | None) -> str:
-    return _ELIDED if place is None else " ".join(map(str, place))
+def _spell(place: Place | None, elided: str) -> str:
+    return elided if place is None else " ".join(map(str, place))
 
 
 # ------------------------------------------------------------------------------------------------------------ drawing
 
 
 def _draw_row(
-    canvas: Canvas, grid: _Grid, node: Box, colours: Mapping[Rule, str], lefts: tuple[float, float], y: float
+    canvas: Canvas, grid: _Grid, node: Box, colours: Mapping[Rule, str], xs: tuple[float, float], y: float
 ) -> float:
     """Draw a tensor's node, its grid to the right of it, and return where they end.
 
@@ -147,7 +151,7 @@ def _draw_row(
         grid: The slices.
         node: The box of the tensor's node, its centre at (0, 0).
         colours: The colour of every rule.
-        lefts: How wide all nodes are, and where all grids begin.
+        xs: The centre of all nodes, and where all grids begin.
         y: Where the row begins.
     """
     axes = list(grid.tensor.coordinates)
@@ -157,13 +161,13 @@ def _draw_row(
     top = y + max(0.0, (node_high - high) / 2)
     middle = top + head + (high - head) / 2
     centre = max(y - node.top, middle - (node.top + node.bottom) / 2)
-    draw_tensor(canvas, lefts[0] / 2 - (node.left + node.right) / 2, centre, grid.tensor.name, grid.tensor.modes)
-    _draw_labels(canvas, grid, lefts[1], top, head)
+    draw_tensor(canvas, xs[0], centre, grid.tensor.name, grid.tensor.modes)
+    _draw_labels(canvas, grid, xs[1], top, head)
     for (i, row), (j, column) in itertools.product(enumerate(grid.rows), enumerate(grid.columns)):
         if row is None or column is None:
             continue
         rules = grid.filled.get((*row, *column), ())
-        x, cell = lefts[1] + j * (grid.width + _GAP), top + head + i * (_HIGH + _GAP)
+        x, cell = xs[1] + j * (grid.width + _GAP), top + head + i * (_HIGH + _GAP)
         for k, rule in enumerate(rules):
             step = grid.width / len(rules)
             canvas.rect(Box(x + k * step, cell, x + (k + 1) * step, cell + _HIGH), "tf-cell", 2.0, colours[rule])
