@@ -167,7 +167,6 @@ def _draw(canvas: Canvas, layout: Layout) -> None:
 def _frame(canvas: Canvas, network: Network, layout: Layout, title: str) -> None:
     """Add the title above, and below a legend of what occurs."""
     bounds = canvas.bounds
-    assert bounds is not None  # a network has a core
     middle = (bounds.left + bounds.right) / 2
     if title:
         canvas.text(middle, bounds.top - 24, title, "tf-bold", HEADING)

@@ -21,6 +21,9 @@ NODE, DOT = 44.0, 4.5
 _GAP, _LEG, _TRACK, _LEVEL = 34.0, 46.0, 26.0, 92.0
 """Least distances: between nodes, the length of an open leg, between arcs, between rows."""
 
+_NEARLY = 8.0
+"""What is drawn upright rather than with so small a slope."""
+
 
 @dataclasses.dataclass(eq=False)
 class Item:
@@ -76,16 +79,9 @@ class Line:
 
     @property
     def middle(self) -> tuple[Point, Point]:
-        """The straight piece beside which the label is: all, the top of an arc, or the middle of a bow."""
-        at = (len(self.points) - 1) // 2
-        return (
-            (self.points[at], self.points[at + 1])
-            if len(self.points) % 2 == 0
-            else (
-                self.points[at - 1],
-                self.points[at + 1],
-            )
-        )
+        """The piece beside which the label is: all of a straight line, the top of an arc, the middle of a bow."""
+        at = len(self.points) // 2
+        return self.points[at - 1], self.points[at]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,7 +216,7 @@ def _spread(layout: Layout, scale: float) -> None:
             low, high = sorted((bond.first, bond.second), key=lambda item: item.level)
             if low.level < high.level and high in row:
                 below[id(high)].append(low.x)
-        wanted = [sum(below[id(item)]) / len(below[id(item)]) for item in row]
+        wanted = [_amid(below[id(item)]) for item in row]
         for item, x in zip(row, apart(wanted, [item.width for item in row], _GAP * 1.5 * scale), strict=True):
             item.x = x
         row.sort(key=lambda item: item.x)
@@ -249,12 +245,19 @@ def _legs(layout: Layout, item: Item) -> float:
 def _wanted(layout: Layout, end: End) -> float:
     """Return where an open leg should end: below its core, in the order of its legs, or amid its cores."""
     if len(end.held) > 1:
-        return sum(item.x for item in end.held) / len(end.held)
+        return _amid([item.x for item in end.held])
     own = [other for other in layout.ends if other.held == end.held]
     widths = [text_width(other.label) + 14 for other in own]
     at = own.index(end)
     centres = [sum(widths[:k]) + widths[k] / 2 for k in range(len(own))]
     return end.held[0].x + centres[at] - (centres[0] + centres[-1]) / 2
+
+
+def _amid(xs: Sequence[float]) -> float:
+    """Return the middle of some places, right above one of them if it nearly is."""
+    mean = sum(xs) / len(xs)
+    nearest = min(xs, key=lambda x: abs(x - mean))
+    return nearest if abs(nearest - mean) < _NEARLY else mean
 
 
 def _raise(layout: Layout, scale: float) -> None:
@@ -364,7 +367,7 @@ def _bow(bond: Bond, place: float) -> Line:
     across = ((b.y - a.y) / long, -(b.x - a.x) / long)
     bend = ((a.x + b.x) / 2 + across[0] * place * 40, (a.y + b.y) / 2 + across[1] * place * 40)
     start, end = a.edge(bend), b.edge(bend)
-    steps = 8 if place else 1
+    steps = 7 if place else 1
     points = tuple(_between(start, bend if place else end, end, k / steps) for k in range(steps + 1))
     curve = f"M{start[0]:.1f} {start[1]:.1f}Q{bend[0]:.1f} {bend[1]:.1f} {end[0]:.1f} {end[1]:.1f}"
     straight = f"M{start[0]:.1f} {start[1]:.1f}L{end[0]:.1f} {end[1]:.1f}"

@@ -143,7 +143,12 @@ class Canvas:
 
     def __init__(self) -> None:
         self.parts: list[str] = []
-        self.bounds: Box | None = None
+        self._bounds: Box | None = None
+
+    @property
+    def bounds(self) -> Box:
+        """The box around everything."""
+        return self._bounds or Box(0.0, 0.0, 0.0, 0.0)
 
     def path(self, points: Sequence[Point], style: str, data: str | None = None) -> None:
         """Add a line through points.
@@ -212,7 +217,7 @@ class Canvas:
         Args:
             title: What it shows, for those who cannot see it.
         """
-        bounds = self.bounds or Box(0, 0, 0, 0)
+        bounds = self.bounds
         left, top = math.floor(bounds.left - MARGIN), math.floor(bounds.top - MARGIN)
         width, height = math.ceil(bounds.right + MARGIN) - left, math.ceil(bounds.bottom + MARGIN) - top
         view = f'viewBox="{left} {top} {width} {height}" width="{width}" height="{height}"'
@@ -222,7 +227,7 @@ class Canvas:
         return "\n".join(body) + "\n"
 
     def _grow(self, box: Box) -> None:
-        self.bounds = box if self.bounds is None else self.bounds.union(box)
+        self._bounds = box if self._bounds is None else self._bounds.union(box)
 
 
 def apart(wanted: Sequence[float], widths: Sequence[float], gap: float, weights: Sequence[float] = ()) -> list[float]:

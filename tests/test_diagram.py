@@ -106,6 +106,9 @@ def check_network(network: Network, modes: Sequence[Mode]) -> None:
     assert len(drawn) == len(network.cores)
     places = shapes(root)[: len(drawn)]
     assert not any(one.overlaps(other) for one, other in itertools.combinations(places, 2))
+    names = {core.name for core in network.cores}
+    for text, box in zip(written, text_boxes(root), strict=True):
+        assert text in names or not any(box.overlaps(place) for place in places)
     assert ("hollow: starts at zero" in written) == any(core.start == "zero" for core in network.cores)
     assert ("dashed: frozen" in written) == (not all(core.trained for core in network.cores))
 
@@ -192,6 +195,18 @@ def test_a_ring_closes_above_its_row() -> None:
     layout = arrange(tf.TensorRing(rank=4).network((Mode("layer", 12, "stack"), *IO)), {}, 1.0)
     arcs = [line for line in layout.lines if min(y for _, y in line.points) < -NODE / 2]
     assert len(arcs) == 1
+
+
+def test_arcs_over_each_other_have_heights_of_their_own() -> None:
+    layout = arrange(network("A[in a b c] B[x d] C[y a d] D[z b] E[out c]", "in x y z out"), {}, 1.0)
+    heights = {line.points[1][1] for line in layout.lines if len(line.points) == 4}
+    assert len(heights) == 3
+
+
+def test_what_is_nearly_above_its_core_is_right_above() -> None:
+    modes = (Mode("in", 8, "in"), Mode("layer", 12, "stack"), Mode("outputs", 768, "out"))
+    layout = arrange(tf.CP(rank=4).network(modes), {}, 1.0)
+    assert layout.rows[1][0].x == layout.rows[0][1].x
 
 
 def test_names_are_escaped() -> None:
