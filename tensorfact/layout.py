@@ -47,16 +47,17 @@ class Item:
         beyond = max(0.0, abs(dx) - (self.width / 2 - radius))
         return self.height / 2 - radius + math.sqrt(max(0.0, radius**2 - beyond**2))
 
+    def anchor(self, x: float) -> float:
+        """Return the place on its middle line that is nearest to `x`, from where lines to there start."""
+        reach = max(0.0, self.width - self.height) / 2
+        return max(self.x - reach, min(self.x + reach, x))
+
     def edge(self, towards: Point) -> Point:
-        """Return where the line from the centre to a point leaves the outline."""
-        dx, dy = towards[0] - self.x, towards[1] - self.y
-        low, high = 0.0, 1.0
-        for _ in range(24):
-            middle = (low + high) / 2
-            across, down = abs(dx * middle), abs(dy * middle)
-            inside = across < self.width / 2 and down < self.top(across)
-            low, high = (middle, high) if inside else (low, middle)
-        return self.x + dx * high, self.y + dy * high
+        """Return where the line to a point leaves the outline, which is a half circle around each end's anchor."""
+        start = self.anchor(towards[0])
+        dx, dy = towards[0] - start, towards[1] - self.y
+        share = min(self.width, self.height) / 2 / (math.hypot(dx, dy) or 1.0)
+        return start + dx * share, self.y + dy * share
 
 
 @dataclasses.dataclass(eq=False)
@@ -269,14 +270,14 @@ def _raise(layout: Layout, scale: float) -> None:
         least = max(
             [_LEVEL * (1.0 if any(item.core for item in upper) else 0.75), *(min(0.7 * s, 240.0) for s in spans)]
         )
-        rise = max([least * scale, *(_steep(a.x, b.x, [*lower, *upper], (a, b)) for a, b in pairs)])
+        rise = max([least * scale, *(_steep(a.anchor(b.x), b.anchor(a.x), [*lower, *upper], (a, b)) for a, b in pairs)])
         tracks = max(_tracks(layout, lower).values(), default=-1) + 1
         rise = max(rise, NODE + 22 + _TRACK * (tracks + 0.5)) if tracks else rise
         for item in upper:
             item.y = lower[0].y - rise
     spokes = [(item, end.x) for end in layout.ends if len(end.held) > 1 for item in end.held]
     row = layout.rows[0]
-    depths = [_steep(item.x, x, row, (item,)) for item, x in spokes]
+    depths = [_steep(item.anchor(x), x, row, (item,)) for item, x in spokes]
     layout.dots = max([NODE / 2 + 40, *depths])
     layout.bottom = layout.dots + 30 if spokes else NODE / 2 + _LEG
 

@@ -15,8 +15,8 @@ TEXT, SMALL, HEADING = 12.0, 11.0, 14.0
 MARGIN = 16.0
 
 _STYLE = """
-.tf-text{font-family:system-ui,-apple-system,"Segoe UI",Helvetica,Arial,sans-serif;fill:#56616f}
-.tf-muted{fill:#6f7a88}.tf-bold{font-weight:600}.tf-on{fill:#fff}
+.tf-text{font-family:system-ui,-apple-system,"Segoe UI",Helvetica,Arial,sans-serif;fill:#64707f}
+.tf-muted{fill:#74808e}.tf-bold{font-weight:600}.tf-on{fill:#fff}
 .tf-line{stroke:#7a8594;stroke-width:1.6;fill:none;stroke-linecap:round}
 .tf-node{fill:#5f6f86;stroke:#5f6f86;stroke-width:1.8}
 .tf-hollow{fill:none;stroke:#5f6f86;stroke-width:1.8}
@@ -27,7 +27,7 @@ _STYLE = """
 .tf-out-line{stroke:#c8590b;stroke-width:2}.tf-out-fill{fill:#c8590b}
 .tf-stack-line{stroke:#0a8563;stroke-width:2}.tf-stack-fill{fill:#0a8563}
 @media (prefers-color-scheme:dark){
-.tf-text{fill:#cdd5df}.tf-muted{fill:#98a3b1}.tf-on{fill:#fff}
+.tf-text{fill:#c3ccd7}.tf-muted{fill:#98a3b1}.tf-on{fill:#fff}
 .tf-line{stroke:#8d98a7}
 .tf-node{stroke:#66768e;fill:#66768e}.tf-hollow{fill:none;stroke:#9aa8bb}.tf-frozen{stroke:#8d98a7}.tf-dot{fill:#9aa8bb}
 .tf-in-line{stroke:#56b4e9}.tf-in-fill{fill:#56b4e9}
