@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -20,6 +21,9 @@ NODE, DOT = 44.0, 4.5
 
 _GAP, _LEG, _TRACK, _LEVEL = 34.0, 46.0, 26.0, 92.0
 """Least distances: between nodes, the length of an open leg, between arcs, between rows."""
+
+_APART = 14.0
+"""The least distance between the labels of open legs."""
 
 _NEARLY = 8.0
 """What is drawn upright rather than with so small a slope."""
@@ -165,7 +169,7 @@ def _items(network: Network, sides: Mapping[str, str]) -> tuple[list[Item], list
             dots.append(Item(size, None, 2 * DOT, 2 * DOT))
             bonds.extend(Bond(item, dots[-1], "") for item in held)
     for item in cores.values():
-        own = [text_width(end.label) + 14 for end in ends if end.held == (item,)]
+        own = [text_width(end.label) + _APART for end in ends if end.held == (item,)]
         inner = sum(own) - (own[0] + own[-1]) / 2 if own else 0.0
         item.width = max(NODE, text_width(item.name) + 20, inner + NODE * 0.8 if len(own) > 1 else 0.0)
     items = [*cores.values(), *dots]
@@ -205,7 +209,7 @@ def _spread(layout: Layout, scale: float) -> None:
             wanted.append(_wanted(layout, end))
             widths.append(text_width(end.label))
             weights.append(300.0 if len(end.held) == 1 else 1.0)
-        for end, x in zip(layout.ends, apart(wanted, widths, 14.0, weights), strict=True):
+        for end, x in zip(layout.ends, apart(wanted, widths, _APART, weights), strict=True):
             end.x = x
         bent = [abs(e.x - x) for e, x in zip(layout.ends, wanted, strict=True) if len(e.held) == 1]
         if max(bent, default=0.0) < 2.0:
@@ -224,23 +228,20 @@ def _spread(layout: Layout, scale: float) -> None:
 
 
 def _spread_row(layout: Layout, scale: float) -> None:
-    row = layout.rows[0]
-    for left, item in zip([None, *row], row, strict=False):
-        if left is None:
-            item.x = 0.0
-            continue
+    """Place the row of open legs, with room for its labels and those of the bonds between neighbours."""
+    for left, item in itertools.pairwise(layout.rows[0]):
         labels = [
             text_width(b.label, SMALL) for b in layout.bonds if {id(b.first), id(b.second)} == {id(left), id(item)}
         ]
         room = max([_GAP, *(width + 30 for width in labels)]) * scale
         legs = [max((_legs(layout, each), each.width)) / 2 for each in (left, item)]
-        item.x = left.x + max(sum(legs) + 14, left.width / 2 + item.width / 2 + room)
+        item.x = left.x + max(sum(legs) + _APART, left.width / 2 + item.width / 2 + room)
 
 
 def _legs(layout: Layout, item: Item) -> float:
     """Return the width of the labels of a core's own open legs."""
-    own = [text_width(end.label) + 14 for end in layout.ends if end.held == (item,)]
-    return sum(own) - 14 if own else 0.0
+    own = [text_width(end.label) + _APART for end in layout.ends if end.held == (item,)]
+    return sum(own) - _APART if own else 0.0
 
 
 def _wanted(layout: Layout, end: End) -> float:
@@ -248,7 +249,7 @@ def _wanted(layout: Layout, end: End) -> float:
     if len(end.held) > 1:
         return _amid([item.x for item in end.held])
     own = [other for other in layout.ends if other.held == end.held]
-    widths = [text_width(other.label) + 14 for other in own]
+    widths = [text_width(other.label) + _APART for other in own]
     at = own.index(end)
     centres = [sum(widths[:k]) + widths[k] / 2 for k in range(len(own))]
     return end.held[0].x + centres[at] - (centres[0] + centres[-1]) / 2
@@ -267,9 +268,8 @@ def _raise(layout: Layout, scale: float) -> None:
         between = [b for b in layout.bonds if {b.first.level, b.second.level} == {lower[0].level, upper[0].level}]
         pairs = [sorted((bond.first, bond.second), key=lambda item: item.level) for bond in between]
         spans = [abs(a.x - b.x) for a, b in pairs if a.core and b.core]  # these lines have labels between them
-        least = max(
-            [_LEVEL * (1.0 if any(item.core for item in upper) else 0.75), *(min(0.7 * s, 240.0) for s in spans)]
-        )
+        least = _LEVEL if any(item.core for item in upper) else 0.75 * _LEVEL
+        least = max([least, *(min(0.7 * span, 240.0) for span in spans)])
         rise = max([least * scale, *(_steep(a.anchor(b.x), b.anchor(a.x), [*lower, *upper], (a, b)) for a, b in pairs)])
         tracks = max(_tracks(layout, lower).values(), default=-1) + 1
         rise = max(rise, NODE + 22 + _TRACK * (tracks + 0.5)) if tracks else rise

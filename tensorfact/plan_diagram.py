@@ -99,7 +99,7 @@ def plan_diagram(resolved: ResolvedPlan) -> str:
         colours = {rule: PALETTE[k % len(PALETTE)] for k, rule in enumerate(rules)}
         for grid, node in pairs:
             y = _draw_row(canvas, grid, node, colours, (centre, left + side), y) + _BETWEEN
-        y = _draw_key(canvas, colours, left + side, y - 14) + _BETWEEN
+        y = _draw_key(canvas, colours, left + side, y - 14) + 1.5 * _BETWEEN
     names = ", ".join(grid.tensor.name for grid in grids)
     return canvas.svg(f"How parameters fold into the tensors {names}")
 
