@@ -11,6 +11,7 @@ from torch import nn
 
 from .errors import PlanError, nearest
 from .groups import ResolvedPlan
+from .plan_diagram import plan_diagram
 from .resolve import resolve
 from .rules import Group, Rule, group_to_dict
 
@@ -64,6 +65,22 @@ class TensorizationPlan:
             6144
         """
         return resolve(self.groups, model)
+
+    def draw(self, model: nn.Module) -> str:
+        """Return a picture of the tensors and of the parameters in them, as SVG.
+
+        Args:
+            model: The model, which is only read.
+
+        Raises:
+            PlanError: The plan does not fit the model.
+
+        Examples:
+            >>> import tensorfact as tf
+            >>> tf.plan_for(tf.nano()).draw(tf.nano())[:4]
+            '<svg'
+        """
+        return plan_diagram(self.resolve(model))
 
     def to_json(self) -> str:
         """Return the plan as compact JSON."""

@@ -11,6 +11,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from ..diagram import network_diagram
 from ..errors import FormatError, RankError
 from ..network import Mode, Network
 from .common import zero_core
@@ -157,6 +158,20 @@ class Format(abc.ABC):
             value = given.get(name, value * (name != zero) / math.sqrt(math.prod(shape)))
             cores[name] = value.to(like.device, like.dtype)
         return cores
+
+    def draw(self, modes: Sequence[Mode], title: str = "") -> str:
+        """Return the tensor-network picture of this format on some modes, as SVG.
+
+        Args:
+            modes: The tensor's modes.
+            title: What to write above it.
+
+        Examples:
+            >>> from tensorfact import Mode, TensorTrain
+            >>> TensorTrain(4).draw((Mode("in", 64, "in"), Mode("out", 64, "out")))[:4]
+            '<svg'
+        """
+        return network_diagram(self.network(modes), modes, title)
 
     # -------------------------------------------------------------------------------------------------------- ranks
 

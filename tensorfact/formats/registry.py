@@ -205,7 +205,7 @@ def _plain(value: Any) -> Any:
 
 def _unplain(value: Any) -> Any:
     """Undo `_plain`."""
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) and "name" in value:
         return format_from_dict(value)
     return tuple(_unplain(each) for each in value) if isinstance(value, list) else value
 
