@@ -31,6 +31,7 @@ def split_axis(groups: Iterable[Group], axis: str, into: Mapping[str, int | None
             f"split: axis {axis!r}",
             expected=f"one of {sorted(free)}, which run along the parameters",
             got=f"{axis!r}{nearest(axis, free)}",
+            fix="use an axis of the rules' patterns",
         )
     sizes = dict(into) if isinstance(into, Mapping) else {}
     if not sizes or list(sizes.values()).count(None) > 1:
@@ -127,6 +128,7 @@ def _wanted(
                 f"{axis}={coordinate!r}",
                 expected=f"coordinates that the rules give: {list(known)}",
                 got=f"{coordinate!r}{nearest(str(coordinate), map(str, known))}",
+                fix="see plan.groups[0].rules",
             )
     return wanted
 
