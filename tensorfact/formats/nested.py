@@ -38,7 +38,7 @@ class Nested(Wrapper):
         A_U[a _A_1] A_S1[_A_1 b _A_2] A_V[_A_2 _r] B[_r out] -> a b out
     """
 
-    cores: Mapping[str, Format] | tuple[tuple[str, Format], ...] = ()
+    cores: Mapping[str, Format] | tuple[tuple[str, Format], ...]
 
     def __post_init__(self) -> None:
         super().__post_init__()
