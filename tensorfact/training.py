@@ -62,7 +62,7 @@ class History:
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
+class Schedule:
     """The numbers that define a run; a checkpoint resumes only under the same ones."""
 
     epochs: int
@@ -151,7 +151,7 @@ def fit(
     warmup = warmup_epochs
     if warmup is None:
         warmup = epochs / 10 if isinstance(epochs, int) else 0  # what is no int, the recipe refuses
-    run = _Run(model, Recipe(epochs, batch_size, lr, weight_decay, warmup, seed, dict(lr_factors or {})), loss)
+    run = _Run(model, Schedule(epochs, batch_size, lr, weight_decay, warmup, seed, dict(lr_factors or {})), loss)
     for name, split in (("train", train), ("val", val)):
         if not len(split):  # type: ignore[arg-type]
             raise TrainingError(f"fit: the {name} split is empty", fix="pass at least one sample")
@@ -224,7 +224,7 @@ def _multiples(model: nn.Module, factors: Mapping[str, float]) -> dict[int, floa
 class _Run:
     """The state of one training run: model, optimiser, history, best parameters."""
 
-    def __init__(self, model: nn.Module, recipe: Recipe, loss: Loss) -> None:
+    def __init__(self, model: nn.Module, recipe: Schedule, loss: Loss) -> None:
         self.model, self.recipe, self.loss = model, recipe, loss
         self.multiples = _multiples(model, recipe.lr_factors)
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}

@@ -298,6 +298,13 @@ def test_options_of_a_recipe_give_way() -> None:
     assert recipe.adapt(model, scale=3.0).scales == {"encoder": 3.0}
 
 
+def test_recipes_are_compared_with_formats() -> None:
+    model = tf.nano()
+    methods: dict[str, tf.Format | Recipe] = {"lora": tf.recipes.lora(model, rank=1), "tt": tf.TensorTrain(1)}
+    found = tf.compare(model, tf.digits(model, train=64, val=32), methods, seeds=[0], epochs=1, baselines=())
+    assert [(row.label, row.parameters) for row in found.rows] == [("lora", 12 * 2 * 96), ("tt", 2 * 96 + 72)]
+
+
 def test_heads_are_asked_for_where_a_model_does_not_say() -> None:
     assert heads_of(small(), None) == HEADS
     with refused(PlanError, "heads=12"):
