@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.stamp-ready
 
-.PHONY: compare test test-slow examples bench bench-cuda lint types docs check clean
+.PHONY: compare test test-slow test-site examples bench bench-cuda lint types docs check clean
 
 compare: $(READY)
 	$(BIN)/tensorfact compare
@@ -17,6 +17,11 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
+
+# every page of the built documentation in chromium, which root gets on Debian if there is none
+test-site: $(READY)
+	command -v chromium chromium-browser google-chrome || (apt-get update -qq && apt-get install -y -qq chromium)
+	$(BIN)/python -m pytest -m browser tests/test_site.py
 
 # the fine-tuning examples, a few steps each; STEPS=300 is their full length
 STEPS ?= 30
@@ -44,7 +49,7 @@ types: $(READY)
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-check: lint types docs test test-slow examples
+check: lint types docs test test-slow test-site examples
 
 $(READY): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tensorfact needs Python 3.11 or newer: make PYTHON=python3.11")'
