@@ -1,0 +1,163 @@
+"""Laws of what a format decomposes a tensor into."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from .laws import Rule, require
+from .subject import FormatSubject, distance
+
+_SCALE = 1024.0
+"""A power of two: the tensor that is decomposed is then the same to the last bit."""
+
+
+def _shapes(subject: FormatSubject) -> str | None:
+    if subject.undecomposed:
+        return subject.undecomposed
+    for modes, tensor in subject.tensors.items():
+        wanted = subject.network(modes).shapes()
+        found = {
+            name: tuple(core.shape)
+            for name, core in subject.format.factorize(tensor / tensor.abs().max(), modes).items()
+        }
+        require(
+            found == wanted,
+            expected=f"cores of shapes {wanted}",
+            got=found,
+            cause="a core that is transposed, or named otherwise than in the network",
+        )
+    return None
+
+
+def _kind(subject: FormatSubject) -> str | None:
+    if subject.undecomposed:
+        return subject.undecomposed
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    for modes, tensor in list(subject.tensors.items())[:1]:
+        for device, dtype in ((device, dtype) for device in devices for dtype in (torch.float32, torch.float64)):
+            found = subject.format.decompose(tensor.to(device, dtype), modes)
+            kinds = {(core.dtype, core.device.type) for core in found.cores.values()}
+            require(
+                kinds == {(dtype, device)},
+                expected=f"cores in {dtype} on {device}, as the tensor",
+                got=", ".join(sorted(f"{each} on {place}" for each, place in kinds)),
+                cause="numpy, .double(), or a tensor made without dtype= and device= in factorize()",
+            )
+    return None
+
+
+def _repeats(subject: FormatSubject) -> str | None:
+    if subject.undecomposed:
+        return subject.undecomposed
+    for modes, tensor, found in subject.decomposed():
+        torch.manual_seed(1)
+        state = torch.get_rng_state()
+        again = subject.format.decompose(tensor, modes).cores
+        cause = "torch's own random state; draw from torch.Generator().manual_seed(0) in factorize()"
+        require(
+            bool(torch.equal(torch.get_rng_state(), state)),
+            expected="torch's random state left alone",
+            got="another state",
+            cause=cause,
+        )
+        differing = [name for name, core in found.cores.items() if not torch.equal(core, again[name])]
+        require(not differing, expected="the same cores again", got=f"another {', '.join(differing)}", cause=cause)
+    return None
+
+
+def _scales(subject: FormatSubject) -> str | None:
+    if subject.undecomposed:
+        return subject.undecomposed
+    for modes, tensor, found in subject.decomposed():
+        dense = found.dense()
+        alike = float((dense * tensor).sum()) / float(tensor.norm()) ** 2
+        cause = "a sign or a scale that factorize() drops, or puts on two cores"
+        require(
+            alike > 0,
+            expected="cores that point the way the tensor does: <found, tensor> > 0",
+            got=f"<found, tensor> = {alike:.3g} |tensor|^2",
+            cause=cause,
+        )
+        for factor in (-1.0, _SCALE):
+            apart = distance(subject.format.decompose(factor * tensor, modes).dense(), factor * dense)
+            require(
+                apart < 1e-6,
+                expected=f"{factor:g} times the tensor to give {factor:g} times as much",
+                got=f"a difference of {apart:.2g}",
+                cause=cause,
+            )
+    return None
+
+
+def _says_its_error(subject: FormatSubject) -> str | None:
+    if subject.undecomposed:
+        return subject.undecomposed
+    for _, tensor, found in subject.decomposed():
+        true = float((found.dense() - tensor).norm() / tensor.norm())
+        require(
+            math.isclose(found.error, true, rel_tol=1e-6, abs_tol=1e-9),
+            expected=f"the error that is measured, {true:.6g}",
+            got=f"{found.error:.6g}",
+            cause="an overridden decompose() that estimates the error, or changes the cores after measuring it",
+        )
+        require(
+            found.error <= 1 + 1e-6,
+            expected="an error of at most 1, which zero cores have",
+            got=f"{found.error:.6g}",
+            cause="cores that factorize() scales after fitting them",
+        )
+    return None
+
+
+def _falls(subject: FormatSubject) -> str | None:
+    if subject.undecomposed:
+        return subject.undecomposed
+    format = subject.format
+    if format.own_rank is None:
+        return "the format has no rank"
+    for modes, tensor, found in subject.decomposed():
+        low = format.at(1, modes)
+        if low == format.explicit(modes):
+            return "there is no lower rank than this format's; give the kit one of a higher rank"
+        error = low.decompose(tensor, modes).error
+        require(
+            found.error <= error * (1 + 1e-6) + 1e-6,
+            expected=f"an error of at most {error:.4g}, which {low} reaches",
+            got=f"{found.error:.4g} with {format}",
+            cause="a fit that stops early, or ranks that are not used",
+        )
+    return None
+
+
+def _keeps_given(subject: FormatSubject) -> str | None:
+    if subject.undecomposed:
+        return subject.undecomposed
+    for modes, _, found in subject.decomposed():
+        given: Mapping[str, Tensor] = subject.format.given(modes)
+        if not given:
+            return "the format gives no core"
+        changed = [name for name, core in given.items() if not torch.equal(found.cores[name], core.to(torch.float64))]
+        require(
+            not changed,
+            expected="the given cores as they are",
+            got=f"another {', '.join(changed)}",
+            cause="a factorize() that fits or scales every core of the network",
+        )
+    return None
+
+
+_SHAPED = ("modes in order", "cores in shape")
+
+DECOMPOSITION_LAWS: tuple[Rule[FormatSubject], ...] = (
+    Rule("cores in shape", "factorize returns the network's cores in its shapes", _shapes, _SHAPED[:1]),
+    Rule("given cores stay", "a decomposition holds the given cores unchanged", _keeps_given, _SHAPED),
+    Rule("dtype and device kept", "cores have the tensor's dtype and device", _kind, _SHAPED),
+    Rule("decomposition repeats", "one tensor has one decomposition, whatever torch's random state", _repeats, _SHAPED),
+    Rule("sign and size", "a multiple of a tensor gives that multiple of what was found", _scales, _SHAPED),
+    Rule("error is true", "the reported error is the measured one, at most 1", _says_its_error, ("sign and size",)),
+    Rule("error falls with rank", "a higher rank leaves no larger error", _falls, ("error is true",)),
+)

@@ -1,0 +1,208 @@
+"""A law that can be checked, a list of laws, and what is raised where one is broken."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+
+from ..errors import TensorfactError
+from ..table import Table
+
+if TYPE_CHECKING:
+    from _pytest.mark.structures import MarkDecorator
+
+S = TypeVar("S")
+
+
+class LawError(AssertionError):
+    """A law that does not hold: its name, what was expected, what arrived, the usual cause."""
+
+
+class Broken(TensorfactError, AssertionError):
+    """What a check raises; the law puts its name before it."""
+
+
+def require(holds: bool, *, expected: str, got: object, cause: str) -> None:
+    """Raise unless something holds.
+
+    Args:
+        holds: Whether it does.
+        expected: What the law says.
+        got: What arrived.
+        cause: The usual cause.
+
+    Raises:
+        Broken: It does not.
+    """
+    if not holds:
+        raise Broken("", expected=expected, got=str(got), cause=cause)
+
+
+@dataclasses.dataclass(frozen=True)
+class Law:
+    """One law about one subject. Call it to check it.
+
+    Args:
+        name: Its name.
+        statement: What it says, in one line.
+        check: Checks it; returns why it does not apply, or None.
+
+    Examples:
+        >>> from tensorfact import TensorTrain
+        >>> from tensorfact.testing import check_format
+        >>> law = check_format(TensorTrain(rank=2))[0]
+        >>> law.name, law()
+        ('immutable', None)
+    """
+
+    name: str
+    statement: str
+    check: Callable[[], str | None] = dataclasses.field(repr=False)
+
+    def __call__(self) -> str | None:
+        """Check the law.
+
+        Returns:
+            None if it holds, or why it does not apply.
+
+        Raises:
+            LawError: It does not hold.
+        """
+        __tracebackhide__ = True
+        try:
+            return self.check()
+        except Broken as broken:
+            found = LawError(f"{self.name}: {broken}")
+            notes = getattr(broken, "__notes__", [])
+            cause: Exception = broken
+        except Exception as error:  # whatever the code under test raises
+            found = LawError(f"{self.name}: expected {self.statement}, got {type(error).__name__}: {error}")
+            notes = getattr(error, "__notes__", [])
+            cause = error
+        for note in notes:  # the example that hypothesis found
+            found.add_note(note)
+        raise found from cause
+
+
+@dataclasses.dataclass(frozen=True)
+class Laws(Sequence[Law]):
+    """The laws about one subject, to be looped over, run by pytest, or printed as a table.
+
+    Args:
+        subject: What they are about.
+        laws: The laws.
+    """
+
+    subject: str
+    laws: tuple[Law, ...]
+
+    @overload
+    def __getitem__(self, index: int) -> Law: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Law, ...]: ...
+    def __getitem__(self, index: int | slice) -> Law | tuple[Law, ...]:
+        return self.laws[index]
+
+    def __len__(self) -> int:
+        return len(self.laws)
+
+    def as_test(self) -> Callable[[Law], None]:
+        """Return a test for pytest, one case a law: `test_laws = check_format(MyFormat(2)).as_test()`.
+
+        A law that does not apply is skipped, with the reason.
+        """
+        import pytest  # here alone: the kit works without it
+
+        laws: MarkDecorator = pytest.mark.parametrize("law", [pytest.param(law, id=law.name) for law in self.laws])
+
+        def test(law: Law) -> None:
+            __tracebackhide__ = True
+            if reason := law():
+                pytest.skip(reason)
+
+        checked: Callable[[Law], None] = laws(test)
+        return checked
+
+    def table(self) -> Table:
+        """Return the laws and what they say, unchecked."""
+        return Table(("law", "what it says"), tuple((law.name, law.statement) for law in self.laws))
+
+    def report(self) -> Table:
+        """Check every law and return one row for each: its name, whether it holds, and what it had to say.
+
+        Examples:
+            >>> from tensorfact import TensorTrain
+            >>> from tensorfact.testing import check_format
+            >>> [row for row in check_format(TensorTrain(rank=2)).report().rows if row[1] == "no"]
+            []
+        """
+        rows = []
+        for law in self.laws:
+            try:
+                reason = law()
+            except LawError as error:
+                rows.append((law.name, "no", str(error).removeprefix(f"{law.name}: ")))
+            else:
+                rows.append((law.name, "does not apply" if reason else "yes", reason or ""))
+        return Table(("law", "holds", "message"), tuple(rows))
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule(Generic[S]):
+    """A law of every subject of a kind.
+
+    Args:
+        name: The law's name.
+        statement: What it says.
+        check: Checks a subject; returns why it does not apply, or None.
+        needs: The laws that must hold for this one to mean anything.
+    """
+
+    name: str
+    statement: str
+    check: Callable[[S], str | None]
+    needs: tuple[str, ...] = ()
+
+
+def laws_of(subject: S, title: str, rules: Sequence[Rule[S]]) -> Laws:
+    """Return the laws of one subject; one whose needs are not met does not apply, so that a fault shows once.
+
+    Args:
+        subject: What they are about.
+        title: Its name.
+        rules: The laws of its kind.
+    """
+    known = {rule.name: rule for rule in rules}
+
+    @functools.cache
+    def holds(name: str) -> bool:
+        try:
+            check(known[name])
+        except Exception:  # the law itself will say which
+            return False
+        return all(holds(need) for need in known[name].needs)
+
+    def check(rule: Rule[S]) -> str | None:
+        unmet = [need for need in rule.needs if not holds(need)]
+        return f"not checked while {unmet[0]!r} does not hold" if unmet else rule.check(subject)
+
+    return Laws(title, tuple(Law(rule.name, rule.statement, functools.partial(check, rule)) for rule in rules))
+
+
+def crashed(call: Callable[[], Any], *, expected: str, cause: str) -> Any:
+    """Return what a call returns, or say what it should have done.
+
+    Args:
+        call: Code under test.
+        expected: What the law says.
+        cause: The usual cause.
+
+    Raises:
+        Broken: It raised.
+    """
+    try:
+        return call()
+    except Exception as error:
+        raise Broken("", expected=expected, got=f"{type(error).__name__}: {error}", cause=cause) from error
