@@ -5,6 +5,7 @@ It needs hypothesis, and pytest for `as_test`: `pip install 'tensorfact[testing]
 
 from .formats import check_format
 from .laws import Law, LawError, Laws
+from .plans import check_plan
 from .strategies import arrangements, formats, modes, plain_kinds, plans, ranks, tensors
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Laws",
     "arrangements",
     "check_format",
+    "check_plan",
     "formats",
     "modes",
     "plain_kinds",

@@ -18,12 +18,9 @@ _SCALE = 1024.0
 def _shapes(subject: FormatSubject) -> str | None:
     if subject.undecomposed:
         return subject.undecomposed
-    for modes, tensor in subject.tensors.items():
+    for modes, cores in subject.factorized.items():
         wanted = subject.network(modes).shapes()
-        found = {
-            name: tuple(core.shape)
-            for name, core in subject.format.factorize(tensor / tensor.abs().max(), modes).items()
-        }
+        found = {name: tuple(core.shape) for name, core in cores.items()}
         require(
             found == wanted,
             expected=f"cores of shapes {wanted}",
@@ -36,35 +33,39 @@ def _shapes(subject: FormatSubject) -> str | None:
 def _kind(subject: FormatSubject) -> str | None:
     if subject.undecomposed:
         return subject.undecomposed
-    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-    for modes, tensor in list(subject.tensors.items())[:1]:
-        for device, dtype in ((device, dtype) for device in devices for dtype in (torch.float32, torch.float64)):
-            found = subject.format.decompose(tensor.to(device, dtype), modes)
-            kinds = {(core.dtype, core.device.type) for core in found.cores.values()}
-            require(
-                kinds == {(dtype, device)},
-                expected=f"cores in {dtype} on {device}, as the tensor",
-                got=", ".join(sorted(f"{each} on {place}" for each, place in kinds)),
-                cause="numpy, .double(), or a tensor made without dtype= and device= in factorize()",
-            )
+    case, tensor = next(iter(subject.tensors.items()))
+    found = {("cpu", torch.float64): subject.found[case]}
+    for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
+        found[device, torch.float32] = subject.format.decompose(tensor.to(device, torch.float32), case)
+    for (device, dtype), each in found.items():
+        kinds = {(core.dtype, core.device.type) for core in each.cores.values()}
+        require(
+            kinds == {(dtype, device)},
+            expected=f"cores in {dtype} on {device}, as the tensor",
+            got=", ".join(sorted(f"{kind} on {place}" for kind, place in kinds)),
+            cause="numpy, .double(), or a tensor made without dtype= and device= in factorize()",
+        )
     return None
 
 
 def _repeats(subject: FormatSubject) -> str | None:
     if subject.undecomposed:
         return subject.undecomposed
-    for modes, tensor, found in subject.decomposed():
-        torch.manual_seed(1)
-        state = torch.get_rng_state()
-        again = subject.format.decompose(tensor, modes).cores
+    for modes, cores in subject.factorized.items():
+        tensor = subject.tensors[modes]
+        with torch.random.fork_rng([]):
+            torch.manual_seed(1)
+            state = torch.get_rng_state()
+            again = subject.format.factorize(tensor / tensor.abs().max(), modes)
+            left = torch.equal(torch.get_rng_state(), state)
         cause = "torch's own random state; draw from torch.Generator().manual_seed(0) in factorize()"
         require(
-            bool(torch.equal(torch.get_rng_state(), state)),
+            left,
             expected="torch's random state left alone",
             got="another state",
             cause=cause,
         )
-        differing = [name for name, core in found.cores.items() if not torch.equal(core, again[name])]
+        differing = [name for name, core in cores.items() if not torch.equal(core, again[name])]
         require(not differing, expected="the same cores again", got=f"another {', '.join(differing)}", cause=cause)
     return None
 

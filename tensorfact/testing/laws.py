@@ -167,7 +167,9 @@ class Rule(Generic[S]):
 
 
 def laws_of(subject: S, title: str, rules: Sequence[Rule[S]]) -> Laws:
-    """Return the laws of one subject; one whose needs are not met does not apply, so that a fault shows once.
+    """Return the laws of one subject. Each is checked once, and its outcome kept.
+
+    A law whose needs are not met does not apply, so that one fault breaks one law.
 
     Args:
         subject: What they are about.
@@ -177,18 +179,24 @@ def laws_of(subject: S, title: str, rules: Sequence[Rule[S]]) -> Laws:
     known = {rule.name: rule for rule in rules}
 
     @functools.cache
-    def holds(name: str) -> bool:
+    def outcome(name: str) -> str | Exception | None:
+        if unmet := [need for need in known[name].needs if not holds(need)]:
+            return f"not checked while {unmet[0]!r} does not hold"
         try:
-            check(known[name])
-        except Exception:  # the law itself will say which
-            return False
-        return all(holds(need) for need in known[name].needs)
+            return known[name].check(subject)
+        except Exception as error:  # whatever the code under test raises
+            return error
 
-    def check(rule: Rule[S]) -> str | None:
-        unmet = [need for need in rule.needs if not holds(need)]
-        return f"not checked while {unmet[0]!r} does not hold" if unmet else rule.check(subject)
+    def holds(name: str) -> bool:
+        return not isinstance(outcome(name), Exception) and all(map(holds, known[name].needs))
 
-    return Laws(title, tuple(Law(rule.name, rule.statement, functools.partial(check, rule)) for rule in rules))
+    def check(name: str) -> str | None:
+        found = outcome(name)
+        if isinstance(found, Exception):
+            raise found.with_traceback(None)
+        return found
+
+    return Laws(title, tuple(Law(each.name, each.statement, functools.partial(check, each.name)) for each in rules))
 
 
 def crashed(call: Callable[[], Any], *, expected: str, cause: str) -> Any:

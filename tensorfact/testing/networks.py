@@ -147,7 +147,7 @@ def _is_dense(subject: FormatSubject) -> None:
 
 def _starts_at_zero(subject: FormatSubject) -> str | None:
     def check(modes: tuple[Mode, ...], seed: int) -> None:
-        dense = _factors(subject, modes, seed).dense()
+        dense = _factors(subject, modes, seed).dense().detach()
         require(
             not bool(dense.any()),
             expected="a fresh tensor of zeros",

@@ -108,16 +108,19 @@ class FormatSubject:
         return {case: self.format.decompose(tensor, case) for case, tensor in self.tensors.items()}
 
     @functools.cached_property
+    def factorized(self) -> dict[tuple[Mode, ...], Mapping[str, Tensor]]:
+        """What `factorize` makes of those tensors, as `decompose` calls it."""
+        return {case: self.format.factorize(tensor / tensor.abs().max(), case) for case, tensor in self.tensors.items()}
+
+    @functools.cached_property
     def undecomposed(self) -> str | None:
         """Why the format does not decompose; None if it does."""
-        for case, tensor in self.tensors.items():
-            try:
-                self.format.factorize(tensor / tensor.abs().max(), case)
-            except FormatError as error:
-                return f"the format has no decomposition: {error}"
-            except Exception:  # a law will say so
-                return None
-        return None
+        try:
+            return None if self.factorized else ""
+        except FormatError as error:
+            return f"the format has no decomposition: {error}"
+        except Exception:  # a law will say so
+            return None
 
     def decomposed(self) -> Iterator[tuple[tuple[Mode, ...], Tensor, Decomposition]]:
         """Return every small case with its tensor and what was found for it."""
