@@ -7,11 +7,10 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
-from ..errors import TensorfactError
 from ..table import Table
 
 if TYPE_CHECKING:
-    from _pytest.mark.structures import MarkDecorator
+    import pytest
 
 S = TypeVar("S")
 
@@ -20,8 +19,17 @@ class LawError(AssertionError):
     """A law that does not hold: its name, what was expected, what arrived, the usual cause."""
 
 
-class Broken(TensorfactError, AssertionError):
-    """What a check raises; the law puts its name before it."""
+class BrokenError(AssertionError):
+    """What a check raises; the law puts its name before it.
+
+    Args:
+        expected: What the law says.
+        got: What arrived.
+        cause: The usual cause.
+    """
+
+    def __init__(self, expected: str, got: object, cause: str) -> None:
+        super().__init__(f"expected {expected}, got {got}. Usual cause: {cause}.")
 
 
 def require(holds: bool, *, expected: str, got: object, cause: str) -> None:
@@ -34,10 +42,10 @@ def require(holds: bool, *, expected: str, got: object, cause: str) -> None:
         cause: The usual cause.
 
     Raises:
-        Broken: It does not.
+        BrokenError: It does not.
     """
     if not holds:
-        raise Broken("", expected=expected, got=str(got), cause=cause)
+        raise BrokenError(expected, got, cause)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +81,7 @@ class Law:
         __tracebackhide__ = True
         try:
             return self.check()
-        except Broken as broken:
+        except BrokenError as broken:
             found = LawError(f"{self.name}: {broken}")
             notes = getattr(broken, "__notes__", [])
             cause: Exception = broken
@@ -115,7 +123,9 @@ class Laws(Sequence[Law]):
         """
         import pytest  # here alone: the kit works without it
 
-        laws: MarkDecorator = pytest.mark.parametrize("law", [pytest.param(law, id=law.name) for law in self.laws])
+        laws: pytest.MarkDecorator = pytest.mark.parametrize(
+            "law", [pytest.param(law, id=law.name) for law in self.laws]
+        )
 
         def test(law: Law) -> None:
             __tracebackhide__ = True
@@ -208,9 +218,9 @@ def crashed(call: Callable[[], Any], *, expected: str, cause: str) -> Any:
         cause: The usual cause.
 
     Raises:
-        Broken: It raised.
+        BrokenError: It raised.
     """
     try:
         return call()
     except Exception as error:
-        raise Broken("", expected=expected, got=f"{type(error).__name__}: {error}", cause=cause) from error
+        raise BrokenError(expected, f"{type(error).__name__}: {error}", cause) from error

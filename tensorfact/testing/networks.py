@@ -16,8 +16,8 @@ from ..factors import Factors, deviations, fresh
 from ..formats import Format, format_from_dict, format_to_dict
 from ..network import Mode, Network
 from ..starts import GIVEN, ZERO
-from .layers import routes, unchanged_when_subtracted
 from .laws import Rule, crashed, require
+from .layers import routes, unchanged_when_subtracted
 from .subject import FormatSubject, distance, evaluated
 
 _KEPT = ("normal", "uniform", "orthogonal", ZERO, GIVEN)
@@ -184,7 +184,7 @@ def _learns(subject: FormatSubject) -> None:
                 for (name, core), gradient in zip(trained.items(), gradients, strict=True):
                     if gradient is not None and bool(gradient.any()):
                         reached.add(name)
-                        core -= 0.1 * gradient / gradient.abs().max()
+                        core.sub_(0.1 * gradient / gradient.abs().max())
         dead = sorted(trained.keys() - reached)
         require(
             not dead,
@@ -271,8 +271,8 @@ NETWORK_LAWS: tuple[Rule[FormatSubject], ...] = (
     Rule(_NETWORK[1], "the network's output is the tensor's modes, in order", _keeps_modes, _NETWORK[:1]),
     Rule("count", "num_parameters is how many numbers the trained cores hold", _counts, _NETWORK),
     Rule("dense", "the dense tensor is the einsum that the network states", _is_dense, _NETWORK),
-    Rule("zero start", "fresh factors change no output", _starts_at_zero, _NETWORK),
+    Rule("zero start", "fresh factors change no output", _starts_at_zero, ("dense",)),
     Rule("every core learns", "gradients reach every core within two steps", _learns, ("zero start",)),
     Rule("scale of the start", "random cores keep the variance of an input", _keeps_scale, ("zero start",)),
-    Rule("routes agree", "activation, weight and merged give one output", _agrees, ("dense", "zero start")),
+    Rule("routes agree", "activation, weight and merged give one output", _agrees, ("zero start",)),
 )

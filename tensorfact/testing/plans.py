@@ -17,11 +17,11 @@ from ..adapt import Adapter, adapt, load_adapter
 from ..adapt.liveness import numbers, tolerance_of
 from ..anatomy import own_parameters
 from ..errors import AdaptError, FormatError
-from ..example import Example, as_example, known_example, observing
+from ..example import Example, as_example, known_example, observing, runs
 from ..formats import Format, TensorTrain, format_to_dict
 from ..groups import ResolvedPlan
 from ..plan import TensorizationPlan
-from .laws import Broken, Laws, Rule, crashed, laws_of, require
+from .laws import BrokenError, Laws, Rule, crashed, laws_of, require
 from .subject import distance
 
 _INCREMENT = 0.3
@@ -173,7 +173,8 @@ def _only_reads(subject: PlanSubject) -> None:
 
 def _stays_frozen(subject: PlanSubject) -> None:
     model, adapter = subject.adapted(trainable=True)
-    torch.stack([tensor.square().sum() for tensor in _tensors(subject.example.run(model))]).sum().backward()
+    torch.stack([tensor.square().sum() for tensor in _tensors(subject.example.run(model))]).sum().backward()  # type: ignore[no-untyped-call]
+    runs(lambda: subject.example.run(model.train()))  # a batch of one may be too small for training mode
     own = {id(core) for core in adapter.parameters()}
     base = {name: p for name, p in model.named_parameters() if id(p) not in own}
     awake = sorted(name for name, p in base.items() if p.requires_grad or p.grad is not None)
@@ -227,7 +228,7 @@ def _is_weights(subject: PlanSubject) -> None:
 
 
 def _agree(subject: PlanSubject) -> None:
-    outputs = {}
+    outputs: dict[str, Tensor] = {}
     for route in _routes():
         model, adapter = subject.adapted(route)
         outputs[route] = subject.output(model)
@@ -284,9 +285,8 @@ def _lives(subject: PlanSubject) -> None:
     try:
         adapter.check(subject.example.keywords or subject.example.arguments)
     except AdaptError as error:
-        raise Broken(
-            "", expected="an output that every parameter moves", got=str(error), cause="a layer that is never used"
-        ) from error
+        cause = "a layer that is never used"
+        raise BrokenError("an output that every parameter moves", error, cause) from error
 
 
 def _starts_at_zero(subject: PlanSubject) -> bool:
@@ -331,6 +331,7 @@ def _snapshot(model: nn.Module) -> dict[str, object]:
 
 _RESOLVED = ("every parameter once", "resolving writes nothing")
 _EXACT = ("fresh adapter changes nothing", "slices are weights")
+_UNMERGED = "unmerge restores"
 
 PLAN_LAWS: tuple[Rule[PlanSubject], ...] = (
     Rule("gather after scatter", "folding what was unfolded gives the tensor, bit for bit", _folds),
@@ -341,7 +342,12 @@ PLAN_LAWS: tuple[Rule[PlanSubject], ...] = (
     Rule(_EXACT[1], "slices of the dense tensor are effective minus base weights", _is_weights, _RESOLVED),
     Rule("base stays frozen", "after a backward pass base parameters have no gradient", _stays_frozen, _RESOLVED),
     Rule("plan's routes agree", "every route and the merged model give one output", _agree, _RESOLVED),
-    Rule("unmerge restores", "unmerge after merge leaves every bit as it was", _restores, _RESOLVED),
+    Rule(_UNMERGED, "unmerge after merge leaves every bit as it was", _restores, _RESOLVED),
     Rule("save and load", "a saved adapter gives its output again", _loads, (*_RESOLVED, "plan survives JSON")),
-    Rule("every parameter is alive", "every adapted parameter moves the output", _lives, ("plan's routes agree",)),
+    Rule(
+        "every parameter is alive",
+        "every adapted parameter moves the output",
+        _lives,
+        ("plan's routes agree", _UNMERGED),
+    ),
 )

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..errors import FormatError
 from ..formats import Decomposition, Format
 from ..network import Mode, Network, Side
-from .laws import Broken
+from .laws import BrokenError
 from .strategies import allows
 
 _LADDER: tuple[tuple[Side, ...], ...] = (
@@ -87,25 +87,41 @@ class FormatSubject:
         """Return the format's network."""
         return self.format.network(modes)
 
-    def cores(self, modes: Sequence[Mode], seed: int = 0) -> dict[str, Tensor]:
-        """Return numbers for every core, those that the format gives apart random ones, in fp64."""
-        network, given_ = self.network(modes), self.format.given(modes)
+    def cores(
+        self, modes: Sequence[Mode], seed: int = 0, given: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Return random numbers in fp64 for every core that is not given."""
+        network, known = self.network(modes), given or {}
         generator = torch.Generator().manual_seed(seed)
         drawn = {
             name: torch.randn(shape, generator=generator, dtype=torch.float64)
             for name, shape in network.shapes().items()
         }
-        return {name: given_[name].double() if name in given_ else core for name, core in drawn.items()}
+        return {name: known[name].double() if name in known else core for name, core in drawn.items()}
 
     @functools.cached_property
     def tensors(self) -> dict[tuple[Mode, ...], Tensor]:
         """A tensor that the format can hold exactly, for every small case."""
-        return {case: evaluated(self.network(case), self.cores(case)) for case in self.small}
+        return {
+            case: evaluated(self.network(case), self.cores(case, given=self.format.given(case))) for case in self.small
+        }
 
     @functools.cached_property
     def found(self) -> dict[tuple[Mode, ...], Decomposition]:
         """Those tensors, decomposed."""
         return {case: self.format.decompose(tensor, case) for case, tensor in self.tensors.items()}
+
+    @functools.cached_property
+    def lower(self) -> dict[tuple[Mode, ...], Decomposition]:
+        """Those tensors, decomposed at rank 1, for a format that has a higher one."""
+        if self.format.own_rank is None:
+            return {}
+        lowest = {case: self.format.at(1, case) for case in self.tensors}
+        return {
+            case: format.decompose(self.tensors[case], case)
+            for case, format in lowest.items()
+            if format != self.format.explicit(case)
+        }
 
     @functools.cached_property
     def factorized(self) -> dict[tuple[Mode, ...], Mapping[str, Tensor]]:
@@ -165,10 +181,11 @@ def distance(found: Tensor, expected: Tensor) -> float:
         expected: What should have.
 
     Raises:
-        Broken: They have different shapes.
+        BrokenError: They have different shapes.
     """
     if found.shape != expected.shape:
-        raise Broken("", expected=f"shape {tuple(expected.shape)}", got=f"shape {tuple(found.shape)}")
+        shapes = tuple(expected.shape), tuple(found.shape)
+        raise BrokenError(f"shape {shapes[0]}", shapes[1], "modes or dimensions in another order")
     found, expected = found.detach().double(), expected.detach().double()
     return float((found - expected).abs().max()) / max(float(expected.abs().max()), 1e-30)
 
