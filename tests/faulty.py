@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -258,7 +258,7 @@ class KeepsWeightsAside(Layers):
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers:
-            x = F.gelu(layer(x) + F.linear(x, layer._parameters["weight"]))
+            x = F.gelu(layer(x) + F.linear(x, cast("Tensor", layer._parameters["weight"])))
         return x
 
 
@@ -281,8 +281,8 @@ class HoldsNoCopy(Layers):
 def holding_no_copy() -> nn.Module:
     """Return a model of numbers that its parameters do not hold when they are copied back."""
     model = randomise(HoldsNoCopy())
-    for layer in model.layers:
-        layer.weight.data += 1e-4
+    for parameter in model.parameters():
+        parameter.data.add_(1e-4)
     return model
 
 
@@ -290,7 +290,8 @@ class Unused(Layers):
     """Its last layer does nothing."""
 
     def forward(self, x: Tensor) -> Tensor:
-        for layer in list(self.layers)[:-1]:
+        *used, _ = self.layers
+        for layer in used:
             x = F.gelu(layer(x))
         return x
 

@@ -19,12 +19,12 @@ from torch import nn
 import tensorfact as tf
 from tensorfact.notation import mode_name
 from tensorfact.testing import arrangements, modes, ranks, tensors
+from tensorfact.testing.strategies import HIGHEST_RANK, SIDES
 
 from . import helpers
 
-__all__ = ["arrangements", "modes", "tensors"]
+__all__ = ["SIDES", "arrangements", "modes", "tensors"]
 
-HIGHEST_RANK = 4
 FORMATS: tuple[type[tf.Format], ...] = (tf.TensorTrain, tf.TensorRing, tf.Tucker, tf.CP, tf.MatrixBatch)
 
 

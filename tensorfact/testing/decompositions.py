@@ -16,7 +16,7 @@ _SCALE = 1024.0
 
 
 _ALIKE = 0.5
-"""How much of a tensor that the format can hold has to be found, by a fit that may stop at a local optimum."""
+"""The cosine with a tensor that the format can hold, for a fit that may stop at a local optimum."""
 
 
 def _shapes(subject: FormatSubject) -> str | None:
@@ -79,12 +79,12 @@ def _scales(subject: FormatSubject) -> str | None:
         return subject.undecomposed
     for modes, tensor, found in subject.decomposed():
         dense = found.dense()
-        alike = float((dense * tensor).sum()) / float(tensor.norm()) ** 2
+        alike = float(torch.cosine_similarity(dense.flatten(), tensor.flatten(), dim=0))
         cause = "a sign or a scale that factorize() drops, or puts on two cores"
         require(
             alike > _ALIKE,
-            expected=f"cores that point the way the tensor does: <found, tensor> > {_ALIKE} |tensor|^2",
-            got=f"<found, tensor> = {alike:.3g} |tensor|^2",
+            expected=f"cores that point the way the tensor does, a cosine above {_ALIKE}",
+            got=f"{alike:.3g}",
             cause=cause,
         )
         for factor in (-1.0, _SCALE):

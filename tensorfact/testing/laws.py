@@ -5,12 +5,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from typing import Any, Generic, TypeVar, overload
 
 from ..table import Table
-
-if TYPE_CHECKING:
-    import pytest
 
 S = TypeVar("S")
 
@@ -123,16 +120,14 @@ class Laws(Sequence[Law]):
         """
         import pytest  # here alone: the kit works without it
 
-        laws: pytest.MarkDecorator = pytest.mark.parametrize(
-            "law", [pytest.param(law, id=law.name) for law in self.laws]
-        )
+        cases = [pytest.param(law, id=law.name) for law in self.laws]
 
         def test(law: Law) -> None:
             __tracebackhide__ = True
             if reason := law():
                 pytest.skip(reason)
 
-        checked: Callable[[Law], None] = laws(test)
+        checked: Callable[[Law], None] = pytest.mark.parametrize("law", cases)(test)
         return checked
 
     def table(self) -> Table:

@@ -173,8 +173,10 @@ def _only_reads(subject: PlanSubject) -> None:
 
 def _stays_frozen(subject: PlanSubject) -> None:
     model, adapter = subject.adapted(trainable=True)
-    torch.stack([tensor.square().sum() for tensor in _tensors(subject.example.run(model))]).sum().backward()  # type: ignore[no-untyped-call]
-    runs(lambda: subject.example.run(model.train()))  # a batch of one may be too small for training mode
+    with torch.random.fork_rng([]):
+        sums = [tensor.square().sum() for tensor in _tensors(subject.example.run(model))]
+        torch.stack(sums).sum().backward()  # type: ignore[no-untyped-call]
+        runs(lambda: subject.example.run(model.train()))  # a batch of one may be too small for training mode
     own = {id(core) for core in adapter.parameters()}
     base = {name: p for name, p in model.named_parameters() if id(p) not in own}
     awake = sorted(name for name, p in base.items() if p.requires_grad or p.grad is not None)
@@ -331,7 +333,7 @@ def _snapshot(model: nn.Module) -> dict[str, object]:
 
 _RESOLVED = ("every parameter once", "resolving writes nothing")
 _EXACT = ("fresh adapter changes nothing", "slices are weights")
-_UNMERGED = "unmerge restores"
+_ROUTES, _UNMERGED = "plan's routes agree", "unmerge restores"
 
 PLAN_LAWS: tuple[Rule[PlanSubject], ...] = (
     Rule("gather after scatter", "folding what was unfolded gives the tensor, bit for bit", _folds),
@@ -341,13 +343,13 @@ PLAN_LAWS: tuple[Rule[PlanSubject], ...] = (
     Rule(_EXACT[0], "in evaluation mode the output is the base model's, bit for bit", _unchanged, _RESOLVED),
     Rule(_EXACT[1], "slices of the dense tensor are effective minus base weights", _is_weights, _RESOLVED),
     Rule("base stays frozen", "after a backward pass base parameters have no gradient", _stays_frozen, _RESOLVED),
-    Rule("plan's routes agree", "every route and the merged model give one output", _agree, _RESOLVED),
+    Rule(_ROUTES, "every route and the merged model give one output", _agree, _RESOLVED),
     Rule(_UNMERGED, "unmerge after merge leaves every bit as it was", _restores, _RESOLVED),
     Rule("save and load", "a saved adapter gives its output again", _loads, (*_RESOLVED, "plan survives JSON")),
     Rule(
         "every parameter is alive",
         "every adapted parameter moves the output",
         _lives,
-        ("plan's routes agree", _UNMERGED),
+        (_ROUTES, _UNMERGED),
     ),
 )

@@ -55,7 +55,7 @@ def ranks(draw: st.DrawFn, limits: Sequence[int], highest: int = HIGHEST_RANK) -
         limits: The largest useful rank of every bond.
         highest: No rank is above it.
     """
-    if not limits or draw(st.booleans()):
+    if len(limits) < 2 or draw(st.booleans()):
         return draw(st.integers(1, min([highest, *limits])))
     return tuple(draw(st.integers(1, min(highest, limit))) for limit in limits)
 
