@@ -41,7 +41,7 @@ GOOD: dict[str, tf.Format] = {
     "nested": tf.Nested(tf.MatrixBatch(2), {"A": tf.TensorTrain(1)}),
     "started": tf.Started(tf.TensorTrain(2), {"V": "zero"}),
 }
-"""One of every registered name."""
+"""One of every name that the library registers."""
 
 KNOWN = {"hadamard": ["scale of the start"], "monarch": ["scale of the start"]}
 """Laws that a format of the library does not keep yet: their random cores start smaller than they should."""
@@ -57,7 +57,9 @@ def failing(laws: Any) -> dict[str, str]:
 # ------------------------------------------------------------------------------------------------------ what is right
 
 
-@pytest.mark.parametrize("name", tf.available_formats())
+@pytest.mark.parametrize(
+    "name", [name for name in tf.available_formats() if tf.get_format(name).__module__.startswith("tensorfact.")]
+)
 def test_every_registered_format_keeps_the_laws(name: str) -> None:
     assert list(failing(check_format(GOOD[name]))) == KNOWN.get(name, [])
 

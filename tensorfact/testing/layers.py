@@ -50,7 +50,8 @@ class Layers(nn.Module):
 
     def _stacked(self, axes: Sequence[str], outputs: int) -> nn.Module:
         if not axes:
-            return nn.utils.skip_init(nn.Linear, self.inputs, outputs)  # leaves torch's random state alone
+            with torch.random.fork_rng([]):
+                return nn.Linear(self.inputs, outputs)
         return nn.ModuleList(self._stacked(axes[1:], outputs) for _ in range(self.sizes[axes[0]]))
 
     def forward(self, x: Tensor) -> Tensor:
