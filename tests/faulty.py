@@ -275,7 +275,7 @@ class HoldsNoCopy(Layers):
     def __init__(self) -> None:
         super().__init__()
         for layer in self.layers:
-            layer.weight = Rounded(layer.weight.detach())
+            setattr(layer, "weight", Rounded(layer.get_parameter("weight").detach()))  # noqa: B010
 
 
 def holding_no_copy() -> nn.Module:
@@ -290,7 +290,7 @@ class Unused(Layers):
     """Its last layers do nothing."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return cast("Tensor", F.gelu(self.layers[0](x)))
+        return F.gelu(self.layers[0](x))
 
 
 class Resolved(tf.TensorizationPlan):
