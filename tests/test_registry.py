@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -218,9 +219,8 @@ def test_an_installed_format_is_read_from_text_and_files(installed: Path) -> Non
 
 
 def test_an_installed_format_that_was_imported_first_has_its_name(installed: Path) -> None:
-    import somebodys_format
-
-    assert format_to_dict(somebodys_format.Installed(2)) == {"name": "some-bodys", "rank": 2}
+    theirs = importlib.import_module("somebodys_format")
+    assert format_to_dict(theirs.Installed(2)) == {"name": "some-bodys", "rank": 2}
 
 
 def test_an_entry_that_cannot_be_loaded_names_its_package(installed: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from typing import Any
 
 import pytest
@@ -204,10 +203,10 @@ def test_laws_are_a_sequence_that_prints() -> None:
     assert laws.subject == str(tf.CP(2))
 
 
-def test_a_check_is_quick_and_leaves_torch_s_random_state() -> None:
-    state, start = torch.get_rng_state(), time.process_time()
+def test_a_check_leaves_torch_s_random_state() -> None:
+    state = torch.get_rng_state()
     check_format(tf.TensorTrain(2)).report()
-    assert time.process_time() - start < 3
+    check_plan(*faulty.case(), X).report()
     assert torch.equal(torch.get_rng_state(), state)
 
 
