@@ -15,7 +15,7 @@ _SCALE = 1024.0
 """A power of two: the tensor that is decomposed is then the same to the last bit."""
 
 
-_ALIKE = 0.5
+_ALIKE = 0.8
 """The cosine with a tensor that the format can hold, for a fit that may stop at a local optimum."""
 
 
@@ -80,7 +80,7 @@ def _scales(subject: FormatSubject) -> str | None:
     for modes, tensor, found in subject.decomposed():
         dense = found.dense()
         alike = float(torch.cosine_similarity(dense.flatten(), tensor.flatten(), dim=0))
-        cause = "a sign or a scale that factorize() drops, or puts on two cores"
+        cause = "a sign or a scale that factorize() drops or puts on two cores, or dimensions in another order"
         require(
             alike > _ALIKE,
             expected=f"cores that point the way the tensor does, a cosine above {_ALIKE}",
@@ -155,13 +155,14 @@ def _keeps_given(subject: FormatSubject) -> str | None:
 
 
 _SHAPED = ("cores in shape",)
+_SAME = ("dtype and device kept", "decomposition repeats")
 
 DECOMPOSITION_LAWS: tuple[Rule[FormatSubject], ...] = (
-    Rule("cores in shape", "factorize returns the network's cores in its shapes", _shapes, ("dense",)),
+    Rule("cores in shape", "factorize returns the network's cores in its shapes", _shapes, ("every core learns",)),
     Rule("given cores stay", "a decomposition holds the given cores unchanged", _keeps_given, _SHAPED),
-    Rule("dtype and device kept", "cores have the tensor's dtype and device", _kind, _SHAPED),
-    Rule("decomposition repeats", "one tensor has one decomposition, whatever torch's random state", _repeats, _SHAPED),
-    Rule("sign and size", "a multiple of a tensor gives that multiple of what was found", _scales, _SHAPED),
+    Rule(_SAME[0], "cores have the tensor's dtype and device", _kind, _SHAPED),
+    Rule(_SAME[1], "one tensor has one decomposition, whatever torch's random state", _repeats, _SHAPED),
+    Rule("sign and size", "a multiple of a tensor gives that multiple of what was found", _scales, _SAME),
     Rule("error is true", "the reported error is the measured one, at most 1", _says_its_error, ("sign and size",)),
     Rule("error falls with rank", "a higher rank leaves no larger error", _falls, ("error is true",)),
 )

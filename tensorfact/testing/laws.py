@@ -79,16 +79,15 @@ class Law:
         try:
             return self.check()
         except BrokenError as broken:
-            found = LawError(f"{self.name}: {broken}")
-            notes = getattr(broken, "__notes__", [])
-            cause: Exception = broken
+            raise self._error(str(broken), broken) from None
         except Exception as error:  # whatever the code under test raises
-            found = LawError(f"{self.name}: expected {self.statement}, got {type(error).__name__}: {error}")
-            notes = getattr(error, "__notes__", [])
-            cause = error
-        for note in notes:  # the example that hypothesis found
+            raise self._error(f"expected {self.statement}, got {type(error).__name__}: {error}", error) from error
+
+    def _error(self, message: str, cause: Exception) -> LawError:
+        found = LawError(f"{self.name}: {message}")
+        for note in getattr(cause, "__notes__", ()):  # the example that hypothesis found
             found.add_note(note)
-        raise found from cause
+        return found
 
 
 @dataclasses.dataclass(frozen=True)

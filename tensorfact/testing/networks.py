@@ -273,6 +273,6 @@ NETWORK_LAWS: tuple[Rule[FormatSubject], ...] = (
     Rule("dense", "the dense tensor is the einsum that the network states", _is_dense, _NETWORK),
     Rule("zero start", "fresh factors change no output", _starts_at_zero, ("dense",)),
     Rule("every core learns", "gradients reach every core within two steps", _learns, ("zero start",)),
-    Rule("scale of the start", "random cores keep the variance of an input", _keeps_scale, ("zero start",)),
+    Rule("scale of the start", "random cores keep the variance of an input", _keeps_scale, ("every core learns",)),
     Rule("routes agree", "activation, weight and merged give one output", _agrees, ("zero start",)),
 )

@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -149,15 +148,19 @@ class FormatSubject:
             check: Raises where it does not hold.
             examples: How many are tried.
         """
-        each: Any = st.sampled_from(self.cases)
-        run = given(modes=each, seed=st.integers(0, 99))(lambda modes, seed: check(modes, seed))
-        settings(
+
+        @settings(
             max_examples=examples,
             deadline=None,
             derandomize=True,
             database=None,
             suppress_health_check=list(HealthCheck),
-        )(run)()
+        )
+        @given(modes=st.sampled_from(self.cases), seed=st.integers(0, 99))
+        def law(modes: tuple[Mode, ...], seed: int) -> None:
+            check(modes, seed)
+
+        law()
 
 
 def evaluated(network: Network, cores: Mapping[str, Tensor]) -> Tensor:
