@@ -204,9 +204,10 @@ def test_laws_are_a_sequence_that_prints() -> None:
 
 
 def test_a_check_leaves_torch_s_random_state() -> None:
+    plan, model = faulty.case()
     state = torch.get_rng_state()
     check_format(tf.TensorTrain(2)).report()
-    check_plan(*faulty.case(), X).report()
+    check_plan(plan, model, X).report()
     assert torch.equal(torch.get_rng_state(), state)
 
 

@@ -184,15 +184,17 @@ def laws_of(subject: S, title: str, rules: Sequence[Rule[S]]) -> Laws:
 
     @functools.cache
     def outcome(name: str) -> str | Exception | None:
-        if unmet := [need for need in known[name].needs if not holds(need)]:
-            return f"not checked while {unmet[0]!r} does not hold"
+        if need := unmet(name):
+            return f"not checked while {need!r} does not hold"
         try:
             return known[name].check(subject)
         except Exception as error:  # whatever the code under test raises
             return error
 
-    def holds(name: str) -> bool:
-        return not isinstance(outcome(name), Exception) and all(map(holds, known[name].needs))
+    def unmet(name: str) -> str:
+        """Return the first law that this one rests on, through others or not, and that does not hold."""
+        failed = (need if isinstance(outcome(need), Exception) else unmet(need) for need in known[name].needs)
+        return next(filter(None, failed), "")
 
     def check(name: str) -> str | None:
         found = outcome(name)
