@@ -166,9 +166,10 @@ class Crashing(tf.TensorTrain):
 
 
 def test_whatever_the_code_raises_is_the_law_s() -> None:
-    laws = {law.name: law for law in check_format(Crashing(2), [tf.Mode("in", 4, "in"), tf.Mode("out", 5, "out")])}
-    with pytest.raises(LawError, match=r"equal arguments, equal network: .* KeyError: 'in'"):
-        laws["equal arguments, equal network"]()
+    for modes in (None, [tf.Mode("in", 4, "in"), tf.Mode("out", 5, "out")]):
+        laws = {law.name: law for law in check_format(Crashing(2), modes)}
+        with pytest.raises(LawError, match=r"equal arguments, equal network: .* KeyError: 'in'"):
+            laws["equal arguments, equal network"]()
 
 
 def test_given_modes_are_the_only_ones() -> None:
