@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
 sys.path.append(str(Path(__file__).parents[1]))  # the benchmarks are no part of the installed package
 
 import tensorfact as tf
 from benchmarks.result import RESULTS, read, table
+from tensorfact import recipes
 from tensorfact.architectures import FAMILIES, Example
 from tensorfact.models import model_shapes
 from tensorfact.table import Table
@@ -20,10 +26,80 @@ RANK = 16
 
 def on_page_markdown(markdown: str, **context: Any) -> str:
     """Put generated text where a page asks for it; mkdocs calls this for every page."""
-    for marker, generate in {"<!-- families -->": families, "<!-- benchmarks -->": benchmarks}.items():
+    sections = {"<!-- families -->": families, "<!-- benchmarks -->": benchmarks, "<!-- gallery -->": gallery}
+    for marker, generate in sections.items():
         if marker in markdown:
             markdown = markdown.replace(marker, "\n".join(generate()))
     return markdown
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the pictures of the gallery; mkdocs calls this once."""
+    for name, picture in pictures().items():
+        files.append(File.generated(config, f"images/recipes/{name}.svg", content=picture))
+    return files
+
+
+@functools.cache
+def published() -> dict[str, tuple[recipes.Recipe, tf.ResolvedPlan]]:
+    """Return every recipe and its plan on ViT-B/16."""
+    model = model_shapes("vit_base_patch16_224")
+    made = {name: recipe(model) for name, recipe in recipes.RECIPES.items()}
+    return {name: (recipe, recipe.plan.resolve(model)) for name, recipe in made.items()}
+
+
+@functools.cache
+def pictures() -> dict[str, str]:
+    """Draw the tensors of every recipe that have more than one core."""
+    found = {}
+    for name, (recipe, plan) in published().items():
+        for tensor, format in plan.formats(recipe.format).items():
+            if len(format.network(plan[tensor].modes).cores) > 1:
+                found[f"{name}-{tensor}"] = format.draw(plan[tensor].modes)
+    return found
+
+
+def gallery() -> Iterator[str]:
+    """Write every recipe: its picture, equation, count, code and source."""
+    rows = []
+    for name, (recipe, plan) in published().items():
+        count, title = f"{plan.num_parameters(recipe.format):,}", title_of(name)
+        shapes = "; ".join(" x ".join(map(str, tensor.shape)) for tensor in plan.tensors if len(tensor.shape) > 1)
+        rows.append((f"[{title}](#{name})", f"`tf.recipes.{name}`", shapes, count))
+    yield from grid(Table(("method", "recipe", "tensors on ViT-B/16", "parameters"), tuple(rows)))
+    for name, (recipe, plan) in published().items():
+        about, _, source = inspect.cleandoc(recipes.RECIPES[name].__doc__ or "").partition("Source: ")
+        yield from ("", f"## {title_of(name)} {{ #{name} }}", "", sentence(about.partition(": ")[2]), "")
+        for tensor, format in plan.formats(recipe.format).items():
+            network = format.network(plan[tensor].modes)
+            if f"{name}-{tensor}" in pictures():
+                yield from (f"![{network}](images/recipes/{name}-{tensor}.svg){{ .network }}", "")
+            yield from (f"`{network}`", "")
+        yield from (f"{plan.num_parameters(recipe.format):,} parameters on ViT-B/16. Source: {source}", "")
+        body = inspect.getsource(recipes.RECIPES[name])
+        yield from (
+            '??? quote "The recipe"',
+            "",
+            "    ```python",
+            *(f"    {line}" for line in code_of(body)),
+            "    ```",
+        )
+
+
+def sentence(text: str) -> str:
+    """Return a text that begins with a capital letter."""
+    return text[:1].upper() + text[1:]
+
+
+def title_of(name: str) -> str:
+    """Return what a recipe's method is called."""
+    return (recipes.RECIPES[name].__doc__ or "").partition(":")[0]
+
+
+def code_of(source: str) -> list[str]:
+    """Return a function without its description."""
+    head, _, body = source.split('"""')
+    return [*head.rstrip().splitlines(), *body.strip("\n").splitlines()]
 
 
 def benchmarks() -> Iterator[str]:

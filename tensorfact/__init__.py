@@ -1,5 +1,6 @@
 """Tensor-network adapters and decompositions for neural networks."""
 
+from . import recipes as recipes
 from .adapt import Adapter, Alpha, adapt, load_adapter
 from .architectures import plan_by_shape, plan_for
 from .compare import Comparison, compare

@@ -118,10 +118,10 @@ class AdapterFile:
             modes = {name: _modes(value) for name, value in _split(body["modes"], names).items()}
             dropout = Dropout.of(body["dropout"]).plain
             extents = {name: _extents(value) for name, value in _split(body["extents"], names).items()}
-            seed = None if body["seed"] is None else int(body["seed"])
+            seed = None if body["seed"] is None else torch.Generator().manual_seed(int(body["seed"])).initial_seed()
             fingerprint, subtracts = str(body["fingerprint"]), bool(body["subtracts_start"])
             left_out = {str(name) for name in body["drawn"]["names"]}
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError, TensorfactError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
             if isinstance(error, TensorfactError):
                 raise CheckpointError(f"{path}: {error}") from error
             raise CheckpointError(f"{path} is damaged: its description cannot be read", got=repr(error)) from error
@@ -230,7 +230,10 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _extents(stored: Mapping[str, Any]) -> dict[str, int]:
-    return {str(name): int(size) for name, size in stored.items()}
+    extents = {str(name): int(size) for name, size in stored.items()}
+    if any(size < 1 for size in extents.values()):
+        raise ValueError(f"extents {stored}")
+    return extents
 
 
 def _modes(stored: Sequence[Any]) -> tuple[Mode, ...]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from .adapt import Adapter, adapt
+from .adapt import Adapter
 from .architectures import plan_for
 from .baselines import FullFineTuning, LinearProbe, Method, Trained
 from .data import Splits
@@ -27,9 +27,10 @@ from .formats import Format, format_label
 from .measure import TrainingStep, freeze_to_floor, peak_bytes, step_ratios
 from .plan import TensorizationPlan
 from .progress import Progress, silent
+from .recipes import Recipe
 from .reconstruct import reconstruct
 from .table import Table
-from .training import Recipe, evaluate, fit
+from .training import Schedule, evaluate, fit
 
 PACKAGES = ("torch", "timm", "tensorly", "opt_einsum", "numpy")
 
@@ -39,22 +40,16 @@ class Adapting:
     """The method of a row that trains an adapter.
 
     Args:
-        format: The format, or one for each group.
-        plan: The plan.
-        scale: What multiplies the increment.
-        dropout: The adapter's dropout.
+        recipe: The plan, the format or formats, and other options of `adapt`.
         label: The row's name.
     """
 
-    format: Format | Mapping[str, Format]
-    plan: TensorizationPlan
-    scale: float
-    dropout: float
+    recipe: Recipe
     label: str
 
     def attach(self, model: nn.Module, seed: int) -> Adapter:
         """Adapt the model."""
-        return adapt(model, self.plan, self.format, scale=self.scale, dropout=self.dropout, seed=seed)
+        return self.recipe.adapt(model, seed=seed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +137,7 @@ class Comparison:
 def compare(
     model: nn.Module,
     data: Splits,
-    formats: Mapping[str, Format | Mapping[str, Format]] | Iterable[Format],
+    formats: Mapping[str, Format | Mapping[str, Format] | Recipe] | Iterable[Format],
     *,
     plan: TensorizationPlan | None = None,
     scale: float = 1.0,
@@ -165,7 +160,8 @@ def compare(
     Args:
         model: A timm model, or one with `pretrained_cfg` and `reset_classifier`; it is not changed.
         data: What to train on, choose by and report on.
-        formats: Formats, or formats (or one for each group) by the row's label.
+        formats: Formats; or by the row's label formats, formats for each group, or recipes, which have a plan, and
+            may have a scale and other options, of their own.
         plan: Which weights fold into which tensors; `plan_for(model)` by default.
         scale: What multiplies the increments.
         dropout: The adapters' dropout.
@@ -197,19 +193,24 @@ def compare(
     """
     plan = plan or plan_for(model)
     labelled = formats if isinstance(formats, Mapping) else _labelled(formats)
-    methods = [*baselines, *(Adapting(f, plan, scale, dropout, label) for label, f in labelled.items())]
+    shared = {"scale": scale, "dropout": dropout}
+    recipes = {
+        label: each if isinstance(each, Recipe) else Recipe(plan, each, shared) for label, each in labelled.items()
+    }
+    methods = [*baselines, *(Adapting(recipe, label) for label, recipe in recipes.items())]
     labels = [method.label for method in methods]
     if not seeds or len(set(labels)) < len(labels):
         problem = "no seed" if not seeds else f"a label twice among {labels}"
         raise TrainingError(f"compare: {problem}", fix="pass at least one seed, and formats that differ")
     settings: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "weight_decay": weight_decay}
-    Recipe(**settings, warmup_epochs=0, seed=0)  # every mistake in a number or a rank shows before anything trains
+    Schedule(**settings, warmup_epochs=0, seed=0)  # every mistake in a number or a rank shows before anything trains
     for method in methods:
         method.attach(_fresh(model, data.classes, seeds[0]), seeds[0])
 
     held: dict[str, float] = {}
     if increment is not None:
-        held = {r.label: r.error for r in reconstruct(model, increment, labelled, plan=plan, progress=progress).rows}
+        held_by = {label: recipe.format for label, recipe in recipes.items() if recipe.plan == plan}
+        held = {r.label: r.error for r in reconstruct(model, increment, held_by, plan=plan, progress=progress).rows}
     costs = _costs(model, data, methods, plan, seeds[0], batch_size)
     rows = []
     for method in methods:

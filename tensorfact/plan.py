@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import nn
@@ -12,8 +12,9 @@ from torch import nn
 from .errors import PlanError, nearest
 from .groups import ResolvedPlan
 from .plan_diagram import plan_diagram
+from .refold import arrange, select, split_axis, swap
 from .resolve import resolve
-from .rules import Group, Rule, group_to_dict
+from .rules import Coordinate, Group, Rule, group_to_dict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +66,103 @@ class TensorizationPlan:
             6144
         """
         return resolve(self.groups, model)
+
+    def split(self, axis: str, into: Mapping[str, int | None]) -> TensorizationPlan:
+        """Return a plan with an axis split into several, each a mode of its own where the axis was one.
+
+        Args:
+            axis: An axis that runs along the parameters: `in`.
+            into: The new axes and their sizes, the last running fastest; one may be None, what remains.
+
+        Raises:
+            PlanError: No group has the axis, or the new ones contradict it.
+
+        Examples:
+            >>> import tensorfact as tf
+            >>> plan = tf.plan_for(tf.nano(), "attention").split("in", {"head": 3, "dim": None})
+            >>> plan.groups[0].modes, plan.resolve(tf.nano()).tensors[0].shape
+            ('(layer role) head dim out', (24, 3, 32, 96))
+        """
+        return TensorizationPlan(split_axis(self.groups, axis, into))
+
+    def only(self, **chosen: Coordinate | Iterable[Coordinate]) -> TensorizationPlan:
+        """Return a plan of some coordinates of the axes that rules label; what else there is stays frozen.
+
+        Args:
+            chosen: Coordinates by axis: `role=["q", "v"]`.
+
+        Raises:
+            PlanError: An axis or a coordinate is none of the plan's.
+
+        Examples:
+            >>> import tensorfact as tf
+            >>> tf.plan_for(tf.nano()).only(role=["q", "v"]).groups[0].rules
+            (Rule('blocks.{layer}.attn.qkv.weight', '(role out) in', role=['q', None, 'v']),)
+        """
+        return TensorizationPlan(select(self.groups, chosen))
+
+    def swapped(self, first: str, second: str, **chosen: Coordinate | Iterable[Coordinate]) -> TensorizationPlan:
+        """Return a plan in which some parameters lie transposed: two axes change places in the patterns of their rules.
+
+        Args:
+            first: An axis.
+            second: Another, of the same size wherever the parameters share a tensor with others.
+            chosen: Coordinates by axis, which say whose: `role=["down0", "down1"]`.
+
+        Raises:
+            PlanError: An axis or a coordinate is none of the plan's, or of a rule's parameters only some are chosen.
+
+        Examples:
+            >>> import tensorfact as tf
+            >>> plan = tf.plan_for(tf.nano(), "attention").swapped("in", "out", role="o")
+            >>> [rule.pattern for rule in plan.groups[0].rules]
+            ['(role out) in', 'in out']
+        """
+        return TensorizationPlan(swap(self.groups, first, second, chosen))
+
+    @classmethod
+    def joined(cls, plans: Mapping[str, TensorizationPlan]) -> TensorizationPlan:
+        """Return a plan of the groups of several.
+
+        Args:
+            plans: Plans by the name that their group gets; groups of a plan named `""` keep theirs, and where a plan
+                has several, the name is put before theirs.
+
+        Raises:
+            PlanError: Two groups have one name.
+
+        Examples:
+            >>> import tensorfact as tf
+            >>> plan = tf.plan_for(tf.nano())
+            >>> parts = {"qk": plan.only(role=["q", "k"]), "v": plan.only(role="v")}
+            >>> [tensor.name for tensor in tf.TensorizationPlan.joined(parts).resolve(tf.nano()).tensors]
+            ['qk', 'v']
+        """
+        named = [
+            group
+            if not name
+            else dataclasses.replace(group, name=name if len(plan.groups) == 1 else f"{name}_{group.name}")
+            for name, plan in plans.items()
+            for group in plan.groups
+        ]
+        return cls(tuple(named))
+
+    def arranged(self, modes: str) -> TensorizationPlan:
+        """Return a plan whose groups have other modes of the same axes.
+
+        Args:
+            modes: The modes: `"in layer role out"`.
+
+        Raises:
+            PlanError: A group's rules do not have these axes.
+
+        Examples:
+            >>> import tensorfact as tf
+            >>> plan = tf.plan_for(tf.nano(), "attention").arranged("in layer role out")
+            >>> plan.resolve(tf.nano()).tensors[0].shape
+            (96, 6, 4, 96)
+        """
+        return TensorizationPlan(arrange(self.groups, modes))
 
     def draw(self, model: nn.Module) -> str:
         """Return a picture of the tensors and of the parameters in them, as SVG.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.data import DataLoader, Dataset
 
+from .adapt import Adapter
+from .anatomy import ATTRIBUTE
 from .checkpoint import fingerprint
 from .errors import CheckpointError, TrainingError
 from .files import read_header, read_tensors, write_tensors
@@ -59,7 +62,7 @@ class History:
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
+class Schedule:
     """The numbers that define a run; a checkpoint resumes only under the same ones."""
 
     epochs: int
@@ -68,6 +71,7 @@ class Recipe:
     weight_decay: float
     warmup_epochs: float
     seed: int
+    lr_factors: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, lowest in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
@@ -99,6 +103,7 @@ def fit(
     lr: float = 1e-3,
     weight_decay: float = 1e-4,
     warmup_epochs: float | None = None,
+    lr_factors: Mapping[str, float] | None = None,
     loss: Loss = nn.functional.cross_entropy,
     seed: int = 0,
     checkpoint: str | Path | None = None,
@@ -119,6 +124,7 @@ def fit(
         lr: Peak learning rate.
         weight_decay: AdamW's weight decay.
         warmup_epochs: Passes of linear warm-up; a tenth of `epochs` by default.
+        lr_factors: Multiples of `lr` for some of the adapter's factors, or its head; see `Adapter.parameter_groups`.
         loss: Maps (logits, class indices) to a scalar.
         seed: Seed of the order of samples, and of dropout.
         checkpoint: A file written after each epoch. If it exists, training resumes from it and ends with the same
@@ -145,7 +151,7 @@ def fit(
     warmup = warmup_epochs
     if warmup is None:
         warmup = epochs / 10 if isinstance(epochs, int) else 0  # what is no int, the recipe refuses
-    run = _Run(model, Recipe(epochs, batch_size, lr, weight_decay, warmup, seed), loss)
+    run = _Run(model, Schedule(epochs, batch_size, lr, weight_decay, warmup, seed, dict(lr_factors or {})), loss)
     for name, split in (("train", train), ("val", val)):
         if not len(split):  # type: ignore[arg-type]
             raise TrainingError(f"fit: the {name} split is empty", fix="pass at least one sample")
@@ -204,12 +210,25 @@ def evaluate(
     return right / count, total / count
 
 
+def _multiples(model: nn.Module, factors: Mapping[str, float]) -> dict[int, float]:
+    """Return the multiple of the learning rate of every parameter that has one of its own, by its identity."""
+    if not factors:
+        return {}
+    adapter = getattr(model, ATTRIBUTE, None)
+    if not isinstance(adapter, Adapter):
+        raise TrainingError("fit: lr_factors on a model without an adapter", fix="call tensorfact.adapt first")
+    groups = adapter.parameter_groups(1.0, factors)
+    return {id(parameter): float(group["lr"]) for group in groups for parameter in group["params"]}
+
+
 class _Run:
     """The state of one training run: model, optimiser, history, best parameters."""
 
-    def __init__(self, model: nn.Module, recipe: Recipe, loss: Loss) -> None:
+    def __init__(self, model: nn.Module, recipe: Schedule, loss: Loss) -> None:
         self.model, self.recipe, self.loss = model, recipe, loss
-        self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.multiples = _multiples(model, recipe.lr_factors)
+        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.trained = dict(sorted(trained.items(), key=lambda item: self.multiples.get(id(item[1]), 1.0)))
         if not self.trained:
             raise TrainingError(
                 "fit: no parameter of the model requires gradients",
@@ -218,10 +237,15 @@ class _Run:
             )
         frozen = {name: p for name, p in model.named_parameters() if name not in self.trained}
         self.frozen = fingerprint(frozen, tuple(frozen))
-        self.optimizer = torch.optim.AdamW(self.trained.values(), recipe.lr, weight_decay=recipe.weight_decay)
+        self.optimizer = torch.optim.AdamW(self._groups(), recipe.lr, weight_decay=recipe.weight_decay)
         self.history: list[Epoch] = []
         self.best_epoch = 0
         self.best: dict[str, Tensor] = {}
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Return what trains in the order of `trained`, grouped by the multiple of the learning rate."""
+        alike = itertools.groupby(self.trained.values(), lambda parameter: self.multiples.get(id(parameter), 1.0))
+        return [{"params": list(parameters), "multiple": multiple} for multiple, parameters in alike]
 
     def epoch(self, train: Samples, val: Samples) -> None:
         """Make one pass, validate, and remember the parameters if they are the best so far."""
@@ -234,7 +258,8 @@ class _Run:
         losses = []
         for step, (x, y) in enumerate(batches):
             for group in self.optimizer.param_groups:
-                group["lr"] = recipe.lr * recipe.lr_factor((index + (step + 1) / len(batches)) / recipe.epochs)
+                now = recipe.lr_factor((index + (step + 1) / len(batches)) / recipe.epochs)
+                group["lr"] = recipe.lr * group["multiple"] * now
             value = self.loss(self.model(x.to(device)), y.to(device))
             if not torch.isfinite(value):
                 raise TrainingError(

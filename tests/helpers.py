@@ -98,12 +98,12 @@ def draw(adapter: tf.Adapter, seed: int = 0, size: float = 0.3) -> None:
     with torch.no_grad():
         for module, tensor in zip(adapter.factors.values(), adapter.resolved.tensors, strict=True):
             factors = cast("Factors", module)
-            for core in factors.parameters():
+            trained = [core for core in factors.parameters() if core.requires_grad]
+            for core in trained:
                 core.copy_(torch.randn(core.shape, generator=generator))
             fan_in = max(mode.size for mode in tensor.modes)
             deviation = factors.dense().double().square().mean().sqrt()
-            last = factors.tensors()[-1]
-            last.mul_(size / fan_in**0.5 / deviation)
+            trained[-1].mul_(size / fan_in**0.5 / deviation)
 
 
 def bits(tensor: Tensor) -> bytes:

@@ -98,7 +98,21 @@ def test_plan_knows_models_of_many_sources(run: Run, words: tuple[str, ...], sho
 def test_formats_lists_every_registered_name(run: Run) -> None:
     result = run("formats")
     assert result.returncode == 0, result.stderr
-    assert all(name in result.stdout for name in ("cp", "matrix-batch", "tt", "tucker"))
+    assert all(f"| {path.stem} " in result.stdout for path in Path("docs/images/formats").iterdir())
+    network = "U_U[in _U_1] U_V[_U_1 _1] S1[_1 (layer role) _2] V[_2 out]"
+    assert network in result.stdout  # of the nested format
+
+
+def test_the_pictures_in_the_documentation_are_those_that_are_drawn(run: Run, tmp_path: Path) -> None:
+    assert run("formats", "--draw", tmp_path).returncode == 0
+    drawn = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert {path.name: path.read_text() for path in Path("docs/images/formats").iterdir()} == drawn
+
+
+def test_plan_draws_a_picture(run: Run, tmp_path: Path) -> None:
+    result = run("plan", "nano", "--draw", tmp_path / "plan.svg")
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "plan.svg").read_text().startswith("<svg")
 
 
 def test_inspect_tells_what_a_file_holds(run: Run, adapter_file: Path) -> None:

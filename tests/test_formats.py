@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -354,12 +355,21 @@ def test_matrix_batch_is_the_best_of_every_slice(data: st.DataObject) -> None:
     )
 
 
-def test_a_format_without_a_decomposition_says_so() -> None:
-    class Only(tf.CP):
-        factorize = tf.Format.factorize  # type: ignore[assignment]
+def test_frozen_cores_cannot_be_fitted_to_a_tensor() -> None:
+    with refused(FormatError, "core 'U' is not trained"):
+        tf.Diagonals(tf.TensorTrain(2)).decompose(torch.ones(3, 4, 5), THREE)
 
-    with refused(FormatError, "Only cannot decompose"):
-        Only(1).decompose(torch.ones(3, 4, 5), THREE)
+
+def test_a_format_that_knows_no_decomposition_of_its_own_is_fitted() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Plain(tf.TensorTrain):
+        factorize = tf.Format.factorize  # type: ignore[assignment]
+        within = tf.Format.within
+
+    tensor = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0))
+    fitted, exact = Plain(2).decompose(tensor, THREE), tf.TensorTrain(2).decompose(tensor, THREE)
+    assert fitted.error <= exact.error + 1e-3
+    assert Plain("full").decompose(tensor, THREE, tolerance=1e-4).error <= 1e-4
 
 
 def test_the_limits_of_the_tests_own_oracle() -> None:

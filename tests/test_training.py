@@ -21,7 +21,7 @@ import tensorfact as tf
 from tensorfact.errors import CheckpointError, TrainingError
 from tensorfact.files import read_header, read_tensors, write_tensors
 from tensorfact.progress import Progress
-from tensorfact.training import Recipe
+from tensorfact.training import Schedule
 
 from .helpers import bits, difference, layers, randomise, refused, snapshot, state_bits, untouched
 
@@ -188,7 +188,7 @@ def test_any_loss_of_logits_and_labels_may_be_passed() -> None:
     ],
 )
 def test_the_learning_rate_warms_up_and_falls_to_zero(warmup: float, progress: float, factor: float) -> None:
-    assert Recipe(10, 1, 1.0, 0.0, warmup, 0).lr_factor(progress) == pytest.approx(factor)
+    assert Schedule(10, 1, 1.0, 0.0, warmup, 0).lr_factor(progress) == pytest.approx(factor)
 
 
 # ------------------------------------------------------------------------------------------------------------ resuming

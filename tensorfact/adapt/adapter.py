@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,50 @@ class Adapter(Attached):
     def num_parameters(self) -> int:
         """How many numbers the trained factors hold, the head apart."""
         return sum(cast("Factors", factors).num_parameters for factors in self.factors.values())
+
+    def parameter_groups(self, lr: float, factors: Mapping[str, float] | None = None) -> list[dict[str, Any]]:
+        """Return what trains in groups of one learning rate, for a torch optimizer.
+
+        Args:
+            lr: The learning rate.
+            factors: Multiples of it: by a core's name (`V`), by tensor and core (`encoder.V`), or for the `head`.
+
+        Returns:
+            One group for each multiple, with `params` and `lr`.
+
+        Raises:
+            AdaptError: A name is none of these, or a multiple no positive number.
+
+        Source: LoRA+: S. Hayou et al., ICML 2024, trains B faster than A.
+
+        Examples:
+            >>> import torch, tensorfact as tf
+            >>> model = tf.nano()
+            >>> adapter = tf.adapt(model, tf.plan_for(model), tf.MatrixBatch(rank=4))
+            >>> optimizer = torch.optim.AdamW(adapter.parameter_groups(1e-3, {"B": 16}))
+            >>> [group["lr"] for group in optimizer.param_groups]
+            [0.001, 0.016]
+        """
+        factors = dict(factors or {})
+        words = {id(core): [name.rpartition(".")[2], name] for name, core in self.named_cores().items()}
+        parameters = base_parameters(self.model)
+        words |= {id(parameters[name]): ["head"] for name in self.head if name in parameters}
+        known = {word for each in words.values() for word in each}
+        for name, factor in factors.items():
+            if name not in known:
+                raise AdaptError(
+                    f"parameter_groups: {name!r}",
+                    expected=f"one of {sorted(known)}",
+                    got=f"{name!r}{nearest(name, known)}",
+                )
+            if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not 0 < factor < math.inf:
+                raise AdaptError(f"parameter_groups: {name!r}", expected="a multiple above 0", got=repr(factor))
+        groups: dict[float, list[Tensor]] = {}
+        for parameter in self.model.parameters():
+            if parameter.requires_grad:
+                found = [factors[word] for word in words.get(id(parameter), ()) if word in factors]
+                groups.setdefault(float((found or [1.0])[-1]), []).append(parameter)
+        return [{"params": params, "lr": lr * factor} for factor, params in groups.items()]
 
     def delta(self, parameter_name: str) -> Tensor:
         """Return the dense increment of one parameter: effective weight minus base weight, scale included.

@@ -55,9 +55,9 @@ def scale_of(scale: object, format: Format, tensor: TensorGroup) -> float:
     if not _is_finite(value):
         raise AdaptError(
             f"adapt: scale of {tensor.name!r}",
-            expected="a finite number, or Alpha(number)",
+            expected="a finite number",
             got=repr(scale),
-            fix="scale=1.0",
+            fix="scale=1.0, or scale=Alpha(8)",
         )
     if not isinstance(scale, Alpha):
         return float(value)

@@ -2,30 +2,74 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import math
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from ..checkpoint import FACTORS, HEAD, AdapterFile
-from ..formats import available_formats, format_label, get_format, parse_format
+from ..errors import FormatError
+from ..files import make_folder, write_text
+from ..formats import Format, TensorTrain, available_formats, format_label, get_format
 from ..network import Mode
 from ..table import Table
 from .console import AdapterPath, app, show
 
 EXAMPLE_MODES = (Mode("(layer role)", 144, "stack"), Mode("in", 768, "in"), Mode("out", 768, "out"))
+SPLIT_MODES = (
+    Mode("(layer role)", 144, "stack"),
+    *(Mode("in1", 24, "in"), Mode("in2", 32, "in")),
+    *(Mode("out1", 24, "out"), Mode("out2", 32, "out")),
+)
+EXAMPLE_OPTIONS = {"rank": 4, "format": TensorTrain(rank=4), "cores": {"U": TensorTrain(rank=2)}}
+"""What the formats' options are in the list, if they have them."""
 
 
 @app.command("formats")
-def formats_command() -> None:
-    """List the formats, their options, and their networks on ViT-B's 144 x 768 x 768 tensor at rank 4."""
+def formats_command(
+    draw: Annotated[
+        Path | None, typer.Option("--draw", help="Write each format's picture (SVG) to this folder.")
+    ] = None,
+) -> None:
+    """List the formats, their options, and their networks on ViT-B's 144 x 768 x 768 tensor at rank 4.
+
+    Formats that need inputs and outputs in several modes get 24 x 32 for each 768.
+    """
     rows = []
+    if draw is not None:
+        make_folder(draw)
     for name in available_formats():
-        cls = get_format(name)
-        format = parse_format(f"{name}:rank=4")
+        try:
+            cls = get_format(name)
+        except FormatError as error:  # of an installed package
+            rows.append((name, str(error), "", "", ""))
+            continue
         summary = (cls.__doc__ or "").strip().splitlines()[0]
-        rows.append((name, summary, str(format.network(EXAMPLE_MODES)), f"{format.num_parameters(EXAMPLE_MODES):,}"))
-    show(Table(("format", "what it is", "network", "parameters"), tuple(rows)))
+        format, modes = _example(cls)
+        network = format and format.network(modes)
+        spelled = (str(network), f"{network.num_parameters:,}") if network else ("", "")
+        rows.append((name, summary, ", ".join(field.name for field in dataclasses.fields(cls)), *spelled))
+        if draw is not None and format is not None:
+            write_text(draw / f"{name}.svg", format.draw(modes) + "\n")
+    show(Table(("format", "what it is", "options", "network", "parameters"), tuple(rows)))
+    if draw is not None:
+        typer.echo(f"pictures in {draw}")
+
+
+def _example(cls: type[Format]) -> tuple[Format | None, tuple[Mode, ...]]:
+    """Return a format of a class, and modes that it allows; None for one whose options are not known here."""
+    names = {field.name: field.default is dataclasses.MISSING for field in dataclasses.fields(cls)}
+    options = {name: value for name, value in EXAMPLE_OPTIONS.items() if names.get(name)}
+    for modes in (EXAMPLE_MODES, SPLIT_MODES):
+        try:
+            format = cls(**options)
+            format.network(modes)
+        except (TypeError, FormatError):
+            continue
+        return format, modes
+    return None, ()
 
 
 @app.command("inspect")
@@ -38,8 +82,9 @@ def inspect_command(file: AdapterPath) -> None:
     for name, format in adapter.formats.items():
         prefix = f"{FACTORS}{name}."
         cores = {key.removeprefix(prefix): shape for key, shape in adapter.shapes.items() if key.startswith(prefix)}
-        count = sum(math.prod(shape) for shape in cores.values())
-        spelled = ", ".join(f"{core} {shapes[prefix + core]}" for core in cores)
+        count = format.num_parameters(adapter.modes[name])
+        frozen = {core.name for core in format.network(adapter.modes[name]).cores if not core.trained}
+        spelled = ", ".join(f"{core} {shapes[prefix + core]}{' frozen' * (core in frozen)}" for core in cores)
         rows.append((name, format_label(format), f"{adapter.scales[name]:g}", spelled, f"{count:,}"))
     show(Table(("tensor", "format", "scale", "cores", "parameters"), tuple(rows)), str(file))
     head = [f"{name.removeprefix(HEAD)} {shape}" for name, shape in shapes.items() if name.startswith(HEAD)]

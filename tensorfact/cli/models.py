@@ -17,7 +17,7 @@ from ..compare import compare
 from ..contraction import calibrate, machine
 from ..data import digits, image_folder
 from ..errors import PlanError, TrainingError
-from ..files import make_folder, write_tensors
+from ..files import make_folder, write_tensors, write_text
 from ..formats import Format, format_label, parse_format
 from ..models import load_model, model_shapes
 from ..owners import head_parameters
@@ -96,6 +96,7 @@ def plan_command(
         bool, typer.Option("--by-shape", help="Stack what has one shape, in a model of any family.")
     ] = False,
     format: Formats = None,
+    draw: Annotated[Path | None, typer.Option("--draw", help="Write a picture of the plan (SVG) to this file.")] = None,
 ) -> None:
     """Print the tensors of a model's plan, what it leaves out, and what each format would train. Needs no weights."""
     formats = list(map(parse_format, format or ["tt:rank=16"]))
@@ -113,6 +114,9 @@ def plan_command(
         lower = " (less where a tensor allows no more)" if set(fitted.values()) != {each} else ""
         counts.append((format_label(each) + lower, f"{resolved.num_parameters(fitted):,}"))
     show(Table(("format", "parameters"), tuple(counts)), "trained parameters, the head apart")
+    if draw is not None:
+        write_text(draw, plan.draw(shapes) + "\n")
+        typer.echo(f"picture: {draw}")
 
 
 @app.command("merge")

@@ -188,7 +188,7 @@ class Format(abc.ABC):
             >>> from tensorfact import CP, Mode
             >>> modes = (Mode("layer", 3, "stack"), Mode("in", 4, "in"), Mode("out", 5, "out"))
             >>> CP("full").explicit(modes), CP(0.5).explicit(modes)
-            (CP(rank=12), CP(rank=2))
+            (CP(rank=12, weights=False), CP(rank=2, weights=False))
         """
         rank = self.own_rank
         if rank is None or isinstance(rank, (int, tuple)):
@@ -308,7 +308,8 @@ class Format(abc.ABC):
 
     def __str__(self) -> str:
         options = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        shown = ", ".join(f"{name}={value}" for name, value in options.items() if value not in (None, ()))
+        defaults = {f.name: f.default for f in dataclasses.fields(self)}
+        shown = ", ".join(f"{name}={value}" for name, value in options.items() if value != defaults[name])
         return f"{type(self).__name__}({shown})"
 
 

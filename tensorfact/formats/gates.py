@@ -30,7 +30,7 @@ class Gates(PerSlice):
         >>> inputs = (Mode("a", 16, "in"), Mode("b", 8, "in"), Mode("c", 6, "in"))
         >>> outputs = (Mode("g", 16, "out"), Mode("h", 8, "out"), Mode("i", 6, "out"))
         >>> print(Gates().network((*outputs, *inputs)))
-        T1[_b1 _c1 b c] T2[_a1 i a _c1] T3[g h _a1 _b1] -> g h i a b c
+        T1[_b1 _c1 b c] T2[_a2 i a _c1] T3[g h _a2 _b1] -> g h i a b c
         >>> Gates().num_parameters((*outputs, *inputs))
         27904
     """

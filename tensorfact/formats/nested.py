@@ -38,7 +38,7 @@ class Nested(Wrapper):
         A_U[a _A_1] A_S1[_A_1 b _A_2] A_V[_A_2 _r] B[_r out] -> a b out
     """
 
-    cores: Mapping[str, Format] | tuple[tuple[str, Format], ...] = ()
+    cores: Mapping[str, Format] | tuple[tuple[str, Format], ...]
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -56,6 +56,7 @@ class Nested(Wrapper):
             inner = format.network(own)
             renamed = {leg: f"_{core.name}{leg}" for leg in inner.sizes if leg not in inner.output}
             sizes |= {renamed[leg]: size for leg, size in inner.sizes.items() if leg in renamed}
+            renamed |= {mode.name: leg for mode, leg in zip(own, core.legs, strict=True)}
             cores[core.name] = [
                 dataclasses.replace(
                     each,
@@ -92,6 +93,9 @@ class Nested(Wrapper):
             core = network.cores[names.index(name)]
             earlier = {leg for other in network.cores[: names.index(name)] for leg in other.legs}
             own = (
-                Mode(leg, network.sizes[leg], sides.get(leg, "in" if leg in earlier else "out")) for leg in core.legs
+                Mode(leg, network.sizes[leg], sides[leg])
+                if leg in sides
+                else Mode(f"({leg})", network.sizes[leg], "in" if leg in earlier else "out")  # no bond is spelled so
+                for leg in core.legs
             )
             yield core, format, tuple(own)

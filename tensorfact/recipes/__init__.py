@@ -1,0 +1,51 @@
+"""Published methods, each a plan and a format: `tf.recipes.lora(model).adapt(model)`."""
+
+from collections.abc import Callable
+
+from .across_layers import cara, fact_tk, fact_tt, lorta, lotr, metatt4, metatt5
+from .per_matrix import kradapter, loha, lokr, lora, loretta, more, quanta, tt_lora, vera
+from .recipe import Recipe
+
+RECIPES: dict[str, Callable[..., Recipe]] = {
+    recipe.__name__: recipe
+    for recipe in (
+        fact_tt,
+        fact_tk,
+        lora,
+        lotr,
+        lorta,
+        cara,
+        metatt4,
+        metatt5,
+        loretta,
+        tt_lora,
+        lokr,
+        loha,
+        vera,
+        quanta,
+        more,
+        kradapter,
+    )
+}
+"""All of them by name."""
+
+__all__ = [
+    "RECIPES",
+    "Recipe",
+    "cara",
+    "fact_tk",
+    "fact_tt",
+    "kradapter",
+    "loha",
+    "lokr",
+    "lora",
+    "loretta",
+    "lorta",
+    "lotr",
+    "metatt4",
+    "metatt5",
+    "more",
+    "quanta",
+    "tt_lora",
+    "vera",
+]

@@ -1,0 +1,104 @@
+"""Published methods with one tensor, or a few, for all layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from ..adapt import Alpha
+from ..architectures import plan_for
+from ..formats import CP, PartialTucker, Started, TensorTrain, Tucker
+from ..plan import TensorizationPlan
+from ..rules import Group, Rule
+from .recipe import Recipe, heads_of
+
+QV = ("q", "v")
+
+
+def fact_tt(model: nn.Module, rank: int = 16, scale: float = 1.0) -> Recipe:
+    """FacT-TT: all matrices of all layers in one tensor, cut into d x d slices, and a tensor-train.
+
+    Swin gets one tensor a stage.
+
+    Source: S. Jie & Z.-H. Deng, FacT: Factor-Tuning for Lightweight Adaptation on Vision Transformer, AAAI 2023.
+    """
+    return Recipe(plan_for(model), TensorTrain(rank), {"scale": scale})
+
+
+def fact_tk(model: nn.Module, rank: int = 32, scale: float = 1.0) -> Recipe:
+    """FacT-TK: the same tensor, and Tucker.
+
+    The released code mixes two modes of the MLP's part; this is the equation of the paper, with the same count.
+
+    Source: S. Jie & Z.-H. Deng, FacT: Factor-Tuning for Lightweight Adaptation on Vision Transformer, AAAI 2023.
+    """
+    return Recipe(plan_for(model), Tucker(rank), {"scale": scale})
+
+
+def lotr(model: nn.Module, rank: int = 2, alpha: float = 2.0, roles: Sequence[str] = QV) -> Recipe:
+    """LoTR: the q and v of all layers in one tensor, and Tucker-2, whose core starts at zero.
+
+    Source: D. Bershatsky et al., LoTR: Low Tensor Rank Weight Adaptation, 2024.
+    """
+    format = Started(PartialTucker(rank), {"C": "zero", "U1": "normal:1", "U2": "normal:1"})
+    return Recipe(plan_for(model).only(role=roles), format, {"scale": Alpha(alpha)})
+
+
+def lorta(
+    model: nn.Module,
+    rank: int = 8,
+    alpha: float = 8.0,
+    heads: int | None = None,
+    roles: Sequence[str] = ("q", "k", "v", "o"),
+) -> Recipe:
+    """LoRTA: the attention of all layers in a tensor of five modes, the inputs split into heads, and CP.
+
+    Source: I. Hounie et al., LoRTA: Low Rank Tensor Adaptation of Large Language Models, 2024.
+    """
+    plan = plan_for(model).only(role=roles).split("in", {"head": heads_of(model, heads), "dim": None})
+    format = Started(CP(rank), {"U1": "zero"})  # the factor of `dim`
+    return Recipe(plan.arranged("out dim head role layer"), format, {"scale": Alpha(alpha)})
+
+
+def cara(model: nn.Module, rank: int = 32, scale: float = 1.0, heads: int | None = None) -> Recipe:
+    """CaRA: one tensor for q, k and v with heads as a mode, one for the other matrices, CP with weights, shared biases.
+
+    For timm's ViT. In the second tensor the chunks of `fc2` are transposed.
+
+    Source: L. Veeramacheneni et al., Canonical Rank Adaptation: An Efficient Fine-Tuning Strategy for Vision
+    Transformers, ICML 2025.
+    """
+    plan, layers = plan_for(model), {"bias_o": "attn.proj", "bias_up": "mlp.fc1", "bias_down": "mlp.fc2"}
+    ups, downs = ([f"{name}{k}" for k in range(4)] for name in ("up", "down"))
+    qkv = plan.only(role=["q", "k", "v"]).split("out", {"head": heads_of(model, heads), "dim": None})
+    others = plan.only(role=["o", *ups, *downs]).swapped("in", "out", role=downs)
+    rules = {name: Rule(f"blocks.{{layer}}.{layer}.bias", "out") for name, layer in layers.items()}
+    biases = TensorizationPlan(tuple(Group(name, "out", (rule,), tied="layer") for name, rule in rules.items()))
+    weights = Started(CP(rank, weights=True), {"U1": "orthogonal", "U2": "orthogonal"})
+    formats = {"qkv": weights, "others": weights, **dict.fromkeys(rules, TensorTrain(1))}
+    joined = TensorizationPlan.joined({"qkv": qkv, "others": others, "": biases})
+    return Recipe(joined, formats, {"scale": scale, "dropout": {"increment": 0.1}})
+
+
+def metatt4(model: nn.Module, rank: int = 8, alpha: float = 1.0, roles: Sequence[str] = QV) -> Recipe:
+    """MetaTT-4D: layers and matrices as modes of their own between inputs and outputs, and a tensor-train.
+
+    Source: J. Lopez-Piqueres et al., MetaTT: A Global Tensor-Train Adapter for Parameter-Efficient Fine-Tuning, 2025.
+    """
+    order = ("in", "layer", "role", "out")
+    return Recipe(
+        plan_for(model).only(role=roles).arranged(" ".join(order)), TensorTrain(rank, order), {"scale": alpha}
+    )
+
+
+def metatt5(
+    model: nn.Module, rank: int = 8, alpha: float = 1.0, heads: int | None = None, roles: Sequence[str] = QV
+) -> Recipe:
+    """MetaTT-5D: MetaTT with the heads as one more mode.
+
+    Source: J. Lopez-Piqueres et al., MetaTT: A Global Tensor-Train Adapter for Parameter-Efficient Fine-Tuning, 2025.
+    """
+    order = ("in", "layer", "role", "head", "dim")
+    plan = plan_for(model).only(role=roles).split("out", {"head": heads_of(model, heads), "dim": None})
+    return Recipe(plan.arranged(" ".join(order)), TensorTrain(rank, order), {"scale": alpha})

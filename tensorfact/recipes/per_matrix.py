@@ -1,0 +1,116 @@
+"""Published methods with factors of their own for every matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from ..adapt import Alpha
+from ..architectures import plan_for
+from ..formats import (
+    Diagonals,
+    Each,
+    Gates,
+    Hadamard,
+    KhatriRao,
+    Kronecker,
+    MatrixBatch,
+    Monarch,
+    Nested,
+    Started,
+    TensorTrain,
+)
+from .recipe import Recipe, fold, width
+
+QV = ("q", "v")
+
+
+def lora(model: nn.Module, rank: int = 8, alpha: float = 8.0, roles: Sequence[str] = QV) -> Recipe:
+    """LoRA: two matrices for every weight.
+
+    Source: E. Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022.
+    """
+    return Recipe(plan_for(model).only(role=roles), MatrixBatch(rank), {"scale": Alpha(alpha)})
+
+
+def loretta(
+    model: nn.Module, rank: int = 8, tensor_rank: int = 5, alpha: float = 8.0, roles: Sequence[str] = QV
+) -> Recipe:
+    """LoRETTA (rep): LoRA whose two matrices are folded and are tensor-trains. It does not start at zero.
+
+    Source: Y. Yang et al., LoRETTA: Low-Rank Economic Tensor-Train Adaptation, NAACL 2024.
+    """
+    plan = plan_for(model).only(role=roles)
+    (a, b, c), (d, e, f) = (fold(width(plan, model, side), 3) for side in ("in", "out"))
+    plan = plan.split("in", {"in1": a, "in2": b, "in3": c}).split("out", {"out1": d, "out2": f, "out3": e})
+    train = Each(TensorTrain(tensor_rank))
+    format = Started(Nested(MatrixBatch(rank), {"A": train, "B": train}), {"B_V": "normal"})
+    return Recipe(plan, format, {"scale": Alpha(alpha)})
+
+
+def tt_lora(model: nn.Module, rank: int = 5, alpha: float = 1.0, roles: Sequence[str] = QV) -> Recipe:
+    """TT-LoRA: every weight folded to six modes, and a tensor-train. It does not start at zero.
+
+    Source: A. Anjum et al., Tensor Train Low-rank Approximation (TT-LoRA), 2024.
+    """
+    plan = plan_for(model).only(role=roles).split("out", {"out1": None, "out2": 4, "out3": 3})
+    order = ("out1", "out2", "out3", "in1", "in2", "in3")
+    format = Started(Each(TensorTrain(rank, order)), {"V": "normal"})
+    return Recipe(plan.split("in", {"in1": 3, "in2": 4, "in3": None}), format, {"scale": alpha})
+
+
+def lokr(model: nn.Module, rank: int | None = 8, alpha: float = 8.0, roles: Sequence[str] = QV) -> Recipe:
+    """LoKr, KronA: a Kronecker product of two small matrices for every weight, the second low-rank or (None) whole.
+
+    Source: S. Yeh et al., LyCORIS, ICLR 2024; A. Edalati et al., KronA, 2022.
+    """
+    plan = plan_for(model).only(role=roles)
+    (a, b), (c, d) = (fold(width(plan, model, side), 2) for side in ("in", "out"))
+    plan = plan.split("in", {"in1": a, "in2": b}).split("out", {"out1": c, "out2": d})
+    return Recipe(plan, Kronecker(rank), {"scale": Alpha(alpha)})
+
+
+def loha(model: nn.Module, rank: int = 8, alpha: float = 8.0, roles: Sequence[str] = QV) -> Recipe:
+    """LoHa: the elementwise product of two low-rank matrices for every weight.
+
+    Source: N. Hyeon-Woo et al., FedPara, ICLR 2022; S. Yeh et al., LyCORIS, ICLR 2024.
+    """
+    return Recipe(plan_for(model).only(role=roles), Hadamard(rank), {"scale": Alpha(alpha)})
+
+
+def vera(model: nn.Module, rank: int = 256, roles: Sequence[str] = QV) -> Recipe:
+    """VeRA: two frozen random matrices for all weights, and two trained diagonals for each.
+
+    Source: D. Kopiczko et al., VeRA: Vector-based Random Matrix Adaptation, ICLR 2024.
+    """
+    return Recipe(plan_for(model).only(role=roles), Diagonals(TensorTrain(rank)))
+
+
+def quanta(model: nn.Module, axes: Sequence[int] | None = None, roles: Sequence[str] = QV) -> Recipe:
+    """QuanTA: inputs and outputs folded to three axes, a gate for each pair, and a frozen copy of the start subtracted.
+
+    Source: Z. Chen et al., QuanTA: Efficient High-Rank Fine-Tuning of LLMs, NeurIPS 2024.
+    """
+    plan = plan_for(model).only(role=roles)
+    a, b, c = axes or fold(width(plan, model, "in"), 3)[::-1]
+    plan = plan.split("in", {"in1": a, "in2": b, "in3": c}).split("out", {"out1": a, "out2": b, "out3": c})
+    return Recipe(plan, Gates(), {"subtract_start": True})
+
+
+def more(model: nn.Module, blocks: int = 4, roles: Sequence[str] = ("q", "k", "v")) -> Recipe:
+    """MoRe: a Monarch matrix for every weight, two block-diagonal matrices with a transposition between them.
+
+    Source: W. Tan et al., MoRe Fine-Tuning with 10x Fewer Parameters, 2024; T. Dao et al., Monarch, ICML 2022.
+    """
+    plan = plan_for(model).only(role=roles).split("in", {"k": blocks, "p": None})
+    return Recipe(plan.split("out", {"s": None, "q": blocks}), Monarch())
+
+
+def kradapter(model: nn.Module, scale: float = 2.0, roles: Sequence[str] = QV) -> Recipe:
+    """KRAdapter: the row-wise Kronecker product of two thin matrices for every weight.
+
+    Source: P. Albert et al., Towards Higher Effective Rank in Parameter-Efficient Fine-Tuning Using Khatri-Rao Product,
+    ICCV 2025.
+    """
+    return Recipe(plan_for(model).only(role=roles), KhatriRao(), {"scale": scale})

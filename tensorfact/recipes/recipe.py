@@ -1,0 +1,107 @@
+"""What a recipe is: a plan, a format and options of `adapt`."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from ..adapt import Adapter, adapt
+from ..errors import PlanError
+from ..formats import Format
+from ..plan import TensorizationPlan
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """A published method on one model.
+
+    Args:
+        plan: Which weights fold into which tensors.
+        format: How each tensor is factored: one format, or one for each group's name.
+        options: What else the method sets in `adapt`.
+
+    Examples:
+        >>> import tensorfact as tf
+        >>> model = tf.nano()
+        >>> tf.recipes.lora(model, rank=4).adapt(model).num_parameters
+        9216
+    """
+
+    plan: TensorizationPlan
+    format: Format | Mapping[str, Format]
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def adapt(self, model: nn.Module, **options: Any) -> Adapter:
+        """Adapt a model.
+
+        Args:
+            model: The model.
+            options: Other options of `adapt`; they take precedence over the recipe's.
+        """
+        return adapt(model, self.plan, self.format, **{**self.options, **options})
+
+    def num_parameters(self, model: nn.Module) -> int:
+        """Return how many numbers train, the head apart.
+
+        Args:
+            model: The model; it is only read.
+        """
+        return self.plan.resolve(model).num_parameters(self.format)
+
+
+def width(plan: TensorizationPlan, model: nn.Module, axis: str) -> int:
+    """Return the size of a mode of a plan's first tensor.
+
+    Args:
+        plan: The plan.
+        model: The model.
+        axis: The mode's name.
+    """
+    return next(mode.size for mode in plan.resolve(model).tensors[0].modes if mode.name == axis)
+
+
+def heads_of(model: nn.Module, heads: int | None) -> int:
+    """Return the number of attention heads: as given, or as the model says it.
+
+    Args:
+        model: The model.
+        heads: The number; None to look for it.
+
+    Raises:
+        PlanError: The model does not say it, or says several.
+    """
+    if heads is not None:
+        return heads
+    told = [getattr(module, "num_heads", None) for module in model.modules()]
+    told += [getattr(getattr(model, "config", None), "num_attention_heads", None)]
+    found = {int(number) for number in told if isinstance(number, int)}
+    if len(found) != 1:
+        raise PlanError(
+            "the number of attention heads",
+            expected="one `num_heads` among the model's modules",
+            got=repr(sorted(found)) if found else "none",
+            fix="pass heads=12",
+        )
+    return found.pop()
+
+
+def fold(size: int, parts: int) -> tuple[int, ...]:
+    """Return the most even factors of a number, rising.
+
+    Args:
+        size: The number.
+        parts: How many factors.
+
+    Examples:
+        >>> fold(768, 2), fold(768, 3)
+        ((24, 32), (8, 8, 12))
+    """
+    if parts == 1:
+        return (size,)
+    divisors = [number for number in range(1, size + 1) if size % number == 0]
+    splits = [tuple(sorted((first, *fold(size // first, parts - 1)))) for first in divisors]
+    return min(splits, key=lambda split: (sum(split), math.prod(split)))
