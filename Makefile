@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.stamp-ready
 
-.PHONY: compare test test-slow test-site examples bench bench-cuda lint types docs check clean
+.PHONY: compare test test-slow test-site examples third-party bench bench-cuda lint types docs check clean
 
 compare: $(READY)
 	$(BIN)/tensorfact compare
@@ -32,6 +32,13 @@ examples: $(READY)
 	$(BIN)/python examples/finetune_convnet.py --steps $(STEPS)
 	$(BIN)/python examples/extract_digits.py --quick --epochs 1 --out runs/examples/quick.png
 
+# a format in a package of its own: installed, its name found, its tests run, taken out again
+THIRD := examples/third_party_format
+third-party: $(READY)
+	$(BIN)/python -m pip install --quiet --no-deps --force-reinstall ./$(THIRD)
+	$(BIN)/python -m pytest -c pyproject.toml --rootdir . --pyargs hierarchical_tucker $(THIRD)/tests; status=$$?; \
+	$(BIN)/python -m pip uninstall --quiet --yes tensorfact-hierarchical-tucker; exit $$status
+
 # ratios beside their targets, on the CPU in at most ten minutes; `make bench-cuda` on a machine with a GPU
 bench: $(READY)
 	$(BIN)/python -m benchmarks
@@ -49,7 +56,7 @@ types: $(READY)
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-check: lint types docs test test-slow test-site examples
+check: lint types docs test test-slow test-site examples third-party
 
 $(READY): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tensorfact needs Python 3.11 or newer: make PYTHON=python3.11")'

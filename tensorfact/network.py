@@ -160,8 +160,9 @@ class Network:
     def fan_in(self, core: Core, summed: Mapping[str, int]) -> int:
         """Return how many terms `core` adds to a sum when the network meets an input.
 
-        A bond is charged to the later of its cores, and not at all if the zero core has it; the product over the
-        random cores is then the number of terms in one component of what the zero core is applied to.
+        A bond is charged to the later of its cores, an input to the first that has it, and neither if the zero core has
+        it; the product over the random cores is then the number of terms in one component of what the zero core is
+        applied to.
 
         Args:
             core: One of the cores.
@@ -169,5 +170,6 @@ class Network:
         """
         zero = {leg for other in self.cores if other.start == ZERO for leg in other.legs}
         earlier = {leg for other in self.cores[: self.cores.index(core)] for leg in other.legs}
-        bonds = earlier - zero - set(self.output)
-        return math.prod(summed.get(leg, self.sizes[leg] if leg in bonds else 1) for leg in core.legs)
+        bonds = {leg: self.sizes[leg] for leg in earlier - zero - set(self.output)}
+        inputs = {leg: count for leg, count in summed.items() if leg not in earlier | zero}
+        return math.prod({**bonds, **inputs}.get(leg, 1) for leg in core.legs)

@@ -1,4 +1,5 @@
-"""Hypothesis strategies: modes, formats that fit them, plans over a small model, and whole adaptations.
+"""Hypothesis strategies beside those of `tensorfact.testing`: formats by limits of the tests' own, plans over a small
+model of every kind of layer, and whole adaptations.
 
 What is drawn is plain data; models are built in the test from it, so that a failing example prints what matters.
 """
@@ -13,26 +14,21 @@ from typing import Any
 
 import torch
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import nn
 
 import tensorfact as tf
-from tensorfact.network import Side
+from tensorfact.notation import mode_name
+from tensorfact.testing import arrangements, modes, ranks, tensors
+from tensorfact.testing.strategies import HIGHEST_RANK, SIDES
 
 from . import helpers
 
-HIGHEST_RANK = 4
-SIDES: tuple[Side, ...] = ("stack", "in", "out")
+__all__ = ["SIDES", "arrangements", "modes", "tensors"]
+
 FORMATS: tuple[type[tf.Format], ...] = (tf.TensorTrain, tf.TensorRing, tf.Tucker, tf.CP, tf.MatrixBatch)
 
 
 # ---------------------------------------------------------------------------------------------------- modes, formats
-
-
-@st.composite
-def modes(draw: st.DrawFn, least: int = 2, most: int = 5) -> tuple[tf.Mode, ...]:
-    """Draw the modes of a tensor, of any sides, sizes 1 to 5."""
-    sides = draw(st.lists(st.sampled_from(SIDES), min_size=least, max_size=most))
-    return tuple(tf.Mode(f"m{k}", draw(st.integers(1, 5)), side) for k, side in enumerate(sides))
 
 
 def chain(modes: Sequence[tf.Mode], order: Sequence[str] | None) -> list[tf.Mode]:
@@ -110,22 +106,11 @@ def formats(draw: st.DrawFn, modes: Sequence[tf.Mode], kinds: Sequence[type[tf.F
     if kind is tf.TensorTrain:
         return draw(tensor_trains(modes))
     if kind is tf.TensorRing:
-        limits = ring_limits(modes)
-        ranks: list[int] = [draw(st.integers(1, min(HIGHEST_RANK, limit))) for limit in limits]
-        several: bool = draw(st.booleans())
-        return tf.TensorRing(tuple(ranks) if ranks and several else min(ranks, default=1))
+        return tf.TensorRing(draw(ranks(ring_limits(modes))))
     if kind is tf.Tucker:
         return draw(tuckers(modes))
     limit = terms_limit(modes) if kind is tf.CP else matrix_limit(modes)
     return kind(draw(st.integers(1, min(HIGHEST_RANK, limit))))  # type: ignore[call-arg]
-
-
-@st.composite
-def tensors(draw: st.DrawFn, modes: Sequence[tf.Mode]) -> Tensor:
-    """Draw a dense tensor over modes: random numbers of any magnitude, or zero."""
-    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**16)))
-    noise = torch.randn([mode.size for mode in modes], generator=generator, dtype=torch.float64)
-    return noise * draw(st.sampled_from([1.0, 0.0, 1e-6, 1e4]))
 
 
 # ------------------------------------------------------------------------------------------------------ models, plans
@@ -154,23 +139,8 @@ def sizes(draw: st.DrawFn) -> Sizes:
 
 
 @st.composite
-def arrangements(draw: st.DrawFn, axes: Sequence[str]) -> str:
-    """Draw a modes string: the axes in any order, merged anyhow."""
-    order = draw(st.permutations(axes))
-    cuts = [draw(st.booleans()) for _ in order[1:]]
-    runs: list[list[str]] = [[order[0]]]
-    for axis, cut in zip(order[1:], cuts, strict=True):
-        runs.append([axis]) if cut else runs[-1].append(axis)
-    return " ".join(_dimension(run) for run in runs)
-
-
-@st.composite
 def _dimensions(draw: st.DrawFn, axes: Sequence[str]) -> str:
-    return _dimension(draw(st.permutations(axes)))
-
-
-def _dimension(axes: Sequence[str]) -> str:
-    return f"({' '.join(axes)})" if len(axes) > 1 else axes[0]
+    return mode_name(tuple(draw(st.permutations(axes))))
 
 
 @st.composite
@@ -201,11 +171,11 @@ def _digits(draw: st.DrawFn, shape: Sizes) -> _Digits:
 @st.composite
 def _attention(draw: st.DrawFn, shape: Sizes) -> tf.Group:
     digits = draw(_digits(shape))
-    inputs = _dimension(digits.into)
+    inputs = mode_name(digits.into)
     fused = draw(_dimensions(["role", *digits.out])) + " " + inputs
     rules = [tf.Rule("blocks.{layer}.qkv.weight", fused, role=draw(_labels(draw(st.permutations("qkv")))))]
     if draw(st.booleans()):
-        straight, transposed = f"{_dimension(digits.out)} {inputs}", f"{inputs} {_dimension(digits.out)}"
+        straight, transposed = f"{mode_name(digits.out)} {inputs}", f"{inputs} {mode_name(digits.out)}"
         rules += [tf.Rule("blocks.{layer}.proj.weight", draw(st.sampled_from([straight, transposed])), role="o")]
     axes = ["layer", "role", *digits.out, *digits.into]
     partition = "layer" if draw(st.booleans()) else None

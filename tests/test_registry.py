@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import json
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -169,3 +172,61 @@ def test_any_stored_option_is_a_format_or_an_error_of_the_library(value: Any) ->
         except TensorfactError:
             continue
         assert format_from_dict(json.loads(json.dumps(format_to_dict(format)))) == format
+
+
+# ------------------------------------------------------------------------------------------------- installed packages
+
+MODULE = """
+import dataclasses
+import tensorfact as tf
+
+@dataclasses.dataclass(frozen=True)
+class Installed(tf.TensorTrain):
+    pass
+"""
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Put a distribution on the path that names two formats, one of which cannot be loaded."""
+    (tmp_path / "somebodys_format.py").write_text(MODULE)
+    metadata = tmp_path / "somebodys-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: somebodys\nVersion: 1.0\n")
+    entries = {"Some_Bodys": "somebodys_format:Installed", "broken": "nowhere_at_all:Broken"}
+    lines = [f"[{registry.GROUP}]", *(f"{name} = {value}" for name, value in entries.items())]
+    (metadata / "entry_points.txt").write_text("\n".join(lines))
+    monkeypatch.setattr(registry, "_formats", dict(registry._formats))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "somebodys_format", raising=False)
+    return tmp_path
+
+
+def test_the_name_of_an_installed_format_is_known_before_it_is_loaded(installed: Path) -> None:
+    assert {"some-bodys", "broken", "tt"} <= set(tf.available_formats())
+    assert "somebodys_format" not in sys.modules
+    assert tf.get_format("SOME_bodys").__name__ == "Installed"
+    assert "somebodys_format" in sys.modules
+
+
+def test_an_installed_format_is_read_from_text_and_files(installed: Path) -> None:
+    format = parse_format("some-bodys:rank=3")
+    assert type(format) is tf.get_format("some-bodys")
+    assert format_to_dict(format) == {"name": "some-bodys", "rank": 3}
+    model = tf.nano()
+    tf.adapt(model, tf.plan_for(model), format).save(installed / "file")
+    assert tf.load_adapter(tf.nano(), installed / "file").formats == {"encoder": format}
+
+
+def test_an_installed_format_that_was_imported_first_has_its_name(installed: Path) -> None:
+    theirs = importlib.import_module("somebodys_format")
+    assert format_to_dict(theirs.Installed(2)) == {"name": "some-bodys", "rank": 2}
+
+
+def test_an_entry_that_cannot_be_loaded_names_its_package(installed: Path) -> None:
+    for use in (tf.get_format, parse_format):
+        with refused(FormatError, "'broken'", "somebodys", "nowhere_at_all:Broken"):
+            use("broken")
+    assert tf.get_format("tt") is tf.TensorTrain
+    with refused(FormatError, "did you mean"):
+        tf.get_format("tucke")

@@ -140,6 +140,12 @@ def test_a_module_stays_small(name: str) -> None:
     assert len(modules()[name].read_text().splitlines()) <= 400
 
 
+def test_a_new_format_is_short() -> None:
+    """One file, and one file of tests by the conformance kit."""
+    assert len(modules()["formats.block_term"].read_text().splitlines()) <= 120
+    assert len((Path(__file__).parent / "test_block_term.py").read_text().splitlines()) <= 35
+
+
 @pytest.mark.parametrize("name", sorted(modules()))
 def test_a_module_says_what_it_is_for(name: str) -> None:
     assert ast.get_docstring(ast.parse(modules()[name].read_text()))

@@ -20,7 +20,8 @@ class Nested(Wrapper):
     """A format within a format: some cores of the one are tensors that others factor.
 
     A core's modes are the tensor's own, and its bonds: an input where the bond comes from an earlier core, an output
-    where it goes to a later one. The factors of core A are named `A_U`, `A_V`, ...
+    where it goes to a later one. The factors of core A are named `A_U`, `A_V`, ... An inner rank that the outer one
+    leaves no room for is lowered.
 
     Args:
         format: The outer format. Its rank is the rank of this.
@@ -53,7 +54,7 @@ class Nested(Wrapper):
         outer = self.format.network(modes)
         cores, sizes = {core.name: [core] for core in outer.cores}, dict(outer.sizes)
         for core, format, own in self._inner(modes):
-            inner = format.network(own)
+            inner = format.fitted(own).network(own)
             renamed = {leg: f"_{core.name}{leg}" for leg in inner.sizes if leg not in inner.output}
             sizes |= {renamed[leg]: size for leg, size in inner.sizes.items() if leg in renamed}
             renamed |= {mode.name: leg for mode, leg in zip(own, core.legs, strict=True)}
@@ -72,7 +73,7 @@ class Nested(Wrapper):
         """Decompose by the outer format, then its cores by the inner ones, then fit all to the tensor."""
         found = dict(self.format.factorize(tensor, modes))
         for core, format, own in self._inner(modes):
-            inner = format.decompose(found.pop(core.name), own).cores
+            inner = format.fitted(own).decompose(found.pop(core.name), own).cores
             found |= {f"{core.name}_{name}": value for name, value in inner.items()}
         return least_squares(self.network(modes), tensor, self.given(modes), start=found)
 
@@ -80,7 +81,7 @@ class Nested(Wrapper):
         """Return the cores that are part of one of the formats."""
         found = dict(self.format.given(modes))
         for core, format, own in self._inner(modes):
-            found |= {f"{core.name}_{name}": value for name, value in format.given(own).items()}
+            found |= {f"{core.name}_{name}": value for name, value in format.fitted(own).given(own).items()}
         return found
 
     def _inner(self, modes: Sequence[Mode]) -> Iterator[tuple[Core, Format, tuple[Mode, ...]]]:

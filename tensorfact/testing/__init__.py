@@ -1,0 +1,24 @@
+"""The conformance kit: does a format, or a plan on a model, keep the laws? And strategies for tests of one's own.
+
+It needs hypothesis, and pytest for `as_test`: `pip install 'tensorfact[testing]'`.
+"""
+
+from .formats import check_format
+from .laws import Law, LawError, Laws
+from .plans import check_plan
+from .strategies import arrangements, formats, modes, plain_kinds, plans, ranks, tensors
+
+__all__ = [
+    "Law",
+    "LawError",
+    "Laws",
+    "arrangements",
+    "check_format",
+    "check_plan",
+    "formats",
+    "modes",
+    "plain_kinds",
+    "plans",
+    "ranks",
+    "tensors",
+]

@@ -1,0 +1,173 @@
+"""Laws of what a format decomposes a tensor into."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ..errors import FormatError
+from .laws import Rule, require
+from .subject import FormatSubject, distance
+
+_SCALE = 1024.0
+"""A power of two: the tensor that is decomposed is then the same to the last bit."""
+
+
+_ALIKE = 0.8
+"""The cosine with a tensor that the format can hold, for a fit that may stop at a local optimum."""
+
+
+def _shapes(subject: FormatSubject) -> str | None:
+    if subject.undecomposed:
+        return subject.undecomposed
+    for modes, cores in subject.factorized.items():
+        wanted = subject.network(modes).shapes()
+        found = {name: tuple(core.shape) for name, core in cores.items()}
+        require(
+            found == wanted,
+            expected=f"cores of shapes {wanted}",
+            got=found,
+            cause="a core that is transposed, or named otherwise than in the network",
+        )
+    return None
+
+
+def _kind(subject: FormatSubject) -> str | None:
+    if subject.undecomposed:
+        return subject.undecomposed
+    case, tensor = next(iter(subject.tensors.items()))
+    found = {("cpu", torch.float64): subject.found[case]}
+    for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
+        found[device, torch.float32] = subject.format.decompose(tensor.to(device, torch.float32), case)
+    for (device, dtype), each in found.items():
+        kinds = {(core.dtype, core.device.type) for core in each.cores.values()}
+        require(
+            kinds == {(dtype, device)},
+            expected=f"cores in {dtype} on {device}, as the tensor",
+            got=", ".join(sorted(f"{kind} on {place}" for kind, place in kinds)),
+            cause="numpy, .double(), or a tensor made without dtype= and device= in factorize()",
+        )
+    return None
+
+
+def _repeats(subject: FormatSubject) -> str | None:
+    if subject.undecomposed:
+        return subject.undecomposed
+    for modes, cores in list(subject.factorized.items())[:1]:
+        tensor = subject.tensors[modes]
+        with torch.random.fork_rng([]):
+            torch.manual_seed(1)
+            state = torch.get_rng_state()
+            again = subject.format.factorize(tensor / tensor.abs().max(), modes)
+            left = torch.equal(torch.get_rng_state(), state)
+        cause = "torch's own random state; draw from torch.Generator().manual_seed(0) in factorize()"
+        require(
+            left,
+            expected="torch's random state left alone",
+            got="another state",
+            cause=cause,
+        )
+        differing = [name for name, core in cores.items() if not torch.equal(core, again[name])]
+        require(not differing, expected="the same cores again", got=f"another {', '.join(differing)}", cause=cause)
+    return None
+
+
+def _scales(subject: FormatSubject) -> str | None:
+    if subject.undecomposed:
+        return subject.undecomposed
+    for modes, tensor, found in subject.decomposed():
+        dense = found.dense()
+        alike = float(torch.cosine_similarity(dense.flatten(), tensor.flatten(), dim=0))
+        cause = "a sign or a scale that factorize() drops or puts on two cores, or dimensions in another order"
+        require(
+            alike > _ALIKE,
+            expected=f"cores that point the way the tensor does, a cosine above {_ALIKE}",
+            got=f"{alike:.3g}",
+            cause=cause,
+        )
+        for factor in (-1.0, _SCALE):
+            apart = distance(subject.format.decompose(factor * tensor, modes).dense(), factor * dense)
+            require(
+                apart < 1e-6,
+                expected=f"{factor:g} times the tensor to give {factor:g} times as much",
+                got=f"a difference of {apart:.2g}",
+                cause=cause,
+            )
+    return None
+
+
+def _says_its_error(subject: FormatSubject) -> str | None:
+    if subject.undecomposed:
+        return subject.undecomposed
+    decomposed = list(subject.found.items())
+    with contextlib.suppress(FormatError):  # of a rank that cannot be lowered, the next law says so
+        decomposed += subject.lower.items()
+    for case, found in decomposed:
+        tensor = subject.tensors[case]
+        true = float((found.dense() - tensor).norm() / tensor.norm())
+        require(
+            math.isclose(found.error, true, rel_tol=1e-6, abs_tol=1e-9),
+            expected=f"the error that is measured, {true:.6g}",
+            got=f"{found.error:.6g}",
+            cause="an overridden decompose() that estimates the error, or changes the cores after measuring it",
+        )
+        require(
+            found.error <= 1 + 1e-6,
+            expected="an error of at most 1, which zero cores have",
+            got=f"{found.error:.6g}",
+            cause="cores that factorize() scales after fitting them",
+        )
+    return None
+
+
+def _falls(subject: FormatSubject) -> str | None:
+    if subject.undecomposed:
+        return subject.undecomposed
+    if subject.format.own_rank is None:
+        return "the format has no rank"
+    if not subject.lower:
+        return "there is no lower rank than this format's; give the kit one of a higher rank"
+    for case, low in subject.lower.items():
+        error = subject.found[case].error
+        require(
+            error <= low.error * (1 + 1e-6) + 1e-6,
+            expected=f"an error of at most {low.error:.4g}, which {low.format} reaches",
+            got=f"{error:.4g} with {subject.format}",
+            cause="a fit that stops early, or ranks that are not used",
+        )
+    return None
+
+
+def _keeps_given(subject: FormatSubject) -> str | None:
+    if subject.undecomposed:
+        return subject.undecomposed
+    for modes, _, found in subject.decomposed():
+        given: Mapping[str, Tensor] = subject.format.given(modes)
+        if not given:
+            return "the format gives no core"
+        changed = [name for name, core in given.items() if not torch.equal(found.cores[name], core.to(torch.float64))]
+        require(
+            not changed,
+            expected="the given cores as they are",
+            got=f"another {', '.join(changed)}",
+            cause="a factorize() that fits or scales every core of the network",
+        )
+    return None
+
+
+_SHAPED = ("cores in shape",)
+_SAME = ("dtype and device kept", "decomposition repeats")
+
+DECOMPOSITION_LAWS: tuple[Rule[FormatSubject], ...] = (
+    Rule("cores in shape", "factorize returns the network's cores in its shapes", _shapes, ("every core learns",)),
+    Rule("given cores stay", "a decomposition holds the given cores unchanged", _keeps_given, _SHAPED),
+    Rule(_SAME[0], "cores have the tensor's dtype and device", _kind, _SHAPED),
+    Rule(_SAME[1], "one tensor has one decomposition, whatever torch's random state", _repeats, _SHAPED),
+    Rule("sign and size", "a multiple of a tensor gives that multiple of what was found", _scales, _SAME),
+    Rule("error is true", "the reported error is the measured one, at most 1", _says_its_error, ("sign and size",)),
+    Rule("error falls with rank", "a higher rank leaves no larger error", _falls, ("error is true",)),
+)

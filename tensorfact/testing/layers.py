@@ -1,0 +1,119 @@
+"""The smallest model whose weights are a tensor of given modes: what a format does when it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..adapt import Adapter, adapt
+from ..formats import Format
+from ..network import Mode
+from ..notation import mode_name, parse_axes
+from ..plan import TensorizationPlan
+from ..rules import Group, Rule
+
+_NOISE = 0.3
+
+
+class Layers(nn.Module):
+    """One linear layer for every coordinate of the stack modes, all on the same input.
+
+    Args:
+        modes: The tensor's modes, of which some are inputs and some outputs.
+    """
+
+    def __init__(self, modes: Sequence[Mode]) -> None:
+        super().__init__()
+        axes = {mode.name: parse_axes(mode.name, "a mode")[0] for mode in modes}
+        self.sizes = {name: size for mode in modes for name, size in _sizes(axes[mode.name], mode.size)}
+        by_side = {
+            side: [axis for mode in modes if mode.side == side for axis in axes[mode.name]]
+            for side in ("stack", "in", "out")
+        }
+        self.inputs, outputs = (self._product(by_side[side]) for side in ("in", "out"))
+        self.layers = self._stacked(by_side["stack"], outputs)
+        name = ".".join(["layers", *(f"{{{axis}}}" for axis in by_side["stack"]), "weight"])
+        pattern = f"{mode_name(tuple(by_side['out']))} {mode_name(tuple(by_side['in']))}"
+        free = {axis: self.sizes[axis] for side in ("in", "out") for axis in by_side[side]}
+        arranged = " ".join(mode_name(axes[mode.name]) for mode in modes)
+        self.plan = TensorizationPlan((Group("format", arranged, (Rule(name, pattern),), axis_sizes=free),))
+        with torch.no_grad():
+            for number, parameter in enumerate(self.parameters()):
+                generator = torch.Generator().manual_seed(number)
+                parameter.copy_(torch.randn(parameter.shape, generator=generator))
+
+    def _product(self, axes: Sequence[str]) -> int:
+        return int(torch.tensor([self.sizes[axis] for axis in axes]).prod())
+
+    def _stacked(self, axes: Sequence[str], outputs: int) -> nn.Module:
+        if not axes:
+            with torch.random.fork_rng([]):
+                return nn.Linear(self.inputs, outputs)
+        return nn.ModuleList(self._stacked(axes[1:], outputs) for _ in range(self.sizes[axes[0]]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the outputs of all layers, side by side."""
+        return torch.cat([layer(x) for layer in self.modules() if isinstance(layer, nn.Linear)], -1)
+
+
+def routes(format: Format, modes: Sequence[Mode]) -> dict[str, Tensor] | None:
+    """Return the output of layers whose weights a format changes, on both routes and merged.
+
+    Args:
+        format: The format.
+        modes: The tensor's modes.
+
+    Returns:
+        Outputs by route; None where there are no inputs or no outputs.
+    """
+    if not {"in", "out"} <= {mode.side for mode in modes}:
+        return None
+    outputs: dict[str, Tensor] = {}
+    names: tuple[Literal["activation", "weight"], ...] = ("activation", "weight")
+    for route in names:
+        model = Layers(modes).double().eval()
+        adapter = adapt(model, model.plan, format, route=route, train_head=False, seed=0, check=False)
+        _draw(adapter)
+        with torch.no_grad():
+            outputs[route] = model(_input(model))
+            adapter.merge()
+            outputs["merged"] = model(_input(model))
+    return outputs
+
+
+def unchanged_when_subtracted(format: Format, modes: Sequence[Mode]) -> float:
+    """Return by how much a fresh adapter changes the output of layers when its start is subtracted.
+
+    Args:
+        format: The format.
+        modes: The tensor's modes.
+    """
+    if not {"in", "out"} <= {mode.side for mode in modes}:
+        return 0.0
+    model = Layers(modes).eval().requires_grad_(False)
+    with torch.no_grad():
+        base = model(_input(model))
+        adapt(model, model.plan, format, train_head=False, seed=0, check=False, subtract_start=True)
+        return float((model(_input(model)) - base).abs().max())
+
+
+def _draw(adapter: Adapter) -> None:
+    """Draw every trained core at random, the one that starts at zero too."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for core in adapter.factors.parameters():
+            if core.requires_grad:
+                core.copy_(_NOISE * torch.randn(core.shape, generator=generator))
+
+
+def _input(model: Layers) -> Tensor:
+    weight = next(model.parameters())
+    return torch.randn(5, model.inputs, generator=torch.Generator().manual_seed(0)).to(weight.dtype)
+
+
+def _sizes(axes: Sequence[str], size: int) -> list[tuple[str, int]]:
+    """Give the first of a mode's axes its size, and the others one coordinate."""
+    return [(axis, size if at == 0 else 1) for at, axis in enumerate(axes)]

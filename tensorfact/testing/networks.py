@@ -1,0 +1,278 @@
+"""Laws of a format's options, its network, and the start of its factors."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import FormatError
+from ..factors import Factors, deviations, fresh
+from ..formats import Format, format_from_dict, format_to_dict
+from ..network import Mode, Network
+from ..starts import GIVEN, ZERO
+from .laws import Rule, crashed, require
+from .layers import routes, unchanged_when_subtracted
+from .subject import FormatSubject, distance, evaluated
+
+_KEPT = ("normal", "uniform", "orthogonal", ZERO, GIVEN)
+"""Starts that are meant to keep the variance, and those that have none."""
+_DRAWS = 300
+_SAMPLES = 4
+
+
+def _immutable(subject: FormatSubject) -> None:
+    format, kind = subject.format, type(subject.format)
+    require(
+        "__dataclass_params__" in vars(kind) and vars(kind)["__dataclass_params__"].frozen,
+        expected="a frozen dataclass",
+        got=f"class {kind.__name__}, which is none itself",
+        cause="no @dataclasses.dataclass(frozen=True) above the class",
+    )
+    crashed(lambda: hash(format), expected="a format with a hash", cause="an option that is a list, a dict or a tensor")
+    twins = {"a copy": copy.deepcopy(format), "dataclasses.replace(format)": dataclasses.replace(format)}
+    for name, twin in twins.items():
+        require(
+            twin == format and hash(twin) == hash(format),
+            expected=f"{name} that equals the format, with the same hash",
+            got=f"{twin} != {format}",
+            cause="eq=False, or an option that __post_init__ changes each time",
+        )
+
+
+def _survives_json(subject: FormatSubject) -> None:
+    format = subject.format
+    cause = "an option of a type that JSON does not hold, or that __post_init__ does not bring back to one form"
+    back = crashed(lambda: _through_json(format), expected="options that JSON holds", cause=cause)
+    require(back == format, expected=str(format), got=str(back), cause=cause)
+    require(
+        str(back) == str(format) and repr(back) == repr(format) and hash(back) == hash(format),
+        expected=f"the text and hash of {format!r}",
+        got=repr(back),
+        cause=cause,
+    )
+
+
+def _through_json(format: Format) -> Format:
+    """Write a format as JSON and read it, by its name or, where its class has none, by its options."""
+    try:
+        stored = format_to_dict(format)
+    except FormatError:
+        options = {field.name: _plain(getattr(format, field.name)) for field in dataclasses.fields(format)}
+        back = json.loads(json.dumps(options))
+        return type(format)(**{name: _unplain(value) for name, value in back.items()})
+    return format_from_dict(json.loads(json.dumps(stored)))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Format):
+        return format_to_dict(value)
+    return [_plain(each) for each in value] if isinstance(value, tuple) else value
+
+
+def _unplain(value: Any) -> Any:
+    if isinstance(value, Mapping) and "name" in value:
+        return format_from_dict(value)
+    return tuple(_unplain(each) for each in value) if isinstance(value, list) else value
+
+
+def _repeats(subject: FormatSubject) -> None:
+    def check(modes: tuple[Mode, ...], seed: int) -> None:
+        format, twin = subject.format, copy.deepcopy(subject.format)
+        first, *others = (each.network(modes) for each in (format, format, twin))
+        for other in others:
+            require(
+                other == first,
+                expected=f"the same network every time, {first} {dict(first.sizes)}",
+                got=f"{other} {dict(other.sizes)}",
+                cause="a random choice, a counter or a set in network()",
+            )
+        given, again = format.given(modes), twin.given(modes)
+        require(
+            given.keys() == again.keys()
+            and all(torch.equal(given[n].nan_to_num(), again[n].nan_to_num()) for n in given),
+            expected="the same given cores every time",
+            got="others",
+            cause="random numbers in given(); the values have to follow from the options and the modes",
+        )
+
+    subject.for_all(check)
+
+
+def _keeps_modes(subject: FormatSubject) -> None:
+    def check(modes: tuple[Mode, ...], seed: int) -> None:
+        network = subject.network(modes)
+        names, sizes = tuple(mode.name for mode in modes), tuple(mode.size for mode in modes)
+        cause = "the output written in the order of the cores; it is tuple(mode.name for mode in modes)"
+        require(network.output == names, expected=f"output {names}", got=network.output, cause=cause)
+        found = network.shape(network.output)
+        require(found == sizes, expected=f"sizes {sizes}", got=found, cause="sizes of other modes")
+
+    subject.for_all(check)
+
+
+def _counts(subject: FormatSubject) -> None:
+    def check(modes: tuple[Mode, ...], seed: int) -> None:
+        held = sum(core.numel() for core in _factors(subject, modes).parameters() if core.requires_grad)
+        count = subject.format.num_parameters(modes)
+        require(
+            count == held,
+            expected=f"{held}, the numbers in the trained cores",
+            got=count,
+            cause="an overridden num_parameters with another formula, or one that counts cores that are not trained",
+        )
+
+    subject.for_all(check)
+
+
+def _is_dense(subject: FormatSubject) -> None:
+    def check(modes: tuple[Mode, ...], seed: int) -> None:
+        factors = _factors(subject, modes)
+        factors.assign(cores := subject.cores(modes, seed))
+        apart = distance(factors.dense(), evaluated(factors.network, cores))
+        require(
+            apart < 1e-9,
+            expected=f"the einsum {factors.network}",
+            got=f"a tensor that differs by {apart:.2g} of its largest number",
+            cause="a Network subclass whose equality or hash leaves something out",
+        )
+
+    subject.for_all(check)
+
+
+def _starts_at_zero(subject: FormatSubject) -> str | None:
+    def check(modes: tuple[Mode, ...], seed: int) -> None:
+        dense = _factors(subject, modes, seed).dense().detach()
+        require(
+            not bool(dense.any()),
+            expected="a fresh tensor of zeros",
+            got=f"numbers up to {float(dense.abs().max()):.2g}",
+            cause="a given core that is infinite or NaN, which zero does not cancel",
+        )
+
+    if _has_zero(subject):
+        subject.for_all(check)
+        return None
+    for modes in subject.small:
+        difference = unchanged_when_subtracted(subject.format, modes)
+        require(
+            difference == 0,
+            expected="no core starts at zero, so adapt(..., subtract_start=True) leaves the output as it was",
+            got=f"an output that differs by {difference:.2g}",
+            cause="given cores that are infinite, or that differ from call to call",
+        )
+    return None
+
+
+def _learns(subject: FormatSubject) -> None:
+    def check(modes: tuple[Mode, ...], seed: int) -> None:
+        factors = _factors(subject, modes, seed)
+        trained = {n: p for n, p in factors.cores.named_parameters() if p.requires_grad}
+        generator = torch.Generator().manual_seed(seed + 1)
+        target = torch.randn([mode.size for mode in modes], generator=generator, dtype=torch.float64)
+        reached: set[str] = set()
+        for _ in range(2):
+            gradients = torch.autograd.grad(
+                (factors.dense() - target).square().sum(), list(trained.values()), allow_unused=True
+            )
+            with torch.no_grad():
+                for (name, core), gradient in zip(trained.items(), gradients, strict=True):
+                    if gradient is not None and bool(gradient.any()):
+                        reached.add(name)
+                        core.sub_(0.1 * gradient / gradient.abs().max())
+        dead = sorted(trained.keys() - reached)
+        require(
+            not dead,
+            expected="a gradient for every trained core at the first or second step",
+            got=f"none for {', '.join(dead)}",
+            cause="two cores that start at zero, or a core that meets only zeros",
+        )
+
+    subject.for_all(check)
+
+
+def _keeps_scale(subject: FormatSubject) -> str | None:
+    if not _has_zero(subject):
+        return "no core starts at zero, so there is nothing that the others' scale is meant for"
+    starts = {core.start for core in subject.network(subject.cases[0]).cores}
+    if other := sorted(start for start in starts if start not in _KEPT):
+        return f"a core starts {other[0]!r}, a scale of the format's own"
+    for modes in subject.small:
+        mean = _mean_square(subject, modes)
+        require(
+            0.5 < mean < 2,
+            expected="1 as the mean square of what the core that starts at zero is applied to",
+            got=f"{mean:.3g}",
+            cause="given cores of another scale, or a leg in three cores, which is charged twice",
+        )
+    return None
+
+
+def _mean_square(subject: FormatSubject, modes: Sequence[Mode]) -> float:
+    """Return the mean square of an input of variance 1 that met every core but the one that starts at zero."""
+    network, given = subject.network(modes), subject.format.given(modes)
+    inputs = tuple(mode.name for mode in modes if mode.side == "in")
+    zero = next(core for core in network.cores if core.start == ZERO)
+    random = tuple(core for core in network.cores if core is not zero)
+    samples = "(samples)"
+    held = {leg for core in random for leg in core.legs} | set(inputs)
+    left = [leg for leg in held if leg in zero.legs or (leg in network.output and leg not in inputs)]
+    met = Network(
+        (dataclasses.replace(zero, name=samples, legs=(samples, *inputs)), *random),
+        (samples, *left),
+        {samples: _SAMPLES, **{leg: size for leg, size in network.sizes.items() if leg in held}},
+    )
+    generator, squares = torch.Generator().manual_seed(0), []
+    deviation = deviations(network, modes)
+    for _ in range(_DRAWS):
+        cores: dict[str, Tensor] = fresh(network, deviation, given, generator)
+        cores[samples] = torch.randn(met.shape((samples, *inputs)), generator=generator)
+        squares.append(evaluated(met, cores).square().mean())
+    return float(torch.stack(squares).mean())
+
+
+def _agrees(subject: FormatSubject) -> str | None:
+    for modes in subject.small:
+        found = routes(subject.format, modes)
+        if found is None:
+            return "there are no inputs or no outputs, so there is no layer to apply it in"
+        for name, output in found.items():
+            apart = distance(output, found["merged"])
+            require(
+                apart < 1e-9,
+                expected="one output on both routes and merged",
+                got=f"{apart:.2g} between {name} and merged",
+                cause="a core or leg of a name that is taken: core 'x', leg '(tokens)'",
+            )
+    return None
+
+
+def _factors(subject: FormatSubject, modes: Sequence[Mode], seed: int = 0) -> Factors:
+    generator = torch.Generator().manual_seed(seed)
+    given = subject.format.given(modes)
+    return Factors(subject.network(modes), modes, given=given, dtype=torch.float64, generator=generator)
+
+
+def _has_zero(subject: FormatSubject) -> bool:
+    return any(core.start == ZERO for core in subject.network(subject.cases[0]).cores)
+
+
+_NETWORK = ("equal arguments, equal network", "modes in order")
+
+NETWORK_LAWS: tuple[Rule[FormatSubject], ...] = (
+    Rule("immutable", "a frozen dataclass with a hash, equal to its copies", _immutable),
+    Rule("options survive JSON", "written as JSON and read, it is the same format", _survives_json, ("immutable",)),
+    Rule(_NETWORK[0], "network(modes) and given(modes) are the same every time", _repeats),
+    Rule(_NETWORK[1], "the network's output is the tensor's modes, in order", _keeps_modes, _NETWORK[:1]),
+    Rule("count", "num_parameters is how many numbers the trained cores hold", _counts, _NETWORK),
+    Rule("dense", "the dense tensor is the einsum that the network states", _is_dense, _NETWORK),
+    Rule("zero start", "fresh factors change no output", _starts_at_zero, ("dense",)),
+    Rule("every core learns", "gradients reach every core within two steps", _learns, ("zero start",)),
+    Rule("scale of the start", "random cores keep the variance of an input", _keeps_scale, ("every core learns",)),
+    Rule("routes agree", "activation, weight and merged give one output", _agrees, ("zero start",)),
+)

@@ -1,0 +1,355 @@
+"""Whether a plan on a model keeps the laws."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..adapt import Adapter, adapt, load_adapter
+from ..adapt.liveness import numbers, tolerance_of
+from ..anatomy import own_parameters
+from ..errors import AdaptError, FormatError
+from ..example import Example, as_example, known_example, observing, runs
+from ..formats import Format, TensorTrain, format_to_dict
+from ..groups import ResolvedPlan
+from ..plan import TensorizationPlan
+from .laws import BrokenError, Laws, Rule, crashed, laws_of, require
+from .subject import distance
+
+_INCREMENT = 0.3
+"""The size of the increments that are tried, as a part of the usual weight's."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanSubject:
+    """A plan and a model under test. Every law has a copy of the model for itself.
+
+    Args:
+        plan: The plan.
+        original: The model, which is never run.
+        example: What the model is run on.
+        format: The format of the factors, its rank lowered where a tensor allows less.
+    """
+
+    plan: TensorizationPlan
+    original: nn.Module
+    example: Example
+    format: Format | Mapping[str, Format]
+
+    def model(self) -> nn.Module:
+        """Return a copy of the model in evaluation mode, its parameters frozen as `adapt` freezes them."""
+        return copy.deepcopy(self.original).eval().requires_grad_(False)
+
+    @functools.cached_property
+    def resolved(self) -> ResolvedPlan:
+        """The plan, resolved on the model."""
+        return self.plan.resolve(self.model())
+
+    def adapted(
+        self, route: Literal["auto", "weight"] = "auto", *, drawn: bool = True, trainable: bool = False
+    ) -> tuple[nn.Module, Adapter]:
+        """Return a model, trainable before or not, and its adapter, whose factors change the output if drawn."""
+        model = self.model().requires_grad_(trainable)
+        formats = self.resolved.fitted(self.format)
+        adapter = adapt(model, self.plan, formats, route=route, train_head=False, seed=0, check=False)
+        if drawn:
+            self._draw(adapter)
+        return model, adapter
+
+    def _draw(self, adapter: Adapter) -> None:
+        """Draw every core, so that an increment is about as large as a part of a usual weight."""
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for tensor in adapter.resolved.tensors:
+                factors: Any = adapter.factors[tensor.name]
+                trained = [core for core in factors.tensors() if core.requires_grad]
+                for core in trained:
+                    core.copy_(torch.randn(core.shape, generator=generator).to(core))
+                deviation = float(factors.dense().double().square().mean().sqrt())
+                inputs = max(mode.size for mode in tensor.modes)
+                trained[-1].mul_(_INCREMENT / inputs**0.5 / max(deviation, 1e-12))
+
+    def output(self, model: nn.Module) -> Tensor:
+        """Return what a model makes of the example, in evaluation mode and without a trace."""
+        with observing(model):
+            return numbers(self.example.run(model)).detach().clone()
+
+
+def check_plan(
+    plan: TensorizationPlan,
+    model: nn.Module,
+    example_input: object = None,
+    format: Format | Mapping[str, Format] | None = None,
+) -> Laws:
+    """Return the laws that a plan on a model has to keep, ready to be checked; nothing runs yet.
+
+    Args:
+        plan: The plan.
+        model: The model; it is only read, and copied.
+        example_input: A tensor, a tuple of arguments, or a mapping of keywords; by default the input that the model
+            says it takes, as timm's and transformers' do.
+        format: The format of the factors; by default a tensor-train of rank 2.
+
+    Returns:
+        The laws: `check_plan(plan, model).as_test()` is a test for pytest, `.report()` gives a table.
+
+    Raises:
+        AdaptError: It is no plan, or no example input is known.
+
+    Examples:
+        >>> import tensorfact as tf
+        >>> from tensorfact.testing import check_plan
+        >>> model = tf.nano()
+        >>> laws = check_plan(tf.plan_for(model, blocks="attention"), model)
+        >>> laws[0].name, laws[0]()
+        ('gather after scatter', None)
+    """
+    if not isinstance(plan, TensorizationPlan):
+        raise AdaptError("check_plan: plan", expected="a TensorizationPlan", got=repr(plan), fix="plan_for(model)")
+    example = known_example(model) if example_input is None else as_example(example_input)
+    if example is None:
+        raise AdaptError(
+            f"check_plan: no example input is known for {type(model).__name__}",
+            fix="check_plan(plan, model, example_input), a tensor, a tuple of arguments or a dict of keywords",
+        )
+    subject = PlanSubject(plan, copy.deepcopy(model), example, TensorTrain(2) if format is None else format)
+    return laws_of(subject, f"a plan on {type(model).__name__}", PLAN_LAWS)
+
+
+def _folds(subject: PlanSubject) -> None:
+    for tensor in subject.resolved.tensors:
+        whole = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(0))
+        whole.view(-1)[:2] = torch.tensor([-0.0, float("inf")])[: whole.numel()]
+        again = tensor.gather(tensor.scatter(whole))
+        require(
+            _bits(again) == _bits(whole),
+            expected=f"tensor {tensor.name!r} back, bit for bit",
+            got=f"{int((again != whole).sum())} other numbers",
+            cause="two slices in one place, or a place without a slice",
+        )
+
+
+def _once(subject: PlanSubject) -> None:
+    named = [*subject.resolved.parameters, *(left.parameter for left in subject.resolved.left_out)]
+    parameters = own_parameters(subject.model())
+    twice = sorted({name for name in named if named.count(name) > 1})
+    missing, unknown = sorted(parameters.keys() - set(named)), sorted(set(named) - parameters.keys())
+    require(
+        not (twice or missing or unknown),
+        expected="every parameter in one tensor, or left out with a reason",
+        got=f"twice {twice}, in none {missing}, unknown {unknown}",
+        cause="a resolve() that adds or drops parameters",
+    )
+
+
+def _reads_back(subject: PlanSubject) -> None:
+    cause = "an option that to_json() leaves out"
+    back = crashed(
+        lambda: type(subject.plan).from_json(subject.plan.to_json()), expected="JSON that reads back", cause=cause
+    )
+    require(back == subject.plan, expected="the same plan", got=back, cause=cause)
+
+
+def _only_reads(subject: PlanSubject) -> None:
+    model = copy.deepcopy(subject.original)
+    before = _snapshot(model)
+    subject.plan.resolve(model)
+    changed = [name for name, value in _snapshot(model).items() if value != before[name]]
+    require(
+        not changed,
+        expected="the model as it was",
+        got=f"other {', '.join(changed)}",
+        cause="a resolve() that runs the model, or sets its mode",
+    )
+
+
+def _stays_frozen(subject: PlanSubject) -> None:
+    model, adapter = subject.adapted(trainable=True)
+    with torch.random.fork_rng([]):
+        sums = [tensor.square().sum() for tensor in _tensors(subject.example.run(model))]
+        torch.stack(sums).sum().backward()  # type: ignore[no-untyped-call]
+        runs(lambda: subject.example.run(model.train()))  # a batch of one may be too small for training mode
+    own = {id(core) for core in adapter.parameters()}
+    base = {name: p for name, p in model.named_parameters() if id(p) not in own}
+    awake = sorted(name for name, p in base.items() if p.requires_grad or p.grad is not None)
+    require(
+        not awake,
+        expected="no base parameter that requires a gradient or has one",
+        got=f"{len(awake)}, the first {awake[:1]}",
+        cause="a model whose forward or train() sets requires_grad on its weights",
+    )
+
+
+def _unchanged(subject: PlanSubject) -> None:
+    for route in _routes():
+        model = subject.model()
+        expected = subject.output(model)
+        adapt(
+            model,
+            subject.plan,
+            subject.resolved.fitted(subject.format),
+            route=route,
+            train_head=False,
+            seed=0,
+            check=False,
+            subtract_start=not _starts_at_zero(subject),
+        )
+        found = subject.output(model)
+        require(
+            torch.equal(found, expected),
+            expected="the base model's output, bit for bit",
+            got=f"a difference of {distance(found, expected):.2g} on route {route!r}",
+            cause="a model that asks its layers' type, or draws random numbers in evaluation mode",
+        )
+
+
+def _is_weights(subject: PlanSubject) -> None:
+    model, adapter = subject.adapted()
+    base = {name: p.detach().double() for name, p in own_parameters(subject.model()).items()}
+    with torch.no_grad():
+        for tensor in adapter.resolved.tensors:
+            factors: Any = adapter.factors[tensor.name]
+            for name, part in tensor.scatter(factors.dense()).items():
+                effective = _attribute(model, name).double()
+                apart = float((effective - base[name] - part.double() * adapter.scales[tensor.name]).abs().max())
+                size = max(float(effective.abs().max()), 1e-30)
+                require(
+                    apart < tolerance_of(model) * size,
+                    expected=f"effective - base of {name!r} as its slice of the dense tensor",
+                    got=f"a difference of {apart:.2g}",
+                    cause="a scatter() that puts a slice elsewhere than the layers read it",
+                )
+
+
+def _agree(subject: PlanSubject) -> None:
+    outputs: dict[str, Tensor] = {}
+    for route in _routes():
+        model, adapter = subject.adapted(route)
+        outputs[route] = subject.output(model)
+        adapter.merge()
+        outputs["merged"] = subject.output(model)
+    for name, output in outputs.items():
+        apart = distance(output, outputs["merged"])
+        require(
+            apart < tolerance_of(subject.original),
+            expected="one output on every route and merged",
+            got=f"a difference of {apart:.2g} between {name!r} and merged",
+            cause="a model that keeps a weight aside, as in module._parameters['weight'] or a packed copy",
+        )
+
+
+def _restores(subject: PlanSubject) -> None:
+    model, adapter = subject.adapted()
+    before = {name: _bits(tensor) for name, tensor in model.state_dict().items()}
+    for _ in range(2):
+        adapter.merge()
+        adapter.unmerge()
+        changed = [name for name, tensor in model.state_dict().items() if _bits(tensor) != before[name]]
+        require(
+            not changed,
+            expected="every parameter as it was before merge(), bit for bit",
+            got=f"another {', '.join(changed)}",
+            cause="a parameter that does not hold what is copied into it, or two that share memory",
+        )
+
+
+def _loads(subject: PlanSubject) -> str | None:
+    model, adapter = subject.adapted()
+    try:
+        for format in adapter.formats.values():
+            format_to_dict(format)
+    except FormatError as error:
+        return f"nothing can be saved: {error}"
+    with tempfile.TemporaryDirectory() as folder:
+        adapter.save(file := Path(folder) / "adapter.safetensors")
+        twin = subject.model()
+        load_adapter(twin, file, check=False)
+        found, expected = subject.output(twin), subject.output(model)
+    require(
+        torch.equal(found, expected),
+        expected="the same output after saving and loading, bit for bit",
+        got=f"a difference of {distance(found, expected):.2g}",
+        cause="numbers of the model that differ from copy to copy",
+    )
+    return None
+
+
+def _lives(subject: PlanSubject) -> None:
+    _, adapter = subject.adapted(drawn=False)
+    try:
+        adapter.check(subject.example.keywords or subject.example.arguments)
+    except AdaptError as error:
+        cause = "a layer that is never used"
+        raise BrokenError("an output that every parameter moves", error, cause) from error
+
+
+def _starts_at_zero(subject: PlanSubject) -> bool:
+    formats = subject.resolved.fitted(subject.format)
+    networks = [tensor.network(formats[tensor.name]) for tensor in subject.resolved.tensors]
+    return all(any(core.start == "zero" for core in network.cores) for network in networks)
+
+
+def _routes() -> tuple[Literal["auto", "weight"], ...]:
+    return ("auto", "weight")
+
+
+def _tensors(output: object) -> Iterator[Tensor]:
+    """Return the tensors of a model's output that have a gradient."""
+    if isinstance(output, Tensor):
+        yield from [output] * output.requires_grad
+    elif isinstance(output, Mapping):
+        yield from (tensor for value in output.values() for tensor in _tensors(value))
+    elif isinstance(output, (list, tuple)):
+        yield from (tensor for value in output for tensor in _tensors(value))
+
+
+def _attribute(model: nn.Module, name: str) -> Tensor:
+    module, _, attribute = name.rpartition(".")
+    found: Tensor = getattr(model.get_submodule(module), attribute)
+    return found
+
+
+def _bits(tensor: Tensor) -> bytes:
+    """Return a tensor's bytes, which tell 0.0 from -0.0."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def _snapshot(model: nn.Module) -> dict[str, object]:
+    return {
+        "modules": [(name, type(module), module.training) for name, module in model.named_modules()],
+        "attributes": [sorted(module.__dict__) for module in model.modules()],
+        "numbers": {name: _bits(tensor) for name, tensor in model.state_dict().items()},
+        "flags": {name: p.requires_grad for name, p in model.named_parameters()},
+    }
+
+
+_RESOLVED = ("every parameter once", "resolving writes nothing")
+_EXACT = ("fresh adapter changes nothing", "slices are weights")
+_ROUTES, _UNMERGED = "plan's routes agree", "unmerge restores"
+
+PLAN_LAWS: tuple[Rule[PlanSubject], ...] = (
+    Rule("gather after scatter", "folding what was unfolded gives the tensor, bit for bit", _folds),
+    Rule(_RESOLVED[0], "a parameter is in one tensor or left out", _once),
+    Rule("plan survives JSON", "written as JSON and read, it is the same plan", _reads_back),
+    Rule(_RESOLVED[1], "resolve leaves the model as it was", _only_reads),
+    Rule(_EXACT[0], "in evaluation mode the output is the base model's, bit for bit", _unchanged, _RESOLVED),
+    Rule(_EXACT[1], "slices of the dense tensor are effective minus base weights", _is_weights, _RESOLVED),
+    Rule("base stays frozen", "after a backward pass base parameters have no gradient", _stays_frozen, _RESOLVED),
+    Rule(_ROUTES, "every route and the merged model give one output", _agree, _RESOLVED),
+    Rule(_UNMERGED, "unmerge after merge leaves every bit as it was", _restores, _RESOLVED),
+    Rule("save and load", "a saved adapter gives its output again", _loads, (*_RESOLVED, "plan survives JSON")),
+    Rule(
+        "every parameter is alive",
+        "every adapted parameter moves the output",
+        _lives,
+        (_ROUTES, _UNMERGED),
+    ),
+)

@@ -1,0 +1,214 @@
+"""A format under test: the modes it is tried on, numbers for its cores, and what it decomposed already."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from ..errors import FormatError
+from ..formats import Decomposition, Format
+from ..network import Mode, Network, Side
+from .laws import BrokenError
+from .strategies import allows
+
+_LADDER: tuple[tuple[Side, ...], ...] = (
+    ("stack", "in", "out"),
+    ("out", "stack", "in"),
+    ("in", "out"),
+    ("stack", "in", "in", "out", "out"),
+    ("out", "in", "stack", "out", "in"),
+    ("in", "stack", "stack", "out"),
+    ("stack", "in", "in", "in", "out", "out", "out"),
+)
+"""The sides of the modes that a format is tried on; it need not allow all."""
+_SIZES = ((2, 3, 4, 2, 3, 2, 3), (3, 5, 2, 3, 2, 2, 2), (4, 4, 4, 4, 4, 4, 4))
+_WIDER = (1, 2, 4, 8, 16)
+_SMALL = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class FormatSubject:
+    """A format under test.
+
+    Args:
+        format: The format.
+        cases: The modes it is tried on.
+    """
+
+    format: Format
+    cases: tuple[tuple[Mode, ...], ...]
+
+    @classmethod
+    def of(cls, format: Format, modes: Sequence[Mode] | None) -> FormatSubject:
+        """Return a format with the modes it is tried on.
+
+        Args:
+            format: The format.
+            modes: The modes; by default those of a fixed ladder that the format allows.
+
+        Raises:
+            FormatError: It allows none.
+        """
+        if not isinstance(format, Format):
+            raise FormatError(
+                "check_format: format", expected="a Format object", got=repr(format), fix="check_format(MyFormat(2))"
+            )
+        if modes is not None:
+            return cls(format, (tuple(modes),))
+        for factor in _WIDER:
+            if cases := tuple(each for each in _ladder(factor) if _takes(format, each)):
+                return cls(format, cases)
+        shapes = " | ".join(" ".join(sides) for sides in _LADDER)
+        raise FormatError(
+            f"check_format: {format} allows none of the modes that are tried, {shapes}",
+            cause="a rank above their sizes, or modes that the plan has to split first",
+            fix="check_format(format, modes=[Mode(...), ...]) with modes that it allows",
+        )
+
+    @functools.cached_property
+    def small(self) -> tuple[tuple[Mode, ...], ...]:
+        """The smallest modes of two different kinds: decompositions take long."""
+        by_sides: dict[tuple[str, ...], tuple[Mode, ...]] = {}
+        for case in sorted(self.cases, key=_numbers):
+            by_sides.setdefault(tuple(mode.side for mode in case), case)
+        stacked = [case for sides, case in by_sides.items() if "stack" in sides]
+        rest = [case for sides, case in by_sides.items() if "stack" not in sides]
+        return (*stacked[:1], *rest[:1], *stacked[1:])[:_SMALL]
+
+    def network(self, modes: Sequence[Mode]) -> Network:
+        """Return the format's network."""
+        return self.format.network(modes)
+
+    def cores(
+        self, modes: Sequence[Mode], seed: int = 0, given: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Return random numbers in fp64 for every core that is not given."""
+        network, known = self.network(modes), given or {}
+        generator = torch.Generator().manual_seed(seed)
+        drawn = {
+            name: torch.randn(shape, generator=generator, dtype=torch.float64)
+            for name, shape in network.shapes().items()
+        }
+        return {name: known[name].double() if name in known else core for name, core in drawn.items()}
+
+    @functools.cached_property
+    def tensors(self) -> dict[tuple[Mode, ...], Tensor]:
+        """A tensor that the format can hold exactly, for every small case."""
+        return {
+            case: evaluated(self.network(case), self.cores(case, given=self.format.given(case))) for case in self.small
+        }
+
+    @functools.cached_property
+    def found(self) -> dict[tuple[Mode, ...], Decomposition]:
+        """Those tensors, decomposed."""
+        return {case: self.format.decompose(tensor, case) for case, tensor in self.tensors.items()}
+
+    @functools.cached_property
+    def lower(self) -> dict[tuple[Mode, ...], Decomposition]:
+        """Those tensors, decomposed at rank 1, for a format that has a higher one."""
+        if self.format.own_rank is None:
+            return {}
+        lowest = {case: self.format.at(1, case) for case in self.tensors}
+        return {
+            case: format.decompose(self.tensors[case], case)
+            for case, format in lowest.items()
+            if format != self.format.explicit(case)
+        }
+
+    @functools.cached_property
+    def factorized(self) -> dict[tuple[Mode, ...], Mapping[str, Tensor]]:
+        """What `factorize` makes of those tensors, as `decompose` calls it."""
+        return {case: self.format.factorize(tensor / tensor.abs().max(), case) for case, tensor in self.tensors.items()}
+
+    @functools.cached_property
+    def undecomposed(self) -> str | None:
+        """Why the format does not decompose; None if it does."""
+        try:
+            return None if self.factorized else ""
+        except FormatError as error:
+            return f"the format has no decomposition: {error}"
+        except Exception:  # a law will say so
+            return None
+
+    def decomposed(self) -> Iterator[tuple[tuple[Mode, ...], Tensor, Decomposition]]:
+        """Return every small case with its tensor and what was found for it."""
+        return ((case, tensor, self.found[case]) for case, tensor in self.tensors.items())
+
+    def for_all(self, check: Callable[[tuple[Mode, ...], int], None], examples: int = 12) -> None:
+        """Check a property of any modes and seed; hypothesis looks for the simplest that breaks it.
+
+        Args:
+            check: Raises where it does not hold.
+            examples: How many are tried.
+        """
+
+        @settings(
+            max_examples=examples,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(modes=st.sampled_from(self.cases), seed=st.integers(0, 99))
+        def law(modes: tuple[Mode, ...], seed: int) -> None:
+            check(modes, seed)
+
+        law()
+
+
+def evaluated(network: Network, cores: Mapping[str, Tensor]) -> Tensor:
+    """Return what a network stands for by one plain einsum over all its cores, without the library's planner.
+
+    Args:
+        network: The network.
+        cores: A core for every name.
+    """
+    letters = {leg: chr(ord("a") + k) if k < 26 else chr(ord("A") + k - 26) for k, leg in enumerate(network.sizes)}
+    terms = ",".join("".join(letters[leg] for leg in core.legs) for core in network.cores)
+    result = "".join(letters[leg] for leg in network.output)
+    return torch.einsum(f"{terms}->{result}", *(cores[core.name] for core in network.cores))
+
+
+def distance(found: Tensor, expected: Tensor) -> float:
+    """Return the largest difference as a fraction of the largest expected number.
+
+    Args:
+        found: What arrived.
+        expected: What should have.
+
+    Raises:
+        BrokenError: They have different shapes.
+    """
+    if found.shape != expected.shape:
+        shapes = tuple(expected.shape), tuple(found.shape)
+        raise BrokenError(f"shape {shapes[0]}", shapes[1], "modes or dimensions in another order")
+    found, expected = found.detach().double(), expected.detach().double()
+    return float((found - expected).abs().max()) / max(float(expected.abs().max()), 1e-30)
+
+
+def _ladder(factor: int) -> Iterator[tuple[Mode, ...]]:
+    for sizes in _SIZES:
+        for sides in _LADDER:
+            if factor == 1 or len(sides) < 7:
+                yield tuple(
+                    Mode(f"{side}{k}", size * factor, side)
+                    for k, (side, size) in enumerate(zip(sides, sizes, strict=False))
+                )
+
+
+def _takes(format: Format, modes: Sequence[Mode]) -> bool:
+    try:
+        return allows(format, modes)
+    except Exception:  # whatever the code under test raises; a law will say so
+        return True
+
+
+def _numbers(modes: Sequence[Mode]) -> int:
+    return math.prod(mode.size for mode in modes)
