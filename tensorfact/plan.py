@@ -134,9 +134,9 @@ class TensorizationPlan:
         Examples:
             >>> import tensorfact as tf
             >>> plan = tf.plan_for(tf.nano())
-            >>> parts = {"qk": plan.only(role=["q", "k"]), "v": plan.only(role="v")}
+            >>> parts = {"qkv": plan.only(role=["q", "k", "v"]), "o": plan.only(role="o")}
             >>> [tensor.name for tensor in tf.TensorizationPlan.joined(parts).resolve(tf.nano()).tensors]
-            ['qk', 'v']
+            ['qkv', 'o']
         """
         named = [
             group

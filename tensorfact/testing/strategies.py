@@ -160,6 +160,6 @@ def _limits(format: Format, modes: Sequence[Mode]) -> tuple[int, ...]:
     """Return the highest rank of every bond, one for all if the format takes only one."""
     try:
         highest = format.with_rank("full").explicit(modes).spelled_rank
-    except FormatError:  # a format whose rank is an int and nothing else
+    except (FormatError, TypeError, ValueError):  # a format whose rank is an int and nothing else
         return (max(rank for rank in range(1, HIGHEST_RANK + 1) if allows(format.with_rank(rank), modes)),)
     return highest if isinstance(highest, tuple) else (highest,)
