@@ -187,6 +187,8 @@ def _added(terms: Sequence[Term], formats: Sequence[Format], modes: Sequence[Mod
             got=", ".join(sorted(kinds)),
             fix="pass the sum's format, with a rank or a tolerance",
         )
+    if formats[0].own_rank is None:
+        raise FormatError(f"combine: {formats[0]} has no rank that could grow", fix="pass the sum's format")
     total = tuple(map(sum, zip(*_alike([format.explicit(modes) for format in formats]), strict=True)))
     format = at_rank(formats[0], _least(total), "").fitted(modes)
     cores = direct_sum(terms)

@@ -18,7 +18,8 @@ from torch import nn
 
 import tensorfact as tf
 from tensorfact.notation import mode_name
-from tensorfact.testing import arrangements, modes, ranks, tensors
+from tensorfact.testing import arrangements, modes, plain_kinds, ranks, tensors
+from tensorfact.testing import formats as any_formats
 from tensorfact.testing.strategies import HIGHEST_RANK, SIDES
 
 from . import helpers
@@ -320,11 +321,20 @@ class Adaptation:
         return model, adapter
 
 
+def _of(modes: Sequence[tf.Mode], kinds: Sequence[type[tf.Format]] | None) -> st.SearchStrategy[tf.Format]:
+    if kinds is not None:
+        return formats(modes, kinds)
+    drawn = formats(modes) | any_formats(modes, [kind for kind in plain_kinds() if kind is not tf.Gates])
+    if all(mode.side == "stack" for mode in modes):
+        return drawn
+    return drawn | any_formats([mode for mode in modes if mode.side != "stack"], FORMATS).map(tf.Each)
+
+
 @st.composite
-def adaptations(draw: st.DrawFn, *, called: bool = False, kinds: Sequence[type[tf.Format]] = FORMATS) -> Adaptation:
-    """Draw a model, a plan over it, formats that its tensors allow, and a scale."""
+def adaptations(draw: st.DrawFn, *, called: bool = False, kinds: Sequence[type[tf.Format]] | None = None) -> Adaptation:
+    """Draw a model, a plan over it, formats that its tensors allow, and a scale; any format that starts at zero."""
     case = draw(cases(called=called))
-    chosen = {tensor.name: draw(formats(tensor.modes, kinds)) for tensor in case.resolve().tensors}
+    chosen = {tensor.name: draw(_of(tensor.modes, kinds)) for tensor in case.resolve().tensors}
     return Adaptation(case, chosen, draw(st.sampled_from([1.0, -0.5, 4.0])))
 
 

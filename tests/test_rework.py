@@ -281,7 +281,7 @@ def test_frozen_factors_stay_frozen() -> None:
 
 @pytest.mark.parametrize("kind", FORMATS)
 @settings(max_examples=10)
-@given(adaptation=adaptations(), weights=st.tuples(*[st.sampled_from([1.0, -1.0, 0.25, 0.0])] * 2))
+@given(adaptation=adaptations(kinds=FORMATS), weights=st.tuples(*[st.sampled_from([1.0, -1.0, 0.25, 0.0])] * 2))
 def test_a_sum_is_the_dense_sum(kind: Any, adaptation: Adaptation, weights: tuple[float, float]) -> None:
     first, one = adaptation.drawn(torch.float64, seed=1)
     _, two = adaptation.drawn(torch.float64, seed=2)
@@ -296,6 +296,13 @@ def test_a_sum_is_the_dense_sum(kind: Any, adaptation: Adaptation, weights: tupl
         else:
             assert not any(delta.any() for delta in deltas(summed).values())
         summed.remove()
+
+
+def test_a_format_without_a_rank_has_no_larger_one_for_a_sum() -> None:
+    (_, one, _), (_, two, _) = stack(tf.KhatriRao(), seed=1), stack(tf.KhatriRao(), seed=2)
+    with refused(FormatError, "KhatriRao", "pass the sum's format"):
+        tf.combine({one: 1.0, two: 1.0})
+    assert tf.combine({one: 1.0, two: 1.0}, format=tf.MatrixBatch("full")).changes[0].error < 1e-6
 
 
 def test_ranks_add_and_scales_are_kept() -> None:
