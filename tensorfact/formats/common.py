@@ -9,6 +9,7 @@ import tensorly
 import torch
 from torch import Tensor
 
+from ..errors import FormatError
 from ..network import Core, Mode, Network
 from ..starts import ZERO
 
@@ -16,6 +17,27 @@ from ..starts import ZERO
 def arranged(modes: Sequence[Mode]) -> tuple[Mode, ...]:
     """Return the modes as inputs, stacks, outputs: the paper's U, Sigma, V. The last one's factor starts at zero."""
     return tuple(mode for side in ("in", "stack", "out") for mode in modes if mode.side == side)
+
+
+def in_pairs(modes: Sequence[Mode], owner: str) -> tuple[list[Mode], list[Mode]]:
+    """Return the inputs and the outputs, if there are two or more, and as many of one as of the other.
+
+    Args:
+        modes: The modes.
+        owner: The format, for messages.
+
+    Raises:
+        FormatError: There are not.
+    """
+    inputs, outputs = ([mode for mode in modes if mode.side == side] for side in ("in", "out"))
+    if len(inputs) != len(outputs) or len(inputs) < 2:
+        raise FormatError(
+            f"{owner}: modes {' '.join(mode.name for mode in modes)}",
+            expected="two or more input modes, and as many output modes",
+            got=f"{len(inputs)} and {len(outputs)}",
+            fix="split them in the plan: plan.split('in', {'in1': 24, 'in2': 32})",
+        )
+    return inputs, outputs
 
 
 def mode_sizes(modes: Sequence[Mode]) -> dict[str, int]:

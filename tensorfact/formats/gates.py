@@ -6,9 +6,8 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 
-from ..errors import FormatError
 from ..network import Core, Mode, Network
-from .common import mode_sizes
+from .common import in_pairs, mode_sizes
 from .per_slice import PerSlice
 
 
@@ -37,14 +36,7 @@ class Gates(PerSlice):
 
     def slice_network(self, modes: Sequence[Mode]) -> Network:
         """State the gates, from the last pair of axes to the first."""
-        inputs, outputs = ([mode for mode in modes if mode.side == side] for side in ("in", "out"))
-        if len(inputs) != len(outputs) or len(inputs) < 2:
-            raise FormatError(
-                f"{self}: modes {' '.join(mode.name for mode in modes)}",
-                expected="two or more input modes, and as many output modes",
-                got=f"{len(inputs)} and {len(outputs)}",
-                fix="split them in the plan: plan.split('in', {'a': 16, 'b': 8, 'c': 6})",
-            )
+        inputs, outputs = in_pairs(modes, str(self))
         pairs = [pair[::-1] for pair in itertools.combinations(range(len(inputs) - 1, -1, -1), 2)]
         sizes, wires, cores = mode_sizes(modes), [mode.name for mode in inputs], []
         for number, pair in enumerate(pairs, 1):

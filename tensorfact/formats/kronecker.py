@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from ..errors import FormatError
 from ..network import Core, Mode, Network
-from .common import mode_sizes
+from .common import in_pairs, mode_sizes
 from .per_slice import PerSlice
 from .rank import Rank, checked_rank, matrix_limit
 
@@ -45,14 +44,7 @@ class Kronecker(PerSlice):
 
     def slice_network(self, modes: Sequence[Mode]) -> Network:
         """State the matrices."""
-        inputs, outputs = ([mode for mode in modes if mode.side == side] for side in ("in", "out"))
-        if len(inputs) != len(outputs) or len(inputs) < 2:
-            raise FormatError(
-                f"{self}: modes {' '.join(mode.name for mode in modes)}",
-                expected="two or more input modes, and as many output modes",
-                got=f"{len(inputs)} and {len(outputs)}",
-                fix="split them in the plan: plan.split('in', {'in1': 24, 'in2': 32})",
-            )
+        inputs, outputs = in_pairs(modes, str(self))
         cores = [Core(f"W{k}", (o.name, i.name)) for k, (i, o) in enumerate(zip(inputs, outputs, strict=True), 1)]
         sizes, last = mode_sizes(modes), cores.pop()
         if self.rank is None:

@@ -161,7 +161,7 @@ def format_to_dict(format: Format) -> dict[str, Any]:
     """
     if name := _name(format):
         values = {f: getattr(format, f.name) for f in dataclasses.fields(format)}
-        return {"name": name, **{f.name: _plain(value) for f, value in values.items() if value != f.default}}
+        return {"name": name, **{f.name: plain_option(value) for f, value in values.items() if value != f.default}}
     raise FormatError(
         f"{type(format).__name__} has no name to be stored under",
         fix=f"call register_format('my-format', {type(format).__name__}) first",
@@ -196,18 +196,18 @@ def _name(format: Format) -> str:
     return known.get(type(format), "")
 
 
-def _plain(value: Any) -> Any:
+def plain_option(value: Any) -> Any:
     """Return an option as JSON holds it: formats as their options, tuples as lists."""
     if isinstance(value, Format):
         return format_to_dict(value)
-    return [_plain(each) for each in value] if isinstance(value, tuple) else value
+    return [plain_option(each) for each in value] if isinstance(value, tuple) else value
 
 
-def _unplain(value: Any) -> Any:
-    """Undo `_plain`."""
+def read_option(value: Any) -> Any:
+    """Undo `plain_option`."""
     if isinstance(value, Mapping) and "name" in value:
         return format_from_dict(value)
-    return tuple(_unplain(each) for each in value) if isinstance(value, list) else value
+    return tuple(read_option(each) for each in value) if isinstance(value, list) else value
 
 
 def _spelled(value: Any) -> str:
@@ -239,7 +239,7 @@ def _build(name: str, cls: type[Format], options: Mapping[str, Any]) -> Format:
             got=", ".join(options) or "none",
             fix=f"{name}:{','.join(f'{n}=...' for n in missing or known)}",
         )
-    return cls(**{key: _unplain(value) for key, value in options.items()})
+    return cls(**{key: read_option(value) for key, value in options.items()})
 
 
 def _normal(name: str) -> str:

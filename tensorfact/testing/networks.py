@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from torch import Tensor
 from ..errors import FormatError
 from ..factors import Factors, deviations, fresh
 from ..formats import Format, format_from_dict, format_to_dict
+from ..formats.registry import plain_option, read_option
 from ..network import Mode, Network
 from ..starts import GIVEN, ZERO
 from .laws import Rule, crashed, require
@@ -63,22 +63,10 @@ def _through_json(format: Format) -> Format:
     try:
         stored = format_to_dict(format)
     except FormatError:
-        options = {field.name: _plain(getattr(format, field.name)) for field in dataclasses.fields(format)}
+        options = {field.name: plain_option(getattr(format, field.name)) for field in dataclasses.fields(format)}
         back = json.loads(json.dumps(options))
-        return type(format)(**{name: _unplain(value) for name, value in back.items()})
+        return type(format)(**{name: read_option(value) for name, value in back.items()})
     return format_from_dict(json.loads(json.dumps(stored)))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Format):
-        return format_to_dict(value)
-    return [_plain(each) for each in value] if isinstance(value, tuple) else value
-
-
-def _unplain(value: Any) -> Any:
-    if isinstance(value, Mapping) and "name" in value:
-        return format_from_dict(value)
-    return tuple(_unplain(each) for each in value) if isinstance(value, list) else value
 
 
 def _repeats(subject: FormatSubject) -> None:
