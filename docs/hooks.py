@@ -68,7 +68,8 @@ def gallery() -> Iterator[str]:
         rows.append((f"[{title}](#{name})", f"`tf.recipes.{name}`", shapes, count))
     yield from grid(Table(("method", "recipe", "tensors on ViT-B/16", "parameters"), tuple(rows)))
     for name, (recipe, plan) in published().items():
-        about, _, source = inspect.cleandoc(recipes.RECIPES[name].__doc__ or "").partition("Source: ")
+        text = inspect.cleandoc(recipes.RECIPES[name].__doc__ or "")
+        about, source = text.partition("\n\nArgs:")[0], text.partition("Source: ")[2].partition("\n\n")[0]
         yield from ("", f"## {title_of(name)} {{ #{name} }}", "", sentence(about.partition(": ")[2]), "")
         for tensor, format in plan.formats(recipe.format).items():
             network = format.network(plan[tensor].modes)

@@ -21,7 +21,24 @@ def fact_tt(model: nn.Module, rank: int = 16, scale: float = 1.0) -> Recipe:
 
     Swin gets one tensor a stage.
 
+    Args:
+        model: The model; it is only read.
+        rank: The rank.
+        scale: What multiplies the increment.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        PlanError: The model is of no known family, or has no such slices.
+
     Source: S. Jie & Z.-H. Deng, FacT: Factor-Tuning for Lightweight Adaptation on Vision Transformer, AAAI 2023.
+
+    Examples:
+        >>> import tensorfact as tf
+        >>> model = tf.nano()
+        >>> tf.recipes.fact_tt(model).num_parameters(model)
+        21504
     """
     return Recipe(plan_for(model), TensorTrain(rank), {"scale": scale})
 
@@ -31,7 +48,24 @@ def fact_tk(model: nn.Module, rank: int = 32, scale: float = 1.0) -> Recipe:
 
     The released code mixes two modes of the MLP's part; this is the equation of the paper, with the same count.
 
+    Args:
+        model: The model; it is only read.
+        rank: The rank.
+        scale: What multiplies the increment.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        PlanError: The model is of no known family, or has no such slices.
+
     Source: S. Jie & Z.-H. Deng, FacT: Factor-Tuning for Lightweight Adaptation on Vision Transformer, AAAI 2023.
+
+    Examples:
+        >>> import tensorfact as tf
+        >>> model = tf.nano()
+        >>> tf.recipes.fact_tk(model, rank=16).num_parameters(model)
+        8320
     """
     return Recipe(plan_for(model), Tucker(rank), {"scale": scale})
 
@@ -39,7 +73,25 @@ def fact_tk(model: nn.Module, rank: int = 32, scale: float = 1.0) -> Recipe:
 def lotr(model: nn.Module, rank: int = 2, alpha: float = 2.0, roles: Sequence[str] = QV) -> Recipe:
     """LoTR: the q and v of all layers in one tensor, and Tucker-2, whose core starts at zero.
 
+    Args:
+        model: The model; it is only read.
+        rank: The rank.
+        alpha: The scale is alpha / rank.
+        roles: Which slices are adapted, by their labels in `plan_for(model)`.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        PlanError: The model is of no known family, or has no such slices.
+
     Source: D. Bershatsky et al., LoTR: Low Tensor Rank Weight Adaptation, 2024.
+
+    Examples:
+        >>> import tensorfact as tf
+        >>> model = tf.nano()
+        >>> tf.recipes.lotr(model).num_parameters(model)
+        432
     """
     format = Started(PartialTucker(rank), {"C": "zero", "U1": "normal:1", "U2": "normal:1"})
     return Recipe(plan_for(model).only(role=roles), format, {"scale": Alpha(alpha)})
@@ -54,7 +106,26 @@ def lorta(
 ) -> Recipe:
     """LoRTA: the attention of all layers in a tensor of five modes, the inputs split into heads, and CP.
 
+    Args:
+        model: The model; it is only read.
+        rank: The rank.
+        alpha: The scale is alpha / rank.
+        heads: The number of attention heads; by default the one the model states.
+        roles: Which slices are adapted, by their labels in `plan_for(model)`.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        PlanError: The model is of no known family, or has no such slices.
+
     Source: I. Hounie et al., LoRTA: Low Rank Tensor Adaptation of Large Language Models, 2024.
+
+    Examples:
+        >>> import tensorfact as tf
+        >>> model = tf.nano()
+        >>> tf.recipes.lorta(model).num_parameters(model)
+        1128
     """
     plan = plan_for(model).only(role=roles).split("in", {"head": heads_of(model, heads), "dim": None})
     format = Started(CP(rank), {"U1": "zero"})  # the factor of `dim`
@@ -66,8 +137,26 @@ def cara(model: nn.Module, rank: int = 32, scale: float = 1.0, heads: int | None
 
     For timm's ViT. In the second tensor the chunks of `fc2` are transposed.
 
+    Args:
+        model: The model; it is only read.
+        rank: The rank.
+        scale: What multiplies the increment.
+        heads: The number of attention heads; by default the one the model states.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        PlanError: The model is of no known family, or has no such slices.
+
     Source: L. Veeramacheneni et al., Canonical Rank Adaptation: An Efficient Fine-Tuning Strategy for Vision
     Transformers, ICML 2025.
+
+    Examples:
+        >>> import tensorfact as tf
+        >>> model = tf.nano()
+        >>> tf.recipes.cara(model).num_parameters(model)
+        13280
     """
     plan, layers = plan_for(model), {"bias_o": "attn.proj", "bias_up": "mlp.fc1", "bias_down": "mlp.fc2"}
     ups, downs = ([f"{name}{k}" for k in range(4)] for name in ("up", "down"))
@@ -84,7 +173,25 @@ def cara(model: nn.Module, rank: int = 32, scale: float = 1.0, heads: int | None
 def metatt4(model: nn.Module, rank: int = 8, alpha: float = 1.0, roles: Sequence[str] = QV) -> Recipe:
     """MetaTT-4D: layers and matrices as modes of their own between inputs and outputs, and a tensor-train.
 
+    Args:
+        model: The model; it is only read.
+        rank: The rank.
+        alpha: The scale.
+        roles: Which slices are adapted, by their labels in `plan_for(model)`.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        PlanError: The model is of no known family, or has no such slices.
+
     Source: J. Lopez-Piqueres et al., MetaTT: A Global Tensor-Train Adapter for Parameter-Efficient Fine-Tuning, 2025.
+
+    Examples:
+        >>> import tensorfact as tf
+        >>> model = tf.nano()
+        >>> tf.recipes.metatt4(model).num_parameters(model)
+        2048
     """
     order = ("in", "layer", "role", "out")
     return Recipe(
@@ -97,7 +204,26 @@ def metatt5(
 ) -> Recipe:
     """MetaTT-5D: MetaTT with the heads as one more mode.
 
+    Args:
+        model: The model; it is only read.
+        rank: The rank.
+        alpha: The scale.
+        heads: The number of attention heads; by default the one the model states.
+        roles: Which slices are adapted, by their labels in `plan_for(model)`.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        PlanError: The model is of no known family, or has no such slices.
+
     Source: J. Lopez-Piqueres et al., MetaTT: A Global Tensor-Train Adapter for Parameter-Efficient Fine-Tuning, 2025.
+
+    Examples:
+        >>> import tensorfact as tf
+        >>> model = tf.nano()
+        >>> tf.recipes.metatt5(model).num_parameters(model)
+        1728
     """
     order = ("in", "layer", "role", "head", "dim")
     plan = plan_for(model).only(role=roles).split("out", {"head": heads_of(model, heads), "dim": None})

@@ -29,7 +29,25 @@ QV = ("q", "v")
 def lora(model: nn.Module, rank: int = 8, alpha: float = 8.0, roles: Sequence[str] = QV) -> Recipe:
     """LoRA: two matrices for every weight.
 
+    Args:
+        model: The model; it is only read.
+        rank: The rank.
+        alpha: The scale is alpha / rank.
+        roles: Which slices are adapted, by their labels in `plan_for(model)`.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        PlanError: The model is of no known family, or has no such slices.
+
     Source: E. Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022.
+
+    Examples:
+        >>> import tensorfact as tf
+        >>> model = tf.nano()
+        >>> tf.recipes.lora(model).num_parameters(model)
+        18432
     """
     return Recipe(plan_for(model).only(role=roles), MatrixBatch(rank), {"scale": Alpha(alpha)})
 
@@ -39,7 +57,26 @@ def loretta(
 ) -> Recipe:
     """LoRETTA (rep): LoRA whose two matrices are folded and are tensor-trains. It does not start at zero.
 
+    Args:
+        model: The model; it is only read.
+        rank: LoRA's rank.
+        tensor_rank: The rank of the tensor-trains.
+        alpha: The scale is alpha / rank.
+        roles: Which slices are adapted, by their labels in `plan_for(model)`.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        PlanError: The model is of no known family, or has no such slices.
+
     Source: Y. Yang et al., LoRETTA: Low-Rank Economic Tensor-Train Adaptation, NAACL 2024.
+
+    Examples:
+        >>> import tensorfact as tf
+        >>> model = tf.nano()
+        >>> tf.recipes.loretta(model).num_parameters(model)
+        6744
     """
     plan = plan_for(model).only(role=roles)
     (a, b, c), (d, e, f) = (fold(width(plan, model, side), 3) for side in ("in", "out"))
@@ -52,7 +89,25 @@ def loretta(
 def tt_lora(model: nn.Module, rank: int = 5, alpha: float = 1.0, roles: Sequence[str] = QV) -> Recipe:
     """TT-LoRA: every weight folded to six modes, and a tensor-train. It does not start at zero.
 
+    Args:
+        model: The model; it is only read.
+        rank: The rank.
+        alpha: The scale.
+        roles: Which slices are adapted, by their labels in `plan_for(model)`.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        PlanError: The model is of no known family, or has no such slices.
+
     Source: A. Anjum et al., Tensor Train Low-rank Approximation (TT-LoRA), 2024.
+
+    Examples:
+        >>> import tensorfact as tf
+        >>> model = tf.nano()
+        >>> tf.recipes.tt_lora(model).num_parameters(model)
+        5160
     """
     plan = plan_for(model).only(role=roles).split("out", {"out1": None, "out2": 4, "out3": 3})
     order = ("out1", "out2", "out3", "in1", "in2", "in3")
@@ -63,7 +118,25 @@ def tt_lora(model: nn.Module, rank: int = 5, alpha: float = 1.0, roles: Sequence
 def lokr(model: nn.Module, rank: int | None = 8, alpha: float = 8.0, roles: Sequence[str] = QV) -> Recipe:
     """LoKr, KronA: a Kronecker product of two small matrices for every weight, the second low-rank or (None) whole.
 
+    Args:
+        model: The model; it is only read.
+        rank: The rank of the second matrix; None for a whole one.
+        alpha: The scale is alpha / rank.
+        roles: Which slices are adapted, by their labels in `plan_for(model)`.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        PlanError: The model is of no known family, or has no such slices.
+
     Source: S. Yeh et al., LyCORIS, ICLR 2024; A. Edalati et al., KronA, 2022.
+
+    Examples:
+        >>> import tensorfact as tf
+        >>> model = tf.nano()
+        >>> tf.recipes.lokr(model).num_parameters(model)
+        3072
     """
     plan = plan_for(model).only(role=roles)
     (a, b), (c, d) = (fold(width(plan, model, side), 2) for side in ("in", "out"))
@@ -74,7 +147,25 @@ def lokr(model: nn.Module, rank: int | None = 8, alpha: float = 8.0, roles: Sequ
 def loha(model: nn.Module, rank: int = 8, alpha: float = 8.0, roles: Sequence[str] = QV) -> Recipe:
     """LoHa: the elementwise product of two low-rank matrices for every weight.
 
+    Args:
+        model: The model; it is only read.
+        rank: The rank.
+        alpha: The scale is alpha / rank.
+        roles: Which slices are adapted, by their labels in `plan_for(model)`.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        PlanError: The model is of no known family, or has no such slices.
+
     Source: N. Hyeon-Woo et al., FedPara, ICLR 2022; S. Yeh et al., LyCORIS, ICLR 2024.
+
+    Examples:
+        >>> import tensorfact as tf
+        >>> model = tf.nano()
+        >>> tf.recipes.loha(model).num_parameters(model)
+        36864
     """
     return Recipe(plan_for(model).only(role=roles), Hadamard(rank), {"scale": Alpha(alpha)})
 
@@ -82,7 +173,24 @@ def loha(model: nn.Module, rank: int = 8, alpha: float = 8.0, roles: Sequence[st
 def vera(model: nn.Module, rank: int = 256, roles: Sequence[str] = QV) -> Recipe:
     """VeRA: two frozen random matrices for all weights, and two trained diagonals for each.
 
+    Args:
+        model: The model; it is only read.
+        rank: The rank.
+        roles: Which slices are adapted, by their labels in `plan_for(model)`.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        PlanError: The model is of no known family, or has no such slices.
+
     Source: D. Kopiczko et al., VeRA: Vector-based Random Matrix Adaptation, ICLR 2024.
+
+    Examples:
+        >>> import tensorfact as tf
+        >>> model = tf.nano()
+        >>> tf.recipes.vera(model, rank=64).num_parameters(model)
+        1920
     """
     return Recipe(plan_for(model).only(role=roles), Diagonals(TensorTrain(rank)))
 
@@ -90,7 +198,24 @@ def vera(model: nn.Module, rank: int = 256, roles: Sequence[str] = QV) -> Recipe
 def quanta(model: nn.Module, axes: Sequence[int] | None = None, roles: Sequence[str] = QV) -> Recipe:
     """QuanTA: inputs and outputs folded to three axes, a gate for each pair, and a frozen copy of the start subtracted.
 
+    Args:
+        model: The model; it is only read.
+        axes: The sizes of the three axes; by default the most even ones.
+        roles: Which slices are adapted, by their labels in `plan_for(model)`.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        PlanError: The model is of no known family, or has no such slices.
+
     Source: Z. Chen et al., QuanTA: Efficient High-Rank Fine-Tuning of LLMs, NeurIPS 2024.
+
+    Examples:
+        >>> import tensorfact as tf
+        >>> model = tf.nano()
+        >>> tf.recipes.quanta(model).num_parameters(model)
+        16896
     """
     plan = plan_for(model).only(role=roles)
     a, b, c = axes or fold(width(plan, model, "in"), 3)[::-1]
@@ -101,7 +226,24 @@ def quanta(model: nn.Module, axes: Sequence[int] | None = None, roles: Sequence[
 def more(model: nn.Module, blocks: int = 4, roles: Sequence[str] = ("q", "k", "v")) -> Recipe:
     """MoRe: a Monarch matrix for every weight, two block-diagonal matrices with a transposition between them.
 
+    Args:
+        model: The model; it is only read.
+        blocks: How many blocks inputs and outputs have.
+        roles: Which slices are adapted, by their labels in `plan_for(model)`.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        PlanError: The model is of no known family, or has no such slices.
+
     Source: W. Tan et al., MoRe Fine-Tuning with 10x Fewer Parameters, 2024; T. Dao et al., Monarch, ICML 2022.
+
+    Examples:
+        >>> import tensorfact as tf
+        >>> model = tf.nano()
+        >>> tf.recipes.more(model).num_parameters(model)
+        13824
     """
     plan = plan_for(model).only(role=roles).split("in", {"k": blocks, "p": None})
     return Recipe(plan.split("out", {"s": None, "q": blocks}), Monarch())
@@ -110,7 +252,24 @@ def more(model: nn.Module, blocks: int = 4, roles: Sequence[str] = ("q", "k", "v
 def kradapter(model: nn.Module, scale: float = 2.0, roles: Sequence[str] = QV) -> Recipe:
     """KRAdapter: the row-wise Kronecker product of two thin matrices for every weight.
 
+    Args:
+        model: The model; it is only read.
+        scale: What multiplies the increment.
+        roles: Which slices are adapted, by their labels in `plan_for(model)`.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        PlanError: The model is of no known family, or has no such slices.
+
     Source: P. Albert et al., Towards Higher Effective Rank in Parameter-Efficient Fine-Tuning Using Khatri-Rao Product,
     ICCV 2025.
+
+    Examples:
+        >>> import tensorfact as tf
+        >>> model = tf.nano()
+        >>> tf.recipes.kradapter(model).num_parameters(model)
+        23040
     """
     return Recipe(plan_for(model).only(role=roles), KhatriRao(), {"scale": scale})
