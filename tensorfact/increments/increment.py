@@ -35,7 +35,7 @@ class Increment:
         self, factors: Factors, kind: Kind, at: int, parts: Formed, matrices: Formed, *, dropout: Dropout | None = None
     ) -> None:
         self.factors, self.kind, self.at, self.dropout = factors, kind, at, dropout or Dropout()
-        self.view = kind.views[at]
+        self.view, self._may_drop = kind.views[at], bool(self.dropout)  # asked for at every call
         self._parts, self._matrices = parts, matrices
 
     def forget(self) -> None:
@@ -185,11 +185,11 @@ class Increment:
 
     @property
     def _drops(self) -> bool:
-        return bool(self.dropout) and self.factors.training
+        return self._may_drop and self.factors.training
 
     @property
     def _drops_entries(self) -> bool:
-        return bool(self.dropout.increment) and self.factors.training
+        return self._may_drop and bool(self.dropout.increment) and self.factors.training
 
 
 def increments(
