@@ -120,7 +120,7 @@ class AdapterFile:
             extents = {name: _extents(value) for name, value in _split(body["extents"], names).items()}
             seed = None if body["seed"] is None else torch.Generator().manual_seed(int(body["seed"])).initial_seed()
             fingerprint, subtracts = str(body["fingerprint"]), bool(body["subtracts_start"])
-            left_out = {str(name) for name in body["drawn"]["names"]}
+            left_out, _ = {str(name) for name in body["drawn"]["names"]}, str(body["drawn"]["digest"])
         except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
             if isinstance(error, TensorfactError):
                 raise CheckpointError(f"{path}: {error}") from error
@@ -128,6 +128,8 @@ class AdapterFile:
         file = cls(plan, formats, scales, dropout, fingerprint, modes, header.shapes, extents, seed, subtracts)
         try:
             unchanged = file._unchanged()
+            if seed is None:  # then only what the formats give can be had
+                unchanged = {n: shape for n, shape in unchanged.items() if n in file._drawn()}
         except (KeyError, TensorfactError) as error:
             raise CheckpointError(f"{path} is damaged: its formats do not fit its tensors", got=str(error)) from error
         if not left_out <= unchanged.keys() or sum(math.prod(unchanged[name]) for name in left_out) > _MOST:

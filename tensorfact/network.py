@@ -92,6 +92,9 @@ class Network:
             f"legs {sorted(legs - set(self.sizes))} have no size": not legs <= set(self.sizes),
             f"sizes {self.sizes} are not all at least 1": any(size < 1 for size in self.sizes.values()),
             "more than one core starts at zero, so none would learn": [c.start for c in self.cores].count(ZERO) > 1,
+            "the core that starts at zero is not trained, so none would learn": any(
+                core.start == ZERO and not core.trained for core in self.cores
+            ),
             f"no core of {self} is trained": bool(self.cores) and not any(core.trained for core in self.cores),
         }
         for problem, holds in problems.items():

@@ -138,6 +138,9 @@ class TensorizationPlan:
             >>> [tensor.name for tensor in tf.TensorizationPlan.joined(parts).resolve(tf.nano()).tensors]
             ['qkv', 'o']
         """
+        right = isinstance(plans, Mapping) and all(isinstance(plan, cls) for plan in plans.values())
+        if not right:
+            raise PlanError("joined", expected="plans by name", got=repr(plans)[:80], fix="{'a': plan, 'b': other}")
         named = [
             group
             if not name

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from .errors import PlanError, nearest
 from .notation import Axes, format_axes, parse_axes
@@ -34,13 +36,18 @@ def split_axis(groups: Iterable[Group], axis: str, into: Mapping[str, int | None
             fix="use an axis of the rules' patterns",
         )
     sizes = dict(into) if isinstance(into, Mapping) else {}
-    if not sizes or list(sizes.values()).count(None) > 1:
+    right = all(isinstance(name, str) for name in sizes) and all(map(_is_size, sizes.values()))
+    if not sizes or not right or list(sizes.values()).count(None) > 1:
         raise PlanError(
             f"split: {axis!r} into {into!r}",
-            expected="the new axes and their sizes, at most one None",
+            expected="the new axes and their sizes, ints of at least 1, or one None",
             fix=f"plan.split({axis!r}, {{'head': 12, 'dim': None}})",
         )
     return tuple(_split(group, axis, sizes) if axis in group.rules[0].free else group for group in groups)
+
+
+def _is_size(size: object) -> bool:
+    return size is None or (isinstance(size, int) and not isinstance(size, bool) and size > 0)
 
 
 def _split(group: Group, axis: str, into: Mapping[str, int | None]) -> Group:
@@ -52,7 +59,9 @@ def _split(group: Group, axis: str, into: Mapping[str, int | None]) -> Group:
     )
     rules = tuple(Rule(rule.param, format_axes(renamed(rule.dims)), **dict(rule.coordinates)) for rule in group.rules)
     known = {name: size for name, size in (group.axis_sizes or {}).items() if name != axis}
-    known |= {name: size for name, size in into.items() if size is not None}
+    told, product = (group.axis_sizes or {}).get(axis), math.prod(size or 1 for size in into.values())
+    rest = told // product if told and not told % product else None
+    known |= {name: found for name, size in into.items() if (found := size or rest)}
     apart = None if group.partition is None else " ".join(" ".join(into) if a == axis else a for a in group.apart)
     return dataclasses.replace(group, modes=format_axes(modes), rules=rules, axis_sizes=known, partition=apart)
 
@@ -82,33 +91,37 @@ def swap(groups: Iterable[Group], first: str, second: str, chosen: Chosen) -> tu
         groups: The groups.
         first: An axis.
         second: Another.
-        chosen: Coordinates by axis; rules with these are changed.
+        chosen: Coordinates by axis; rules with all of these are changed, without any, all rules.
 
     Raises:
         PlanError: An axis or a coordinate is none of the groups', or a rule has other coordinates too.
     """
     groups, places = tuple(groups), {first: second, second: first}
-    for axis, coordinates in chosen.items():
-        wanted = _wanted(groups, axis, coordinates)
-        for rule in (rule for group in groups for rule in group.rules):
-            labels = _labels(rule, axis)
-            if set(labels) & set(wanted) and (not set(labels) <= set(wanted) or not set(places) <= set(rule.free)):
-                raise PlanError(
-                    f"swapped: rule {rule.param!r}",
-                    expected=f"{first!r} and {second!r} along its parameters, and {axis} in {list(wanted)}",
-                    got=f"{rule.pattern!r}, {axis}={list(labels)}",
-                    fix="choose all coordinates of a rule, or none",
-                )
-        groups = tuple(
-            dataclasses.replace(
-                group,
-                rules=tuple(
-                    _renamed(rule, places) if set(_labels(rule, axis)) & set(wanted) else rule for rule in group.rules
-                ),
+    free = {axis for group in groups for rule in group.rules for axis in rule.free}
+    for axis in places:
+        if axis not in free:
+            raise PlanError(
+                f"swapped: axis {axis!r}",
+                expected=f"one of {sorted(free)}, which run along the parameters",
+                got=f"{axis!r}{nearest(axis, free)}",
+                fix="plan.swapped('in', 'out', role='o')",
             )
-            for group in groups
-        )
-    return groups
+    wanted = {axis: set(_wanted(groups, axis, coordinates)) for axis, coordinates in chosen.items()}
+
+    def swapped(rule: Rule) -> Rule:
+        labels = {axis: set(_labels(rule, axis)) for axis in wanted}
+        if not all(labels[axis] & wanted[axis] for axis in wanted):
+            return rule
+        if any(not labels[axis] <= wanted[axis] for axis in wanted) or not set(places) <= set(rule.free):
+            raise PlanError(
+                f"swapped: rule {rule.param!r}",
+                expected=f"{first!r} and {second!r} along its parameters, and all coordinates in {chosen}",
+                got=f"{rule.pattern!r}, {labels}",
+                fix="choose all coordinates of a rule, or none",
+            )
+        return _renamed(rule, places)
+
+    return tuple(dataclasses.replace(group, rules=tuple(map(swapped, group.rules))) for group in groups)
 
 
 def _renamed(rule: Rule, places: Mapping[str, str]) -> Rule:
@@ -121,13 +134,16 @@ def _wanted(
 ) -> tuple[Coordinate, ...]:
     """Return coordinates of an axis, if the rules give them."""
     known = {c: None for group in groups for rule in group.rules for c in _labels(rule, axis)}
-    wanted = (coordinates,) if isinstance(coordinates, (str, int)) else tuple(coordinates)
+    given: object = coordinates
+    several = isinstance(given, Iterable) and not isinstance(given, str)
+    wanted: tuple[Any, ...] = tuple(coordinates) if several else (coordinates,)  # type: ignore[arg-type]
     for coordinate in wanted or (None,):
         if coordinate not in known:
             raise PlanError(
                 f"{axis}={coordinate!r}",
                 expected=f"coordinates that the rules give: {list(known)}",
                 got=f"{coordinate!r}{nearest(str(coordinate), map(str, known))}",
+                cause="an axis that the parameters' names tell, such as a layer, or a label of another model",
                 fix="see plan.groups[0].rules",
             )
     return wanted

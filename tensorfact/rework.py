@@ -21,6 +21,8 @@ Found = Callable[[str, Sequence[Term]], Decomposition]
 
 _EXACT = 1e-9
 """The relative error of a sum that counts as none."""
+_FITTED = 1e-6
+"""The same where least squares found the sum, whose equations resolve 1e-7."""
 
 
 def convert(
@@ -128,7 +130,8 @@ def combine(
 ) -> Recompression:
     """Add adapters of one plan, each times a weight: sums, differences, multiples.
 
-    The sum of the increments, scales included, is exact in factor space: ranks add. With `rank` or `tolerance` it is
+    The sum of the increments, scales included, is exact in factor space: ranks add. A format that holds no exact sum at
+    any rank, such as a Kronecker product, is refused; pass the sum's `format`. With `rank` or `tolerance` the sum is
     then rounded.
 
     Args:
@@ -187,6 +190,8 @@ def _added(terms: Sequence[Term], formats: Sequence[Format], modes: Sequence[Mod
             got=", ".join(sorted(kinds)),
             fix="pass the sum's format, with a rank or a tolerance",
         )
+    if len(terms) == 1:
+        return recompress(terms, modes, formats[0])
     if formats[0].own_rank is None:
         raise FormatError(f"combine: {formats[0]} has no rank that could grow", fix="pass the sum's format")
     total = tuple(map(sum, zip(*_alike([format.explicit(modes) for format in formats]), strict=True)))
@@ -194,8 +199,18 @@ def _added(terms: Sequence[Term], formats: Sequence[Format], modes: Sequence[Mod
     cores = direct_sum(terms)
     if cores is not None and {n: tuple(c.shape) for n, c in cores.items()} == format.network(modes).shapes():
         return Decomposition(format, tuple(modes), cores, 0.0)
-    found = recompress(terms, modes, format)
-    return found if found.error < _EXACT else recompress(terms, modes, at_rank(format, FULL, ""))
+    for wider in (format, at_rank(format, FULL, "")):
+        found = recompress(terms, modes, wider)
+        if found.error < _EXACT:
+            return found
+    if found.error < _FITTED:
+        return found
+    raise FormatError(
+        f"combine: {formats[0]} holds no exact sum",
+        expected=f"a relative error below {_FITTED:g} at some rank",
+        got=f"{found.error:.2g} at rank 'full'",
+        fix="pass the sum's format, with a rank or a tolerance: format=MatrixBatch('full')",
+    )
 
 
 def _ranked(state: AdapterState, rank: Rank) -> dict[str, Format]:

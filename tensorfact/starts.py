@@ -68,7 +68,8 @@ def check_start(start: object, owner: str) -> str:
     """
     word, colon, size = start.partition(":") if isinstance(start, str) else ("", "", "")
     try:
-        known = word in _DRAWS and (math.isfinite(float(size)) and word not in (ZERO, GIVEN) if colon else True)
+        number = float(size) if colon else 1.0  # 0 would be a second zero, which keeps all cores from learning
+        known = word in _DRAWS and math.isfinite(number) and bool(number) and not (colon and word in (ZERO, GIVEN))
     except ValueError:
         known = False
     if not known:

@@ -151,7 +151,11 @@ def fit(
     warmup = warmup_epochs
     if warmup is None:
         warmup = epochs / 10 if isinstance(epochs, int) else 0  # what is no int, the recipe refuses
-    run = _Run(model, Schedule(epochs, batch_size, lr, weight_decay, warmup, seed, dict(lr_factors or {})), loss)
+    run = _Run(
+        model,
+        Schedule(epochs, batch_size, lr, weight_decay, warmup, seed, {} if lr_factors is None else lr_factors),
+        loss,
+    )
     for name, split in (("train", train), ("val", val)):
         if not len(split):  # type: ignore[arg-type]
             raise TrainingError(f"fit: the {name} split is empty", fix="pass at least one sample")
@@ -212,6 +216,8 @@ def evaluate(
 
 def _multiples(model: nn.Module, factors: Mapping[str, float]) -> dict[int, float]:
     """Return the multiple of the learning rate of every parameter that has one of its own, by its identity."""
+    if not isinstance(factors, Mapping):
+        raise TrainingError("fit: lr_factors", expected="multiples by name", got=repr(factors), fix="{'B': 16}")
     if not factors:
         return {}
     adapter = getattr(model, ATTRIBUTE, None)

@@ -132,7 +132,7 @@ class DeadFactor(tf.TensorTrain):
     """Two cores start at zero, one of them by another name."""
 
     def network(self, modes: Sequence[tf.Mode]) -> tf.Network:
-        return super().network(modes).started({"U": "constant:0"})
+        return super().network(modes).started({"U": "constant:1e-300"})  # zero in fp32
 
 
 @dataclasses.dataclass(frozen=True)

@@ -355,9 +355,13 @@ def test_matrix_batch_is_the_best_of_every_slice(data: st.DataObject) -> None:
     )
 
 
-def test_frozen_cores_cannot_be_fitted_to_a_tensor() -> None:
-    with refused(FormatError, "core 'U' is not trained"):
-        tf.Diagonals(tf.TensorTrain(2)).decompose(torch.ones(3, 4, 5), THREE)
+def test_frozen_cores_are_fitted_too() -> None:
+    """What is not trained may still be decomposed into: the frozen cores are then others than the seed's."""
+    tensor = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0))
+    for format in (tf.Diagonals(tf.TensorTrain(3)), tf.Started(tf.TensorTrain(3), frozen=["U"])):
+        found = format.decompose(tensor, THREE)
+        again = format.decompose(found.dense(), THREE)
+        assert again.error < 0.05  # least squares stop at a local minimum
 
 
 def test_a_format_that_knows_no_decomposition_of_its_own_is_fitted() -> None:
@@ -386,3 +390,24 @@ def test_no_warning_is_needed_to_decompose_a_vit_sized_stack() -> None:
         for format in (tf.TensorTrain(8), tf.TensorRing(4), tf.Tucker((4, 8, 8)), tf.CP(8), tf.MatrixBatch(4)):
             error = float((dense(format.network(drawn), format.decompose(tensor, drawn).cores) - tensor).norm())
             assert error < float(tensor.norm())
+
+
+def test_a_factored_core_stays_frozen_and_a_given_one_is_not_factored() -> None:
+    frozen = tf.Nested(tf.Started(tf.MatrixBatch(2), frozen=["A"]), {"A": tf.TensorTrain(1)}).network(THREE)
+    assert {core.name: core.trained for core in frozen.cores} == {"A_U": False, "A_S1": False, "A_V": False, "B": True}
+    for outer in (tf.Started(tf.MatrixBatch(2), {"A": "normal:5"}), tf.KhatriRao()):
+        name = outer.network(THREE).cores[0].name
+        with refused(FormatError, f"core {name!r} starts"):
+            tf.Nested(outer, {name: tf.TensorTrain(1)}).network(THREE)
+
+
+def test_axes_of_any_name_meet_no_leg_of_a_format() -> None:
+    modes = [*(tf.Mode(name, 4, "in") for name in "bra"), *(tf.Mode(name, 4, "out") for name in "cde")]
+    for format in (tf.BlockTerm(2), tf.Gates(), tf.Each(tf.TTMatrix(2)), tf.Tucker(2), tf.CP(2, weights=True)):
+        assert format.network(modes).output == tuple("bracde")
+
+
+@pytest.mark.parametrize("value", [0.0, math.nan, "abc", (1,), None])
+def test_a_diagonal_that_cannot_learn_is_refused(value: Any) -> None:
+    with refused(FormatError, "Diagonals"):
+        tf.Diagonals(tf.TensorTrain(2), value)

@@ -291,6 +291,20 @@ def test_a_recipe_says_where_it_is_from(name: str) -> None:
     assert "Source: " in (inspect.getdoc(RECIPES[name]) or "")
 
 
+def test_heads_of_several_sizes_are_refused() -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 48, "num_hidden_layers": 2, "intermediate_size": 96, "vocab_size": 50}
+    llama = transformers.LlamaModel(transformers.LlamaConfig(num_attention_heads=4, num_key_value_heads=2, **sizes))
+    with refused(PlanError, "grouped-query", "roles"):
+        tf.recipes.metatt5(llama, rank=2)
+    assert tf.recipes.metatt5(llama, rank=2, roles=["q"]).num_parameters(llama) > 0
+
+
+def test_three_axes_are_three() -> None:
+    with refused(PlanError, "(2, 2)"):
+        tf.recipes.quanta(small(), axes=(2, 2))
+
+
 def test_options_of_a_recipe_give_way() -> None:
     model = small()
     recipe = tf.recipes.lora(model, rank=4)

@@ -69,6 +69,22 @@ def test_swapped_parameters_lie_transposed() -> None:
     assert torch.equal(after[:, 1:], before[:, 1:].mT)
 
 
+def test_a_swap_takes_what_all_coordinates_choose_and_without_any_everything() -> None:
+    rules = [tf.Rule(f"blocks.{k}.attn.proj.weight", "out in", role="o", part=p) for k, p in enumerate("xy")]
+    plan = tf.TensorizationPlan((tf.Group("g", "(role part) in out", tuple(rules)),))
+
+    def patterns(plan: tf.TensorizationPlan) -> list[str]:
+        return [rule.pattern for rule in plan.groups[0].rules]
+
+    assert patterns(plan.swapped("in", "out", role="o", part="x")) == ["in out", "out in"]
+    assert patterns(plan.swapped("in", "out")) == ["in out", "in out"]
+
+
+def test_a_size_that_is_known_need_not_be_told() -> None:
+    plan = PLAN.split("in", {"head": 12, "dim": None}).split("head", {"a": 4, "b": None})
+    assert plan.resolve(NANO).tensors[0].shape == (72, 4, 3, 8, 96)
+
+
 def test_plans_join_under_the_names_they_are_given() -> None:
     parts = {"a": PLAN.only(role=["q", "k"]), "": PLAN.only(role="o")}
     assert list(dense(tf.TensorizationPlan.joined(parts))) == ["a", "encoder"]
@@ -101,6 +117,11 @@ MISTAKES: Mapping[str, tuple[type[PlanError], Callable[[], Any], str]] = {
     "other modes": (PlanError, lambda: PLAN.arranged("layer in out"), "role"),
     "half a rule": (PlanError, lambda: PLAN.swapped("in", "out", role="q"), "all coordinates"),
     "an axis that is none": (PlanError, lambda: PLAN.swapped("in", "outt", role="o"), "outt"),
+    "no size": (PlanError, lambda: PLAN.split("in", {"a": 0, "b": None}), "ints of at least 1"),
+    "no name": (PlanError, lambda: PLAN.split("in", {1: 3, 2: None}), "axes and their sizes"),  # type: ignore[dict-item]
+    "no coordinate": (PlanError, lambda: PLAN.only(role=3.5), "3.5"),  # type: ignore[arg-type]
+    "an unknown axis": (PlanError, lambda: PLAN.swapped("foo", "bar"), "foo"),
+    "no plans": (PlanError, lambda: tf.TensorizationPlan.joined({"a": "x"}), "plans by name"),  # type: ignore[dict-item]
     "one name twice": (PlanError, lambda: tf.TensorizationPlan.joined({"encoder": PLAN, "": PLAN}), "encoder"),
 }  # fmt: skip
 

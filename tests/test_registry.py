@@ -230,3 +230,32 @@ def test_an_entry_that_cannot_be_loaded_names_its_package(installed: Path) -> No
     assert tf.get_format("tt") is tf.TensorTrain
     with refused(FormatError, "did you mean"):
         tf.get_format("tucke")
+
+
+@pytest.mark.parametrize(
+    ("text", "format"),
+    [
+        ("each:format=matrix-batch(rank=4)", tf.Each(tf.MatrixBatch(4))),
+        ("nested:format=tt(rank=4),cores={'U': tt(rank=2)}", tf.Nested(tf.TensorTrain(4), {"U": tf.TensorTrain(2)})),
+        (
+            "started:format=tt(rank=4),starts=(('U','zero'),),frozen=('V',)",
+            tf.Started(tf.TensorTrain(4), {"U": "zero"}, ["V"]),
+        ),
+    ],
+)
+def test_a_format_within_a_format_is_written_as_a_call(text: str, format: tf.Format) -> None:
+    assert parse_format(text) == format
+    assert format_from_dict(json.loads(json.dumps(format_to_dict(format)))) == format
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("each:format=nope(rank=2)", "nope"),
+        ("nested:format=tt(rank=4),cores=5", "formats by the name"),
+        ("each:format=tt(5)", "tt"),
+    ],
+)
+def test_a_mistake_within_a_format_is_named(text: str, word: str) -> None:
+    with refused(FormatError, word, fix=False):
+        parse_format(text)

@@ -305,6 +305,37 @@ def test_a_format_without_a_rank_has_no_larger_one_for_a_sum() -> None:
     assert tf.combine({one: 1.0, two: 1.0}, format=tf.MatrixBatch("full")).changes[0].error < 1e-6
 
 
+def test_a_sum_that_no_rank_holds_is_refused() -> None:
+    (_, one, _), (_, two, _) = (
+        stack(tf.Each(tf.Nested(tf.MatrixBatch(2), {"A": tf.TensorTrain(1)})), seed=s) for s in (1, 2)
+    )
+    with refused(FormatError, "holds no exact sum", "MatrixBatch"):
+        tf.combine({one: 1.0, two: 1.0})
+
+
+def test_a_multiple_needs_no_rank() -> None:
+    _, one, _ = stack(tf.KhatriRao(), seed=1)
+    twice = tf.combine({one: 2.0})
+    assert twice.changes[0].error == 0
+    assert difference(twice.state.terms("stack")[0].dense(), 2 * one.state.terms("stack")[0].dense()) < 1e-6
+
+
+def test_a_frozen_core_stays_frozen() -> None:
+    _, adapter, _ = stack(tf.TensorTrain(2), seed=1)
+    adapter.named_cores()["stack.U"].requires_grad_(False)
+    adapter.convert(tf.TensorTrain(1))
+    assert {name: core.requires_grad for name, core in adapter.named_cores().items()} == {
+        "stack.U": False, "stack.S1": True, "stack.V": True,
+    }  # fmt: skip
+
+
+def test_hosvd_leaves_cores_that_a_format_gives() -> None:
+    model = tf.nano()
+    plan = tf.plan_for(model, "attention").only(role="o")
+    cores = tf.adapt(model, plan, tf.KhatriRao(), init="hosvd").named_cores()
+    assert all(bool(((cores[f"encoder.{n}"] == 0) | (cores[f"encoder.{n}"] == 1)).all()) for n in "JI")
+
+
 def test_ranks_add_and_scales_are_kept() -> None:
     (_, one, _), (_, two, _) = stack(seed=1, scale=2.0), stack(tf.TensorTrain(2), seed=2, scale=0.5)
     found = tf.combine({one: 0.5, two: -1.0})

@@ -87,7 +87,8 @@ def test_the_scale_law_holds_whichever_core_is_zero(name: str) -> None:
     ("starts", "frozen", "word"),
     [
         ({"W": "zero"}, (), "'W'"), ({}, ("W",), "'W'"), ({"U": "one"}, (), "one"), ({"U": "given"}, (), "given"),
-        ({}, "U", "U"), ({}, ("U", "S1", "V"), "no core"), ({"U": "zero", "V": "zero"}, (), "more than one"),
+        ({}, "U", "U"), ({}, ("V",), "none would learn"),
+        ({}, ("U", "S1", "V"), "none would learn"), ({"U": "zero", "V": "zero"}, (), "more than one"),
     ],
 )  # fmt: skip
 def test_starts_that_cannot_be_are_refused(starts: Any, frozen: Any, word: str) -> None:
@@ -341,6 +342,29 @@ def test_a_dropout_that_is_none_is_refused(dropout: Any) -> None:
         tf.adapt(model, plan(), tf.TensorTrain(4), dropout=dropout)
 
 
+@pytest.mark.parametrize("kind", ["rank", "increment", "factors"])
+@pytest.mark.parametrize("route", ["auto", "weight"])
+def test_dropout_of_a_difference_drops_nothing_of_the_base(kind: str, route: Any) -> None:
+    model = nano()
+    base = model.train()(X)
+    tf.recipes.quanta(model).adapt(model, seed=0, dropout={kind: 0.5}, route=route, train_head=False)
+    assert torch.equal(model.train()(X), base)
+
+
+def test_rank_components_are_dropped_where_they_are() -> None:
+    """VeRA's zero core has no bond: components of the diagonal between its matrices are dropped, not the whole."""
+    model = nano()
+    adapter = tf.recipes.vera(model, rank=16).adapt(model, seed=0, dropout=0.5)
+    draw(adapter)
+    increment = adapter._slots["blocks.0.attn.qkv.weight"].increment
+    model.train()
+    with torch.no_grad():
+        sizes = {round(float(increment.dense(drop=True).norm() / increment.dense().norm()), 4) for _ in range(20)}
+    assert len(sizes) > 15
+    with refused(AdaptError, "dropout", "factors"):
+        tf.recipes.lokr(tf.nano(), rank=None).adapt(tf.nano(), dropout=0.5)
+
+
 # --------------------------------------------------------------------------------------------------- scale, groups
 
 
@@ -361,6 +385,27 @@ def test_a_scale_that_is_none_is_refused(scale: Any) -> None:
     model = nano()
     with untouched(model), refused(AdaptError, "scale"):
         tf.adapt(model, plan(), tf.TensorTrain(4), scale=scale)
+
+
+@pytest.mark.parametrize(
+    "format",
+    [
+        tf.Diagonals(tf.TensorTrain(0.05)), tf.Started(tf.MatrixBatch(0.05), frozen=["A"]),
+        tf.Each(tf.TensorTrain(0.05)),
+        tf.Nested(tf.MatrixBatch(0.05), {"A": tf.TensorTrain(1)}), tf.Started(tf.Diagonals(tf.TensorTrain("full"))),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_rank_that_is_spelled_out_is_the_one_that_is_built(format: tf.Format) -> None:
+    model = nano()
+    adapter = tf.adapt(model, tf.plan_for(model).only(role=["q", "v"]), format, scale=tf.Alpha(16), seed=0)
+    (tensor,) = adapter.resolved.tensors
+    explicit = format.explicit(tensor.modes)
+    assert explicit.network(tensor.modes) == format.network(tensor.modes)
+    assert adapter.scales == {"encoder": 16 / explicit.spelled_rank}  # type: ignore[operator]
+    count = adapter.num_parameters
+    adapter.round(rank=1000)
+    assert adapter.num_parameters == count
 
 
 def test_several_ranks_have_no_alpha() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 import tensorfact as tf
 from tensorfact.errors import AdaptError, FormatError
@@ -140,12 +142,21 @@ def test_a_property_names_the_example_that_breaks_it() -> None:
     assert any("Mode(name=" in note for note in caught.value.__notes__)
 
 
+@dataclasses.dataclass(frozen=True)
+class Closed(tf.TensorTrain):
+    """It does not decompose."""
+
+    def factorize(self, tensor: Tensor, modes: Any) -> Any:
+        raise FormatError("no way back")
+
+
 def test_what_does_not_apply_says_why() -> None:
-    laws = {law.name: law for law in check_format(tf.Diagonals(tf.TensorTrain(2)))}
-    assert "no decomposition" in (laws["sign and size"]() or "")
-    assert "'constant:0.1'" in (laws["scale of the start"]() or "")
+    laws = {law.name: law for law in check_format(Closed(2))}
+    assert "no decomposition: no way back" in (laws["sign and size"]() or "")
     with pytest.raises(pytest.skip.Exception, match="no decomposition"):
-        check_format(tf.Diagonals(tf.TensorTrain(2))).as_test()(laws["sign and size"])
+        check_format(Closed(2)).as_test()(laws["sign and size"])
+    laws = {law.name: law for law in check_format(tf.Diagonals(tf.TensorTrain(2)))}
+    assert "'constant:0.1'" in (laws["scale of the start"]() or "")
 
 
 def test_a_law_without_ground_is_not_checked() -> None:

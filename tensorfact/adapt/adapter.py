@@ -300,8 +300,11 @@ class Adapter(Attached):
         links = self._links_of(found.state.file.formats, torch.Generator())
         for name, factors in links.factors.items():
             factors.assign(found.state.cores(name))
-            if not any(core.requires_grad for core in self.factors[name].parameters()):  # frozen by the user
-                factors.requires_grad_(False)
+            before = cast("Factors", self.factors[name]).named_cores()
+            everything = not any(core.requires_grad for core in before.values())
+            for core, value in factors.named_cores().items():  # what the user froze stays frozen
+                if everything or (core in before and not before[core].requires_grad):
+                    value.requires_grad_(False)
         self._links.detach()
         self.watch.stop()
         self._link(links)

@@ -61,6 +61,7 @@ class Links:
             dtypes = [parameters[view.parameter].dtype for view in tensor.views]
             dtype = max((torch.promote_types(d, torch.float32) for d in dtypes), key=lambda d: d.itemsize)
             given = formats[tensor.name].given(tensor.modes)
+            dropout.masked_core(network)  # an error where there is nothing to drop
             options: dict[str, Any] = {"dtype": dtype, "device": first.device, "generator": generator}
             factors = Factors(network, tensor.modes, tensor.extents, given, **options)
             self.factors[tensor.name] = factors

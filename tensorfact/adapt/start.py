@@ -59,8 +59,11 @@ def _directions(tensor: TensorGroup, adapter: Attached) -> Cores:
     factors = cast("Factors", adapter.factors[tensor.name])
     dense = tensor.gather({name: p.detach().float() for name, p in base_parameters(adapter.model).items()})
     found = adapter.formats[tensor.name].decompose(dense, tensor.modes)
-    zero, cores = zero_core(factors.network).name, {}
+    zero, cores = zero_core(factors.network).name, dict(factors.named_cores())
+    trained = {core.name for core in factors.network.cores if core.trained}
     for name, core in found.cores.items():
+        if name not in trained:
+            continue
         size = 0.0 if name == zero else factors.deviations[name] * math.sqrt(core.numel())
         cores[name] = core * (size / (float(core.norm()) or 1.0))
     return cores

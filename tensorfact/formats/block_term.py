@@ -30,7 +30,7 @@ class BlockTerm(Format):
         >>> from tensorfact import BlockTerm, Mode
         >>> modes = (Mode("layer", 12, "stack"), Mode("in", 64, "in"), Mode("out", 64, "out"))
         >>> print(BlockTerm(rank=2, blocks=3).network(modes))
-        U1[_b in _in] U2[_b layer _layer] C[_b _layer _in _out] U3[_b out _out] -> layer in out
+        U1[_0 in _in] U2[_0 layer _layer] C[_0 _layer _in _out] U3[_0 out _out] -> layer in out
     """
 
     rank: Rank
@@ -45,7 +45,7 @@ class BlockTerm(Format):
         sizes = mode_sizes(modes)
         bonds = {f"_{name}": rank for name, rank in zip(sizes, self.ranks(sizes, modes), strict=True)}
         *factors, last = [
-            Core(f"U{k}", ("_b", mode.name, f"_{mode.name}")) for k, mode in enumerate(arranged(modes), 1)
+            Core(f"U{k}", ("_0", mode.name, f"_{mode.name}")) for k, mode in enumerate(arranged(modes), 1)
         ]
-        cores = (*factors, Core("C", ("_b", *bonds)), dataclasses.replace(last, start="zero"))
-        return Network(cores, tuple(sizes), {**sizes, **bonds, "_b": self.blocks})
+        cores = (*factors, Core("C", ("_0", *bonds)), dataclasses.replace(last, start="zero"))
+        return Network(cores, tuple(sizes), {**sizes, **bonds, "_0": self.blocks})

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-
-from torch import Tensor
+import math
+from collections.abc import Sequence
 
 from ..errors import FormatError
 from ..network import Core, Mode, Network
 from ..starts import ZERO
 from .common import mode_sizes, zero_core
+from .per_slice import slice_modes
 from .wrapper import Wrapper
 
 
@@ -41,9 +41,18 @@ class Diagonals(Wrapper):
 
     value: float = 0.1
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        number = isinstance(self.value, (int, float)) and not isinstance(self.value, bool) and math.isfinite(self.value)
+        if not number or not self.value:
+            raise FormatError(
+                "Diagonals: value", expected="a number that is not 0", got=repr(self.value), fix="value=0.1"
+            )
+        object.__setattr__(self, "value", float(self.value))
+
     def network(self, modes: Sequence[Mode]) -> Network:
         """State the frozen cores and the diagonals."""
-        network = self.format.network(self._slice(modes))
+        network = self.format.network(self.inner(modes))
         stack = tuple(mode.name for mode in modes if mode.side == "stack")
         outputs = tuple(leg for leg in zero_core(network).legs if leg in network.output)
         bonds = [leg for leg in network.sizes if leg not in network.output]
@@ -55,12 +64,9 @@ class Diagonals(Wrapper):
         cores = (*frozen, *diagonals, Core("D", (*stack, *outputs), ZERO))
         return Network(cores, tuple(mode.name for mode in modes), {**network.sizes, **mode_sizes(modes)})
 
-    def given(self, modes: Sequence[Mode]) -> Mapping[str, Tensor]:
-        """Return the cores that are part of the other format."""
-        return self.format.given(self._slice(modes))
-
-    def _slice(self, modes: Sequence[Mode]) -> tuple[Mode, ...]:
-        found = tuple(mode for mode in modes if mode.side != "stack")
+    def inner(self, modes: Sequence[Mode]) -> tuple[Mode, ...]:
+        """Return the modes of a slice."""
+        found = slice_modes(modes)
         if not found:
             raise FormatError(f"{self}: modes", expected="an input or output mode", got="stack modes alone")
         return found

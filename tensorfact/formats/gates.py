@@ -29,7 +29,7 @@ class Gates(PerSlice):
         >>> inputs = (Mode("a", 16, "in"), Mode("b", 8, "in"), Mode("c", 6, "in"))
         >>> outputs = (Mode("g", 16, "out"), Mode("h", 8, "out"), Mode("i", 6, "out"))
         >>> print(Gates().network((*outputs, *inputs)))
-        T1[_b1 _c1 b c] T2[_a2 i a _c1] T3[g h _a2 _b1] -> g h i a b c
+        T1[_1b _1c b c] T2[_2a i a _1c] T3[g h _2a _1b] -> g h i a b c
         >>> Gates().num_parameters((*outputs, *inputs))
         27904
     """
@@ -43,7 +43,7 @@ class Gates(PerSlice):
             before = [wires[axis] for axis in pair]
             for axis in pair:
                 if any(axis in later for later in pairs[number:]):
-                    wires[axis] = f"_{inputs[axis].name}{number}"
+                    wires[axis] = f"_{number}{inputs[axis].name}"
                     sizes[wires[axis]] = inputs[axis].size
                 else:
                     wires[axis] = outputs[axis].name

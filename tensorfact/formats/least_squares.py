@@ -43,7 +43,7 @@ def least_squares(
         The cores by name, in the tensor's dtype.
 
     Raises:
-        FormatError: A core is neither trained nor given.
+        FormatError: A leg that is no output belongs to one core alone.
 
     Source: alternating least squares as for CP (Kolda & Bader, SIAM Review 2009), for any multilinear network.
 
@@ -57,11 +57,6 @@ def least_squares(
         True
     """
     fixed = {name: core.to(tensor.device, torch.float64) for name, core in (given or {}).items()}
-    if held := [core.name for core in network.cores if not core.trained and core.name not in fixed]:
-        raise FormatError(
-            f"network {network} cannot be fitted to a tensor: core {held[0]!r} is not trained",
-            fix="convert to a format whose cores are all trained",
-        )
     dense = tensor.double()
     free = [_Solver.of(network, core) for core in network.cores if core.name not in fixed]
     best: tuple[float, dict[str, Tensor]] = (math.inf, {})

@@ -43,8 +43,10 @@ class Nested(Wrapper):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        given = self.cores.items() if isinstance(self.cores, Mapping) else self.cores
-        pairs = tuple(tuple(pair) for pair in given)
+        given: object = tuple(self.cores.items()) if isinstance(self.cores, Mapping) else self.cores
+        pairs = (
+            tuple(tuple(p) if isinstance(p, (tuple, list)) else () for p in given) if isinstance(given, tuple) else ()
+        )
         if not pairs or not all(len(p) == 2 and isinstance(p[0], str) and isinstance(p[1], Format) for p in pairs):
             raise FormatError("Nested: cores", expected="formats by the name of a core", got=repr(self.cores))
         object.__setattr__(self, "cores", pairs)
@@ -64,6 +66,7 @@ class Nested(Wrapper):
                     name=f"{core.name}_{each.name}",
                     legs=tuple(renamed.get(leg, leg) for leg in each.legs),
                     start="normal" if each.start == ZERO and core.start != ZERO else each.start,
+                    trained=each.trained and core.trained,
                 )
                 for each in inner.cores
             ]
@@ -92,6 +95,12 @@ class Nested(Wrapper):
             if name not in names:
                 raise FormatError(f"{self}: core {name!r}", expected=f"one of {names}", got=nearest(name, names))
             core = network.cores[names.index(name)]
+            if core.start not in ("normal", ZERO):
+                raise FormatError(
+                    f"{self}: core {name!r} starts {core.start!r}",
+                    expected="a core that starts 'normal' or at zero, to be factored",
+                    fix="give the factors their starts: Started(Nested(...), {'A_U': 'normal:0.1'})",
+                )
             earlier = {leg for other in network.cores[: names.index(name)] for leg in other.legs}
             own = (
                 Mode(leg, network.sizes[leg], sides[leg])

@@ -44,7 +44,7 @@ class PerSlice(Format, abc.ABC):
 
     def network(self, modes: Sequence[Mode]) -> Network:
         """State the slices' network, with the stack modes on every core."""
-        slice = _slice_modes(modes)
+        slice = slice_modes(modes)
         stack = tuple(mode.name for mode in modes if mode.side == "stack")
         network = self.slice_network(slice)
         cores = tuple(
@@ -55,7 +55,7 @@ class PerSlice(Format, abc.ABC):
 
     def factorize(self, tensor: Tensor, modes: Sequence[Mode]) -> dict[str, Tensor]:
         """Decompose slice by slice."""
-        network, slice, given = self.network(modes), _slice_modes(modes), self.given(modes)
+        network, slice, given = self.network(modes), slice_modes(modes), self.given(modes)
         names, stack = [mode.name for mode in modes], [mode for mode in modes if mode.side == "stack"]
         order = [names.index(mode.name) for mode in (*stack, *slice)]
         dense = tensor.permute(order)
@@ -75,7 +75,8 @@ class PerSlice(Format, abc.ABC):
         return cores
 
 
-def _slice_modes(modes: Sequence[Mode]) -> tuple[Mode, ...]:
+def slice_modes(modes: Sequence[Mode]) -> tuple[Mode, ...]:
+    """Return the modes of one slice: all but the stack modes."""
     return tuple(mode for mode in modes if mode.side != "stack")
 
 
@@ -103,6 +104,6 @@ class Each(Wrapper, PerSlice):
         """Decompose one slice as the format does."""
         return self.format.factorize(tensor, modes)
 
-    def given(self, modes: Sequence[Mode]) -> Mapping[str, Tensor]:
-        """Return the cores that are part of the format, which all slices share."""
-        return self.format.given(_slice_modes(modes))
+    def inner(self, modes: Sequence[Mode]) -> tuple[Mode, ...]:
+        """Return the modes of a slice."""
+        return slice_modes(modes)

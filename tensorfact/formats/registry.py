@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import importlib.metadata
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -122,12 +123,15 @@ def parse_format(text: str) -> Format:
     name, _, rest = text.partition(":")
     cls = get_format(name)
     try:
-        call = ast.parse(f"f({rest})", mode="eval").body
+        words = re.sub(r"(?<=[a-z])-(?=[a-z])", "_", rest)  # of a format within this one: matrix-batch(rank=4)
+        call = ast.parse(f"f({words})", mode="eval").body
         if not isinstance(call, ast.Call) or call.args or not isinstance(call.func, ast.Name):
             raise ValueError(rest)  # noqa: TRY301
         options = {word.arg or "": _option(word.value) for word in call.keywords}
         if len(options) < len(call.keywords):
             raise ValueError(rest)  # noqa: TRY301
+    except FormatError:  # of a format within this one
+        raise
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:
         raise FormatError(f"format {text!r}", expected="NAME:option=value,...", got=text, fix="tt:rank=16") from error
     return _build(name, cls, options)
@@ -226,6 +230,8 @@ def _option(value: ast.expr) -> Any:
         return _build(value.func.id, get_format(value.func.id), options)
     if isinstance(value, ast.Tuple):
         return tuple(_option(each) for each in value.elts)
+    if isinstance(value, ast.Dict):
+        return {_option(key): _option(each) for key, each in zip(value.keys, value.values, strict=True) if key}
     return value.id if isinstance(value, ast.Name) else ast.literal_eval(value)
 
 

@@ -55,6 +55,8 @@ class Started(Wrapper):
     def network(self, modes: Sequence[Mode]) -> Network:
         """State the format's network with these starts."""
         network = self.format.network(modes)
+        if given := [core.name for core in network.cores if core.start == GIVEN and core.name in dict(self.starts)]:
+            raise FormatError(f"{self}: core {given[0]!r} is given by {self.format}", fix="leave it out")
         try:
             return network.started(dict(self.starts), self.frozen)
         except NetworkError as error:

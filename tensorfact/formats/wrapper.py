@@ -33,7 +33,19 @@ class Wrapper(Format, abc.ABC):
 
     def given(self, modes: Sequence[Mode]) -> Mapping[str, Tensor]:
         """Return the cores that are part of the other format."""
-        return self.format.given(modes)
+        return self.format.given(self.inner(modes))
+
+    def explicit(self, modes: Sequence[Mode]) -> Self:
+        """Return this with the other format's rank spelled out, on the modes that it gets."""
+        return dataclasses.replace(self, format=self.format.explicit(self.inner(modes)))
+
+    def inner(self, modes: Sequence[Mode]) -> tuple[Mode, ...]:
+        """Return the modes that the other format gets; all by default.
+
+        Args:
+            modes: The tensor's modes.
+        """
+        return tuple(modes)
 
     @property
     def own_rank(self) -> Rank | None:

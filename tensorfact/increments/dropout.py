@@ -7,11 +7,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import AdaptError, nearest
-from ..formats.common import zero_core
 from ..network import Core, Network
+from ..starts import ZERO
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +20,8 @@ class Dropout:
     """Probabilities with which, in training, parts of an increment are dropped for one call; what is kept is scaled up.
 
     Args:
-        rank: A component of what meets the core that starts at zero: LoRA's activation of width r.
+        rank: A component of the bonds of the core that starts at zero, LoRA's activation of width r; where that has
+            none, of the last trained core that has some.
         increment: An entry of the dense increment, which is then formed.
         factors: An entry of a trained core.
     """
@@ -59,23 +61,40 @@ class Dropout:
     def __bool__(self) -> bool:
         return any(dataclasses.astuple(self))
 
-    def dropped(self, network: Network, cores: list[Tensor]) -> list[Tensor]:
-        """Return cores with what is dropped at zero.
+    def masked_core(self, network: Network) -> Core | None:
+        """Return the core whose bonds are masked: the one that starts at zero, else the last trained one with bonds.
+
+        Args:
+            network: The network.
+
+        Raises:
+            AdaptError: No trained core has a bond, as where a Kronecker product's matrices are whole.
+        """
+        if not self.rank:
+            return None
+        ranked = [core for core in network.cores if core.trained and not set(core.legs) <= set(network.output)]
+        if not ranked:
+            raise AdaptError(
+                f"adapt: dropout of rank components: {network} has none",
+                cause="no trained core has a bond",
+                fix="dropout={'factors': 0.1}, or {'increment': 0.1}",
+            )
+        return next((core for core in ranked if core.start == ZERO), ranked[-1])
+
+    def masks(self, network: Network, cores: list[Tensor]) -> list[Tensor | None]:
+        """Draw what the cores are multiplied with: zero where something is dropped; None for a core that is kept whole.
 
         Args:
             network: The network.
             cores: Its cores, in its order.
         """
-        masked = zero_core(network) if self.rank else None
-        found = [
-            nn.functional.dropout(tensor, self.factors) if self.factors and core.trained else tensor
-            for core, tensor in zip(network.cores, cores, strict=True)
-        ]
-        return [
-            self._masked(network, core, tensor) if core is masked else tensor
-            for core, tensor in zip(network.cores, found, strict=True)
-        ]
-
-    def _masked(self, network: Network, core: Core, tensor: Tensor) -> Tensor:
-        sizes = [1 if leg in network.output else size for leg, size in zip(core.legs, tensor.shape, strict=True)]
-        return tensor * nn.functional.dropout(tensor.new_ones(sizes), self.rank)
+        chosen, found = self.masked_core(network), []
+        for core, tensor in zip(network.cores, cores, strict=True):
+            mask = tensor.new_ones(()) if core is chosen or (self.factors and core.trained) else None
+            if mask is not None and self.factors and core.trained:
+                mask = nn.functional.dropout(torch.ones_like(tensor), self.factors)
+            if mask is not None and core is chosen:
+                sizes = [1 if leg in network.output else n for leg, n in zip(core.legs, tensor.shape, strict=True)]
+                mask = mask * nn.functional.dropout(tensor.new_ones(sizes), self.rank)
+            found.append(mask)
+        return found

@@ -18,6 +18,9 @@ from .kind import NOMINAL_TOKENS, Kind, restricted
 from .linear import AdaptedLinear, Product, add_into, composed
 from .recompute import source_of
 
+Masks = Sequence[Tensor | None] | None
+"""What cores are multiplied with; None for a core, or for all, that are kept whole."""
+
 
 class Increment:
     """The increment of one parameter: its part of the factors, formed or applied.
@@ -49,10 +52,13 @@ class Increment:
         Args:
             drop: Apply the dropout, if the factors are in training mode.
         """
-        parts = self._own(drop)
-        with without_autocast(parts[0].device):
-            formed = self.view.join(self.kind.forming(parts))
+        formed = self._formed(self._masks(drop))
         return nn.functional.dropout(formed, self.dropout.increment) if drop and self._drops_entries else formed
+
+    def _formed(self, masks: Masks) -> Tensor:
+        parts = self._own(masks)
+        with without_autocast(parts[0].device):
+            return self.view.join(self.kind.forming(parts))
 
     def added_to(self, base: Tensor, scale: float, *, drop: bool = False) -> Tensor:
         """Return base + scale x increment, computed in at least fp32 and rounded once.
@@ -122,20 +128,14 @@ class Increment:
     def _added(self, y: Tensor, x: Tensor, scale: float) -> Tensor:
         """Add the increment of an input to a result, in plain differentiable operations."""
         if self.kind.halves is None:
-            return torch.add(y, self.passed(x, y, drop=True).to(y.dtype), alpha=scale)
+            return torch.add(y, self._passed(x, y, self._masks(True)).to(y.dtype), alpha=scale)
         with without_autocast(x.device):
-            down, up = self.kind.matrices(self._own(True))
+            down, up = self.kind.matrices(self._own(self._masks(True)))
         return composed(y, x, down, up, self.kind.halves, scale)
 
-    def passed(self, x: Tensor, like: Tensor, *, drop: bool = False) -> Tensor:
-        """Return what the increment alone makes of an input, in plain differentiable operations.
-
-        Args:
-            x: The layer's input (..., in).
-            like: A tensor of the result's shape and dtype (..., out).
-            drop: Apply the dropout, if the factors are in training mode.
-        """
-        parts, halves = self._own(drop), self.kind.halves
+    def _passed(self, x: Tensor, like: Tensor, masks: Masks) -> Tensor:
+        """Return what the increment alone makes of an input, in plain differentiable operations (..., out)."""
+        parts, halves = self._own(masks), self.kind.halves
         if halves is None:
             return self._contracted(x, parts)
         with without_autocast(x.device):
@@ -168,15 +168,21 @@ class Increment:
     def _two(self, cores: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
         """Return the two matrices of the cut."""
         if composable(*cores):
-            return self.kind.matrices(self._own(False))
+            return self.kind.matrices(self._own(None))
         return [one[self.at if len(one) > 1 else 0] for one in self._matrices(cores, dtype)]
 
-    def _own(self, drop: bool) -> list[Tensor]:
+    def _masks(self, drop: bool) -> Masks:
+        """Draw what the cores are multiplied with; None where nothing of them is dropped."""
+        if not drop or not self._drops:
+            return None
+        return self.dropout.masks(self.factors.network, self.factors.tensors())
+
+    def _own(self, masks: Masks) -> list[Tensor]:
         """Return this parameter's parts of the cores, in at least fp32."""
         cores = self.factors.tensors()
-        if (drop and self._drops) or composable(*cores):
-            dropped = self.dropout.dropped(self.factors.network, cores) if drop and self._drops else cores
-            return [part.to(self._wide) for part in self.kind.own(self.at, dropped)]
+        if masks is not None or composable(*cores):
+            kept = [c if m is None else c * m for c, m in zip(cores, masks or [None] * len(cores), strict=True)]
+            return [part.to(self._wide) for part in self.kind.own(self.at, kept)]
         return [part[self.at if len(part) > 1 else 0] for part in self._parts(cores, self._wide)]
 
     @property

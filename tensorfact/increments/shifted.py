@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .increment import Increment
 from .linear import Product
@@ -30,14 +30,16 @@ class ShiftedIncrement(Increment):
 
     def dense(self, *, drop: bool = False) -> Tensor:
         """Return the difference in the parameter's shape."""
-        return super().dense(drop=drop) - self.start.dense()
+        masks = self._masks(drop)  # one for both, so that equal factors give zero
+        shifted = self._formed(masks) - self.start._formed(masks)
+        return nn.functional.dropout(shifted, self.dropout.increment) if drop and self._drops_entries else shifted
 
     def linear(self, product: Product, x: Tensor, weight: Tensor, bias: Tensor | None, scale: float) -> Tensor:
         """Do what a linear layer does, with the difference added."""
         if x.is_nested or self._drops_entries:
             return product(x, self.added_to(weight, scale, drop=True), bias)
-        y = product(x, weight, bias)
-        through = self.passed(x, y, drop=True) - self.start.passed(x, y)
+        y, masks = product(x, weight, bias), self._masks(True)
+        through = self._passed(x, y, masks) - self.start._passed(x, y, masks)
         return torch.add(y, through.to(y.dtype), alpha=scale)
 
     @property

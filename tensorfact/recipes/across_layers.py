@@ -11,7 +11,7 @@ from ..architectures import plan_for
 from ..formats import CP, PartialTucker, Started, TensorTrain, Tucker
 from ..plan import TensorizationPlan
 from ..rules import Group, Rule
-from .recipe import Recipe, heads_of
+from .recipe import Recipe, split_heads
 
 QV = ("q", "v")
 
@@ -127,7 +127,7 @@ def lorta(
         >>> tf.recipes.lorta(model).num_parameters(model)
         1128
     """
-    plan = plan_for(model).only(role=roles).split("in", {"head": heads_of(model, heads), "dim": None})
+    plan = split_heads(plan_for(model).only(role=roles), model, "in", heads)
     format = Started(CP(rank), {"U1": "zero"})  # the factor of `dim`
     return Recipe(plan.arranged("out dim head role layer"), format, {"scale": Alpha(alpha)})
 
@@ -160,7 +160,7 @@ def cara(model: nn.Module, rank: int = 32, scale: float = 1.0, heads: int | None
     """
     plan, layers = plan_for(model), {"bias_o": "attn.proj", "bias_up": "mlp.fc1", "bias_down": "mlp.fc2"}
     ups, downs = ([f"{name}{k}" for k in range(4)] for name in ("up", "down"))
-    qkv = plan.only(role=["q", "k", "v"]).split("out", {"head": heads_of(model, heads), "dim": None})
+    qkv = split_heads(plan.only(role=["q", "k", "v"]), model, "out", heads)
     others = plan.only(role=["o", *ups, *downs]).swapped("in", "out", role=downs)
     rules = {name: Rule(f"blocks.{{layer}}.{layer}.bias", "out") for name, layer in layers.items()}
     biases = TensorizationPlan(tuple(Group(name, "out", (rule,), tied="layer") for name, rule in rules.items()))
@@ -226,5 +226,5 @@ def metatt5(
         1728
     """
     order = ("in", "layer", "role", "head", "dim")
-    plan = plan_for(model).only(role=roles).split("out", {"head": heads_of(model, heads), "dim": None})
+    plan = split_heads(plan_for(model).only(role=roles), model, "out", heads)
     return Recipe(plan.arranged(" ".join(order)), TensorTrain(rank, order), {"scale": alpha})

@@ -8,6 +8,7 @@ from torch import nn
 
 from ..adapt import Alpha
 from ..architectures import plan_for
+from ..errors import PlanError
 from ..formats import (
     Diagonals,
     Each,
@@ -218,7 +219,10 @@ def quanta(model: nn.Module, axes: Sequence[int] | None = None, roles: Sequence[
         16896
     """
     plan = plan_for(model).only(role=roles)
-    a, b, c = axes or fold(width(plan, model, "in"), 3)[::-1]
+    sizes = tuple(axes or fold(width(plan, model, "in"), 3)[::-1])
+    if len(sizes) != 3:
+        raise PlanError("quanta: axes", expected="three sizes", got=repr(axes), fix="axes=(16, 8, 6)")
+    a, b, c = sizes
     plan = plan.split("in", {"in1": a, "in2": b, "in3": c}).split("out", {"out1": a, "out2": b, "out3": c})
     return Recipe(plan, Gates(), {"subtract_start": True})
 

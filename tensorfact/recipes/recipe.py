@@ -89,6 +89,31 @@ def heads_of(model: nn.Module, heads: int | None) -> int:
     return found.pop()
 
 
+def split_heads(plan: TensorizationPlan, model: nn.Module, axis: str, heads: int | None) -> TensorizationPlan:
+    """Split an axis of a plan into heads and what is within one: axes `head` and `dim`.
+
+    Args:
+        plan: The plan.
+        model: The model.
+        axis: The axis.
+        heads: The number of heads; None to look for it.
+
+    Raises:
+        PlanError: The model does not say how many heads it has, or its tensors have heads of several sizes.
+    """
+    split = plan.split(axis, {"head": heads_of(model, heads), "dim": None})
+    sizes = {mode.size for tensor in split.resolve(model).tensors for mode in tensor.modes if mode.name == "dim"}
+    if len(sizes) > 1:
+        raise PlanError(
+            f"heads of {axis!r}",
+            expected="heads of one size in all tensors",
+            got=f"sizes {sorted(sizes)}",
+            cause="grouped-query attention, whose keys and values have fewer heads",
+            fix="pass roles= of one width, such as roles=['q']",
+        )
+    return split
+
+
 def fold(size: int, parts: int) -> tuple[int, ...]:
     """Return the most even factors of a number, rising.
 

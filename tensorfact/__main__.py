@@ -1,0 +1,5 @@
+"""`python -m tensorfact`: the command line."""
+
+from .cli import main
+
+main()
