@@ -15,6 +15,9 @@ from .errors import CheckpointError
 from .files import make_folder, write_text
 from .reconstruct import Reconstructions
 
+MARKERS = "os^Dv"
+"""The first ten methods have the first, the next ten, of the same colours, the second."""
+
 
 def write_report(comparison: Comparison, folder: str | Path) -> list[Path]:
     """Write `results.json`, `table.md` and `accuracy.png`.
@@ -95,9 +98,10 @@ def draw(comparison: Comparison) -> Figure:
     for row in comparison.rows:
         values = [100 * value for value in row.test_accuracy]
         mean, spread = statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
-        colour = f"C{kinds.index(row.label.split()[0]) % 10}"
+        number = kinds.index(row.label.split()[0])
+        colour, marker = f"C{number % 10}", MARKERS[number // 10 % len(MARKERS)]
         if row.parameters:
-            axes.errorbar(row.parameters, mean, spread, fmt="o", capsize=3, color=colour, label=row.label)
+            axes.errorbar(row.parameters, mean, spread, fmt=marker, capsize=3, color=colour, label=row.label)
         else:
             axes.axhline(mean, linestyle="--", color=colour, label=row.label)
     figure.legend(loc="outside right upper", fontsize=9, frameon=False)
