@@ -51,7 +51,9 @@ def test_adapting_freezes_the_base_and_trains_factors_and_head(adaptation: Adapt
     adapter = tf.adapt(model, adaptation.case.plan, adaptation.formats)
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     factors = {f"tensorfact.{name}" for name, _ in adapter.named_parameters()}
-    assert trained == factors | {"head.weight", "head.bias"}
+    networks = {t.name: t.network(adapter.formats[t.name]) for t in adapter.resolved.tensors}
+    given = {f"tensorfact.factors.{t}.cores.{c.name}" for t, n in networks.items() for c in n.cores if not c.trained}
+    assert trained == (factors - given) | {"head.weight", "head.bias"}
     assert [key for key in model.state_dict() if not key.startswith("tensorfact.")] == keys
     assert {key for key in model.state_dict() if key.startswith("tensorfact.")} == factors
     assert model.tensorfact is adapter
