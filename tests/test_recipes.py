@@ -300,6 +300,12 @@ def test_heads_of_several_sizes_are_refused() -> None:
     assert tf.recipes.metatt5(llama, rank=2, roles=["q"]).num_parameters(llama) > 0
 
 
+@pytest.mark.parametrize("name", ["loretta", "lokr", "quanta"])
+def test_a_width_that_is_folded_is_one(name: str) -> None:
+    with refused(PlanError, "stages", "roles="):
+        RECIPES[name](model_shapes("swin_base_patch4_window7_224"))
+
+
 def test_three_axes_are_three() -> None:
     with refused(PlanError, "(2, 2)"):
         tf.recipes.quanta(small(), axes=(2, 2))
@@ -315,7 +321,8 @@ def test_options_of_a_recipe_give_way() -> None:
 def test_recipes_are_compared_with_formats() -> None:
     model = tf.nano()
     methods: dict[str, tf.Format | Recipe] = {"lora": tf.recipes.lora(model, rank=1), "tt": tf.TensorTrain(1)}
-    found = tf.compare(model, tf.digits(model, train=64, val=32), methods, seeds=[0], epochs=1, baselines=())
+    data = tf.digits(model, train=16, val=8)
+    found = tf.compare(model, data, methods, seeds=[0], epochs=1, baselines=())
     assert [(row.label, row.parameters) for row in found.rows] == [("lora", 12 * 2 * 96), ("tt", 2 * 96 + 72)]
 
 

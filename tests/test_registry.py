@@ -254,6 +254,7 @@ def test_a_format_within_a_format_is_written_as_a_call(text: str, format: tf.For
         ("each:format=nope(rank=2)", "nope"),
         ("nested:format=tt(rank=4),cores=5", "formats by the name"),
         ("each:format=tt(5)", "tt"),
+        ("gates:rank=3", "no options"),
     ],
 )
 def test_a_mistake_within_a_format_is_named(text: str, word: str) -> None:

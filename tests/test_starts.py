@@ -203,7 +203,7 @@ def test_a_file_cannot_ask_for_more_than_it_may(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------------------------------------- subtraction
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(adaptations(), st.sampled_from(["auto", "weight"]), st.integers(0, 3))
 def test_any_start_subtracted_leaves_the_output(adaptation: Adaptation, route: str, seed: int) -> None:
     base = infer(adaptation.case.build(), ids())
@@ -316,8 +316,8 @@ def test_dropout_acts_in_training_alone_and_on_average_not_at_all(kind: str, rou
         base = kept - x @ adapter.delta("0.weight").T
         model.train()
         assert not torch.equal(model(x), kept)
-    means = _mean(model, 4000, x)
-    assert difference(means - base, kept - base) < 0.15
+    means = _mean(model, 800, x)
+    assert difference(means - base, kept - base) < 0.3
 
 
 def test_dropout_of_all_entries_but_few_leaves_the_base() -> None:

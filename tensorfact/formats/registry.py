@@ -241,9 +241,9 @@ def _build(name: str, cls: type[Format], options: Mapping[str, Any]) -> Format:
     if missing or not options.keys() <= known.keys():
         raise FormatError(
             f"format {name!r}",
-            expected=f"options {', '.join(known)}",
+            expected=f"options {', '.join(known)}" if known else "no options",
             got=", ".join(options) or "none",
-            fix=f"{name}:{','.join(f'{n}=...' for n in missing or known)}",
+            fix=f"{name}:{','.join(f'{n}=...' for n in missing or known)}".removesuffix(":"),
         )
     return cls(**{key: read_option(value) for key, value in options.items()})
 

@@ -54,14 +54,27 @@ class Recipe:
 
 
 def width(plan: TensorizationPlan, model: nn.Module, axis: str) -> int:
-    """Return the size of a mode of a plan's first tensor.
+    """Return the size that a mode has in all of a plan's tensors.
 
     Args:
         plan: The plan.
         model: The model.
         axis: The mode's name.
+
+    Raises:
+        PlanError: They have several sizes.
     """
-    return next(mode.size for mode in plan.resolve(model).tensors[0].modes if mode.name == axis)
+    tensors = plan.resolve(model).tensors
+    sizes = {mode.size for tensor in tensors for mode in tensor.modes if mode.name == axis}
+    if len(sizes) != 1:
+        raise PlanError(
+            f"the width {axis!r} that is to be folded",
+            expected="one for all tensors",
+            got=f"{sorted(sizes)} in {', '.join(tensor.name for tensor in tensors)}",
+            cause="stages of several widths, or keys and values with fewer heads",
+            fix="pass roles= of one width, or a plan and format by hand",
+        )
+    return sizes.pop()
 
 
 def heads_of(model: nn.Module, heads: int | None) -> int:

@@ -81,8 +81,9 @@ def formats(draw: st.DrawFn, modes: Sequence[Mode], kinds: Sequence[type[Format]
         kinds: The classes to choose from; by default all registered ones that are made of no other format.
 
     Examples:
-        >>> from hypothesis import given, strategies as st
-        >>> @given(st.data())
+        >>> from hypothesis import given, settings, strategies as st
+        >>> @settings(max_examples=10, deadline=None)
+        ... @given(st.data())
         ... def test_a_count_is_positive(data):
         ...     drawn = data.draw(modes())
         ...     assert data.draw(formats(drawn)).num_parameters(drawn) > 0
