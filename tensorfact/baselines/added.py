@@ -1,0 +1,88 @@
+"""Modules that a baseline adds to a model by hooks, on a frozen base."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from ..anatomy import base_parameters
+from ..errors import AdaptError
+from ..files import write_tensors
+from ..owners import head_parameters, refuse_adapted
+
+ATTRIBUTE = "baseline"
+"""The name under which the modules are found on a model."""
+
+
+class Added(nn.ModuleList):
+    """Modules that a baseline added to a model, found as `model.baseline`. The base is frozen, the head trains.
+
+    Hooks are methods of the modules, so that a deep copy of the model has its own.
+
+    Args:
+        model: The model.
+        modules: The modules, one or more for every block.
+        hooks: What ties them to the blocks.
+    """
+
+    def __init__(self, model: nn.Module, modules: Iterable[nn.Module], hooks: Iterable[RemovableHandle]) -> None:
+        super().__init__(modules)
+        self.__dict__["_model"], self._hooks = model, tuple(hooks)
+        self.head = head_parameters(model, True)
+        self._flags = {name: parameter.requires_grad for name, parameter in base_parameters(model).items()}
+        for name, parameter in base_parameters(model).items():
+            parameter.requires_grad_(name in self.head)
+        first = next(iter(base_parameters(model).values()))
+        self.to(first.device, first.dtype)
+        model.add_module(ATTRIBUTE, self)
+
+    @property
+    def num_parameters(self) -> int:
+        """How many numbers the added modules hold."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def merge(self) -> None:
+        """Do nothing: what these modules compute is no change of weights."""
+
+    def save(self, path: str | Path) -> None:
+        """Write the added modules and the head to one file."""
+        parameters = base_parameters(self.__dict__["_model"])
+        tensors: dict[str, Tensor] = {f"{ATTRIBUTE}.{name}": value for name, value in self.state_dict().items()}
+        write_tensors(path, {**tensors, **{name: parameters[name] for name in self.head}}, {"kind": ATTRIBUTE})
+
+    def remove(self) -> None:
+        """Take the modules off the model."""
+        model: nn.Module = self.__dict__["_model"]
+        for hook in self._hooks:
+            hook.remove()
+        model._modules.pop(ATTRIBUTE, None)
+        for name, parameter in base_parameters(model).items():
+            parameter.requires_grad_(self._flags.get(name, parameter.requires_grad))
+
+
+def blocks_of(model: nn.Module, *parts: str) -> Sequence[nn.Module]:
+    """Return the transformer blocks of a model: the modules that have these parts.
+
+    Args:
+        model: The model.
+        parts: Names of the modules that a block has.
+
+    Raises:
+        AdaptError: There is none, or the model is adapted already.
+    """
+    refuse_adapted(model)
+    if hasattr(model, ATTRIBUTE):
+        raise AdaptError("the model has a baseline on it already", fix="call model.baseline.remove() first")
+    found = [
+        module for module in model.modules() if all(isinstance(getattr(module, p, None), nn.Module) for p in parts)
+    ]
+    if not found:
+        raise AdaptError(
+            f"{type(model).__name__} has no blocks with {', '.join(parts)}",
+            expected="a transformer of timm's, such as a ViT or a Swin",
+            fix="leave this baseline out",
+        )
+    return found

@@ -1,0 +1,112 @@
+"""Baselines that add a narrow two-layer network to every block: Adapter and AdaptFormer."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .added import Added, blocks_of
+
+
+class Bottleneck(nn.Module):
+    """Two linear layers with an activation function between them. The second starts at zero.
+
+    Args:
+        width: The width of inputs and outputs.
+        hidden: The width between.
+        act: The activation function.
+        scale: What multiplies the result.
+        generator: What draws the first layer, normal with variance 1 / width.
+    """
+
+    def __init__(self, width: int, hidden: int, act: nn.Module, scale: float, generator: torch.Generator) -> None:
+        super().__init__()
+        self.down, self.act, self.up, self.scale = nn.Linear(width, hidden), act, nn.Linear(hidden, width), scale
+        with torch.no_grad():
+            self.down.weight.copy_(torch.randn(hidden, width, generator=generator) / width**0.5)
+            for zero in (self.down.bias, self.up.weight, self.up.bias):
+                zero.zero_()
+        self._kept: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return what is added (..., width)."""
+        added: Tensor = self.up(self.act(self.down(x))) * self.scale
+        return added
+
+    def after(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        """Add to a module's output what its output gives."""
+        return output + self.forward(output)
+
+    def keep(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        """Remember a module's input."""
+        self._kept = inputs[0]
+
+    def beside(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        """Add to a module's output what the input that was kept gives."""
+        assert self._kept is not None
+        kept, self._kept = self._kept, None
+        return output + self.forward(kept)
+
+
+@dataclasses.dataclass(frozen=True)
+class Adapters:
+    """A bottleneck after the MLP of every block.
+
+    Args:
+        hidden: The bottleneck's width.
+
+    Source: N. Houlsby et al., Parameter-Efficient Transfer Learning for NLP, ICML 2019.
+    """
+
+    hidden: int = 8
+
+    @property
+    def label(self) -> str:
+        """The row's name."""
+        return f"adapter h={self.hidden}"
+
+    def attach(self, model: nn.Module, seed: int) -> Added:
+        """Add the bottlenecks."""
+        generator = torch.Generator().manual_seed(seed)
+        added, hooks = [], []
+        for block in blocks_of(model, "mlp", "attn"):
+            mlp: Any = block.mlp
+            bottleneck = Bottleneck(mlp.fc2.out_features, self.hidden, nn.GELU(), 1.0, generator)
+            added.append(bottleneck)
+            hooks.append(mlp.register_forward_hook(bottleneck.after))
+        return Added(model, added, hooks)
+
+
+@dataclasses.dataclass(frozen=True)
+class AdaptFormer:
+    """A bottleneck beside the normalised MLP of every block.
+
+    Args:
+        hidden: The bottleneck's width.
+        scale: What multiplies its result.
+
+    Source: S. Chen et al., AdaptFormer: Adapting Vision Transformers for Scalable Visual Recognition, NeurIPS 2022.
+    """
+
+    hidden: int = 8
+    scale: float = 0.1
+
+    @property
+    def label(self) -> str:
+        """The row's name."""
+        return f"adaptformer h={self.hidden}"
+
+    def attach(self, model: nn.Module, seed: int) -> Added:
+        """Add the bottlenecks."""
+        generator = torch.Generator().manual_seed(seed)
+        added, hooks = [], []
+        for block in blocks_of(model, "mlp", "attn", "norm2"):
+            mlp: Any = block.mlp
+            norm: Any = block.norm2
+            bottleneck = Bottleneck(mlp.fc2.out_features, self.hidden, nn.ReLU(), self.scale, generator)
+            added.append(bottleneck)
+            hooks += [norm.register_forward_pre_hook(bottleneck.keep), mlp.register_forward_hook(bottleneck.beside)]
+        return Added(model, added, hooks)

@@ -1,0 +1,36 @@
+"""What a row of a comparison is: a method that makes a model train, and what it attached."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from torch import nn
+
+
+class Trained(Protocol):
+    """Something attached to a model that trains: an `Adapter`, or what a baseline attached."""
+
+    @property
+    def num_parameters(self) -> int:
+        """How many numbers train, the head apart."""
+
+    def merge(self) -> None:
+        """Write what was trained into the model's weights, where that is possible."""
+
+    def save(self, path: str | Path) -> None:
+        """Write what was trained to one file."""
+
+    def remove(self) -> None:
+        """Take it off the model; every parameter requires gradients as it did before."""
+
+
+class Method(Protocol):
+    """A row of a comparison: how a model is made to train."""
+
+    @property
+    def label(self) -> str:
+        """The row's name."""
+
+    def attach(self, model: nn.Module, seed: int) -> Trained:
+        """Make a model train in this method's way, in place."""

@@ -1,0 +1,150 @@
+"""Baselines of the paper: their published counts, that they start at the base model, train, and come off again."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+import tensorfact as tf
+from tensorfact.baselines import Adapters, AdaptFormer, BitFit, FullFineTuning, LinearProbe, Method, PromptTuning
+from tensorfact.errors import AdaptError
+from tensorfact.files import read_tensors
+from tensorfact.models import model_shapes
+
+from .helpers import bits, infer, refused, snapshot
+
+X = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+METHODS: dict[str, Callable[[], Method]] = {
+    "linear": LinearProbe,
+    "full": FullFineTuning,
+    "bitfit": BitFit,
+    "adapter": Adapters,
+    "adaptformer": AdaptFormer,
+    "vpt-shallow": lambda: PromptTuning(5),
+    "vpt-deep": lambda: PromptTuning(5, deep=True),
+}
+
+
+def small(name: str = "vit_base_patch16_224") -> nn.Module:
+    torch.manual_seed(0)
+    sizes = {"depth": 2, "embed_dim": 24, "num_heads": 3, "img_size": 32, "patch_size": 8, "num_classes": 5}
+    return cast("nn.Module", timm.create_model(name, **sizes)).eval()
+
+
+def swin() -> nn.Module:
+    torch.manual_seed(0)
+    sizes = {"depths": (1, 1, 1, 1), "embed_dim": 12, "num_heads": (1, 1, 2, 2), "img_size": 64, "num_classes": 5}
+    return cast("nn.Module", timm.create_model("swin_tiny_patch4_window7_224", window_size=2, **sizes)).eval()
+
+
+@pytest.mark.parametrize(
+    ("method", "count"),
+    [
+        (LinearProbe(), 0),
+        (FullFineTuning(), 85_798_656),
+        (BitFit(), 102_912),
+        (Adapters(8), 156_768),
+        (AdaptFormer(8), 156_768),
+        (PromptTuning(50), 50 * 768),
+        (PromptTuning(50, deep=True), 12 * 50 * 768),
+    ],
+    ids=lambda value: value.label if hasattr(value, "label") else str(value),
+)
+def test_the_count_is_the_published_one(method: Method, count: int) -> None:
+    assert method.attach(model_shapes("vit_base_patch16_224"), seed=0).num_parameters == count
+
+
+def test_biases_of_swin_are_those_of_the_paper() -> None:
+    count = BitFit().attach(model_shapes("swin_base_patch4_window7_224"), seed=0).num_parameters
+    assert round(count / 1e6, 3) == 0.201
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_baseline_trains_what_it_counts_and_the_head(name: str) -> None:
+    model = small()
+    trained = METHODS[name]().attach(model, seed=0)
+    numbers = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert numbers == trained.num_parameters + 24 * 5 + 5
+    model.train()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1)
+    seen: set[str] = set()
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(X).square().mean().backward()
+        seen |= {n for n, p in model.named_parameters() if p.grad is not None and bool(p.grad.any())}
+        optimizer.step()
+    wanted = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert seen == wanted
+
+
+@pytest.mark.parametrize("name", ["linear", "bitfit", "full", "adapter", "adaptformer"])
+@pytest.mark.parametrize("make", [small, swin])
+def test_a_fresh_baseline_changes_no_bit(name: str, make: Callable[[], nn.Module]) -> None:
+    model = make()
+    x = X if make is small else torch.randn(1, 3, 64, 64)
+    base = infer(model, x)
+    METHODS[name]().attach(model, seed=0)
+    assert bits(infer(model, x)) == bits(base)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_baseline_comes_off_again(name: str, tmp_path: Path) -> None:
+    model = small()
+    before, base = snapshot(model), infer(model, X)
+    trained = METHODS[name]().attach(model, seed=0)
+    trained.save(tmp_path / "file")
+    stored = sum(tensor.numel() for tensor in read_tensors(tmp_path / "file").values())
+    assert stored == trained.num_parameters + 24 * 5 + 5
+    trained.remove()
+    assert snapshot(model) == before
+    assert bits(infer(model, X)) == bits(base)
+
+
+@pytest.mark.parametrize("name", ["adapter", "adaptformer", "vpt-shallow", "vpt-deep"])
+def test_a_copy_has_modules_of_its_own(name: str) -> None:
+    model = small()
+    METHODS[name]().attach(model, seed=0)
+    copied = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in cast("nn.Module", model.baseline).parameters():
+            parameter.add_(1.0)
+    fresh = small()
+    METHODS[name]().attach(fresh, seed=0)
+    assert bits(infer(copied, X)) == bits(infer(fresh, X)) != bits(infer(model, X))
+
+
+def test_one_seed_gives_the_same_modules() -> None:
+    def drawn(seed: int) -> list[bytes]:
+        return [bits(p) for p in cast("nn.Module", Adapters().attach(small(), seed)).parameters()]
+
+    assert drawn(0) == drawn(0) != drawn(1)
+
+
+def test_what_cannot_take_a_baseline_is_refused() -> None:
+    with refused(AdaptError, "no blocks"):
+        Adapters().attach(timm.create_model("resnet18", num_classes=3), 0)
+    with refused(AdaptError, "prompts"):
+        PromptTuning().attach(swin(), 0)
+    model = small()
+    Adapters().attach(model, 0)
+    with refused(AdaptError, "already"):
+        AdaptFormer().attach(model, 0)
+    adapted = small()
+    tf.adapt(adapted, tf.plan_for(adapted), tf.TensorTrain(2))
+    for method in (Adapters(), BitFit()):
+        with refused(AdaptError, "adapted already"):
+            method.attach(adapted, 0)
+
+
+def test_baselines_are_rows_of_a_comparison() -> None:
+    model = tf.nano()
+    rows: list[Any] = [BitFit(), Adapters(4), AdaptFormer(4), PromptTuning(3)]
+    found = tf.compare(model, tf.digits(model, train=16, val=8), [], seeds=[0], epochs=1, baselines=rows)
+    assert [row.label for row in found.rows] == ["bitfit", "adapter h=4", "adaptformer h=4", "vpt-shallow p=3"]
