@@ -5,7 +5,7 @@ from .adapt import Adapter, Alpha, adapt, load_adapter
 from .architectures import plan_by_shape, plan_for
 from .compare import Comparison, compare
 from .contraction import calibrate
-from .data import Splits, digits, image_folder
+from .data import Splits, digits, few_shot, image_folder, vtab
 from .extract import Extraction, extract
 from .formats import (
     CP,
@@ -92,6 +92,7 @@ __all__ = [
     "digits",
     "evaluate",
     "extract",
+    "few_shot",
     "fit",
     "from_lora",
     "get_format",
@@ -104,4 +105,5 @@ __all__ = [
     "register_format",
     "round_ranks",
     "to_lora",
+    "vtab",
 ]
