@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tensorfact as tf
@@ -44,6 +44,7 @@ def test_the_error_is_the_true_one(kind: Any, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("kind", FORMATS)
+@settings(max_examples=25)
 @given(data=st.data(), tolerance=st.sampled_from([1e-8, 1e-3, 0.1, 0.5, 0.99]))
 def test_a_tolerance_is_kept_at_the_ranks_found(kind: Any, data: st.DataObject, tolerance: float) -> None:
     drawn = data.draw(modes(most=4))
