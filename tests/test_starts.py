@@ -277,6 +277,16 @@ def test_a_difference_is_no_lora(tmp_path: Path) -> None:
         adapter.to_lora(tmp_path / "lora")
 
 
+@pytest.mark.parametrize("route", ["auto", "weight"])
+def test_both_products_take_the_order_that_was_asked_for(route: Any) -> None:
+    model = nano()
+    base = infer(model, X)
+    adapter = _gates(model, optimize="greedy", route=route)
+    assert bits(infer(model, X)) == bits(base)
+    slot = adapter._slots["blocks.0.attn.qkv.weight"].increment
+    assert slot.kind.optimize == slot.start.kind.optimize == "greedy"  # type: ignore[attr-defined]
+
+
 def test_gradients_reach_the_factors_and_not_the_start() -> None:
     model = nano()
     adapter = _gates(model)

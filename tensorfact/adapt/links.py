@@ -54,6 +54,7 @@ class Links:
         parameters = base_parameters(model)
         self.factors: dict[str, Factors] = {}
         self.starts: dict[str, Factors] = {}
+        self._optimize = optimize
         self.slots: dict[str, Slot] = {}
         for tensor in resolved.tensors:
             network = tensor.network(formats[tensor.name])
@@ -79,7 +80,7 @@ class Links:
         for tensor in resolved.tensors:
             start = copy.deepcopy(self.factors[tensor.name]).requires_grad_(False)
             self.starts[tensor.name] = start
-            for name, increment in increments(tensor, start).items():
+            for name, increment in increments(tensor, start, optimize=self._optimize).items():
                 self.slots[name].increment = ShiftedIncrement(self.slots[name].increment, increment)
 
     def attach(self) -> None:
