@@ -123,6 +123,10 @@ class TrainingError(TensorfactError, RuntimeError):
     """Nothing to train, or a loss that is no number."""
 
 
+class SweepError(TensorfactError, ValueError):
+    """A sweep or a run that is not described as one, or a folder of runs that cannot be gone on with."""
+
+
 def nearest(word: str, options: Iterable[str]) -> str:
     """Return `"; did you mean X?"` for the option nearest to `word`, or nothing.
 

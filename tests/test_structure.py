@@ -21,7 +21,7 @@ ROOT = Path(tensorfact.__file__).parent
 
 ORDER = (
     {"errors"},
-    {"anatomy", "files", "progress", "notation", "indexing", "table", "starts"},
+    {"anatomy", "files", "progress", "notation", "indexing", "table", "starts", "words"},
     {"network", "svg"},
     {"layout"},
     {"diagram"},
@@ -44,7 +44,8 @@ ORDER = (
     {"training", "nano", "recipes"},
     {"data"},
     {"baselines", "models", "measure", "reconstruct"},
-    {"compare"},
+    {"methods"},
+    {"compare", "sweep"},
     {"report"},
     {"cli"},
 )

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import FormatError, nearest
+from ..words import plain_value, read_options
 from .base import Format
 from .block_term import BlockTerm
 from .cp import CP
@@ -123,16 +124,11 @@ def parse_format(text: str) -> Format:
     name, _, rest = text.partition(":")
     cls = get_format(name)
     try:
-        words = re.sub(r"(?<=[a-z])-(?=[a-z])", "_", rest)  # of a format within this one: matrix-batch(rank=4)
-        call = ast.parse(f"f({words})", mode="eval").body
-        if not isinstance(call, ast.Call) or call.args or not isinstance(call.func, ast.Name):
-            raise ValueError(rest)  # noqa: TRY301
-        options = {word.arg or "": _option(word.value) for word in call.keywords}
-        if len(options) < len(call.keywords):
-            raise ValueError(rest)  # noqa: TRY301
+        # a hyphen stands in the name of a format within this one: matrix-batch(rank=4)
+        options = read_options(re.sub(r"(?<=[a-z])-(?=[a-z])", "_", rest), _option)
     except FormatError:  # of a format within this one
         raise
-    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:
+    except ValueError as error:
         raise FormatError(f"format {text!r}", expected="NAME:option=value,...", got=text, fix="tt:rank=16") from error
     return _build(name, cls, options)
 
@@ -228,11 +224,7 @@ def _option(value: ast.expr) -> Any:
     if isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and not value.args:
         options = {word.arg or "": _option(word.value) for word in value.keywords}
         return _build(value.func.id, get_format(value.func.id), options)
-    if isinstance(value, ast.Tuple):
-        return tuple(_option(each) for each in value.elts)
-    if isinstance(value, ast.Dict):
-        return {_option(key): _option(each) for key, each in zip(value.keys, value.values, strict=True) if key}
-    return value.id if isinstance(value, ast.Name) else ast.literal_eval(value)
+    return plain_value(value, _option)
 
 
 def _build(name: str, cls: type[Format], options: Mapping[str, Any]) -> Format:

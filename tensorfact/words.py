@@ -1,0 +1,52 @@
+"""Options as they are written on a command line and in files: `rank=4,order=(0,1)`."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from typing import Any
+
+
+def plain_value(value: ast.expr, read: Callable[[ast.expr], Any]) -> Any:
+    """Return a value: a literal, or a bare word, which is a string.
+
+    Args:
+        value: The expression.
+        read: How what is inside a tuple or a dict is read.
+    """
+    if isinstance(value, ast.Tuple):
+        return tuple(read(each) for each in value.elts)
+    if isinstance(value, ast.Dict):
+        return {read(key): read(each) for key, each in zip(value.keys, value.values, strict=True) if key}
+    return value.id if isinstance(value, ast.Name) else ast.literal_eval(value)
+
+
+def literal(value: ast.expr) -> Any:
+    """Return a value that holds literals and bare words alone."""
+    return plain_value(value, literal)
+
+
+def read_options(text: str, read: Callable[[ast.expr], Any] = literal) -> dict[str, Any]:
+    """Read options by name.
+
+    Args:
+        text: `name=value` with commas between.
+        read: How a value is read.
+
+    Raises:
+        ValueError: It is not written so, or a name is there twice.
+
+    Examples:
+        >>> read_options("rank=4,order=(0,1),start=zero,deep=True")
+        {'rank': 4, 'order': (0, 1), 'start': 'zero', 'deep': True}
+    """
+    try:
+        call = ast.parse(f"f({text})", mode="eval").body
+        if not isinstance(call, ast.Call) or call.args or not isinstance(call.func, ast.Name):
+            raise ValueError(text)  # noqa: TRY301
+        options = {word.arg or "": read(word.value) for word in call.keywords}
+    except (SyntaxError, TypeError, MemoryError, RecursionError) as error:
+        raise ValueError(text) from error
+    if len(options) < len(call.keywords) or "" in options:
+        raise ValueError(text)
+    return options
