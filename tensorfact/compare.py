@@ -8,7 +8,7 @@ import datetime
 import platform
 import statistics
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from .adapt import Adapter
 from .architectures import plan_for
 from .baselines import FullFineTuning, LinearProbe, Method, Trained
 from .data import Splits
-from .errors import AdaptError, TrainingError
+from .errors import TrainingError
 from .extract import Weights
 from .formats import Format, format_label
 from .measure import TrainingStep, freeze_to_floor, peak_bytes, step_ratios
+from .methods import Adapting
+from .models import with_head
 from .plan import TensorizationPlan
 from .progress import Progress, silent
 from .recipes import Recipe
@@ -33,23 +34,6 @@ from .table import Table
 from .training import Schedule, evaluate, fit
 
 PACKAGES = ("torch", "timm", "tensorly", "opt_einsum", "numpy")
-
-
-@dataclasses.dataclass(frozen=True)
-class Adapting:
-    """The method of a row that trains an adapter.
-
-    Args:
-        recipe: The plan, the format or formats, and other options of `adapt`.
-        label: The row's name.
-    """
-
-    recipe: Recipe
-    label: str
-
-    def attach(self, model: nn.Module, seed: int) -> Adapter:
-        """Adapt the model."""
-        return self.recipe.adapt(model, seed=seed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,7 +181,7 @@ def compare(
     recipes = {
         label: each if isinstance(each, Recipe) else Recipe(plan, each, shared) for label, each in labelled.items()
     }
-    methods = [*baselines, *(Adapting(recipe, label) for label, recipe in recipes.items())]
+    methods = [*baselines, *(Adapting(label, _always(recipe)) for label, recipe in recipes.items())]
     labels = [method.label for method in methods]
     if not seeds or len(set(labels)) < len(labels):
         problem = "no seed" if not seeds else f"a label twice among {labels}"
@@ -282,17 +266,7 @@ def _costs(
 
 def _fresh(model: nn.Module, classes: int, seed: int) -> nn.Module:
     """Copy a model and give it a new head."""
-    if not hasattr(model, "reset_classifier"):
-        raise AdaptError(
-            f"compare: {type(model).__name__} has no reset_classifier()",
-            cause="only timm's models and the like know how to replace their head",
-            fix="pass a timm model, or give the model a reset_classifier(num_classes) method",
-        )
-    copied = copy.deepcopy(model)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        copied.reset_classifier(classes)  # type: ignore[operator]
-    return copied.to(next(model.parameters()).device)
+    return with_head(copy.deepcopy(model), classes, seed)
 
 
 def _batch(data: Any, size: int, model: nn.Module) -> tuple[Tensor, Tensor]:
@@ -307,6 +281,10 @@ def _merge_error(model: nn.Module, trained: Trained, x: Tensor) -> float:
         adapted = model(x)
         trained.merge()
         return float((model(x) - adapted).abs().max() / adapted.abs().max())
+
+
+def _always(recipe: Recipe) -> Callable[[nn.Module], Recipe]:
+    return lambda _: recipe
 
 
 def _named(task: str, progress: Progress) -> Progress:

@@ -12,10 +12,11 @@ import timm
 import torch
 from torch import nn
 
-from .errors import DataError, TensorfactError, nearest
+from .errors import AdaptError, DataError, TensorfactError, nearest
 from .files import read_plain
 from .nano import nano
 from .owners import head_parameters
+from .words import read_options
 
 Maker = Callable[..., nn.Module]
 
@@ -25,7 +26,8 @@ def make_model(name: str, *, pretrained: bool = False, **options: Any) -> nn.Mod
 
     Args:
         name: `nano`; any name timm knows; `hf:` and a model type of transformers (`hf:bert`), a folder with a
-            `config.json` or a name on its hub; `torch:` and a class of `torch.nn` (`torch:Transformer`).
+            `config.json` or a name on its hub; `torch:` and a class of `torch.nn` (`torch:Transformer`). Options may
+            follow in parentheses: `vit_tiny_patch16_224(depth=2)`.
         pretrained: Load the weights, from a cache or the network; `nano` brings its own.
         options: Passed to the model, or to its configuration.
 
@@ -39,6 +41,8 @@ def make_model(name: str, *, pretrained: bool = False, **options: Any) -> nn.Mod
         >>> type(make_model("torch:TransformerEncoderLayer", d_model=16, nhead=2)).__name__
         'TransformerEncoderLayer'
     """
+    name, written = _options(name)
+    options = {**written, **options}
     source, separator, rest = name.partition(":")
     maker = _SOURCES.get(source) if separator else _nano if name == "nano" else _timm
     if maker is None:
@@ -57,13 +61,16 @@ def make_model(name: str, *, pretrained: bool = False, **options: Any) -> nn.Mod
         ) from error
 
 
-def load_model(name: str, *, pretrained: bool = False, checkpoint: str | Path | None = None) -> nn.Module:
+def load_model(
+    name: str, *, pretrained: bool = False, checkpoint: str | Path | None = None, **options: Any
+) -> nn.Module:
     """Make a model by name, with weights.
 
     Args:
         name: As in `make_model`.
         pretrained: As in `make_model`.
         checkpoint: A safetensors file with the model's weights. A head of another size in it is left out.
+        options: As in `make_model`.
 
     Returns:
         The model in evaluation mode.
@@ -76,10 +83,37 @@ def load_model(name: str, *, pretrained: bool = False, checkpoint: str | Path | 
         >>> type(load_model("nano")).__name__
         'VisionTransformer'
     """
-    model = make_model(name, pretrained=pretrained or name == "nano")
+    model = make_model(name, pretrained=pretrained or _options(name)[0] == "nano", **options)
     if checkpoint is not None:
         _load(model, checkpoint)
     return model.eval()
+
+
+def with_head(model: nn.Module, classes: int, seed: int) -> nn.Module:
+    """Give a model a new head, in place.
+
+    Args:
+        model: A timm model, or one with `reset_classifier`.
+        classes: How many classes the head tells apart.
+        seed: What draws it.
+
+    Returns:
+        The model.
+
+    Raises:
+        AdaptError: It cannot get one.
+    """
+    if not hasattr(model, "reset_classifier"):
+        raise AdaptError(
+            f"{type(model).__name__} has no reset_classifier()",
+            cause="only timm's models and the like know how to replace their head",
+            fix="pass a timm model, or give the model a reset_classifier(num_classes) method",
+        )
+    device = next(model.parameters()).device
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model.reset_classifier(classes)  # type: ignore[operator]
+    return model.to(device)
 
 
 def model_shapes(name: str, **options: Any) -> nn.Module:
@@ -95,6 +129,19 @@ def model_shapes(name: str, **options: Any) -> nn.Module:
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # initialising what has no storage
         return make_model(name, **options)
+
+
+def _options(name: str) -> tuple[str, dict[str, Any]]:
+    """Split a model's name from its options."""
+    bare, bracket, rest = name.partition("(")
+    if not bracket:
+        return name, {}
+    try:
+        if not rest.endswith(")"):
+            raise ValueError(rest)  # noqa: TRY301
+        return bare, read_options(rest[:-1])
+    except ValueError as error:
+        raise DataError("a model's options", expected="NAME(option=value,...)", got=repr(name)) from error
 
 
 def _nano(name: str, *, pretrained: bool, **options: Any) -> nn.Module:

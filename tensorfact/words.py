@@ -43,7 +43,7 @@ def read_options(text: str, read: Callable[[ast.expr], Any] = literal) -> dict[s
     try:
         call = ast.parse(f"f({text})", mode="eval").body
         if not isinstance(call, ast.Call) or call.args or not isinstance(call.func, ast.Name):
-            raise ValueError(text)  # noqa: TRY301
+            raise ValueError(text)
         options = {word.arg or "": read(word.value) for word in call.keywords}
     except (SyntaxError, TypeError, MemoryError, RecursionError) as error:
         raise ValueError(text) from error

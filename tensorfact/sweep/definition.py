@@ -83,7 +83,7 @@ class Sweep:
     name: str
     parts: tuple[Part, ...]
     seeds: tuple[int, ...] = (0, 1, 2)
-    settings: Settings = Settings()
+    settings: Settings = dataclasses.field(default_factory=Settings)
     released: bool = False
 
     def __post_init__(self) -> None:

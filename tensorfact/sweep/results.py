@@ -133,8 +133,7 @@ def _runs(data: Any) -> dict[str, Run]:
 
 def outcome_from(data: Any) -> Outcome:
     """Read an outcome from plain data."""
-    outcome: Outcome = build(Outcome, data, epochs=tuple)
-    return outcome
+    return build(Outcome, data, epochs=tuple)
 
 
 def _cells(data: Any) -> tuple[Cell, ...]:

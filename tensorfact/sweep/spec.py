@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeVar
 
 from ..errors import SweepError
+
+T = TypeVar("T")
 
 Stage = Literal["select", "final", "released"]
 """What a run trains on and reads: `select` trains on the training split and reads the validation split; `final` trains
@@ -79,7 +81,7 @@ class RunSpec:
     scale: float | None
     seed: int
     stage: Stage
-    settings: Settings = Settings()
+    settings: Settings = dataclasses.field(default_factory=Settings)
     pretrained: bool = False
     checkpoint: str | None = None
 
@@ -139,7 +141,7 @@ def parse_json(text: str, what: str) -> Any:
         raise SweepError(f"{what} is no JSON", got=str(error), fix="write it again, or remove it") from error
 
 
-def build(cls: type[Any], data: object, **read: Any) -> Any:
+def build(cls: type[T], data: object, **read: Callable[[Any], Any]) -> T:
     """Make a dataclass from plain data.
 
     Args:
@@ -150,8 +152,8 @@ def build(cls: type[Any], data: object, **read: Any) -> Any:
     Raises:
         SweepError: A field is missing or unknown.
     """
-    fields = {field.name: field.default is dataclasses.MISSING for field in dataclasses.fields(cls)}
-    needed = {name for name, required in fields.items() if required}
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    needed = {name for name, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING}
     if not isinstance(data, Mapping) or not needed <= data.keys() <= fields.keys():
         got = sorted(data) if isinstance(data, Mapping) else data
         raise SweepError(f"a stored {cls.__name__}", expected=f"the fields {', '.join(fields)}", got=repr(got))

@@ -1,0 +1,100 @@
+"""Methods by name: baselines, published recipes, and formats on a model's own plan."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from torch import nn
+
+from .adapt import Adapter
+from .architectures import plan_for
+from .baselines import BASELINES, Method
+from .errors import SweepError, nearest
+from .formats import available_formats, parse_format
+from .recipes import RECIPES, Recipe
+from .words import read_options
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Adapting:
+    """The method of a row that trains an adapter.
+
+    Args:
+        label: The row's name.
+        recipe: From a model to the plan, the format or formats, and other options of `adapt`.
+        options: Options of `adapt` that take precedence.
+    """
+
+    label: str
+    recipe: Callable[[nn.Module], Recipe]
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def attach(self, model: nn.Module, seed: int) -> Adapter:
+        """Adapt the model."""
+        return self.recipe(model).adapt(model, seed=seed, **self.options)
+
+
+def method_of(text: str, *, scale: float | None = None, dropout: float = 0.0) -> Method:
+    """Return a method as it is written in a run's spec.
+
+    Args:
+        text: A name and its options. A baseline: `bitfit`, `vpt-deep:length=10`; a recipe: `lora:rank=8`,
+            `fact-tt:rank=16`; or a format, on the model's own plan: `cp:rank=8`.
+        scale: What multiplies an adapter's increments; None for the method's own.
+        dropout: An adapter's dropout.
+
+    Raises:
+        SweepError: An unknown name or option, or a scale for a baseline.
+        FormatError: A format's option is wrong.
+
+    Examples:
+        >>> import tensorfact as tf
+        >>> model = tf.nano()
+        >>> method_of("fact-tt:rank=16").attach(model, seed=0).num_parameters
+        21504
+    """
+    name, options = read_method(text)
+    adapting = {**({} if scale is None else {"scale": scale}), **({"dropout": dropout} if dropout else {})}
+    if name in BASELINES:
+        if scale is not None:
+            raise SweepError(f"method {text!r} takes no scale", got=f"{scale:g}", fix="leave the scale out")
+        return _checked(text, lambda: BASELINES[name](**options))
+    recipe = RECIPES.get(name.replace("-", "_"))
+    if recipe is not None:
+        return Adapting(text, lambda model: _checked(text, lambda: recipe(model, **options)), adapting)
+    format = parse_format(text)
+    return Adapting(text, lambda model: Recipe(plan_for(model), format), adapting)
+
+
+def read_method(text: str) -> tuple[str, dict[str, Any]]:
+    """Return a method's name and, for all but formats, its options.
+
+    Args:
+        text: As in `method_of`.
+
+    Raises:
+        SweepError: An unknown name, or options that cannot be read.
+    """
+    written, _, rest = text.partition(":")
+    name = written.strip().lower().replace("_", "-")
+    known = [*BASELINES, *(recipe.replace("_", "-") for recipe in RECIPES), *available_formats()]
+    if name not in known:
+        raise SweepError(
+            f"unknown method {text!r}", expected=f"one of {', '.join(known)}", got=f"{name!r}{nearest(name, known)}"
+        )
+    try:
+        return name, {} if name in available_formats() else read_options(rest)
+    except ValueError as error:
+        raise SweepError(f"method {text!r}", expected="NAME:option=value,...", got=text, fix="lora:rank=8") from error
+
+
+def _checked(text: str, make: Callable[[], T]) -> T:
+    """Make a method; an option it does not know is said to be one."""
+    try:
+        return make()
+    except TypeError as error:
+        raise SweepError(f"method {text!r}", got=str(error), cause="an option that it does not have") from error
