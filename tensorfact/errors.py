@@ -123,6 +123,10 @@ class TrainingError(TensorfactError, RuntimeError):
     """Nothing to train, or a loss that is no number."""
 
 
+class DivergedError(TrainingError):
+    """A loss that is no longer finite: the run's own doing, and the same each time."""
+
+
 class SweepError(TensorfactError, ValueError):
     """A sweep or a run that is not described as one, or a folder of runs that cannot be gone on with."""
 

@@ -10,13 +10,17 @@ from torch import nn
 
 from .adapt import Adapter
 from .architectures import plan_for
-from .baselines import BASELINES, Method
+from .baselines import BASELINES, BUDGET, Method, search_subnet
+from .data import Splits
 from .errors import SweepError, nearest
 from .formats import available_formats, parse_format
 from .recipes import RECIPES, Recipe
 from .words import read_options
 
 T = TypeVar("T")
+
+SEARCH = "noah"
+"""The method that is searched for before it is trained."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +74,60 @@ def method_of(text: str, *, scale: float | None = None, dropout: float = 0.0) ->
     return Adapting(text, lambda model: Recipe(plan_for(model), format), adapting)
 
 
+def search_of(text: str) -> Callable[..., str] | None:
+    """Return, of a method that has to be searched for, the search; of any other, None.
+
+    Args:
+        text: As in `method_of`, or `noah:budget=361000`.
+
+    Returns:
+        From a model with its new head, `Splits` and the arguments `seed`, `epochs`, `batch_size`, `lr`,
+        `weight_decay` and `progress` to the method that was found, as text.
+
+    Raises:
+        SweepError: An unknown name, or options that cannot be read.
+    """
+    name, options = read_method(text)
+    if name != SEARCH:
+        return None
+
+    def search(model: nn.Module, splits: Splits, **training: Any) -> str:
+        found = dataclasses.asdict(_checked(text, lambda: search_subnet(model, splits, **options, **training)))
+        return f"noah-subnet:{','.join(f'{key}={value}' for key, value in found.items())}".replace(" ", "")
+
+    return search
+
+
+def takes_scale(text: str) -> bool:
+    """Return whether a method is an adapter, whose increments a scale multiplies.
+
+    Args:
+        text: As in `method_of`.
+
+    Raises:
+        SweepError: An unknown name, or options that cannot be read.
+    """
+    return read_method(text)[0] not in (*BASELINES, SEARCH)
+
+
+def num_parameters(text: str, model: nn.Module, *, scale: float | None = None, dropout: float = 0.0) -> int:
+    """Return how many numbers a method trains, the head apart; of one that is searched for, how many at most.
+
+    Args:
+        text: As in `method_of`.
+        model: A model, of which shapes are enough; it is changed.
+        scale: As in `method_of`.
+        dropout: As in `method_of`.
+
+    Raises:
+        TensorfactError: The method is unknown, or the model cannot take it.
+    """
+    name, options = read_method(text)
+    if name == SEARCH:
+        return int(options.get("budget", BUDGET))
+    return method_of(text, scale=scale, dropout=dropout).attach(model, seed=0).num_parameters
+
+
 def read_method(text: str) -> tuple[str, dict[str, Any]]:
     """Return a method's name and, for all but formats, its options.
 
@@ -81,7 +139,7 @@ def read_method(text: str) -> tuple[str, dict[str, Any]]:
     """
     written, _, rest = text.partition(":")
     name = written.strip().lower().replace("_", "-")
-    known = [*BASELINES, *(recipe.replace("_", "-") for recipe in RECIPES), *available_formats()]
+    known = [*BASELINES, SEARCH, *(recipe.replace("_", "-") for recipe in RECIPES), *available_formats()]
     if name not in known:
         raise SweepError(
             f"unknown method {text!r}", expected=f"one of {', '.join(known)}", got=f"{name!r}{nearest(name, known)}"

@@ -1,7 +1,42 @@
 """Many runs: methods on tasks, options chosen on a validation split, nothing trained twice."""
 
+from .change import known, narrowed, on_models, trained_for
 from .definition import Part, Row, Sweep
+from .engines import ENGINES, Engine, in_process, pool, ray_cluster
+from .execute import Runner
+from .presets import PRESETS, PROTOCOLS, preset
 from .results import Cell, Measured, Outcome, Results, Run
+from .run import read_results, run_sweep
+from .sizes import known_specs, parameters, sizes
 from .spec import RunSpec, Settings
 
-__all__ = ["Cell", "Measured", "Outcome", "Part", "Results", "Row", "Run", "RunSpec", "Settings", "Sweep"]
+__all__ = [
+    "ENGINES",
+    "PRESETS",
+    "PROTOCOLS",
+    "Cell",
+    "Engine",
+    "Measured",
+    "Outcome",
+    "Part",
+    "Results",
+    "Row",
+    "Run",
+    "RunSpec",
+    "Runner",
+    "Settings",
+    "Sweep",
+    "in_process",
+    "known",
+    "known_specs",
+    "narrowed",
+    "on_models",
+    "parameters",
+    "pool",
+    "preset",
+    "ray_cluster",
+    "read_results",
+    "run_sweep",
+    "sizes",
+    "trained_for",
+]

@@ -36,7 +36,17 @@ class Row:
         return self.by_task.get(task, self.methods)
 
     def candidates(self, task: str) -> tuple[tuple[str, float | None], ...]:
-        """Return every method with every scale."""
+        """Return every method with every scale.
+
+        Raises:
+            SweepError: There is none for the task.
+        """
+        if not self.methods_on(task):
+            raise SweepError(
+                f"the row {self.label!r} has no method for the task {task!r}",
+                cause="its options are published for other tasks alone",
+                fix="leave the row out, or write one of your own: vpt-deep:length=10",
+            )
         return tuple((method, scale) for method in self.methods_on(task) for scale in self.scales)
 
 
@@ -52,6 +62,7 @@ class Part:
         rows: The methods.
         pretrained: Load pretrained weights.
         checkpoint: A safetensors file with the model's weights.
+        seeds: One final run each; none for the sweep's.
     """
 
     name: str
@@ -61,6 +72,11 @@ class Part:
     rows: tuple[Row, ...]
     pretrained: bool = False
     checkpoint: str | None = None
+    seeds: tuple[int, ...] = ()
+
+    def seeds_of(self, sweep: Sweep) -> tuple[int, ...]:
+        """Return the seeds of the final runs."""
+        return self.seeds or sweep.seeds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +112,13 @@ class Sweep:
                 got=f"seeds {list(self.seeds)}, parts {names}, rows {labels}",
             )
 
+    @property
+    def protocol(self) -> str:
+        """How options are chosen and what is reported, in words."""
+        if self.released:
+            return "epoch and options chosen on the test split, as in the released code; the best is reported"
+        return "options chosen on the validation split with one seed; the chosen ones trained on both, tested once"
+
     def spec(self, part: Part, task: str, method: str, scale: float | None, seed: int, stage: Stage) -> RunSpec:
         """Return the spec of one run of this sweep."""
         where = (part.pretrained, part.checkpoint)
@@ -120,7 +143,7 @@ def _settings(data: Any) -> Any:
 
 
 def _parts(data: Any) -> tuple[Part, ...]:
-    return tuple(build(Part, part, tasks=tuple, rows=_rows) for part in data)
+    return tuple(build(Part, part, tasks=tuple, rows=_rows, seeds=tuple) for part in data)
 
 
 def _rows(data: Any) -> tuple[Row, ...]:

@@ -1,0 +1,136 @@
+"""Commands for many runs: sweep, run, report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import SweepError
+from ..progress import progress_bars
+from ..report import sweep_tables, write_sweep_report
+from ..sweep import (
+    ENGINES,
+    PROTOCOLS,
+    Results,
+    Runner,
+    RunSpec,
+    known,
+    known_specs,
+    narrowed,
+    on_models,
+    preset,
+    read_results,
+    run_sweep,
+    sizes,
+    trained_for,
+)
+from .console import app, device_of, show
+
+Out = Annotated[Path, typer.Option("--out", "-o", help="The folder of runs.")]
+DataRoot = Annotated[Path | None, typer.Option(help="The folder with the benchmarks' folders.")]
+Device = Annotated[str, typer.Option(help="Where to train: cpu, cuda, ...; by default a GPU if there is one.")]
+Loaders = Annotated[int, typer.Option(min=0, help="Processes that load images for a run.")]
+Words = list[str] | None
+
+
+@app.command("sweep")
+def sweep_command(
+    preset_name: Annotated[str, typer.Option("--preset", help="'small' (the bundled model), or 'paper'.")] = "small",
+    data_root: DataRoot = None,
+    part: Annotated[Words, typer.Option(help="Parts of the preset to run, repeatable; all by default.")] = None,
+    row: Annotated[Words, typer.Option(help="Rows to run, by label, repeatable; all by default.")] = None,
+    method: Annotated[Words, typer.Option(help="Rows of your own, repeatable: tt:rank=4, lora:rank=8, bitfit.")] = None,
+    task: Annotated[Words, typer.Option(help="Tasks, repeatable: digits, vtab:cifar, folder:PATH, hf:NAME.")] = None,
+    model: Annotated[Words, typer.Option(help="Another model, for all parts or one: NAME, or PART=NAME.")] = None,
+    pretrained: Annotated[bool | None, typer.Option(help="Load timm's pretrained weights, or none.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="A safetensors file with the model's weights.")] = None,
+    protocol: Annotated[str, typer.Option(help="'validated', or 'as-released': chosen on the test split.")] = "validated",
+    scale: Annotated[list[float] | None, typer.Option(help="Scales to choose among, repeatable.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Final runs of a row on a task.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training samples.")] = None,
+    trials: Annotated[int, typer.Option(min=0, help="Choose by so many trials of Optuna; 0 tries everything.")] = 0,
+    engine: Annotated[str, typer.Option(help="'in-process', 'pool' or 'ray'.")] = "in-process",
+    processes: Annotated[int, typer.Option(min=1, help="Processes of the pool.")] = 2,
+    gpus: Annotated[float, typer.Option(min=0, help="GPUs that the pool shares, or that a run on Ray takes.")] = 0,
+    address: Annotated[str | None, typer.Option(help="A Ray cluster; by default one on this machine.")] = None,
+    device: Device = "",
+    loaders: Loaders = 0,
+    check: Annotated[bool, typer.Option(help="Open every image before anything trains.")] = True,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List rows, sizes and numbers of runs; do nothing.")] = False,
+    specs: Annotated[bool, typer.Option("--specs", help="Print each run's spec, a line of JSON; do nothing.")] = False,
+    out: Out = Path("runs/sweep"),
+) -> None:
+    """Run methods on tasks, choose their options on the validation split, write a report. Started again, it goes on."""
+    found = known("protocol", protocol, PROTOCOLS)(preset(preset_name))
+    found = narrowed(
+        found, parts=part or (), rows=row or (), tasks=task or (), methods=method or (), scales=scale or ()
+    )
+    changes: dict[str, Any] = {} if pretrained is None else {"pretrained": pretrained}
+    changes |= {} if checkpoint is None else {"checkpoint": str(checkpoint)}
+    found = trained_for(on_models(found, model or (), **changes), epochs=epochs, seeds=seeds)
+    if specs:
+        for spec in known_specs(found):
+            typer.echo(spec.to_json())
+        return
+    if dry_run:
+        for each in found.parts:
+            show(sizes(found, each), f"{each.name}: {each.title}, {each.model}, {len(each.tasks)} task(s)")
+        typer.echo(f"{found.protocol}; {found.settings}")
+        return
+    made = known("engine", engine, ENGINES)(processes, gpus, address)
+    with progress_bars() as progress:
+        results = run_sweep(
+            found,
+            out,
+            root=data_root,
+            device=str(device_of(device)),
+            engine=made,
+            workers=loaders,
+            check=check,
+            trials=trials,
+            progress=progress,
+        )
+    _report(results, out)
+
+
+@app.command("run")
+def run_command(
+    spec: Annotated[Path, typer.Argument(help="A run's spec: a file with a line of `tensorfact sweep --specs`.")],
+    data_root: DataRoot = None,
+    device: Device = "",
+    loaders: Loaders = 0,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep what was trained beside the result.")] = False,
+    tracker: Annotated[str | None, typer.Option(help="A tracker that accelerate knows: tensorboard, wandb, ...")] = None,
+    out: Out = Path("runs/sweep"),
+) -> None:
+    """Do one run of a sweep. Under torchrun or `accelerate launch`, all processes do it together."""
+    try:
+        found = RunSpec.from_json(spec.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise SweepError(f"{spec} cannot be read", got=str(error), fix="tensorfact sweep --specs | head -1 > FILE") from error
+    runner = Runner(out, data_root, str(device_of(device)), loaders, keep)
+    with progress_bars() as progress:
+        run = runner.launched(found, tracker=tracker, progress=progress)
+    if run is not None:
+        shown = ("parameters", "val_accuracy", "test_accuracy", "failure")
+        typer.echo(json.dumps({"run": found.id, **{name: getattr(run.outcome, name) for name in shown}}))
+
+
+@app.command("report")
+def report_command(
+    runs: Annotated[Path, typer.Argument(help="The folder of runs.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Where to write; the folder of runs by default.")] = None,
+) -> None:
+    """Write the report of a sweep, finished or not: one page for the browser, tables, pictures."""
+    _report(read_results(runs), out or runs)
+
+
+def _report(results: Results, folder: Path) -> None:
+    files: Sequence[Path] = write_sweep_report(results, folder)
+    for title, table in sweep_tables(results):
+        show(table, title)
+    typer.echo(f"written: {', '.join(map(str, files))}")

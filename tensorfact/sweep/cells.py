@@ -1,0 +1,79 @@
+"""From the runs that are done to what is still to be run, and to the table's cells."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+from ..methods import search_of
+from .definition import Part, Row, Sweep
+from .results import Cell, Results, Run
+from .spec import RunSpec
+
+Candidates = Callable[[Part, Row, str], Sequence[RunSpec]]
+"""From a part, a row and a task to the runs to choose among."""
+
+
+def grid(sweep: Sweep) -> Candidates:
+    """Return every method of a row with every scale, with the first seed.
+
+    Args:
+        sweep: The sweep.
+    """
+    stage = "released" if sweep.released else "select"
+
+    def candidates(part: Part, row: Row, task: str) -> list[RunSpec]:
+        seed = part.seeds_of(sweep)[0]
+        return [sweep.spec(part, task, method, scale, seed, stage) for method, scale in row.candidates(task)]
+
+    return candidates
+
+
+def collect(sweep: Sweep, runs: Mapping[str, Run], candidates: Candidates) -> tuple[Results, list[RunSpec]]:
+    """Return the results as far as they go, and the runs that can be done now.
+
+    Args:
+        sweep: The sweep.
+        runs: The runs that are done, by id.
+        candidates: What to choose among.
+    """
+    cells, needed = [], {}
+    for part in sweep.parts:
+        for row in part.rows:
+            for task in part.tasks:
+                tried, reported = _cell(sweep, part, candidates(part, row, task), runs)
+                needed |= {spec.id: spec for spec in (*tried, *reported)}
+                whole = all(spec.id in runs for spec in reported)
+                ids = tuple(spec.id for spec in reported) if whole else ()
+                cells.append(Cell(part.name, row.label, task, tuple(spec.id for spec in tried), ids))
+    known = {id: runs[id] for id in needed if id in runs}
+    return Results(sweep, known, tuple(cells)), [spec for id, spec in needed.items() if id not in runs]
+
+
+def _cell(
+    sweep: Sweep, part: Part, tried: Sequence[RunSpec], runs: Mapping[str, Run]
+) -> tuple[Sequence[RunSpec], Sequence[RunSpec]]:
+    """Return the runs that choose, and, once they have, those that are reported."""
+    seeds = part.seeds_of(sweep)
+    if sweep.released:
+        best = _best(tried, runs)
+        return tried, [dataclasses.replace(best.spec, seed=seed) for seed in seeds] if best else []
+    if len(tried) == 1 and search_of(tried[0].method) is None:
+        return (), [dataclasses.replace(tried[0], seed=seed, stage="final") for seed in seeds]
+    best = _best(tried, runs)
+    if best is None:
+        return tried, []
+    return tried, [
+        dataclasses.replace(best.spec, method=best.outcome.method, seed=seed, stage="final") for seed in seeds
+    ]
+
+
+def _best(tried: Sequence[RunSpec], runs: Mapping[str, Run]) -> Run | None:
+    """Return the run with the best validation accuracy, of equal ones the smallest, then the first.
+
+    None while not all are done, and where all failed.
+    """
+    if not all(spec.id in runs for spec in tried):
+        return None
+    done = [runs[spec.id] for spec in tried if not runs[spec.id].outcome.failure]
+    return max(done, key=lambda run: (run.outcome.val_accuracy or 0.0, -run.outcome.parameters), default=None)

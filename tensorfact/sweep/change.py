@@ -1,0 +1,114 @@
+"""Narrow a sweep, and put one's own models, tasks and methods into it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
+
+from ..errors import SweepError, nearest
+from ..methods import takes_scale
+from .definition import Part, Row, Sweep
+
+T = TypeVar("T")
+
+
+def narrowed(
+    sweep: Sweep,
+    *,
+    parts: Sequence[str] = (),
+    rows: Sequence[str] = (),
+    tasks: Sequence[str] = (),
+    methods: Sequence[str] = (),
+    scales: Sequence[float] = (),
+) -> Sweep:
+    """Return a sweep of some of its parts and rows, or on other tasks; what is not given stays.
+
+    Args:
+        sweep: The sweep.
+        parts: Parts to keep.
+        rows: Rows to keep, by their labels.
+        tasks: The tasks, in place of those it has.
+        methods: Rows of one method each, in place of those it has.
+        scales: Scales to choose among, for rows that choose one, and for those of `methods` that have one.
+
+    Raises:
+        SweepError: There is no such part or row, or nothing is left.
+    """
+    kept = _chosen("part", parts, {part.name: part for part in sweep.parts})
+    labels = {row.label: row for part in kept for row in part.rows}
+    wanted = {row.label for row in _chosen("row", rows, labels)}
+
+    def rows_of(part: Part) -> tuple[Row, ...]:
+        if methods:
+            return tuple(Row(text, (text,), tuple(scales) if scales and takes_scale(text) else (None,)) for text in methods)
+        found = (row for row in part.rows if row.label in wanted)
+        return tuple(dataclasses.replace(r, scales=tuple(scales)) if scales and r.scales != (None,) else r for r in found)
+
+    changed = (dataclasses.replace(p, rows=rows_of(p), tasks=tuple(tasks) or p.tasks) for p in kept)
+    return dataclasses.replace(sweep, parts=tuple(part for part in changed if part.rows))
+
+
+def on_models(sweep: Sweep, models: Iterable[str], **changes: object) -> Sweep:
+    """Return a sweep on other models.
+
+    Args:
+        sweep: The sweep.
+        models: `NAME` for all parts, or `PART=NAME` for one.
+        changes: Other fields of every part to change: `pretrained`, `checkpoint`.
+
+    Raises:
+        SweepError: There is no such part.
+    """
+    by_part: dict[str, str] = {}
+    names = [part.name for part in sweep.parts]
+    for text in models:
+        name, equals, model = text.partition("=")
+        if not equals or "(" in name:  # the equals sign of an option
+            by_part |= dict.fromkeys(names, text)
+        elif name in names:
+            by_part[name] = model
+        else:
+            raise SweepError(f"model {text!r}", expected=f"NAME, or PART=NAME with a part of {names}", got=name)
+    parts = (dataclasses.replace(p, model=by_part.get(p.name, p.model), **changes) for p in sweep.parts)  # type: ignore[arg-type]
+    return dataclasses.replace(sweep, parts=tuple(parts))
+
+
+def trained_for(sweep: Sweep, *, epochs: int | None = None, seeds: int | None = None) -> Sweep:
+    """Return a sweep of shorter or longer runs, and of more or fewer seeds.
+
+    Args:
+        sweep: The sweep.
+        epochs: Passes over the training samples, a tenth of them to warm up; as they are by default.
+        seeds: How many final runs there are of a row and task; as many as there are by default.
+    """
+    if epochs is not None:
+        sweep = dataclasses.replace(
+            sweep, settings=dataclasses.replace(sweep.settings, epochs=epochs, warmup_epochs=epochs / 10)
+        )
+    if seeds is not None:
+        parts = tuple(dataclasses.replace(part, seeds=part.seeds[:seeds]) for part in sweep.parts)
+        sweep = dataclasses.replace(sweep, parts=parts, seeds=tuple(range(seeds)))
+    return sweep
+
+
+def known(what: str, name: str, options: Mapping[str, T]) -> T:
+    """Return what has a name.
+
+    Args:
+        what: What it is, for the message.
+        name: The name.
+        options: What there is.
+
+    Raises:
+        SweepError: Nothing has it.
+    """
+    if name not in options:
+        raise SweepError(
+            f"unknown {what} {name!r}", expected=f"one of {', '.join(options)}", got=f"{name!r}{nearest(name, options)}"
+        )
+    return options[name]
+
+
+def _chosen(what: str, names: Sequence[str], options: Mapping[str, T]) -> list[T]:
+    return [known(what, name, options) for name in names] if names else list(options.values())

@@ -1,0 +1,140 @@
+"""Sweeps that are known by name: the paper's, and one that runs on a processor with nothing downloaded."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+from ..baselines import prompt_length
+from ..data import VTAB
+from .change import known
+from .definition import Part, Row, Sweep
+from .spec import Settings
+
+SCALES = (0.01, 0.1, 1.0, 10.0, 100.0)
+TT_RANKS, TK_RANKS = (1, 2, 4, 8, 16), (2, 4, 8, 16, 32)
+FEW_SHOT = ("fgvc_aircraft", "food-101", "oxford-flowers102", "oxford_pets", "stanford_cars")
+SHOTS, LISTS = (1, 2, 4, 8, 16), (0, 1, 2)
+VIT, SWIN = "vit_base_patch16_224.augreg_in21k", "swin_base_patch4_window7_224.ms_in22k"
+VTAB_TASKS = tuple(f"vtab:{name}" for name in VTAB)
+
+def validated(sweep: Sweep) -> Sweep:
+    """Choose on the validation split, report the mean over seeds: as the sweep is."""
+    return sweep
+
+
+def as_released(sweep: Sweep) -> Sweep:
+    """Choose on the test split, with the regularisation of FacT's released code and its one seed."""
+    settings = dataclasses.replace(
+        sweep.settings, dropout=0.1, drop_path=0.1, drop_last=True, validate_every=10, imagenet_statistics=True
+    )
+    parts = tuple(dataclasses.replace(part, seeds=part.seeds[:1]) for part in sweep.parts)
+    return dataclasses.replace(sweep, parts=parts, settings=settings, seeds=sweep.seeds[:1], released=True)
+
+
+PROTOCOLS: dict[str, Callable[[Sweep], Sweep]] = {"validated": validated, "as-released": as_released}
+"""How options are chosen, by name."""
+
+
+def paper() -> Sweep:
+    """Return the paper's runs: VTAB-1K and few-shot on ViT-B/16, VTAB-1K on Swin-B.
+
+    Source: S. Jie & Z.-H. Deng, FacT: Factor-Tuning for Lightweight Adaptation on Vision Transformer, AAAI 2023, with
+    the counts and accuracies of its tables.
+    """
+    few_shot = tuple(f"few-shot:{name}:{shots}:{number}" for name in FEW_SHOT for shots in SHOTS for number in LISTS)
+    return Sweep(
+        "paper",
+        (
+            Part("vtab", "VTAB-1K, ViT-B/16", VIT, VTAB_TASKS, _vit_rows(), pretrained=True),
+            Part("few-shot", "few-shot, ViT-B/16", VIT, few_shot, _few_shot_rows(), pretrained=True, seeds=(0,)),
+            Part("swin", "VTAB-1K, Swin-B", SWIN, VTAB_TASKS, _swin_rows(), pretrained=True),
+        ),
+    )
+
+
+def small() -> Sweep:
+    """Return every method on the bundled model and four tasks: digits, clothes, and sprites' places and angles."""
+    tasks = ("digits", "fashion-mnist", "sprites-location", "sprites-orientation")
+    scales = (1.0, 10.0)
+    rows = (
+        *(Row("full fine-tuning", ("full",)), Row("linear probe", ("linear",)), Row("BitFit", ("bitfit",))),
+        Row("VPT-Shallow", tuple(f"vpt-shallow:length={length}" for length in (1, 10, 50))),
+        Row("VPT-Deep", tuple(f"vpt-deep:length={length}" for length in (1, 10, 50))),
+        *(Row("Adapter", ("adapter:hidden=8",)), Row("AdaptFormer", ("adaptformer:hidden=8",))),
+        Row("LoRA", ("lora:rank=8",), scales),
+        Row("NOAH", ("noah:budget=20000",)),
+        Row("FacT-TT4", ("fact-tt:rank=4",), scales),
+        Row("FacT-TT≤16", tuple(f"fact-tt:rank={rank}" for rank in (4, 8, 16)), scales),
+        Row("FacT-TK8", ("fact-tk:rank=8",), scales),
+        Row("FacT-TK≤32", tuple(f"fact-tk:rank={rank}" for rank in (8, 16, 32)), scales),
+        Row("CP", ("cp:rank=32",), scales),
+        Row("tensor ring", ("tensor-ring:rank=4",), scales),
+        Row("LoTR", ("lotr:rank=8",), scales),
+        Row("LoKr", ("lokr:rank=8",), scales),
+    )
+    settings = Settings(epochs=10, warmup_epochs=1, lr=3e-3)
+    return Sweep("small", (Part("nano", "the bundled ViT", "nano", tasks, rows),), settings=settings)
+
+
+PRESETS: dict[str, Callable[[], Sweep]] = {"paper": paper, "small": small}
+"""Sweeps by name."""
+
+
+def preset(name: str) -> Sweep:
+    """Return a sweep by name.
+
+    Args:
+        name: One of `PRESETS`.
+
+    Raises:
+        SweepError: There is none.
+    """
+    return known("preset", name, PRESETS)()
+
+
+def _vit_rows() -> tuple[Row, ...]:
+    return (
+        Row("Full", ("full",), parameters=85_800_000, accuracy=0.689),
+        Row("Linear", ("linear",), parameters=0, accuracy=0.576),
+        Row("BitFit", ("bitfit",), parameters=103_000, accuracy=0.652),
+        Row("VPT-Shallow", (), by_task=_prompts("vit", deep=False), parameters=63_000, accuracy=0.678),
+        Row("VPT-Deep", (), by_task=_prompts("vit", deep=True), parameters=531_000, accuracy=0.72),
+        Row("Adapter", ("adapter:hidden=8",), parameters=157_000, accuracy=0.739),
+        Row("AdaptFormer", ("adaptformer:hidden=8",), parameters=157_000, accuracy=0.747),
+        Row("LoRA", ("lora:rank=8",), parameters=295_000, accuracy=0.745),
+        Row("NOAH", ("noah:budget=361000",), parameters=361_000, accuracy=0.755),
+        Row("FacT-TT4", ("fact-tt:rank=4",), SCALES, parameters=8_448, accuracy=0.735),
+        Row("FacT-TT≤16", tuple(f"fact-tt:rank={rank}" for rank in TT_RANKS), SCALES, accuracy=0.753),
+        Row("FacT-TK8", ("fact-tk:rank=8",), SCALES, parameters=13_952, accuracy=0.74),
+        Row("FacT-TK≤32", tuple(f"fact-tk:rank={rank}" for rank in TK_RANKS), SCALES, accuracy=0.756),
+    )
+
+
+def _few_shot_rows() -> tuple[Row, ...]:
+    return (
+        Row("VPT-Deep", ("vpt-deep:length=8",)),
+        Row("Adapter", ("adapter:hidden=8",), parameters=157_000),
+        Row("AdaptFormer", ("adaptformer:hidden=8",), parameters=157_000),
+        Row("LoRA", ("lora:rank=8",), parameters=295_000),
+        Row("NOAH", ("noah:budget=361000",), parameters=361_000),
+        Row("FacT-TT16", ("fact-tt:rank=16",), SCALES, parameters=61_440),
+    )
+
+
+def _swin_rows() -> tuple[Row, ...]:
+    return (
+        Row("Full", ("full",), parameters=86_700_000, accuracy=0.75),
+        Row("Linear", ("linear",), parameters=0, accuracy=0.626),
+        Row("BitFit", ("bitfit",), parameters=201_000, accuracy=0.656),
+        Row("VPT-Shallow", (), by_task=_prompts("swin", deep=False), parameters=3_000, accuracy=0.667),
+        Row("VPT-Deep", (), by_task=_prompts("swin", deep=True), parameters=162_000, accuracy=0.716),
+        Row("FacT-TT16", ("fact-tt:rank=16",), SCALES, parameters=135_168, accuracy=0.774),
+    )
+
+
+def _prompts(family: Literal["vit", "swin"], *, deep: bool) -> Mapping[str, tuple[str, ...]]:
+    """Return prompt tuning on every task, with the length that its paper found."""
+    name = "vpt-deep" if deep else "vpt-shallow"
+    return {f"vtab:{task}": (f"{name}:length={prompt_length(task, deep=deep, family=family)}",) for task in VTAB}
