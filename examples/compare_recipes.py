@@ -38,7 +38,7 @@ def main() -> None:
     options = parser.parse_args()
     epochs, seeds, factors = (1, 1, [1.0]) if options.quick else (options.epochs, options.seeds, [1.0, 3.0, 10.0])
     model = tf.nano()
-    data = tf.digits(model, **({"train": 128, "val": 64} if options.quick else {}))
+    data = tf.digits(model, train=128, val=64) if options.quick else tf.digits(model)
     recipes = {name: recipe(model, **SMALLER.get(name, {})) for name, recipe in RECIPES.items()}
     settings: dict[str, Any] = {"epochs": epochs, "lr": 3e-3, "baselines": ()}
     with progress_bars() as progress:

@@ -5,7 +5,19 @@ from .adapt import Adapter, Alpha, adapt, load_adapter
 from .architectures import plan_by_shape, plan_for
 from .compare import Comparison, compare
 from .contraction import calibrate
-from .data import Splits, digits, few_shot, image_folder, vtab
+from .data import (
+    Splits,
+    arrays,
+    digits,
+    fashion_mnist,
+    few_shot,
+    hugging_face,
+    image_folder,
+    open_task,
+    sprites,
+    timm_dataset,
+    vtab,
+)
 from .extract import Extraction, extract
 from .formats import (
     CP,
@@ -84,6 +96,7 @@ __all__ = [
     "TensorizationPlan",
     "Tucker",
     "adapt",
+    "arrays",
     "available_formats",
     "calibrate",
     "combine",
@@ -92,18 +105,23 @@ __all__ = [
     "digits",
     "evaluate",
     "extract",
+    "fashion_mnist",
     "few_shot",
     "fit",
     "from_lora",
     "get_format",
+    "hugging_face",
     "image_folder",
     "load_adapter",
     "nano",
+    "open_task",
     "plan_by_shape",
     "plan_for",
     "reconstruct",
     "register_format",
     "round_ranks",
+    "sprites",
+    "timm_dataset",
     "to_lora",
     "vtab",
 ]

@@ -60,6 +60,7 @@ OWNERS = {
     "matplotlib": "report",
     "transformers": "models",
     "hypothesis": "testing",
+    "datasets": "data",
 }
 ANYWHERE = {"__init__", "__main__", "testing"}
 """Modules at the end of everything: nothing in the package imports them."""
@@ -184,7 +185,7 @@ def test_importing_changes_nothing_and_brings_no_test_or_drawing_library() -> No
     done = subprocess.run([sys.executable, "-c", OBSERVE], env=environment, check=True, capture_output=True, text=True)
     before, after, loaded = json.loads(done.stdout)
     assert after == before
-    assert not {"hypothesis", "matplotlib", "sklearn", "typer", "pytest"} & set(loaded)
+    assert not {"datasets", "hypothesis", "matplotlib", "sklearn", "typer", "pytest"} & set(loaded)
     assert not done.stderr
 
 

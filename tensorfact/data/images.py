@@ -1,27 +1,36 @@
-"""Images in folders, and the transform that a model was made for."""
+"""Images in files, and the transform that a model was made for."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from timm.data import create_transform, resolve_model_data_config
+from PIL import Image
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform, resolve_model_data_config
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from ..errors import DataError
 from ..progress import Progress, silent
 from .splits import SPLITS, Splits
 
 
-def image_folder(root: str | Path, model: nn.Module, *, progress: Progress = silent) -> Splits:
+def image_folder(
+    root: str | Path,
+    model: nn.Module,
+    *,
+    imagenet_statistics: bool = False,
+    check: bool = True,
+    progress: Progress = silent,
+) -> Splits:
     """Return images in `root/{train,val,test}/CLASS/FILE`, with the transform a model was made for.
-
-    Every file is opened before anything trains.
 
     Args:
         root: The folder.
         model: A model with a timm data configuration; decides size, crop and normalisation.
+        imagenet_statistics: Normalise by ImageNet's mean and deviation instead of the model's own.
+        check: Open every image before anything trains.
         progress: Called as files are checked.
 
     Returns:
@@ -32,11 +41,11 @@ def image_folder(root: str | Path, model: nn.Module, *, progress: Progress = sil
     """
     from torchvision.datasets import ImageFolder
 
-    transform = transform_of(model)
+    transform = transform_of(model, imagenet_statistics=imagenet_statistics)
     parts: dict[str, ImageFolder] = {}
     for split in SPLITS:
         try:
-            parts[split] = ImageFolder(str(Path(root) / split), transform)
+            parts[split] = ImageFolder(str(Path(root) / split), transform, loader=open_rgb)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise DataError(
                 f"{Path(root) / split}: {error}",
@@ -46,23 +55,65 @@ def image_folder(root: str | Path, model: nn.Module, *, progress: Progress = sil
         if parts[split].classes != parts["train"].classes:
             differ = sorted(set(parts[split].classes) ^ set(parts["train"].classes))
             raise DataError(f"{Path(root) / split} has other classes than train", got=f"differing in {differ[:5]}")
-        check_images([(path, path) for path, _ in parts[split].samples], f"checking {split}", progress)
+        if check:
+            check_images([(path, path) for path, _ in parts[split].samples], f"checking {split}", progress)
     return Splits(Path(root).name, parts["train"], parts["val"], parts["test"], classes=len(parts["train"].classes))
 
 
-def transform_of(model: nn.Module, **changes: Any) -> Callable[[Any], Tensor]:
-    """Return the transform of images that a model was made for.
+def data_config(model: nn.Module, *, imagenet_statistics: bool = False, **changes: Any) -> dict[str, Any]:
+    """Return timm's data configuration of a model.
 
     Args:
-        model: A model with a timm data configuration; decides size, crop and normalisation.
-        changes: Entries of the configuration to change: `mean`, `std`, `crop_mode`.
+        model: A model with a timm data configuration.
+        imagenet_statistics: Normalise by ImageNet's mean and deviation instead of the model's own.
+        changes: Entries to change: `crop_mode`, `crop_pct`.
+
+    Raises:
+        DataError: ImageNet's statistics, which are of three channels, for a model of another number.
     """
+    config = {**resolve_model_data_config(model), **changes}
+    if not imagenet_statistics:
+        return config
+    if config["input_size"][0] != len(IMAGENET_DEFAULT_MEAN):
+        raise DataError(
+            "imagenet_statistics",
+            expected=f"a model of {len(IMAGENET_DEFAULT_MEAN)} channels",
+            got=f"{config['input_size'][0]}",
+            fix="leave it out, and the model's own are used",
+        )
+    return config | {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
+
+
+def transform_of(model: nn.Module, *, imagenet_statistics: bool = False, **changes: Any) -> Callable[[Any], Tensor]:
+    """Return the transform of images that a model was made for; see `data_config` for the arguments."""
     from torchvision.transforms import Compose, Grayscale
 
-    config = {**resolve_model_data_config(model), **changes}
+    config = data_config(model, imagenet_statistics=imagenet_statistics, **changes)
     transform = create_transform(**config, is_training=False)
     made: Callable[[Any], Tensor] = Compose([Grayscale(), transform]) if config["input_size"][0] == 1 else transform
     return made
+
+
+def rgb(image: Image.Image) -> Image.Image:
+    """Return an image of any mode in red, green and blue; transparency is dropped."""
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # Pillow warns where the palette is converted at once
+    return image.convert("RGB")
+
+
+def open_rgb(path: str | Path) -> Image.Image:
+    """Read an image file.
+
+    Raises:
+        DataError: It is no image.
+    """
+    try:
+        with Image.open(path) as image:
+            return rgb(image)
+    except Exception as error:  # Pillow's decoders raise whatever they meet
+        raise DataError(
+            f"{path} is no readable image", got=str(error).replace(str(path), "it"), fix="replace or remove the file"
+        ) from error
 
 
 def check_images(images: Sequence[tuple[str, str]], task: str, progress: Progress) -> None:
@@ -76,12 +127,66 @@ def check_images(images: Sequence[tuple[str, str]], task: str, progress: Progres
     Raises:
         DataError: One is no image.
     """
-    from PIL import Image
-
     for done, (name, path) in enumerate(images, 1):
         try:
-            with Image.open(path) as image:
-                image.load()
-        except Exception as error:  # Pillow's decoders raise whatever they meet
-            raise DataError(f"{name} is no readable image", got=str(error), fix="replace or remove the file") from error
+            open_rgb(path)
+        except DataError as error:
+            raise DataError(
+                f"{name} is no readable image", got=str(error.__cause__), fix="replace or remove the file"
+            ) from error
         progress(task, done, len(images))
+
+
+class Source(Protocol):
+    """Images and their labels by position, whoever reads them."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> tuple[Image.Image, int]: ...
+
+
+class SourceImages(Dataset[tuple[Tensor, int]]):
+    """Images of another library, transformed when they are asked for.
+
+    Args:
+        source: Images and labels.
+        transform: From an image to a tensor.
+        classes: How many classes there are.
+        what: What the source is called in messages.
+    """
+
+    def __init__(self, source: Source, transform: Callable[[Any], Tensor], classes: int, what: str) -> None:
+        self.source, self.transform, self.classes, self.what = source, transform, classes, what
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def read(self, index: int) -> tuple[Image.Image, int]:
+        """Return an image before its transform.
+
+        Raises:
+            DataError: It is no image, or its label is none.
+        """
+        try:
+            image, label = self.source[index]
+            image = rgb(image)
+        except Exception as error:  # whatever the library's reader and Pillow's decoders meet
+            raise DataError(f"{self.what}, sample {index} is no readable image", got=str(error)) from error
+        if label is None or not 0 <= int(label) < self.classes:
+            raise DataError(
+                f"{self.what}, sample {index}: its label", expected=f"0 to {self.classes - 1}", got=repr(label)
+            )
+        return image, int(label)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image, label = self.read(index)
+        return self.transform(image), label
+
+    def check(self, progress: Progress) -> None:
+        """Read every image.
+
+        Raises:
+            DataError: One is no image, or has no label.
+        """
+        for index in range(len(self)):
+            self.read(index)
+            progress(f"checking {self.what}", index + 1, len(self))

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ..errors import DataError, nearest
 from ..progress import Progress, silent
-from .images import check_images, transform_of
+from .images import check_images, open_rgb, transform_of
 from .splits import Splits
 
 
@@ -22,14 +22,14 @@ class Task:
     """One task of a benchmark.
 
     Args:
-        name: Its folder.
-        classes: How many classes it has.
+        name: What it is called; for a task of a benchmark its folder.
+        classes: How many classes it has; None where only the data says.
         group: The group whose mean it enters.
     """
 
     name: str
-    classes: int
-    group: str
+    classes: int | None
+    group: str = ""
 
 
 def _tasks(group: str, **classes: int) -> dict[str, Task]:
@@ -45,6 +45,20 @@ VTAB = {
     **_tasks("structured", dsprites_loc=16, dsprites_ori=16, smallnorb_azi=18, smallnorb_ele=9),
 }
 """The 19 tasks of VTAB-1K, in the paper's order."""
+
+FEW_SHOT = _tasks(
+    "few-shot",
+    **{"food-101": 101, "oxford_pets": 37, "stanford_cars": 196, "oxford-flowers102": 102, "fgvc_aircraft": 100},
+)
+"""The five tasks of the few-shot benchmark, by the folders that circulate."""
+
+
+class Listed(NamedTuple):
+    """A line of a list: what it is called, the image's path as it stands there, and the label."""
+
+    where: str
+    path: str
+    label: int
 
 
 class ListedImages(Dataset[tuple[Tensor, int]]):
@@ -62,50 +76,54 @@ class ListedImages(Dataset[tuple[Tensor, int]]):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        from PIL import Image
-
         path, label = self.samples[index]
-        with Image.open(path) as image:
-            return self.transform(image.convert("RGB")), label
+        return self.transform(open_rgb(path)), label
 
 
 def vtab(
-    root: str | Path, name: str, model: nn.Module, *, imagenet_statistics: bool = False, progress: Progress = silent
+    root: str | Path,
+    name: str,
+    model: nn.Module,
+    *,
+    imagenet_statistics: bool = False,
+    check: bool = True,
+    progress: Progress = silent,
 ) -> Splits:
     """Return a task of VTAB-1K: 800 images to train on, 200 to choose by, the test split to report on.
 
-    Images are resized to the model's input without a crop. Every file is opened before anything trains.
+    Images are resized to the model's input without a crop. `train800val200.txt`, which the field's final runs train
+    on, must agree with the two lists it is made of: line by line, or, where it names copies of its own as the released
+    script writes them (`images/train800val200/000000.jpg`), label by label. `Splits.final` is the two joined.
 
     Args:
-        root: The folder that holds one folder a task: `NAME/{train800,val200,test}.txt`, images below `NAME/images`.
+        root: The folder that holds one folder a task: `NAME/{train800,val200,train800val200,test}.txt`, images below
+            `NAME/images`.
         name: The task, one of `VTAB`.
         model: A model with a timm data configuration; decides size and normalisation.
         imagenet_statistics: Normalise by ImageNet's mean and deviation, as the released code of FacT does, instead of
             the model's own.
+        check: Open every image before anything trains. Lists and labels are read in any case.
         progress: Called as files are checked.
 
     Returns:
         The three parts.
 
     Raises:
-        DataError: An unknown task, a missing list or image, a line or label that is none; file and line are named.
+        DataError: An unknown task, a missing list or image, a line or label that is none, a list that is not the two
+            it is made of; file and line are named.
     """
     if name not in VTAB:
         raise DataError(
             f"vtab: task {name!r}", expected=f"one of {', '.join(VTAB)}", got=f"{name!r}{nearest(name, VTAB)}"
         )
-    task = VTAB[name]
-    folder = Path(root, task.name)
-    lists = {"train": "train800.txt", "val": "val200.txt", "test": "test.txt"}
-    changes: dict[str, Any] = {"crop_mode": "squash", "crop_pct": 1.0}
-    if imagenet_statistics:
-        changes |= {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
-    transform = transform_of(model, **changes)
-    parts = {
-        split: ListedImages(_samples(folder / file, folder, task.classes, f"checking {name}", progress), transform)
-        for split, file in lists.items()
+    task, folder = VTAB[name], Path(root, name)
+    listed = {
+        file: _read(folder / f"{file}.txt", task.classes) for file in ("train800", "val200", "train800val200", "test")
     }
-    return Splits(name, parts["train"], parts["val"], parts["test"], task.classes)
+    _agree([*listed["train800"], *listed["val200"]], listed["train800val200"])
+    transform = transform_of(model, imagenet_statistics=imagenet_statistics, crop_mode="squash", crop_pct=1.0)
+    lists = {"train": listed["train800"], "val": listed["val200"], "test": listed["test"]}
+    return _open(name, lists, folder, task.classes, transform, progress if check else None)
 
 
 def few_shot(
@@ -115,9 +133,13 @@ def few_shot(
     shots: int,
     seed: int,
     classes: int | None = None,
+    imagenet_statistics: bool = False,
+    check: bool = True,
     progress: Progress = silent,
 ) -> Splits:
     """Return a task of the few-shot benchmark: `shots` images of each class to train on.
+
+    Lists are taken as they are: those of pets with one shot, as they circulate, name every image twice.
 
     Args:
         root: The task's folder: lists below `annotations`, images below `images`, or, where the path contains
@@ -125,7 +147,9 @@ def few_shot(
         model: A model with a timm data configuration; decides size, crop and normalisation.
         shots: 1, 2, 4, 8 or 16.
         seed: Which of the lists, 0 to 2.
-        classes: How many classes there are; by default as many as the highest label says.
+        classes: How many classes there are, `FEW_SHOT[name].classes`; by default as many as the highest label says.
+        imagenet_statistics: Normalise by ImageNet's mean and deviation instead of the model's own.
+        check: Open every image before anything trains. Lists and labels are read in any case.
         progress: Called as files are checked.
 
     Returns:
@@ -136,34 +160,70 @@ def few_shot(
     """
     folder = Path(root)
     below = folder if "stanford_cars" in str(folder) else folder / "images"
-    lists = {"train": f"train_meta.list.num_shot_{shots}.seed_{seed}", "val": "val_meta.list", "test": "test_meta.list"}
-    samples = {
-        split: _samples(folder / "annotations" / file, below, classes, f"checking {folder.name}", progress)
-        for split, file in lists.items()
-    }
-    count = classes or 1 + max(label for part in samples.values() for _, label in part)
-    transform = transform_of(model)
-    parts = {split: ListedImages(part, transform) for split, part in samples.items()}
-    return Splits(f"{folder.name}, {shots} shot(s)", parts["train"], parts["val"], parts["test"], count)
+    files = {"train": f"train_meta.list.num_shot_{shots}.seed_{seed}", "val": "val_meta.list", "test": "test_meta.list"}
+    lists = {split: _read(folder / "annotations" / file, classes) for split, file in files.items()}
+    transform = transform_of(model, imagenet_statistics=imagenet_statistics)
+    return _open(f"{folder.name}, {shots} shot(s)", lists, below, classes, transform, progress if check else None)
 
 
-def _samples(listed: Path, below: Path, classes: int | None, task: str, progress: Progress) -> list[tuple[Path, int]]:
-    """Read a list and open what it names."""
+def _read(path: Path, classes: int | None) -> list[Listed]:
+    """Read a list."""
     try:
-        lines = listed.read_text().splitlines()
-    except OSError as error:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
         raise DataError(
-            f"{listed} cannot be read", got=str(error), fix="lay the folder out as vtab() and few_shot() say"
+            f"{path} cannot be read", got=str(error), fix="lay the folder out as vtab() and few_shot() say"
         ) from error
-    samples = []
-    for number, line in enumerate(lines, 1):
-        where = f"{listed}, line {number}"
-        path, _, label = line.strip().rpartition(" ")  # a path may hold spaces
-        if not path or not label.isdecimal() or (classes is not None and int(label) >= classes):
+    if not text.strip():
+        raise DataError(f"{path} is empty", expected="lines such as 'images/test/000000.jpg 3'")
+    lines = []
+    for number, line in enumerate(text.removesuffix("\n").split("\n"), 1):
+        where = f"{path}, line {number}"
+        image, _, label = line.strip().rpartition(" ")  # a path may hold spaces
+        a_label = label.isdecimal() and len(label) < 7
+        if not image or not a_label or (classes is not None and int(label) >= classes):
             highest = "0 up" if classes is None else f"0 to {classes - 1}"
-            raise DataError(where, expected=f"a path and a label from {highest}", got=repr(line))
-        samples.append((below / path.strip(), int(label), where))
-    if not samples:
-        raise DataError(f"{listed} is empty", expected="lines such as 'images/test/000000.jpg 3'")
-    check_images([(f"{where}: {path}", str(path)) for path, _, where in samples], task, progress)
-    return [(path, label) for path, label, _ in samples]
+            raise DataError(where, expected=f"a path and a label from {highest}", got=repr(line[:200]))
+        lines.append(Listed(where, image.strip(), int(label)))
+    return lines
+
+
+def _agree(parts: list[Listed], whole: list[Listed]) -> None:
+    """Refuse a list that does not hold what the lists hold that it is made of."""
+    shared = {line.path for line in parts} & {line.path for line in whole}
+
+    def said(line: Listed) -> str:
+        return f"{line.path} {line.label}" if shared else f"label {line.label}"  # copies have paths of their own
+
+    for lines, others, verb in ((whole, parts, "is not in"), (parts, whole, "is missing from")):
+        left = Counter(map(said, others))
+        for line in lines:
+            left[said(line)] -= 1
+            if left[said(line)] < 0:
+                other = "train800.txt and val200.txt" if lines is whole else "train800val200.txt"
+                raise DataError(
+                    f"{line.where}: {said(line)!r} {verb} {other}",
+                    expected="train800val200.txt to hold what train800.txt and val200.txt hold",
+                    got=f"a wrong count: {len(whole)} lines for {len(parts)}",
+                    fix="copy the task's lists again, all four from one source",
+                )
+
+
+def _open(
+    name: str,
+    lists: Mapping[str, list[Listed]],
+    below: Path,
+    classes: int | None,
+    transform: Callable[[Any], Tensor],
+    progress: Progress | None,
+) -> Splits:
+    """Make the parts of lists; their images are opened where there is a `progress` to report to."""
+    for lines in lists.values() if progress else ():
+        named = [(f"{where}: {below / path}", str(below / path)) for where, path, _ in lines]
+        check_images(named, f"checking {name}", progress or silent)
+    parts = {
+        split: ListedImages([(below / path, label) for _, path, label in lines], transform)
+        for split, lines in lists.items()
+    }
+    count = classes or 1 + max(line.label for lines in lists.values() for line in lines)
+    return Splits(name, parts["train"], parts["val"], parts["test"], count)

@@ -2,11 +2,36 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
 
+import torch
+from torch.utils.data import ConcatDataset
+
+from ..errors import DataError
 from ..training import Samples
 
 SPLITS = ("train", "val", "test")
+
+
+class Joined(ConcatDataset[Any]):
+    """Parts one after the other; a batch is fetched from each part at once."""
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
+        """Return several samples at once, which `DataLoader` asks for."""
+        places: dict[int, list[int]] = defaultdict(list)
+        for place, index in enumerate(indices):
+            places[bisect.bisect_right(self.cumulative_sizes, index)].append(place)
+        found: list[Any] = [None] * len(indices)
+        for part, wanted in places.items():
+            before = self.cumulative_sizes[part - 1] if part else 0
+            samples = fetch(self.datasets[part], [indices[place] - before for place in wanted])
+            for place, sample in zip(wanted, samples, strict=True):
+                found[place] = sample
+        return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,3 +56,42 @@ class Splits:
     def sizes(self) -> dict[str, int]:
         """The number of samples in each part."""
         return {split: len(getattr(self, split)) for split in SPLITS}
+
+    @property
+    def final(self) -> Samples:
+        """What the final run trains on once everything is chosen: `train`, then `val`."""
+        return Joined([self.train, self.val])
+
+
+def fetch(samples: Samples, indices: list[int]) -> list[Any]:
+    """Return several samples, at once where the data can."""
+    batched = getattr(samples, "__getitems__", None)
+    found: list[Any] = batched(indices) if batched else [samples[index] for index in indices]
+    return found
+
+
+def cut(count: int, sizes: Sequence[int | None], *, seed: int, what: str) -> list[list[int]]:
+    """Draw disjoint parts of `count` samples, in an order that is shuffled once.
+
+    Args:
+        count: How many samples there are.
+        sizes: How many go into each part; None, for the last, takes what is left.
+        seed: Seed of the order.
+        what: What is cut, for messages.
+
+    Returns:
+        The indices of each part.
+
+    Raises:
+        DataError: A size below 1, or more than there are.
+    """
+    given, rest = [size for size in sizes if size is not None], sizes[-1] is None
+    if any(type(size) is not int or size < 1 for size in given) or sum(given) + rest > count:
+        raise DataError(
+            f"{what}: the sizes of its parts",
+            expected=f"each at least 1, together {'below' if rest else 'at most'} {count}",
+            got=" + ".join(map(repr, given)),
+        )
+    order: list[int] = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
+    starts = [sum(given[:at]) for at in range(len(sizes))]
+    return [order[start : None if size is None else start + size] for start, size in zip(starts, sizes, strict=True)]
