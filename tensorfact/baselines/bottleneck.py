@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from .added import Added, blocks_of
 
@@ -20,11 +21,15 @@ class Bottleneck(nn.Module):
         act: The activation function.
         scale: What multiplies the result.
         generator: What draws the first layer, normal with variance 1 / width.
+
+    Attributes:
+        hidden: How many of the hidden numbers are in use, the leading ones; without any nothing is added.
     """
 
     def __init__(self, width: int, hidden: int, act: nn.Module, scale: float, generator: torch.Generator) -> None:
         super().__init__()
         self.down, self.act, self.up, self.scale = nn.Linear(width, hidden), act, nn.Linear(hidden, width), scale
+        self.hidden = hidden
         with torch.no_grad():
             self.down.weight.copy_(torch.randn(hidden, width, generator=generator) / width**0.5)
             for zero in (self.down.bias, self.up.weight, self.up.bias):
@@ -33,12 +38,12 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return what is added (..., width)."""
-        added: Tensor = self.up(self.act(self.down(x))) * self.scale
-        return added
+        inner = self.act(linear(x, self.down.weight[: self.hidden], self.down.bias[: self.hidden]))
+        return linear(inner, self.up.weight[:, : self.hidden], self.up.bias) * self.scale
 
     def after(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         """Add to a module's output what its output gives."""
-        return output + self.forward(output)
+        return output + self.forward(output) if self.hidden else output
 
     def keep(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         """Remember a module's input."""
