@@ -25,24 +25,24 @@ class Prompts(nn.Module):
         generator: What draws them, uniform as Xavier's for one token.
 
     Attributes:
-        length: How many are in use, the leading ones.
+        used: How many are in use, the leading ones.
     """
 
     def __init__(self, length: int, width: int, prefix: int, generator: torch.Generator) -> None:
         super().__init__()
         bound = (6 / (length + width)) ** 0.5
         self.tokens = nn.Parameter((torch.rand(length, width, generator=generator) * 2 - 1) * bound)
-        self.prefix, self.length = prefix, length
+        self.prefix, self.used = prefix, length
 
     def insert(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Put the prompts into a block's input (batch, tokens, width)."""
         x, *rest = inputs
-        prompts = self.tokens[: self.length].to(x.dtype).expand(len(x), -1, -1)
+        prompts = self.tokens[: self.used].to(x.dtype).expand(len(x), -1, -1)
         return (torch.cat([x[:, : self.prefix], prompts, x[:, self.prefix :]], 1), *rest)
 
     def strip(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         """Take the prompts' places out of a block's output."""
-        return torch.cat([output[:, : self.prefix], output[:, self.prefix + self.length :]], 1)
+        return torch.cat([output[:, : self.prefix], output[:, self.prefix + self.used :]], 1)
 
     def tie(self, blocks: Sequence[nn.Module]) -> list[Removable]:
         """Let the prompts pass through these blocks."""
