@@ -98,7 +98,7 @@ def test_a_search_is_repeatable_keeps_its_budget_and_leaves_the_model_alone() ->
 def test_the_search_returns_the_best_there_is() -> None:
     """In a space small enough to try everything, it finds what trying everything finds."""
     model = tf.nano()
-    data = tf.digits(model, train=64, val=64)
+    data = tf.digits(model, train=64, val=32)
     space = Space(adapters=(0, 8), ranks=(0,), prompts=(0,))
     settings: dict[str, Any] = {"epochs": 2, "batch_size": 16, "lr": 1e-2, "seed": 3}
     found = search_subnet(model, data, space=space, population=64, generations=4, **settings)
