@@ -132,6 +132,14 @@ def test_one_seed_gives_the_same_modules() -> None:
     assert drawn(0) == drawn(0) != drawn(1)
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_attaching_leaves_the_random_state_alone(name: str) -> None:
+    model = small()
+    state = bits(torch.get_rng_state())
+    METHODS[name]().attach(model, seed=0)
+    assert bits(torch.get_rng_state()) == state
+
+
 def test_what_cannot_take_a_baseline_is_refused() -> None:
     with refused(AdaptError, "no blocks"):
         Adapters().attach(timm.create_model("resnet18", num_classes=3), 0)

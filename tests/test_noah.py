@@ -34,7 +34,7 @@ def quick_search(model: nn.Module, data: tf.Splits, **options: Any) -> Subnet:
 
 
 def test_a_released_subnet_has_the_published_size() -> None:
-    """CIFAR-100's; the published mean of 19 tasks is 0.361 M."""
+    """CIFAR-100's, one of the 19 whose published mean is 0.361 M."""
     adapters, ranks = (5, 10, 10, 10, 5, 1, 1, 1, 10, 10, 10, 1), (10, 1, 5, 5, 1, 10, 1, 1, 1, 10, 1, 1)
     subnet = Subnet(adapters, ranks, prompts=(10, 5, 10, 1, 5, 1, 10, 1, 10, 5, 1, 10))
     trained = subnet.attach(model_shapes("vit_base_patch16_224"), seed=0)
@@ -101,15 +101,15 @@ def test_the_search_returns_the_best_there_is() -> None:
     data = tf.digits(model, train=64, val=32)
     space = Space(adapters=(0, 8), ranks=(0,), prompts=(0,))
     settings: dict[str, Any] = {"epochs": 2, "batch_size": 16, "lr": 1e-2, "seed": 3}
-    found = search_subnet(model, data, space=space, population=64, generations=4, **settings)
+    found = search_subnet(model, data, space=space, budget=4_000, population=20, generations=2, **settings)
     supernet = Supernet(model, space, seed=3)
     tf.fit(model, data.train, data.val, weight_decay=1e-4, **settings)
     scores = {}
     for adapters in itertools.product((0, 8), repeat=6):
         supernet.subnet = Subnet(adapters, (0,) * 6, (0,) * 6)
-        scores[supernet.subnet] = evaluate(model, data.val)[0]
-    assert scores[found] == max(scores.values())
-    assert list(scores.values()).count(max(scores.values())) < 16
+        if supernet.subnet.num_parameters(96) <= 4_000:
+            scores[supernet.subnet] = evaluate(model, data.val)[0]
+    assert scores[found] == max(scores.values()) > min(scores.values())
 
 
 def test_what_cannot_be_is_refused() -> None:

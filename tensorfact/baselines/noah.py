@@ -107,8 +107,8 @@ KINDS = tuple(field.name for field in dataclasses.fields(Subnet))
 class Space:
     """What a subnet may be: the sizes that every block chooses from, 0 for none.
 
-    The defaults are the sizes of the released subnets for VTAB-1K, which have every kind in every block. The released
-    configuration of the supernet offers 5, 10, 50 and 100, in the first 3, 6, 9 or 12 blocks.
+    The defaults are the sizes of the 19 released subnets for VTAB-1K, which have every kind in every block, 0.360 M
+    numbers on average. The released supernet offers 5, 10, 50 and 100, in the first 3, 6, 9 or 12 blocks.
 
     Args:
         adapters: Widths of the bottleneck.
@@ -139,6 +139,7 @@ class Space:
 
 
 RELEASED = Space()
+"""The sizes of the released subnets."""
 
 
 class Supernet(Added):
