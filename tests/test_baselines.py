@@ -13,7 +13,16 @@ import torch
 from torch import nn
 
 import tensorfact as tf
-from tensorfact.baselines import Adapters, AdaptFormer, BitFit, FullFineTuning, LinearProbe, Method, PromptTuning
+from tensorfact.baselines import (
+    BASELINES,
+    Adapters,
+    AdaptFormer,
+    BitFit,
+    FullFineTuning,
+    LinearProbe,
+    Method,
+    PromptTuning,
+)
 from tensorfact.errors import AdaptError
 from tensorfact.files import read_tensors
 from tensorfact.models import model_shapes
@@ -22,14 +31,10 @@ from .helpers import bits, infer, refused, snapshot
 
 X = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 METHODS: dict[str, Callable[[], Method]] = {
-    "linear": LinearProbe,
-    "full": FullFineTuning,
-    "bitfit": BitFit,
-    "adapter": Adapters,
-    "adaptformer": AdaptFormer,
-    "vpt-shallow": lambda: PromptTuning(5),
-    "vpt-deep": lambda: PromptTuning(5, deep=True),
+    **BASELINES,
+    "noah-subnet": lambda: BASELINES["noah-subnet"](adapters=[2, 0], ranks=[1, 2], prompts=[0, 3]),
 }
+ADDED = ["adapter", "adaptformer", "vpt-shallow", "vpt-deep", "noah-subnet"]
 
 
 def small(name: str = "vit_base_patch16_224") -> nn.Module:
@@ -38,10 +43,10 @@ def small(name: str = "vit_base_patch16_224") -> nn.Module:
     return cast("nn.Module", timm.create_model(name, **sizes)).eval()
 
 
-def swin() -> nn.Module:
+def swin(name: str = "swin_tiny_patch4_window7_224", **options: Any) -> nn.Module:
     torch.manual_seed(0)
     sizes = {"depths": (1, 1, 1, 1), "embed_dim": 12, "num_heads": (1, 1, 2, 2), "img_size": 64, "num_classes": 5}
-    return cast("nn.Module", timm.create_model("swin_tiny_patch4_window7_224", window_size=2, **sizes)).eval()
+    return cast("nn.Module", timm.create_model(name, **{"window_size": 2, **sizes, **options})).eval()
 
 
 @pytest.mark.parametrize(
@@ -107,7 +112,7 @@ def test_a_baseline_comes_off_again(name: str, tmp_path: Path) -> None:
     assert bits(infer(model, X)) == bits(base)
 
 
-@pytest.mark.parametrize("name", ["adapter", "adaptformer", "vpt-shallow", "vpt-deep"])
+@pytest.mark.parametrize("name", ADDED)
 def test_a_copy_has_modules_of_its_own(name: str) -> None:
     model = small()
     METHODS[name]().attach(model, seed=0)
@@ -127,11 +132,19 @@ def test_one_seed_gives_the_same_modules() -> None:
     assert drawn(0) == drawn(0) != drawn(1)
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_attaching_leaves_the_random_state_alone(name: str) -> None:
+    model = small()
+    state = bits(torch.get_rng_state())
+    METHODS[name]().attach(model, seed=0)
+    assert bits(torch.get_rng_state()) == state
+
+
 def test_what_cannot_take_a_baseline_is_refused() -> None:
     with refused(AdaptError, "no blocks"):
         Adapters().attach(timm.create_model("resnet18", num_classes=3), 0)
     with refused(AdaptError, "prompts"):
-        PromptTuning().attach(swin(), 0)
+        PromptTuning().attach(swin("swinv2_tiny_window8_256"), 0)
     model = small()
     Adapters().attach(model, 0)
     with refused(AdaptError, "already"):

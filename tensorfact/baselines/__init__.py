@@ -1,11 +1,15 @@
-"""What adapters are compared with: the head alone, biases, everything, added modules, prompts."""
+"""What adapters are compared with: the head alone, biases, everything, added modules, prompts, and all at once."""
 
+import functools
 from collections.abc import Callable
 
 from .added import Added
 from .bottleneck import Adapters, AdaptFormer
 from .method import Method, Trained
+from .noah import Space, Subnet, Supernet
 from .prompts import PromptTuning
+from .published import PROMPT_LENGTHS, prompt_length
+from .search import search_subnet
 from .weights import BitFit, FullFineTuning, LinearProbe, Weights
 
 BASELINES: dict[str, Callable[..., Method]] = {
@@ -14,13 +18,15 @@ BASELINES: dict[str, Callable[..., Method]] = {
     "bitfit": BitFit,
     "adapter": Adapters,
     "adaptformer": AdaptFormer,
-    "vpt-shallow": lambda length=10: PromptTuning(length),
-    "vpt-deep": lambda length=10: PromptTuning(length, deep=True),
+    "vpt-shallow": functools.partial(PromptTuning, deep=False),
+    "vpt-deep": functools.partial(PromptTuning, deep=True),
+    "noah-subnet": Subnet,
 }
-"""All of them by name."""
+"""Baselines by name; options are plain: numbers, or for `noah-subnet` sequences of them."""
 
 __all__ = [
     "BASELINES",
+    "PROMPT_LENGTHS",
     "AdaptFormer",
     "Adapters",
     "Added",
@@ -29,6 +35,11 @@ __all__ = [
     "LinearProbe",
     "Method",
     "PromptTuning",
+    "Space",
+    "Subnet",
+    "Supernet",
     "Trained",
     "Weights",
+    "prompt_length",
+    "search_subnet",
 ]

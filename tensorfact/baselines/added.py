@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from ..anatomy import base_parameters
 from ..errors import AdaptError
@@ -17,6 +17,31 @@ ATTRIBUTE = "baseline"
 """The name under which the modules are found on a model."""
 
 
+class Removable(Protocol):
+    """What ties a module to a model until it is removed, such as torch's handle of a hook."""
+
+    def remove(self) -> None:
+        """Untie it."""
+
+
+class Replaced:
+    """A method of one module, replaced until it is removed.
+
+    Args:
+        module: The module.
+        name: The method's name.
+        method: What is called instead, without the module.
+    """
+
+    def __init__(self, module: nn.Module, name: str, method: Callable[..., Any]) -> None:
+        self.module, self.name = module, name
+        module.__dict__[name] = method
+
+    def remove(self) -> None:
+        """Let the module have its own method again."""
+        self.module.__dict__.pop(self.name, None)
+
+
 class Added(nn.ModuleList):
     """Modules that a baseline added to a model, found as `model.baseline`. The base is frozen, the head trains.
 
@@ -24,11 +49,11 @@ class Added(nn.ModuleList):
 
     Args:
         model: The model.
-        modules: The modules, one or more for every block.
-        hooks: What ties them to the blocks.
+        modules: The modules, in the order of the blocks.
+        hooks: What ties them to the model.
     """
 
-    def __init__(self, model: nn.Module, modules: Iterable[nn.Module], hooks: Iterable[RemovableHandle]) -> None:
+    def __init__(self, model: nn.Module, modules: Iterable[nn.Module], hooks: Iterable[Removable]) -> None:
         super().__init__(modules)
         self.__dict__["_model"], self._hooks = model, tuple(hooks)
         self.head = head_parameters(model, True)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
+from torch.nn.utils import skip_init
 
 from .added import Added, blocks_of
 
@@ -20,11 +23,16 @@ class Bottleneck(nn.Module):
         act: The activation function.
         scale: What multiplies the result.
         generator: What draws the first layer, normal with variance 1 / width.
+
+    Attributes:
+        used: How many of the hidden numbers are in use, the leading ones; if none is, nothing is added.
     """
 
     def __init__(self, width: int, hidden: int, act: nn.Module, scale: float, generator: torch.Generator) -> None:
         super().__init__()
-        self.down, self.act, self.up, self.scale = nn.Linear(width, hidden), act, nn.Linear(hidden, width), scale
+        make: Any = functools.partial(skip_init, nn.Linear)  # which leaves the caller's random state as it is
+        self.down, self.up = make(width, hidden), make(hidden, width)
+        self.act, self.scale, self.used = act, scale, hidden
         with torch.no_grad():
             self.down.weight.copy_(torch.randn(hidden, width, generator=generator) / width**0.5)
             for zero in (self.down.bias, self.up.weight, self.up.bias):
@@ -33,12 +41,12 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return what is added (..., width)."""
-        added: Tensor = self.up(self.act(self.down(x))) * self.scale
-        return added
+        inner = self.act(linear(x, self.down.weight[: self.used], self.down.bias[: self.used]))
+        return linear(inner, self.up.weight[:, : self.used], self.up.bias) * self.scale
 
     def after(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         """Add to a module's output what its output gives."""
-        return output + self.forward(output)
+        return output + self.forward(output) if self.used else output
 
     def keep(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         """Remember a module's input."""

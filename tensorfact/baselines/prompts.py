@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from timm.models.swin_transformer import PatchMerging, SwinTransformerBlock
 from torch import Tensor, nn
 
 from ..errors import AdaptError
-from .added import Added, blocks_of
+from .added import Added, Removable, blocks_of
+from .windows import WindowPrompts
 
 
 class Prompts(nn.Module):
@@ -20,31 +23,43 @@ class Prompts(nn.Module):
         width: The width of a token.
         prefix: How many tokens stand before them.
         generator: What draws them, uniform as Xavier's for one token.
+
+    Attributes:
+        used: How many are in use, the leading ones.
     """
 
     def __init__(self, length: int, width: int, prefix: int, generator: torch.Generator) -> None:
         super().__init__()
         bound = (6 / (length + width)) ** 0.5
         self.tokens = nn.Parameter((torch.rand(length, width, generator=generator) * 2 - 1) * bound)
-        self.prefix = prefix
+        self.prefix, self.used = prefix, length
 
     def insert(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Put the prompts into a block's input (batch, tokens, width)."""
         x, *rest = inputs
-        prompts = self.tokens.to(x.dtype).expand(len(x), -1, -1)
+        prompts = self.tokens[: self.used].to(x.dtype).expand(len(x), -1, -1)
         return (torch.cat([x[:, : self.prefix], prompts, x[:, self.prefix :]], 1), *rest)
 
     def strip(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         """Take the prompts' places out of a block's output."""
-        return torch.cat([output[:, : self.prefix], output[:, self.prefix + len(self.tokens) :]], 1)
+        return torch.cat([output[:, : self.prefix], output[:, self.prefix + self.used :]], 1)
+
+    def tie(self, blocks: Sequence[nn.Module]) -> list[Removable]:
+        """Let the prompts pass through these blocks."""
+        return [
+            blocks[0].register_forward_pre_hook(self.insert),
+            blocks[-1].register_forward_hook(self.strip),
+        ]
 
 
 @dataclasses.dataclass(frozen=True)
 class PromptTuning:
-    """VPT: trained tokens before the first block (shallow), or new ones before every block (deep). For timm's ViT.
+    """VPT: trained tokens before the first block (shallow), or new ones before every block (deep).
+
+    For timm's ViT, and for its Swin, where they join the tokens of every window: see `WindowPrompts`.
 
     Args:
-        length: How many tokens.
+        length: How many tokens. `prompt_length` has the paper's.
         deep: Whether every block has its own.
 
     Source: M. Jia et al., Visual Prompt Tuning, ECCV 2022.
@@ -61,18 +76,36 @@ class PromptTuning:
     def attach(self, model: nn.Module, seed: int) -> Added:
         """Add the prompts."""
         blocks = blocks_of(model, "mlp", "attn", "norm1")
-        prefix, width = getattr(model, "num_prefix_tokens", None), getattr(model, "embed_dim", None)
-        if not isinstance(prefix, int) or not isinstance(width, int):
-            raise AdaptError(
-                f"{type(model).__name__} cannot take prompts",
-                expected="timm's ViT, whose tokens are one sequence",
-                fix="leave this baseline out",
-            )
         generator = torch.Generator().manual_seed(seed)
-        spans = [(block, block) for block in blocks] if self.deep else [(blocks[0], blocks[-1])]
-        added, hooks = [], []
-        for first, last in spans:
-            prompts = Prompts(self.length, width, prefix, generator)
-            added.append(prompts)
-            hooks += [first.register_forward_pre_hook(prompts.insert), last.register_forward_hook(prompts.strip)]
+        spans: list[Sequence[Any]] = [[block] for block in blocks] if self.deep else [blocks]
+        added: list[nn.Module] = []
+        hooks: list[Removable] = []
+        if all(isinstance(block, SwinTransformerBlock) for block in blocks):
+            merges = [] if self.deep else [module for module in model.modules() if isinstance(module, PatchMerging)]
+            for span in spans:
+                in_windows = WindowPrompts(self.length, span[0].norm1.normalized_shape[0], generator)
+                added.append(in_windows)
+                hooks += in_windows.tie(span, merges)
+        else:
+            prefix, width = sequence_of(model)
+            for span in spans:
+                prompts = Prompts(self.length, width, prefix, generator)
+                added.append(prompts)
+                hooks += prompts.tie(span)
         return Added(model, added, hooks)
+
+
+def sequence_of(model: nn.Module) -> tuple[int, int]:
+    """Return how many tokens of a ViT stand before those of the image, and their width.
+
+    Raises:
+        AdaptError: The model's tokens are not one sequence.
+    """
+    prefix, width = getattr(model, "num_prefix_tokens", None), getattr(model, "embed_dim", None)
+    if not isinstance(prefix, int) or not isinstance(width, int):
+        raise AdaptError(
+            f"{type(model).__name__} cannot take prompts",
+            expected="timm's ViT, whose tokens are one sequence",
+            fix="leave this baseline out",
+        )
+    return prefix, width
