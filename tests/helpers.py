@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import tensorfact as tf
 from tensorfact.errors import TensorfactError
 from tensorfact.factors import Factors
+from tensorfact.training import Samples
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -173,3 +174,8 @@ def untouched(*models: nn.Module) -> Iterator[None]:
     yield
     for model, expected in zip(models, before, strict=True):
         assert snapshot(model) == expected
+
+
+def samples_of(data: Samples) -> list[Any]:
+    """Return all samples of a data set."""
+    return [data[at] for at in range(len(data))]  # type: ignore[arg-type]

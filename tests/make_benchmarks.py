@@ -76,16 +76,22 @@ def lay_out_few_shot(root: Path, name: str, images: int = 2, size: int = 24) -> 
     return root
 
 
+def write_benchmarks(root: Path, images: int, size: int) -> None:
+    """Write both benchmarks; see `lay_out_vtab` and `lay_out_few_shot` for the arguments."""
+    for name in VTAB:
+        lay_out_vtab(root / "vtab-1k", name, images, size)
+    for name in FEW_SHOT:
+        lay_out_few_shot(root / "few-shot", name, images, size)
+
+
 def main() -> None:
+    """Write what the command line asks for."""
     parser = argparse.ArgumentParser(description="Write small benchmarks in the field's layouts.")
     parser.add_argument("root", type=Path)
     parser.add_argument("--images", type=int, default=2)
     parser.add_argument("--size", type=int, default=24)
     options = parser.parse_args()
-    for name in VTAB:
-        lay_out_vtab(options.root / "vtab-1k", name, options.images, options.size)
-    for name in FEW_SHOT:
-        lay_out_few_shot(options.root / "few-shot", name, options.images, options.size)
+    write_benchmarks(options.root, options.images, options.size)
 
 
 if __name__ == "__main__":

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 
 import tensorfact as tf
-from tensorfact.data import VTAB
+from tensorfact.data.images import data_config, open_rgb
+from tensorfact.data.splits import Joined
 from tensorfact.errors import DataError
+
+from .helpers import samples_of
 
 
 def lay_out(root: Path, classes: tuple[str, ...] = ("a", "b")) -> Path:
@@ -70,82 +76,114 @@ def test_a_damaged_image_is_named(tmp_path: Path) -> None:
         tf.image_folder(tmp_path, tf.nano())
 
 
-# ------------------------------------------------------------------------------------------------- lists of images
+def test_an_unchecked_folder_opens_no_image_before_it_is_asked_for(tmp_path: Path) -> None:
+    lay_out(tmp_path)
+    path = tmp_path / "train" / "b" / "one.png"
+    path.write_bytes(b"")
+    data = tf.image_folder(tmp_path, tf.nano(), check=False)
+    assert data.train[0][0].shape == (1, 28, 28)
+    with pytest.raises(DataError, match=r"train/b/one\.png is no readable image"):
+        data.train[1]
 
 
-def lay_out_vtab(root: Path, name: str, classes: int, count: int = 3) -> Path:
-    """Write a task in the field's layout, a few images each."""
-    for part, split in (("train800", "train800val200"), ("val200", "train800val200"), ("test", "test")):
-        folder = root / name / "images" / split
-        folder.mkdir(parents=True, exist_ok=True)
-        lines = []
-        for at in range(count):
-            label = at % classes
-            path = folder / f"{part} {at:06}.jpg"  # a path may hold spaces
-            Image.new("RGB", (40, 20 + at), (label * 20, 100, 50)).save(path)
-            lines.append(f"images/{split}/{path.name} {label}")
-        (root / name / f"{part}.txt").write_text("\n".join(lines) + "\n")
-    return root
+@pytest.mark.parametrize("mode", ["P", "L", "RGBA", "CMYK", "1", "LA"])
+def test_an_image_of_any_mode_is_read(mode: str, tmp_path: Path) -> None:
+    path = tmp_path / ("image.tif" if mode == "CMYK" else "image.png")
+    Image.new("RGB", (9, 7), (255, 255, 255)).convert(mode).save(path)
+    image = open_rgb(path)
+    assert (image.mode, image.size, image.getpixel((3, 3))) == ("RGB", (9, 7), (255, 255, 255))
 
 
-@pytest.mark.parametrize("name", ["cifar", "patch_camelyon", "smallnorb_ele"])
-def test_a_vtab_task_is_read_as_the_field_lays_it_out(name: str, tmp_path: Path) -> None:
-    data = tf.vtab(lay_out_vtab(tmp_path, name, VTAB[name].classes), name, tf.nano())
-    assert (data.name, data.classes, data.sizes) == (name, VTAB[name].classes, {"train": 3, "val": 3, "test": 3})
-    x, label = data.train[1]
-    assert (x.shape, label) == ((1, 28, 28), 1)
+def test_a_palette_with_transparency_is_read_without_a_warning(tmp_path: Path) -> None:
+    path = tmp_path / "image.png"
+    Image.new("RGB", (9, 7), (10, 20, 30)).convert("P").save(path, transparency=bytes(range(256)))
+    assert open_rgb(path).mode == "RGB"
 
 
-def test_vtab_has_the_papers_tasks_and_groups() -> None:
-    groups = [task.group for task in VTAB.values()]
-    assert [groups.count(group) for group in ("natural", "specialized", "structured")] == [7, 4, 8]
-    assert sum(task.classes for task in VTAB.values()) == 795 + 62 + 83
+def test_digits_are_the_ones_the_bundled_results_were_made_with() -> None:
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    order = torch.randperm(1797, generator=torch.Generator().manual_seed(0))[1000:1100]
+    small = torch.tensor(images, dtype=torch.float32).reshape(-1, 1, 8, 8)[order] / 16
+    large = torch.nn.functional.interpolate(small, (28, 28), mode="bilinear", align_corners=False)
+    data = tf.digits(tf.nano())
+    x, y = next(iter(DataLoader(data.test, 100)))
+    assert torch.equal(x, (large - torch.tensor(0.2860)) / torch.tensor(0.3530))
+    assert y.tolist() == labels[order].tolist()
 
 
-def test_statistics_are_the_models_own_or_imagenets(tmp_path: Path) -> None:
-    root, model = lay_out_vtab(tmp_path, "svhn", 10), timm.create_model("vit_tiny_patch16_224.augreg_in21k")
-    own, other = (tf.vtab(root, "svhn", model, imagenet_statistics=flag).test[0][0] for flag in (False, True))
-    pixels = own * 0.5 + 0.5
-    mean, std = (torch.tensor(v).reshape(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-    torch.testing.assert_close(other, (pixels - mean) / std, atol=1e-5, rtol=1e-5)
+def test_the_final_run_trains_on_train_then_val_and_fetches_batches() -> None:
+    data = tf.digits(tf.nano(), train=8, val=4)
+    assert isinstance(data.final, Joined)
+    x, y = next(iter(DataLoader(data.final, 12)))
+    parts = [next(iter(DataLoader(part, 12))) for part in (data.train, data.val)]
+    assert torch.equal(x, torch.cat([part[0] for part in parts]))
+    assert torch.equal(y, torch.cat([part[1] for part in parts]))
+    some = data.final.__getitems__([9, 0, 7, 8])
+    assert [int(label) for _, label in some] == [int(data.final[at][1]) for at in (9, 0, 7, 8)]
 
 
-def test_a_few_shot_task_is_read_as_the_field_lays_it_out(tmp_path: Path) -> None:
-    for name, below in (("oxford_pets", "images"), ("stanford_cars", ".")):
-        folder = tmp_path / name
-        (folder / "annotations").mkdir(parents=True)
-        (folder / below / "a b").mkdir(parents=True)
-        Image.new("RGB", (30, 30), (9, 9, 9)).save(folder / below / "a b" / "c.jpg")
-        for part in ("train_meta.list.num_shot_2.seed_1", "val_meta.list", "test_meta.list"):
-            (folder / "annotations" / part).write_text("a b/c.jpg 36\n")
-        data = tf.few_shot(folder, tf.nano(), shots=2, seed=1)
-        assert (data.classes, data.sizes) == (37, {"train": 1, "val": 1, "test": 1})
-        with pytest.raises(DataError, match=r"seed_1, line 1.*0 to 9"):
-            tf.few_shot(folder, tf.nano(), shots=2, seed=1, classes=10)
-        assert data.train[0][1] == 36
+# ---------------------------------------------------------------------------------------------------------- arrays
+
+
+@pytest.mark.parametrize("shape", [(20, 28, 28), (20, 28, 28, 1), (20, 28, 28, 3)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_arrays_of_bytes_and_of_numbers_are_the_same(shape: tuple[int, ...], channels: int) -> None:
+    random = np.random.default_rng(0)
+    pixels, labels = random.integers(0, 256, shape, dtype=np.uint8), random.integers(0, 7, 20)
+    model = tf.nano() if channels == 1 else timm.create_model("test_vit")
+    bytes_, numbers = (tf.arrays(images, labels, model, train=10, val=5) for images in (pixels, pixels / 255))
+    assert (bytes_.sizes, bytes_.classes) == ({"train": 10, "val": 5, "test": 5}, int(labels.max()) + 1)
+    for (x, y), (other, label) in zip(samples_of(bytes_.train), samples_of(numbers.train), strict=True):
+        torch.testing.assert_close(x, other)
+        assert (x.shape[0], int(y)) == (channels, int(label))
+
+
+def test_arrays_without_resizing_are_their_own_pixels_normalised() -> None:
+    images = torch.rand(4, 28, 28, 3, generator=torch.Generator().manual_seed(0))
+    data = tf.arrays(images, torch.arange(4), tf.nano(), train=1, val=1)
+    x, y = data.train[0]
+    grey = images[int(y)] @ torch.tensor([0.299, 0.587, 0.114])
+    torch.testing.assert_close(x[0] * 0.3530 + 0.2860, grey)
+
+
+def test_a_shrunk_image_is_averaged_not_sampled() -> None:
+    stripes = np.zeros((3, 112, 112), np.uint8)
+    stripes[:, :, ::2] = 255
+    data = tf.arrays(stripes, [0, 1, 2], tf.nano(), train=1, val=1)  # type: ignore[arg-type]
+    inner = data.train[0][0][:, 2:-2, 2:-2] * 0.3530 + 0.2860
+    torch.testing.assert_close(inner, torch.full_like(inner, 0.5), atol=0.02, rtol=0)
 
 
 @pytest.mark.parametrize(
-    ("line", "words"),
+    ("images", "labels", "words"),
     [
-        ("images/test/none.jpg 1", ("test.txt, line 4", "none.jpg")),
-        ("images/test/test 000000.jpg 10", ("test.txt, line 4", "0 to 9")),
-        ("images/test/test 000000.jpg -1", ("test.txt, line 4",)),
-        ("no-label", ("test.txt, line 4", "no-label")),
-        ("", ("test.txt, line 4",)),
+        (np.zeros((4, 3, 8, 8)), np.arange(4), "channels before height"),
+        (np.zeros((4, 8)), np.arange(4), "height, width"),
+        (np.zeros((0, 8, 8)), np.arange(0), "height, width"),
+        (np.full((4, 8, 8), 255.0), np.arange(4), "divide by 255"),
+        (np.full((4, 8, 8), np.nan), np.arange(4), "nan"),
+        (np.zeros((4, 8, 8), int), np.arange(4), "uint8"),
+        (np.zeros((4, 8, 8)), np.arange(3), "a label for each of 4 images"),
+        (np.zeros((4, 8, 8)), np.arange(4) - 1, "0 up"),
+        (np.zeros((4, 8, 8)), np.zeros(4), "class indices"),
+        (np.array([None] * 4), np.arange(4), "rectangle"),
+        (np.zeros((2, 8, 8)), np.arange(2), "below 2"),
     ],
 )
-def test_a_line_that_is_wrong_is_named(line: str, words: tuple[str, ...], tmp_path: Path) -> None:
-    root = lay_out_vtab(tmp_path, "svhn", 10)
-    listed = root / "svhn" / "test.txt"
-    listed.write_text(listed.read_text() + line + "\n")
-    with pytest.raises(DataError) as caught:
-        tf.vtab(root, "svhn", tf.nano())
-    assert all(word in str(caught.value) for word in words), str(caught.value)
+def test_arrays_that_are_no_images_are_refused(images: Any, labels: Any, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        tf.arrays(images, labels, tf.nano(), train=1, val=1)
 
 
-def test_a_task_or_list_that_is_missing_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="did you mean 'cifar'"):
-        tf.vtab(tmp_path, "cifra", tf.nano())
-    with pytest.raises(DataError, match=r"train800\.txt"):
-        tf.vtab(tmp_path, "cifar", tf.nano())
+def test_imagenets_statistics_are_for_three_channels() -> None:
+    with pytest.raises(DataError, match="a model of 3 channels, got 1"):
+        data_config(tf.nano(), imagenet_statistics=True)
+    model = timm.create_model("vit_tiny_patch16_224.augreg_in21k", img_size=32)
+    images, labels = np.ones((4, 32, 32)), np.arange(4)
+    own, other = (
+        tf.arrays(images, labels, model, train=1, val=1, imagenet_statistics=flag).train[0][0] for flag in (False, True)
+    )
+    assert own.unique().tolist() == [1.0]
+    torch.testing.assert_close(other[:, 0, 0], torch.tensor([0.515 / 0.229, 0.544 / 0.224, 0.594 / 0.225]))

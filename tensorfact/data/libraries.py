@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -106,10 +107,13 @@ def timm_dataset(
             differ = sorted(map(str, set(known[part]) ^ set(known["train"])))[:5]
             raise DataError(f"{what}: {splits[part]} has other classes than train", got=f"differing in {differ}")
     sources = {part: _source(data) for part, data in made.items()}
-    for part in sources.keys() - {"train"}:
-        if _alike(sources["train"], sources[part]) or (part == "test" and _alike(sources.get("val"), sources[part])):
+    files = {
+        part: {path for path, _ in getattr(getattr(data, "reader", data), "samples", ())} for part, data in made.items()
+    }
+    for one, part in itertools.combinations(made, 2):
+        if files[one] & files[part] if files[one] else _alike(sources[one], sources[part]):
             raise DataError(
-                f"{what}: the part {splits[part]!r} holds the samples of another part",
+                f"{what}: the part {splits[part]!r} holds samples of {splits[one]!r}",
                 cause="timm takes all there is where it finds no such part",
                 fix=f"{part}_split=None, which holds {part}={val} out of the part to train on",
             )
@@ -229,12 +233,13 @@ def _source(data: Any) -> Source:
     return _Files(data.reader) if hasattr(data, "reader") else data  # torchvision's own have no reader
 
 
-def _alike(one: Source | None, other: Source) -> bool:
+def _alike(one: Source, other: Source) -> bool:
     """Tell whether two parts are the same samples, by their number and a few of them."""
-    if one is None or len(one) != len(other) or not len(one):
+    if len(one) != len(other) or not len(one):
         return False
     places = {0, len(one) // 2, len(one) - 1}
-    return all(one[at][1] == other[at][1] and one[at][0].tobytes() == other[at][0].tobytes() for at in sorted(places))
+    pairs = [(one[at], other[at]) for at in sorted(places)]
+    return all(mine[1] == its[1] and mine[0].tobytes() == its[0].tobytes() for mine, its in pairs)
 
 
 def _load(data: Any, config: str | None, root: str | Path | None) -> Mapping[str, Any]:

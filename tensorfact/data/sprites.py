@@ -18,7 +18,8 @@ FACTORS = {"shape": 3, "scale": 6, "orientation": 40, "x": 32, "y": 32}
 COUNT = math.prod(FACTORS.values())
 LABELS = {"location": "x", "orientation": "orientation"}
 """The factor that each task asks for."""
-BINS, SIZE, WINDOW, FINE = 16, 64, 32, 4
+BINS, SIZE, WINDOW = 16, 64, 32
+FINE = 3  # points a pixel and direction; odd, so that an edge between pixels is no tie
 _AT_ONCE = 256  # images rendered at once, so that memory stays at some tens of megabytes
 
 
@@ -89,7 +90,7 @@ def factors(numbers: Tensor) -> dict[str, Tensor]:
 
 
 def render(numbers: Tensor) -> Tensor:
-    """Draw images: a pixel is white where the shape covers at least half of its 4 x 4 points.
+    """Draw images: a pixel is white where the shape covers most of its 3 x 3 points.
 
     Args:
         numbers: Which images, as in `factors`: (count,).
@@ -115,7 +116,7 @@ def render(numbers: Tensor) -> Tensor:
         covered = inside.reshape(len(some), WINDOW, FINE, WINDOW, FINE).float().mean((2, 4))
         rows, columns = (corner[:, None] + torch.arange(WINDOW) for corner in (corners[1], corners[0]))
         which = torch.arange(at, at + len(some))[:, None, None]
-        images[which, rows[:, :, None], columns[:, None, :]] = (covered >= 0.5).to(torch.uint8) * 255
+        images[which, rows[:, :, None], columns[:, None, :]] = (covered > 0.5).to(torch.uint8) * 255
     return images
 
 
