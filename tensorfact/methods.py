@@ -92,7 +92,7 @@ def search_of(text: str) -> Callable[..., str] | None:
         return None
 
     def search(model: nn.Module, splits: Splits, **training: Any) -> str:
-        found = dataclasses.asdict(_checked(text, lambda: search_subnet(model, splits, **options, **training)))
+        found = dataclasses.asdict(_checked(text, lambda: search_subnet(model, splits, **{**training, **options})))
         return f"noah-subnet:{','.join(f'{key}={value}' for key, value in found.items())}".replace(" ", "")
 
     return search

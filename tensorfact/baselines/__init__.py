@@ -9,7 +9,7 @@ from .method import Method, Trained
 from .noah import Space, Subnet, Supernet
 from .prompts import PromptTuning
 from .published import PROMPT_LENGTHS, prompt_length
-from .search import search_subnet
+from .search import BUDGET, search_subnet
 from .weights import BitFit, FullFineTuning, LinearProbe, Weights
 
 BASELINES: dict[str, Callable[..., Method]] = {
@@ -26,6 +26,7 @@ BASELINES: dict[str, Callable[..., Method]] = {
 
 __all__ = [
     "BASELINES",
+    "BUDGET",
     "PROMPT_LENGTHS",
     "AdaptFormer",
     "Adapters",

@@ -15,6 +15,9 @@ from ..training import evaluate, fit
 from .noah import KINDS, RELEASED, Space, Subnet, Supernet
 from .prompts import sequence_of
 
+BUDGET = 361_000
+"""NOAH's published mean size on ViT-B."""
+
 KEPT, MUTATED = 0.2, 0.2
 """The share of a population that has offspring, and the chance of every size to be drawn again in a mutation."""
 
@@ -24,7 +27,7 @@ def search_subnet(
     splits: Splits,
     *,
     space: Space = RELEASED,
-    budget: int = 361_000,
+    budget: int = BUDGET,
     epochs: int = 500,
     batch_size: int = 64,
     lr: float = 5e-4,

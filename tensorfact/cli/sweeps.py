@@ -48,7 +48,9 @@ def sweep_command(
     model: Annotated[Words, typer.Option(help="Another model, for all parts or one: NAME, or PART=NAME.")] = None,
     pretrained: Annotated[bool | None, typer.Option(help="Load timm's pretrained weights, or none.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="A safetensors file with the model's weights.")] = None,
-    protocol: Annotated[str, typer.Option(help="'validated', or 'as-released': chosen on the test split.")] = "validated",
+    protocol: Annotated[
+        str, typer.Option(help="'validated', or 'as-released': chosen on the test split.")
+    ] = "validated",
     scale: Annotated[list[float] | None, typer.Option(help="Scales to choose among, repeatable.")] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Final runs of a row on a task.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training samples.")] = None,
@@ -60,7 +62,9 @@ def sweep_command(
     device: Device = "",
     loaders: Loaders = 0,
     check: Annotated[bool, typer.Option(help="Open every image before anything trains.")] = True,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List rows, sizes and numbers of runs; do nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List rows, sizes and numbers of runs; do nothing.")
+    ] = False,
     specs: Annotated[bool, typer.Option("--specs", help="Print each run's spec, a line of JSON; do nothing.")] = False,
     out: Out = Path("runs/sweep"),
 ) -> None:
@@ -104,14 +108,18 @@ def run_command(
     device: Device = "",
     loaders: Loaders = 0,
     keep: Annotated[bool, typer.Option("--keep", help="Keep what was trained beside the result.")] = False,
-    tracker: Annotated[str | None, typer.Option(help="A tracker that accelerate knows: tensorboard, wandb, ...")] = None,
+    tracker: Annotated[
+        str | None, typer.Option(help="A tracker that accelerate knows: tensorboard, wandb, ...")
+    ] = None,
     out: Out = Path("runs/sweep"),
 ) -> None:
     """Do one run of a sweep. Under torchrun or `accelerate launch`, all processes do it together."""
     try:
         found = RunSpec.from_json(spec.read_text())
     except (OSError, UnicodeDecodeError) as error:
-        raise SweepError(f"{spec} cannot be read", got=str(error), fix="tensorfact sweep --specs | head -1 > FILE") from error
+        raise SweepError(
+            f"{spec} cannot be read", got=str(error), fix="tensorfact sweep --specs | head -1 > FILE"
+        ) from error
     runner = Runner(out, data_root, str(device_of(device)), loaders, keep)
     with progress_bars() as progress:
         run = runner.launched(found, tracker=tracker, progress=progress)
@@ -123,7 +131,9 @@ def run_command(
 @app.command("report")
 def report_command(
     runs: Annotated[Path, typer.Argument(help="The folder of runs.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Where to write; the folder of runs by default.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Where to write; the folder of runs by default.")
+    ] = None,
 ) -> None:
     """Write the report of a sweep, finished or not: one page for the browser, tables, pictures."""
     _report(read_results(runs), out or runs)

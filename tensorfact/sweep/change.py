@@ -41,9 +41,13 @@ def narrowed(
 
     def rows_of(part: Part) -> tuple[Row, ...]:
         if methods:
-            return tuple(Row(text, (text,), tuple(scales) if scales and takes_scale(text) else (None,)) for text in methods)
+            return tuple(
+                Row(text, (text,), tuple(scales) if scales and takes_scale(text) else (None,)) for text in methods
+            )
         found = (row for row in part.rows if row.label in wanted)
-        return tuple(dataclasses.replace(r, scales=tuple(scales)) if scales and r.scales != (None,) else r for r in found)
+        return tuple(
+            dataclasses.replace(r, scales=tuple(scales)) if scales and r.scales != (None,) else r for r in found
+        )
 
     changed = (dataclasses.replace(p, rows=rows_of(p), tasks=tuple(tasks) or p.tasks) for p in kept)
     return dataclasses.replace(sweep, parts=tuple(part for part in changed if part.rows))

@@ -77,9 +77,7 @@ class Runner:
             store.finish(run)
         return run
 
-    def _run(
-        self, spec: RunSpec, folder: Path, accelerator: Any, on_epoch: OnEpoch | None, progress: Progress
-    ) -> Run:
+    def _run(self, spec: RunSpec, folder: Path, accelerator: Any, on_epoch: OnEpoch | None, progress: Progress) -> Run:
         settings = spec.settings
         model, splits = open_run(spec, self.root)
         model.to(self.device if accelerator is None else accelerator.device)
@@ -135,7 +133,9 @@ class Runner:
         return size
 
 
-def open_run(spec: RunSpec, root: Path | None, *, check: bool = False, progress: Progress = silent) -> tuple[Any, Splits]:
+def open_run(
+    spec: RunSpec, root: Path | None, *, check: bool = False, progress: Progress = silent
+) -> tuple[Any, Splits]:
     """Return a run's model, with a new head, and its data.
 
     Args:

@@ -19,6 +19,7 @@ SHOTS, LISTS = (1, 2, 4, 8, 16), (0, 1, 2)
 VIT, SWIN = "vit_base_patch16_224.augreg_in21k", "swin_base_patch4_window7_224.ms_in22k"
 VTAB_TASKS = tuple(f"vtab:{name}" for name in VTAB)
 
+
 def validated(sweep: Sweep) -> Sweep:
     """Choose on the validation split, report the mean over seeds: as the sweep is."""
     return sweep

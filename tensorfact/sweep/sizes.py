@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
+from collections.abc import Iterable, Mapping
 
 from ..data import task_info
 from ..methods import num_parameters
@@ -43,23 +44,28 @@ def parameters(sweep: Sweep, part: Part, row: Row) -> dict[str, tuple[int, ...]]
     return {task: tuple(counts[method] for method in row.methods_on(task)) for task in part.tasks}
 
 
-def group_mean(values: dict[str, float]) -> float:
-    """Return the mean of the groups' means, as VTAB averages.
+def printed_size(counts: Mapping[str, float]) -> str:
+    """Return a method's size in millions as the field's tables print it.
+
+    They average over the means of the tasks' groups, each rounded to 0.001 M.
 
     Args:
-        values: A number for every task.
+        counts: How many numbers are trained on each task.
+
+    Examples:
+        >>> printed_size({"vtab:cifar": 1_680.0, "vtab:svhn": 3_648.0, "vtab:eurosat": 8_000.0})
+        '0.005'
     """
     groups: dict[str, list[float]] = {}
-    for task, value in values.items():
-        groups.setdefault(task_info(task).group, []).append(value)
-    return statistics.fmean(statistics.fmean(each) for each in groups.values())
+    for task, count in counts.items():
+        groups.setdefault(task_info(task).group, []).append(count)
+    return f"{statistics.fmean(round(statistics.fmean(each) / 1e6, 3) for each in groups.values()):.3f}"
 
 
 def sizes(sweep: Sweep, part: Part) -> Table:
     """Return a part's rows: what they train, beside what was published, and how many runs they are.
 
-    A row that chooses among sizes shows the smallest and the largest; one whose options differ from task to task, the
-    mean of the groups' means.
+    A row that chooses among sizes shows the smallest and the largest.
 
     Args:
         sweep: The sweep.
@@ -79,12 +85,16 @@ def sizes(sweep: Sweep, part: Part) -> Table:
         methods = list(dict.fromkeys(method for task in part.tasks for method in row.methods_on(task)))
         named = methods[0] if len(methods) == 1 else f"{methods[0]} … {methods[-1]}"
         scales = ", ".join(f"{scale:g}" for scale in row.scales if scale is not None)
-        rows.append((row.label, named, scales, _span(counts), published, f"{len(choosing):,}", f"{reported:,}"))
-    headers = ("row", "methods", "scales", "parameters", "published, M", "runs to choose", "runs to report")
+        ends = [{task: float(end(each)) for task, each in counts.items()} for end in (min, max)]
+        mean, printed = _span(map("{:,.0f}".format, map(_mean, ends))), _span(map(printed_size, ends))
+        rows.append((row.label, named, scales, mean, printed, published, f"{len(choosing):,}", f"{reported:,}"))
+    headers = ("row", "methods", "scales", "parameters", "M", "published, M", "runs to choose", "runs to report")
     return Table(headers, tuple(rows))
 
 
-def _span(counts: dict[str, tuple[int, ...]]) -> str:
-    lowest = group_mean({task: float(min(each)) for task, each in counts.items()})
-    highest = group_mean({task: float(max(each)) for task, each in counts.items()})
-    return f"{lowest:,.0f}" if lowest == highest else f"{lowest:,.0f} … {highest:,.0f}"
+def _mean(counts: Mapping[str, float]) -> float:
+    return statistics.fmean(counts.values())
+
+
+def _span(ends: Iterable[str]) -> str:
+    return " … ".join(dict.fromkeys(ends))
