@@ -104,7 +104,7 @@ def main() -> None:
 
     def fit(model: nn.Module) -> float:
         history = tf.fit(model, data.train, data.val, epochs=args.epochs, lr=args.lr, seed=args.seed)
-        return max(epoch.val_accuracy or 0.0 for epoch in history.epochs)
+        return history.val_accuracy or 0.0
 
     tuned = copy.deepcopy(base).requires_grad_(True)
     val, test = fit(tuned), accuracy(tuned, data.test)
