@@ -103,7 +103,8 @@ def main() -> None:
     data, plan = tf.digits(base), tf.plan_for(base)
 
     def fit(model: nn.Module) -> float:
-        return tf.fit(model, data.train, data.val, epochs=args.epochs, lr=args.lr, seed=args.seed).val_accuracy
+        history = tf.fit(model, data.train, data.val, epochs=args.epochs, lr=args.lr, seed=args.seed)
+        return history.val_accuracy or 0.0
 
     tuned = copy.deepcopy(base).requires_grad_(True)
     val, test = fit(tuned), accuracy(tuned, data.test)

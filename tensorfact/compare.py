@@ -236,14 +236,15 @@ def _run(
     """Train one method with one seed, and measure what came of it."""
     copied = _fresh(model, data.classes, seed)
     trained = method.attach(copied, seed)
-    history = fit(copied, data.train, data.val, seed=seed, progress=progress, **settings)
+    val = fit(copied, data.train, data.val, seed=seed, progress=progress, **settings).val_accuracy
+    assert val is not None  # there is a validation split
     test, _ = evaluate(copied, data.test)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "trained.safetensors")
         trained.save(path)
         size = path.stat().st_size
     error = _merge_error(copied, trained, _batch(data.test, settings["batch_size"], copied)[0])
-    return _Run(trained.num_parameters, size, history.val_accuracy, test, error)
+    return _Run(trained.num_parameters, size, val, test, error)
 
 
 def _costs(

@@ -69,6 +69,11 @@ class Slot:
         """
         return self.increment.added_to(base, self.scale, drop=drop)
 
+    @property
+    def sharded(self) -> bool:
+        """Whether the factors lie in shards on several processes, as FSDP2 keeps them between forward passes."""
+        return any(hasattr(core, "device_mesh") for core in self.increment.factors.tensors())
+
 
 def attach(module: nn.Module, slots: Mapping[str, Slot], *, activation: bool) -> None:
     """Adapt parameters of one module, in place.
@@ -147,8 +152,10 @@ def _forward(product: Product) -> Callable[[Any, Tensor], Tensor]:
 def _effective(name: str) -> property:
     def read(self: Any) -> Tensor:
         slot: Slot = self.__dict__[SLOTS][name]
-        _record(slot)
         base: Tensor = self._parameters[name]
+        if slot.sharded:  # FSDP2 looks for the shard it stored; in a forward pass everything is gathered
+            return base
+        _record(slot)
         return slot.effective(base, drop=True) if slot.switch.on else base
 
     return property(read)

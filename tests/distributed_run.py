@@ -1,0 +1,127 @@
+"""What one process of several runs: some trainings of a small model, whose results go to a folder.
+
+Usage: distributed_run.py KIND OUT CASE..., with KIND one of alone, ddp, fsdp, fsdp-blocks.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+import tensorfact as tf
+from tensorfact.errors import TrainingError
+from tensorfact.files import write_tensors
+
+from .helpers import draw
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator  # type: ignore[import-untyped]
+
+OPTIONS: dict[str, Any] = {"epochs": 2, "batch_size": 16, "lr": 3e-3, "weight_decay": 0.1}
+CASES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "parts": {"accumulation": 3},
+    "tiny": {"count": 5, "batch_size": 2, "epochs": 1},
+    "dropped": {"drop_last": True, "validate_every": 2},
+    "unvalidated": {"val": None},
+    "recomputed": {"checkpointing": True, "accumulation": 2},
+    "workers": {"workers": 1, "epochs": 1},
+    "stopped": {"epochs": 3},
+    "norm": {"norm": True, "count": 24, "val": None},
+    "rates": {"lr_factors": {"V": 3.0}},
+}
+"""Arguments of `fit`; `count` samples instead of 45; `norm`: a batch normalisation that stands still."""
+
+
+class Stop(Exception):  # noqa: N818
+    """What a caller ends a run with."""
+
+
+def data(count: int, seed: int) -> TensorDataset:
+    x = torch.randn(count, 1, 28, 28, generator=torch.Generator().manual_seed(seed))
+    return TensorDataset(x, (x.mean((1, 2, 3)) * 28 > 0).long())
+
+
+def adapted(*, norm: bool = False) -> tuple[nn.Module, tf.Adapter]:
+    """Return a model whose every factor has a gradient from the first step on."""
+    torch.manual_seed(0)
+    model = tf.nano()
+    if norm:
+        model.fc_norm = nn.BatchNorm1d(96)
+    adapter = tf.adapt(model, tf.plan_for(model), tf.TensorTrain(2), seed=0)
+    draw(adapter)
+    return model, adapter
+
+
+def trained(case: Mapping[str, Any], accelerator: Accelerator | None, **more: Any) -> tuple[nn.Module, tf.History]:
+    options = {"count": 45, "norm": False, "val": data(21, 1), **OPTIONS, **case, **more}
+    model, _ = adapted(norm=options.pop("norm"))
+    history = tf.fit(
+        model, data(options.pop("count"), 0), options.pop("val"), accelerator=accelerator, **options
+    )
+    return model, history
+
+
+def stopped(accelerator: Accelerator | None, path: Path) -> tuple[nn.Module, tf.History]:
+    """Train with an interruption after the second epoch."""
+
+    def stop(index: int, epoch: tf.training.Epoch) -> None:
+        if index == 1:
+            raise Stop
+
+    try:
+        trained(CASES["stopped"], accelerator, checkpoint=path, on_epoch=stop)
+    except (Stop, TrainingError):  # in the main process, and in the others
+        return trained(CASES["stopped"], accelerator, checkpoint=path)
+    raise AssertionError
+
+
+def make_accelerator(kind: str) -> Accelerator | None:
+    if kind == "alone":
+        return None
+    from accelerate import Accelerator, FullyShardedDataParallelPlugin
+    from accelerate.utils import DistributedType
+
+    accelerator = Accelerator(cpu=True)
+    if kind.startswith("fsdp"):
+        wrap: dict[str, Any] = {
+            "auto_wrap_policy": "transformer_based_wrap",
+            "transformer_cls_names_to_wrap": ["Block"],
+        }
+        # accelerate shards on GPUs only; what it then does is the same on the CPU
+        accelerator.state.distributed_type = DistributedType.FSDP
+        accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(
+            fsdp_version=2, **(wrap if kind == "fsdp-blocks" else {})
+        )
+    return accelerator
+
+
+def main(kind: str, out: Path, cases: list[str]) -> None:
+    accelerator = make_accelerator(kind)
+    rank = 0 if accelerator is None else accelerator.process_index
+    for case in cases:
+        model, history = (
+            stopped(accelerator, out / "run") if case == "stopped" else trained(CASES[case], accelerator)
+        )
+        assert type(model).__name__ == "VisionTransformer"
+        assert all(type(p).__name__ in ("Parameter", "CountedParameter") for p in model.parameters())
+        if rank == 1:  # nobody waits for the others any more
+            model.eval()(data(2, 2).tensors[0]).sum().backward()
+        state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+        model.tensorfact.merge()  # type: ignore[operator, union-attr]
+        measured = tf.evaluate(model, data(21, 1))
+        epochs = [[epoch.train_loss, epoch.val_loss, epoch.val_accuracy] for epoch in history.epochs]
+        write_tensors(out / f"{case}-{rank}", state, {"epochs": epochs, "merged": measured})
+    if accelerator is not None:
+        torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3:])
