@@ -115,7 +115,7 @@ def num_parameters(text: str, model: nn.Module, *, scale: float | None = None, d
 
     Args:
         text: As in `method_of`.
-        model: A model, of which shapes are enough; it is changed.
+        model: A model, of which shapes are enough; it is left as it was.
         scale: As in `method_of`.
         dropout: As in `method_of`.
 
@@ -125,7 +125,9 @@ def num_parameters(text: str, model: nn.Module, *, scale: float | None = None, d
     name, options = read_method(text)
     if name == SEARCH:
         return int(options.get("budget", BUDGET))
-    return method_of(text, scale=scale, dropout=dropout).attach(model, seed=0).num_parameters
+    trained = method_of(text, scale=scale, dropout=dropout).attach(model, seed=0)
+    trained.remove()
+    return trained.num_parameters
 
 
 def read_method(text: str) -> tuple[str, dict[str, Any]]:
@@ -136,16 +138,24 @@ def read_method(text: str) -> tuple[str, dict[str, Any]]:
 
     Raises:
         SweepError: An unknown name, or options that cannot be read.
+
+    Examples:
+        >>> read_method("Fact_TT:rank=16")
+        ('fact-tt', {'rank': 16})
     """
     written, _, rest = text.partition(":")
     name = written.strip().lower().replace("_", "-")
-    known = [*BASELINES, SEARCH, *(recipe.replace("_", "-") for recipe in RECIPES), *available_formats()]
-    if name not in known:
+    own = [*BASELINES, SEARCH, *(recipe.replace("_", "-") for recipe in RECIPES)]
+    if name not in own and name not in available_formats():
+        known = [*own, *available_formats()]
         raise SweepError(
-            f"unknown method {text!r}", expected=f"one of {', '.join(known)}", got=f"{name!r}{nearest(name, known)}"
+            f"unknown method {text!r}",
+            expected=f"one of {', '.join(known)}",
+            got=f"{name!r}{nearest(name, known)}",
+            fix="write NAME:option=value, such as lora:rank=8",
         )
     try:
-        return name, {} if name in available_formats() else read_options(rest)
+        return name, read_options(rest) if name in own else {}
     except ValueError as error:
         raise SweepError(f"method {text!r}", expected="NAME:option=value,...", got=text, fix="lora:rank=8") from error
 

@@ -58,6 +58,7 @@ def test_the_papers_lengths_have_the_published_mean_size(deep: bool, published: 
 def test_the_papers_lengths_give_the_shares_that_the_paper_prints(deep: bool, shares: tuple[float, ...]) -> None:
     """Numbers that train, head included, in percent of all, for every task on ViT-B/16."""
     for (name, task), share in zip(VTAB.items(), shares, strict=True):
+        assert task.classes is not None
         trained = task.classes * 769 + prompt_length(name, deep=deep) * 768 * (12 if deep else 1)
         assert round(100 * trained / (85_798_656 + trained), 2) == share, name
 

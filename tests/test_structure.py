@@ -60,6 +60,10 @@ OWNERS = {
     "matplotlib": "report",
     "transformers": "models",
     "hypothesis": "testing",
+    "accelerate": "training",
+    "filelock": "sweep",
+    "optuna": "sweep",
+    "ray": "sweep",
     "datasets": "data",
 }
 ANYWHERE = {"__init__", "__main__", "testing"}

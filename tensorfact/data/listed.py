@@ -163,7 +163,9 @@ def few_shot(
     files = {"train": f"train_meta.list.num_shot_{shots}.seed_{seed}", "val": "val_meta.list", "test": "test_meta.list"}
     lists = {split: _read(folder / "annotations" / file, classes) for split, file in files.items()}
     transform = transform_of(model, imagenet_statistics=imagenet_statistics)
-    return _open(f"{folder.name}, {shots} shot(s)", lists, below, classes, transform, progress if check else None)
+    name = f"{folder.name}, {shots} shot(s)"
+    found = _open(name, lists, below, classes, transform, progress if check else None)
+    return dataclasses.replace(found, held_out=False)  # the shots are all there is to train on
 
 
 def _read(path: Path, classes: int | None) -> list[Listed]:

@@ -44,6 +44,7 @@ class Splits:
         val: Samples that choose epochs; the only ones that choose anything.
         test: Samples whose accuracy is reported.
         classes: How many classes there are.
+        held_out: Whether `val` is a part of the samples that there are to train on, held out to choose by.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Splits:
     val: Samples
     test: Samples
     classes: int
+    held_out: bool = True
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -59,8 +61,8 @@ class Splits:
 
     @property
     def final(self) -> Samples:
-        """What the final run trains on once everything is chosen: `train`, then `val`."""
-        return Joined([self.train, self.val])
+        """What the final run trains on once everything is chosen: `train`, then what of it was held out."""
+        return Joined([self.train, self.val]) if self.held_out else self.train
 
 
 def fetch(samples: Samples, indices: list[int]) -> list[Any]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from ..methods import search_of
 from .definition import Part, Row, Sweep
 from .results import Cell, Results, Run
-from .spec import RunSpec
+from .spec import RunSpec, Stage
 
 Candidates = Callable[[Part, Row, str], Sequence[RunSpec]]
 """From a part, a row and a task to the runs to choose among."""
@@ -20,7 +20,7 @@ def grid(sweep: Sweep) -> Candidates:
     Args:
         sweep: The sweep.
     """
-    stage = "released" if sweep.released else "select"
+    stage: Stage = "released" if sweep.released else "select"
 
     def candidates(part: Part, row: Row, task: str) -> list[RunSpec]:
         seed = part.seeds_of(sweep)[0]
@@ -37,7 +37,8 @@ def collect(sweep: Sweep, runs: Mapping[str, Run], candidates: Candidates) -> tu
         runs: The runs that are done, by id.
         candidates: What to choose among.
     """
-    cells, needed = [], {}
+    cells: list[Cell] = []
+    needed: dict[str, RunSpec] = {}
     for part in sweep.parts:
         for row in part.rows:
             for task in part.tasks:

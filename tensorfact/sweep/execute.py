@@ -72,10 +72,34 @@ class Runner:
             return done
         folder = store.begin(spec)
         with _threads(spec.settings.threads):
-            run = self._run(spec, folder, accelerator or accelerator_for(spec.settings.precision), on_epoch, progress)
+            accelerator = accelerator or accelerator_for(self.device, precision=spec.settings.precision)
+            run = self._run(spec, folder, accelerator, on_epoch, progress)
         if accelerator is None or accelerator.is_main_process:
             store.finish(run)
         return run
+
+    def launched(self, spec: RunSpec, *, tracker: str | None = None, progress: Progress = silent) -> Run | None:
+        """Do a run with the other processes that a launcher started, if it did.
+
+        Args:
+            spec: What to run.
+            tracker: A tracker that accelerate knows; it writes into the run's folder.
+            progress: Called after every epoch, in the main process.
+
+        Returns:
+            The run; None in a process that is not the main one.
+
+        Raises:
+            TensorfactError: As `run`.
+        """
+        folder = Store(self.folder).of(spec)
+        precision = spec.settings.precision
+        accelerator = accelerator_for(self.device, precision=precision, tracker=tracker, folder=folder)
+        run = self.run(spec, accelerator=accelerator, progress=progress)
+        if accelerator is None:
+            return run
+        accelerator.end_training()
+        return run if accelerator.is_main_process else None
 
     def _run(self, spec: RunSpec, folder: Path, accelerator: Any, on_epoch: OnEpoch | None, progress: Progress) -> Run:
         settings = spec.settings

@@ -7,14 +7,13 @@ from collections.abc import Callable, Mapping
 from typing import Literal
 
 from ..baselines import prompt_length
-from ..data import VTAB
+from ..data import FEW_SHOT, VTAB
 from .change import known
 from .definition import Part, Row, Sweep
 from .spec import Settings
 
 SCALES = (0.01, 0.1, 1.0, 10.0, 100.0)
 TT_RANKS, TK_RANKS = (1, 2, 4, 8, 16), (2, 4, 8, 16, 32)
-FEW_SHOT = ("fgvc_aircraft", "food-101", "oxford-flowers102", "oxford_pets", "stanford_cars")
 SHOTS, LISTS = (1, 2, 4, 8, 16), (0, 1, 2)
 VIT, SWIN = "vit_base_patch16_224.augreg_in21k", "swin_base_patch4_window7_224.ms_in22k"
 VTAB_TASKS = tuple(f"vtab:{name}" for name in VTAB)
@@ -65,7 +64,7 @@ def small() -> Sweep:
         Row("VPT-Deep", tuple(f"vpt-deep:length={length}" for length in (1, 10, 50))),
         *(Row("Adapter", ("adapter:hidden=8",)), Row("AdaptFormer", ("adaptformer:hidden=8",))),
         Row("LoRA", ("lora:rank=8",), scales),
-        Row("NOAH", ("noah:budget=20000",)),
+        Row("NOAH", ("noah:budget=20000,population=20,generations=5",)),
         Row("FacT-TT4", ("fact-tt:rank=4",), scales),
         Row("FacT-TT≤16", tuple(f"fact-tt:rank={rank}" for rank in (4, 8, 16)), scales),
         Row("FacT-TK8", ("fact-tk:rank=8",), scales),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable
 from pathlib import Path
 
+from ..models import model_shapes
 from ..progress import Progress, silent
 from .cells import Candidates, collect, grid
 from .definition import Sweep
@@ -12,8 +13,8 @@ from .engines import Engine, in_process
 from .execute import Runner, open_run
 from .results import Results, Run
 from .search import searched
-from .spec import RunSpec
 from .sizes import known_specs, parameters
+from .spec import RunSpec
 from .store import Store
 
 
@@ -103,8 +104,9 @@ def check_sweep(sweep: Sweep, root: Path | None, *, images: bool = True, progres
     """
     candidates, opened = grid(sweep), set()
     for part in sweep.parts:
+        model = model_shapes(part.model)
         for row in part.rows:
-            parameters(sweep, part, row)
+            parameters(sweep, part, row, model)
         for task in part.tasks:
             spec = candidates(part, part.rows[0], task)[0]
             open_run(spec, root, check=images and task not in opened, progress=progress)

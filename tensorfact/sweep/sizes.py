@@ -6,6 +6,8 @@ import dataclasses
 import statistics
 from collections.abc import Iterable, Mapping
 
+from torch import nn
+
 from ..data import task_info
 from ..methods import num_parameters
 from ..models import model_shapes
@@ -24,13 +26,14 @@ def known_specs(sweep: Sweep) -> list[RunSpec]:
     return collect(sweep, {}, grid(sweep))[1]
 
 
-def parameters(sweep: Sweep, part: Part, row: Row) -> dict[str, tuple[int, ...]]:
+def parameters(sweep: Sweep, part: Part, row: Row, model: nn.Module) -> dict[str, tuple[int, ...]]:
     """Return the numbers that each of a row's methods trains, the head apart, by task.
 
     Args:
         sweep: The sweep.
         part: The row's part.
         row: The row.
+        model: The part's model, of which shapes are enough; it is left as it was.
 
     Raises:
         TensorfactError: A method is unknown, or the model cannot take it.
@@ -39,7 +42,6 @@ def parameters(sweep: Sweep, part: Part, row: Row) -> dict[str, tuple[int, ...]]
     for task in part.tasks:
         for method, scale in row.candidates(task):
             if method not in counts:
-                model = model_shapes(part.model)
                 counts[method] = num_parameters(method, model, scale=scale, dropout=sweep.settings.dropout)
     return {task: tuple(counts[method] for method in row.methods_on(task)) for task in part.tasks}
 
@@ -74,14 +76,14 @@ def sizes(sweep: Sweep, part: Part) -> Table:
     Raises:
         TensorfactError: A method is unknown, or the model cannot take it.
     """
-    rows = []
+    rows, model = [], model_shapes(part.model)
     for row in part.rows:
         alone = dataclasses.replace(sweep, parts=(dataclasses.replace(part, rows=(row,)),))
         first = known_specs(alone)
         choosing = [spec for spec in first if spec.stage != "final"]
         reported = len(part.tasks) * len(part.seeds_of(sweep)) if not sweep.released else 0
-        published = "" if row.parameters is None else f"{row.parameters / 1e6:.3f}"
-        counts = parameters(sweep, part, row)
+        published = "" if row.parameters is None else f"{round(row.parameters / 1e6, 3):g}"
+        counts = parameters(sweep, part, row, model)
         methods = list(dict.fromkeys(method for task in part.tasks for method in row.methods_on(task)))
         named = methods[0] if len(methods) == 1 else f"{methods[0]} … {methods[-1]}"
         scales = ", ".join(f"{scale:g}" for scale in row.scales if scale is not None)

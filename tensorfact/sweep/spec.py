@@ -87,7 +87,7 @@ class RunSpec:
 
     def __post_init__(self) -> None:
         if self.stage not in STAGES:
-            raise SweepError("a run's stage", expected=f"one of {', '.join(STAGES)}", got=repr(self.stage))
+            raise SweepError("stage", expected=f"one of {', '.join(STAGES)}", got=repr(self.stage), fix="select")
 
     @property
     def id(self) -> str:
@@ -156,5 +156,11 @@ def build(cls: type[T], data: object, **read: Callable[[Any], Any]) -> T:
     needed = {name for name, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING}
     if not isinstance(data, Mapping) or not needed <= data.keys() <= fields.keys():
         got = sorted(data) if isinstance(data, Mapping) else data
-        raise SweepError(f"a stored {cls.__name__}", expected=f"the fields {', '.join(fields)}", got=repr(got))
+        raise SweepError(
+            f"a stored {cls.__name__}",
+            expected=f"the fields {', '.join(fields)}",
+            got=repr(got),
+            cause="another version wrote it, or it was changed by hand",
+            fix="write it with `tensorfact sweep --specs`, or start in another folder",
+        )
     return cls(**{name: read.get(name, lambda value: value)(value) for name, value in data.items()})

@@ -55,7 +55,7 @@ class Store:
             CheckpointError: It cannot be written.
         """
         folder = self.of(run.spec)
-        write_text(folder / "measured.json", json.dumps(dataclasses.asdict(run.measured)) + "\n")
+        write_text(folder / "measured.json", json.dumps(run.measured and dataclasses.asdict(run.measured)) + "\n")
         write_text(folder / "result.json", json.dumps(dataclasses.asdict(run.outcome)) + "\n")
         (folder / "training.safetensors").unlink(missing_ok=True)
 
@@ -81,7 +81,8 @@ class Store:
     def measured(self, spec: RunSpec) -> Measured | None:
         """Return what the machine took for a run, if it is known."""
         path = self.of(spec) / "measured.json"
-        return build(Measured, parse_json(_text(path), str(path))) if path.exists() else None
+        stored = parse_json(_text(path), str(path)) if path.exists() else None
+        return build(Measured, stored) if stored else None
 
     def write_sweep(self, sweep: Sweep) -> None:
         """Write what is to be run.

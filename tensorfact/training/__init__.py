@@ -2,7 +2,8 @@
 
 from .evaluation import evaluate
 from .history import Epoch, History
+from .launch import accelerator_for
 from .loop import fit
 from .schedule import Loss, Samples, Schedule
 
-__all__ = ["Epoch", "History", "Loss", "Samples", "Schedule", "evaluate", "fit"]
+__all__ = ["Epoch", "History", "Loss", "Samples", "Schedule", "accelerator_for", "evaluate", "fit"]

@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from ..adapt import Adapter
 from ..anatomy import ATTRIBUTE
 from ..checkpoint import fingerprint
-from ..errors import CheckpointError, TrainingError
+from ..errors import CheckpointError, DivergedError, TrainingError
 from .batches import Step, deal, load, shuffled
 from .engine import Engine
 from .evaluation import BATCH, tally
@@ -204,8 +204,8 @@ def _multiples(model: nn.Module, factors: Mapping[str, float]) -> dict[int, floa
     return {id(parameter): float(group["lr"]) for group in groups for parameter in group["params"]}
 
 
-def _diverged(problem: str) -> TrainingError:
-    return TrainingError(
+def _diverged(problem: str) -> DivergedError:
+    return DivergedError(
         f"fit: {problem}",
         cause="the learning rate or the adapter's scale is too large, or an input is not finite",
         fix="lower lr or scale, or check the data",
