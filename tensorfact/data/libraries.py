@@ -19,6 +19,8 @@ from .splits import SPLITS, Splits, cut
 
 VALIDATION = ("validation", "val", "valid")
 """What data sets call the part to choose by."""
+SCHEMES = ("torch", "hfds", "hfids", "tfds", "wds")
+"""How timm's names of data begin that is no folder."""
 
 
 class _Files:
@@ -73,7 +75,8 @@ def timm_dataset(
     Data that timm only streams (`tfds/...`, `hfids/...`, `wds/...`) is read into memory.
 
     Args:
-        name: What `timm.data.create_dataset` takes: `hfds/NAME`, `tfds/NAME`, `torch/cifar10`, ..., or a folder.
+        name: What `timm.data.create_dataset` takes: `hfds/NAME`, `tfds/NAME`, `torch/cifar10`, ..., or a folder,
+            relative to `root`.
         model: A model with a timm data configuration; decides size, crop and normalisation.
         root: The folder that holds the data, or receives it.
         train_split: timm's name of the part to train on.
@@ -96,8 +99,8 @@ def timm_dataset(
         DataError: timm cannot make it, two parts are the same samples or differ in their classes, or an image is
             none.
     """
-    if root is None and Path(name).is_dir():
-        name, root = "", name
+    if name.partition("/")[0].lower() not in SCHEMES:
+        name, root = "", Path(root or "", name)  # timm takes the root for the folder, whatever the name
     what = name or Path(root or "").name
     splits = {"train": train_split, "val": val_split, "test": test_split}
     made = {part: _timm(name, root, split, download) for part, split in splits.items() if split is not None}
@@ -301,7 +304,7 @@ def _labels(columns: dict[str, Any], feature: Any, what: str) -> tuple[dict[str,
         values = {part: [numbers.get(value, -1) for value in column] for part, column in values.items()}
         names = list(numbers)
     for part, column in values.items():
-        wrong = next((at for at, value in enumerate(column) if type(value) is not int or value < 0), None)
+        wrong = next((at for at, value in enumerate(column) if not isinstance(value, int) or value < 0), None)
         if wrong is not None:
             raise DataError(
                 f"{what}, {part}, sample {wrong} has no label",

@@ -86,7 +86,7 @@ def open_task(
     | name | data | `root` |
     | --- | --- | --- |
     | `digits` | `digits` | |
-    | `fashion-mnist` | `fashion_mnist` | the folder of its files |
+    | `fashion-mnist` | `fashion_mnist` | the folder that holds its files as `fashion-mnist`, if it does |
     | `sprites-location`, `sprites-orientation` | `sprites` | |
     | `vtab:TASK` | `vtab` | the folder of the 19 tasks, or the one that holds it as `vtab-1k` |
     | `few-shot:TASK:SHOTS:SEED` | `few_shot` | the folder of the tasks, or the one that holds it as `few-shot` |
@@ -150,6 +150,12 @@ def _few_shot_task(rest: str) -> Task:
     return FEW_SHOT.get(name, Task(name, None, "few-shot"))
 
 
+def _open_fashion(_: str, o: _Options) -> Splits:
+    own = None if o.root is None else o.root / "fashion-mnist"
+    found = own if own is not None and own.is_dir() else None  # a root of other data leaves it where it usually is
+    return fashion_mnist(o.model, root=found, imagenet_statistics=o.imagenet_statistics)
+
+
 def _open_vtab(rest: str, o: _Options) -> Splits:
     folder = o.folder(f"vtab:{rest}", "vtab-1k")
     return vtab(folder, rest, o.model, imagenet_statistics=o.imagenet_statistics, check=o.check, progress=o.progress)
@@ -197,7 +203,7 @@ _SOURCES = {
     "fashion-mnist": _Source(
         "fashion-mnist",
         lambda _: Task("", 10),
-        lambda _, o: fashion_mnist(o.model, root=o.root, imagenet_statistics=o.imagenet_statistics),
+        _open_fashion,
     ),
     "sprites-location": _Source(
         "sprites-location",
