@@ -124,9 +124,9 @@ def _find(name: str) -> tuple[_Source, str]:
     prefix, colon, rest = name.partition(":")
     source = _SOURCES.get(prefix)
     if source is None or bool(colon) != (":" in source.form) or bool(colon) != bool(rest):
-        known = [*(each.form for each in _SOURCES.values()), *(f"vtab:{task}" for task in VTAB), *_SOURCES]
-        forms = ", ".join(each.form for each in _SOURCES.values())
-        raise DataError("task", expected=f"one of {forms}", got=f"{name!r}{nearest(name, known)}")
+        forms = [each.form for each in _SOURCES.values()]
+        hint = nearest(name, [*forms, *(f"vtab:{task}" for task in VTAB)])
+        raise DataError("task", expected=f"one of {', '.join(forms)}", got=f"{name!r}{hint}")
     return source, rest
 
 
