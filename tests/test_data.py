@@ -94,6 +94,15 @@ def test_an_image_of_any_mode_is_read(mode: str, tmp_path: Path) -> None:
     assert (image.mode, image.size, image.getpixel((3, 3))) == ("RGB", (9, 7), (255, 255, 255))
 
 
+def test_an_image_of_16_bits_keeps_its_range_and_one_without_a_range_is_refused(tmp_path: Path) -> None:
+    pixels = np.arange(0, 65536, 256, dtype=np.uint16).reshape(16, 16)
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    assert np.array_equal(np.asarray(open_rgb(tmp_path / "image.png"))[..., 0], pixels // 256)
+    Image.fromarray(pixels.astype(np.float32)).save(tmp_path / "image.tif")
+    with pytest.raises(DataError, match="no known range"):
+        open_rgb(tmp_path / "image.tif")
+
+
 def test_a_palette_with_transparency_is_read_without_a_warning(tmp_path: Path) -> None:
     path = tmp_path / "image.png"
     Image.new("RGB", (9, 7), (10, 20, 30)).convert("P").save(path, transparency=bytes(range(256)))

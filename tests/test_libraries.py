@@ -117,6 +117,8 @@ def test_what_is_wrong_with_a_data_set_is_named(tmp_path: Path) -> None:
         (data, {"image": "label", "label": "image"}, "holds no images|has no label"),
         (3, {}, "a DatasetDict"),
         (tmp_path / "nothing", {}, "cannot load"),
+        (table(4).remove_columns("label").add_column("label", ["a", None] * 2), {}, "train, sample 1 has no label"),
+        (table(4).remove_columns("label").add_column("label", [[1], [2]] * 2), {}, "train, sample 0 has no label"),
     ):
         with pytest.raises(DataError, match=words):
             tf.hugging_face(made, model, **{"val": 2, **arguments})  # type: ignore[arg-type]
@@ -191,6 +193,8 @@ def test_hugging_faces_data_by_timm_whole_and_streamed(tmp_path: Path, monkeypat
 
 
 def test_a_name_that_timm_does_not_know_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="neither a name nor a root"):
+        tf.timm_dataset("", tf.nano())
     for name in ("torch/nothing", "no-such-folder", "torch/cifar10"):
         with pytest.raises(DataError, match="timm makes no part 'train'"):
             tf.timm_dataset(name, tf.nano(), root=tmp_path / "nothing")

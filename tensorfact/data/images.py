@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform, resolve_model_data_config
 from torch import Tensor, nn
@@ -95,7 +96,15 @@ def transform_of(model: nn.Module, *, imagenet_statistics: bool = False, **chang
 
 
 def rgb(image: Image.Image) -> Image.Image:
-    """Return an image of any mode in red, green and blue; transparency is dropped."""
+    """Return an image of any mode in red, green and blue; transparency is dropped, 16 bits become 8.
+
+    Raises:
+        ValueError: Its pixels have no known range, which Pillow would cut at 255.
+    """
+    if image.mode in ("I", "F"):
+        raise ValueError(f"pixels of mode {image.mode!r} have no known range; write the image with 8 or 16 bits")
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # Pillow warns where the palette is converted at once
     return image.convert("RGB")

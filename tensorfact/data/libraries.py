@@ -19,6 +19,8 @@ from .splits import SPLITS, Splits, cut
 
 VALIDATION = ("validation", "val", "valid")
 """What data sets call the part to choose by."""
+SCHEMES = ("torch", "hfds", "hfids", "tfds", "wds")
+"""How timm's names of data begin that is no folder."""
 
 
 class _Files:
@@ -73,7 +75,8 @@ def timm_dataset(
     Data that timm only streams (`tfds/...`, `hfids/...`, `wds/...`) is read into memory.
 
     Args:
-        name: What `timm.data.create_dataset` takes: `hfds/NAME`, `tfds/NAME`, `torch/cifar10`, ..., or a folder.
+        name: What `timm.data.create_dataset` takes: `hfds/NAME`, `tfds/NAME`, `torch/cifar10`, ..., or a folder,
+            relative to `root`.
         model: A model with a timm data configuration; decides size, crop and normalisation.
         root: The folder that holds the data, or receives it.
         train_split: timm's name of the part to train on.
@@ -96,34 +99,32 @@ def timm_dataset(
         DataError: timm cannot make it, two parts are the same samples or differ in their classes, or an image is
             none.
     """
-    if root is None and Path(name).is_dir():
-        name, root = "", name
+    if not name and root is None:
+        raise DataError("timm_dataset: neither a name nor a root", fix="pass one, timm_dataset('hfds/NAME', model)")
+    if name.partition("/")[0].lower() not in SCHEMES:
+        name, root = "", Path(root or "", name)  # timm takes the root for the folder, whatever the name
     what = name or Path(root or "").name
     splits = {"train": train_split, "val": val_split, "test": test_split}
     made = {part: _timm(name, root, split, download) for part, split in splits.items() if split is not None}
-    known = {part: dict(getattr(getattr(data, "reader", data), "class_to_idx", {})) for part, data in made.items()}
+    readers = {part: getattr(data, "reader", data) for part, (data, _) in made.items()}
+    known = {part: dict(getattr(reader, "class_to_idx", {})) for part, reader in readers.items()}
     for part in made:
         if known[part] != known["train"]:
             differ = sorted(map(str, set(known[part]) ^ set(known["train"])))[:5]
             raise DataError(f"{what}: {splits[part]} has other classes than train", got=f"differing in {differ}")
-    sources = {part: _source(data) for part, data in made.items()}
-    files = {
-        part: {path for path, _ in getattr(getattr(data, "reader", data), "samples", ())} for part, data in made.items()
+    count = classes or len(known["train"]) or _count(made["train"][1], what)
+    transform = transform_of(model, imagenet_statistics=imagenet_statistics)
+    images = {
+        part: SourceImages(source, transform, count, f"{what}, {splits[part]}") for part, (_, source) in made.items()
     }
+    files = {part: {path for path, _ in getattr(reader, "samples", ())} for part, reader in readers.items()}
     for one, part in itertools.combinations(made, 2):
-        if files[one] & files[part] if files[one] else _alike(sources[one], sources[part]):
+        if files[one] & files[part] if files[one] else _alike(images[one], images[part]):
             raise DataError(
                 f"{what}: the part {splits[part]!r} holds samples of {splits[one]!r}",
                 cause="timm takes all there is where it finds no such part",
-                fix=f"{part}_split=None, which holds {part}={val} out of the part to train on",
+                fix=f"{part}_split=None, and {part}= how many to hold out of the part to train on",
             )
-    count = (
-        classes or len(known["train"]) or 1 + max(int(sources["train"][at][1]) for at in range(len(sources["train"])))
-    )
-    transform = transform_of(model, imagenet_statistics=imagenet_statistics)
-    images = {
-        part: SourceImages(source, transform, count, f"{what}, {splits[part]}") for part, source in sources.items()
-    }
     return _splits(what, images, {"train": train, "val": val, "test": test}, seed, progress if check else None)
 
 
@@ -212,11 +213,13 @@ def _splits(
     return Splits(what, parts["train"], parts["val"], parts["test"], images["train"].classes)
 
 
-def _timm(name: str, root: str | Path | None, split: str, download: bool) -> Any:
-    """Let timm make one part."""
+def _timm(name: str, root: str | Path | None, split: str, download: bool) -> tuple[Any, Source]:
+    """Let timm make one part; return it, and its samples by position."""
     place = None if root is None else str(root)
     try:
-        return create_dataset(name, root=place, split=split, download=download, is_training=False)
+        data = create_dataset(name, root=place, split=split, download=download, is_training=False)
+        if isinstance(data, IterableDataset):
+            return data, list(data)
     except Exception as error:  # timm's readers raise whatever they meet
         raise DataError(
             f"timm makes no part {split!r} of {name or place!r}",
@@ -224,21 +227,24 @@ def _timm(name: str, root: str | Path | None, split: str, download: bool) -> Any
             cause="no root, no such part, or data that is not there",
             fix="name the root and the parts, or pass download=True",
         ) from error
+    return data, _Files(data.reader) if hasattr(data, "reader") else data  # torchvision's own have no reader
 
 
-def _source(data: Any) -> Source:
-    """Return a data set of timm by position."""
-    if isinstance(data, IterableDataset):
-        return list(data)
-    return _Files(data.reader) if hasattr(data, "reader") else data  # torchvision's own have no reader
+def _count(source: Source, what: str) -> int:
+    """Return how many classes the labels say there are."""
+    try:
+        return 1 + max(int(source[at][1]) for at in range(len(source)))
+    except Exception as error:  # an image that cannot be read, or no label
+        raise DataError(
+            f"{what}: its labels cannot be read", got=str(error), fix="pass classes= how many there are"
+        ) from error
 
 
-def _alike(one: Source, other: Source) -> bool:
+def _alike(one: SourceImages, other: SourceImages) -> bool:
     """Tell whether two parts are the same samples, by their number and a few of them."""
     if len(one) != len(other) or not len(one):
         return False
-    places = {0, len(one) // 2, len(one) - 1}
-    pairs = [(one[at], other[at]) for at in sorted(places)]
+    pairs = [(one.read(at), other.read(at)) for at in sorted({0, len(one) // 2, len(one) - 1})]
     return all(mine[1] == its[1] and mine[0].tobytes() == its[0].tobytes() for mine, its in pairs)
 
 
@@ -296,16 +302,16 @@ def _labels(columns: dict[str, Any], feature: Any, what: str) -> tuple[dict[str,
     """Return labels as class indices, and how many classes there are."""
     values = {part: list(column) for part, column in columns.items()}
     names = getattr(feature, "names", None)
-    if feature.dtype == "string":
-        numbers = {name: at for at, name in enumerate(sorted(set(values["train"])))}
+    if words := getattr(feature, "dtype", None) == "string":
+        numbers = {name: at for at, name in enumerate(sorted(set(values["train"]) - {None}))}
         values = {part: [numbers.get(value, -1) for value in column] for part, column in values.items()}
         names = list(numbers)
     for part, column in values.items():
-        wrong = next((at for at, value in enumerate(column) if type(value) is not int or value < 0), None)
+        wrong = next((at for at, value in enumerate(column) if not isinstance(value, int) or value < 0), None)
         if wrong is not None:
             raise DataError(
                 f"{what}, {part}, sample {wrong} has no label",
-                expected="a class index" if feature.dtype != "string" else "a class of the part to train on",
+                expected="a class of the part to train on" if words else "a class index",
                 got=repr(list(columns[part])[wrong]),
             )
     count = len(names) if names else 1 + max(map(max, values.values()))

@@ -86,7 +86,7 @@ def open_task(
     | name | data | `root` |
     | --- | --- | --- |
     | `digits` | `digits` | |
-    | `fashion-mnist` | `fashion_mnist` | the folder of its files |
+    | `fashion-mnist` | `fashion_mnist` | the folder that holds its files as `fashion-mnist`, if it does |
     | `sprites-location`, `sprites-orientation` | `sprites` | |
     | `vtab:TASK` | `vtab` | the folder of the 19 tasks, or the one that holds it as `vtab-1k` |
     | `few-shot:TASK:SHOTS:SEED` | `few_shot` | the folder of the tasks, or the one that holds it as `few-shot` |
@@ -124,9 +124,9 @@ def _find(name: str) -> tuple[_Source, str]:
     prefix, colon, rest = name.partition(":")
     source = _SOURCES.get(prefix)
     if source is None or bool(colon) != (":" in source.form) or bool(colon) != bool(rest):
-        known = [*(each.form for each in _SOURCES.values()), *(f"vtab:{task}" for task in VTAB), *_SOURCES]
-        forms = ", ".join(each.form for each in _SOURCES.values())
-        raise DataError("task", expected=f"one of {forms}", got=f"{name!r}{nearest(name, known)}")
+        forms = [each.form for each in _SOURCES.values()]
+        hint = nearest(name, [*forms, *(f"vtab:{task}" for task in VTAB)])
+        raise DataError("task", expected=f"one of {', '.join(forms)}", got=f"{name!r}{hint}")
     return source, rest
 
 
@@ -148,6 +148,12 @@ def _few_shot_parts(rest: str) -> tuple[str, int, int]:
 def _few_shot_task(rest: str) -> Task:
     name, _, _ = _few_shot_parts(rest)
     return FEW_SHOT.get(name, Task(name, None, "few-shot"))
+
+
+def _open_fashion(_: str, o: _Options) -> Splits:
+    own = None if o.root is None else o.root / "fashion-mnist"
+    found = own if own is not None and own.is_dir() else None  # a root of other data leaves it where it usually is
+    return fashion_mnist(o.model, root=found, imagenet_statistics=o.imagenet_statistics)
 
 
 def _open_vtab(rest: str, o: _Options) -> Splits:
@@ -197,7 +203,7 @@ _SOURCES = {
     "fashion-mnist": _Source(
         "fashion-mnist",
         lambda _: Task("", 10),
-        lambda _, o: fashion_mnist(o.model, root=o.root, imagenet_statistics=o.imagenet_statistics),
+        _open_fashion,
     ),
     "sprites-location": _Source(
         "sprites-location",
