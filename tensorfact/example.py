@@ -50,7 +50,7 @@ def _derived(model: nn.Module) -> Example | None:
     parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
     if parameter is None or parameter.is_meta:
         return None
-    shape = _timm_shape(model) or _transformers_shape(model)
+    shape = timm_shape(model) or _transformers_shape(model)
     words = getattr(model, "dummy_inputs", None) if hasattr(model, "config") else None
     keywords = {name: value.to(parameter.device) for name, value in (words or {}).items() if isinstance(value, Tensor)}
     if shape is None:
@@ -63,7 +63,8 @@ def _derived(model: nn.Module) -> Example | None:
     return Example((), {"pixel_values": image, **({"input_ids": ids} if ids is not None else {})})
 
 
-def _timm_shape(model: nn.Module) -> tuple[int, ...] | None:
+def timm_shape(model: nn.Module) -> tuple[int, ...] | None:
+    """Return the (channels, height, width) of the images that a timm model was made for; None of another model."""
     config = getattr(model, "pretrained_cfg", None)
     if not isinstance(config, Mapping) or "input_size" not in config:
         return None

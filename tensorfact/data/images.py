@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ..errors import DataError
+from ..example import timm_shape
 from ..progress import Progress, silent
 from .splits import SPLITS, Splits
 
@@ -73,6 +74,7 @@ def data_config(model: nn.Module, *, imagenet_statistics: bool = False, **change
         DataError: ImageNet's statistics, which are of three channels, for a model of another number.
     """
     config = {**resolve_model_data_config(model), **changes}
+    config["input_size"] = timm_shape(model) or config["input_size"]  # as made, which may differ from as pretrained
     if not imagenet_statistics:
         return config
     if config["input_size"][0] != len(IMAGENET_DEFAULT_MEAN):
