@@ -44,8 +44,8 @@ def train(spec: RunSpec) -> Run:
     """Return what might have come of a run."""
     name, _, options = spec.method.partition(":")
     size = int(options.rpartition("=")[2] or 0)
-    gain = 0.0 if name == "linear" else 0.12 + 0.02 * math.log2(1 + size) - 0.03 * abs(math.log10(spec.scale or 1))
-    level = 0.45 + 0.35 * unit(spec.task) + gain + 0.02 * unit(name) + 0.01 * unit(spec.to_json())
+    gain = 0.0 if name == "linear" else 0.08 + 0.02 * math.log2(1 + size) - 0.03 * abs(math.log10(spec.scale or 1))
+    level = 0.4 + 0.35 * unit(spec.task) + gain + 0.08 * unit(name) + 0.02 * unit(spec.to_json())
     failed = spec.method == "bitfit" and spec.task == "vtab:kitti" and spec.seed == 1
     select = spec.stage == "select"
     epochs = tuple(
@@ -56,7 +56,7 @@ def train(spec: RunSpec) -> Run:
         }
         for epoch in range(spec.settings.epochs)
     )
-    count = 0 if name == "linear" else 102_912 if name == "bitfit" else 1_000 + 4_608 * size
+    count = 0 if name == "linear" else 102_912 if name == "bitfit" else 1_000 + (500 + int(9000 * unit(name))) * size
     outcome = Outcome(
         count,
         4 * count + 4096,

@@ -59,7 +59,8 @@ def page_data(summary: Summary) -> dict[str, Any]:
     results = summary.results
     sweep = results.sweep
     done, failed, unfinished = (len(summary.cells(state)) for state in ("done", "failed", "unfinished"))
-    ids = {id: at for at, id in enumerate(sorted(results.runs))}
+    in_order = [id for cell in results.cells for id in (*cell.candidates, *cell.runs) if id in results.runs]
+    ids = {id: at for at, id in enumerate(dict.fromkeys([*in_order, *sorted(results.runs)]))}
     runs = [results.runs[id] for id in ids]
     shared, own = _texts(runs)
     return {

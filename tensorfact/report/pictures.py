@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from ..errors import CheckpointError
 from .summary import PartSummary, RowSummary, Summary, task_label
@@ -34,6 +35,9 @@ def draw_accuracy(summary: Summary) -> Figure | None:
             else:
                 axes.axhline(mean, linestyle="--", color=look(row)["color"], label=look(row)["label"])
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(EngFormatter())
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("trained parameters, the head apart")
         axes.set_ylabel("mean test accuracy, %")
 
@@ -158,6 +162,8 @@ def _figure(
         axes.set_title(f"{title}\n({summary.note})" if summary.note else title, fontsize=10)
         handles, labels = axes.get_legend_handles_labels()
         legend |= dict(zip(labels, handles, strict=True))
-    names = [label if len(label) <= 36 else f"{label[:35]}…" for label in legend]
-    figure.legend(legend.values(), names, loc="outside right upper", fontsize=9, frameon=False)
+    rows = {look(row)["label"]: row.style for part in parts for row in part.rows}
+    order = sorted(legend, key=lambda label: rows[label])
+    names = [label if len(label) <= 36 else f"{label[:35]}…" for label in order]
+    figure.legend([legend[label] for label in order], names, loc="outside right upper", fontsize=9, frameon=False)
     return figure

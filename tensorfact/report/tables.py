@@ -191,7 +191,7 @@ def _mean_column(group: str, mean: Callable[[RowSummary], Mean | None]) -> Colum
     def text(row: RowSummary) -> str:
         return percent(value(row)) if group else with_spread(mean(row))
 
-    return Column("mean", group, value, text)
+    return Column("mean" if group else "overall mean", group, value, text)
 
 
 def _published(value: Callable[[Row], float | None], text: Callable[[float | None], str]) -> Column:
@@ -217,9 +217,10 @@ def _cells(part: PartSummary, form: str, write: Callable[[str], str]) -> list[li
 
 def _markdown_gaps(summary: Summary) -> str:
     """Say which cells have no number, and why."""
-    gaps = [
-        f"- {_plain(f'{part.part.title}: {row.row.label} on {cell.task}: {cell.why}', MARKDOWN)}"
-        for state in ("failed", "unfinished")
-        for part, row, cell in summary.cells(state)
-    ]
-    return "\n".join(["## Without a number", "", *gaps]) if gaps else ""
+    gaps = [f"{part.part.title}: {row.row.label} on {c.task}: {c.why}" for part, row, c in summary.cells("failed")]
+    for part in summary.parts:
+        for row in part.rows:
+            tasks = [cell.task for cell in row.cells if cell.state == "unfinished"]
+            where = "any task" if len(tasks) == len(row.cells) > 1 else ", ".join(tasks)
+            gaps += [f"{part.part.title}: {row.row.label} is not finished on {where}"] if tasks else []
+    return "\n".join(["## Without a number", "", *(f"- {_plain(gap, MARKDOWN)}" for gap in gaps)]) if gaps else ""

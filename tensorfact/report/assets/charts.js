@@ -43,6 +43,11 @@ function swatch(style) {
     marker(style, 4.6));
 }
 
+function dash(style) {
+  return svg("svg", { width: 20, height: 14, viewBox: "0 -7 20 14", class: `swatch ${colour(style)}`, "aria-hidden": "true" },
+    svg("line", { class: "across", x1: 0, x2: 20, y1: 0, y2: 0 }));
+}
+
 // Tooltips: shown by pointer, by finger and by keyboard focus.
 
 const tip = {

@@ -13,9 +13,14 @@ const plural = (number, word) => `${number.toLocaleString("en-US")} ${word}${num
 const noted = (text) => (DATA.note ? `${text}; ${DATA.note}` : text);
 const part = () => DATA.parts[state.part];
 
+/** What is looked for: words, or several in quotation marks. */
+function terms(text) {
+  return (text.toLowerCase().match(/"[^"]+"|\S+/g) ?? []).map((term) => term.replaceAll('"', "")).filter(Boolean);
+}
+
 /** The rows that the filters leave, in the table's order. */
 function rows() {
-  const words = state.words.toLowerCase().split(/\s+/).filter(Boolean);
+  const words = terms(state.words);
   const methods = (row) => row.cells.flatMap((cell) => cell.methods).join(" ");
   return part().rows.filter((row) => {
     const text = `${row.label} ${row.kind} ${methods(row)}`.toLowerCase();
@@ -106,23 +111,23 @@ function sorted(list) {
   return [...known, ...unknown];
 }
 
-function heading(column, text, upright) {
+function heading(column, text, upright = false, bold = true) {
   const { sort } = state;
   const now = sort && sort.column === column ? (sort.up ? "ascending" : "descending") : "none";
-  const first = column < 0 || ["parameters"].includes(part().columns[column].heading);
+  const first = column < 0 || part().columns[column].heading === "parameters";
   const press = () => {
     state.sort = { column, up: now === "none" ? first : now === "descending" };
     drawTable();
     $("table-box").querySelector(`[data-column="${column}"]`).focus();
   };
-  return el("th", { scope: "col", "aria-sort": now, class: upright ? "upright" : null },
+  return el("th", { scope: "col", "aria-sort": now, class: [upright && "upright", bold && "bold"].filter(Boolean).join(" ") },
     el("button", { type: "button", "data-column": column, onclick: press, title: `Sort by ${text}` }, el("span", {}, text)));
 }
 
 function body(row, column, index) {
   const [text, , best] = row.table[index];
   const cell = column.task === null ? null : row.cells[column.task];
-  const classes = [column.heading === "mean" && "mean", best && state.shows === "accuracy" && "best", column.heading === "published" && "quiet"];
+  const classes = [column.heading.endsWith("mean") && "mean", best && state.shows === "accuracy" && "best", column.heading === "published" && "quiet"];
   if (!cell) return el("td", { class: classes.filter(Boolean).join(" ") || null }, text);
   if (cell.state !== "done") {
     return el("td", { class: cell.state, title: cell.why }, cell.state === "failed" ? "failed" : DASH);
@@ -135,8 +140,8 @@ function body(row, column, index) {
 function drawTable() {
   const { columns, title, model, weights, groups } = part();
   $("table-title").textContent = title;
-  const mean = groups.length > 1 ? "the mean of the groups' means" : "the mean over tasks";
-  $("table-about").textContent = noted(`${[model, weights].filter(Boolean).join(", ")}. Test accuracy in percent; the last mean is ${mean}, ± the deviation over seeds`) + ".";
+  const mean = groups.length > 1 ? "that of the groups' means" : "that of the tasks";
+  $("table-about").textContent = noted(`${[model, weights].filter(Boolean).join(", ")}. Test accuracy in percent; the overall mean is ${mean}, ± the deviation over seeds`) + ".";
   const spans = [];
   for (const { group } of columns) {
     if (spans.length && spans.at(-1)[0] === group) spans.at(-1)[1] += 1;
@@ -144,39 +149,42 @@ function drawTable() {
   }
   const left = el("tr", {}, el("td"), ...spans.map(([group, width]) =>
     group ? el("th", { scope: "colgroup", colspan: width, class: "group" }, group) : el("td", { colspan: width })));
-  const names = el("tr", {}, heading(-1, "method"), ...columns.map(({ heading: name, task }, index) => heading(index, name, task !== null)));
+  const names = el("tr", {}, heading(-1, "method"), ...columns.map(({ heading: name, task }, index) => heading(index, name, true, task === null)));
   const lines = sorted(rows()).map((row) => el("tr", { "data-row": row.label },
     el("th", { scope: "row" }, el("span", { class: "label" }, swatch(row.style), el("span", { title: row.label }, row.label))),
     ...columns.map((column, index) => body(row, column, index))));
   const none = lines.length ? [] : [el("tr", {}, el("td", { colspan: columns.length + 1, class: "none" }, "No method fits the filter."))];
   const box = $("table-box");
   const scrolled = box.scrollLeft;
-  box.replaceChildren(el("table", {}, el("thead", {}, left, names), el("tbody", {}, ...lines, ...none)));
+  box.replaceChildren(el("table", { class: columns.length > 16 ? "dense" : null }, el("thead", {}, left, names), el("tbody", {}, ...lines, ...none)));
   box.scrollLeft = scrolled;
 }
 
 /** What has no number, and why. */
 function drawGaps() {
-  const gaps = rows().flatMap((row) => row.cells.map((cell, index) => [row, cell, part().tasks[index]]))
-    .filter(([, cell]) => cell.state !== "done");
-  const list = (which) => gaps.filter(([, cell]) => cell.state === which)
-    .map(([row, cell, task]) => el("li", {}, el("b", {}, row.label), ` on ${task.label}: ${cell.why}`));
-  const parts = [["failed", "failed"], ["unfinished", "not finished"]].map(([which, text]) => [list(which), text]);
-  $("gaps").replaceChildren(...parts.filter(([items]) => items.length).map(([items, text]) =>
-    el("details", { class: "gap", open: items.length <= 5 }, el("summary", {}, `${plural(items.length, "cell")} ${text}`), el("ul", {}, ...items))));
+  const { tasks } = part();
+  const of = (row, which) => row.cells.flatMap((cell, index) => (cell.state === which ? [[tasks[index].label, cell.why]] : []));
+  const failed = rows().flatMap((row) => of(row, "failed").map(([task, why]) => [row.label, ` on ${task}: ${why}`]));
+  const open = rows().map((row) => [row, of(row, "unfinished").map(([task]) => task)]).filter(([, found]) => found.length);
+  const missing = open.map(([row, found]) => [row.label, ` on ${found.length === tasks.length && found.length > 1 ? "any task" : found.join(", ")}`]);
+  const cells = open.reduce((sum, [, found]) => sum + found.length, 0);
+  const list = (items, title) => items.length && el("details", { class: "gap", open: items.length <= 8 },
+    el("summary", {}, title), el("ul", {}, ...items.map(([label, text]) => el("li", {}, el("b", {}, label), text))));
+  const lists = [list(failed, `${plural(failed.length, "cell")} failed`), list(missing, `${plural(cells, "cell")} not finished`)];
+  $("gaps").replaceChildren(...lists.filter(Boolean));
 }
 
 // The charts.
 
 /** A figure: a caption, a box for the chart, and a legend that stands outside of it. */
-function figure(id, caption, shown, draw) {
+function figure(id, caption, shown, draw, sign = (row) => swatch(row.style)) {
   const root = $(id);
   const box = el("div", { class: "plot" });
   const legend = el("div", { class: "legend" }, ...(shown ?? []).map((row) => {
     const light = (on) => () => {
       for (const each of root.querySelectorAll(".series")) each.classList.toggle("dim", on && each.dataset.row !== row.label);
     };
-    return el("span", { onpointerenter: light(true), onpointerleave: light(false) }, swatch(row.style), el("span", {}, row.label));
+    return el("span", { onpointerenter: light(true), onpointerleave: light(false) }, sign(row), el("span", {}, row.label));
   }));
   root.replaceChildren(el("figcaption", {}, caption), box, shown ? legend : "");
   draw(box);
@@ -202,7 +210,9 @@ function drawSize() {
         points: [{ x: row.parameters, y: row.accuracy[0], spread: row.accuracy[1], tip: told(row) }] })),
       across: bare.map((row) => ({ name: row.label, style: row.style, y: row.accuracy[0], tip: told(row) })),
     });
-  });
+  }, (row) => (row.parameters ? swatch(row.style) : dash(row.style)));
+  const rest = rows().filter((row) => !row.accuracy).map((row) => row.label);
+  if (rest.length) $("size").append(el("p", { class: "rest" }, `Not drawn, for a cell without a number: ${rest.join(", ")}.`));
 }
 
 function drawRank() {
@@ -318,7 +328,7 @@ function runDetails(run) {
 const haystack = DATA.runs.map((run) => `${run.id} ${run.is} ${Object.values(run.spec).join(" ")} ${run.failure ? `failed ${run.failure}` : ""}`.toLowerCase());
 
 function drawRuns(more = false) {
-  const words = $("find").value.toLowerCase().split(/\s+/).filter(Boolean);
+  const words = terms($("find").value);
   const found = DATA.runs.filter((run, index) => words.every((word) => haystack[index].includes(word)));
   const from = more ? state.listed : 0;
   state.listed = Math.min(found.length, from + BATCH);
