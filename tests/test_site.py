@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import http.server
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -15,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from .browser import SCREENS, chromium
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 pytestmark = pytest.mark.browser
 
 ROOT = Path(__file__).parents[1]
-SCREENS = {"wide": (1440, 900), "narrow": (390, 844)}
 ABORTED = "net::ERR_ABORTED"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -53,14 +52,8 @@ def address(site: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    from playwright.sync_api import sync_playwright  # an extra of its own
-
-    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    assert found, f"none of {BROWSERS} is installed; on Debian: apt-get install chromium"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(params=SCREENS)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from .compare import Comparison
-from .errors import CheckpointError
-from .files import make_folder, write_text
-from .reconstruct import Reconstructions
+from ..compare import Comparison
+from ..files import make_folder, write_text
+from ..reconstruct import Reconstructions
+from .pictures import save
 
 MARKERS = "os^Dv"
 """The first ten methods have the first, the next ten, of the same colours, the second."""
@@ -122,10 +121,5 @@ def _written(folder: str | Path, names: Sequence[str], data: object, table: str,
     make_folder(folder)
     write_text(files[0], json.dumps(data, indent=2) + "\n")
     write_text(files[1], f"{table}\n")
-    temporary = files[2].with_name(f".{files[2].name}.tmp")
-    try:
-        figure.savefig(temporary, dpi=160, format="png")
-        os.replace(temporary, files[2])
-    except OSError as error:
-        raise CheckpointError(f"cannot write to {folder}", got=str(error), fix="choose another folder") from error
+    save(figure, files[2])
     return files

@@ -1,0 +1,398 @@
+"""What tables, pictures and the page of a sweep show, derived once: means, spreads over seeds, and what is missing."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Literal
+
+from ..data import VTAB
+from ..errors import FormatError
+from ..formats import get_format
+from ..recipes import RECIPES
+from ..sweep import Cell, Part, Results, Row, Run, Sweep
+from ..words import read_options
+
+RELEASED = "selected on the test split, as in the released code"
+"""What everything says that shows a sweep with `released`."""
+
+State = Literal["done", "failed", "unfinished"]
+
+
+def task_group(task: str) -> str:
+    """Return the group whose mean a task enters.
+
+    Args:
+        task: Its name, such as `vtab:cifar`.
+
+    Examples:
+        >>> task_group("vtab:cifar"), task_group("few-shot:food-101:1:0"), task_group("digits")
+        ('natural', 'few-shot', 'other')
+    """
+    source, _, name = task.partition(":")
+    if source == "vtab" and name in VTAB:
+        return VTAB[name].group
+    return "few-shot" if source == "few-shot" else "other"
+
+
+def task_label(task: str) -> str:
+    """Return a task's name without the benchmark's."""
+    return task.partition(":")[2] or task
+
+
+def kind_of(method: str) -> str:
+    """Return what a method is: `fact`, another published `recipe`, a `format`, or a `baseline`.
+
+    Args:
+        method: A method and its options.
+
+    Examples:
+        >>> [kind_of(method) for method in ("fact-tt:rank=16", "lora:rank=8", "tucker:rank=4", "bitfit")]
+        ['fact', 'recipe', 'format', 'baseline']
+    """
+    name = method.partition(":")[0].strip().lower().replace("_", "-")
+    if name.startswith("fact-"):
+        return "fact"
+    if name in {recipe.replace("_", "-") for recipe in RECIPES}:
+        return "recipe"
+    try:
+        get_format(name)
+    except FormatError:
+        return "baseline"
+    return "format"
+
+
+def rank_of(method: str) -> int | None:
+    """Return the rank that a method's options name; None if there is none, or not one number.
+
+    Examples:
+        >>> rank_of("fact-tt:rank=16"), rank_of("bitfit")
+        (16, None)
+    """
+    try:
+        rank = read_options(method.partition(":")[2]).get("rank")
+    except ValueError:  # an option that is a format
+        return None
+    return rank if type(rank) is int else None
+
+
+def group_means(values: Mapping[str, float]) -> dict[str, float]:
+    """Return the mean of each group of tasks.
+
+    Args:
+        values: A number a task.
+
+    Examples:
+        >>> group_means({"vtab:cifar": 0.5, "vtab:svhn": 0.7, "vtab:dmlab": 0.4})
+        {'natural': 0.6, 'structured': 0.4}
+    """
+    groups: dict[str, list[float]] = {}
+    for task, value in values.items():
+        groups.setdefault(task_group(task), []).append(value)
+    return {group: statistics.fmean(each) for group, each in groups.items()}
+
+
+def overall_mean(values: Mapping[str, float]) -> float:
+    """Return the mean of the groups' means, as VTAB takes it.
+
+    Args:
+        values: A number a task, at least one.
+
+    Examples:
+        >>> overall_mean({"vtab:cifar": 0.5, "vtab:svhn": 0.7, "vtab:dmlab": 0.4})
+        0.5
+
+    Source: X. Zhai et al., A Large-scale Study of Representation Learning with the Visual Task Adaptation Benchmark.
+    """
+    return statistics.fmean(group_means(values).values())
+
+
+@dataclasses.dataclass(frozen=True)
+class Mean:
+    """A mean over seeds.
+
+    Args:
+        mean: The mean.
+        spread: The standard deviation; None where there is one seed.
+    """
+
+    mean: float
+    spread: float | None
+
+    @classmethod
+    def over(cls, values: Sequence[float]) -> Mean:
+        """Return the mean of one value a seed."""
+        return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
+
+
+@dataclasses.dataclass(frozen=True)
+class CellSummary:
+    """A row on one task.
+
+    Args:
+        task: The task.
+        runs: The finished runs that are reported.
+        chosen: The run by which their options were chosen, if there was one.
+        accuracy: Test accuracy; None unless every run is finished and has one.
+        parameters: The mean count of trained parameters.
+        why: Why there is no accuracy.
+        state: Whether there is one.
+    """
+
+    task: str
+    runs: tuple[Run, ...]
+    chosen: Run | None
+    accuracy: Mean | None
+    parameters: float | None
+    why: str
+    state: State
+
+    @property
+    def by_seed(self) -> dict[int, float]:
+        """Test accuracy by seed."""
+        found = {run.spec.seed: run.outcome.test_accuracy for run in self.runs}
+        return {seed: accuracy for seed, accuracy in found.items() if accuracy is not None}
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods that trained."""
+        return tuple(dict.fromkeys(run.outcome.method for run in self.runs))
+
+    @property
+    def scales(self) -> tuple[float | None, ...]:
+        """Their scales; None for a method's own."""
+        return tuple(dict.fromkeys(run.spec.scale for run in self.runs))
+
+
+@dataclasses.dataclass(frozen=True)
+class RankPoint:
+    """A rank, and what it gave on the split that chooses.
+
+    Args:
+        rank: The rank.
+        accuracy: The mean over tasks of the best scale's accuracy.
+        parameters: The mean count.
+    """
+
+    rank: int
+    accuracy: float
+    parameters: float
+
+
+@dataclasses.dataclass(frozen=True)
+class RowSummary:
+    """A row of a part's table.
+
+    Args:
+        row: Its definition.
+        style: Which colour and marker it has: equal labels have equal ones.
+        kind: What its first method is; see `kind_of`.
+        cells: One a task.
+        groups: The mean accuracy of each group; None where a task of it has none.
+        accuracy: The overall mean; None where a task has none.
+        parameters: The mean count, groups weighted as in the accuracy.
+        ranks: Accuracy by rank, where several were tried.
+        step_seconds: The median time of a training step.
+        peak_bytes: The median of the most memory in a step.
+        seconds: The median time of a run.
+    """
+
+    row: Row
+    style: int
+    kind: str
+    cells: tuple[CellSummary, ...]
+    groups: Mapping[str, Mean | None]
+    accuracy: Mean | None
+    parameters: float | None
+    ranks: tuple[RankPoint, ...]
+    step_seconds: float | None
+    peak_bytes: float | None
+    seconds: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class PartSummary:
+    """A part's table.
+
+    Args:
+        part: Its definition.
+        groups: The groups of its tasks, in order.
+        rows: Its rows.
+    """
+
+    part: Part
+    groups: tuple[str, ...]
+    rows: tuple[RowSummary, ...]
+
+    def tasks_of(self, group: str) -> tuple[str, ...]:
+        """Return the tasks of a group, in order."""
+        return tuple(task for task in self.part.tasks if task_group(task) == group)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks, group by group."""
+        return tuple(task for group in self.groups for task in self.tasks_of(group))
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """Everything that tables and pictures show.
+
+    Args:
+        results: What it was derived from.
+        parts: One table each.
+        protocol: How options were chosen and what was reported, in a sentence or two.
+    """
+
+    results: Results
+    parts: tuple[PartSummary, ...]
+    protocol: str
+
+    @property
+    def note(self) -> str:
+        """What every caption must say; empty where nothing was selected on the test split."""
+        return RELEASED if self.results.sweep.released else ""
+
+    def cells(self, state: State) -> list[tuple[PartSummary, RowSummary, CellSummary]]:
+        """Return the cells in a state."""
+        found = ((part, row, cell) for part in self.parts for row in part.rows for cell in row.cells)
+        return [each for each in found if each[2].state == state]
+
+
+def summarize(results: Results) -> Summary:
+    """Derive what tables and pictures show.
+
+    Args:
+        results: What is known of a sweep; runs may be missing.
+    """
+    sweep = results.sweep
+    labels = list(dict.fromkeys(row.label for part in sweep.parts for row in part.rows))
+    cells = {(cell.part, cell.row, cell.task): cell for cell in results.cells}
+
+    def row_of(part: Part, row: Row, tasks: Iterable[str]) -> RowSummary:
+        own = [cells.get((part.name, row.label, task), Cell(part.name, row.label, task, (), ())) for task in tasks]
+        return _row(results, row, labels.index(row.label), own)
+
+    parts = []
+    for part in sweep.parts:
+        empty = PartSummary(part, tuple(dict.fromkeys(map(task_group, part.tasks))), ())
+        rows = tuple(row_of(part, row, empty.tasks) for row in part.rows)
+        parts.append(dataclasses.replace(empty, rows=rows))
+    return Summary(results, tuple(parts), protocol(sweep))
+
+
+def protocol(sweep: Sweep) -> str:
+    """Say how options are chosen and what is reported."""
+    seeds = f"seed {sweep.seeds[0]}" if len(sweep.seeds) == 1 else f"seeds {', '.join(map(str, sweep.seeds))}"
+    if sweep.released:
+        return (
+            f"Everything is {RELEASED}: nothing is held out, the epoch and the options are chosen by the accuracy on "
+            f"the test split, and that best accuracy is what is reported, for {seeds}. Such numbers are optimistic."
+        )
+    return (
+        f"Options are chosen on the validation split, with seed {sweep.seeds[0]}. The chosen ones are trained on the "
+        f"training and validation splits together, with {seeds}, and the test split is read once, at the end."
+    )
+
+
+def _row(results: Results, row: Row, style: int, own: Sequence[Cell]) -> RowSummary:
+    cells = tuple(_cell(results, cell) for cell in own)
+    groups = list(dict.fromkeys(task_group(cell.task) for cell in cells))
+    in_group = {group: [cell for cell in cells if task_group(cell.task) == group] for group in groups}
+    counts = {cell.task: cell.parameters for cell in cells if cell.parameters is not None}
+    measured = [run.measured for cell in cells for run in cell.runs if run.measured]
+    return RowSummary(
+        row,
+        style,
+        kind_of(next(iter(row.methods or row.methods_on(cells[0].task if cells else "")), "")),
+        cells,
+        {group: _mean(each) for group, each in in_group.items()},
+        _mean(cells),
+        overall_mean(counts) if counts and len(counts) == len(cells) else None,
+        _ranks(results, own),
+        _median(each.step_seconds for each in measured),
+        _median(each.peak_bytes for each in measured),
+        _median(each.seconds for each in measured),
+    )
+
+
+def _cell(results: Results, cell: Cell) -> CellSummary:
+    runs = tuple(results.runs[id] for id in cell.runs if id in results.runs)
+    candidates = [results.runs[id] for id in cell.candidates if id in results.runs]
+    options = {(run.spec.method, run.spec.scale) for run in runs}
+    chosen = next((run for run in candidates if (run.spec.method, run.spec.scale) in options), None)
+    values = [run.outcome.test_accuracy for run in runs if not run.outcome.failure]
+    accuracies = [value for value in values if value is not None]
+    failures = [f"seed {run.spec.seed}: {run.outcome.failure}" for run in runs if run.outcome.failure]
+    if not runs and candidates and len(candidates) == len(cell.candidates):
+        failed = [run.outcome.failure for run in candidates]
+        failures = [f"every candidate: {failed[0]}"] if all(failed) else []
+    finished = bool(runs) and len(accuracies) == len(cell.runs)
+    state: State = "failed" if failures else "done" if finished else "unfinished"
+    return CellSummary(
+        cell.task,
+        runs,
+        chosen,
+        Mean.over(accuracies) if state == "done" else None,
+        statistics.fmean(run.outcome.parameters for run in runs) if runs else None,
+        "; ".join(failures) or ("" if finished else "not finished"),
+        state,
+    )
+
+
+def _mean(cells: Sequence[CellSummary]) -> Mean | None:
+    """Return the mean of groups' means, and how it spreads over the seeds that all cells have."""
+    means = {cell.task: cell.accuracy.mean for cell in cells if cell.accuracy}
+    if not means or len(means) < len(cells):
+        return None
+    seeds = [seed for seed in cells[0].by_seed if all(seed in cell.by_seed for cell in cells)]
+    by_seed = [overall_mean({cell.task: cell.by_seed[seed] for cell in cells}) for seed in seeds]
+    return Mean(overall_mean(means), Mean.over(by_seed).spread if by_seed else None)
+
+
+def _ranks(results: Results, cells: Sequence[Cell]) -> tuple[RankPoint, ...]:
+    """Return the accuracy by rank, over the tasks whose candidates are finished at every rank."""
+    best = {cell.task: _best_by_rank(results, cell) for cell in cells}
+    ranks = sorted({rank for found in best.values() for rank in found})
+    whole = {task: found for task, found in best.items() if ranks and found.keys() == set(ranks)}
+    if len(ranks) < 2 or not whole:
+        return ()
+
+    def mean(rank: int, number: Callable[[Run], float]) -> float:
+        return overall_mean({task: number(found[rank]) for task, found in whole.items()})
+
+    score = _score(results)
+    return tuple(
+        RankPoint(rank, mean(rank, lambda run: score(run) or 0.0), mean(rank, lambda run: run.outcome.parameters))
+        for rank in ranks
+    )
+
+
+def _best_by_rank(results: Results, cell: Cell) -> dict[int, Run]:
+    """Return the best candidate of each rank; none while a candidate is missing, which might be better."""
+    best: dict[int, Run] = {}
+    score = _score(results)
+    for id in cell.candidates:
+        if id not in results.runs:
+            return {}
+        run = results.runs[id]
+        rank, value = rank_of(run.spec.method), score(run)
+        if rank is None or value is None or run.outcome.failure:
+            continue
+        held = score(best[rank]) if rank in best else None
+        if held is None or value > held:
+            best[rank] = run
+    return best
+
+
+def _score(results: Results) -> Callable[[Run], float | None]:
+    """Return what options are chosen by."""
+    if results.sweep.released:
+        return lambda run: run.outcome.test_accuracy
+    return lambda run: run.outcome.val_accuracy
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    found = [value for value in values if value is not None]
+    return statistics.median(found) if found else None
