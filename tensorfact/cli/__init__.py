@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import typer
 
 from ..errors import TensorfactError
-from . import adapters, files, models
+from . import adapters, files, models, sweeps
 from .console import app
 
-__all__ = ["adapters", "app", "files", "main", "models"]
+__all__ = ["adapters", "app", "files", "main", "models", "sweeps"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

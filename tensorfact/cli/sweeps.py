@@ -11,7 +11,7 @@ import typer
 
 from ..errors import SweepError
 from ..progress import progress_bars
-from ..report import sweep_tables, write_sweep_report
+from ..report import summarize, terminal_tables, write_sweep_report
 from ..sweep import (
     ENGINES,
     PROTOCOLS,
@@ -141,6 +141,6 @@ def report_command(
 
 def _report(results: Results, folder: Path) -> None:
     files: Sequence[Path] = write_sweep_report(results, folder)
-    for title, table in sweep_tables(results):
+    for title, table in terminal_tables(summarize(results)):
         show(table, title)
     typer.echo(f"written: {', '.join(map(str, files))}")

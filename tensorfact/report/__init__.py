@@ -4,6 +4,7 @@ from .comparison import draw, draw_reconstructions, write_reconstructions, write
 from .files import write_sweep_report
 from .page import page
 from .summary import Summary, summarize
+from .terminal import terminal_tables
 
 __all__ = [
     "Summary",
@@ -11,6 +12,7 @@ __all__ = [
     "draw_reconstructions",
     "page",
     "summarize",
+    "terminal_tables",
     "write_reconstructions",
     "write_report",
     "write_sweep_report",

@@ -57,11 +57,11 @@ def paper() -> Sweep:
 def small() -> Sweep:
     """Return every method on the bundled model and four tasks: digits, clothes, and sprites' places and angles."""
     tasks = ("digits", "fashion-mnist", "sprites-location", "sprites-orientation")
-    scales = (1.0, 10.0)
+    scales = (1.0, 10.0, 100.0)
     rows = (
         *(Row("full fine-tuning", ("full",)), Row("linear probe", ("linear",)), Row("BitFit", ("bitfit",))),
-        Row("VPT-Shallow", tuple(f"vpt-shallow:length={length}" for length in (1, 10, 50))),
-        Row("VPT-Deep", tuple(f"vpt-deep:length={length}" for length in (1, 10, 50))),
+        Row("VPT-Shallow", tuple(f"vpt-shallow:length={length}" for length in (1, 5, 20))),
+        Row("VPT-Deep", tuple(f"vpt-deep:length={length}" for length in (1, 5, 20))),
         *(Row("Adapter", ("adapter:hidden=8",)), Row("AdaptFormer", ("adaptformer:hidden=8",))),
         Row("LoRA", ("lora:rank=8",), scales),
         Row("NOAH", ("noah:budget=20000,population=20,generations=5",)),
@@ -69,6 +69,7 @@ def small() -> Sweep:
         Row("FacT-TT≤16", tuple(f"fact-tt:rank={rank}" for rank in (4, 8, 16)), scales),
         Row("FacT-TK8", ("fact-tk:rank=8",), scales),
         Row("FacT-TK≤32", tuple(f"fact-tk:rank={rank}" for rank in (8, 16, 32)), scales),
+        Row("matrix batch", ("matrix-batch:rank=2",), scales),
         Row("CP", ("cp:rank=32",), scales),
         Row("tensor ring", ("tensor-ring:rank=4",), scales),
         Row("LoTR", ("lotr:rank=8",), scales),
