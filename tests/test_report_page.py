@@ -166,7 +166,7 @@ def test_cells_show_what_was_chosen(opened: Callable[..., Page]) -> None:
     assert any(cell == "rank=16, scale 1" for cell in cells)
     assert view.locator("#table tbody tr[data-row='BitFit'] td.failed").inner_text() == "failed"
     assert "seed 1: the loss is no longer finite: </script>" in view.locator("#gaps").inner_text()
-    assert "Tucker on dmlab" in view.locator("#gaps").inner_text()
+    assert "Tucker: dmlab" in view.locator("#gaps").inner_text()
 
 
 def test_specs_are_found_and_whole(opened: Callable[..., Page], summary: Summary) -> None:
