@@ -267,7 +267,7 @@ function drawTraining() {
     const values = series.flatMap((each) => each.values).filter((value) => value !== null);
     const epochs = Math.max(2, ...series.map((each) => each.values.length));
     return curves(box, { label: caption, height: 280, series, text, xName: "epoch", yName,
-      x: (pixels) => linear([1, epochs], pixels), y: (pixels) => linear(padded(values, 0.06, 0), pixels), yText: axis });
+      x: (pixels) => whole(linear([1, epochs], pixels)), y: (pixels) => linear(padded(values, 0.06, 0), pixels), yText: axis });
   });
   const split = DATA.note ? "Test" : "Validation";
   draw("loss", "loss", "Training loss", "loss", (value) => value.toFixed(3), String);
