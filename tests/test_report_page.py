@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tensorfact.data import VTAB
 from tensorfact.report import Summary, page, summarize
 from tensorfact.sweep import Results, RunSpec
 
@@ -166,7 +167,7 @@ def test_cells_show_what_was_chosen(opened: Callable[..., Page]) -> None:
     assert any(cell == "rank=16, scale 1" for cell in cells)
     assert view.locator("#table tbody tr[data-row='BitFit'] td.failed").inner_text() == "failed"
     assert "seed 1: the loss is no longer finite: </script>" in view.locator("#gaps").inner_text()
-    assert "Tucker on dmlab" in view.locator("#gaps").inner_text()
+    assert "Tucker: dmlab" in view.locator("#gaps").inner_text()
 
 
 def test_specs_are_found_and_whole(opened: Callable[..., Page], summary: Summary) -> None:
@@ -212,3 +213,12 @@ def test_it_is_drawn_again_when_the_screen_turns(opened: Callable[..., Page]) ->
     view.set_viewport_size({"width": 390, "height": 844})
     view.wait_for_function(f"document.querySelector('#size svg').getAttribute('width') < {before}")
     assert view.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
+
+
+def test_it_prints(opened: Callable[..., Page]) -> None:
+    view = opened(results(sweep(tasks=tuple(f"vtab:{name}" for name in VTAB))), width=1031, scheme="dark")  # A4, across
+    view.emulate_media(media="print")
+    assert view.locator("#groups .fill").first.is_visible()
+    assert not view.locator("#tools").is_visible()
+    assert view.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
+    assert view.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"

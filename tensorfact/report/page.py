@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..sweep import Run
-from .summary import CellSummary, Mean, PartSummary, RowSummary, Summary, task_group, task_label
+from .names import task_group, task_label
+from .summary import CellSummary, Mean, PartSummary, RowSummary, Summary
 from .tables import Column, columns_of
 
 

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from ..errors import CheckpointError
-from .summary import PartSummary, RowSummary, Summary, task_label
+from .names import task_label
+from .summary import PartSummary, RowSummary, Summary
 
 COLOURS = ("#3f63c9", "#d9622b", "#14907a", "#b8419c", "#a67c00", "#2b93c9", "#c23b4b", "#6b7785")
 MARKERS = "os^DvPX"

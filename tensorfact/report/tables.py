@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable
 
 from ..sweep import Row
 from ..table import Table
-from .summary import Mean, PartSummary, RowSummary, Summary, task_group, task_label
+from .names import task_group, task_label
+from .summary import Mean, PartSummary, RowSummary, Summary
 
 UNFINISHED, FAILED = "–", "failed"  # noqa: RUF001  the dash of a table
 CSV_COLUMNS = (

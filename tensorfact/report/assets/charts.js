@@ -95,6 +95,8 @@ function linear([low, high], [from, to], count = 5) {
   return { at, ticks: niceTicks(low, high, count) };
 }
 
+const whole = (scale) => ({ ...scale, ticks: scale.ticks.filter(Number.isInteger) });
+
 function logarithmic([low, high], [from, to], ticks) {
   const line = linear([Math.log(low), Math.log(high)], [from, to]);
   const tens = [];
@@ -103,8 +105,8 @@ function logarithmic([low, high], [from, to], ticks) {
   }
   const inside = tens.filter((value) => value >= low && value <= high);
   const most = Math.abs(to - from) / 56;
-  const whole = inside.filter((value) => Number.isInteger(Math.log10(value)));
-  return { at: (value) => line.at(Math.log(value)), ticks: ticks ?? (inside.length <= most || whole.length < 2 ? inside : whole) };
+  const powers = inside.filter((value) => Number.isInteger(Math.log10(value)));
+  return { at: (value) => line.at(Math.log(value)), ticks: ticks ?? (inside.length <= most || powers.length < 2 ? inside : powers) };
 }
 
 function padded(values, share, floor = -Infinity, ceiling = Infinity) {
@@ -179,7 +181,7 @@ function bars(box, { label, items, most }) {
     const y = index * step + step / 2 + 2;
     const fits = Math.floor((names - 22) / 6.6);
     const long = Math.max(size.at(value), 1);
-    root.append(svg("g", { class: `series bar ${colour(style)}`, "data-row": name, ...tells(lines) },
+    root.append(svg("g", { class: `series level ${colour(style)}`, "data-row": name, ...tells(lines) },
       svg("rect", { class: "hit", x: 0, y: y - step / 2, width, height: step }),
       marker(style, 4.4, 7, y),
       svg("text", { class: "name", x: 18, y: y + 4 }, name.length > fits ? `${name.slice(0, fits - 1)}…` : name),

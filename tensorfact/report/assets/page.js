@@ -127,7 +127,7 @@ function heading(column, text, upright = false, bold = true) {
 function body(row, column, index) {
   const [text, , best] = row.table[index];
   const cell = column.task === null ? null : row.cells[column.task];
-  const classes = [column.heading.endsWith("mean") && "mean", best && state.shows === "accuracy" && "best", column.heading === "published" && "quiet"];
+  const classes = [column.heading.endsWith("mean") && "mean", best && state.shows === "accuracy" && "best", (text === DASH || column.heading === "published") && "quiet"];
   if (!cell) return el("td", { class: classes.filter(Boolean).join(" ") || null }, text);
   if (cell.state !== "done") {
     return el("td", { class: cell.state, title: cell.why }, cell.state === "failed" ? "failed" : DASH);
@@ -166,7 +166,7 @@ function drawGaps() {
   const of = (row, which) => row.cells.flatMap((cell, index) => (cell.state === which ? [[tasks[index].label, cell.why]] : []));
   const failed = rows().flatMap((row) => of(row, "failed").map(([task, why]) => [row.label, ` on ${task}: ${why}`]));
   const open = rows().map((row) => [row, of(row, "unfinished").map(([task]) => task)]).filter(([, found]) => found.length);
-  const missing = open.map(([row, found]) => [row.label, ` on ${found.length === tasks.length && found.length > 1 ? "any task" : found.join(", ")}`]);
+  const missing = open.map(([row, found]) => [row.label, `: ${found.length === tasks.length && found.length > 1 ? "every task" : found.join(", ")}`]);
   const cells = open.reduce((sum, [, found]) => sum + found.length, 0);
   const list = (items, title) => items.length && el("details", { class: "gap", open: items.length <= 8 },
     el("summary", {}, title), el("ul", {}, ...items.map(([label, text]) => el("li", {}, el("b", {}, label), text))));
@@ -212,7 +212,7 @@ function drawSize() {
     });
   }, (row) => (row.parameters ? swatch(row.style) : dash(row.style)));
   const rest = rows().filter((row) => !row.accuracy).map((row) => row.label);
-  if (rest.length) $("size").append(el("p", { class: "rest" }, `Not drawn, for a cell without a number: ${rest.join(", ")}.`));
+  if (known.length && rest.length) $("size").append(el("p", { class: "rest" }, `Not drawn, for a cell without a number: ${rest.join(", ")}.`));
 }
 
 function drawRank() {
@@ -267,7 +267,7 @@ function drawTraining() {
     const values = series.flatMap((each) => each.values).filter((value) => value !== null);
     const epochs = Math.max(2, ...series.map((each) => each.values.length));
     return curves(box, { label: caption, height: 280, series, text, xName: "epoch", yName,
-      x: (pixels) => linear([1, epochs], pixels), y: (pixels) => linear(padded(values, 0.06, 0), pixels), yText: axis });
+      x: (pixels) => whole(linear([1, epochs], pixels)), y: (pixels) => linear(padded(values, 0.06, 0), pixels), yText: axis });
   });
   const split = DATA.note ? "Test" : "Validation";
   draw("loss", "loss", "Training loss", "loss", (value) => value.toFixed(3), String);
