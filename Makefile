@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.stamp-ready
 
-.PHONY: compare test test-slow test-site examples third-party bench bench-cuda lint types docs check clean
+.PHONY: results compare test test-slow test-site examples third-party bench bench-cuda lint types docs check clean
 
 compare: $(READY)
 	$(BIN)/tensorfact compare
@@ -21,7 +21,7 @@ test-slow: $(READY)
 # every page of the built documentation in chromium, which root gets on Debian if there is none
 test-site: $(READY)
 	command -v chromium chromium-browser google-chrome || (apt-get update -qq && apt-get install -y -qq chromium)
-	$(BIN)/python -m pytest -m browser tests/test_site.py
+	$(BIN)/python -m pytest -m browser tests/test_site.py tests/test_report_page.py
 
 # the fine-tuning examples, a few steps each; STEPS=300 is their full length
 STEPS ?= 30
@@ -38,6 +38,11 @@ third-party: $(READY)
 	$(BIN)/python -m pip install --quiet --no-deps --force-reinstall ./$(THIRD)
 	$(BIN)/python -m pytest -c pyproject.toml --rootdir . --pyargs hierarchical_tucker $(THIRD)/tests; status=$$?; \
 	$(BIN)/python -m pip uninstall --quiet --yes tensorfact-hierarchical-tucker; exit $$status
+
+# every method on four tasks, and the page of results that comes of it: an hour on 2 cores; started again, it goes on
+results: $(READY)
+	$(BIN)/tensorfact sweep --preset small --engine pool --processes 2 --device cpu --out runs/small
+	$(BIN)/python -m benchmarks.results_page runs/small
 
 # ratios beside their targets, on the CPU in at most ten minutes; `make bench-cuda` on a machine with a GPU
 bench: $(READY)

@@ -21,7 +21,7 @@ from tensorfact.files import write_tensors
 from .helpers import draw
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator  # type: ignore[import-untyped]
+    from accelerate import Accelerator
 
 OPTIONS: dict[str, Any] = {"epochs": 2, "batch_size": 16, "lr": 3e-3, "weight_decay": 0.1}
 CASES: dict[str, dict[str, Any]] = {

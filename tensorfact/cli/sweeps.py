@@ -54,6 +54,7 @@ def sweep_command(
     scale: Annotated[list[float] | None, typer.Option(help="Scales to choose among, repeatable.")] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Final runs of a row on a task.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training samples.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Samples a step.")] = None,
     trials: Annotated[int, typer.Option(min=0, help="Choose by so many trials of Optuna; 0 tries everything.")] = 0,
     engine: Annotated[str, typer.Option(help="'in-process', 'pool' or 'ray'.")] = "in-process",
     processes: Annotated[int, typer.Option(min=1, help="Processes of the pool.")] = 2,
@@ -75,7 +76,7 @@ def sweep_command(
     )
     changes: dict[str, Any] = {} if pretrained is None else {"pretrained": pretrained}
     changes |= {} if checkpoint is None else {"checkpoint": str(checkpoint)}
-    found = trained_for(on_models(found, model or (), **changes), epochs=epochs, seeds=seeds)
+    found = trained_for(on_models(found, model or (), **changes), epochs=epochs, batch_size=batch_size, seeds=seeds)
     if specs:
         for spec in known_specs(found):
             typer.echo(spec.to_json())

@@ -251,7 +251,7 @@ def _alike(one: SourceImages, other: SourceImages) -> bool:
 def _load(data: Any, config: str | None, root: str | Path | None) -> Mapping[str, Any]:
     """Return the parts of a Hugging Face data set by name."""
     try:
-        import datasets  # type: ignore[import-untyped]
+        import datasets
     except ImportError as error:
         raise DataError(
             "hugging_face needs the package datasets", got=str(error), fix="pip install 'tensorfact[train]'"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..data import VTAB
+from ..data import task_info
 from ..errors import FormatError
 from ..formats import get_format
 from ..recipes import RECIPES
@@ -19,10 +19,7 @@ def task_group(task: str) -> str:
         >>> task_group("vtab:cifar"), task_group("few-shot:food-101:1:0"), task_group("digits")
         ('natural', 'few-shot', 'other')
     """
-    source, _, name = task.partition(":")
-    if source == "vtab" and name in VTAB:
-        return VTAB[name].group
-    return "few-shot" if source == "few-shot" else "other"
+    return task_info(task).group or "other"
 
 
 def task_label(task: str) -> str:

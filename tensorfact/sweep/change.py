@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ..errors import SweepError, nearest
 from ..methods import takes_scale
@@ -78,18 +78,20 @@ def on_models(sweep: Sweep, models: Iterable[str], **changes: object) -> Sweep:
     return dataclasses.replace(sweep, parts=tuple(parts))
 
 
-def trained_for(sweep: Sweep, *, epochs: int | None = None, seeds: int | None = None) -> Sweep:
+def trained_for(
+    sweep: Sweep, *, epochs: int | None = None, batch_size: int | None = None, seeds: int | None = None
+) -> Sweep:
     """Return a sweep of shorter or longer runs, and of more or fewer seeds.
 
     Args:
         sweep: The sweep.
         epochs: Passes over the training samples, a tenth of them to warm up; as they are by default.
+        batch_size: Samples a step; as they are by default.
         seeds: How many final runs there are of a row and task; as many as there are by default.
     """
-    if epochs is not None:
-        sweep = dataclasses.replace(
-            sweep, settings=dataclasses.replace(sweep.settings, epochs=epochs, warmup_epochs=epochs / 10)
-        )
+    changes: dict[str, Any] = {} if epochs is None else {"epochs": epochs, "warmup_epochs": epochs / 10}
+    changes |= {} if batch_size is None else {"batch_size": batch_size}
+    sweep = dataclasses.replace(sweep, settings=dataclasses.replace(sweep.settings, **changes))
     if seeds is not None:
         parts = tuple(dataclasses.replace(part, seeds=part.seeds[:seeds]) for part in sweep.parts)
         sweep = dataclasses.replace(sweep, parts=parts, seeds=tuple(range(seeds)))

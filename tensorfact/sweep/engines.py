@@ -38,7 +38,7 @@ def pool(workers: int, gpus: int = 0) -> Engine:
         SweepError: There is to be no worker.
     """
     if workers < 1:
-        raise SweepError("pool: workers", expected="at least 1", got=repr(workers))
+        raise SweepError("pool: workers", expected="at least 1", got=repr(workers), fix="pool(2)")
 
     def engine(job: Job, specs: Sequence[RunSpec]) -> Iterator[RunSpec]:
         context = multiprocessing.get_context("spawn")  # forked processes cannot use CUDA, nor torch's threads
@@ -90,9 +90,9 @@ def ray_cluster(address: str | None = None, *, cpus: float = 1, gpus: float = 0)
     def engine(job: Job, specs: Sequence[RunSpec]) -> Iterator[RunSpec]:
         own = not ray.is_initialized()
         if own:
-            ray.init(address=address, include_dashboard=False, log_to_driver=False)
+            ray.init(address=address, include_dashboard=False, log_to_driver=False, configure_logging=False)
         try:
-            task = ray.remote(num_cpus=cpus, num_gpus=gpus)(job)
+            task = ray.remote(num_cpus=cpus, num_gpus=gpus)(lambda spec: job(spec))
             waiting = {task.remote(spec): spec for spec in specs}
             while waiting:
                 done, _ = ray.wait(list(waiting))

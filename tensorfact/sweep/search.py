@@ -44,7 +44,7 @@ def searched(sweep: Sweep, runner: Runner, trials: int, progress: Progress) -> C
     Source: T. Akiba et al., Optuna: A Next-generation Hyperparameter Optimization Framework, KDD 2019.
     """
     if trials < 1:
-        raise SweepError("a search's trials", expected="at least 1", got=repr(trials))
+        raise SweepError("a search's trials", expected="at least 1", got=repr(trials), fix="trials=20")
     try:
         import optuna
     except ImportError as error:

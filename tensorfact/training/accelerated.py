@@ -17,7 +17,7 @@ from ..errors import TrainingError
 from .engine import Engine
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator  # type: ignore[import-untyped]
+    from accelerate import Accelerator
 
 WRAPPED = ("forward", "_original_forward", "_is_accelerate_prepared")
 """What `Accelerator.prepare` sets on a model."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import TrainingError
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator  # type: ignore[import-untyped]
+    from accelerate import Accelerator
 
 
 def accelerator_for(

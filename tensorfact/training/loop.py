@@ -20,7 +20,7 @@ from .run import Run
 from .schedule import Loss, Samples, Schedule, check_number
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator  # type: ignore[import-untyped]
+    from accelerate import Accelerator
 
 
 def fit(
