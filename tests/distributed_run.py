@@ -62,9 +62,7 @@ def adapted(*, norm: bool = False) -> tuple[nn.Module, tf.Adapter]:
 def trained(case: Mapping[str, Any], accelerator: Accelerator | None, **more: Any) -> tuple[nn.Module, tf.History]:
     options = {"count": 45, "norm": False, "val": data(21, 1), **OPTIONS, **case, **more}
     model, _ = adapted(norm=options.pop("norm"))
-    history = tf.fit(
-        model, data(options.pop("count"), 0), options.pop("val"), accelerator=accelerator, **options
-    )
+    history = tf.fit(model, data(options.pop("count"), 0), options.pop("val"), accelerator=accelerator, **options)
     return model, history
 
 
@@ -86,7 +84,7 @@ def make_accelerator(kind: str) -> Accelerator | None:
     if kind == "alone":
         return None
     from accelerate import Accelerator, FullyShardedDataParallelPlugin
-    from accelerate.utils import DistributedType
+    from accelerate.utils import DistributedType  # type: ignore[import-untyped]
 
     accelerator = Accelerator(cpu=True)
     if kind.startswith("fsdp"):
@@ -106,9 +104,7 @@ def main(kind: str, out: Path, cases: list[str]) -> None:
     accelerator = make_accelerator(kind)
     rank = 0 if accelerator is None else accelerator.process_index
     for case in cases:
-        model, history = (
-            stopped(accelerator, out / "run") if case == "stopped" else trained(CASES[case], accelerator)
-        )
+        model, history = stopped(accelerator, out / "run") if case == "stopped" else trained(CASES[case], accelerator)
         assert type(model).__name__ == "VisionTransformer"
         assert all(type(p).__name__ in ("Parameter", "CountedParameter") for p in model.parameters())
         if rank == 1:  # nobody waits for the others any more
