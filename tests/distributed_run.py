@@ -1,6 +1,6 @@
 """What one process of several runs: some trainings of a small model, whose results go to a folder.
 
-Usage: distributed_run.py KIND OUT CASE..., with KIND one of alone, ddp, fsdp, fsdp-blocks.
+Usage: distributed_run.py KIND OUT CASE..., with KIND one of alone, ddp, fsdp, fsdp-blocks, fsdp-bf16.
 """
 
 from __future__ import annotations
@@ -100,17 +100,15 @@ def make_accelerator(kind: str) -> Accelerator | None:
     from accelerate import Accelerator, FullyShardedDataParallelPlugin
     from accelerate.utils import DistributedType  # type: ignore[import-untyped]
 
-    accelerator = Accelerator(cpu=True)
+    precision = "bf16" if kind == "fsdp-bf16" else "no"
+    accelerator = Accelerator(cpu=True, mixed_precision=precision)
     if kind.startswith("fsdp"):
-        wrap: dict[str, Any] = {
-            "auto_wrap_policy": "transformer_based_wrap",
-            "transformer_cls_names_to_wrap": ["Block"],
-        }
+        blocks = {"auto_wrap_policy": "transformer_based_wrap", "transformer_cls_names_to_wrap": ["Block"]}
+        plugin = FullyShardedDataParallelPlugin(fsdp_version=2, **({} if kind == "fsdp" else blocks))
+        if precision != "no":
+            plugin.set_mixed_precision(precision)
         # accelerate shards on GPUs only; what it then does is the same on the CPU
-        accelerator.state.distributed_type = DistributedType.FSDP
-        accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(
-            fsdp_version=2, **(wrap if kind == "fsdp-blocks" else {})
-        )
+        accelerator.state.distributed_type, accelerator.state.fsdp_plugin = DistributedType.FSDP, plugin
     return accelerator
 
 

@@ -22,16 +22,21 @@ from .helpers import difference, infer, refused, snapshot, state_bits, untouched
 from .test_training import network, numbers, run
 
 
+def reset() -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
 @pytest.fixture
 def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
-    """Make accelerators on the CPU; what accelerate keeps for a whole process is reset at the end."""
+    """Make accelerators on the CPU, without what accelerate keeps for a whole process."""
     for name in list(os.environ):
         if name.startswith("ACCELERATE"):
             monkeypatch.delenv(name)
     before = dict(os.environ)
+    reset()
     yield lambda **options: Accelerator(cpu=True, **options)
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
+    reset()
     for name in os.environ.keys() - before.keys():
         monkeypatch.delenv(name)
 
@@ -61,7 +66,7 @@ def test_bf16_computes_in_bf16_and_gives_the_model_back(make: Any) -> None:
         losses.add(logits.dtype)
         return nn.functional.cross_entropy(logits, labels)
 
-    tf.fit(model, data(24, 0), data(9, 1), epochs=2, accelerator=make(mixed_precision="bf16"), loss=loss)
+    tf.fit(model, data(8, 0), data(4, 1), epochs=2, accelerator=make(mixed_precision="bf16"), loss=loss)
     assert (seen, losses) == ({torch.bfloat16}, {torch.float32})
     handle.remove()
     reference, _ = adapted()
@@ -70,7 +75,7 @@ def test_bf16_computes_in_bf16_and_gives_the_model_back(make: Any) -> None:
     assert infer(model, x).dtype == torch.float32
     assert {core.dtype for core in adapter.named_cores().values()} == {torch.float32}
     exact, _ = adapted()
-    tf.fit(exact, data(24, 0), data(9, 1), epochs=2)
+    tf.fit(exact, data(8, 0), data(4, 1), epochs=2)
     assert 0 < difference(infer(model, x), infer(exact, x)) < 0.1
 
 
