@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import gc
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +19,6 @@ from .engine import Engine
 
 if TYPE_CHECKING:
     from accelerate import Accelerator  # type: ignore[import-untyped]
-
-WRAPPED = ("forward", "_original_forward", "_is_accelerate_prepared")
-"""What `Accelerator.prepare` sets on a model."""
 
 
 def engine_for(model: nn.Module, accelerator: Accelerator | None) -> Engine:
@@ -87,10 +84,14 @@ class Accelerated(Engine):
     def prepare(self, optimizer: torch.optim.Optimizer) -> None:
         """Wrap the model; all processes must hold the same one."""
         self._compare()
-        self._undo.callback(_unwrap, self.module, {n: vars(self.module)[n] for n in WRAPPED if n in vars(self.module)})
         for known in (self.accelerator._models, self.accelerator._optimizers):
             self._undo.callback(known.__delitem__, slice(len(known), None))
-        self.run, self.step = self.accelerator.prepare(self.module, optimizer)
+        before = dict(vars(self.module))
+        try:
+            self.run, self.step = self.accelerator.prepare(self.module, optimizer)
+        finally:
+            marks = vars(self.module).keys() - before.keys()
+            self._undo.callback(_unwrap, self.module, marks, before.get("forward"))
 
     def _compare(self) -> None:
         """Refuse models that differ between the processes."""
@@ -143,11 +144,12 @@ class Accelerated(Engine):
         gc.collect()
 
 
-def _unwrap(model: nn.Module, before: dict[str, Any]) -> None:
-    """Take off what `Accelerator.prepare` set on a model."""
-    for name in WRAPPED:
-        vars(model).pop(name, None)
-    vars(model).update(before)
+def _unwrap(model: nn.Module, marks: Iterable[str], forward: Any) -> None:
+    """Take off what `Accelerator.prepare` set on a model: marks, and a forward pass around its own."""
+    for name in marks:
+        delattr(model, name)
+    if forward is not None:
+        vars(model)["forward"] = forward
 
 
 class Sharded(Accelerated):
