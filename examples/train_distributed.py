@@ -2,10 +2,11 @@
 
 Usage:
     python examples/train_distributed.py
-    torchrun --nproc-per-node 2 examples/train_distributed.py --cpu
+    torchrun --nproc-per-node 2 examples/train_distributed.py
     accelerate launch --multi_gpu --num_processes 2 examples/train_distributed.py
 
-Every line but one is what a run in one process needs. The results of the three commands agree up to rounding.
+`fit` takes the same samples in the same order on any number of processes, so that the results agree up to rounding.
+`--cpu` leaves GPUs alone; several processes without GPUs need it.
 """
 
 from __future__ import annotations
