@@ -14,6 +14,8 @@ import pytest
 import torch
 import torch.distributed
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 import tensorfact as tf
 from tensorfact.files import read_header, read_tensors
@@ -53,6 +55,29 @@ def test_distributed_data_parallel_trains_every_factor(route: Any) -> None:
         gradients.append({name: p.grad for name, p in adapter.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys() == dict(adapter.named_parameters()).keys()
     assert all(difference(gradients[1][name], gradients[0][name]) < 1e-5 for name in gradients[0])
+
+
+@pytest.mark.usefixtures("process_group")
+@pytest.mark.parametrize("route", ["auto", "weight"])
+def test_sharding_gathers_the_factors_before_they_are_used(route: Any) -> None:
+    outputs: list[torch.Tensor] = []
+    gradients: list[dict[str, Any]] = []
+    for sharded in (False, True):
+        model: Any = tf.nano()
+        adapter = tf.adapt(model, tf.plan_for(model), tf.TensorTrain(2), seed=0, route=route)
+        draw(adapter)
+        if sharded:
+            mesh = init_device_mesh("cpu", (1,))
+            for part in (*model.blocks, model):
+                fully_shard(part, mesh=mesh)
+        for _ in range(2):
+            model.zero_grad()
+            output = model(X)
+            output.square().mean().backward()
+        outputs.append(output)
+        gradients.append({name: p.grad for name, p in adapter.named_parameters()})
+    assert difference(outputs[1], outputs[0]) < 1e-5
+    assert all(difference(gradients[1][name].full_tensor(), gradients[0][name]) < 1e-5 for name in gradients[0])
 
 
 def environment() -> dict[str, str]:
