@@ -1,11 +1,12 @@
 """What one process of several runs: some trainings of a small model, whose results go to a folder.
 
-Usage: distributed_run.py KIND OUT CASE..., with KIND one of alone, ddp, fsdp, fsdp-blocks.
+Usage: distributed_run.py KIND OUT CASE..., with KIND one of alone, ddp, fsdp, fsdp-blocks, fsdp-bf16.
 """
 
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,8 +36,9 @@ CASES: dict[str, dict[str, Any]] = {
     "stopped": {"epochs": 3},
     "norm": {"norm": True, "count": 24, "val": None},
     "rates": {"lr_factors": {"V": 3.0}},
+    "read": {"epochs": 1, "adapt": {"route": "weight", "subtract_start": True}},
 }
-"""Arguments of `fit`; `count` samples instead of 45; `norm`: a batch normalisation that stands still."""
+"""Arguments of `fit`; `count` samples instead of 45; `norm`: a frozen batch normalisation; arguments of `adapt`."""
 
 
 class Stop(Exception):  # noqa: N818
@@ -48,20 +50,20 @@ def data(count: int, seed: int) -> TensorDataset:
     return TensorDataset(x, (x.mean((1, 2, 3)) * 28 > 0).long())
 
 
-def adapted(*, norm: bool = False) -> tuple[nn.Module, tf.Adapter]:
+def adapted(*, norm: bool = False, seed: int = 0, **options: Any) -> tuple[nn.Module, tf.Adapter]:
     """Return a model whose every factor has a gradient from the first step on."""
     torch.manual_seed(0)
     model = tf.nano()
     if norm:
         model.fc_norm = nn.BatchNorm1d(96)
-    adapter = tf.adapt(model, tf.plan_for(model), tf.TensorTrain(2), seed=0)
+    adapter = tf.adapt(model, tf.plan_for(model), tf.TensorTrain(2), seed=seed, **options)
     draw(adapter)
     return model, adapter
 
 
 def trained(case: Mapping[str, Any], accelerator: Accelerator | None, **more: Any) -> tuple[nn.Module, tf.History]:
-    options = {"count": 45, "norm": False, "val": data(21, 1), **OPTIONS, **case, **more}
-    model, _ = adapted(norm=options.pop("norm"))
+    options = {"count": 45, "norm": False, "adapt": {}, "val": data(21, 1), **OPTIONS, **case, **more}
+    model, _ = adapted(norm=options.pop("norm"), **options.pop("adapt"))
     history = tf.fit(model, data(options.pop("count"), 0), options.pop("val"), accelerator=accelerator, **options)
     return model, history
 
@@ -80,28 +82,39 @@ def stopped(accelerator: Accelerator | None, path: Path) -> tuple[nn.Module, tf.
     raise AssertionError
 
 
+def differing(accelerator: Accelerator) -> None:
+    """Expect that processes with different models are told so."""
+    model, _ = adapted(seed=accelerator.process_index)
+    model.reset_classifier(2 + accelerator.process_index)  # type: ignore[operator]
+    try:
+        tf.fit(model, data(4, 0), None, accelerator=accelerator)
+    except TrainingError as error:
+        assert "different models" in str(error)  # noqa: PT017
+        return
+    raise AssertionError
+
+
 def make_accelerator(kind: str) -> Accelerator | None:
     if kind == "alone":
         return None
     from accelerate import Accelerator, FullyShardedDataParallelPlugin
     from accelerate.utils import DistributedType
 
-    accelerator = Accelerator(cpu=True)
+    precision = "bf16" if kind == "fsdp-bf16" else "no"
+    accelerator = Accelerator(cpu=True, mixed_precision=precision)
     if kind.startswith("fsdp"):
-        wrap: dict[str, Any] = {
-            "auto_wrap_policy": "transformer_based_wrap",
-            "transformer_cls_names_to_wrap": ["Block"],
-        }
+        blocks = {"auto_wrap_policy": "transformer_based_wrap", "transformer_cls_names_to_wrap": ["Block"]}
+        plugin = FullyShardedDataParallelPlugin(fsdp_version=2, **({} if kind == "fsdp" else blocks))
+        if precision != "no":
+            plugin.set_mixed_precision(precision)
         # accelerate shards on GPUs only; what it then does is the same on the CPU
-        accelerator.state.distributed_type = DistributedType.FSDP
-        accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(
-            fsdp_version=2, **(wrap if kind == "fsdp-blocks" else {})
-        )
+        accelerator.state.distributed_type, accelerator.state.fsdp_plugin = DistributedType.FSDP, plugin
     return accelerator
 
 
 def main(kind: str, out: Path, cases: list[str]) -> None:
     accelerator = make_accelerator(kind)
+    warnings.simplefilter("error")
     rank = 0 if accelerator is None else accelerator.process_index
     for case in cases:
         model, history = stopped(accelerator, out / "run") if case == "stopped" else trained(CASES[case], accelerator)
@@ -115,6 +128,7 @@ def main(kind: str, out: Path, cases: list[str]) -> None:
         epochs = [[epoch.train_loss, epoch.val_loss, epoch.val_accuracy] for epoch in history.epochs]
         write_tensors(out / f"{case}-{rank}", state, {"epochs": epochs, "merged": measured})
     if accelerator is not None:
+        differing(accelerator)
         torch.distributed.destroy_process_group()
 
 

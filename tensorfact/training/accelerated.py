@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import gc
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +19,6 @@ from .engine import Engine
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-WRAPPED = ("forward", "_original_forward", "_is_accelerate_prepared")
-"""What `Accelerator.prepare` sets on a model."""
 
 
 def engine_for(model: nn.Module, accelerator: Accelerator | None) -> Engine:
@@ -55,7 +53,12 @@ def _check(accelerator: Accelerator) -> None:
             got=f"{kind}, version 1" if kind == "FSDP" else kind,
             fix="fsdp_plugin=FullyShardedDataParallelPlugin(fsdp_version=2)",
         )
-    if accelerator.is_fsdp2 and accelerator.state.fsdp_plugin.cpu_ram_efficient_loading:
+    if not accelerator.is_fsdp2:
+        return
+    plugin = accelerator.state.fsdp_plugin
+    if plugin.activation_checkpointing:
+        raise TrainingError("fit: FSDP2 with activation_checkpointing", fix="pass checkpointing=True to fit instead")
+    if plugin.cpu_ram_efficient_loading:
         raise TrainingError(
             "fit: FSDP2 with cpu_ram_efficient_loading",
             cause="that sends the weights from one process; fit takes them from the model that every process has",
@@ -76,15 +79,19 @@ class Accelerated(Engine):
         self.accelerator: Any = accelerator
         self.processes, self.process = accelerator.num_processes, accelerator.process_index
         self.device = accelerator.device
-        self._before: dict[str, Any] = {}
-        self._known = (0, 0)
+        self._undo = contextlib.ExitStack()
 
     def prepare(self, optimizer: torch.optim.Optimizer) -> None:
         """Wrap the model; all processes must hold the same one."""
         self._compare()
-        self._before = {name: vars(self.module)[name] for name in WRAPPED if name in vars(self.module)}
-        self._known = len(self.accelerator._models), len(self.accelerator._optimizers)
-        self.run, self.step = self.accelerator.prepare(self.module, optimizer)
+        for known in (self.accelerator._models, self.accelerator._optimizers):
+            self._undo.callback(known.__delitem__, slice(len(known), None))
+        before = dict(vars(self.module))
+        try:
+            self.run, self.step = self.accelerator.prepare(self.module, optimizer)
+        finally:
+            marks = vars(self.module).keys() - before.keys()
+            self._undo.callback(_unwrap, self.module, marks, before.get("forward"))
 
     def _compare(self) -> None:
         """Refuse models that differ between the processes."""
@@ -133,12 +140,16 @@ class Accelerated(Engine):
     def close(self) -> None:
         """Unwrap the model and let go of it: DDP's hooks on the parameters would else go on waiting for others."""
         self.run = self.step = None
-        for name in WRAPPED:
-            vars(self.module).pop(name, None)
-        vars(self.module).update(self._before)
-        models, optimizers = self._known
-        del self.accelerator._models[models:], self.accelerator._optimizers[optimizers:]
+        self._undo.close()
         gc.collect()
+
+
+def _unwrap(model: nn.Module, marks: Iterable[str], forward: Any) -> None:
+    """Take off what `Accelerator.prepare` set on a model: marks, and a forward pass around its own."""
+    for name in marks:
+        delattr(model, name)
+    if forward is not None:
+        vars(model)["forward"] = forward
 
 
 class Sharded(Accelerated):

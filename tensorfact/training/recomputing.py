@@ -66,7 +66,11 @@ def _transformers(module: Any) -> Iterator[None]:
         yield
         return
     name = next(name for name in TRANSFORMERS if hasattr(module, name))
+    hooks = {m: set(m._forward_hooks) for m in module.modules()}
     getattr(module, name)(**{name.replace("enable", "kwargs"): {"use_reentrant": False}})
+    for m, before in hooks.items():  # which make embeddings require gradients, for reentrant checkpointing
+        for key in m._forward_hooks.keys() - before:
+            del m._forward_hooks[key]
     try:
         yield
     finally:

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +69,14 @@ class Run:
         seed = self.schedule.seed * 1_000_003 + index
         torch.manual_seed(seed)
         order = shuffled(len(train))  # type: ignore[arg-type]
+        own = seed + (self.engine.process << 32)
         if self.engine.process:  # the order is everyone's, dropout is not
-            torch.manual_seed(seed + (self.engine.process << 32))
+            torch.manual_seed(own)
         dealt = self._share(self.accumulation)
         steps = deal(order, self.schedule.batch_size, drop_last=self.schedule.drop_last, **dealt)
         self._train_mode()
-        losses = self._pass(train, steps, seed)
+        losses = self._pass(load(train, steps, self.workers, own), steps)
+        self.engine.agree(self._counting())
         val_loss = accuracy = None
         if val is not None and self.schedule.validates(index):
             accuracy, val_loss = self._validate(val)
@@ -85,17 +87,16 @@ class Run:
             self.best = {name: tensor.detach().clone() for name, tensor in self.state().items()}
         return epoch
 
-    def _pass(self, train: Samples, steps: list[Step], seed: int) -> list[Tensor]:
+    def _pass(self, loaded: Iterable[tuple[Tensor, Tensor]], steps: list[Step]) -> list[Tensor]:
         """Make the steps of one epoch; return their losses."""
         index, schedule, engine = len(self.history.epochs), self.schedule, self.engine
-        losses = []
-        loaded = iter(load(train, steps, self.workers, seed + engine.process))
+        losses, samples = [], iter(loaded)
         for number, parts in enumerate(steps):
             for group in self.optimizer.param_groups:
                 now = schedule.lr_factor((index + (number + 1) / len(steps)) / schedule.epochs)
                 group["lr"] = schedule.lr * group["multiple"] * now
             engine.step.zero_grad(set_to_none=True)
-            value = engine.total(self._gradients(parts, loaded))
+            value = engine.total(self._gradients(parts, samples))
             if not torch.isfinite(value):
                 raise _diverged(f"the loss of epoch {index}, step {number} is {value.item()}")
             engine.step.step()
@@ -117,7 +118,6 @@ class Run:
         """Return accuracy and loss over the shares of all processes."""
         engine = self.engine
         steps = deal(range(len(val)), BATCH * engine.processes, **self._share(1))  # type: ignore[arg-type]
-        engine.agree(self._counting())
         engine.run.eval()
         with engine.measuring(), torch.random.fork_rng(devices=[]):
             counted = (part.weight > 0 for step in steps for part in step)
