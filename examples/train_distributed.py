@@ -15,7 +15,7 @@ import argparse
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator  # type: ignore[import-untyped]
+from accelerate import Accelerator
 
 import tensorfact as tf
 

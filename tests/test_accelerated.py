@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator, FullyShardedDataParallelPlugin  # type: ignore[import-untyped]
-from accelerate.state import AcceleratorState, GradientState  # type: ignore[import-untyped]
-from accelerate.utils import DistributedType  # type: ignore[import-untyped]
+from accelerate import Accelerator, FullyShardedDataParallelPlugin
+from accelerate.state import AcceleratorState, GradientState
+from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
 import tensorfact as tf
@@ -92,7 +92,7 @@ def test_an_error_leaves_the_model_unwrapped(make: Any) -> None:
 
 
 def test_trackers_are_told(make: Any, tmp_path: Path) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     accelerator = make(log_with="tensorboard", project_dir=tmp_path)
     accelerator.init_trackers("run")
