@@ -30,6 +30,7 @@ examples: $(READY)
 	mkdir -p runs/examples
 	$(BIN)/python examples/finetune_bert.py --steps $(STEPS) --out runs/examples/airlines.safetensors
 	$(BIN)/python examples/finetune_convnet.py --steps $(STEPS)
+	$(BIN)/python examples/train_distributed.py --cpu --epochs 1
 	$(BIN)/python examples/extract_digits.py --quick --epochs 1 --out runs/examples/quick.png
 
 # a format in a package of its own: installed, its name found, its tests run, taken out again

@@ -165,7 +165,7 @@ def test_compare_trains_a_folder_of_images(run: Run, tmp_path: Path) -> None:
         (("compare", "--format", "tt:rnak=8"), "got rnak"),
         (("compare", "--format", "tt:rank=8;"), "NAME:option=value"),
         (("compare", "--scale", "nan"), "a finite number, got nan"),
-        (("compare", "--data", "no-such-folder"), "no-such-folder/train"),
+        (("compare", "--data", "no-such-folder"), "folder:PATH"),
         (("compare", "--lr", "-1"), "fit: lr"),
         (("compare", "--device", "abacus"), "abacus"),
         (("plan", "vit_bse_patch16_224"), "did you mean 'vit_base_patch16_224'?"),

@@ -11,14 +11,14 @@ import typer
 
 from ..adapt import load_adapter
 from ..architectures import plan_by_shape, plan_for
-from ..baselines import FullFineTuning, LinearProbe
 from ..checkpoint import HEAD, AdapterFile
 from ..compare import compare
 from ..contraction import calibrate, machine
-from ..data import digits, image_folder
+from ..data import image_folder, open_task
 from ..errors import PlanError, TrainingError
 from ..files import make_folder, write_tensors, write_text
 from ..formats import Format, format_label, parse_format
+from ..methods import method_of
 from ..models import load_model, model_shapes
 from ..owners import head_parameters
 from ..progress import progress_bars
@@ -28,6 +28,7 @@ from ..table import Table
 from .console import AdapterPath, Checkpoint, Formats, ModelName, Pretrained, app, device_of, show
 
 DEFAULT_FORMATS = ("tt:rank=8", "tucker:rank=8", "cp:rank=16", "matrix-batch:rank=4")
+DEFAULT_BASELINES = ("linear", "full")
 INCREMENT_FORMATS = tuple(
     f"{name}:rank={rank}"
     for name, ranks in (("tt", (2, 8, 32)), ("tucker", (2, 8, 32)), ("cp", (4, 16)), ("matrix-batch", (1, 4, 16)))
@@ -40,8 +41,11 @@ def compare_command(
     model: Annotated[str, typer.Option(help="'nano' (bundled) or any timm model name.")] = "nano",
     pretrained: Pretrained = False,
     checkpoint: Checkpoint = None,
-    data: Annotated[str, typer.Option(help="'digits', or a folder of images in train/val/test.")] = "digits",
+    data: Annotated[str, typer.Option(help="A task, such as digits, or a folder with train, val, test.")] = "digits",
     format: Formats = None,
+    baseline: Annotated[
+        list[str] | None, typer.Option(help="linear, full, bitfit, adapter:hidden=8, ..., repeatable.")
+    ] = None,
     scale: Annotated[float, typer.Option(help="What multiplies the increments.")] = 10.0,
     seeds: Annotated[int, typer.Option(min=1, help="Training runs a method.")] = 2,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training split.")] = 10,
@@ -66,7 +70,8 @@ def compare_command(
     make_folder(out)
     loaded = load_model(model, pretrained=pretrained, checkpoint=checkpoint).to(device_of(device))
     with progress_bars() as progress:
-        splits = digits(loaded) if data == "digits" else image_folder(data, loaded, progress=progress)
+        folder = Path(data).is_dir()
+        splits = (image_folder if folder else open_task)(data, loaded, progress=progress)
         result = compare(
             loaded,
             splits,
@@ -76,7 +81,7 @@ def compare_command(
             epochs=epochs,
             batch_size=batch_size,
             lr=lr,
-            baselines=(LinearProbe(), FullFineTuning()),
+            baselines=tuple(map(method_of, baseline or DEFAULT_BASELINES)),
             progress=progress,
         )
     files = write_report(result, out)

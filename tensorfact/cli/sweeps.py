@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -55,6 +56,11 @@ def sweep_command(
     seeds: Annotated[int | None, typer.Option(min=1, help="Final runs of a row on a task.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training samples.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Samples a step.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    precision: Annotated[str | None, typer.Option(help="'bf16' computes products in it.")] = None,
+    imagenet_statistics: Annotated[
+        bool | None, typer.Option(help="Normalise as the released code does, by ImageNet's statistics.")
+    ] = None,
     trials: Annotated[int, typer.Option(min=0, help="Choose by so many trials of Optuna; 0 tries everything.")] = 0,
     engine: Annotated[str, typer.Option(help="'in-process', 'pool' or 'ray'.")] = "in-process",
     processes: Annotated[int, typer.Option(min=1, help="Processes of the pool.")] = 2,
@@ -63,6 +69,7 @@ def sweep_command(
     device: Device = "",
     loaders: Loaders = 0,
     check: Annotated[bool, typer.Option(help="Open every image before anything trains.")] = True,
+    tracker: Annotated[str | None, typer.Option(help="A tracker that accelerate knows: tensorboard, ...")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List rows, sizes and numbers of runs; do nothing.")
     ] = False,
@@ -76,7 +83,9 @@ def sweep_command(
     )
     changes: dict[str, Any] = {} if pretrained is None else {"pretrained": pretrained}
     changes |= {} if checkpoint is None else {"checkpoint": str(checkpoint)}
-    found = trained_for(on_models(found, model or (), **changes), epochs=epochs, batch_size=batch_size, seeds=seeds)
+    settings = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "precision": precision}
+    settings |= {"imagenet_statistics": imagenet_statistics}
+    found = trained_for(on_models(found, model or (), **changes), seeds=seeds, **settings)
     if specs:
         for spec in known_specs(found):
             typer.echo(spec.to_json())
@@ -95,6 +104,7 @@ def sweep_command(
             device=str(device_of(device)),
             engine=made,
             workers=loaders,
+            tracker=tracker,
             check=check,
             trials=trials,
             progress=progress,
@@ -121,10 +131,10 @@ def run_command(
         raise SweepError(
             f"{spec} cannot be read", got=str(error), fix="tensorfact sweep --specs | head -1 > FILE"
         ) from error
-    runner = Runner(out, data_root, str(device_of(device)), loaders, keep)
+    runner = Runner(out, data_root, str(device_of(device)), loaders, keep, tracker)
     with progress_bars() as progress:
-        run = runner.launched(found, tracker=tracker, progress=progress)
-    if run is not None:
+        run = runner.run(found, progress=progress)
+    if os.environ.get("RANK", "0") == "0":  # of a launcher's processes, the first
         shown = ("parameters", "val_accuracy", "test_accuracy", "failure")
         typer.echo(json.dumps({"run": found.id, **{name: getattr(run.outcome, name) for name in shown}}))
 

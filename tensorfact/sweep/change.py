@@ -78,24 +78,22 @@ def on_models(sweep: Sweep, models: Iterable[str], **changes: object) -> Sweep:
     return dataclasses.replace(sweep, parts=tuple(parts))
 
 
-def trained_for(
-    sweep: Sweep, *, epochs: int | None = None, batch_size: int | None = None, seeds: int | None = None
-) -> Sweep:
-    """Return a sweep of shorter or longer runs, and of more or fewer seeds.
+def trained_for(sweep: Sweep, *, seeds: int | None = None, **settings: Any) -> Sweep:
+    """Return a sweep that trains otherwise, or with more or fewer seeds.
 
     Args:
         sweep: The sweep.
-        epochs: Passes over the training samples, a tenth of them to warm up; as they are by default.
-        batch_size: Samples a step; as they are by default.
         seeds: How many final runs there are of a row and task; as many as there are by default.
+        settings: Fields of `Settings` to change, None for as it is. With other `epochs`, a tenth of them warm up.
     """
-    changes: dict[str, Any] = {} if epochs is None else {"epochs": epochs, "warmup_epochs": epochs / 10}
-    changes |= {} if batch_size is None else {"batch_size": batch_size}
+    changes = {name: value for name, value in settings.items() if value is not None}
+    if "epochs" in changes:
+        changes = {"warmup_epochs": changes["epochs"] / 10, **changes}
     sweep = dataclasses.replace(sweep, settings=dataclasses.replace(sweep.settings, **changes))
-    if seeds is not None:
-        parts = tuple(dataclasses.replace(part, seeds=part.seeds[:seeds]) for part in sweep.parts)
-        sweep = dataclasses.replace(sweep, parts=parts, seeds=tuple(range(seeds)))
-    return sweep
+    if seeds is None:
+        return sweep
+    parts = tuple(dataclasses.replace(part, seeds=part.seeds[:seeds]) for part in sweep.parts)
+    return dataclasses.replace(sweep, parts=parts, seeds=tuple(range(seeds)))
 
 
 def known(what: str, name: str, options: Mapping[str, T]) -> T:

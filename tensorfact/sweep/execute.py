@@ -40,6 +40,7 @@ class Runner:
         device: What to train on.
         workers: Processes that load data.
         keep: Leave what was trained beside the result, as `trained.safetensors`.
+        tracker: A tracker that accelerate knows; it writes into the runs' folders.
     """
 
     folder: Path
@@ -47,19 +48,17 @@ class Runner:
     device: str = "cpu"
     workers: int = 0
     keep: bool = False
+    tracker: str | None = None
 
     def __call__(self, spec: RunSpec) -> None:
         """Do a run, as an engine does it."""
         self.run(spec)
 
-    def run(
-        self, spec: RunSpec, *, accelerator: Any = None, on_epoch: OnEpoch | None = None, progress: Progress = silent
-    ) -> Run:
-        """Do a run; one that was interrupted goes on where it was.
+    def run(self, spec: RunSpec, *, on_epoch: OnEpoch | None = None, progress: Progress = silent) -> Run:
+        """Do a run; one that was interrupted goes on where it was. Processes of a launcher do it together.
 
         Args:
             spec: What to run.
-            accelerator: An `accelerate.Accelerator`, for several processes, trackers, or other settings.
             on_epoch: Called after every epoch; what it raises ends the run, which is then not done.
             progress: Called after every epoch.
 
@@ -71,35 +70,15 @@ class Runner:
         if done is not None:
             return done
         folder = store.begin(spec)
+        precision = spec.settings.precision
+        accelerator = accelerator_for(self.device, precision=precision, tracker=self.tracker, folder=folder)
         with _threads(spec.settings.threads):
-            accelerator = accelerator or accelerator_for(self.device, precision=spec.settings.precision)
             run = self._run(spec, folder, accelerator, on_epoch, progress)
         if accelerator is None or accelerator.is_main_process:
             store.finish(run)
+        if accelerator is not None:
+            accelerator.end_training()
         return run
-
-    def launched(self, spec: RunSpec, *, tracker: str | None = None, progress: Progress = silent) -> Run | None:
-        """Do a run with the other processes that a launcher started, if it did.
-
-        Args:
-            spec: What to run.
-            tracker: A tracker that accelerate knows; it writes into the run's folder.
-            progress: Called after every epoch, in the main process.
-
-        Returns:
-            The run; None in a process that is not the main one.
-
-        Raises:
-            TensorfactError: As `run`.
-        """
-        folder = Store(self.folder).of(spec)
-        precision = spec.settings.precision
-        accelerator = accelerator_for(self.device, precision=precision, tracker=tracker, folder=folder)
-        run = self.run(spec, accelerator=accelerator, progress=progress)
-        if accelerator is None:
-            return run
-        accelerator.end_training()
-        return run if accelerator.is_main_process else None
 
     def _run(self, spec: RunSpec, folder: Path, accelerator: Any, on_epoch: OnEpoch | None, progress: Progress) -> Run:
         settings = spec.settings
@@ -137,7 +116,7 @@ class Runner:
         accuracy = None if test is None else evaluate(model, test)[0]
         outcome = Outcome(
             trained.num_parameters,
-            self._size(trained, folder),
+            self._size(trained, folder) if accelerator is None or accelerator.is_main_process else 0,
             history.val_accuracy,
             accuracy,
             history.best_epoch,
@@ -157,24 +136,20 @@ class Runner:
         return size
 
 
-def open_run(
-    spec: RunSpec, root: Path | None, *, check: bool = False, progress: Progress = silent
-) -> tuple[Any, Splits]:
+def open_run(spec: RunSpec, root: Path | None) -> tuple[nn.Module, Splits]:
     """Return a run's model, with a new head, and its data.
 
     Args:
         spec: The run.
         root: Where the data is.
-        check: Open every image.
-        progress: Called as images are opened.
 
     Raises:
-        DataError: There is no such model or task, or the data is damaged.
+        DataError: There is no such model or task.
     """
     options = {"drop_path_rate": spec.settings.drop_path} if spec.settings.drop_path else {}
     model = load_model(spec.model, pretrained=spec.pretrained, checkpoint=spec.checkpoint, **options)
     statistics = spec.settings.imagenet_statistics
-    splits = open_task(spec.task, model, root=root, imagenet_statistics=statistics, check=check, progress=progress)
+    splits = open_task(spec.task, model, root=root, imagenet_statistics=statistics, check=False)
     return with_head(model, splits.classes, spec.seed), splits
 
 

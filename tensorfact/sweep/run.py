@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Container, Iterable
 from pathlib import Path
 
-from ..models import model_shapes
+from ..data import open_task
+from ..models import load_model, model_shapes
 from ..progress import Progress, silent
 from .cells import Candidates, collect, grid
 from .definition import Sweep
 from .engines import Engine, in_process
-from .execute import Runner, open_run
+from .execute import Runner
 from .results import Results, Run
 from .search import searched
 from .sizes import known_specs, parameters
@@ -27,6 +28,7 @@ def run_sweep(
     engine: Engine | None = None,
     workers: int = 0,
     keep: bool = False,
+    tracker: str | None = None,
     check: bool = True,
     trials: int = 0,
     progress: Progress = silent,
@@ -43,6 +45,7 @@ def run_sweep(
         engine: What executes the runs; this process by default.
         workers: Processes that load data for a run.
         keep: Leave what every run trained in its folder.
+        tracker: A tracker that accelerate knows; it writes into the runs' folders.
         check: Open every image of every task before anything trains.
         trials: Choose by so many trials of Optuna instead of by trying everything; 0 for everything.
         progress: Called after every run.
@@ -55,7 +58,7 @@ def run_sweep(
             or the folder is in use, or cannot be written.
     """
     store = Store(Path(folder))
-    runner = Runner(store.folder, root if root is None else Path(root), device, workers, keep)
+    runner = Runner(store.folder, root if root is None else Path(root), device, workers, keep, tracker)
     with store.locked():
         check_sweep(sweep, runner.root, images=check, progress=progress)
         store.write_sweep(sweep)
@@ -102,14 +105,15 @@ def check_sweep(sweep: Sweep, root: Path | None, *, images: bool = True, progres
     Raises:
         TensorfactError: Something is not what it should be.
     """
-    candidates, opened = grid(sweep), set()
+    opened: set[str] = set()
     for part in sweep.parts:
         model = model_shapes(part.model)
         for row in part.rows:
             parameters(sweep, part, row, model)
+        loaded = load_model(part.model, pretrained=part.pretrained, checkpoint=part.checkpoint)
         for task in part.tasks:
-            spec = candidates(part, part.rows[0], task)[0]
-            open_run(spec, root, check=images and task not in opened, progress=progress)
+            statistics, check = sweep.settings.imagenet_statistics, images and task not in opened
+            open_task(task, loaded, root=root, imagenet_statistics=statistics, check=check, progress=progress)
             opened.add(task)
 
 
