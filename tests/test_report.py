@@ -16,11 +16,22 @@ from hypothesis import strategies as st
 from tensorfact.data import VTAB
 from tensorfact.errors import CheckpointError
 from tensorfact.report import page, summarize, write_sweep_report
-from tensorfact.report.names import task_group
 from tensorfact.report.page import page_data
-from tensorfact.report.summary import RELEASED, RowSummary, Summary, group_means, overall_mean
+from tensorfact.report.summary import RELEASED, RowSummary, Summary
 from tensorfact.report.tables import CSV_COLUMNS, latex, markdown, table_csv
-from tensorfact.sweep import Cell, Outcome, Part, Results, Row, Run, RunSpec, Sweep
+from tensorfact.sweep import (
+    Cell,
+    Outcome,
+    Part,
+    Results,
+    Row,
+    Run,
+    RunSpec,
+    Sweep,
+    group_means,
+    overall_mean,
+    task_group,
+)
 
 from .results import HOSTILE, RANKS, example, results, sweep
 

@@ -2,24 +2,10 @@
 
 from __future__ import annotations
 
-from ..data import task_info
 from ..errors import FormatError
 from ..formats import get_format
 from ..recipes import RECIPES
 from ..words import read_options
-
-
-def task_group(task: str) -> str:
-    """Return the group whose mean a task enters.
-
-    Args:
-        task: Its name, such as `vtab:cifar`.
-
-    Examples:
-        >>> task_group("vtab:cifar"), task_group("few-shot:food-101:1:0"), task_group("digits")
-        ('natural', 'few-shot', 'other')
-    """
-    return task_info(task).group or "other"
 
 
 def task_label(task: str) -> str:

@@ -11,8 +11,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..sweep import Run
-from .names import task_group, task_label
+from ..sweep import Run, task_group
+from .names import task_label
 from .summary import CellSummary, Mean, PartSummary, RowSummary, Summary
 from .tables import Column, columns_of
 

@@ -7,44 +7,13 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
-from ..sweep import Cell, Part, Results, Row, Run, Sweep
-from .names import kind_of, rank_of, task_group
+from ..sweep import Cell, Part, Results, Row, Run, Sweep, overall_mean, task_group
+from .names import kind_of, rank_of
 
 RELEASED = "selected on the test split, as in the released code"
 """What everything says that shows a sweep with `released`."""
 
 State = Literal["done", "failed", "unfinished"]
-
-
-def group_means(values: Mapping[str, float]) -> dict[str, float]:
-    """Return the mean of each group of tasks.
-
-    Args:
-        values: A number a task.
-
-    Examples:
-        >>> group_means({"vtab:cifar": 0.5, "vtab:svhn": 0.7, "vtab:dmlab": 0.4})
-        {'natural': 0.6, 'structured': 0.4}
-    """
-    groups: dict[str, list[float]] = {}
-    for task, value in values.items():
-        groups.setdefault(task_group(task), []).append(value)
-    return {group: statistics.fmean(each) for group, each in groups.items()}
-
-
-def overall_mean(values: Mapping[str, float]) -> float:
-    """Return the mean of the groups' means, as VTAB takes it.
-
-    Args:
-        values: A number a task, at least one.
-
-    Examples:
-        >>> overall_mean({"vtab:cifar": 0.5, "vtab:svhn": 0.7, "vtab:dmlab": 0.4})
-        0.5
-
-    Source: X. Zhai et al., A Large-scale Study of Representation Learning with the Visual Task Adaptation Benchmark.
-    """
-    return statistics.fmean(group_means(values).values())
 
 
 @dataclasses.dataclass(frozen=True)

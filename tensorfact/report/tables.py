@@ -8,9 +8,9 @@ import io
 import itertools
 from collections.abc import Callable, Iterable
 
-from ..sweep import Row
+from ..sweep import Row, task_group
 from ..table import Table
-from .names import task_group, task_label
+from .names import task_label
 from .summary import Mean, PartSummary, RowSummary, Summary
 
 UNFINISHED, FAILED = "–", "failed"  # noqa: RUF001  the dash of a table

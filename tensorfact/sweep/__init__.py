@@ -4,6 +4,7 @@ from .change import known, narrowed, on_models, trained_for
 from .definition import Part, Row, Sweep
 from .engines import ENGINES, Engine, in_process, pool, ray_cluster
 from .execute import Runner
+from .means import group_means, overall_mean, task_group
 from .presets import PRESETS, PROTOCOLS, preset
 from .results import Cell, Measured, Outcome, Results, Run
 from .run import read_results, run_sweep
@@ -26,11 +27,13 @@ __all__ = [
     "Runner",
     "Settings",
     "Sweep",
+    "group_means",
     "in_process",
     "known",
     "known_specs",
     "narrowed",
     "on_models",
+    "overall_mean",
     "parameters",
     "pool",
     "preset",
@@ -38,5 +41,6 @@ __all__ = [
     "read_results",
     "run_sweep",
     "sizes",
+    "task_group",
     "trained_for",
 ]

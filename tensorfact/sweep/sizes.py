@@ -8,12 +8,12 @@ from collections.abc import Iterable, Mapping
 
 from torch import nn
 
-from ..data import task_info
 from ..methods import num_parameters
 from ..models import model_shapes
 from ..table import Table
 from .cells import collect, grid
 from .definition import Part, Row, Sweep
+from .means import group_means, overall_mean
 from .spec import RunSpec
 
 
@@ -58,10 +58,7 @@ def printed_size(counts: Mapping[str, float]) -> str:
         >>> printed_size({"vtab:cifar": 1_680.0, "vtab:svhn": 3_648.0, "vtab:eurosat": 8_000.0})
         '0.005'
     """
-    groups: dict[str, list[float]] = {}
-    for task, count in counts.items():
-        groups.setdefault(task_info(task).group, []).append(count)
-    return f"{statistics.fmean(round(statistics.fmean(each) / 1e6, 3) for each in groups.values()):.3f}"
+    return f"{statistics.fmean(round(mean / 1e6, 3) for mean in group_means(counts).values()):.3f}"
 
 
 def sizes(sweep: Sweep, part: Part) -> Table:
@@ -88,14 +85,10 @@ def sizes(sweep: Sweep, part: Part) -> Table:
         named = methods[0] if len(methods) == 1 else f"{methods[0]} … {methods[-1]}"
         scales = ", ".join(f"{scale:g}" for scale in row.scales if scale is not None)
         ends = [{task: float(end(each)) for task, each in counts.items()} for end in (min, max)]
-        mean, printed = _span(map("{:,.0f}".format, map(_mean, ends))), _span(map(printed_size, ends))
+        mean, printed = _span(f"{overall_mean(end):,.0f}" for end in ends), _span(map(printed_size, ends))
         rows.append((row.label, named, scales, mean, printed, published, f"{len(choosing):,}", f"{reported:,}"))
     headers = ("row", "methods", "scales", "parameters", "M", "published, M", "runs to choose", "runs to report")
     return Table(headers, tuple(rows))
-
-
-def _mean(counts: Mapping[str, float]) -> float:
-    return statistics.fmean(counts.values())
 
 
 def _span(ends: Iterable[str]) -> str:

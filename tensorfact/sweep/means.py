@@ -1,0 +1,52 @@
+"""Means over tasks as the field takes them: of the means of the tasks' groups."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+
+from ..data import task_info
+
+
+def task_group(task: str) -> str:
+    """Return the group whose mean a task enters.
+
+    Args:
+        task: Its name, such as `vtab:cifar`.
+
+    Examples:
+        >>> task_group("vtab:cifar"), task_group("few-shot:food-101:1:0"), task_group("digits")
+        ('natural', 'few-shot', 'other')
+    """
+    return task_info(task).group or "other"
+
+
+def group_means(values: Mapping[str, float]) -> dict[str, float]:
+    """Return the mean of each group of tasks.
+
+    Args:
+        values: A number a task.
+
+    Examples:
+        >>> group_means({"vtab:cifar": 0.5, "vtab:svhn": 0.7, "vtab:dmlab": 0.4})
+        {'natural': 0.6, 'structured': 0.4}
+    """
+    groups: dict[str, list[float]] = {}
+    for task, value in values.items():
+        groups.setdefault(task_group(task), []).append(value)
+    return {group: statistics.fmean(each) for group, each in groups.items()}
+
+
+def overall_mean(values: Mapping[str, float]) -> float:
+    """Return the mean of the groups' means, as VTAB takes it.
+
+    Args:
+        values: A number a task, at least one.
+
+    Examples:
+        >>> overall_mean({"vtab:cifar": 0.5, "vtab:svhn": 0.7, "vtab:dmlab": 0.4})
+        0.5
+
+    Source: X. Zhai et al., A Large-scale Study of Representation Learning with the Visual Task Adaptation Benchmark.
+    """
+    return statistics.fmean(group_means(values).values())
