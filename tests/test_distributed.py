@@ -111,6 +111,7 @@ def check(folder: Path, cases: Sequence[str], tolerance: float = 1e-5) -> None:
             assert header["merged"] == pytest.approx(merged, rel=tolerance)
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
     """A batch of three parts for two processes, and an incomplete last one."""
     with socket.socket() as free:

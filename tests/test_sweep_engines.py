@@ -66,6 +66,7 @@ def test_engines_have_names_and_need_workers() -> None:
         pool(0)
 
 
+@pytest.mark.slow
 def test_optuna_searches_prunes_and_goes_on(root: Path, tmp_path: Path) -> None:
     import optuna
 
@@ -84,6 +85,7 @@ def test_optuna_searches_prunes_and_goes_on(root: Path, tmp_path: Path) -> None:
     assert part.to_json() == found.to_json()
 
 
+@pytest.mark.slow
 def test_the_pruner_stops_what_lags_behind(root: Path, tmp_path: Path) -> None:
     row = Row("TT", ("tt:rank=2", "tt:rank=1"), (0.001, 100.0))
     part = dataclasses.replace(SWEEP.parts[0], rows=(row,))
