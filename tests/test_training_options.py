@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
 import tensorfact as tf
-from tensorfact.errors import TrainingError
+from tensorfact.errors import CheckpointError, DivergedError, TrainingError
 from tensorfact.training import Epoch
 
 from .helpers import difference, draw, refused, snapshot, state_bits, untouched
@@ -225,3 +227,51 @@ def test_an_option_out_of_range_is_refused(name: str, value: Any) -> None:
     model = network()
     with untouched(model), refused(TrainingError, name, repr(value), fix=False):
         run(model, **{name: value})
+
+
+def test_a_checkpoint_of_another_scale_or_other_samples_is_refused(tmp_path: Path) -> None:
+    def model(scale: float) -> nn.Module:
+        made = tf.nano()
+        tf.adapt(made, tf.plan_for(made), tf.TensorTrain(1), scale=scale, seed=0)
+        return made
+
+    x, path = torch.randn(6, 1, 28, 28), tmp_path / "run"
+    data, fewer = TensorDataset(x, torch.arange(6)), TensorDataset(x[:4], torch.arange(4))
+    tf.fit(model(1.0), data, fewer, epochs=1, checkpoint=path)
+    for scale, train, val in ((2.0, data, fewer), (1.0, fewer, fewer), (1.0, data, None)):
+        with refused(CheckpointError, "another run"):
+            tf.fit(model(scale), train, val, epochs=1, checkpoint=path)
+    with refused(CheckpointError, "no folder"):
+        tf.fit(model(1.0), data, None, epochs=1, checkpoint=tmp_path / "none" / "run")
+
+
+def test_what_is_no_longer_finite_after_the_last_step_is_said() -> None:
+    class Broken(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+            return torch.full_like(gradients[0], math.nan)
+
+    class Model(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return cast("torch.Tensor", Broken.apply(super().forward(x)))
+
+    data = TensorDataset(torch.randn(4, 3), torch.arange(4) % 2)
+    with refused(DivergedError, "no longer finite"):
+        tf.fit(Model(3, 2), data, None, epochs=1, batch_size=4)
+    with refused(TrainingError, "fp16"):
+        tf.fit(nn.Linear(3, 2).half(), data, None, epochs=1)
+
+
+def test_labels_are_class_indices() -> None:
+    data = TensorDataset(torch.randn(4, 3), nn.functional.one_hot(torch.arange(4) % 2))
+    with refused(TrainingError, "(batch,)"):
+        tf.evaluate(nn.Linear(3, 2), data, loss=lambda logits, labels: logits.mean())
+
+
+def test_a_tracker_that_is_not_there_is_said_to_be() -> None:
+    with refused(TrainingError, "wandb"):
+        tf.training.accelerator_for("cpu", tracker="wandb")

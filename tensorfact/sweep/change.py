@@ -40,14 +40,13 @@ def narrowed(
     wanted = {row.label for row in _chosen("row", rows, labels)}
 
     def rows_of(part: Part) -> tuple[Row, ...]:
+        own = tuple(dict.fromkeys(map(float, scales)))
         if methods:
-            return tuple(
-                Row(text, (text,), tuple(scales) if scales and takes_scale(text) else (None,)) for text in methods
-            )
-        found = (row for row in part.rows if row.label in wanted)
-        return tuple(
-            dataclasses.replace(r, scales=tuple(scales)) if scales and r.scales != (None,) else r for r in found
-        )
+            return tuple(Row(text, (text,), own if own and takes_scale(text) else (None,)) for text in methods)
+        found = [row for row in part.rows if row.label in wanted]
+        if tasks:  # what was published is of others
+            found = [dataclasses.replace(row, accuracy=None) for row in found]
+        return tuple(dataclasses.replace(row, scales=own) if own and row.scales != (None,) else row for row in found)
 
     changed = (dataclasses.replace(p, rows=rows_of(p), tasks=tuple(tasks) or p.tasks) for p in kept)
     return dataclasses.replace(sweep, parts=tuple(part for part in changed if part.rows))
@@ -64,18 +63,28 @@ def on_models(sweep: Sweep, models: Iterable[str], **changes: object) -> Sweep:
     Raises:
         SweepError: There is no such part.
     """
+    every: dict[str, str] = {}
     by_part: dict[str, str] = {}
     names = [part.name for part in sweep.parts]
     for text in models:
         name, equals, model = text.partition("=")
         if not equals or "(" in name:  # the equals sign of an option
-            by_part |= dict.fromkeys(names, text)
+            every = dict.fromkeys(names, text)
         elif name in names:
             by_part[name] = model
         else:
             raise SweepError(f"model {text!r}", expected=f"NAME, or PART=NAME with a part of {names}", got=name)
-    parts = (dataclasses.replace(p, model=by_part.get(p.name, p.model), **changes) for p in sweep.parts)  # type: ignore[arg-type]
-    return dataclasses.replace(sweep, parts=tuple(parts))
+    chosen = every | by_part
+
+    def changed(part: Part) -> Part:
+        part = dataclasses.replace(part, **changes)  # type: ignore[arg-type]
+        model = chosen.get(part.name, part.model)
+        if model == part.model:
+            return part
+        rows = tuple(dataclasses.replace(row, parameters=None, accuracy=None) for row in part.rows)
+        return dataclasses.replace(part, model=model, title=f"{part.name} on {model}", rows=rows)
+
+    return dataclasses.replace(sweep, parts=tuple(map(changed, sweep.parts)))
 
 
 def trained_for(sweep: Sweep, *, seeds: int | None = None, **settings: Any) -> Sweep:

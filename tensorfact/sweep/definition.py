@@ -103,14 +103,15 @@ class Sweep:
     released: bool = False
 
     def __post_init__(self) -> None:
-        names = [part.name for part in self.parts]
-        labels = [[row.label for row in part.rows] for part in self.parts]
-        if not self.seeds or not self.parts or any(len(set(each)) < len(each) for each in (names, *labels)):
-            raise SweepError(
-                f"the sweep {self.name!r}",
-                expected="at least one seed, one part, and names that differ",
-                got=f"seeds {list(self.seeds)}, parts {names}, rows {labels}",
-            )
+        lists: dict[str, list[Any]] = {"seeds": list(self.seeds), "parts": [part.name for part in self.parts]}
+        for part in self.parts:
+            lists[f"rows of {part.name}"] = [row.label for row in part.rows]
+            lists[f"tasks of {part.name}"] = list(part.tasks)
+        for name, found in lists.items():
+            if not found or len(set(found)) < len(found):
+                raise SweepError(
+                    f"the {name}", expected="at least one, and none twice", got=repr(found), fix="leave the second out"
+                )
 
     @property
     def protocol(self) -> str:

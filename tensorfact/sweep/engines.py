@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from ..errors import SweepError
@@ -45,14 +46,23 @@ def pool(workers: int, gpus: int = 0) -> Engine:
         numbers: Any = context.Queue()
         for number in range(workers):
             numbers.put(number)
-        with ProcessPoolExecutor(workers, context, _start_worker, (numbers, gpus)) as executor:
-            futures = {executor.submit(job, spec): spec for spec in specs}
-            try:
-                for future in as_completed(futures):
-                    future.result()
-                    yield futures[future]
-            finally:
-                executor.shutdown(wait=False, cancel_futures=True)
+        others = set(multiprocessing.active_children())
+        executor = ProcessPoolExecutor(workers, context, _start_worker, (numbers, gpus))
+        futures = {executor.submit(job, spec): spec for spec in specs}
+        try:
+            for future in as_completed(futures):
+                future.result()
+                yield futures[future]
+        except BrokenProcessPool as error:
+            raise SweepError(
+                "a process of the pool was killed",
+                cause="there is not enough memory",
+                fix="fewer processes; the same command goes on where it was",
+            ) from error
+        finally:
+            executor.shutdown(wait=False, cancel_futures=True)
+            for process in {*multiprocessing.active_children()} - others:  # what is under way goes on another time
+                process.terminate()
 
     return engine
 
@@ -97,7 +107,10 @@ def ray_cluster(address: str | None = None, *, cpus: float = 1, gpus: float = 0)
             while waiting:
                 done, _ = ray.wait(list(waiting))
                 for reference in done:
-                    ray.get(reference)
+                    try:
+                        ray.get(reference)
+                    except ray.exceptions.RayTaskError as error:  # hundreds of lines; what went wrong is its cause
+                        raise error.cause from None
                     yield waiting.pop(reference)
         finally:
             if own:

@@ -76,7 +76,7 @@ def small() -> Sweep:
         Row("LoKr", ("lokr:rank=8",), scales),
     )
     settings = Settings(epochs=10, warmup_epochs=1, lr=3e-3)
-    return Sweep("small", (Part("nano", "the bundled ViT", "nano", tasks, rows),), settings=settings)
+    return Sweep("small", (Part("tasks", "the bundled ViT", "nano", tasks, rows),), settings=settings)
 
 
 PRESETS: dict[str, Callable[[], Sweep]] = {"paper": paper, "small": small}

@@ -6,6 +6,7 @@ from collections.abc import Container, Iterable
 from pathlib import Path
 
 from ..data import open_task
+from ..errors import SweepError
 from ..models import load_model, model_shapes
 from ..progress import Progress, silent
 from .cells import Candidates, collect, grid
@@ -137,6 +138,8 @@ def _finish(
             run = store.read(spec)
             assert run is not None
             known[spec.id] = run
+        if any(spec.id not in known for spec in waiting):
+            raise SweepError("the engine left runs undone", fix="yield every spec, once it is done")
 
 
 def _known(store: Store, known: Container[str], specs: Iterable[RunSpec]) -> dict[str, Run]:

@@ -75,7 +75,7 @@ class _Search:
 
         self.runner, self.first, self.name = runner, among[0], name
         self.methods = list(dict.fromkeys(spec.method for spec in among))
-        self.scales = sorted({spec.scale for spec in among if spec.scale is not None})
+        self.scales = sorted({spec.scale for spec in among if spec.scale is not None})  # above 0, or they were no specs
         self.storage = JournalStorage(JournalFileBackend(str(runner.folder / JOURNAL)))
 
     def tried(self, trials: int, progress: Progress) -> list[RunSpec]:

@@ -51,6 +51,19 @@ class Settings:
     precision: str = "no"
     threads: int = 1
 
+    def __post_init__(self) -> None:
+        # the same number written as an int and as a float is one setting, and makes one id
+        for name, kind in {"lr": float, "weight_decay": float, "warmup_epochs": float, "dropout": float}.items():
+            _coerce(self, name, kind)
+        _coerce(self, "drop_path", float)
+        for name in ("epochs", "batch_size", "validate_every", "threads"):
+            _coerce(self, name, int)
+        for name in ("drop_last", "imagenet_statistics"):
+            _coerce(self, name, bool)
+        known = ("no", "bf16", "fp16")
+        if self.precision not in known:
+            raise SweepError("precision", expected=f"one of {', '.join(known)}", got=repr(self.precision), fix="no")
+
 
 @dataclasses.dataclass(frozen=True)
 class RunSpec:
@@ -86,6 +99,13 @@ class RunSpec:
     checkpoint: str | None = None
 
     def __post_init__(self) -> None:
+        if self.scale is not None:
+            _coerce(self, "scale", float, positive=True)
+        _coerce(self, "seed", int)
+        _coerce(self, "pretrained", bool)
+        texts = (self.model, self.task, self.method, self.checkpoint or "")
+        if not all(isinstance(text, str) for text in texts) or not isinstance(self.settings, Settings):
+            raise SweepError("a run", expected="names as text, and Settings", got=repr(self), fix="see RunSpec")
         if self.stage not in STAGES:
             raise SweepError("stage", expected=f"one of {', '.join(STAGES)}", got=repr(self.stage), fix="select")
 
@@ -137,8 +157,20 @@ def parse_json(text: str, what: str) -> Any:
     """
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SweepError(f"{what} is no JSON", got=str(error), fix="write it again, or remove it") from error
+
+
+def _coerce(of: object, name: str, kind: type, *, positive: bool = False) -> None:
+    """Give a field its type, or say that it is no such number."""
+    value = getattr(of, name)
+    numbers = (int, float) if kind is float else (kind,)
+    right = isinstance(value, numbers) and (kind is bool or not isinstance(value, bool))
+    lowest = 0 if kind is not int or name == "seed" else 1
+    if not right or not lowest <= value < 2**53 or (positive and not value):
+        what = "True or False" if kind is bool else f"a finite {kind.__name__} {'>' if positive else '>='} {lowest}"
+        raise SweepError(name, expected=what, got=repr(value), fix=f"write {name} as such a number")
+    object.__setattr__(of, name, kind(value))
 
 
 def build(cls: type[T], data: object, **read: Callable[[Any], Any]) -> T:
@@ -163,4 +195,9 @@ def build(cls: type[T], data: object, **read: Callable[[Any], Any]) -> T:
             cause="another version wrote it, or it was changed by hand",
             fix="write it with `tensorfact sweep --specs`, or start in another folder",
         )
-    return cls(**{name: read.get(name, lambda value: value)(value) for name, value in data.items()})
+    try:
+        return cls(**{name: read.get(name, lambda value: value)(value) for name, value in data.items()})
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        if isinstance(error, SweepError):
+            raise
+        raise SweepError(f"a stored {cls.__name__}", got=str(error), fix="remove the file, and it is made again") from error

@@ -73,16 +73,22 @@ class Store:
         result = folder / "result.json"
         if not result.exists():
             return None
-        if RunSpec.from_json(_text(folder / "spec.json")) != spec:
+        try:
+            known = RunSpec.from_json(_text(folder / "spec.json"))
+            outcome = outcome_from(parse_json(_text(result), str(result)))
+        except SweepError as error:
+            raise SweepError(f"{folder} is damaged", got=str(error), fix="remove it, and the run is done again") from error
+        if known != spec:
             raise SweepError(f"{folder} holds another run", fix="remove the folder, and the run is done again")
-        outcome = outcome_from(parse_json(_text(result), str(result)))
         return Run(spec, outcome, self.measured(spec))
 
     def measured(self, spec: RunSpec) -> Measured | None:
         """Return what the machine took for a run, if it is known."""
         path = self.of(spec) / "measured.json"
-        stored = parse_json(_text(path), str(path)) if path.exists() else None
-        return build(Measured, stored) if stored else None
+        try:
+            return build(Measured, json.loads(path.read_text()))
+        except (OSError, ValueError):  # it is none of the result
+            return None
 
     def write_sweep(self, sweep: Sweep) -> None:
         """Write what is to be run.
@@ -110,7 +116,7 @@ class Store:
         return Sweep.from_json(_text(self.folder / SWEEP))
 
     def results(self) -> Results | None:
-        """Return the results of a sweep that is done, with what the machine took; None before.
+        """Return the results of the sweep if it is done, with what the machine took; None before.
 
         Raises:
             SweepError: They are damaged.
@@ -119,6 +125,8 @@ class Store:
         if not path.exists():
             return None
         stored = Results.from_json(_text(path))
+        if stored.sweep != self.sweep():  # of one that was here before
+            return None
         runs: Mapping[str, Run] = {
             id: dataclasses.replace(run, measured=self.measured(run.spec)) for id, run in stored.runs.items()
         }
@@ -139,6 +147,8 @@ class Store:
             raise SweepError(
                 f"{self.folder} is in use by another sweep", fix="wait for it, or choose another folder"
             ) from error
+        except OSError as error:
+            raise SweepError(f"{self.folder} cannot be written", got=str(error), fix="choose another folder") from error
         try:
             yield
         finally:

@@ -31,7 +31,7 @@ def evaluate(
         Accuracy (0 to 1) and mean loss.
 
     Raises:
-        TrainingError: `data` is empty.
+        TrainingError: `data` is empty, or labels are no class indices.
     """
     modes = {module: module.training for module in model.modules()}
     model.eval()
@@ -67,6 +67,13 @@ def tally(
     total = 0.0
     for (x, y), counts in zip(batches, counted, strict=False):  # what counts may have no end
         logits, labels = run(x.to(device)), y.to(device)
+        if logits.ndim != 2 or labels.shape != logits.shape[:1]:
+            raise TrainingError(
+                "evaluate: logits and labels",
+                expected="(batch, class) and class indices (batch,)",
+                got=f"{tuple(logits.shape)} and {tuple(labels.shape)}",
+                fix="pass one class index a sample",
+            )
         if counts:
             right += int((logits.argmax(-1) == labels).sum())
             total += float(loss(logits, labels)) * len(y)

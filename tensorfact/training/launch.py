@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,9 +42,11 @@ def accelerator_for(
         raise TrainingError("several processes need accelerate", fix="pip install 'tensorfact[train]'") from error
     options: dict[str, Any] = {"mixed_precision": precision, "log_with": tracker, "project_dir": folder}
     try:
-        made = Accelerator(cpu=device == "cpu", **options)
-    except (ValueError, ImportError) as error:
-        raise TrainingError(f"an accelerator for {device}, {precision}, {tracker}", got=str(error)) from error
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "`log_with=")  # a tracker that is not installed
+            made = Accelerator(cpu=device == "cpu", **options)
+    except (ValueError, ImportError, UserWarning) as error:
+        raise TrainingError(f"an accelerator for {device}, {precision}, {tracker}", got=str(error), fix="install what is missing") from error
     if tracker is not None:
         made.init_trackers("tensorfact")
     return made

@@ -49,8 +49,8 @@ def fit(
     """Train the parameters that require gradients, and keep the best of them by validation accuracy.
 
     AdamW, linear warm-up and a cosine to zero, by step. Normalisation layers with running statistics stay in
-    evaluation mode where their parameters are frozen, so that a frozen base model does not drift. Everything random
-    comes from `seed` and the epoch's index; the caller's random state is left as it was.
+    evaluation mode where their parameters are frozen, so that a frozen base model does not drift. Everything that torch
+    draws comes from `seed` and the epoch's index; the caller's random state is left as it was.
 
     A run has one meaning, on whatever it runs: `batch_size` samples make a step, the same ones in the same order, and
     processes and parts of a batch weigh as many samples as they have. Results differ by rounding, and, where several
@@ -67,7 +67,8 @@ def fit(
         weight_decay: AdamW's weight decay.
         warmup_epochs: Passes of linear warm-up; a tenth of `epochs` by default.
         lr_factors: Multiples of `lr` for some of the adapter's factors, or its head; see `Adapter.parameter_groups`.
-        loss: Maps (logits, class indices) to a scalar, the mean over the samples.
+        loss: Maps (logits, class indices) to a scalar, the mean over the samples; weights of classes, or indices that
+            are ignored, make it another mean, which depends on the parts of a batch.
         seed: Seed of the order of samples, and of dropout.
         checkpoint: A file written after each epoch. If it exists, training resumes from it and ends with the same
             numbers as if it had never stopped.
@@ -115,14 +116,14 @@ def fit(
     _check_splits(train, val, batch_size if drop_last else 1)
     with _restored(model), recomputing(engine.module) if checkpointing else contextlib.nullcontext(), _ready(run):
         if checkpoint is not None:
-            run.resume(checkpoint)
+            run.resume(checkpoint, run.identity(train, val))
         cuda = {p.device for p in engine.module.parameters()} | {engine.device}
         devices = sorted((device for device in cuda if device.type == "cuda"), key=str)
         while (index := len(run.history.epochs)) < epochs:
             with torch.random.fork_rng(devices=devices):
                 epoch = run.epoch(train, val)
             if checkpoint is not None:
-                run.save(checkpoint)
+                run.save(checkpoint, run.identity(train, val))
             _report(engine, index, epoch, epochs, progress, on_epoch)
         if run.best:
             run.restore(run.best)

@@ -55,12 +55,26 @@ class Run:
                 fix="call tensorfact.adapt(model, plan, format) first",
             )
         self.names = [name for name, _, _ in trained]
-        self.identity = Identity(schedule, fingerprint(every, tuple(every.keys() - set(self.names))))
+        halves = [name for name, p, _ in trained if p.dtype == torch.float16]
+        if halves:
+            raise TrainingError(
+                f"fit: {halves[0]!r} is to be trained in fp16",
+                cause="the optimizer's steps underflow there",
+                fix="model.float() and an Accelerator with mixed_precision='fp16', or model.bfloat16()",
+            )
+        self.frozen = fingerprint(every, tuple(every.keys() - set(self.names)))
         alike = itertools.groupby(trained, lambda item: item[2])
         groups = [{"params": [p for _, p, _ in items], "multiple": multiple} for multiple, items in alike]
         self.optimizer = torch.optim.AdamW(groups, schedule.lr, weight_decay=schedule.weight_decay)
         self.history = History((), 0)
         self.best: Mapping[str, Tensor] = {}
+
+    def identity(self, train: Samples, val: Samples | None) -> Identity:
+        """Return what a run that goes on must have in common with this one."""
+        adapter: Any = getattr(self.engine.module, ATTRIBUTE, None)
+        scales = dict(adapter.scales) if isinstance(adapter, Adapter) else {}
+        samples = tuple(len(part) for part in (train, val) if part is not None)  # type: ignore[arg-type]
+        return Identity(self.schedule, self.frozen, scales, samples)
 
     def epoch(self, train: Samples, val: Samples | None) -> Epoch:
         """Make one pass, validate, and remember the parameters if they are the best so far."""
@@ -76,6 +90,8 @@ class Run:
         steps = deal(order, self.schedule.batch_size, drop_last=self.schedule.drop_last, **dealt)
         self._train_mode()
         losses = self._pass(load(train, steps, self.workers, own), steps)
+        if not all(bool(torch.isfinite(p).all()) for p in self.engine.module.parameters() if p.requires_grad):
+            raise _diverged(f"a parameter is no longer finite after epoch {index}")
         self.engine.agree(self._counting())
         val_loss = accuracy = None
         if val is not None and self.schedule.validates(index):
@@ -130,7 +146,7 @@ class Run:
     def _share(self, parts: int) -> dict[str, int]:
         return {"processes": self.engine.processes, "process": self.engine.process, "parts": parts}
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, identity: Identity) -> None:
         """Write everything that the next epoch depends on, in the main process."""
         whole, states = self.engine.whole, self.optimizer.state_dict()["state"]
         saved = Saved(
@@ -140,14 +156,16 @@ class Run:
             {self.names[at]: {key: whole(value) for key, value in of.items()} for at, of in states.items()},
         )
         if self.engine.main:
-            saved.write(path, self.identity)
+            saved.write(path, identity)
 
-    def resume(self, path: str | Path) -> None:
+    def resume(self, path: str | Path, identity: Identity) -> None:
         """Go on from what `save` wrote, if it exists; every process reads it.
 
         Raises:
-            CheckpointError: It is damaged, belongs to another run, or not every process finds it.
+            CheckpointError: It is damaged, belongs to another run, not every process finds it, or its folder is none.
         """
+        if not Path(path).parent.is_dir():
+            raise CheckpointError(f"cannot write {path}", got=f"no folder {Path(path).parent}", fix="make it first")
         seeing = int(self.engine.total(torch.tensor(int(Path(path).exists()))))
         if not seeing:
             return
@@ -157,7 +175,7 @@ class Run:
                 fix="put the checkpoint into a folder that all machines share",
             )
         state = self.state()
-        saved = Saved.read(path, self.identity, state)
+        saved = Saved.read(path, identity, state)
         self.restore(saved.now)
         self.history, self.best = saved.history, saved.best
         moments = {

@@ -23,10 +23,14 @@ class Identity:
     Args:
         schedule: The numbers that define it.
         frozen: The fingerprint of what does not train.
+        scales: What multiplies the increments of an adapter.
+        samples: How many samples there are to train on and to choose by.
     """
 
     schedule: Schedule
     frozen: str
+    scales: Mapping[str, float]
+    samples: tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +71,8 @@ class Saved:
                 "kind": "training",
                 "recipe": dataclasses.asdict(identity.schedule),
                 "frozen": identity.frozen,
+                "scales": dict(identity.scales),
+                "samples": list(identity.samples),
                 "history": dataclasses.asdict(self.history),
             },
         )
@@ -87,7 +93,9 @@ class Saved:
         try:
             saved = header.metadata["history"]
             history = History(tuple(Epoch(**epoch) for epoch in saved["epochs"]), int(saved["best_epoch"]))
-            theirs = Identity(Schedule(**header.metadata["recipe"]), header.metadata["frozen"])
+            told = header.metadata
+            samples = tuple(told["samples"])
+            theirs = Identity(Schedule(**told["recipe"]), told["frozen"], told["scales"], samples)
             history.epochs[history.best_epoch]
         except (KeyError, TypeError, ValueError, IndexError, TrainingError) as error:
             raise CheckpointError(
