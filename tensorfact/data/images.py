@@ -50,7 +50,7 @@ def image_folder(
     for split in SPLITS:
         _check_files(Path(root) / split)
         try:
-            parts[split] = ImageFolder(str(Path(root) / split), transform, loader=open_rgb)
+            parts[split] = ImageFolder(str(Path(root) / split), transform, loader=open_rgb, is_valid_file=_shown)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise DataError(
                 f"{Path(root) / split}: {error}",
@@ -65,16 +65,24 @@ def image_folder(
     return Splits(Path(root).name, parts["train"], parts["val"], parts["test"], classes=len(parts["train"].classes))
 
 
+def _shown(path: str) -> bool:
+    """Tell whether a file is none of those that systems leave behind, `.DS_Store` or `._one.png`."""
+    return not os.path.basename(path).startswith(".")
+
+
 def _check_files(part: Path) -> None:
     """Refuse what torchvision passes over in silence in the classes' folders, and links that it follows in circles."""
     from torchvision.datasets.folder import IMG_EXTENSIONS
 
     for label in sorted(path for path in part.glob("*") if path.is_dir()):
         for folder, below, files in os.walk(label):
-            for link in (path for path in (Path(folder, name) for name in sorted(below)) if path.is_symlink()):
-                raise DataError(f"{link} is a link to a folder", fix="copy the images, or link each of them")
+            for name in sorted(below):
+                if Path(folder, name).is_symlink():
+                    raise DataError(
+                        f"{Path(folder, name)} is a link to a folder", fix="copy the images, or link each of them"
+                    )
             for name in sorted(files):
-                if not name.startswith(".") and not name.lower().endswith(IMG_EXTENSIONS):
+                if _shown(name) and not name.lower().endswith(IMG_EXTENSIONS):
                     raise DataError(
                         f"{Path(folder, name)} is no image by its name",
                         expected=f"one of {', '.join(IMG_EXTENSIONS)}",

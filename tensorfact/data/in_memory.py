@@ -95,8 +95,7 @@ def arrays(
         The three parts.
 
     Raises:
-        DataError: Arrays that are not images and labels, or sizes or classes that are none or do not fit
-            them.
+        DataError: Arrays that are not images and labels, or sizes or classes that do not fit them.
 
     Examples:
         >>> import numpy as np, tensorfact as tf

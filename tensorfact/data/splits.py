@@ -105,7 +105,7 @@ def cut(count: int, sizes: Sequence[int | None], *, seed: int, what: str, rest: 
     if wrong or left > rest or sum(given) + left > count:
         raise DataError(
             f"{what}: the sizes of its parts",
-            expected=f"{'one None at most, the others' if left and rest else 'integers,'} at least 1, "
+            expected=f"{'one None at most, the others ' if left and rest else ''}integers of at least 1, "
             f"together {'below' if left and rest else 'at most'} {count}",
             got=" + ".join(map(repr, sizes)),
         )
