@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from torch.utils.data import DataLoader
 
 import tensorfact as tf
 from tensorfact.data.images import data_config, open_rgb
-from tensorfact.data.splits import Joined
+from tensorfact.data.splits import Joined, cut
 from tensorfact.errors import DataError
 
 from .helpers import samples_of
@@ -49,6 +52,26 @@ def test_digits_leave_a_test_split() -> None:
         tf.digits(tf.nano(), train=1700, val=97)
 
 
+@pytest.mark.parametrize("none", [None, 0, 1, 2])
+def test_parts_are_disjoint_and_one_may_be_what_is_left(none: int | None) -> None:
+    parts = cut(12, [None if at == none else size for at, size in enumerate((3, 4, 5))], seed=0, what="these")
+    assert [len(part) for part in parts] == [3, 4, 5]
+    assert sorted(itertools.chain(*parts)) == list(range(12))
+
+
+def test_sizes_are_none_only_where_that_means_what_is_left() -> None:
+    images, labels, model = np.zeros((30, 8, 8)), np.arange(30), tf.nano()
+    assert tf.arrays(images, labels, model, train=None, val=5, test=7).sizes == {"train": 18, "val": 5, "test": 7}
+    calls: list[Callable[..., Any]] = [
+        functools.partial(tf.arrays, images, labels, model, val=5),
+        functools.partial(tf.digits, model),
+        functools.partial(tf.sprites, "location", model),
+    ]
+    for call in calls:
+        with pytest.raises(DataError, match=r"parts: expected .*integers of at least 1"):
+            call(train=None)
+
+
 def test_image_folder_uses_the_models_own_transform(tmp_path: Path) -> None:
     data = tf.image_folder(lay_out(tmp_path / "pets"), tf.nano())
     assert (data.name, data.classes, data.train[0][0].shape) == ("pets", 2, (1, 28, 28))
@@ -76,6 +99,23 @@ def test_a_damaged_image_is_named(tmp_path: Path) -> None:
         tf.image_folder(tmp_path, tf.nano())
 
 
+def test_what_torchvision_passes_over_is_named_and_hidden_files_are_not(tmp_path: Path) -> None:
+    folder = lay_out(tmp_path) / "train" / "b"
+    for name in (".DS_Store", "._one.png"):
+        (folder / name).touch()
+    assert tf.image_folder(tmp_path, tf.nano()).sizes["train"] == 2
+    for name in ("two.avif", "notes.txt", "below/three"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
+        with pytest.raises(DataError, match=f"train/b/{name} is no image by its name"):
+            tf.image_folder(tmp_path, tf.nano())
+        (folder / name).unlink()
+    (folder / "below").rmdir()
+    (folder / "again").symlink_to(folder)
+    with pytest.raises(DataError, match="train/b/again is a link to a folder"):
+        tf.image_folder(tmp_path, tf.nano())
+
+
 def test_an_unchecked_folder_opens_no_image_before_it_is_asked_for(tmp_path: Path) -> None:
     lay_out(tmp_path)
     path = tmp_path / "train" / "b" / "one.png"
@@ -99,7 +139,7 @@ def test_an_image_of_16_bits_keeps_its_range_and_one_without_a_range_is_refused(
     Image.fromarray(pixels).save(tmp_path / "image.png")
     assert np.array_equal(np.asarray(open_rgb(tmp_path / "image.png"))[..., 0], pixels // 256)
     Image.fromarray(pixels.astype(np.float32)).save(tmp_path / "image.tif")
-    with pytest.raises(DataError, match="no known range"):
+    with pytest.raises(DataError, match="no known range; write a PNG"):
         open_rgb(tmp_path / "image.tif")
 
 
@@ -172,7 +212,7 @@ def test_a_shrunk_image_is_averaged_not_sampled() -> None:
         (np.zeros((4, 8)), np.arange(4), "height, width"),
         (np.zeros((0, 8, 8)), np.arange(0), "height, width"),
         (np.full((4, 8, 8), 255.0), np.arange(4), "divide by 255"),
-        (np.full((4, 8, 8), np.nan), np.arange(4), "nan"),
+        (np.full((4, 8, 8), np.nan), np.arange(4), "256 pixels that are NaN"),
         (np.zeros((4, 8, 8), int), np.arange(4), "uint8"),
         (np.zeros((4, 8, 8)), np.arange(3), "a label for each of 4 images"),
         (np.zeros((4, 8, 8)), np.arange(4) - 1, "0 up"),
@@ -184,6 +224,17 @@ def test_a_shrunk_image_is_averaged_not_sampled() -> None:
 def test_arrays_that_are_no_images_are_refused(images: Any, labels: Any, words: str) -> None:
     with pytest.raises(DataError, match=words):
         tf.arrays(images, labels, tf.nano(), train=1, val=1)
+
+
+@pytest.mark.parametrize("classes", [0, -1, True, 4.0])
+def test_a_number_of_classes_is_one(classes: Any, tmp_path: Path) -> None:
+    for call in (
+        functools.partial(tf.arrays, np.zeros((4, 8, 8)), np.zeros(4, int), tf.nano()),
+        functools.partial(tf.few_shot, tmp_path, tf.nano(), shots=1, seed=0),
+        functools.partial(tf.timm_dataset, str(tmp_path), tf.nano()),
+    ):
+        with pytest.raises(DataError, match="classes: expected an integer of at least 1"):
+            call(classes=classes)
 
 
 def test_imagenets_statistics_are_for_three_channels() -> None:

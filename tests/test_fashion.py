@@ -42,6 +42,8 @@ def test_the_parts_are_drawn_by_a_seed_from_files_that_the_environment_names(
     assert len(images) == 24
     with pytest.raises(DataError, match="at most 30"):
         tf.fashion_mnist(tf.nano(), train=20, val=11, test=20)
+    with pytest.raises(DataError, match="integers of at least 1"):
+        tf.fashion_mnist(tf.nano(), train=None, val=11, test=20)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

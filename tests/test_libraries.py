@@ -124,6 +124,36 @@ def test_what_is_wrong_with_a_data_set_is_named(tmp_path: Path) -> None:
             tf.hugging_face(made, model, **{"val": 2, **arguments})  # type: ignore[arg-type]
 
 
+def test_parts_of_the_same_samples_are_refused() -> None:
+    one, other = table(6), table(5, first=6)
+    data = datasets.DatasetDict(train=one, validation=other, test=one)
+    for made, arguments in (
+        (datasets.DatasetDict(train=one, test=other), {"val_split": "train"}),
+        (datasets.DatasetDict(train=one, test=other), {"val_split": "test"}),
+        (data, {}),
+        (data, {"check": False}),
+    ):
+        with pytest.raises(DataError, match=r"holds samples of '(train|test)'"):
+            tf.hugging_face(made, tf.nano(), **arguments)
+
+
+def test_class_names_that_differ_between_parts_are_refused() -> None:
+    for names in (["a", "b", "d", "c"], ["a", "b", "c"]):
+        other = table(4, first=6).cast_column("label", datasets.Value("int64"))
+        other = other.cast_column("label", datasets.ClassLabel(names=names))
+        with pytest.raises(DataError, match="test has other classes than train"):
+            tf.hugging_face(datasets.DatasetDict(train=table(6), test=other), tf.nano(), val=2)
+
+
+def test_an_image_that_is_none_is_named() -> None:
+    made = datasets.Dataset.from_dict(
+        {"image": [picture(0), None, picture(1), picture(2)], "label": [0] * 4},
+        features=datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")}),
+    )
+    with pytest.raises(DataError, match="train, sample 1 has no image"):
+        tf.hugging_face(made, tf.nano(), val=1, test=1)
+
+
 def test_a_damaged_image_is_named_when_it_is_checked_or_read() -> None:
     rows = [{"bytes": b"damaged", "path": None}] * 6
     made = datasets.Dataset.from_dict(
@@ -195,6 +225,9 @@ def test_hugging_faces_data_by_timm_whole_and_streamed(tmp_path: Path, monkeypat
 def test_a_name_that_timm_does_not_know_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="neither a name nor a root"):
         tf.timm_dataset("", tf.nano())
-    for name in ("torch/nothing", "no-such-folder", "torch/cifar10"):
+    for root in (None, tmp_path):
+        with pytest.raises(DataError, match=r"'nope' is neither a folder nor a name that timm knows.*torch/"):
+            tf.open_task("timm:nope", tf.nano(), root=root)
+    for name in ("torch/nothing", "torch/cifar10"):
         with pytest.raises(DataError, match="timm makes no part 'train'"):
             tf.timm_dataset(name, tf.nano(), root=tmp_path / "nothing")

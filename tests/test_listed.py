@@ -74,9 +74,25 @@ def rewrite(path: Path, old: str, new: str) -> None:
         ("images/test/000000.jpg " + "9" * 5000, ("test.txt, line 4",)),
         ("no-label", ("test.txt, line 4", "no-label")),
         ("", ("test.txt, line 4",)),
+        ("images/test/000000.jpg \u0663", ("test.txt, line 4", "a label from")),
+        ("/tmp/000000.jpg 1", ("test.txt, line 4", "within")),
+        ("images/../../000000.jpg 1", ("test.txt, line 4", "within")),
+        (". 1", ("test.txt, line 4",)),
         ("images/test 1", ("test.txt, line 4", "directory")),
     ],
-    ids=["no image", "label too high", "negative label", "huge label", "no label", "blank line", "a folder"],
+    ids=[
+        "no image",
+        "label too high",
+        "negative label",
+        "huge label",
+        "no label",
+        "blank line",
+        "other digits",
+        "absolute",
+        "leaves",
+        "itself",
+        "a folder",
+    ],
 )
 def test_a_line_that_is_wrong_is_named(line: str, words: tuple[str, ...], tmp_path: Path) -> None:
     root = lay_out_vtab(tmp_path, "svhn")
@@ -85,6 +101,13 @@ def test_a_line_that_is_wrong_is_named(line: str, words: tuple[str, ...], tmp_pa
     with pytest.raises(DataError) as caught:
         tf.vtab(root, "svhn", tf.nano())
     assert all(word in str(caught.value).lower() for word in words), str(caught.value)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_path(tmp_path: Path) -> None:
+    root = lay_out_vtab(tmp_path, "svhn")
+    listed = root / "svhn" / "test.txt"
+    listed.write_text(listed.read_text(), encoding="utf-8-sig")
+    assert tf.vtab(root, "svhn", tf.nano()).sizes["test"] == 3
 
 
 def test_a_path_may_hold_spaces_and_a_list_may_end_without_a_newline(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def fashion_mnist(
         The three parts, ten classes.
 
     Raises:
-        DataError: A file that is missing or not what its header says, or a size above what there is.
+        DataError: A file that is missing or not what its header says, or a size that is none or above what there is.
 
     Source: H. Xiao, K. Rasul, R. Vollgraf, Fashion-MNIST, 2017 (arXiv:1708.07747).
     """
@@ -67,7 +67,7 @@ def fashion_mnist(
                 expected=f"{len(images)} labels from 0 to {CLASSES - 1}",
                 got=f"{len(labels)} up to {int(labels.max())}",
             )
-        drawn = cut(len(labels), sizes, seed=seed, what=f"fashion-mnist, {name}")
+        drawn = cut(len(labels), sizes, seed=seed, what=f"fashion-mnist, {name}", rest=False)
         parts += [ResizedImages(images[part], labels[part], config) for part in drawn]
     return Splits("fashion-mnist", parts[0], parts[1], parts[2], CLASSES)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -39,15 +40,17 @@ def image_folder(
         The three parts.
 
     Raises:
-        DataError: A part is missing or empty, the parts differ in their classes, or a file is no image.
+        DataError: A part is missing or empty, the parts differ in their classes, a file is no image (one whose name
+            begins with a dot is passed over), or a folder within a class is a link.
     """
     from torchvision.datasets import ImageFolder
 
     transform = transform_of(model, imagenet_statistics=imagenet_statistics)
     parts: dict[str, ImageFolder] = {}
     for split in SPLITS:
+        _check_files(Path(root) / split)
         try:
-            parts[split] = ImageFolder(str(Path(root) / split), transform, loader=open_rgb)
+            parts[split] = ImageFolder(str(Path(root) / split), transform, loader=open_rgb, is_valid_file=_shown)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise DataError(
                 f"{Path(root) / split}: {error}",
@@ -60,6 +63,31 @@ def image_folder(
         if check:
             check_images([(path, path) for path, _ in parts[split].samples], f"checking {split}", progress)
     return Splits(Path(root).name, parts["train"], parts["val"], parts["test"], classes=len(parts["train"].classes))
+
+
+def _shown(path: str) -> bool:
+    """Tell whether a file is none of those that systems leave behind, `.DS_Store` or `._one.png`."""
+    return not os.path.basename(path).startswith(".")
+
+
+def _check_files(part: Path) -> None:
+    """Refuse what torchvision passes over in silence in the classes' folders, and links that it follows in circles."""
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    for label in sorted(path for path in part.glob("*") if path.is_dir()):
+        for folder, below, files in os.walk(label):
+            for name in sorted(below):
+                if Path(folder, name).is_symlink():
+                    raise DataError(
+                        f"{Path(folder, name)} is a link to a folder", fix="copy the images, or link each of them"
+                    )
+            for name in sorted(files):
+                if _shown(name) and not name.lower().endswith(IMG_EXTENSIONS):
+                    raise DataError(
+                        f"{Path(folder, name)} is no image by its name",
+                        expected=f"one of {', '.join(IMG_EXTENSIONS)}",
+                        fix="convert, rename or remove the file",
+                    )
 
 
 def data_config(model: nn.Module, *, imagenet_statistics: bool = False, **changes: Any) -> dict[str, Any]:
@@ -104,7 +132,7 @@ def rgb(image: Image.Image) -> Image.Image:
         ValueError: Its pixels have no known range, which Pillow would cut at 255.
     """
     if image.mode in ("I", "F"):
-        raise ValueError(f"pixels of mode {image.mode!r} have no known range; write the image with 8 or 16 bits")
+        raise ValueError(f"pixels of mode {image.mode!r} have no known range; write a PNG of 8 or 16 bits")
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode == "P" and "transparency" in image.info:
@@ -179,14 +207,16 @@ class SourceImages(Dataset[tuple[Tensor, int]]):
         """
         try:
             image, label = self.source[index]
-            image = rgb(image)
+            found = None if image is None else rgb(image)
         except Exception as error:  # whatever the library's reader and Pillow's decoders meet
             raise DataError(f"{self.what}, sample {index} is no readable image", got=str(error)) from error
+        if found is None:
+            raise DataError(f"{self.what}, sample {index} has no image", got="None")
         if label is None or not 0 <= int(label) < self.classes:
             raise DataError(
                 f"{self.what}, sample {index}: its label", expected=f"0 to {self.classes - 1}", got=repr(label)
             )
-        return image, int(label)
+        return found, int(label)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         image, label = self.read(index)

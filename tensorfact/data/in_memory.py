@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from ..errors import DataError
 from .images import data_config
-from .splits import Splits, cut
+from .splits import Splits, check_classes, cut
 
 LUMA = (0.299, 0.587, 0.114)
 """What red, green and blue weigh in a grey image (ITU-R BT.601)."""
@@ -69,8 +69,8 @@ def arrays(
     model: nn.Module,
     *,
     name: str = "arrays",
-    train: int = 800,
-    val: int = 200,
+    train: int | None = 800,
+    val: int | None = 200,
     test: int | None = None,
     classes: int | None = None,
     seed: int = 0,
@@ -86,7 +86,7 @@ def arrays(
         name: What the data is called in results.
         train: How many to train on.
         val: How many to choose by.
-        test: How many to report on; by default the rest.
+        test: How many to report on; by default the rest. One of the three may be None, which is what the others leave.
         classes: How many classes there are; by default as many as the highest label says.
         seed: Seed of the order.
         imagenet_statistics: Normalise by ImageNet's mean and deviation instead of the model's own.
@@ -95,7 +95,7 @@ def arrays(
         The three parts.
 
     Raises:
-        DataError: Arrays that are not images and labels, or sizes that leave no part for the test.
+        DataError: Arrays that are not images and labels, or sizes or classes that do not fit them.
 
     Examples:
         >>> import numpy as np, tensorfact as tf
@@ -104,6 +104,7 @@ def arrays(
         >>> tf.arrays(images, labels, tf.nano(), train=10, val=5).sizes
         {'train': 10, 'val': 5, 'test': 15}
     """
+    check_classes(classes)
     pixels, targets = _pixels(_tensor(images, name)), _targets(_tensor(labels, name), classes)
     if len(pixels) != len(targets):
         raise DataError(name, expected=f"a label for each of {len(pixels)} images", got=f"{len(targets)} labels")
@@ -114,7 +115,12 @@ def arrays(
 
 
 def digits(
-    model: nn.Module, *, train: int = 800, val: int = 200, test: int | None = None, imagenet_statistics: bool = False
+    model: nn.Module,
+    *,
+    train: int | None = 800,
+    val: int | None = 200,
+    test: int | None = None,
+    imagenet_statistics: bool = False,
 ) -> Splits:
     """Return scikit-learn's 1,797 handwritten digits, made to fit a model's input.
 
@@ -124,14 +130,14 @@ def digits(
         model: A model with a timm data configuration; decides size, channels and normalisation.
         train: How many to train on.
         val: How many to choose by.
-        test: How many to report on; by default the rest.
+        test: How many to report on; by default the rest. One of the three may be None, which is what the others leave.
         imagenet_statistics: Normalise by ImageNet's mean and deviation instead of the model's own.
 
     Returns:
         The three parts, ten classes.
 
     Raises:
-        DataError: The sizes leave no test split.
+        DataError: A size that is none, or more than there are.
 
     Examples:
         >>> import tensorfact as tf
@@ -167,7 +173,9 @@ def _pixels(images: Tensor) -> Tensor:
         return images
     if not images.is_floating_point():
         raise DataError("images", expected="uint8, or numbers from 0 to 1", got=str(images.dtype))
-    if not bool(((images >= 0) & (images <= 1)).all()):  # NaN is in no range
+    if strange := int((~images.isfinite()).sum()):
+        raise DataError("images", expected="numbers from 0 to 1", got=f"{strange} pixels that are NaN or infinite")
+    if not bool(((images >= 0) & (images <= 1)).all()):
         low, high = float(images.min()), float(images.max())
         raise DataError("images", expected="numbers from 0 to 1", got=f"{low:g} to {high:g}", fix="divide by 255")
     return images.float()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch.utils.data import IterableDataset, Subset
 from ..errors import DataError, nearest
 from ..progress import Progress, silent
 from .images import Source, SourceImages, transform_of
-from .splits import SPLITS, Splits, cut
+from .splits import SPLITS, Splits, check_classes, cut
 
 VALIDATION = ("validation", "val", "valid")
 """What data sets call the part to choose by."""
@@ -101,8 +101,16 @@ def timm_dataset(
     """
     if not name and root is None:
         raise DataError("timm_dataset: neither a name nor a root", fix="pass one, timm_dataset('hfds/NAME', model)")
+    check_classes(classes)
     if name.partition("/")[0].lower() not in SCHEMES:
-        name, root = "", Path(root or "", name)  # timm takes the root for the folder, whatever the name
+        folder = Path(root or "", name)
+        if not folder.exists():
+            raise DataError(
+                f"timm_dataset: {name!r} is neither a folder nor a name that timm knows",
+                expected=f"a folder, {str(folder)!r}, or a name that begins with {'/, '.join(SCHEMES)}/",
+                fix="write torch/cifar10, hfds/NAME or the like, or name the root that holds the folder",
+            )
+        name, root = "", folder  # timm takes the root for the folder, whatever the name
     what = name or Path(root or "").name
     splits = {"train": train_split, "val": val_split, "test": test_split}
     made = {part: _timm(name, root, split, download) for part, split in splits.items() if split is not None}
@@ -118,13 +126,13 @@ def timm_dataset(
         part: SourceImages(source, transform, count, f"{what}, {splits[part]}") for part, (_, source) in made.items()
     }
     files = {part: {path for path, _ in getattr(reader, "samples", ())} for part, reader in readers.items()}
-    for one, part in itertools.combinations(made, 2):
-        if files[one] & files[part] if files[one] else _alike(images[one], images[part]):
-            raise DataError(
-                f"{what}: the part {splits[part]!r} holds samples of {splits[one]!r}",
-                cause="timm takes all there is where it finds no such part",
-                fix=f"{part}_split=None, and {part}= how many to hold out of the part to train on",
-            )
+    _apart(
+        what,
+        splits,
+        made,
+        lambda one, part: bool(files[one] & files[part]) if files[one] else _alike(images[one], images[part]),
+        "timm takes all there is where it finds no such part",
+    )
     return _splits(what, images, {"train": train, "val": val, "test": test}, seed, progress if check else None)
 
 
@@ -173,8 +181,8 @@ def hugging_face(
         The three parts.
 
     Raises:
-        DataError: The package or the data is missing, a part or column is not there, a label is none, or an image is
-            none.
+        DataError: The package or the data is missing, a part or column is not there, two parts are the same samples or
+            differ in their classes, a label is none, or an image is none.
     """
     found = _load(data, config, root)
     what = str(data) if isinstance(data, str | Path) else "hugging_face"
@@ -187,12 +195,25 @@ def hugging_face(
     for part, name in names.items():
         if name is not None:
             rows[part] = _columns(found, name, image, label, what)
+    known = {part: getattr(table.features[label], "names", None) for part, table in rows.items()}
+    for part, called in known.items():
+        if called and known["train"] and called != known["train"]:
+            raise DataError(
+                f"{what}: {names[part]} has other classes than train", expected=f"{known['train']}", got=f"{called}"
+            )
     labels, count = _labels({part: table[label] for part, table in rows.items()}, rows["train"].features[label], what)
     transform = transform_of(model, imagenet_statistics=imagenet_statistics)
     images = {
         part: SourceImages(_Rows(table, image, labels[part]), transform, count, f"{what}, {names[part]}")
         for part, table in rows.items()
     }
+    _apart(
+        what,
+        names,
+        rows,
+        lambda one, part: names[one] == names[part] or _alike(images[one], images[part]),
+        "one part under two names",
+    )
     return _splits(what, images, {"train": train, "val": val, "test": test}, seed, progress if check else None)
 
 
@@ -203,8 +224,12 @@ def _splits(
     for part in images.values() if progress else ():
         part.check(progress or silent)
     held = [part for part in SPLITS if part not in images]
-    if any(sizes[part] is None for part in held):
-        raise DataError(f"{what} has no part to report on", fix="test=1000 holds so many out of the part to train on")
+    for missing in held:
+        if sizes[missing] is None:
+            use = {"train": "train on", "val": "choose by", "test": "report on"}[missing]
+            raise DataError(
+                f"{what} has no part to {use}", fix=f"{missing}=200 holds so many out of the part to train on"
+            )
     parts: dict[str, Any] = dict(images)
     if held or sizes["train"] is not None:
         wanted = [*held, "train"]
@@ -223,7 +248,7 @@ def _timm(name: str, root: str | Path | None, split: str, download: bool) -> tup
     except Exception as error:  # timm's readers raise whatever they meet
         raise DataError(
             f"timm makes no part {split!r} of {name or place!r}",
-            got=f"{type(error).__name__}: {error}",
+            got=f"{type(error).__name__}: {error}".removesuffix(": "),
             cause="no root, no such part, or data that is not there",
             fix="name the root and the parts, or pass download=True",
         ) from error
@@ -238,6 +263,19 @@ def _count(source: Source, what: str) -> int:
         raise DataError(
             f"{what}: its labels cannot be read", got=str(error), fix="pass classes= how many there are"
         ) from error
+
+
+def _apart(
+    what: str, names: dict[str, Any], parts: Iterable[str], same: Callable[[str, str], bool], cause: str
+) -> None:
+    """Refuse two parts that hold the same samples."""
+    for one, part in itertools.combinations(parts, 2):
+        if same(one, part):
+            raise DataError(
+                f"{what}: the part {names[part]!r} holds samples of {names[one]!r}",
+                cause=cause,
+                fix=f"{part}_split= another part, or None and {part}= how many to hold out of the part to train on",
+            )
 
 
 def _alike(one: SourceImages, other: SourceImages) -> bool:

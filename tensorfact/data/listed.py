@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch.utils.data import Dataset
 from ..errors import DataError, nearest
 from ..progress import Progress, silent
 from .images import check_images, open_rgb, transform_of
-from .splits import Splits
+from .splits import Splits, check_classes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,8 +157,10 @@ def few_shot(
         The three parts.
 
     Raises:
-        DataError: A missing list or image, a line or label that is none; file and line are named.
+        DataError: A missing list or image, a line or label that is none, a path that leaves the folder, or a number of
+            classes that is none; file and line are named.
     """
+    check_classes(classes)
     folder = Path(root)
     below = folder if "stanford_cars" in str(folder) else folder / "images"
     files = {"train": f"train_meta.list.num_shot_{shots}.seed_{seed}", "val": "val_meta.list", "test": "test_meta.list"}
@@ -171,7 +174,7 @@ def few_shot(
 def _read(path: Path, classes: int | None) -> list[Listed]:
     """Read a list."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # some editors write a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"{path} cannot be read", got=str(error), fix="lay the folder out as vtab() and few_shot() say"
@@ -182,10 +185,12 @@ def _read(path: Path, classes: int | None) -> list[Listed]:
     for number, line in enumerate(text.removesuffix("\n").split("\n"), 1):
         where = f"{path}, line {number}"
         image, _, label = line.strip().rpartition(" ")  # a path may hold spaces
-        a_label = label.isdecimal() and len(label) < 7
+        a_label = label.isascii() and label.isdigit() and len(label) < 7
         if not image or not a_label or (classes is not None and int(label) >= classes):
             highest = "0 up" if classes is None else f"0 to {classes - 1}"
             raise DataError(where, expected=f"a path and a label from {highest}", got=repr(line[:200]))
+        if os.path.isabs(image) or os.path.normpath(image).split(os.sep)[0] == os.pardir:
+            raise DataError(f"{where}: the path {image!r}", expected="one within the images' folder")
         lines.append(Listed(where, image.strip(), int(label)))
     return lines
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import itertools
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -72,28 +73,42 @@ def fetch(samples: Samples, indices: list[int]) -> list[Any]:
     return found
 
 
-def cut(count: int, sizes: Sequence[int | None], *, seed: int, what: str) -> list[list[int]]:
+def check_classes(classes: int | None) -> None:
+    """Refuse a number of classes that is none; None leaves it to the data.
+
+    Raises:
+        DataError: Neither None nor an integer of at least 1.
+    """
+    if classes is not None and (type(classes) is not int or classes < 1):
+        raise DataError("classes", expected="an integer of at least 1, or None", got=repr(classes))
+
+
+def cut(count: int, sizes: Sequence[int | None], *, seed: int, what: str, rest: bool = True) -> list[list[int]]:
     """Draw disjoint parts of `count` samples, in an order that is shuffled once.
 
     Args:
         count: How many samples there are.
-        sizes: How many go into each part; None, for the last, takes what is left.
+        sizes: How many go into each part; None, for one of them, takes what is left.
         seed: Seed of the order.
         what: What is cut, for messages.
+        rest: Whether a size may be None.
 
     Returns:
         The indices of each part.
 
     Raises:
-        DataError: A size below 1, or more than there are.
+        DataError: A size below 1, more than there are, or None where it may not be or twice.
     """
-    given, rest = [size for size in sizes if size is not None], sizes[-1] is None
-    if any(type(size) is not int or size < 1 for size in given) or sum(given) + rest > count:
+    given = [size for size in sizes if size is not None]
+    left = len(sizes) - len(given)
+    wrong = any(type(size) is not int or size < 1 for size in given)
+    if wrong or left > rest or sum(given) + left > count:
         raise DataError(
             f"{what}: the sizes of its parts",
-            expected=f"each at least 1, together {'below' if rest else 'at most'} {count}",
-            got=" + ".join(map(repr, given)),
+            expected=f"{'one None at most, the others ' if left and rest else ''}integers of at least 1, "
+            f"together {'below' if left and rest else 'at most'} {count}",
+            got=" + ".join(map(repr, sizes)),
         )
     order: list[int] = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
-    starts = [sum(given[:at]) for at in range(len(sizes))]
-    return [order[start : None if size is None else start + size] for start, size in zip(starts, sizes, strict=True)]
+    ends = list(itertools.accumulate(count - sum(given) if size is None else size for size in sizes))
+    return [order[start:end] for start, end in itertools.pairwise([0, *ends])]

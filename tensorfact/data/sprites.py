@@ -56,7 +56,7 @@ def sprites(
         The three parts, 16 classes.
 
     Raises:
-        DataError: An unknown kind, or more images than there are.
+        DataError: An unknown kind, a size that is none, or more images than there are.
 
     Examples:
         >>> import tensorfact as tf
@@ -70,7 +70,7 @@ def sprites(
         raise DataError("sprites", expected=f"one of {', '.join(LABELS)}", got=f"{kind!r}{nearest(kind, LABELS)}")
     config = data_config(model, imagenet_statistics=imagenet_statistics)
     parts = []
-    for part in cut(COUNT, (train, val, test), seed=seed, what="sprites"):
+    for part in cut(COUNT, (train, val, test), seed=seed, what="sprites", rest=False):
         numbers = torch.tensor(part)
         labels = factors(numbers)[LABELS[kind]] * BINS // FACTORS[LABELS[kind]]
         parts.append(ResizedImages(render(numbers), labels, config))
