@@ -7,6 +7,22 @@ from typing import Protocol
 
 from torch import nn
 
+from ..errors import AdaptError
+
+
+def require_size(what: str, value: object) -> None:
+    """Refuse a size that is no int from 1 up.
+
+    Args:
+        what: The argument.
+        value: What arrived.
+
+    Raises:
+        AdaptError: It is refused.
+    """
+    if type(value) is not int or value < 1:
+        raise AdaptError(what, expected="an int >= 1", got=repr(value), fix="use one, such as 8")
+
 
 class Trained(Protocol):
     """Something attached to a model that trains: an `Adapter`, or what a baseline attached."""
