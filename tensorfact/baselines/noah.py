@@ -14,6 +14,7 @@ from torch.nn.functional import linear
 from ..errors import AdaptError
 from .added import Added, Removable, blocks_of
 from .bottleneck import Bottleneck
+from .method import required_sizes
 from .prompts import Prompts, sequence_of
 
 
@@ -70,7 +71,7 @@ class Subnet:
 
     def __post_init__(self) -> None:
         for name in KINDS:
-            object.__setattr__(self, name, _sizes(f"Subnet: {name}", getattr(self, name), "one a block"))
+            object.__setattr__(self, name, required_sizes(f"Subnet: {name}", getattr(self, name), "one a block"))
         if len({len(getattr(self, name)) for name in KINDS}) > 1:
             lengths = ", ".join(f"{len(getattr(self, name))} {name}" for name in KINDS)
             raise AdaptError("Subnet", expected="one size of each kind a block", got=lengths, fix="use 0 for none")
@@ -121,7 +122,7 @@ class Space:
 
     def __post_init__(self) -> None:
         for name in KINDS:
-            sizes = _sizes(f"Space: {name}", getattr(self, name), "to choose from")
+            sizes = required_sizes(f"Space: {name}", getattr(self, name), "to choose from")
             if not sizes:
                 raise AdaptError(f"Space: there are no {name} to choose from", fix="pass (0,) for none")
             object.__setattr__(self, name, sizes)
@@ -173,13 +174,6 @@ class Supernet(Added):
             for part, size in zip(PARTS, sizes, strict=True):
                 if part in modules:
                     modules[part].used = size
-
-
-def _sizes(what: str, given: object, each: str) -> tuple[int, ...]:
-    """Return sizes as a tuple, also where they are a list, as JSON has them."""
-    if not isinstance(given, (tuple, list)) or any(type(size) is not int or size < 0 for size in given):
-        raise AdaptError(what, expected=f"ints from 0 up, {each}", got=repr(given))
-    return tuple(given)
 
 
 def _modules(model: nn.Module, subnet: Subnet, seed: int) -> tuple[list[nn.ModuleDict], list[Removable]]:
