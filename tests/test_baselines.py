@@ -184,9 +184,10 @@ def test_nothing_goes_on_top_of_a_baseline(under: bool) -> None:
             tf.adapt(whole, tf.plan_for(whole), tf.TensorTrain(2))
     nano = tf.nano()
     Adapters(2).attach(nano, 0)
-    for options in ({"formats": []}, {"formats": [tf.TensorTrain(2)], "baselines": ()}):
+    data: Any = tf.digits(nano, train=16, val=8)
+    for formats, rows in (((), [LinearProbe()]), ((tf.TensorTrain(2),), ())):
         with refused(AdaptError, "baseline"):
-            tf.compare(nano, tf.digits(nano, train=16, val=8), seeds=[0], epochs=1, **cast("Any", options))
+            tf.compare(nano, data, formats, seeds=[0], epochs=1, baselines=cast("Any", rows))
 
 
 def test_a_module_named_baseline_is_the_models_own() -> None:

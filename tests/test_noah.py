@@ -120,9 +120,9 @@ def test_what_cannot_be_is_refused() -> None:
         Subnet((1, 1), (1,), (1, 1))
     with refused(AdaptError, "no ranks"):
         Space(ranks=())
-    for wrong in ((-1,), 5, "1", (True,)):
-        with refused(AdaptError, "Space: ranks", repr(wrong), fix=False):
-            Space(ranks=wrong)  # type: ignore[arg-type]
+    for none in ((-1,), 5, "1", (True,)):
+        with refused(AdaptError, "Space: ranks", repr(none), fix=False):
+            Space(ranks=none)  # type: ignore[arg-type]
     model = small()
     with untouched(model), refused(AdaptError, "each of 2 blocks", fix=False):
         Subnet((1,), (1,), (1,)).attach(model, 0)
