@@ -171,6 +171,13 @@ def test_baselines_are_rows_of_a_comparison() -> None:
     assert [row.label for row in found.rows] == ["bitfit", "adapter h=4", "adaptformer h=4", "vpt-shallow p=3"]
 
 
+def test_an_mlp_without_its_norm_has_nothing_to_stand_beside() -> None:
+    model: Any = small()
+    AdaptFormer(2).attach(model, 0)
+    with refused(AdaptError, "norm2"):
+        model.blocks[0].mlp(torch.zeros(1, 1, 24))
+
+
 @pytest.mark.parametrize("under", [False, True])
 def test_nothing_goes_on_top_of_a_baseline(under: bool) -> None:
     model = small()

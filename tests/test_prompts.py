@@ -63,11 +63,11 @@ def test_the_papers_lengths_give_the_shares_that_the_paper_prints(deep: bool, sh
         assert round(100 * trained / (85_798_656 + trained), 2) == share, name
 
 
-def test_one_length_comes_nearest_to_the_sizes_on_swin() -> None:
-    shallow, deep = (count("swin", "svhn", deep) for deep in (False, True))
-    assert (shallow, deep) == (23 * 128, 13 * 12_032)
-    assert round(shallow / 1e6, 3) == 0.003
-    assert abs(deep - 162_000) <= 12_032 / 2
+@pytest.mark.parametrize(("deep", "per_token", "published"), [(False, 128, 0.003), (True, 12_032, 0.162)])
+def test_the_lengths_on_swin_have_the_published_mean_size(deep: bool, per_token: int, published: float) -> None:
+    lengths = {name: prompt_length(name, deep=deep, family="swin") for name in VTAB}
+    assert count("swin", "svhn", deep) == lengths["svhn"] * per_token
+    assert mean_size((name, length * per_token) for name, length in lengths.items()) == published
 
 
 def test_a_task_or_family_that_is_none_is_refused() -> None:
