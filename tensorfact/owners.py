@@ -27,7 +27,9 @@ def refuse_adapted(model: nn.Module) -> None:
             fix="call model.tensorfact.remove() first; merge() before that keeps what it learned",
         )
     for name, module in model.named_modules():
-        if hasattr(module._modules.get(BASELINE), "remove"):  # a model may have a module of this name of its own
+        if hasattr(
+            dict(module.named_children()).get(BASELINE), "remove"
+        ):  # a model may have a module of this name of its own
             path = ".".join(filter(None, ("model", name, BASELINE)))
             raise AdaptError("the model has a baseline on it already", fix=f"call {path}.remove() first")
 
