@@ -27,9 +27,8 @@ def refuse_adapted(model: nn.Module) -> None:
             fix="call model.tensorfact.remove() first; merge() before that keeps what it learned",
         )
     for name, module in model.named_modules():
-        if hasattr(
-            dict(module.named_children()).get(BASELINE), "remove"
-        ):  # a model may have a module of this name of its own
+        found = dict(module.named_children()).get(BASELINE)
+        if hasattr(found, "remove"):  # a model may have a module of this name of its own, without that
             path = ".".join(filter(None, ("model", name, BASELINE)))
             raise AdaptError("the model has a baseline on it already", fix=f"call {path}.remove() first")
 
