@@ -12,6 +12,9 @@ from .errors import PlanError
 ATTRIBUTE = "tensorfact"
 """The name under which an adapter is registered on a model's root."""
 
+BASELINE = "baseline"
+"""The same for what a baseline adds to a model."""
+
 VECTOR = "a vector"
 """The reason not to stack a bias, a norm's weight, or another parameter along one dimension."""
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from .anatomy import ATTRIBUTE, base_parameters, head_prefixes, is_below
+from .anatomy import ATTRIBUTE, BASELINE, base_parameters, head_prefixes, is_below
 from .errors import AdaptError, nearest
 from .layers import SLOTS
 
@@ -15,7 +15,7 @@ Owners = dict[str, list[tuple[nn.Module, str]]]
 
 
 def refuse_adapted(model: nn.Module) -> None:
-    """Raise unless this is a module that holds no adapter."""
+    """Raise unless this is a module that holds neither an adapter nor what a baseline added."""
     if not isinstance(model, nn.Module):
         raise AdaptError("adapt: model", expected="a torch.nn.Module", got=type(model).__name__)
     if hasattr(model, "_orig_mod"):
@@ -26,6 +26,11 @@ def refuse_adapted(model: nn.Module) -> None:
             f"the model is adapted already ({(adapted or [ATTRIBUTE])[0]})",
             fix="call model.tensorfact.remove() first; merge() before that keeps what it learned",
         )
+    for name, module in model.named_modules():
+        found = dict(module.named_children()).get(BASELINE)
+        if hasattr(found, "remove"):  # a model may have a module of this name of its own, without that
+            path = ".".join(filter(None, ("model", name, BASELINE)))
+            raise AdaptError("the model has a baseline on it already", fix=f"call {path}.remove() first")
 
 
 def owners_of(model: nn.Module, names: Iterable[str]) -> Owners:

@@ -27,7 +27,7 @@ from tensorfact.errors import AdaptError
 from tensorfact.files import read_tensors
 from tensorfact.models import model_shapes
 
-from .helpers import bits, infer, refused, snapshot
+from .helpers import bits, infer, refused, snapshot, untouched
 
 X = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 METHODS: dict[str, Callable[[], Method]] = {
@@ -145,10 +145,18 @@ def test_what_cannot_take_a_baseline_is_refused() -> None:
         Adapters().attach(timm.create_model("resnet18", num_classes=3), 0)
     with refused(AdaptError, "prompts"):
         PromptTuning().attach(swin("swinv2_tiny_window8_256"), 0)
-    model = small()
-    Adapters().attach(model, 0)
-    with refused(AdaptError, "already"):
-        AdaptFormer().attach(model, 0)
+    refusals: dict[tuple[str, ...], Method] = {
+        ("swinv2_tiny_window8_256", "swinv2_cr_tiny_224", "vit_relpos_small_patch16_rpn_224"): AdaptFormer(2),
+        ("levit_128s",): Adapters(2),
+        ("vit_relpos_small_patch16_224", "beit_base_patch16_224", "eva02_tiny_patch14_224"): PromptTuning(2),
+    }
+    for names, method in refusals.items():
+        for name in names:
+            other = model_shapes(name)
+            hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in other.modules()]
+            with refused(AdaptError, "Vi" if method == PromptTuning(2) else "leave this baseline out"):
+                method.attach(other, 0)
+            assert [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in other.modules()] == hooks
     adapted = small()
     tf.adapt(adapted, tf.plan_for(adapted), tf.TensorTrain(2))
     for method in (Adapters(), BitFit()):
@@ -161,3 +169,60 @@ def test_baselines_are_rows_of_a_comparison() -> None:
     rows: list[Any] = [BitFit(), Adapters(4), AdaptFormer(4), PromptTuning(3)]
     found = tf.compare(model, tf.digits(model, train=16, val=8), [], seeds=[0], epochs=1, baselines=rows)
     assert [row.label for row in found.rows] == ["bitfit", "adapter h=4", "adaptformer h=4", "vpt-shallow p=3"]
+
+
+def test_an_mlp_without_its_norm_has_nothing_to_stand_beside() -> None:
+    model: Any = small()
+    AdaptFormer(2).attach(model, 0)
+    with refused(AdaptError, "norm2"):
+        model.blocks[0].mlp(torch.zeros(1, 1, 24))
+
+
+@pytest.mark.parametrize("under", [False, True])
+def test_nothing_goes_on_top_of_a_baseline(under: bool) -> None:
+    model = small()
+    Adapters(2).attach(model, 0)
+    whole = nn.Sequential(model) if under else model
+    with untouched(whole):
+        for method in (LinearProbe(), BitFit(), FullFineTuning(), AdaptFormer(2)):
+            with refused(AdaptError, f"model{'.0' if under else ''}.baseline.remove()"):
+                method.attach(whole, 0)
+        with refused(AdaptError, "baseline"):
+            tf.adapt(whole, tf.plan_for(whole), tf.TensorTrain(2))
+    nano = tf.nano()
+    Adapters(2).attach(nano, 0)
+    data: Any = tf.digits(nano, train=16, val=8)
+    for formats, rows in (((), [LinearProbe()]), ((tf.TensorTrain(2),), ())):
+        with refused(AdaptError, "baseline"):
+            tf.compare(nano, data, formats, seeds=[0], epochs=1, baselines=cast("Any", rows))
+
+
+def test_a_module_named_baseline_is_the_models_own() -> None:
+    model = small()
+    model.add_module("baseline", nn.Linear(2, 2))
+    with untouched(model), refused(AdaptError, "of its own"):
+        Adapters(2).attach(model, 0)
+    LinearProbe().attach(model, 0)
+    tf.adapt(model, tf.plan_for(model), tf.TensorTrain(2))
+
+
+@pytest.mark.parametrize("method", [LinearProbe(), BitFit(), FullFineTuning()], ids=lambda method: method.label)
+def test_statistics_that_train_are_stored(method: Method, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model: Any = timm.create_model("resnet10t", num_classes=3)
+    before = copy.deepcopy(model)
+    trained = method.attach(model, 0)
+    data = torch.utils.data.TensorDataset(torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 0]))
+    tf.fit(model, data, None, epochs=1, batch_size=2)
+    trained.save(tmp_path / "file")
+    before.load_state_dict(read_tensors(tmp_path / "file"), strict=False)
+    assert snapshot(before)["state"] == snapshot(model)["state"]
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 2.5, "3", None, True])
+@pytest.mark.parametrize("name", ["adapter", "adaptformer", "vpt-shallow", "vpt-deep"])
+def test_a_size_that_is_none_is_refused(name: str, wrong: object) -> None:
+    with refused(AdaptError, repr(wrong)):
+        BASELINES[name](wrong)
+    with refused(AdaptError, "scale", "nan"):
+        AdaptFormer(scale=float("nan"))

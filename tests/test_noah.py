@@ -120,6 +120,9 @@ def test_what_cannot_be_is_refused() -> None:
         Subnet((1, 1), (1,), (1, 1))
     with refused(AdaptError, "no ranks"):
         Space(ranks=())
+    for none in ((-1,), 5, "1", (True,)):
+        with refused(AdaptError, "Space: ranks", repr(none), fix=False):
+            Space(ranks=none)  # type: ignore[arg-type]
     model = small()
     with untouched(model), refused(AdaptError, "each of 2 blocks", fix=False):
         Subnet((1,), (1,), (1,)).attach(model, 0)
@@ -128,5 +131,8 @@ def test_what_cannot_be_is_refused() -> None:
             SPACE.largest(4).attach(other, 0)
     with refused(AdaptError, "budget", "73,740", "10", fix=False):
         search_subnet(model_shapes("vit_base_patch16_224"), tf.digits(tf.nano()), budget=10)
+    for budget in (float("nan"), "x", None):
+        with refused(TrainingError, "budget", budget, fix=False):
+            quick_search(tf.nano(), tf.digits(tf.nano()), budget=budget)
     with refused(TrainingError, "population", fix=False):
         quick_search(tf.nano(), tf.digits(tf.nano()), population=0)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tensorfact.baselines import PromptTuning, prompt_length
 from tensorfact.data import VTAB
-from tensorfact.errors import DataError
+from tensorfact.errors import AdaptError, DataError
 from tensorfact.files import read_tensors
 from tensorfact.models import model_shapes
 
@@ -63,11 +63,11 @@ def test_the_papers_lengths_give_the_shares_that_the_paper_prints(deep: bool, sh
         assert round(100 * trained / (85_798_656 + trained), 2) == share, name
 
 
-def test_one_length_comes_nearest_to_the_sizes_on_swin() -> None:
-    shallow, deep = (count("swin", "svhn", deep) for deep in (False, True))
-    assert (shallow, deep) == (23 * 128, 13 * 12_032)
-    assert round(shallow / 1e6, 3) == 0.003
-    assert abs(deep - 162_000) <= 12_032 / 2
+@pytest.mark.parametrize(("deep", "per_token", "published"), [(False, 128, 0.003), (True, 12_032, 0.162)])
+def test_the_lengths_on_swin_have_the_published_mean_size(deep: bool, per_token: int, published: float) -> None:
+    lengths = {name: prompt_length(name, deep=deep, family="swin") for name in VTAB}
+    assert count("swin", "svhn", deep) == lengths["svhn"] * per_token
+    assert mean_size((name, length * per_token) for name, length in lengths.items()) == published
 
 
 def test_a_task_or_family_that_is_none_is_refused() -> None:
@@ -75,6 +75,8 @@ def test_a_task_or_family_that_is_none_is_refused() -> None:
         prompt_length("cifra", deep=True)
     with refused(DataError, "family", "'resnet'", fix=False):
         prompt_length("cifar", deep=True, family="resnet")  # type: ignore[arg-type]
+    with refused(DataError, "deep", 2, fix=False):
+        prompt_length("cifar", deep=2)  # type: ignore[arg-type]
 
 
 # ---------------------------------------------------------------------------------------------------- Swin's windows
@@ -108,7 +110,9 @@ def test_prompts_in_windows_train_come_off_and_are_copied(deep: bool, tmp_path: 
 def test_without_prompts_windows_are_as_they_were(deep: bool) -> None:
     model = windowed()
     base = infer(model, X)
-    PromptTuning(0, deep).attach(model, seed=0)
+    trained: Any = PromptTuning(1, deep).attach(model, seed=0)
+    for prompts in trained:
+        prompts.tokens = nn.Parameter(prompts.tokens[:0])
     assert bits(infer(model, X)) == bits(base)
 
 
@@ -122,6 +126,22 @@ def test_the_order_of_prompts_and_of_images_does_not_matter(deep: bool) -> None:
         for tokens in trained.parameters():
             tokens.copy_(tokens.flip(0))
     assert difference(infer(model, X), ahead) < 1e-5
+
+
+def test_under_checkpointing_only_deep_prompts_train_in_windows() -> None:
+    shallow: Any = windowed()
+    plain, recomputed = [copy.deepcopy(shallow) for _ in range(2)]
+    PromptTuning(2).attach(shallow, seed=0)
+    shallow.set_grad_checkpointing()
+    with refused(AdaptError, "checkpointing"):
+        shallow(X)
+    assert infer(shallow, X).isfinite().all()
+    trained: list[Any] = [PromptTuning(2, deep=True).attach(model, seed=0) for model in (plain, recomputed)]
+    recomputed.set_grad_checkpointing()
+    for model in (plain, recomputed):
+        model(X).square().mean().backward()
+    for a, b in zip(*(each.parameters() for each in trained), strict=True):
+        assert difference(b.grad, a.grad) < 1e-5
 
 
 def attended(block: Any, tokens: Any, bias: Tensor) -> Any:

@@ -8,13 +8,10 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from ..anatomy import base_parameters
+from ..anatomy import BASELINE, base_parameters
 from ..errors import AdaptError
 from ..files import write_tensors
 from ..owners import head_parameters, refuse_adapted
-
-ATTRIBUTE = "baseline"
-"""The name under which the modules are found on a model."""
 
 
 class Removable(Protocol):
@@ -62,7 +59,7 @@ class Added(nn.ModuleList):
             parameter.requires_grad_(name in self.head)
         first = next(iter(base_parameters(model).values()))
         self.to(first.device, first.dtype)
-        model.add_module(ATTRIBUTE, self)
+        model.add_module(BASELINE, self)
 
     @property
     def num_parameters(self) -> int:
@@ -75,15 +72,15 @@ class Added(nn.ModuleList):
     def save(self, path: str | Path) -> None:
         """Write the added modules and the head to one file."""
         parameters = base_parameters(self.__dict__["_model"])
-        tensors: dict[str, Tensor] = {f"{ATTRIBUTE}.{name}": value for name, value in self.state_dict().items()}
-        write_tensors(path, {**tensors, **{name: parameters[name] for name in self.head}}, {"kind": ATTRIBUTE})
+        tensors: dict[str, Tensor] = {f"{BASELINE}.{name}": value for name, value in self.state_dict().items()}
+        write_tensors(path, {**tensors, **{name: parameters[name] for name in self.head}}, {"kind": BASELINE})
 
     def remove(self) -> None:
         """Take the modules off the model."""
         model: nn.Module = self.__dict__["_model"]
         for hook in self._hooks:
             hook.remove()
-        model._modules.pop(ATTRIBUTE, None)
+        model._modules.pop(BASELINE, None)
         for name, parameter in base_parameters(model).items():
             parameter.requires_grad_(self._flags.get(name, parameter.requires_grad))
 
@@ -96,11 +93,11 @@ def blocks_of(model: nn.Module, *parts: str) -> Sequence[nn.Module]:
         parts: Names of the modules that a block has.
 
     Raises:
-        AdaptError: There is none, or the model is adapted already.
+        AdaptError: There is none, or the model is adapted or has a baseline already.
     """
     refuse_adapted(model)
-    if hasattr(model, ATTRIBUTE):
-        raise AdaptError("the model has a baseline on it already", fix="call model.baseline.remove() first")
+    if hasattr(model, BASELINE):
+        raise AdaptError(f"the model has a {BASELINE!r} of its own", fix=f"rename the attribute {BASELINE!r}")
     found = [
         module for module in model.modules() if all(isinstance(getattr(module, p, None), nn.Module) for p in parts)
     ]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +13,9 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from torch.nn.utils import skip_init
 
+from ..errors import AdaptError
 from .added import Added, blocks_of
+from .method import require_size
 
 
 class Bottleneck(nn.Module):
@@ -54,9 +58,28 @@ class Bottleneck(nn.Module):
 
     def beside(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         """Add to a module's output what the input that was kept gives."""
-        assert self._kept is not None
         kept, self._kept = self._kept, None
+        if kept is None:
+            raise AdaptError("the block's norm2 did not run before its mlp", fix="leave this baseline out")
         return output + self.forward(kept)
+
+
+def bottlenecked(model: nn.Module, *parts: str) -> Sequence[tuple[Any, int]]:
+    """Return a model's blocks that have these parts beside attention, each with the width of what its MLP returns.
+
+    Raises:
+        AdaptError: There is none, or an MLP does not end in a linear layer `fc2`.
+    """
+    blocks: Sequence[Any] = blocks_of(model, "mlp", "attn", *parts)
+    for block in blocks:
+        if not isinstance(getattr(block.mlp, "fc2", None), nn.Linear):
+            raise AdaptError(
+                f"{type(model).__name__} cannot take bottlenecks",
+                expected="MLPs that end in a linear layer fc2",
+                got=type(block.mlp).__name__,
+                fix="leave this baseline out",
+            )
+    return [(block, block.mlp.fc2.out_features) for block in blocks]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +94,9 @@ class Adapters:
 
     hidden: int = 8
 
+    def __post_init__(self) -> None:
+        require_size("Adapters: hidden", self.hidden)
+
     @property
     def label(self) -> str:
         """The row's name."""
@@ -80,17 +106,18 @@ class Adapters:
         """Add the bottlenecks."""
         generator = torch.Generator().manual_seed(seed)
         added, hooks = [], []
-        for block in blocks_of(model, "mlp", "attn"):
-            mlp: Any = block.mlp
-            bottleneck = Bottleneck(mlp.fc2.out_features, self.hidden, nn.GELU(), 1.0, generator)
+        for block, width in bottlenecked(model):
+            bottleneck = Bottleneck(width, self.hidden, nn.GELU(), 1.0, generator)
             added.append(bottleneck)
-            hooks.append(mlp.register_forward_hook(bottleneck.after))
+            hooks.append(block.mlp.register_forward_hook(bottleneck.after))
         return Added(model, added, hooks)
 
 
 @dataclasses.dataclass(frozen=True)
 class AdaptFormer:
     """A bottleneck beside the normalised MLP of every block.
+
+    For blocks that normalise before their MLP: its branch starts before the norm and joins after the MLP.
 
     Args:
         hidden: The bottleneck's width.
@@ -102,6 +129,11 @@ class AdaptFormer:
     hidden: int = 8
     scale: float = 0.1
 
+    def __post_init__(self) -> None:
+        require_size("AdaptFormer: hidden", self.hidden)
+        if type(self.scale) not in (int, float) or not math.isfinite(self.scale):
+            raise AdaptError("AdaptFormer: scale", expected="a finite number", got=repr(self.scale), fix="scale=0.1")
+
     @property
     def label(self) -> str:
         """The row's name."""
@@ -109,12 +141,22 @@ class AdaptFormer:
 
     def attach(self, model: nn.Module, seed: int) -> Added:
         """Add the bottlenecks."""
+        blocks = bottlenecked(model, "norm2")
+        for block, _ in blocks:
+            at = {name: index for index, name in enumerate(block._modules)}
+            if at.get("norm2", 0) > at.get("mlp", 0):  # timm's blocks list their parts as they run
+                raise AdaptError(
+                    f"{type(block).__name__} cannot take AdaptFormer",
+                    expected="blocks that normalise before their MLP",
+                    fix="leave this baseline out, or use Adapters",
+                )
         generator = torch.Generator().manual_seed(seed)
         added, hooks = [], []
-        for block in blocks_of(model, "mlp", "attn", "norm2"):
-            mlp: Any = block.mlp
-            norm: Any = block.norm2
-            bottleneck = Bottleneck(mlp.fc2.out_features, self.hidden, nn.ReLU(), self.scale, generator)
+        for block, width in blocks:
+            bottleneck = Bottleneck(width, self.hidden, nn.ReLU(), self.scale, generator)
             added.append(bottleneck)
-            hooks += [norm.register_forward_pre_hook(bottleneck.keep), mlp.register_forward_hook(bottleneck.beside)]
+            hooks += [
+                block.norm2.register_forward_pre_hook(bottleneck.keep),
+                block.mlp.register_forward_hook(bottleneck.beside),
+            ]
         return Added(model, added, hooks)

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from ..errors import AdaptError
 from .added import Added, Removable, blocks_of
 from .bottleneck import Bottleneck
+from .method import required_sizes
 from .prompts import Prompts, sequence_of
 
 
@@ -71,10 +71,7 @@ class Subnet:
 
     def __post_init__(self) -> None:
         for name in KINDS:
-            sizes = getattr(self, name)
-            if not isinstance(sizes, (tuple, list)) or any(type(size) is not int or size < 0 for size in sizes):
-                raise AdaptError(f"Subnet: {name}", expected="ints from 0 up, one a block", got=repr(sizes))
-            object.__setattr__(self, name, tuple(sizes))  # a list, as JSON has them
+            object.__setattr__(self, name, required_sizes(f"Subnet: {name}", getattr(self, name), "one a block"))
         if len({len(getattr(self, name)) for name in KINDS}) > 1:
             lengths = ", ".join(f"{len(getattr(self, name))} {name}" for name in KINDS)
             raise AdaptError("Subnet", expected="one size of each kind a block", got=lengths, fix="use 0 for none")
@@ -114,6 +111,9 @@ class Space:
         adapters: Widths of the bottleneck.
         ranks: LoRA's ranks.
         prompts: Numbers of prompts.
+
+    Raises:
+        AdaptError: There is nothing to choose from, or a size is no int from 0 up.
     """
 
     adapters: tuple[int, ...] = (1, 5, 10)
@@ -122,8 +122,10 @@ class Space:
 
     def __post_init__(self) -> None:
         for name in KINDS:
-            if not getattr(self, name):
+            sizes = required_sizes(f"Space: {name}", getattr(self, name), "to choose from")
+            if not sizes:
                 raise AdaptError(f"Space: there are no {name} to choose from", fix="pass (0,) for none")
+            object.__setattr__(self, name, sizes)
 
     def smallest(self, depth: int) -> Subnet:
         """Return the subnet that has the smallest size of every kind in each of `depth` blocks."""
@@ -177,17 +179,11 @@ class Supernet(Added):
 def _modules(model: nn.Module, subnet: Subnet, seed: int) -> tuple[list[nn.ModuleDict], list[Removable]]:
     """Make a subnet's modules, one dictionary a block, and tie them to a model."""
     found = blocks_of(model, "mlp", "attn", "norm1")
-    if not isinstance(model, VisionTransformer):
-        raise AdaptError(
-            f"{type(model).__name__} cannot take a subnet of NOAH's",
-            expected="timm's ViT",
-            fix="leave this baseline out",
-        )
+    prefix, width = sequence_of(model)
     if len(found) != len(subnet.adapters):
         raise AdaptError(
             "Subnet", expected=f"a size for each of {len(found)} blocks", got=f"{len(subnet.adapters)} of each kind"
         )
-    prefix, width = sequence_of(model)
     generator = torch.Generator().manual_seed(seed)
     modules: list[nn.ModuleDict] = []
     hooks: list[Removable] = []

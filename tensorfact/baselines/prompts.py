@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 from timm.models.swin_transformer import PatchMerging, SwinTransformerBlock
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from ..errors import AdaptError
 from .added import Added, Removable, blocks_of
+from .method import require_size
 from .windows import WindowPrompts
 
 
@@ -68,6 +70,9 @@ class PromptTuning:
     length: int = 10
     deep: bool = False
 
+    def __post_init__(self) -> None:
+        require_size("PromptTuning: length", self.length)
+
     @property
     def label(self) -> str:
         """The row's name."""
@@ -86,6 +91,8 @@ class PromptTuning:
                 in_windows = WindowPrompts(self.length, span[0].norm1.normalized_shape[0], generator)
                 added.append(in_windows)
                 hooks += in_windows.tie(span, merges)
+                if len(span) > 1:
+                    hooks.append(model.register_forward_pre_hook(in_windows.refuse_recomputing))
         else:
             prefix, width = sequence_of(model)
             for span in spans:
@@ -99,13 +106,12 @@ def sequence_of(model: nn.Module) -> tuple[int, int]:
     """Return how many tokens of a ViT stand before those of the image, and their width.
 
     Raises:
-        AdaptError: The model's tokens are not one sequence.
+        AdaptError: The model is another, whose blocks may count on where tokens stand.
     """
-    prefix, width = getattr(model, "num_prefix_tokens", None), getattr(model, "embed_dim", None)
-    if not isinstance(prefix, int) or not isinstance(width, int):
+    if not isinstance(model, VisionTransformer):
         raise AdaptError(
-            f"{type(model).__name__} cannot take prompts",
-            expected="timm's ViT, whose tokens are one sequence",
+            f"{type(model).__name__} takes neither prompts nor a subnet of NOAH's",
+            expected="timm's VisionTransformer, or for prompts its SwinTransformer",
             fix="leave this baseline out",
         )
-    return prefix, width
+    return model.num_prefix_tokens, model.embed_dim

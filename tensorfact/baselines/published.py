@@ -37,7 +37,7 @@ def prompt_length(task: str, *, deep: bool, family: Literal["vit", "swin"] = "vi
         family: Which of the two models.
 
     Raises:
-        DataError: There is no such task or family.
+        DataError: There is no such task or family, or `deep` is neither True nor False.
 
     Examples:
         >>> prompt_length("svhn", deep=True)
@@ -48,6 +48,8 @@ def prompt_length(task: str, *, deep: bool, family: Literal["vit", "swin"] = "vi
             raise DataError(
                 f"prompt_length: {what}", expected=f"one of {', '.join(known)}", got=f"{name!r}{nearest(name, known)}"
             )
+    if type(deep) is not bool:
+        raise DataError("prompt_length: deep", expected="True or False", got=repr(deep))
     if family == "swin":
         lengths = SWIN_DEEP if deep else SWIN_SHALLOW
         return lengths[list(VTAB).index(task) % len(lengths)]

@@ -65,7 +65,7 @@ def search_subnet(
         AdaptError: The model is no ViT of timm's, or no subnet is within the budget.
         TrainingError: A number is out of range, or the loss is not finite.
     """
-    for name, value in (("population", population), ("generations", generations)):
+    for name, value in (("population", population), ("generations", generations), ("budget", budget)):
         if type(value) is not int or value < 1:
             raise TrainingError(f"search_subnet: {name}", expected="an int >= 1", got=repr(value))
     trained = copy.deepcopy(model)

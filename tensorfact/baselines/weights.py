@@ -10,7 +10,7 @@ from torch import nn
 
 from ..anatomy import base_parameters
 from ..files import write_tensors
-from ..owners import head_parameters, refuse_adapted
+from ..owners import head_buffers, head_parameters, refuse_adapted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,9 +33,10 @@ class Weights:
         """Do nothing: the weights are where they belong."""
 
     def save(self, path: str | Path) -> None:
-        """Write the trained parameters to one file."""
-        parameters = base_parameters(self.model)
-        write_tensors(path, {name: parameters[name] for name in self.names}, {"kind": "weights"})
+        """Write the trained parameters to one file, and the running statistics that trained beside them."""
+        parameters, stored = base_parameters(self.model), self.model.state_dict()
+        buffers = {name: buffer for name, buffer in head_buffers(self.model, self.names).items() if name in stored}
+        write_tensors(path, {**{name: parameters[name] for name in self.names}, **buffers}, {"kind": "weights"})
 
     def remove(self) -> None:
         """Let every parameter require gradients as it did before; what was trained stays."""

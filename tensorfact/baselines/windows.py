@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from ..errors import AdaptError
 from .added import Removable, Replaced
 
 
@@ -47,6 +48,14 @@ class WindowPrompts(nn.Module):
         hooks += [block.register_forward_hook(self.proceed) for block in blocks[:-1]]
         hooks += [merge.register_forward_hook(self.merge) for merge in merges]
         return [*hooks, blocks[-1].register_forward_hook(self.end)]
+
+    def refuse_recomputing(self, model: nn.Module, inputs: Any) -> None:
+        """Refuse a pass whose blocks run again in the backward pass, each by itself: what it passed on is gone then."""
+        if torch.is_grad_enabled() and any(getattr(module, "grad_checkpointing", False) for module in model.modules()):
+            raise AdaptError(
+                "prompts that live on from block to block cannot be trained under gradient checkpointing",
+                fix="PromptTuning(deep=True), or no checkpointing: model.set_grad_checkpointing(False)",
+            )
 
     def begin(self, block: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         """Give every image of a batch the prompts, before their first block."""
