@@ -11,7 +11,7 @@ from torch import nn
 
 from .adapt import Adapter
 from .architectures import plan_for
-from .baselines import BASELINES, BUDGET, RELEASED, Method, check_budget, search_subnet
+from .baselines import BASELINES, BUDGET, Method, check_search, search_subnet
 from .data import Splits
 from .errors import SweepError, nearest
 from .formats import available_formats, parse_format
@@ -126,9 +126,8 @@ def num_parameters(text: str, model: nn.Module, *, scale: float | None = None, d
     name, options = read_method(text)
     if name == SEARCH:
         _checked(text, lambda: inspect.signature(search_subnet).bind(None, None, **options))
-        budget = options.get("budget", BUDGET)
-        check_budget(model, budget, options.get("space", RELEASED))
-        return int(budget)
+        check_search(model, **options)
+        return int(options.get("budget", BUDGET))
     trained = method_of(text, scale=scale, dropout=dropout).attach(model, seed=0)
     trained.remove()
     return trained.num_parameters

@@ -89,6 +89,18 @@ def load_model(
     return model.eval()
 
 
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Let a seed decide what torch draws while the context lasts; the caller's random state stays as it was.
+
+    Args:
+        seed: The seed.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
 def with_head(model: nn.Module, classes: int, seed: int) -> nn.Module:
     """Give a model a new head, in place.
 
@@ -110,8 +122,7 @@ def with_head(model: nn.Module, classes: int, seed: int) -> nn.Module:
             fix="pass a timm model, or give the model a reset_classifier(num_classes) method",
         )
     device = next(model.parameters()).device
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         model.reset_classifier(classes)  # type: ignore[operator]
     return model.to(device)
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tensorfact.errors import DataError, SweepError
+from tensorfact.errors import DataError, SweepError, TensorfactError
 from tensorfact.models import model_shapes
 from tensorfact.sweep import (
     PRESETS,
@@ -345,3 +345,74 @@ def test_results_say_nothing_of_the_machine(done: tuple[Path, Results]) -> None:
     text = json.dumps(json.loads(done[1].to_json()))
     assert "seconds" not in text
     assert str(done[0]) not in text
+
+
+def test_other_data_or_weights_need_another_folder(root: Path, tmp_path: Path) -> None:
+    sweep = narrowed(tiny(Row("linear", ("linear",))), tasks=["vtab:svhn"])
+    run_sweep(sweep, tmp_path / "runs", root=root)
+    lay_out_vtab(tmp_path / "more", "svhn", images=5)
+    with refused(SweepError, "vtab:svhn", "choose another folder"):
+        run_sweep(sweep, tmp_path / "runs", root=tmp_path / "more")
+
+
+def test_a_report_is_not_of_the_sweep_before(root: Path, tmp_path: Path) -> None:
+    def stopped(job: Any, specs: Any) -> Iterator[RunSpec]:
+        job(specs[0])
+        yield specs[0]
+        raise KeyboardInterrupt
+
+    run_sweep(tiny(Row("linear", ("linear",))), tmp_path, root=root)
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(tiny(Row("BitFit", ("bitfit",))), tmp_path, root=root, engine=stopped)
+    found = read_results(tmp_path)
+    assert {cell.row for cell in found.cells} == {"BitFit"}
+    assert not any(cell.runs for cell in found.cells)
+    with refused(SweepError, "undone"):
+        run_sweep(tiny(Row("BitFit", ("bitfit",))), tmp_path, root=root, engine=lambda job, specs: iter(()))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("seed", "a"), ("seed", None), ("seed", 2**70), ("scale", 0), ("scale", float("nan")), ("scale", -1.0)),
+        *(("model", None), ("task", 3), ("method", []), ("checkpoint", 5), ("settings", None), ("pretrained", "x")),
+    ],
+)
+def test_a_spec_of_wrong_types_is_refused(field: str, value: Any) -> None:
+    with pytest.raises(SweepError):
+        RunSpec.from_dict({**RunSpec("nano", "digits", "tt:rank=1", 1.0, 0, "final").to_dict(), field: value})
+
+
+def test_equal_specs_have_equal_ids() -> None:
+    one, other = (
+        RunSpec("nano", "digits", "tt:rank=1", s, 0, "final", Settings(lr=n)) for s, n in ((1, 1), (1.0, 1.0))
+    )
+    assert one == other
+    assert one.id == other.id
+
+
+@pytest.mark.parametrize(
+    "text", ["adapter:hidden=0", "vpt-deep:length='x'", "noah:budget=1", "noah:bogus=1", "lora:rnk=1"]
+)
+def test_options_are_checked_before_anything_trains(text: str, root: Path, tmp_path: Path) -> None:
+    with pytest.raises(TensorfactError):
+        run_sweep(narrowed(tiny(), methods=["linear", text]), tmp_path, root=root)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_nothing_is_there_twice() -> None:
+    for change in ({"tasks": ["digits", "digits"]}, {"methods": ["bitfit", "bitfit"]}):
+        with refused(SweepError, "none twice"):
+            narrowed(preset("small"), **change)  # type: ignore[arg-type]
+    with refused(SweepError, "none twice"):
+        dataclasses.replace(preset("small"), seeds=(0, 0))
+    assert narrowed(preset("small"), rows=["LoRA"], scales=[1, 1.0]).parts[0].rows[0].scales == (1.0,)
+
+
+def test_another_model_has_a_title_of_its_own_and_nothing_published() -> None:
+    sweep = on_models(preset("paper"), ["vtab=a(b=1)", "nano"])
+    assert [(part.model, part.title) for part in sweep.parts][:2] == [
+        ("a(b=1)", "vtab on a(b=1)"),
+        ("nano", "few-shot on nano"),
+    ]
+    assert not any(row.parameters or row.accuracy for part in sweep.parts for row in part.rows)

@@ -9,7 +9,7 @@ from .method import Method, Trained
 from .noah import Space, Subnet, Supernet
 from .prompts import PromptTuning
 from .published import PROMPT_LENGTHS, prompt_length
-from .search import BUDGET, search_subnet
+from .search import BUDGET, check_search, search_subnet
 from .weights import BitFit, FullFineTuning, LinearProbe, Weights
 
 BASELINES: dict[str, Callable[..., Method]] = {
@@ -41,6 +41,7 @@ __all__ = [
     "Supernet",
     "Trained",
     "Weights",
+    "check_search",
     "prompt_length",
     "search_subnet",
 ]

@@ -12,6 +12,7 @@ from ..data import Splits
 from ..errors import AdaptError, TrainingError
 from ..progress import Progress, silent
 from ..training import evaluate, fit
+from .added import blocks_of
 from .noah import KINDS, RELEASED, Space, Subnet, Supernet
 from .prompts import sequence_of
 
@@ -65,9 +66,7 @@ def search_subnet(
         AdaptError: The model is no ViT of timm's, or no subnet is within the budget.
         TrainingError: A number is out of range, or the loss is not finite.
     """
-    for name, value in (("population", population), ("generations", generations), ("budget", budget)):
-        if type(value) is not int or value < 1:
-            raise TrainingError(f"search_subnet: {name}", expected="an int >= 1", got=repr(value))
+    check_search(model, space=space, budget=budget, population=population, generations=generations)
     trained = copy.deepcopy(model)
     supernet = Supernet(trained, space, seed)
     evolution = _Evolution(space, len(supernet), sequence_of(model)[1], budget, random.Random(seed))
@@ -95,6 +94,37 @@ def search_subnet(
     return ranked[0]
 
 
+def check_search(
+    model: nn.Module,
+    *,
+    space: Space = RELEASED,
+    budget: int = BUDGET,
+    population: int = 50,
+    generations: int = 15,
+    **training: object,
+) -> None:
+    """Refuse what `search_subnet` cannot do, before anything trains; the arguments are its own.
+
+    Raises:
+        AdaptError: The model is no ViT of timm's, or no subnet is within the budget.
+        TrainingError: A number is out of range.
+    """
+    for name, value in (("population", population), ("generations", generations), ("budget", budget)):
+        if type(value) is not int or value < 1:
+            raise TrainingError(
+                f"search_subnet: {name}", expected="an int >= 1", got=repr(value), fix=f"write {name} as such a number"
+            )
+    _, width = sequence_of(model)
+    least = space.smallest(len(blocks_of(model, "mlp", "attn", "norm1"))).num_parameters(width)
+    if least > budget:
+        raise AdaptError(
+            "search_subnet: budget",
+            expected=f"at least {least:,}, the smallest subnet",
+            got=f"{budget:,}",
+            fix="a larger budget",
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class _Evolution:
     """How subnets come of subnets, within a budget."""
@@ -104,13 +134,6 @@ class _Evolution:
     width: int
     budget: int
     chance: random.Random
-
-    def __post_init__(self) -> None:
-        least = self.size(self.space.smallest(self.depth))
-        if least > self.budget:
-            raise AdaptError(
-                "search_subnet: budget", expected=f"at least {least:,}, the smallest subnet", got=f"{self.budget:,}"
-            )
 
     def size(self, subnet: Subnet) -> int:
         return subnet.num_parameters(self.width)

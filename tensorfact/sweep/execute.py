@@ -19,7 +19,7 @@ from ..data import Splits, open_task
 from ..errors import DivergedError
 from ..measure import TrainingStep, peak_bytes
 from ..methods import method_of, search_of
-from ..models import load_model, with_head
+from ..models import load_model, seeded, with_head
 from ..progress import Progress, silent
 from ..training import Epoch, History, accelerator_for, evaluate, fit
 from .results import Measured, Outcome, Run
@@ -147,7 +147,8 @@ def open_run(spec: RunSpec, root: Path | None) -> tuple[nn.Module, Splits]:
         DataError: There is no such model or task.
     """
     options = {"drop_path_rate": spec.settings.drop_path} if spec.settings.drop_path else {}
-    model = load_model(spec.model, pretrained=spec.pretrained, checkpoint=spec.checkpoint, **options)
+    with seeded(0):  # weights that are loaded from nowhere are the same in every run
+        model = load_model(spec.model, pretrained=spec.pretrained, checkpoint=spec.checkpoint, **options)
     statistics = spec.settings.imagenet_statistics
     splits = open_task(spec.task, model, root=root, imagenet_statistics=statistics, check=False)
     return with_head(model, splits.classes, spec.seed), splits

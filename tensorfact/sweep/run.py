@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Container, Iterable
 from pathlib import Path
 
-from ..data import open_task
 from ..errors import SweepError
-from ..models import load_model, model_shapes
 from ..progress import Progress, silent
 from .cells import Candidates, collect, grid
+from .check import check_sweep, compare_inputs
 from .definition import Sweep
 from .engines import Engine, in_process
 from .execute import Runner
 from .results import Results, Run
 from .search import searched
-from .sizes import known_specs, parameters
+from .sizes import known_specs
 from .spec import RunSpec
 from .store import Store
 
@@ -61,7 +60,8 @@ def run_sweep(
     store = Store(Path(folder))
     runner = Runner(store.folder, root if root is None else Path(root), device, workers, keep, tracker)
     with store.locked():
-        check_sweep(sweep, runner.root, images=check, progress=progress)
+        found = check_sweep(sweep, runner.root, images=check, progress=progress)
+        store.write_inputs(compare_inputs(store.inputs(), found, store.folder))
         store.write_sweep(sweep)
         candidates = grid(sweep)
         if trials:
@@ -92,30 +92,6 @@ def read_results(folder: str | Path) -> Results:
         if not found:
             return results
         known |= found
-
-
-def check_sweep(sweep: Sweep, root: Path | None, *, images: bool = True, progress: Progress = silent) -> None:
-    """Make every model, attach every method and open every task, before anything trains.
-
-    Args:
-        sweep: The sweep.
-        root: Where the data is.
-        images: Open every image.
-        progress: Called as images are opened.
-
-    Raises:
-        TensorfactError: Something is not what it should be.
-    """
-    opened: set[str] = set()
-    for part in sweep.parts:
-        model = model_shapes(part.model)
-        for row in part.rows:
-            parameters(sweep, part, row, model)
-        loaded = load_model(part.model, pretrained=part.pretrained, checkpoint=part.checkpoint)
-        for task in part.tasks:
-            statistics, check = sweep.settings.imagenet_statistics, images and task not in opened
-            open_task(task, loaded, root=root, imagenet_statistics=statistics, check=check, progress=progress)
-            opened.add(task)
 
 
 def _finish(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar
 
@@ -167,7 +168,7 @@ def _coerce(of: object, name: str, kind: type, *, positive: bool = False) -> Non
     numbers = (int, float) if kind is float else (kind,)
     right = isinstance(value, numbers) and (kind is bool or not isinstance(value, bool))
     lowest = 0 if kind is not int or name == "seed" else 1
-    if not right or not lowest <= value < 2**53 or (positive and not value):
+    if not right or not lowest <= value < (math.inf if kind is float else 2**53) or (positive and not value):
         what = "True or False" if kind is bool else f"a finite {kind.__name__} {'>' if positive else '>='} {lowest}"
         raise SweepError(name, expected=what, got=repr(value), fix=f"write {name} as such a number")
     object.__setattr__(of, name, kind(value))
@@ -200,4 +201,6 @@ def build(cls: type[T], data: object, **read: Callable[[Any], Any]) -> T:
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         if isinstance(error, SweepError):
             raise
-        raise SweepError(f"a stored {cls.__name__}", got=str(error), fix="remove the file, and it is made again") from error
+        raise SweepError(
+            f"a stored {cls.__name__}", got=str(error), fix="remove the file, and it is made again"
+        ) from error

@@ -17,15 +17,16 @@ from .definition import Sweep
 from .results import Measured, Results, Run, outcome_from
 from .spec import RunSpec, build, parse_json
 
-SWEEP, RESULTS = "sweep.json", "results.json"
+SWEEP, RESULTS, INPUTS = "sweep.json", "results.json", "inputs.json"
 
 
 @dataclasses.dataclass(frozen=True)
 class Store:
     """Where a sweep's files are.
 
-    `sweep.json` says what is to be run; `runs/ID/` holds a run's `spec.json`, while it runs its `training.safetensors`,
-    and once it is done `measured.json` and then `result.json`; `results.json` holds the results of all.
+    `sweep.json` says what is to be run, `inputs.json` on which data and weights; `runs/ID/` holds a run's `spec.json`,
+    while it runs its `training.safetensors`, and once it is done `measured.json` and then `result.json`; `results.json`
+    holds the results of all.
 
     Args:
         folder: The folder.
@@ -77,7 +78,9 @@ class Store:
             known = RunSpec.from_json(_text(folder / "spec.json"))
             outcome = outcome_from(parse_json(_text(result), str(result)))
         except SweepError as error:
-            raise SweepError(f"{folder} is damaged", got=str(error), fix="remove it, and the run is done again") from error
+            raise SweepError(
+                f"{folder} is damaged", got=str(error), fix="remove it, and the run is done again"
+            ) from error
         if known != spec:
             raise SweepError(f"{folder} holds another run", fix="remove the folder, and the run is done again")
         return Run(spec, outcome, self.measured(spec))
@@ -98,6 +101,24 @@ class Store:
         """
         make_folder(self.folder)
         write_text(self.folder / SWEEP, sweep.to_json() + "\n")
+
+    def inputs(self) -> dict[str, object]:
+        """Return what the runs of the folder have read, by name.
+
+        Raises:
+            SweepError: The file is damaged.
+        """
+        path = self.folder / INPUTS
+        found = parse_json(_text(path), str(path)) if path.exists() else {}
+        return dict(found) if isinstance(found, Mapping) else {}
+
+    def write_inputs(self, inputs: Mapping[str, object]) -> None:
+        """Write what the runs of the folder read.
+
+        Raises:
+            CheckpointError: It cannot be written.
+        """
+        write_text(self.folder / INPUTS, json.dumps(inputs, indent=1, sort_keys=True) + "\n")
 
     def write_results(self, results: Results) -> None:
         """Write what came of it.

@@ -46,7 +46,9 @@ def accelerator_for(
             warnings.filterwarnings("error", "`log_with=")  # a tracker that is not installed
             made = Accelerator(cpu=device == "cpu", **options)
     except (ValueError, ImportError, UserWarning) as error:
-        raise TrainingError(f"an accelerator for {device}, {precision}, {tracker}", got=str(error), fix="install what is missing") from error
+        raise TrainingError(
+            f"an accelerator for {device}, {precision}, {tracker}", got=str(error), fix="install what is missing"
+        ) from error
     if tracker is not None:
         made.init_trackers("tensorfact")
     return made
