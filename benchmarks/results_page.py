@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tensorfact.files import make_folder, write_text
 from tensorfact.report import Summary, summarize, write_sweep_report
+from tensorfact.report.tables import with_spread
 from tensorfact.sweep import read_results
 from tensorfact.table import Table
 
@@ -37,20 +38,33 @@ def chosen(summary: Summary) -> Table:
     return Table(("chosen", *part.part.tasks), tuple(rows))
 
 
-def section(summary: Summary, table: str) -> str:
+def results(summary: Summary) -> Table:
+    """Return every row's accuracies with their spread over seeds."""
+    (part,) = summary.parts
+    rows = []
+    for row in part.rows:
+        accuracies = [with_spread(each) for each in (*(cell.accuracy for cell in row.cells), row.accuracy)]
+        rows.append((row.row.label, f"{row.parameters:,.0f}", *accuracies))
+    return Table(("method", "parameters", *part.part.tasks, "mean"), tuple(rows))
+
+
+def section(summary: Summary) -> str:
     """Return the generated part of the page."""
     settings = summary.results.sweep.settings
-    runs = summary.results.runs.values()
+    runs = list(summary.results.runs.values())
     seconds = sum(run.measured.seconds for run in runs if run.measured)
     return "\n".join(
         [
             BEGIN,
             "",
-            "`tensorfact sweep --preset small --engine pool --processes 2 --out runs/small`, then",
-            f"`python -m benchmarks.results_page runs/small`: {len(runs)} runs of {settings.epochs} epochs, learning",
-            f"rate {settings.lr:g}, {seconds / 3600:.1f} hours of training on one core each. {summary.protocol}",
+            "`make results`, which is `tensorfact sweep --preset small --engine pool --processes 2 --device cpu",
+            "--out runs/small` and `python -m benchmarks.results_page runs/small`:",
+            f"{len(runs)} runs of {settings.epochs} epochs, learning rate",
+            f"{settings.lr:g}, {seconds / 3600:.1f} hours of training on one core each.",
             "",
-            table,
+            summary.protocol,
+            "",
+            str(results(summary)),
             "",
             "[The whole report](results/report.html) sorts and filters, and has curves, costs and every run's spec;",
             "[the runs](results/table.csv) are a file.",
@@ -76,12 +90,10 @@ def main() -> None:
         written = {path.name: path for path in write_sweep_report(summary.results, folder)}
         for name in KEPT:
             shutil.copy(written[name], DOCS / "results" / name)
-        lines = written["table.md"].read_text().splitlines()
-    table = "\n".join(line for line in lines if line.startswith("|"))
     page = DOCS / "results.md"
     before, _, rest = page.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
-    write_text(page, before + section(summary, table) + after)
+    write_text(page, before + section(summary) + after)
     print(f"written: {page}")
 
 

@@ -150,7 +150,9 @@ def _figure(
     if not parts:
         return None
     heights = [height(part) for part in parts]
-    figure = Figure(figsize=(9, sum(heights)), layout="constrained")
+    names = {row.row.label for part in parts for row in part.rows}
+    tall = max(sum(heights), 0.5 + 0.23 * len(names))  # of the legend
+    figure = Figure(figsize=(9, tall), layout="constrained")
     legend: dict[str, Any] = {}
     all_axes = figure.subplots(len(parts), squeeze=False, height_ratios=heights)[:, 0]
     for axes, part in zip(all_axes, parts, strict=True):

@@ -88,11 +88,17 @@ def columns_of(part: PartSummary) -> list[Column]:
     return columns
 
 
+def full_heading(part: PartSummary, column: Column) -> str:
+    """Return a column's heading with its group, where the part's tasks have several."""
+    grouped = column.group and len(part.groups) > 1
+    return f"{column.heading} ({column.group})" if grouped else column.heading
+
+
 def markdown(summary: Summary) -> str:
     """Return one table a part, in Markdown; the best of each column is bold."""
     lines = [f"# {_plain(summary.results.sweep.name, MARKDOWN)}", "", summary.protocol, ""]
     for part in summary.parts:
-        heads = [f"{each.heading} ({each.group})" if each.group else each.heading for each in columns_of(part)]
+        heads = [full_heading(part, each) for each in columns_of(part)]
         names = [_plain(row.row.label, MARKDOWN) for row in part.rows]
         rows = zip(names, _cells(part, "**{}**", str), strict=True)
         table = Table(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ..table import Table
 from .summary import Summary
-from .tables import columns_of
+from .tables import columns_of, full_heading
 
 FEW = 4
 """So many tasks have a column each."""
@@ -20,6 +20,6 @@ def terminal_tables(summary: Summary) -> Iterator[tuple[str, Table]]:
     """
     for part in summary.parts:
         columns = [each for each in columns_of(part) if each.task is None or len(part.part.tasks) <= FEW]
-        headers = ("method", *(f"{each.heading} ({each.group})" if each.group else each.heading for each in columns))
+        headers = ("method", *(full_heading(part, each) for each in columns))
         rows = tuple((row.row.label, *(each.text(row) for each in columns)) for row in part.rows)
         yield part.part.title + (f" ({summary.note})" if summary.note else ""), Table(headers, rows)
