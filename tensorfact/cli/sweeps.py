@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Sequence
@@ -93,7 +94,10 @@ def sweep_command(
     if dry_run:
         for each in found.parts:
             show(sizes(found, each), f"{each.name}: {each.title}, {each.model}, {len(each.tasks)} task(s)")
-        typer.echo(f"{found.protocol}; {found.settings}")
+        chosen = ", ".join(f"{name} {value}" for name, value in dataclasses.asdict(found.settings).items())
+        typer.echo(
+            f"{len(known_specs(found)):,} runs before anything is chosen. Protocol: {found.protocol}. Each: {chosen}."
+        )
         return
     made = known("engine", engine, ENGINES)(processes, gpus, address)
     with progress_bars() as progress:

@@ -150,8 +150,8 @@ def _figure(
     if not parts:
         return None
     heights = [height(part) for part in parts]
-    names = {row.row.label for part in parts for row in part.rows}
-    tall = max(sum(heights), 0.5 + 0.23 * len(names))  # of the legend
+    labels_of = {row.row.label for part in parts for row in part.rows}
+    tall = max(sum(heights), 0.5 + 0.23 * len(labels_of))  # of the legend
     figure = Figure(figsize=(9, tall), layout="constrained")
     legend: dict[str, Any] = {}
     all_axes = figure.subplots(len(parts), squeeze=False, height_ratios=heights)[:, 0]

@@ -82,7 +82,7 @@ def sizes(sweep: Sweep, part: Part) -> Table:
         published = "" if row.parameters is None else f"{round(row.parameters / 1e6, 3):g}"
         counts = parameters(sweep, part, row, model)
         methods = list(dict.fromkeys(method for task in part.tasks for method in row.methods_on(task)))
-        named = methods[0] if len(methods) == 1 else f"{methods[0]} … {methods[-1]}"
+        named = methods[0] if len(methods) == 1 else f"{methods[0]} … {methods[-1].partition(':')[2]}"
         scales = ", ".join(f"{scale:g}" for scale in row.scales if scale is not None)
         ends = [{task: float(end(each)) for task, each in counts.items()} for end in (min, max)]
         mean, printed = _span(f"{overall_mean(end):,.0f}" for end in ends), _span(map(printed_size, ends))

@@ -56,7 +56,7 @@ function drawHead() {
   const tasks = new Set(DATA.parts.flatMap((each) => each.tasks.map((task) => task.name)));
   const labels = new Set(DATA.parts.flatMap((each) => each.rows.map((row) => row.label)));
   const facts = [
-    ["Methods", labels.size], ["Tasks", tasks.size], ["Seeds", DATA.seeds.join(", ")],
+    ["Methods", labels.size], ["Tasks", tasks.size], ["Seeds", DATA.seeds.length],
     ["Runs", DATA.runs.length.toLocaleString("en-US")],
     ["Cells", rest.length ? `${cells.done} of ${all}` : String(all), rest.join(", ")],
     ...(DATA.seconds ? [["Training", duration(DATA.seconds), `on ${DATA.machines.join(", ")}`]] : []),
