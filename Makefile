@@ -16,7 +16,7 @@ test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
 # every page of the built documentation in chromium, which root gets on Debian if there is none
 test-site: $(READY)

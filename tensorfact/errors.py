@@ -15,7 +15,9 @@ TensorfactError
 │   └── FingerprintError a file made for another base model
 ├── DeviceError          a device that torch cannot compute on here
 ├── DataError            data that is missing, damaged or mislabelled
-└── TrainingError        nothing to train, or a loss that is no number
+├── TrainingError        nothing to train, or labels that are no class indices
+│   └── DivergedError    a loss that is no longer finite
+└── SweepError           no sweep, or a folder of runs that cannot be gone on with
 ```
 """
 

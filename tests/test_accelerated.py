@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import tensorfact as tf
 from tensorfact.errors import TrainingError
+from tensorfact.training import accelerator_for
 
 from .distributed_run import adapted, data
 from .helpers import difference, infer, refused, snapshot, state_bits, untouched
@@ -126,3 +127,10 @@ def test_a_way_of_sharding_that_does_not_fit_is_refused(make: Any, options: dict
     accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(**options)
     with untouched(model), refused(TrainingError, word):
         run(model, accelerator=accelerator)
+
+
+@pytest.mark.usefixtures("make")
+def test_a_tracker_that_is_not_there_is_said_to_be() -> None:
+    with refused(TrainingError, "wandb"):
+        accelerator_for("cpu", tracker="wandb")
+    assert accelerator_for("cpu") is None

@@ -15,8 +15,8 @@ from tensorfact.sweep import RunSpec, preset, read_results
 
 from .make_benchmarks import lay_out_vtab, write_benchmarks
 
-VIT = "vit_tiny_patch16_224(img_size=32,embed_dim=24,depth=2,num_heads=2)"
-SWIN = "swin_tiny_patch4_window7_224(img_size=64,embed_dim=12,depths=(1,1,1,1),num_heads=(1,1,2,2),window_size=2)"
+VIT = "vit_tiny_patch16_224(img_size=32,embed_dim=48,depth=3,num_heads=2)"
+SWIN = "swin_tiny_patch4_window7_224(img_size=64,embed_dim=24,depths=(1,1,1,1),num_heads=(1,1,2,2),window_size=2)"
 
 
 def said(capfd: pytest.CaptureFixture[str], *words: object) -> str:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import tensorfact as tf
-from tensorfact.errors import CheckpointError, TrainingError
+from tensorfact.errors import CheckpointError, DivergedError, TrainingError
 from tensorfact.files import read_header, read_tensors, write_tensors
 from tensorfact.progress import Progress
 from tensorfact.training import Schedule
@@ -402,7 +402,7 @@ def test_a_loss_that_is_no_number_is_refused(value: float) -> None:
     model = network()
     bad = data()
     bad.tensors[0][40] = value
-    with refused(TrainingError, "epoch 0", "lower lr or scale"):
+    with refused(DivergedError, "epoch 0", "lower lr or scale"):
         tf.fit(model, bad, data(24), epochs=2, batch_size=8)
     assert all(p.isfinite().all() for p in model.parameters())
 

@@ -270,8 +270,3 @@ def test_labels_are_class_indices() -> None:
     data = TensorDataset(torch.randn(4, 3), nn.functional.one_hot(torch.arange(4) % 2))
     with refused(TrainingError, "(batch,)"):
         tf.evaluate(nn.Linear(3, 2), data, loss=lambda logits, labels: logits.mean())
-
-
-def test_a_tracker_that_is_not_there_is_said_to_be() -> None:
-    with refused(TrainingError, "wandb"):
-        tf.training.accelerator_for("cpu", tracker="wandb")
