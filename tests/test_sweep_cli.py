@@ -115,7 +115,9 @@ def environment() -> dict[str, str]:
 def test_the_papers_table_from_one_command(protocol: str, tmp_path: Path) -> None:
     write_benchmarks(tmp_path / "data", images=2, size=24)
     command = ["sweep", "--preset", "paper", "--data-root", str(tmp_path / "data"), "--out", str(tmp_path / "runs")]
-    command += ["--model", f"vtab={VIT}", "--model", f"few-shot={VIT}", "--model", f"swin={SWIN}", "--no-pretrained"]
+    models = {"vtab": VIT, "few-shot": VIT, "swin": SWIN} if protocol == "validated" else {"swin": SWIN}
+    for part, model in models.items():
+        command += ["--part", part, "--model", f"{part}={model}"]
     command += [
         "--epochs",
         "1",
@@ -130,7 +132,7 @@ def test_the_papers_table_from_one_command(protocol: str, tmp_path: Path) -> Non
         "--device",
         "cpu",
     ]
-    command += ["--protocol", protocol, "--scale", "1", *(["--part", "swin"] if protocol == "as-released" else [])]
+    command += ["--no-pretrained", "--protocol", protocol, "--scale", "1"]
     done = subprocess.run(
         [sys.executable, "-m", "tensorfact", *command], env=environment(), capture_output=True, text=True, check=False
     )
@@ -140,8 +142,9 @@ def test_the_papers_table_from_one_command(protocol: str, tmp_path: Path) -> Non
     for cell in results.cells:
         assert len(cell.runs) == 1, cell
         assert results.runs[cell.runs[0]].outcome.test_accuracy is not None, cell
-    page = (tmp_path / "runs" / "report.html").read_text()
-    assert all(row.label in page for part in results.sweep.parts for row in part.rows)
+    assert [part.name for part in results.sweep.parts] == list(models)
+    page, table = ((tmp_path / "runs" / name).read_text() for name in ("report.html", "table.md"))
+    assert all(row.label in table for part in results.sweep.parts for row in part.rows)
     assert ("selected on the test split" in page) == (protocol == "as-released")
 
 

@@ -80,7 +80,7 @@ def test_killed_again_and_again_it_ends_with_the_same_results(engine: str, data:
 
 @pytest.mark.slow
 def test_a_full_disk_leaves_a_sweep_that_goes_on(data: Path, tmp_path: Path) -> None:
-    words = [*arguments(data, tmp_path / "full"), "--task", "vtab:svhn", "--seeds", "1", "--epochs", "1"]
+    words = arguments(data, tmp_path / "full")
     program = tmp_path / "limited.py"
     program.write_text(LIMITED)
     process = start(["10000", *words], str(program))  # specs fit, checkpoints do not
