@@ -118,21 +118,8 @@ def test_the_papers_table_from_one_command(protocol: str, tmp_path: Path) -> Non
     models = {"vtab": VIT, "few-shot": VIT, "swin": SWIN} if protocol == "validated" else {"swin": SWIN}
     for part, model in models.items():
         command += ["--part", part, "--model", f"{part}={model}"]
-    command += [
-        "--epochs",
-        "1",
-        "--batch-size",
-        "2",
-        "--seeds",
-        "1",
-        "--engine",
-        "pool",
-        "--processes",
-        "2",
-        "--device",
-        "cpu",
-    ]
-    command += ["--no-pretrained", "--protocol", protocol, "--scale", "1"]
+    command += ["--engine", "pool", "--processes", "2", "--device", "cpu", "--no-pretrained"]
+    command += ["--epochs", "1", "--batch-size", "2", "--seeds", "1", "--scale", "1", "--protocol", protocol]
     done = subprocess.run(
         [sys.executable, "-m", "tensorfact", *command], env=environment(), capture_output=True, text=True, check=False
     )
