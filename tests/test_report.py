@@ -17,9 +17,10 @@ from tensorfact.data import VTAB
 from tensorfact.errors import CheckpointError
 from tensorfact.report import page, summarize, write_sweep_report
 from tensorfact.report.page import page_data
-from tensorfact.report.summary import RELEASED, RowSummary, Summary
+from tensorfact.report.summary import RowSummary, Summary
 from tensorfact.report.tables import CSV_COLUMNS, latex, markdown, table_csv
 from tensorfact.sweep import (
+    RELEASED,
     Cell,
     Outcome,
     Part,

@@ -95,9 +95,7 @@ def sweep_command(
         for each in found.parts:
             show(sizes(found, each), f"{each.name}: {each.title}, {each.model}, {len(each.tasks)} task(s)")
         chosen = ", ".join(f"{name} {value}" for name, value in dataclasses.asdict(found.settings).items())
-        typer.echo(
-            f"{len(known_specs(found)):,} runs before anything is chosen. Protocol: {found.protocol}. Each: {chosen}."
-        )
+        typer.echo(f"{len(known_specs(found)):,} runs before anything is chosen. {found.protocol} Each: {chosen}.")
         return
     made = known("engine", engine, ENGINES)(processes, gpus, address)
     with progress_bars() as progress:

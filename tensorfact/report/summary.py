@@ -7,11 +7,8 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
-from ..sweep import Cell, Part, Results, Row, Run, Sweep, overall_mean, task_group
+from ..sweep import RELEASED, Cell, Part, Results, Row, Run, overall_mean, task_group
 from .names import kind_of, rank_of
-
-RELEASED = "selected on the test split, as in the released code"
-"""What everything says that shows a sweep with `released`."""
 
 State = Literal["done", "failed", "unfinished"]
 
@@ -187,21 +184,7 @@ def summarize(results: Results) -> Summary:
         empty = PartSummary(part, tuple(dict.fromkeys(map(task_group, part.tasks))), ())
         rows = tuple(row_of(part, row, empty.tasks) for row in part.rows)
         parts.append(dataclasses.replace(empty, rows=rows))
-    return Summary(results, tuple(parts), protocol(sweep))
-
-
-def protocol(sweep: Sweep) -> str:
-    """Say how options are chosen and what is reported."""
-    seeds = f"seed {sweep.seeds[0]}" if len(sweep.seeds) == 1 else f"seeds {', '.join(map(str, sweep.seeds))}"
-    if sweep.released:
-        return (
-            f"Everything is {RELEASED}: nothing is held out, the epoch and the options are chosen by the accuracy on "
-            f"the test split, and that best accuracy is what is reported, for {seeds}. Such numbers are optimistic."
-        )
-    return (
-        f"Options are chosen on the validation split, with seed {sweep.seeds[0]}. The chosen ones are trained on the "
-        f"training and validation splits together, with {seeds}, and the test split is read once, at the end."
-    )
+    return Summary(results, tuple(parts), sweep.protocol)
 
 
 def _row(results: Results, row: Row, style: int, own: Sequence[Cell]) -> RowSummary:

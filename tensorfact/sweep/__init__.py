@@ -1,7 +1,7 @@
 """Many runs: methods on tasks, options chosen on a validation split, nothing trained twice."""
 
 from .change import known, narrowed, on_models, trained_for
-from .definition import Part, Row, Sweep
+from .definition import RELEASED, Part, Row, Sweep
 from .engines import ENGINES, Engine, in_process, pool, ray_cluster
 from .execute import Runner
 from .means import group_means, overall_mean, task_group
@@ -15,6 +15,7 @@ __all__ = [
     "ENGINES",
     "PRESETS",
     "PROTOCOLS",
+    "RELEASED",
     "Cell",
     "Engine",
     "Measured",

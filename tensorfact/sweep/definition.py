@@ -10,6 +10,9 @@ from typing import Any
 from ..errors import SweepError
 from .spec import RunSpec, Settings, Stage, build, parse_json
 
+RELEASED = "selected on the test split, as in the released code"
+"""What every number says that was not chosen on a validation split."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Row:
@@ -116,9 +119,17 @@ class Sweep:
     @property
     def protocol(self) -> str:
         """How options are chosen and what is reported, in words."""
+        seeds = f"seed {self.seeds[0]}" if len(self.seeds) == 1 else f"seeds {', '.join(map(str, self.seeds))}"
         if self.released:
-            return "epoch and options chosen on the test split, as in the released code; the best is reported"
-        return "options chosen on the validation split with one seed; the chosen ones trained on both, tested once"
+            return (
+                f"Everything is {RELEASED}: nothing is held out, the epoch and the options are chosen by the accuracy "
+                f"on the test split, and that best accuracy is what is reported, for {seeds}. Such "
+                "numbers are optimistic."
+            )
+        return (
+            f"Options are chosen on the validation split, with seed {self.seeds[0]}. The chosen ones are trained on "
+            f"the training and validation splits together, with {seeds}, and the test split is read once, at the end."
+        )
 
     def spec(self, part: Part, task: str, method: str, scale: float | None, seed: int, stage: Stage) -> RunSpec:
         """Return the spec of one run of this sweep."""

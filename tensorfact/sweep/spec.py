@@ -1,4 +1,4 @@
-"""What a run is: everything that its numbers depend on, as plain JSON data."""
+"""What a run is: everything that its numbers depend on beside data and weights, as JSON."""
 
 from __future__ import annotations
 

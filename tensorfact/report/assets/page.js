@@ -336,7 +336,7 @@ function drawRuns(more = false) {
   if (more) $("run-list").append(...fresh);
   else $("run-list").replaceChildren(...(fresh.length ? fresh : [el("p", { class: "none" }, "No run fits the search.")]));
   const failed = DATA.runs.filter((run) => run.failure).length;
-  $("runs-about").textContent = `${plural(found.length, "run")}${words.length ? ` of ${DATA.runs.length.toLocaleString("en-US")}` : ""}, those that only choose among them${failed ? `; ${failed} failed` : ""}. A spec is all that a run's numbers depend on.`;
+  $("runs-about").textContent = `${plural(found.length, "run")}${words.length ? ` of ${DATA.runs.length.toLocaleString("en-US")}` : ""}, those that only choose among them${failed ? `; ${failed} failed` : ""}. A spec is all that a run's numbers depend on, beside data and weights.`;
   $("more").hidden = state.listed >= found.length;
   $("more").textContent = `Show ${Math.min(BATCH, found.length - state.listed)} more of ${(found.length - state.listed).toLocaleString("en-US")}`;
 }
