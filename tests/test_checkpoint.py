@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import tensorfact as tf
@@ -392,3 +393,15 @@ def test_the_running_statistics_of_a_head_are_saved(tmp_path: Path) -> None:
     adapter.save(tmp_path / "file")
     tf.load_adapter(twin, tmp_path / "file")
     assert torch.equal(infer(twin.eval(), x), infer(model.eval(), x))
+
+
+def test_a_file_of_version_0_1_loads_bit_for_bit(tmp_path: Path) -> None:
+    """The fixture was written by 0.1.0: a trained TT of the bundled model at rank 4, with its head."""
+    fixture = Path(__file__).parent / "fixtures" / "adapter.safetensors"
+    stored = load_file(fixture)
+    adapter = tf.load_adapter(tf.nano(), fixture)
+    loaded = adapter.state.tensors
+    assert loaded.keys() == stored.keys()
+    assert all(torch.equal(loaded[name], stored[name]) for name in stored)
+    adapter.save(tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == fixture.read_bytes()
