@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 import tensorfact as tf
-from tensorfact.algebra import Term, recompress
-from tensorfact.contraction import seconds_of
+from tensorfact.algebra import Term
+from tensorfact.algebra.recompress import recompress
+from tensorfact.contraction.cost import seconds_of
 from tensorfact.increments.parts import outer_product
 from tensorfact.measure import ForwardPass, LiveBytes, TrainingStep, all_step_ratios, peak_bytes
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from tensorfact.table import Table
+from tensorfact.common.table import Table
 
 RESULTS = Path(__file__).parent / "results"
 

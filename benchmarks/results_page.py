@@ -11,11 +11,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tensorfact.common.table import Table
 from tensorfact.files import make_folder, write_text
 from tensorfact.report import Summary, summarize, write_sweep_report
 from tensorfact.report.tables import with_spread
 from tensorfact.sweep import read_results
-from tensorfact.table import Table
 
 DOCS = Path(__file__).parents[1] / "docs"
 BEGIN, END = "<!-- results: begin, written by benchmarks/results_page.py -->", "<!-- results: end -->"

@@ -18,8 +18,8 @@ import tensorfact as tf
 from benchmarks.result import RESULTS, read, table
 from tensorfact import recipes
 from tensorfact.architectures import FAMILIES, Example
+from tensorfact.common.table import Table
 from tensorfact.models import model_shapes
-from tensorfact.table import Table
 
 RANK = 16
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import tensorfact as tf
-from tensorfact.progress import progress_bars
+from tensorfact.cli.progress import progress_bars
 from tensorfact.recipes import RECIPES, Recipe
 from tensorfact.report import write_report
 

@@ -28,8 +28,8 @@ from matplotlib.figure import Figure
 from torch import nn
 
 import tensorfact as tf
+from tensorfact.common.table import Table
 from tensorfact.formats import format_label
-from tensorfact.table import Table
 from tensorfact.training import Samples
 
 FORMATS: dict[str, list[tf.Format]] = {

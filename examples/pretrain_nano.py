@@ -22,10 +22,11 @@ from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 from torchvision.datasets import FashionMNIST
 
-from tensorfact import evaluate, fit, nano
+from tensorfact import fit
+from tensorfact.cli.progress import progress_bars
 from tensorfact.files import write_tensors
-from tensorfact.nano import MEAN, STD
-from tensorfact.progress import progress_bars
+from tensorfact.nano import MEAN, STD, nano
+from tensorfact.training.evaluation import evaluate
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 

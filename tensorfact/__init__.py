@@ -1,10 +1,12 @@
 """Tensor-network adapters and decompositions for neural networks."""
 
 from . import recipes as recipes
-from .adapt import Adapter, Alpha, adapt, load_adapter
+from .adapt.adapter import Adapter
+from .adapt.build import adapt, load_adapter
+from .adapt.scale import Alpha
 from .architectures import plan_by_shape, plan_for
 from .compare import Comparison, compare
-from .contraction import calibrate
+from .contraction.cost import calibrate
 from .data import (
     Splits,
     arrays,

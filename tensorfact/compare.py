@@ -19,6 +19,8 @@ from torch.utils.data import DataLoader
 
 from .architectures import plan_for
 from .baselines import FullFineTuning, LinearProbe, Method, Trained
+from .common.progress import Progress, silent
+from .common.table import Table
 from .data import Splits
 from .errors import TrainingError
 from .extract import Weights
@@ -27,10 +29,8 @@ from .measure import TrainingStep, freeze_to_floor, peak_bytes, step_ratios
 from .methods import Adapting
 from .models import with_head
 from .plan import TensorizationPlan
-from .progress import Progress, silent
 from .recipes import Recipe
 from .reconstruct import reconstruct
-from .table import Table
 from .training import Schedule, evaluate, fit
 
 PACKAGES = ("torch", "timm", "tensorly", "opt_einsum", "numpy")

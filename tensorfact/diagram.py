@@ -37,7 +37,8 @@ def network_diagram(network: Network, modes: Sequence[Mode], title: str = "") ->
         The text of an SVG file, which suits light and dark pages.
 
     Examples:
-        >>> from tensorfact import Mode, TensorTrain
+        >>> from tensorfact.network import Mode
+        >>> from tensorfact import TensorTrain
         >>> modes = (Mode("layer", 12, "stack"), Mode("in", 64, "in"), Mode("out", 64, "out"))
         >>> picture = network_diagram(TensorTrain(rank=4).network(modes), modes)
         >>> picture.startswith("<svg"), "in 64" in picture, "hollow: starts at zero" in picture

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from .contraction import Cost, seconds_of
+from .common.table import Table
+from .contraction.cost import Cost, seconds_of
 from .errors import AdaptError
 from .increments import Increment, token_class
-from .table import Table
 
 ROUNDS = 5
 

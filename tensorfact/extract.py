@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 from .anatomy import base_parameters
 from .checkpoint import AdapterFile, fingerprint
+from .common.progress import Progress, silent
+from .common.table import Table
 from .errors import AdaptError, DataError
 from .files import StoredTensors
 from .formats import Format
 from .groups import ResolvedPlan, TensorGroup, formats_of
 from .owners import head_buffers, refuse_adapted
 from .plan import TensorizationPlan
-from .progress import Progress, silent
 from .state import AdapterState, Change, Recompression
-from .table import Table
 
 Weights = nn.Module | Mapping[str, Tensor] | str | Path
 """Where weights come from: a model, a state dict, or a safetensors file, of which no more is read than is needed."""

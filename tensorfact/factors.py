@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from .contraction import plan_contraction
+from .contraction.order import plan_contraction
 from .network import Mode, Network
 from .starts import drawn
 
@@ -81,7 +81,8 @@ class Factors(nn.Module):
 
     Examples:
         >>> import torch
-        >>> from tensorfact import Mode, TensorTrain
+        >>> from tensorfact.network import Mode
+        >>> from tensorfact import TensorTrain
         >>> modes = (Mode("layer", 3, "stack"), Mode("in", 8, "in"), Mode("out", 8, "out"))
         >>> factors = Factors(TensorTrain(2).network(modes), modes, generator=torch.Generator().manual_seed(0))
         >>> factors.dense().shape, int(factors.dense().count_nonzero())

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from .anatomy import ALONE, UNNAMED, VECTOR
+from .common.table import Table
 from .errors import FormatError, PlanError, RankError, nearest
 from .formats import Format
 from .indexing import Index, as_index, mesh, spread, take
 from .network import Mode, Network
 from .notation import Axes
 from .rules import Coordinate, Rule
-from .table import Table
 
 T = TypeVar("T")
 

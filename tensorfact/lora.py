@@ -12,9 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .algebra import recompress, stored
+from .algebra.recompress import recompress, stored
 from .anatomy import base_parameters, is_conv1d
 from .checkpoint import AdapterFile, fingerprint
+from .common.progress import Progress, silent
+from .common.table import Table
 from .errors import AdaptError, CheckpointError, DataError, nearest
 from .example import called_names
 from .extract import check_scale
@@ -26,10 +28,8 @@ from .lora_file import CONFIG, PREFIX, WEIGHTS, read_layers
 from .low_rank import LowRank, low_rank, stacked
 from .owners import owners_of
 from .plan import TensorizationPlan
-from .progress import Progress, silent
 from .rework import at_rank
 from .state import AdapterState, Change, Recompression, Source, state_of
-from .table import Table
 
 
 @dataclasses.dataclass(frozen=True)

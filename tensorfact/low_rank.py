@@ -9,8 +9,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from .algebra import Term, recompress
-from .contraction import machine
+from .algebra import Term
+from .algebra.recompress import recompress
+from .contraction.cost import machine
 from .errors import DataError
 from .formats import MatrixBatch
 from .groups import TensorGroup, View

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from .adapt import Adapter
+from .adapt.adapter import Adapter
 from .architectures import plan_for
 from .baselines import BASELINES, BUDGET, Method, check_search, search_subnet
 from .data import Splits

@@ -31,7 +31,7 @@ def nano(*, pretrained: bool = True, num_classes: int = 10) -> nn.Module:
 
     Examples:
         >>> import torch
-        >>> from tensorfact import nano
+        >>> from tensorfact.nano import nano
         >>> nano()(torch.zeros(2, 1, 28, 28)).shape
         torch.Size([2, 10])
     """

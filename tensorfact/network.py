@@ -135,7 +135,8 @@ class Network:
             NetworkError: There is no such core, or no such start.
 
         Examples:
-            >>> from tensorfact import Mode, TensorTrain
+            >>> from tensorfact.network import Mode
+            >>> from tensorfact import TensorTrain
             >>> modes = (Mode("layer", 12, "stack"), Mode("in", 64, "in"), Mode("out", 64, "out"))
             >>> network = TensorTrain(rank=4).network(modes).started({"S1": "zero"}, frozen=["U"])
             >>> [(core.start, core.trained) for core in network.cores]

@@ -7,14 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
-from .algebra import Term, direct_sum, recompress, stored
+from .algebra import Term
+from .algebra.direct_sum import direct_sum
+from .algebra.recompress import recompress, stored
+from .common.progress import Progress, silent
 from .errors import AdaptError, DataError, FingerprintError, FormatError, PlanError, RankError
-from .formats import Format, format_label
-from .formats.decomposition import Decomposition
+from .formats import Decomposition, Format, format_label
 from .formats.rank import FULL, Rank, first_that
 from .groups import formats_of
 from .network import Mode
-from .progress import Progress, silent
 from .state import AdapterState, Change, Recompression, Source, sizes_of, state_of
 
 Found = Callable[[str, Sequence[Term]], Decomposition]

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from .algebra import Term
 from .checkpoint import FACTORS, HEAD, START, AdapterFile
+from .common.table import Table
 from .errors import AdaptError, CheckpointError, PlanError
 from .formats import Format, format_label
 from .groups import ResolvedPlan
 from .network import Mode
-from .table import Table
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

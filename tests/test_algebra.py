@@ -14,7 +14,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import tensorfact as tf
-from tensorfact.algebra import Term, bases, compress, direct_sum, recompress
+from tensorfact.algebra import Term, bases
+from tensorfact.algebra.bases import compress
+from tensorfact.algebra.direct_sum import direct_sum
+from tensorfact.algebra.recompress import recompress
 from tensorfact.errors import RankError
 from tensorfact.measure import LiveBytes
 

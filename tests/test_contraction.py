@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tensorfact import Core, Network
-from tensorfact.contraction import TOKENS, plan_contraction, with_input
+from tensorfact.contraction.order import TOKENS, plan_contraction, with_input
+from tensorfact.network import Core, Network
 
 from .helpers import difference
 from .strategies import networks

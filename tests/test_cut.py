@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import tensorfact as tf
-from tensorfact.contraction import Cost, Cut, cuts
-from tensorfact.contraction.cut import FEW
+from tensorfact.contraction.cost import Cost
+from tensorfact.contraction.cut import FEW, Cut, cuts
 from tensorfact.network import Core, Mode, Network
 
 from .helpers import difference

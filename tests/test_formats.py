@@ -20,7 +20,7 @@ from tensorly.tucker_tensor import tucker_to_tensor
 from torch import Tensor
 
 import tensorfact as tf
-from tensorfact.contraction import plan_contraction
+from tensorfact.contraction.order import plan_contraction
 from tensorfact.errors import FormatError, RankError
 from tensorfact.factors import Factors
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import tensorfact as tf
-from tensorfact.contraction import plan_contraction, with_input
+from tensorfact.contraction.order import plan_contraction, with_input
 from tensorfact.errors import FingerprintError, FormatError, PlanError
 from tensorfact.factors import Factors
 from tensorfact.files import read_tensors

@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tensorfact import nano
 from tensorfact.errors import CheckpointError, DataError
 from tensorfact.models import load_model, model_shapes
+from tensorfact.nano import nano
 
 
 def test_a_checkpoint_with_another_head_is_loaded_but_for_the_head(tmp_path: Path) -> None:

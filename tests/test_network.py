@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from tensorfact import Core, Mode, Network
 from tensorfact.errors import NetworkError
+from tensorfact.network import Core, Mode, Network
 
 from .helpers import refused
 from .strategies import networks

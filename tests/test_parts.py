@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import tensorfact as tf
-from tensorfact.contraction import Cut, cuts
+from tensorfact.contraction.cut import Cut, cuts
 from tensorfact.increments.parts import MANY, Parts, parts_of
 from tensorfact.network import Core, Network
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tensorfact.progress import progress_bars, silent
+from tensorfact.cli.progress import progress_bars
+from tensorfact.common.progress import silent
 
 
 def test_the_default_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:

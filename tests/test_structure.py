@@ -21,7 +21,8 @@ ROOT = Path(tensorfact.__file__).parent
 
 ORDER = (
     {"errors"},
-    {"anatomy", "files", "progress", "notation", "indexing", "table", "starts", "words"},
+    {"common"},
+    {"anatomy", "files", "notation", "indexing", "starts", "words"},
     {"network", "svg"},
     {"layout"},
     {"diagram"},
@@ -56,6 +57,7 @@ OWNERS = {
     "tensorly": "formats",
     "opt_einsum": "contraction",
     "safetensors": "files",
+    "rich": "cli",
     "typer": "cli",
     "matplotlib": "report",
     "transformers": "models",

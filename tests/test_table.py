@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tensorfact.table import Table
+from tensorfact.common.table import Table
 
 words = st.text("abc ", max_size=6)
 

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import tensorfact as tf
+from tensorfact.common.progress import Progress
 from tensorfact.errors import CheckpointError, DivergedError, TrainingError
 from tensorfact.files import read_header, read_tensors, write_tensors
-from tensorfact.progress import Progress
 from tensorfact.training import Schedule
 
 from .helpers import bits, difference, layers, randomise, refused, snapshot, state_bits, untouched

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..anatomy import base_parameters
 from ..checkpoint import FACTORS, HEAD, START, AdapterFile, fingerprint
+from ..common.progress import Progress, silent
 from ..errors import AdaptError, nearest
 from ..example import required_example
 from ..explain import Explanation, Planned, explain
@@ -21,7 +22,6 @@ from ..formats.rank import Rank
 from ..increments import NOMINAL_TOKENS
 from ..lora import LoraFolder, to_lora
 from ..owners import head_buffers
-from ..progress import Progress, silent
 from ..rework import convert, round_ranks
 from ..state import AdapterState, Recompression
 from .attached import Attached

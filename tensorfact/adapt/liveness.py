@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from ..anatomy import base_parameters
+from ..common.table import Table
 from ..errors import AdaptError, UnusedError
 from ..example import Example, known_example, observing, outline, runs
 from ..layers import Slot, Switch
-from ..table import Table
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Literal, cast
 
 from torch import Tensor
 
-from ..algebra import recompress
+from ..algebra.recompress import recompress
 from ..anatomy import base_parameters
 from ..errors import AdaptError, DataError, PlanError, nearest
 from ..factors import Factors

@@ -10,9 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ..formats import Format
+from ..formats import Decomposition, Format
 from ..formats.common import grown, zero_core
-from ..formats.decomposition import Decomposition
 from ..formats.dense import check_tolerance, out_of_reach
 from ..network import Mode, Network
 from .bases import Compressed, compress
@@ -51,7 +50,8 @@ def recompress(
 
     Examples:
         >>> import torch
-        >>> from tensorfact import Mode, TensorTrain, Tucker
+        >>> from tensorfact.network import Mode
+        >>> from tensorfact import TensorTrain, Tucker
         >>> modes = (Mode("layer", 6, "stack"), Mode("in", 40, "in"), Mode("out", 40, "out"))
         >>> network = TensorTrain(rank=2).network(modes)
         >>> cores = {name: torch.randn(shape) for name, shape in network.shapes().items()}

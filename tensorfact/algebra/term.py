@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from ..contraction import plan_contraction
+from ..contraction.order import plan_contraction
 from ..formats.decomposition import dense_of
 from ..network import Core, Network
 

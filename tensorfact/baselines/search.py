@@ -8,9 +8,9 @@ import random
 
 from torch import nn
 
+from ..common.progress import Progress, silent
 from ..data import Splits
 from ..errors import AdaptError, TrainingError
-from ..progress import Progress, silent
 from ..training import evaluate, fit
 from .added import blocks_of
 from .noah import KINDS, RELEASED, Space, Subnet, Supernet

@@ -14,10 +14,10 @@ from ..formats import parse_format
 from ..formats.rank import Rank
 from ..lora import from_lora, to_lora
 from ..models import load_model, model_shapes
-from ..progress import progress_bars
 from ..rework import combine, convert, round_ranks
 from ..state import Recompression, Source
 from .console import AdapterPath, Checkpoint, ModelName, Pretrained, app, show
+from .progress import progress_bars
 
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="The adapter file to write.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show sizes and errors, and write nothing.")]

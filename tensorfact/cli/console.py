@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from ..contraction import usable
-from ..table import Table
+from ..common.table import Table
+from ..contraction.cost import usable
 
 app = typer.Typer(
     add_completion=False,

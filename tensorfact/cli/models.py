@@ -9,11 +9,12 @@ from typing import Annotated
 import torch
 import typer
 
-from ..adapt import load_adapter
+from ..adapt.build import load_adapter
 from ..architectures import plan_by_shape, plan_for
 from ..checkpoint import HEAD, AdapterFile
+from ..common.table import Table
 from ..compare import compare
-from ..contraction import calibrate, machine
+from ..contraction.cost import calibrate, machine
 from ..data import image_folder, open_task
 from ..errors import PlanError, TrainingError
 from ..files import make_folder, write_tensors, write_text
@@ -21,11 +22,10 @@ from ..formats import Format, format_label, parse_format
 from ..methods import method_of
 from ..models import load_model, model_shapes
 from ..owners import head_parameters
-from ..progress import progress_bars
 from ..reconstruct import reconstruct
 from ..report import write_reconstructions, write_report
-from ..table import Table
 from .console import AdapterPath, Checkpoint, Formats, ModelName, Pretrained, app, device_of, show
+from .progress import progress_bars
 
 DEFAULT_FORMATS = ("tt:rank=8", "tucker:rank=8", "cp:rank=16", "matrix-batch:rank=4")
 DEFAULT_BASELINES = ("linear", "full")

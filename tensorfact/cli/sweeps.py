@@ -12,7 +12,6 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import SweepError
-from ..progress import progress_bars
 from ..report import summarize, terminal_tables, write_sweep_report
 from ..sweep import (
     ENGINES,
@@ -31,6 +30,7 @@ from ..sweep import (
     trained_for,
 )
 from .console import app, device_of, show
+from .progress import progress_bars
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="The folder of runs.")]
 DataRoot = Annotated[Path | None, typer.Option(help="The folder with the benchmarks' folders.")]

@@ -13,9 +13,9 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transf
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from ..common.progress import Progress, silent
 from ..errors import DataError
 from ..example import timm_shape
-from ..progress import Progress, silent
 from .splits import SPLITS, Splits
 
 

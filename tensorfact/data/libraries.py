@@ -12,8 +12,8 @@ from timm.data import create_dataset
 from torch import nn
 from torch.utils.data import IterableDataset, Subset
 
+from ..common.progress import Progress, silent
 from ..errors import DataError, nearest
-from ..progress import Progress, silent
 from .images import Source, SourceImages, transform_of
 from .splits import SPLITS, Splits, check_classes, cut
 

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from ..common.progress import Progress, silent
 from ..errors import DataError, nearest
-from ..progress import Progress, silent
 from .images import check_images, open_rgb, transform_of
 from .splits import Splits, check_classes
 

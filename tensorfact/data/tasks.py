@@ -8,8 +8,8 @@ from pathlib import Path
 
 from torch import nn
 
+from ..common.progress import Progress, silent
 from ..errors import DataError, nearest
-from ..progress import Progress, silent
 from .fashion import fashion_mnist
 from .images import image_folder
 from .in_memory import digits

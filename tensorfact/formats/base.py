@@ -32,7 +32,8 @@ class Format(abc.ABC):
     application, cost, merging, files and (unless `factorize` knows better) decomposition are derived from that network.
 
     Examples:
-        >>> from tensorfact import Mode, TensorTrain
+        >>> from tensorfact.network import Mode
+        >>> from tensorfact import TensorTrain
         >>> modes = (Mode("(layer role)", 144, "stack"), Mode("in", 768, "in"), Mode("out", 768, "out"))
         >>> TensorTrain(rank=16).num_parameters(modes)
         61440
@@ -167,7 +168,8 @@ class Format(abc.ABC):
             title: What to write above it.
 
         Examples:
-            >>> from tensorfact import Mode, TensorTrain
+            >>> from tensorfact.network import Mode
+            >>> from tensorfact import TensorTrain
             >>> TensorTrain(4).draw((Mode("in", 64, "in"), Mode("out", 64, "out")))[:4]
             '<svg'
         """
@@ -185,7 +187,8 @@ class Format(abc.ABC):
             RankError: Even rank 1 takes more numbers than the fraction allows.
 
         Examples:
-            >>> from tensorfact import CP, Mode
+            >>> from tensorfact import CP
+            >>> from tensorfact.network import Mode
             >>> modes = (Mode("layer", 3, "stack"), Mode("in", 4, "in"), Mode("out", 5, "out"))
             >>> CP("full").explicit(modes), CP(0.5).explicit(modes)
             (CP(rank=12, weights=False), CP(rank=2, weights=False))

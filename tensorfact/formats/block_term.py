@@ -27,7 +27,8 @@ class BlockTerm(Format):
     Source: L. De Lathauwer, SIAM J. Matrix Anal. Appl. 2008.
 
     Examples:
-        >>> from tensorfact import BlockTerm, Mode
+        >>> from tensorfact.formats import BlockTerm
+        >>> from tensorfact.network import Mode
         >>> modes = (Mode("layer", 12, "stack"), Mode("in", 64, "in"), Mode("out", 64, "out"))
         >>> print(BlockTerm(rank=2, blocks=3).network(modes))
         U1[_0 in _in] U2[_0 layer _layer] C[_0 _layer _in _out] U3[_0 out _out] -> layer in out

@@ -42,7 +42,8 @@ class CP(Format):
     Source: F. Hitchcock, J. Math. Phys. 1927; Kolda & Bader, SIAM Review 2009.
 
     Examples:
-        >>> from tensorfact import CP, Mode
+        >>> from tensorfact import CP
+        >>> from tensorfact.network import Mode
         >>> modes = (Mode("layer", 12, "stack"), Mode("in", 64, "in"), Mode("out", 64, "out"))
         >>> print(CP(rank=4).network(modes))
         U1[in _r] U2[layer _r] U3[out _r] -> layer in out

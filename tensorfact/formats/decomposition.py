@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from ..contraction import plan_contraction
+from ..contraction.order import plan_contraction
 from ..network import Mode, Network
 
 if TYPE_CHECKING:

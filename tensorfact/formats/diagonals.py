@@ -31,7 +31,9 @@ class Diagonals(Wrapper):
     Source: VeRA: D. Kopiczko et al., ICLR 2024.
 
     Examples:
-        >>> from tensorfact import Diagonals, Mode, TensorTrain
+        >>> from tensorfact.formats import Diagonals
+        >>> from tensorfact.network import Mode
+        >>> from tensorfact import TensorTrain
         >>> modes = (Mode("matrix", 24, "stack"), Mode("in", 768, "in"), Mode("out", 768, "out"))
         >>> print(Diagonals(TensorTrain(256)).network(modes))
         U[in _1] V[_1 out] D1[matrix _1] D[matrix out] -> matrix in out

@@ -25,7 +25,8 @@ class Gates(PerSlice):
     Source: QuanTA: Z. Chen et al., NeurIPS 2024.
 
     Examples:
-        >>> from tensorfact import Gates, Mode
+        >>> from tensorfact.formats import Gates
+        >>> from tensorfact.network import Mode
         >>> inputs = (Mode("a", 16, "in"), Mode("b", 8, "in"), Mode("c", 6, "in"))
         >>> outputs = (Mode("g", 16, "out"), Mode("h", 8, "out"), Mode("i", 6, "out"))
         >>> print(Gates().network((*outputs, *inputs)))

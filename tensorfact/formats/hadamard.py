@@ -27,7 +27,8 @@ class Hadamard(PerSlice):
     Source: N. Hyeon-Woo et al., FedPara, ICLR 2022; LoHa: S. Yeh et al., LyCORIS, ICLR 2024.
 
     Examples:
-        >>> from tensorfact import Hadamard, Mode
+        >>> from tensorfact.formats import Hadamard
+        >>> from tensorfact.network import Mode
         >>> modes = (Mode("in", 768, "in"), Mode("out", 768, "out"))
         >>> print(Hadamard(rank=8).network(modes))
         A1[in _1] B1[_1 out] A2[in _2] B2[_2 out] -> in out

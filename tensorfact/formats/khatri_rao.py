@@ -25,7 +25,8 @@ class KhatriRao(PerSlice):
     Source: KRAdapter: P. Albert et al., ICCV 2025.
 
     Examples:
-        >>> from tensorfact import KhatriRao, Mode
+        >>> from tensorfact.formats import KhatriRao
+        >>> from tensorfact.network import Mode
         >>> modes = (Mode("in", 768, "in"), Mode("out", 768, "out"))
         >>> print(KhatriRao().network(modes))
         J[in _j] I[in _i] V[out _j] U[out _i] -> in out

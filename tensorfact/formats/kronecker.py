@@ -28,7 +28,8 @@ class Kronecker(PerSlice):
     Source: LoKr: S. Yeh et al., LyCORIS, ICLR 2024; KronA: A. Edalati et al., 2022.
 
     Examples:
-        >>> from tensorfact import Kronecker, Mode
+        >>> from tensorfact.formats import Kronecker
+        >>> from tensorfact.network import Mode
         >>> modes = (Mode("m", 24, "in"), Mode("n", 32, "in"), Mode("l", 24, "out"), Mode("k", 32, "out"))
         >>> print(Kronecker().network(modes))
         W1[l m] W2[k n] -> m n l k

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ..contraction import plan_contraction
+from ..contraction.order import plan_contraction
 from ..errors import FormatError
 from ..network import Core, Network
 
@@ -49,7 +49,7 @@ def least_squares(
 
     Examples:
         >>> import torch
-        >>> from tensorfact import Core, Network
+        >>> from tensorfact.network import Core, Network
         >>> network = Network((Core("A", ("i", "_r")), Core("B", ("_r", "j"))), ("i", "j"), {"i": 6, "j": 5, "_r": 2})
         >>> tensor = torch.randn(6, 2) @ torch.randn(2, 5)
         >>> cores = least_squares(network, tensor)

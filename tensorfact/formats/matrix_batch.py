@@ -31,7 +31,8 @@ class MatrixBatch(PerSlice):
     Source: E. Hu et al., LoRA, ICLR 2022; FacT's matrix-batch case: Jie & Deng, AAAI 2023.
 
     Examples:
-        >>> from tensorfact import MatrixBatch, Mode
+        >>> from tensorfact import MatrixBatch
+        >>> from tensorfact.network import Mode
         >>> modes = (Mode("layer", 12, "stack"), Mode("in", 64, "in"), Mode("out", 64, "out"))
         >>> print(MatrixBatch(rank=4).network(modes))
         A[layer in _r] B[layer _r out] -> layer in out

@@ -33,7 +33,8 @@ class Monarch(PerSlice):
     Source: T. Dao et al., Monarch, ICML 2022; MoRe: W. Tan et al., 2024; block tensor train: S. Qiu et al., ICML 2024.
 
     Examples:
-        >>> from tensorfact import Mode, Monarch
+        >>> from tensorfact.network import Mode
+        >>> from tensorfact.formats import Monarch
         >>> modes = (Mode("k", 4, "in"), Mode("p", 192, "in"), Mode("s", 192, "out"), Mode("q", 4, "out"))
         >>> print(Monarch().network(modes))
         L[k p q _r] R[k q _r s] -> k p s q

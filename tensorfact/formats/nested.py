@@ -33,7 +33,9 @@ class Nested(Wrapper):
     Source: LoRETTA: Y. Yang et al., NAACL 2024, which folds LoRA's two matrices into tensor-trains.
 
     Examples:
-        >>> from tensorfact import MatrixBatch, Mode, Nested, TensorTrain
+        >>> from tensorfact import MatrixBatch, TensorTrain
+        >>> from tensorfact.network import Mode
+        >>> from tensorfact.formats import Nested
         >>> modes = (Mode("a", 8, "in"), Mode("b", 12, "in"), Mode("out", 96, "out"))
         >>> print(Nested(MatrixBatch(8), {"A": TensorTrain(5)}).network(modes))
         A_U[a _A_1] A_S1[_A_1 b _A_2] A_V[_A_2 _r] B[_r out] -> a b out

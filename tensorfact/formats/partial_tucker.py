@@ -25,7 +25,8 @@ class PartialTucker(Tucker):
     Source: L. Tucker, Psychometrika 1966; LoTR: Bershatsky et al., 2024.
 
     Examples:
-        >>> from tensorfact import Mode, PartialTucker
+        >>> from tensorfact.network import Mode
+        >>> from tensorfact.formats import PartialTucker
         >>> modes = (Mode("layer", 12, "stack"), Mode("in", 64, "in"), Mode("out", 64, "out"))
         >>> print(PartialTucker(rank=4).network(modes))
         U1[in _in] C[layer _in _out] U2[out _out] -> layer in out

@@ -88,7 +88,9 @@ class Each(Wrapper, PerSlice):
         format: The format of one slice.
 
     Examples:
-        >>> from tensorfact import Each, Mode, TensorTrain
+        >>> from tensorfact.formats import Each
+        >>> from tensorfact.network import Mode
+        >>> from tensorfact import TensorTrain
         >>> modes = (Mode("layer", 24, "stack"), Mode("in", 64, "in"), Mode("out", 64, "out"))
         >>> print(Each(TensorTrain(4)).network(modes))
         U[layer in _1] V[layer _1 out] -> layer in out

@@ -29,7 +29,9 @@ class Started(Wrapper):
         FormatError: A start that is none; or (once the modes are known) a core that the format does not have.
 
     Examples:
-        >>> from tensorfact import Mode, Started, TensorTrain
+        >>> from tensorfact.network import Mode
+        >>> from tensorfact.formats import Started
+        >>> from tensorfact import TensorTrain
         >>> modes = (Mode("layer", 12, "stack"), Mode("in", 64, "in"), Mode("out", 64, "out"))
         >>> Started(TensorTrain(4), {"S1": "zero"}, frozen=["U"]).num_parameters(modes)
         448

@@ -30,7 +30,8 @@ class TensorRing(Format):
     Source: Q. Zhao et al., Tensor Ring Decomposition, arXiv:1606.05535, 2016.
 
     Examples:
-        >>> from tensorfact import Mode, TensorRing
+        >>> from tensorfact.network import Mode
+        >>> from tensorfact.formats import TensorRing
         >>> modes = (Mode("layer", 12, "stack"), Mode("in", 64, "in"), Mode("out", 64, "out"))
         >>> print(TensorRing(rank=4).network(modes))
         R1[_3 in _1] R2[_1 layer _2] R3[_2 out _3] -> layer in out

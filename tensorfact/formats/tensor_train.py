@@ -33,7 +33,8 @@ class TensorTrain(Format):
     Source: I. Oseledets, Tensor-Train Decomposition, SIAM J. Sci. Comput. 2011; FacT-TT: Jie & Deng, AAAI 2023.
 
     Examples:
-        >>> from tensorfact import Mode, TensorTrain
+        >>> from tensorfact.network import Mode
+        >>> from tensorfact import TensorTrain
         >>> modes = (Mode("layer", 12, "stack"), Mode("in", 64, "in"), Mode("out", 64, "out"))
         >>> print(TensorTrain(rank=4).network(modes))
         U[in _1] S1[_1 layer _2] V[_2 out] -> layer in out

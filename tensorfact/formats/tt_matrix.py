@@ -33,7 +33,8 @@ class TTMatrix(Format):
     Source: A. Novikov et al., Tensorizing Neural Networks, NeurIPS 2015.
 
     Examples:
-        >>> from tensorfact import Mode, TTMatrix
+        >>> from tensorfact.network import Mode
+        >>> from tensorfact.formats import TTMatrix
         >>> modes = (Mode("m", 24, "in"), Mode("n", 32, "in"), Mode("l", 24, "out"), Mode("k", 32, "out"))
         >>> print(TTMatrix(rank=4).network(modes))
         G1[m l _1] G2[_1 n k] -> m n l k

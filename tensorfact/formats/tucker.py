@@ -30,7 +30,8 @@ class Tucker(Format):
     Source: L. Tucker, Psychometrika 1966; FacT-TK: Jie & Deng, AAAI 2023.
 
     Examples:
-        >>> from tensorfact import Mode, Tucker
+        >>> from tensorfact.network import Mode
+        >>> from tensorfact import Tucker
         >>> modes = (Mode("layer", 12, "stack"), Mode("in", 64, "in"), Mode("out", 64, "out"))
         >>> print(Tucker(rank=4).network(modes))
         U1[in _in] U2[layer _layer] C[_layer _in _out] U3[out _out] -> layer in out

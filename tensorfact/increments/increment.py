@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..contraction import machine
+from ..contraction.cost import machine
 from ..factors import Factors
 from ..groups import TensorGroup
 from ..indexing import as_index, spread, take

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..contraction import Contraction, Cost, Cut, Machine, cuts, plan_contraction, product, with_input
+from ..contraction.cost import Cost, Machine, product
+from ..contraction.cut import Cut, cuts
+from ..contraction.order import Contraction, plan_contraction, with_input
 from ..groups import View
 from ..indexing import Index, as_index, take
 from ..network import Core, Mode, Network

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from ..adapt import Alpha
+from ..adapt.scale import Alpha
 from ..architectures import plan_for
 from ..formats import CP, PartialTucker, Started, TensorTrain, Tucker
 from ..plan import TensorizationPlan

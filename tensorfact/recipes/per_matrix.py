@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from ..adapt import Alpha
+from ..adapt.scale import Alpha
 from ..architectures import plan_for
 from ..errors import PlanError
 from ..formats import (

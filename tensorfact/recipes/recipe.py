@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from ..adapt import Adapter, adapt
+from ..adapt.adapter import Adapter
+from ..adapt.build import adapt
 from ..errors import PlanError
 from ..formats import Format
 from ..plan import TensorizationPlan

@@ -8,8 +8,8 @@ import io
 import itertools
 from collections.abc import Callable, Iterable
 
+from ..common.table import Table
 from ..sweep import Row, task_group
-from ..table import Table
 from .names import task_label
 from .summary import Mean, PartSummary, RowSummary, Summary
 

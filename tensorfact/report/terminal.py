@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..table import Table
+from ..common.table import Table
 from .summary import Summary
 from .tables import columns_of, full_heading
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..checkpoint import fingerprint
+from ..common.progress import Progress, silent
 from ..data import Splits, open_task
 from ..errors import SweepError
 from ..models import load_model, model_shapes, seeded, with_head
-from ..progress import Progress, silent
 from ..training import Schedule
 from .definition import Part, Sweep
 from .sizes import parameters

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Container, Iterable
 from pathlib import Path
 
+from ..common.progress import Progress, silent
 from ..errors import SweepError
-from ..progress import Progress, silent
 from .cells import Candidates, collect, grid
 from .check import check_sweep, compare_inputs
 from .definition import Sweep

@@ -7,9 +7,9 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from ..common.progress import Progress
 from ..errors import SweepError
 from ..files import make_folder
-from ..progress import Progress
 from ..training import Epoch
 from .cells import Candidates, grid
 from .definition import Part, Row, Sweep

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 
 from torch import nn
 
+from ..common.table import Table
 from ..methods import num_parameters
 from ..models import model_shapes
-from ..table import Table
 from .cells import collect, grid
 from .definition import Part, Row, Sweep
 from .means import group_means, overall_mean

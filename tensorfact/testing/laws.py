@@ -7,7 +7,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar, overload
 
-from ..table import Table
+from ..common.table import Table
 
 S = TypeVar("S")
 

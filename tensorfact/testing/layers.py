@@ -8,7 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..adapt import Adapter, adapt
+from ..adapt.adapter import Adapter
+from ..adapt.build import adapt
 from ..formats import Format
 from ..network import Mode
 from ..notation import mode_name, parse_axes

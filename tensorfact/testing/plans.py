@@ -13,7 +13,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..adapt import Adapter, adapt, load_adapter
+from ..adapt.adapter import Adapter
+from ..adapt.build import adapt, load_adapter
 from ..adapt.liveness import numbers, tolerance_of
 from ..anatomy import own_parameters
 from ..errors import AdaptError, FormatError

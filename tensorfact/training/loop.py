@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from ..common.progress import Progress, silent
 from ..errors import TrainingError
-from ..progress import Progress, silent
 from .accelerated import engine_for
 from .engine import Engine
 from .history import Epoch, History

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from ..adapt import Adapter
+from ..adapt.adapter import Adapter
 from ..anatomy import ATTRIBUTE
 from ..checkpoint import fingerprint
 from ..errors import CheckpointError, DivergedError, TrainingError

@@ -6,8 +6,9 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-from tensorfact import Core, Format, Mode, Network
+from tensorfact import Format
 from tensorfact.formats.rank import Rank, checked_rank
+from tensorfact.network import Core, Mode, Network
 
 __all__ = ["HierarchicalTucker"]
 

@@ -1,16 +1,11 @@
-"""Progress as a callback, so that the library prints nothing by itself."""
+"""Progress bars on standard error."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-Progress = Callable[[str, int, int], None]
-"""Called with (what is being done, units done, units in all)."""
-
-
-def silent(task: str, done: int, total: int) -> None:
-    """Report nothing: the default of the library."""
+from ..common.progress import Progress
 
 
 @contextlib.contextmanager
