@@ -17,9 +17,9 @@ from torch import Tensor, nn
 import tensorfact as tf
 from tensorfact.algebra import Term
 from tensorfact.algebra.recompress import recompress
-from tensorfact.contraction.cost import seconds_of
 from tensorfact.increments.parts import outer_product
 from tensorfact.measure import ForwardPass, LiveBytes, TrainingStep, all_step_ratios, peak_bytes
+from tensorfact.network.cost import seconds_of
 
 from .peers import PEERS, RANK, adapted, copies, floor, vit
 from .result import Row, median_row

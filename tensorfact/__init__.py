@@ -6,7 +6,6 @@ from .adapt.build import adapt, load_adapter
 from .adapt.scale import Alpha
 from .architectures import plan_by_shape, plan_for
 from .compare import Comparison, compare
-from .contraction.cost import calibrate
 from .data import (
     Splits,
     arrays,
@@ -49,7 +48,7 @@ from .formats import (
 from .groups import ResolvedPlan
 from .lora import LoraFolder, from_lora, to_lora
 from .nano import nano
-from .network import Core, Mode, Network
+from .network import Core, Mode, Network, calibrate
 from .plan import TensorizationPlan
 from .reconstruct import Reconstructions, reconstruct
 from .rework import combine, convert, round_ranks

@@ -14,11 +14,10 @@ import torch
 from torch import Tensor
 
 from .errors import CheckpointError, TensorfactError
-from .factors import deviations, fresh
 from .files import read_header, read_tensors, write_tensors
 from .formats import Format, format_from_dict, format_to_dict
-from .increments import Dropout
-from .network import Mode, Side
+from .network import Dropout, Mode, Side
+from .network.initial import deviations, fresh
 from .plan import TensorizationPlan
 
 KIND = "adapter"

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from .common.table import Table
-from .contraction.cost import Cost, seconds_of
 from .errors import AdaptError
 from .increments import Increment, token_class
+from .network import Cost
+from .network.cost import seconds_of
 
 ROUNDS = 5
 

@@ -11,13 +11,12 @@ from torch import Tensor
 
 from .algebra import Term
 from .algebra.recompress import recompress
-from .contraction.cost import machine
 from .errors import DataError
 from .formats import MatrixBatch
 from .groups import TensorGroup, View
 from .increments.kind import Kind
 from .indexing import as_index, mesh, spread, take
-from .network import Core, Mode, Network
+from .network import Core, Mode, Network, machine
 from .notation import Axes
 
 _EXACT = 1e-12

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from .anatomy import base_parameters
-from .contraction.cost import seconds_of
+from .network.cost import seconds_of
 from .owners import head_parameters
 
 

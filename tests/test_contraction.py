@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tensorfact.contraction.order import TOKENS, plan_contraction, with_input
-from tensorfact.network import Core, Network
+from tensorfact.network import Core, Network, plan_contraction, with_input
+from tensorfact.network.order import TOKENS
 
 from .helpers import difference
 from .strategies import networks

@@ -9,8 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tensorfact.contraction import cost as module
-from tensorfact.contraction.cost import Cost, Machine, calibrate, machine, product
+from tensorfact.network import Cost, Machine, calibrate, machine
+from tensorfact.network import cost as module
+from tensorfact.network.cost import product
 
 COUNTS = st.integers(0, 10**12)
 COSTS = st.builds(Cost, COUNTS, COUNTS, COUNTS, COUNTS)

@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import tensorfact as tf
-from tensorfact.contraction.cost import Cost
-from tensorfact.contraction.cut import FEW, Cut, cuts
-from tensorfact.network import Core, Mode, Network
+from tensorfact.network import Core, Cost, Cut, Mode, Network, cuts
+from tensorfact.network.cut import FEW
 
 from .helpers import difference
 from .strategies import Adaptation, adaptations, networks

@@ -20,9 +20,9 @@ from tensorly.tucker_tensor import tucker_to_tensor
 from torch import Tensor
 
 import tensorfact as tf
-from tensorfact.contraction.order import plan_contraction
 from tensorfact.errors import FormatError, RankError
 from tensorfact.factors import Factors
+from tensorfact.network import plan_contraction
 
 from .helpers import difference, refused
 from .strategies import FORMATS, chain, formats, full_rank, matrix_limit, modes, tensors, terms_limit, train_limits

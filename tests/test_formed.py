@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import tensorfact as tf
-from tensorfact.contraction.order import plan_contraction
+from tensorfact.network import plan_contraction
 
 from .helpers import TOLERANCE, difference, draw, infer, layers, layers_plan, randomise
 from .layouts import (

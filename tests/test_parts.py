@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import tensorfact as tf
-from tensorfact.contraction.cut import Cut, cuts
 from tensorfact.increments.parts import MANY, Parts, parts_of
-from tensorfact.network import Core, Network
+from tensorfact.network import Core, Cut, Network, cuts
 
 from .helpers import difference, infer
 from .layouts import (

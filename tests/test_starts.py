@@ -20,7 +20,7 @@ from tensorfact.checkpoint import AdapterFile
 from tensorfact.errors import AdaptError, CheckpointError, FormatError, NetworkError
 from tensorfact.factors import Factors
 from tensorfact.files import read_header, read_tensors, write_tensors
-from tensorfact.starts import check_start, drawn
+from tensorfact.network.starts import check_start, drawn
 
 from .helpers import TOLERANCE, bits, difference, draw, ids, infer, randomise, refused, state_bits, untouched
 from .strategies import Adaptation, adaptations

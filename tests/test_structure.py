@@ -22,11 +22,10 @@ ROOT = Path(tensorfact.__file__).parent
 ORDER = (
     {"errors"},
     {"common"},
-    {"anatomy", "files", "notation", "indexing", "starts", "words"},
+    {"anatomy", "files", "notation", "indexing", "words"},
     {"network", "svg"},
     {"layout"},
     {"diagram"},
-    {"contraction"},
     {"formats"},
     {"algebra"},
     {"rules"},
@@ -55,7 +54,7 @@ ORDER = (
 LEVEL = {name: level for level, row in enumerate(ORDER) for name in row}
 OWNERS = {
     "tensorly": "formats",
-    "opt_einsum": "contraction",
+    "opt_einsum": "network",
     "safetensors": "files",
     "rich": "cli",
     "typer": "cli",

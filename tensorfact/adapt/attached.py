@@ -14,8 +14,9 @@ from ..anatomy import ATTRIBUTE, base_parameters
 from ..errors import AdaptError
 from ..formats import Format
 from ..groups import ResolvedPlan
-from ..increments import Dropout, note_sources
+from ..increments import note_sources
 from ..layers import Slot, Switch
+from ..network import Dropout
 from ..plan import TensorizationPlan
 from .links import Links, Route
 from .liveness import Watch

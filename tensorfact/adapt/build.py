@@ -15,7 +15,7 @@ from ..checkpoint import FACTORS, HEAD, START, AdapterFile, fingerprint
 from ..errors import AdaptError, CheckpointError, FingerprintError
 from ..formats import Format
 from ..groups import ResolvedPlan, per_tensor
-from ..increments import Dropout
+from ..network import Dropout
 from ..owners import head_buffers, head_parameters, refuse_adapted
 from ..plan import TensorizationPlan
 from ..state import AdapterState

@@ -14,8 +14,9 @@ from ..errors import AdaptError
 from ..factors import Factors
 from ..formats import Format
 from ..groups import ResolvedPlan
-from ..increments import Dropout, ShiftedIncrement, increments
+from ..increments import ShiftedIncrement, increments
 from ..layers import Slot, Switch, attach, detach, is_attached, takes_activation
+from ..network import Dropout
 from ..owners import owners_of
 
 Route = Literal["auto", "activation", "weight"]

@@ -7,9 +7,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from ..contraction.order import plan_contraction
-from ..formats.decomposition import dense_of
-from ..network import Core, Network
+from ..network import Core, Network, dense_of, plan_contraction
 
 _TWIN = "'"
 """What tells the second of two networks from the first where they are contracted with each other."""

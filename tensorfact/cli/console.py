@@ -12,7 +12,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from ..common.table import Table
-from ..contraction.cost import usable
+from ..network.cost import usable
 
 app = typer.Typer(
     add_completion=False,

@@ -14,13 +14,13 @@ from ..architectures import plan_by_shape, plan_for
 from ..checkpoint import HEAD, AdapterFile
 from ..common.table import Table
 from ..compare import compare
-from ..contraction.cost import calibrate, machine
 from ..data import image_folder, open_task
 from ..errors import PlanError, TrainingError
 from ..files import make_folder, write_tensors, write_text
 from ..formats import Format, format_label, parse_format
 from ..methods import method_of
 from ..models import load_model, model_shapes
+from ..network import calibrate, machine
 from ..owners import head_parameters
 from ..reconstruct import reconstruct
 from ..report import write_reconstructions, write_report

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from ..diagram import network_diagram
 from ..errors import FormatError, RankError
-from ..network import Mode, Network
+from ..network import Mode, Network, dense_of
 from .common import zero_core
-from .decomposition import Decomposition, dense_of
+from .decomposition import Decomposition
 from .dense import check_tolerance, checked, default_modes, out_of_reach, relative_error
 from .least_squares import least_squares
 from .rank import Explicit, Rank, first_that, is_explicit, spread_rank

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import FormatError
 from ..network import Core, Mode, Network
-from ..starts import ZERO
+from ..network.starts import ZERO
 
 
 def arranged(modes: Sequence[Mode]) -> tuple[Mode, ...]:

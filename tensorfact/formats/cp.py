@@ -11,10 +11,9 @@ import tensorly.decomposition
 import torch
 from torch import Tensor
 
-from ..network import Core, Mode, Network
+from ..network import Core, Mode, Network, dense_of
 from .base import Format
 from .common import arranged, mode_sizes, tensorly_on_torch
-from .decomposition import dense_of
 from .rank import Rank, checked_rank
 
 _STARTS = 3

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from ..contraction.order import plan_contraction
-from ..network import Mode, Network
+from ..network import Mode, Network, dense_of
 
 if TYPE_CHECKING:
     from .base import Format
@@ -47,13 +46,3 @@ class Decomposition:
 
     def __str__(self) -> str:
         return f"{self.format}: {self.num_parameters:,} numbers, relative error {self.error:.3g}"
-
-
-def dense_of(network: Network, cores: Mapping[str, Tensor]) -> Tensor:
-    """Contract cores to the tensor they stand for.
-
-    Args:
-        network: The network.
-        cores: A core of the network's shape for every name.
-    """
-    return plan_contraction(network)([cores[core.name] for core in network.cores])

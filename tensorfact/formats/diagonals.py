@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from ..errors import FormatError
 from ..network import Core, Mode, Network
-from ..starts import ZERO
+from ..network.starts import ZERO
 from .common import mode_sizes, zero_core
 from .per_slice import slice_modes
 from .wrapper import Wrapper

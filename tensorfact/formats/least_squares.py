@@ -9,9 +9,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ..contraction.order import plan_contraction
 from ..errors import FormatError
-from ..network import Core, Network
+from ..network import Core, Network, plan_contraction
 
 _SWEEPS, _STARTS = 200, 3
 _STALLED = 1e-7

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import FormatError, nearest
 from ..network import Core, Mode, Network
-from ..starts import ZERO
+from ..network.starts import ZERO
 from .base import Format
 from .least_squares import least_squares
 from .wrapper import Wrapper

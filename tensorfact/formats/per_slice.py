@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import FormatError
 from ..network import Mode, Network
-from ..starts import GIVEN
+from ..network.starts import GIVEN
 from .base import Format
 from .common import mode_sizes
 from .least_squares import least_squares

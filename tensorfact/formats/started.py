@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import FormatError, NetworkError
 from ..network import Mode, Network
-from ..starts import GIVEN, check_start
+from ..network.starts import GIVEN, check_start
 from .wrapper import Wrapper
 
 

@@ -1,6 +1,5 @@
 """Increments of parameters: planned for all that lie alike, formed once, added inside a layer's products."""
 
-from .dropout import Dropout
 from .increment import Increment, increments
 from .kind import NOMINAL_TOKENS, Kind, token_class
 from .recompute import note_sources
@@ -8,7 +7,6 @@ from .shifted import ShiftedIncrement
 
 __all__ = [
     "NOMINAL_TOKENS",
-    "Dropout",
     "Increment",
     "Kind",
     "ShiftedIncrement",

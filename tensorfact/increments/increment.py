@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..contraction.cost import machine
 from ..factors import Factors
 from ..groups import TensorGroup
 from ..indexing import as_index, spread, take
-from .dropout import Dropout
+from ..network import Dropout, machine
 from .formed import Formed, autocast_dtype, composable, without_autocast
 from .kind import NOMINAL_TOKENS, Kind, restricted
 from .linear import AdaptedLinear, Product, add_into, composed

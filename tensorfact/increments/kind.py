@@ -10,12 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..contraction.cost import Cost, Machine, product
-from ..contraction.cut import Cut, cuts
-from ..contraction.order import Contraction, plan_contraction, with_input
 from ..groups import View
 from ..indexing import Index, as_index, take
-from ..network import Core, Mode, Network
+from ..network import Contraction, Core, Cost, Cut, Machine, Mode, Network, cuts, plan_contraction, with_input
+from ..network.cost import product
 from .formed import Formed
 from .parts import Parts, parts_of
 

@@ -15,12 +15,12 @@ from torch.utils.data import DataLoader
 
 from ..baselines import Trained
 from ..common.progress import Progress, silent
-from ..contraction.cost import seconds_of
 from ..data import Splits, open_task
 from ..errors import DivergedError
 from ..measure import TrainingStep, peak_bytes
 from ..methods import method_of, search_of
 from ..models import load_model, seeded, with_head
+from ..network.cost import seconds_of
 from ..training import Epoch, History, accelerator_for, evaluate, fit
 from .results import Measured, Outcome, Run
 from .spec import RunSpec

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from ..errors import FormatError
-from ..factors import Factors, deviations, fresh
+from ..factors import Factors
 from ..formats import Format, format_from_dict, format_to_dict
 from ..formats.registry import plain_option, read_option
 from ..network import Mode, Network
-from ..starts import GIVEN, ZERO
+from ..network.initial import deviations, fresh
+from ..network.starts import GIVEN, ZERO
 from .laws import Rule, crashed, require
 from .layers import routes, unchanged_when_subtracted
 from .subject import FormatSubject, distance, evaluated

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from ..errors import NetworkError
-from ..network import Core, Network
 from .cost import Cost, Machine, machine
+from .network import Core, Network
 
 TOKENS = "(tokens)"
 """The leg of an input that runs over its samples and positions; no mode or bond is spelled like this."""
@@ -244,3 +244,13 @@ def _matrix_product(
 
 def _spell(legs: Sequence[str], letter: Mapping[str, str]) -> str:
     return "".join(letter[leg] for leg in legs)
+
+
+def dense_of(network: Network, cores: Mapping[str, Tensor]) -> Tensor:
+    """Contract cores to the tensor they stand for.
+
+    Args:
+        network: The network.
+        cores: A core of the network's shape for every name.
+    """
+    return plan_contraction(network)([cores[core.name] for core in network.cores])

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
-from .errors import NetworkError, nearest
+from ..errors import NetworkError, nearest
 from .starts import ZERO, check_start
 
 Side = Literal["stack", "in", "out"]
@@ -41,7 +41,7 @@ class Core:
         legs: The names of its dimensions, in order. A leg that several cores share is a bond, or, if it is also an
             output, a common index.
         start: What it starts from. `normal` cores start random, the `zero` core starts at zero so that training starts
-            from the base model; for the others see `tensorfact.starts`.
+            from the base model; for the others see `tensorfact.network.starts`.
         trained: Whether it is a parameter. What is not trained is not counted, nor stored if it can be drawn again.
     """
 

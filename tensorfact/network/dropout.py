@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import AdaptError, nearest
-from ..network import Core, Network
-from ..starts import ZERO
+from .network import Core, Network
+from .starts import ZERO
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,8 +7,8 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 
-from ..network import Core, Network
 from .cost import Cost, product
+from .network import Core, Network
 
 FEW = 8
 """Of up to so many cores every division into two halves is looked at; of more, those along the cores' order."""

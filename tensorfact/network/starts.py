@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .errors import NetworkError, nearest
+from ..errors import NetworkError, nearest
 
 ZERO, GIVEN = "zero", "given"
 

@@ -1,0 +1,26 @@
+"""Tensor networks as data, and how they are contracted; owns opt_einsum."""
+
+from .cost import Cost, Machine, calibrate, machine
+from .cut import Cut, cuts
+from .dropout import Dropout
+from .network import Core, Mode, Network, Side
+from .order import Contraction, Step, dense_of, plan_contraction, with_input
+
+__all__ = [
+    "Contraction",
+    "Core",
+    "Cost",
+    "Cut",
+    "Dropout",
+    "Machine",
+    "Mode",
+    "Network",
+    "Side",
+    "Step",
+    "calibrate",
+    "cuts",
+    "dense_of",
+    "machine",
+    "plan_contraction",
+    "with_input",
+]
