@@ -19,6 +19,7 @@ from benchmarks.result import RESULTS, read, table
 from tensorfact import recipes
 from tensorfact.architectures import FAMILIES, Example
 from tensorfact.common.table import Table
+from tensorfact.drawing import draw
 from tensorfact.models import model_shapes
 
 RANK = 16
@@ -55,7 +56,7 @@ def pictures() -> dict[str, str]:
     for name, (recipe, plan) in published().items():
         for tensor, format in plan.formats(recipe.format).items():
             if len(format.network(plan[tensor].modes).cores) > 1:
-                found[f"{name}-{tensor}"] = format.draw(plan[tensor].modes)
+                found[f"{name}-{tensor}"] = draw(format, plan[tensor].modes)
     return found
 
 

@@ -11,7 +11,6 @@ from torch import nn
 
 from .errors import PlanError, nearest
 from .groups import ResolvedPlan
-from .plan_diagram import plan_diagram
 from .refold import arrange, select, split_axis, swap
 from .resolve import resolve
 from .rules import Coordinate, Group, Rule, group_to_dict
@@ -166,22 +165,6 @@ class TensorizationPlan:
             (96, 6, 4, 96)
         """
         return TensorizationPlan(arrange(self.groups, modes))
-
-    def draw(self, model: nn.Module) -> str:
-        """Return a picture of the tensors and of the parameters in them, as SVG.
-
-        Args:
-            model: The model, which is only read.
-
-        Raises:
-            PlanError: The plan does not fit the model.
-
-        Examples:
-            >>> import tensorfact as tf
-            >>> tf.plan_for(tf.nano()).draw(tf.nano())[:4]
-            '<svg'
-        """
-        return plan_diagram(self.resolve(model))
 
     def to_json(self) -> str:
         """Return the plan as compact JSON."""

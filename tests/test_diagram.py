@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tensorfact as tf
-from tensorfact.diagram import draw_tensor, network_diagram
-from tensorfact.layout import NODE, Item, Line, arrange
+from tensorfact.drawing.layout import NODE, Item, Line, arrange
+from tensorfact.drawing.networks import draw_tensor, network_diagram
+from tensorfact.drawing.plans import plan_diagram
+from tensorfact.drawing.svg import Box, Canvas, apart, text_box, text_width
 from tensorfact.network import Core, Mode, Network
-from tensorfact.plan_diagram import plan_diagram
-from tensorfact.svg import Box, Canvas, apart, text_box, text_width
 
 from . import strategies
 

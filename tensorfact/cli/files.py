@@ -11,6 +11,7 @@ import typer
 
 from ..checkpoint import FACTORS, HEAD, AdapterFile
 from ..common.table import Table
+from ..drawing import draw as picture_of
 from ..errors import FormatError
 from ..files import make_folder, write_text
 from ..formats import Format, TensorTrain, available_formats, format_label, get_format
@@ -52,7 +53,7 @@ def formats_command(
         spelled = (str(network), f"{network.num_parameters:,}") if network else ("", "")
         rows.append((name, summary, ", ".join(field.name for field in dataclasses.fields(cls)), *spelled))
         if draw is not None and format is not None:
-            write_text(draw / f"{name}.svg", format.draw(modes) + "\n")
+            write_text(draw / f"{name}.svg", picture_of(format, modes) + "\n")
     show(Table(("format", "what it is", "options", "network", "parameters"), tuple(rows)))
     if draw is not None:
         typer.echo(f"pictures in {draw}")

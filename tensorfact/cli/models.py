@@ -15,6 +15,7 @@ from ..checkpoint import HEAD, AdapterFile
 from ..common.table import Table
 from ..compare import compare
 from ..data import image_folder, open_task
+from ..drawing import draw as picture_of
 from ..errors import PlanError, TrainingError
 from ..files import make_folder, write_tensors, write_text
 from ..formats import Format, format_label, parse_format
@@ -120,7 +121,7 @@ def plan_command(
         counts.append((format_label(each) + lower, f"{resolved.num_parameters(fitted):,}"))
     show(Table(("format", "parameters"), tuple(counts)), "trained parameters, the head apart")
     if draw is not None:
-        write_text(draw, plan.draw(shapes) + "\n")
+        write_text(draw, picture_of(plan.resolve(shapes)) + "\n")
         typer.echo(f"picture: {draw}")
 
 

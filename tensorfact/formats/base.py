@@ -11,7 +11,6 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from ..diagram import network_diagram
 from ..errors import FormatError, RankError
 from ..network import Mode, Network, dense_of
 from .common import zero_core
@@ -159,21 +158,6 @@ class Format(abc.ABC):
             value = given.get(name, value * (name != zero) / math.sqrt(math.prod(shape)))
             cores[name] = value.to(like.device, like.dtype)
         return cores
-
-    def draw(self, modes: Sequence[Mode], title: str = "") -> str:
-        """Return the tensor-network picture of this format on some modes, as SVG.
-
-        Args:
-            modes: The tensor's modes.
-            title: What to write above it.
-
-        Examples:
-            >>> from tensorfact.network import Mode
-            >>> from tensorfact import TensorTrain
-            >>> TensorTrain(4).draw((Mode("in", 64, "in"), Mode("out", 64, "out")))[:4]
-            '<svg'
-        """
-        return network_diagram(self.network(modes), modes, title)
 
     # -------------------------------------------------------------------------------------------------------- ranks
 

@@ -6,9 +6,9 @@ import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
-from .diagram import draw_tensor
-from .groups import ResolvedPlan, TensorGroup
-from .rules import Coordinate, Rule
+from ..groups import ResolvedPlan, TensorGroup
+from ..rules import Coordinate, Rule
+from .networks import draw_tensor
 from .svg import SMALL, TEXT, Box, Canvas, text_width
 
 PALETTE = (

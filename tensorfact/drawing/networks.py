@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from ..network import Core, Mode, Network
+from ..network.starts import ZERO
 from .layout import DOT, Item, Layout, Line, arrange
-from .network import Core, Mode, Network
-from .network.starts import ZERO
 from .svg import HEADING, SMALL, Box, Canvas, Point, text_box, text_width
 
 _SCALES = (1.0, 1.2, 1.45, 1.75, 2.1, 2.6)

@@ -13,7 +13,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 
-from .network import Core, Network
+from ..network import Core, Network
 from .svg import SMALL, Box, Point, apart, text_width
 
 NODE, DOT = 44.0, 4.5
