@@ -15,8 +15,8 @@ from .baselines import BASELINES, BUDGET, Method, check_search, search_subnet
 from .data import Splits
 from .errors import SweepError, nearest
 from .formats import available_formats, parse_format
+from .formats.options import read_options
 from .recipes import RECIPES, Recipe
-from .words import read_options
 
 T = TypeVar("T")
 

@@ -14,9 +14,9 @@ from torch import nn
 
 from .errors import AdaptError, DataError, TensorfactError, nearest
 from .files import read_plain
+from .formats.options import read_options
 from .nano import nano
 from .owners import head_parameters
-from .words import read_options
 
 Maker = Callable[..., nn.Module]
 

@@ -22,7 +22,7 @@ ROOT = Path(tensorfact.__file__).parent
 ORDER = (
     {"errors"},
     {"common"},
-    {"anatomy", "files", "notation", "indexing", "words"},
+    {"anatomy", "files", "notation", "indexing"},
     {"network"},
     {"formats"},
     {"algebra"},

@@ -1,9 +1,8 @@
 """Formats: rank choices and the networks they imply, one file a format."""
 
-from .base import Format
+from .base import Decomposition, Format
 from .block_term import BlockTerm
 from .cp import CP
-from .decomposition import Decomposition
 from .diagonals import Diagonals
 from .gates import Gates
 from .hadamard import Hadamard

@@ -14,7 +14,6 @@ from torch import Tensor
 from ..errors import FormatError, RankError
 from ..network import Mode, Network, dense_of
 from .common import zero_core
-from .decomposition import Decomposition
 from .dense import check_tolerance, checked, default_modes, out_of_reach, relative_error
 from .least_squares import least_squares
 from .rank import Explicit, Rank, first_that, is_explicit, spread_rank
@@ -302,3 +301,37 @@ class Format(abc.ABC):
 
 def _error(format: Format, dense: Tensor, modes: Sequence[Mode]) -> float:
     return relative_error(dense, dense_of(format.network(modes), format.factorize(dense, modes)))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Decomposition:
+    """Cores that stand for a tensor.
+
+    Args:
+        format: The format; its ranks are those that were found.
+        modes: The tensor's modes.
+        cores: The cores by name, in the shapes of the format's network.
+        error: The relative error in the Frobenius norm, measured: |tensor - dense()| / |tensor|; 0 for a zero tensor.
+    """
+
+    format: Format
+    modes: tuple[Mode, ...]
+    cores: Mapping[str, Tensor]
+    error: float
+
+    @property
+    def network(self) -> Network:
+        """The network of the cores."""
+        return self.format.network(self.modes)
+
+    @property
+    def num_parameters(self) -> int:
+        """How many numbers the cores hold."""
+        return sum(core.numel() for core in self.cores.values())
+
+    def dense(self) -> Tensor:
+        """Return the tensor that the cores stand for, one dimension a mode."""
+        return dense_of(self.network, self.cores)
+
+    def __str__(self) -> str:
+        return f"{self.format}: {self.num_parameters:,} numbers, relative error {self.error:.3g}"

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import FormatError, nearest
-from ..words import plain_value, read_options
 from .base import Format
 from .block_term import BlockTerm
 from .cp import CP
@@ -23,6 +22,7 @@ from .kronecker import Kronecker
 from .matrix_batch import MatrixBatch
 from .monarch import Monarch
 from .nested import Nested
+from .options import plain_value, read_options
 from .partial_tucker import PartialTucker
 from .per_slice import Each
 from .started import Started

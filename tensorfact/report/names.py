@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ..errors import FormatError
 from ..formats import get_format
+from ..formats.options import read_options
 from ..recipes import RECIPES
-from ..words import read_options
 
 
 def task_label(task: str) -> str:
