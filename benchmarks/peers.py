@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import tensorfact as tf
-from tensorfact.anatomy import base_parameters
 from tensorfact.measure import freeze_to_floor
+from tensorfact.model.parameters import base_parameters
 
 RANK = 16
 FIRST = "blocks.0.attn.qkv.weight"

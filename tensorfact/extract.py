@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .anatomy import base_parameters
 from .checkpoint import AdapterFile, fingerprint
 from .common.progress import Progress, silent
 from .common.table import Table
@@ -18,7 +17,8 @@ from .errors import AdaptError, DataError
 from .files import StoredTensors
 from .formats import Format
 from .groups import ResolvedPlan, TensorGroup, formats_of
-from .owners import head_buffers, refuse_adapted
+from .model.head import head_buffers
+from .model.parameters import base_parameters, refuse_adapted
 from .plan import TensorizationPlan
 from .state import AdapterState, Change, Recompression
 

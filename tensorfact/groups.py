@@ -11,11 +11,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from .anatomy import ALONE, UNNAMED, VECTOR
 from .common.table import Table
 from .errors import FormatError, PlanError, RankError, nearest
 from .formats import Format
 from .indexing import Index, as_index, mesh, spread, take
+from .model.stacking import ALONE, UNNAMED, VECTOR
 from .network import Mode, Network
 from .notation import Axes
 from .rules import Coordinate, Rule

@@ -13,12 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from .algebra.recompress import recompress, stored
-from .anatomy import base_parameters, is_conv1d
 from .checkpoint import AdapterFile, fingerprint
 from .common.progress import Progress, silent
 from .common.table import Table
 from .errors import AdaptError, CheckpointError, DataError, nearest
-from .example import called_names
 from .extract import check_scale
 from .files import make_folder, write_plain, write_text
 from .formats import Format
@@ -26,7 +24,9 @@ from .formats.rank import Rank
 from .groups import View, formats_of
 from .lora_file import CONFIG, PREFIX, WEIGHTS, read_layers
 from .low_rank import LowRank, low_rank, stacked
-from .owners import owners_of
+from .model.example import called_names
+from .model.parameters import base_parameters, owners_of
+from .model.sides import is_conv1d
 from .plan import TensorizationPlan
 from .rework import at_rank
 from .state import AdapterState, Change, Recompression, Source, state_of

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from .anatomy import base_parameters
+from .model.head import head_parameters
+from .model.parameters import base_parameters
 from .network.cost import seconds_of
-from .owners import head_parameters
 
 
 class Step(Protocol):

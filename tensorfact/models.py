@@ -15,8 +15,8 @@ from torch import nn
 from .errors import AdaptError, DataError, TensorfactError, nearest
 from .files import read_plain
 from .formats.options import read_options
+from .model.head import head_parameters
 from .nano import nano
-from .owners import head_parameters
 
 Maker = Callable[..., nn.Module]
 

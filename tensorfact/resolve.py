@@ -9,20 +9,12 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from torch import Tensor, nn
 
-from .anatomy import (
-    ALONE,
-    UNNAMED,
-    base_parameters,
-    is_transposed,
-    obstacle,
-    own_parameters,
-    owner_of,
-    repeated,
-    stackable,
-)
 from .errors import ClaimError, NoMatchError, PlanError, SizeError
 from .groups import LeftOut, ResolvedPlan, TensorGroup, View
 from .indexing import as_index
+from .model.parameters import base_parameters, own_parameters, owner_of
+from .model.sides import is_transposed
+from .model.stacking import ALONE, UNNAMED, obstacle, repeated, stackable
 from .network import Mode, Side
 from .notation import Axes, mode_name
 from .rules import Coordinate, Group, Rule, mode_names

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 import tensorfact as tf
 from tensorfact.adapt.liveness import numbers
 from tensorfact.architectures import FAMILIES, Blocks, Example
-from tensorfact.example import Example as Input
-from tensorfact.example import known_example
+from tensorfact.model.example import Example as Input
+from tensorfact.model.example import known_example
 from tensorfact.models import make_model, model_shapes
 
 from .helpers import difference, draw, randomise, state_bits

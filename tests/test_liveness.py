@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import tensorfact as tf
 from tensorfact.adapt.liveness import numbers
 from tensorfact.errors import AdaptError, UnusedError
-from tensorfact.example import known_example
+from tensorfact.model.example import known_example
 from tensorfact.models import make_model
 
 from .helpers import difference, draw, infer, layers, layers_plan, randomise, refused, snapshot, state_bits, untouched

@@ -22,7 +22,7 @@ ROOT = Path(tensorfact.__file__).parent
 ORDER = (
     {"errors"},
     {"common"},
-    {"anatomy", "files", "notation", "indexing"},
+    {"model", "files", "notation", "indexing"},
     {"network"},
     {"formats"},
     {"algebra"},
@@ -33,7 +33,7 @@ ORDER = (
     {"architectures", "factors", "drawing"},
     {"increments"},
     {"layers", "explain"},
-    {"checkpoint", "owners", "example"},
+    {"checkpoint"},
     {"state"},
     {"rework", "low_rank", "extract"},
     {"lora_file"},

@@ -10,18 +10,18 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..anatomy import base_parameters
 from ..checkpoint import FACTORS, HEAD, START, AdapterFile, fingerprint
 from ..common.progress import Progress, silent
 from ..errors import AdaptError, nearest
-from ..example import required_example
 from ..explain import Explanation, Planned, explain
 from ..factors import Factors
 from ..formats import Format
 from ..formats.rank import Rank
 from ..increments import NOMINAL_TOKENS
 from ..lora import LoraFolder, to_lora
-from ..owners import head_buffers
+from ..model.example import required_example
+from ..model.head import head_buffers
+from ..model.parameters import base_parameters
 from ..rework import convert, round_ranks
 from ..state import AdapterState, Recompression
 from .attached import Attached

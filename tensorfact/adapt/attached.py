@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ..anatomy import ATTRIBUTE, base_parameters
 from ..errors import AdaptError
 from ..formats import Format
 from ..groups import ResolvedPlan
 from ..increments import note_sources
 from ..layers import Slot, Switch
+from ..model.parameters import ATTRIBUTE, base_parameters
 from ..network import Dropout
 from ..plan import TensorizationPlan
 from .links import Links, Route

@@ -10,13 +10,13 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from ..anatomy import base_parameters
 from ..checkpoint import FACTORS, HEAD, START, AdapterFile, fingerprint
 from ..errors import AdaptError, CheckpointError, FingerprintError
 from ..formats import Format
 from ..groups import ResolvedPlan, per_tensor
+from ..model.head import head_buffers, head_parameters
+from ..model.parameters import base_parameters, refuse_adapted
 from ..network import Dropout
-from ..owners import head_buffers, head_parameters, refuse_adapted
 from ..plan import TensorizationPlan
 from ..state import AdapterState
 from .adapter import Adapter, named

@@ -9,15 +9,14 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from ..anatomy import base_parameters
 from ..errors import AdaptError
 from ..factors import Factors
 from ..formats import Format
 from ..groups import ResolvedPlan
 from ..increments import ShiftedIncrement, increments
 from ..layers import Slot, Switch, attach, detach, is_attached, takes_activation
+from ..model.parameters import base_parameters, owners_of
 from ..network import Dropout
-from ..owners import owners_of
 
 Route = Literal["auto", "activation", "weight"]
 

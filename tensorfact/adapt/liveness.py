@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from ..anatomy import base_parameters
 from ..common.table import Table
 from ..errors import AdaptError, UnusedError
-from ..example import Example, known_example, observing, outline, runs
 from ..layers import Slot, Switch
+from ..model.example import Example, known_example, observing, outline, runs
+from ..model.parameters import base_parameters
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,11 +10,11 @@ from typing import Literal, cast
 from torch import Tensor
 
 from ..algebra.recompress import recompress
-from ..anatomy import base_parameters
 from ..errors import AdaptError, DataError, PlanError, nearest
 from ..factors import Factors
 from ..formats.common import zero_core
 from ..groups import TensorGroup
+from ..model.parameters import base_parameters
 from ..state import AdapterState, HasState, state_of
 from .attached import Attached
 

@@ -9,8 +9,9 @@ from typing import Literal, get_args
 
 from torch import nn
 
-from ..anatomy import base_parameters, own_parameters, repeated, stackable
 from ..errors import NoMatchError, PlanError
+from ..model.parameters import base_parameters, own_parameters
+from ..model.stacking import repeated, stackable
 from ..notation import format_axes, parse_axes
 from ..plan import TensorizationPlan
 from ..resolve import resolve

@@ -8,10 +8,10 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from ..anatomy import BASELINE, base_parameters
 from ..errors import AdaptError
 from ..files import write_tensors
-from ..owners import head_parameters, refuse_adapted
+from ..model.head import head_parameters
+from ..model.parameters import BASELINE, base_parameters, refuse_adapted
 
 
 class Removable(Protocol):

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from torch import nn
 
-from ..anatomy import base_parameters
 from ..files import write_tensors
-from ..owners import head_buffers, head_parameters, refuse_adapted
+from ..model.head import head_buffers, head_parameters
+from ..model.parameters import base_parameters, refuse_adapted
 
 
 @dataclasses.dataclass(frozen=True)

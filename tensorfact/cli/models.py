@@ -20,9 +20,9 @@ from ..errors import PlanError, TrainingError
 from ..files import make_folder, write_tensors, write_text
 from ..formats import Format, format_label, parse_format
 from ..methods import method_of
+from ..model.head import head_parameters
 from ..models import load_model, model_shapes
 from ..network import calibrate, machine
-from ..owners import head_parameters
 from ..reconstruct import reconstruct
 from ..report import write_reconstructions, write_report
 from .console import AdapterPath, Checkpoint, Formats, ModelName, Pretrained, app, device_of, show

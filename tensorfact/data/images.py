@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from ..common.progress import Progress, silent
 from ..errors import DataError
-from ..example import timm_shape
+from ..model.example import timm_shape
 from .splits import SPLITS, Splits
 
 

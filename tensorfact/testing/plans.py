@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from ..adapt.adapter import Adapter
 from ..adapt.build import adapt, load_adapter
 from ..adapt.liveness import numbers, tolerance_of
-from ..anatomy import own_parameters
 from ..errors import AdaptError, FormatError
-from ..example import Example, as_example, known_example, observing, runs
 from ..formats import Format, TensorTrain, format_to_dict
 from ..groups import ResolvedPlan
+from ..model.example import Example, as_example, known_example, observing, runs
+from ..model.parameters import own_parameters
 from ..plan import TensorizationPlan
 from .laws import BrokenError, Laws, Rule, crashed, laws_of, require
 from .subject import distance

@@ -1,17 +1,54 @@
-"""Who holds a model's parameters: every name, every module, and the head. Nothing here writes to a model."""
+"""A model's parameters: their names, and the modules that own them. Nothing here writes to a model."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from .anatomy import ATTRIBUTE, BASELINE, base_parameters, head_prefixes, is_below
-from .errors import AdaptError, nearest
-from .layers import SLOTS
+from ..errors import AdaptError, PlanError
+
+ATTRIBUTE = "tensorfact"
+"""The name under which an adapter is registered on a model's root."""
+
+BASELINE = "baseline"
+"""The same for what a baseline adds to a model."""
+
+SLOTS = "_tensorfact"
+"""The attribute in which an adapted module keeps its slots."""
 
 Owners = dict[str, list[tuple[nn.Module, str]]]
+"""The modules that hold each parameter, with its name in them."""
+
+
+def base_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return all parameters but an adapter's, by every name they have.
+
+    Raises:
+        PlanError: This is no module, or its shapes are not known yet.
+    """
+    if not isinstance(model, nn.Module):
+        raise PlanError("model", expected="a torch.nn.Module", got=repr(model)[:80])
+    if lazy := [n for n, p in model.named_parameters() if isinstance(p, nn.parameter.UninitializedParameter)]:
+        raise PlanError(
+            f"parameter {lazy[0]!r} has no shape yet", fix="run the model once, which sizes its lazy modules"
+        )
+    named = model.named_parameters(remove_duplicate=False)
+    return {name: parameter for name, parameter in named if not name.startswith(f"{ATTRIBUTE}.")}
+
+
+def own_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return all parameters but an adapter's, each once, by the first name it has."""
+    named = base_parameters(model)
+    first = {id(parameter): name for name, parameter in reversed(named.items())}
+    return {name: parameter for name, parameter in named.items() if first[id(parameter)] == name}
+
+
+def owner_of(model: nn.Module, parameter: str) -> tuple[nn.Module, str]:
+    """Return the module that holds a parameter, and the parameter's name in it."""
+    path, _, attribute = parameter.rpartition(".")
+    return model.get_submodule(path), attribute
 
 
 def refuse_adapted(model: nn.Module) -> None:
@@ -56,27 +93,3 @@ def owners_of(model: nn.Module, names: Iterable[str]) -> Owners:
                     fix="leave it out of the plan",
                 )
     return owners
-
-
-def head_buffers(model: nn.Module, head: Iterable[str]) -> dict[str, Tensor]:
-    """Return the buffers beside the head's parameters: the running statistics of a normalisation in it."""
-    modules = {name.rpartition(".")[0] for name in head}
-    return {name: buffer for name, buffer in model.named_buffers() if name.rpartition(".")[0] in modules}
-
-
-def head_parameters(model: nn.Module, train_head: bool | str) -> tuple[str, ...]:
-    """Return the names of the head's parameters."""
-    if not isinstance(train_head, (bool, str)):
-        raise AdaptError("adapt: train_head", expected="True, False or a module's name", got=repr(train_head))
-    if not train_head or not isinstance(model, nn.Module):
-        return ()
-    prefixes = (train_head,) if isinstance(train_head, str) else head_prefixes(model)
-    found = tuple(name for name in base_parameters(model) if is_below(name, prefixes))
-    if isinstance(train_head, str) and not found:
-        names = [name for name, _ in model.named_modules()]
-        raise AdaptError(
-            f"adapt: train_head={train_head!r} names no module with parameters",
-            got=f"{train_head!r}{nearest(train_head, names)}",
-            fix="pass the head's module name, or train_head=False",
-        )
-    return found

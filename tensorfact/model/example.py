@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .errors import AdaptError, UnusedError
+from ..errors import AdaptError, UnusedError
 
 
 class Example(NamedTuple):

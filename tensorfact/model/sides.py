@@ -1,0 +1,25 @@
+"""Which dimension of a parameter holds the outputs, and which modules lay it out in another way."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+def is_conv1d(module: nn.Module) -> bool:
+    """Return whether this is transformers' `Conv1D`, a linear layer that stores its weight as (in, out)."""
+    classes = [(cls.__module__, cls.__name__) for cls in type(module).__mro__]
+    return ("transformers.pytorch_utils", "Conv1D") in classes
+
+
+def is_transposed(module: nn.Module, attribute: str) -> bool:
+    """Return whether a parameter's outputs are its second dimension.
+
+    So it is in transposed convolutions, embeddings, and transformers' `Conv1D`.
+    """
+    kinds = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Embedding, nn.EmbeddingBag)
+    return attribute == "weight" and (isinstance(module, kinds) or is_conv1d(module))
+
+
+def is_depthwise(module: nn.Module, parameter: Tensor) -> bool:
+    """Return whether a parameter is the kernel of a convolution that keeps its channels apart."""
+    return getattr(module, "groups", 1) > 1 and parameter.dim() > 2 and parameter.shape[1] == 1

@@ -1,0 +1,68 @@
+"""Which parameters can be stacked, by their shape, and why the others cannot."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from .head import head_prefixes, is_below
+from .parameters import own_parameters, owner_of
+from .sides import is_depthwise, is_transposed
+
+VECTOR = "a vector"
+"""The reason not to stack a bias, a norm's weight, or another parameter along one dimension."""
+
+ALONE = "the only one of its shape"
+UNNAMED = "no rule names it"
+"""Why a parameter that could be stacked is not."""
+
+
+def stack_shape(model: nn.Module, name: str, parameter: Tensor) -> tuple[int, ...]:
+    """Return the sizes that parameters of one stack share: outputs, inputs, a kernel's positions if there are several.
+
+    Args:
+        model: The model.
+        name: The parameter's name.
+        parameter: The parameter, of at least two dimensions.
+    """
+    first, second, *kernel = parameter.shape
+    outputs, inputs = (second, first) if is_transposed(*owner_of(model, name)) else (first, second)
+    return (outputs, inputs, *(kernel if set(kernel) - {1} else ()))
+
+
+def stackable(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Return the stack shapes of all parameters that nothing keeps from being stacked, by their first name."""
+    found = {name: p for name, p in own_parameters(model).items() if not obstacle(model, name, p)}
+    return {name: stack_shape(model, name, parameter) for name, parameter in found.items()}
+
+
+def repeated(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Return those of what `stackable` found that share their shape with another."""
+    counts = collections.Counter(shapes.values())
+    return {name: shape for name, shape in shapes.items() if counts[shape] > 1}
+
+
+def obstacle(model: nn.Module, name: str, parameter: Tensor) -> str:
+    """Return why a parameter is not one to stack, or nothing.
+
+    Args:
+        model: The model.
+        name: The parameter's name.
+        parameter: The parameter.
+    """
+    module, attribute = owner_of(model, name)
+    if is_below(name, head_prefixes(model)):
+        return "the head, which trains by itself"
+    if not parameter.is_floating_point():
+        return "no floating-point numbers"
+    if isinstance(module, nn.RNNBase):
+        return "recurrent: the module reads copies of its weights"
+    if sum(size > 1 for size in parameter.shape) < 2:
+        return VECTOR
+    if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+        return "an embedding: looked up, not multiplied"
+    if any(word in attribute for word in ("bias", "embed", "pos", "table", "token")):
+        return "a table, not a layer's weight"
+    return "a depthwise kernel" if is_depthwise(module, parameter) else ""
