@@ -17,10 +17,10 @@ sys.path.append(str(Path(__file__).parents[1]))  # the benchmarks are no part of
 import tensorfact as tf
 from benchmarks.result import RESULTS, read, table
 from tensorfact import recipes
-from tensorfact.architectures import FAMILIES, Example
 from tensorfact.common.table import Table
 from tensorfact.drawing import draw
 from tensorfact.models import model_shapes
+from tensorfact.plan.families import FAMILIES, Example
 
 RANK = 16
 

@@ -4,7 +4,6 @@ from . import recipes as recipes
 from .adapt.adapter import Adapter
 from .adapt.build import adapt, load_adapter
 from .adapt.scale import Alpha
-from .architectures import plan_by_shape, plan_for
 from .compare import Comparison, compare
 from .data import (
     Splits,
@@ -45,14 +44,12 @@ from .formats import (
     get_format,
     register_format,
 )
-from .groups import ResolvedPlan
 from .lora import LoraFolder, from_lora, to_lora
 from .nano import nano
 from .network import Core, Mode, Network, calibrate
-from .plan import TensorizationPlan
+from .plan import Group, ResolvedPlan, Rule, TensorizationPlan, plan_by_shape, plan_for
 from .reconstruct import Reconstructions, reconstruct
 from .rework import combine, convert, round_ranks
-from .rules import Group, Rule
 from .state import AdapterState, Recompression
 from .training import History, evaluate, fit
 

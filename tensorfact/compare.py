@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from .architectures import plan_for
 from .baselines import FullFineTuning, LinearProbe, Method, Trained
 from .common.progress import Progress, silent
 from .common.table import Table
@@ -28,7 +27,7 @@ from .formats import Format, format_label
 from .measure import TrainingStep, freeze_to_floor, peak_bytes, step_ratios
 from .methods import Adapting
 from .models import with_head
-from .plan import TensorizationPlan
+from .plan import TensorizationPlan, plan_for
 from .recipes import Recipe
 from .reconstruct import reconstruct
 from .training import Schedule, evaluate, fit

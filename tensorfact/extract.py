@@ -16,10 +16,10 @@ from .common.table import Table
 from .errors import AdaptError, DataError
 from .files import StoredTensors
 from .formats import Format
-from .groups import ResolvedPlan, TensorGroup, formats_of
 from .model.head import head_buffers
 from .model.parameters import base_parameters, refuse_adapted
-from .plan import TensorizationPlan
+from .plan import ResolvedPlan, TensorGroup, TensorizationPlan
+from .plan.tensors import formats_of
 from .state import AdapterState, Change, Recompression
 
 Weights = nn.Module | Mapping[str, Tensor] | str | Path

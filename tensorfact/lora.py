@@ -21,13 +21,13 @@ from .extract import check_scale
 from .files import make_folder, write_plain, write_text
 from .formats import Format
 from .formats.rank import Rank
-from .groups import View, formats_of
 from .lora_file import CONFIG, PREFIX, WEIGHTS, read_layers
 from .low_rank import LowRank, low_rank, stacked
 from .model.example import called_names
 from .model.parameters import base_parameters, owners_of
 from .model.sides import is_conv1d
-from .plan import TensorizationPlan
+from .plan import TensorizationPlan, View
+from .plan.tensors import formats_of
 from .rework import at_rank
 from .state import AdapterState, Change, Recompression, Source, state_of
 

@@ -13,11 +13,11 @@ from .algebra import Term
 from .algebra.recompress import recompress
 from .errors import DataError
 from .formats import MatrixBatch
-from .groups import TensorGroup, View
 from .increments.kind import Kind
-from .indexing import as_index, mesh, spread, take
 from .network import Core, Mode, Network, machine
-from .notation import Axes
+from .plan import TensorGroup, View
+from .plan.indexing import as_index, mesh, spread, take
+from .plan.notation import Axes
 
 _EXACT = 1e-12
 """The relative error at which a rank counts as found; products are in fp64."""

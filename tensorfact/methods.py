@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 from torch import nn
 
 from .adapt.adapter import Adapter
-from .architectures import plan_for
 from .baselines import BASELINES, BUDGET, Method, check_search, search_subnet
 from .data import Splits
 from .errors import SweepError, nearest
 from .formats import available_formats, parse_format
 from .formats.options import read_options
+from .plan import plan_for
 from .recipes import RECIPES, Recipe
 
 T = TypeVar("T")

@@ -14,8 +14,8 @@ from .common.progress import Progress, silent
 from .errors import AdaptError, DataError, FingerprintError, FormatError, PlanError, RankError
 from .formats import Decomposition, Format, format_label
 from .formats.rank import FULL, Rank, first_that
-from .groups import formats_of
 from .network import Mode
+from .plan.tensors import formats_of
 from .state import AdapterState, Change, Recompression, Source, sizes_of, state_of
 
 Found = Callable[[str, Sequence[Term]], Decomposition]

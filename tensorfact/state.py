@@ -14,8 +14,8 @@ from .checkpoint import FACTORS, HEAD, START, AdapterFile
 from .common.table import Table
 from .errors import AdaptError, CheckpointError, PlanError
 from .formats import Format, format_label
-from .groups import ResolvedPlan
 from .network import Mode
+from .plan import ResolvedPlan
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

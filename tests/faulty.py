@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import tensorfact as tf
 from tensorfact.errors import FormatError
-from tensorfact.groups import TensorGroup
+from tensorfact.plan import TensorGroup
 
 from .helpers import randomise
 

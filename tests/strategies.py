@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import tensorfact as tf
-from tensorfact.notation import mode_name
+from tensorfact.plan.notation import mode_name
 from tensorfact.testing import arrangements, modes, plain_kinds, ranks, tensors
 from tensorfact.testing import formats as any_formats
 from tensorfact.testing.strategies import HIGHEST_RANK, SIDES

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tensorfact.indexing import Index, as_index, spread, take
+from tensorfact.plan.indexing import Index, as_index, spread, take
 
 positions = st.lists(st.integers(0, 6), min_size=1, max_size=7, unique=True)
 

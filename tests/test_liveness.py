@@ -218,7 +218,7 @@ def test_check_says_what_it_needs() -> None:
 
 @pytest.mark.parametrize("name", ["hf:vit", "hf:bert", "hf:t5", "hf:gpt2", "hf:clip", "torch:Transformer"])
 def test_models_say_what_they_take(name: str) -> None:
-    from tensorfact.architectures import FAMILIES
+    from tensorfact.plan.families import FAMILIES
 
     small = next(e.small for f in FAMILIES.values() for e in f.examples if e.model == name)
     model = randomise(make_model(name, **small))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tensorfact.errors import PlanError
-from tensorfact.notation import format_axes, mode_name, parse_axes
+from tensorfact.plan.notation import format_axes, mode_name, parse_axes
 
 from .helpers import refused
 

@@ -9,7 +9,7 @@ import pytest
 
 from tensorfact import Group, Rule
 from tensorfact.errors import PlanError
-from tensorfact.rules import mode_names
+from tensorfact.plan.rules import mode_names
 
 from .helpers import refused
 

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from ..checkpoint import FACTORS, HEAD, START, AdapterFile, fingerprint
 from ..errors import AdaptError, CheckpointError, FingerprintError
 from ..formats import Format
-from ..groups import ResolvedPlan, per_tensor
 from ..model.head import head_buffers, head_parameters
 from ..model.parameters import base_parameters, refuse_adapted
 from ..network import Dropout
-from ..plan import TensorizationPlan
+from ..plan import ResolvedPlan, TensorizationPlan
+from ..plan.tensors import per_tensor
 from ..state import AdapterState
 from .adapter import Adapter, named
 from .links import Route

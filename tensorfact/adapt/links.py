@@ -12,11 +12,11 @@ from torch import nn
 from ..errors import AdaptError
 from ..factors import Factors
 from ..formats import Format
-from ..groups import ResolvedPlan
 from ..increments import ShiftedIncrement, increments
 from ..layers import Slot, Switch, attach, detach, is_attached, takes_activation
 from ..model.parameters import base_parameters, owners_of
 from ..network import Dropout
+from ..plan import ResolvedPlan
 
 Route = Literal["auto", "activation", "weight"]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import AdaptError
 from ..formats import Format
-from ..groups import TensorGroup
+from ..plan import TensorGroup
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,8 +13,8 @@ from ..algebra.recompress import recompress
 from ..errors import AdaptError, DataError, PlanError, nearest
 from ..factors import Factors
 from ..formats.common import zero_core
-from ..groups import TensorGroup
 from ..model.parameters import base_parameters
+from ..plan import TensorGroup
 from ..state import AdapterState, HasState, state_of
 from .attached import Attached
 

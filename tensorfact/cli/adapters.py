@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from ..architectures import plan_by_shape, plan_for
 from ..errors import AdaptError, CheckpointError
 from ..extract import Extraction, extract
 from ..formats import parse_format
 from ..formats.rank import Rank
 from ..lora import from_lora, to_lora
 from ..models import load_model, model_shapes
+from ..plan import plan_by_shape, plan_for
 from ..rework import combine, convert, round_ranks
 from ..state import Recompression, Source
 from .console import AdapterPath, Checkpoint, ModelName, Pretrained, app, show

@@ -10,7 +10,6 @@ import torch
 import typer
 
 from ..adapt.build import load_adapter
-from ..architectures import plan_by_shape, plan_for
 from ..checkpoint import HEAD, AdapterFile
 from ..common.table import Table
 from ..compare import compare
@@ -23,6 +22,7 @@ from ..methods import method_of
 from ..model.head import head_parameters
 from ..models import load_model, model_shapes
 from ..network import calibrate, machine
+from ..plan import plan_by_shape, plan_for
 from ..reconstruct import reconstruct
 from ..report import write_reconstructions, write_report
 from .console import AdapterPath, Checkpoint, Formats, ModelName, Pretrained, app, device_of, show

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from ..errors import FormatError, NetworkError
 from ..formats import Format
-from ..groups import ResolvedPlan
 from ..network import Mode, Network
+from ..plan import ResolvedPlan
 from .networks import network_diagram
 from .plans import plan_diagram
 

@@ -6,8 +6,8 @@ import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
-from ..groups import ResolvedPlan, TensorGroup
-from ..rules import Coordinate, Rule
+from ..plan import ResolvedPlan, Rule, TensorGroup
+from ..plan.rules import Coordinate
 from .networks import draw_tensor
 from .svg import SMALL, TEXT, Box, Canvas, text_width
 

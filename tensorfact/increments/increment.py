@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from ..factors import Factors
-from ..groups import TensorGroup
-from ..indexing import as_index, spread, take
 from ..network import Dropout, machine
+from ..plan import TensorGroup
+from ..plan.indexing import as_index, spread, take
+from ..plan.slices import restricted
 from .formed import Formed, autocast_dtype, composable, without_autocast
-from .kind import NOMINAL_TOKENS, Kind, restricted
+from .kind import NOMINAL_TOKENS, Kind
 from .linear import AdaptedLinear, Product, add_into, composed
 from .recompute import source_of
 

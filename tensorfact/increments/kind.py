@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..groups import View
-from ..indexing import Index, as_index, take
 from ..network import Contraction, Core, Cost, Cut, Machine, Mode, Network, cuts, plan_contraction, with_input
 from ..network.cost import product
+from ..plan import View
+from ..plan.indexing import take
+from ..plan.slices import picks_of, restricted, taken
 from .formed import Formed
 from .parts import Parts, parts_of
 
@@ -22,9 +23,6 @@ NOMINAL_TOKENS = 1024
 
 VIEWS = "(parameters)"
 """The leg that runs over the parameters of a kind; no mode or bond is spelled like this."""
-
-Picks = tuple[tuple[int, Index], ...]
-"""What one parameter takes of a core: an index for some of its dimensions."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +84,7 @@ class Kind:
     ) -> None:
         self.views, self.view, self.optimize, self.on = tuple(views), views[0], optimize, on
         self.network = restricted(network, modes, self.view)
-        self.picks = tuple(_picks(network, modes, view) for view in views)
+        self.picks = tuple(picks_of(network, modes, view) for view in views)
         self.shapes = tuple(self.network.shapes().values())
         self.forming = plan_contraction(self.network, optimize, on)
         self.halves = self._halved() if len(self.view.rule.dims) == 2 else None
@@ -184,7 +182,7 @@ class Kind:
             cores: The whole cores.
         """
         return [
-            _taken(core, picks).reshape(s) for core, picks, s in zip(cores, self.picks[at], self.shapes, strict=True)
+            taken(core, picks).reshape(s) for core, picks, s in zip(cores, self.picks[at], self.shapes, strict=True)
         ]
 
     def matrices(self, parts: Sequence[Tensor]) -> list[Tensor]:
@@ -229,14 +227,14 @@ class Kind:
         if not picks[0]:
             return core.reshape(self.shapes[at])
         if len(picks[0]) > 1:
-            return torch.stack([_taken(core, own).reshape(self.shapes[at]) for own in picks])
+            return torch.stack([taken(core, own).reshape(self.shapes[at]) for own in picks])
         dim = picks[0][0][0]
         if (at, core.device) not in self._positions:
             each = torch.arange(core.shape[dim], device="cpu")
             positions = torch.cat([take(each, 0, index) for ((_, index),) in picks])
             self._positions[at, core.device] = positions.to(core.device)
-        taken = core.index_select(dim, self._positions[at, core.device])
-        split = taken.reshape(*core.shape[:dim], len(picks), -1, *core.shape[dim + 1 :])
+        chosen = core.index_select(dim, self._positions[at, core.device])
+        split = chosen.reshape(*core.shape[:dim], len(picks), -1, *core.shape[dim + 1 :])
         return split.movedim(dim, 0).reshape(len(picks), *self.shapes[at])
 
 
@@ -248,35 +246,3 @@ def token_class(tokens: int) -> int:
         256
     """
     return 1 << max(tokens - 1, 0).bit_length()
-
-
-def restricted(network: Network, modes: Sequence[Mode], view: View) -> Network:
-    """Return a network cut down to one parameter.
-
-    Args:
-        network: The tensor's network.
-        modes: The tensor's modes.
-        view: The parameter.
-    """
-    axes = {mode.name: axes for mode, axes in zip(modes, view.axes, strict=True)}
-    cores = tuple(
-        Core(core.name, tuple(axis for leg in core.legs for axis in axes.get(leg, (leg,))), core.start)
-        for core in network.cores
-    )
-    bonds = {leg: size for leg, size in network.sizes.items() if leg not in axes}
-    kept = {axis: len(positions) for axis, positions in view.kept.items()}
-    return Network(cores, view.order, {**bonds, **kept})
-
-
-def _picks(network: Network, modes: Sequence[Mode], view: View) -> tuple[Picks, ...]:
-    """Return what a parameter takes of every core."""
-    index = {
-        mode.name: index for mode, index in zip(modes, view.index, strict=True) if index != as_index(range(mode.size))
-    }
-    return tuple(tuple((dim, index[leg]) for dim, leg in enumerate(c.legs) if leg in index) for c in network.cores)
-
-
-def _taken(core: Tensor, picks: Picks) -> Tensor:
-    for dim, index in picks:
-        core = take(core, dim, index)
-    return core

@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from torch import nn
 
 from ..adapt.scale import Alpha
-from ..architectures import plan_for
 from ..formats import CP, PartialTucker, Started, TensorTrain, Tucker
-from ..plan import TensorizationPlan
-from ..rules import Group, Rule
+from ..plan import Group, Rule, TensorizationPlan, plan_for
 from .recipe import Recipe, split_heads
 
 QV = ("q", "v")

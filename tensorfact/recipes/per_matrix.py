@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from torch import nn
 
 from ..adapt.scale import Alpha
-from ..architectures import plan_for
 from ..errors import PlanError
 from ..formats import (
     Diagonals,
@@ -22,6 +21,7 @@ from ..formats import (
     Started,
     TensorTrain,
 )
+from ..plan import plan_for
 from .recipe import Recipe, fold, width
 
 QV = ("q", "v")

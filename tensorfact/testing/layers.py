@@ -12,9 +12,8 @@ from ..adapt.adapter import Adapter
 from ..adapt.build import adapt
 from ..formats import Format
 from ..network import Mode
-from ..notation import mode_name, parse_axes
-from ..plan import TensorizationPlan
-from ..rules import Group, Rule
+from ..plan import Group, Rule, TensorizationPlan
+from ..plan.notation import mode_name, parse_axes
 
 _NOISE = 0.3
 

@@ -18,10 +18,9 @@ from ..adapt.build import adapt, load_adapter
 from ..adapt.liveness import numbers, tolerance_of
 from ..errors import AdaptError, FormatError
 from ..formats import Format, TensorTrain, format_to_dict
-from ..groups import ResolvedPlan
 from ..model.example import Example, as_example, known_example, observing, runs
 from ..model.parameters import own_parameters
-from ..plan import TensorizationPlan
+from ..plan import ResolvedPlan, TensorizationPlan
 from .laws import BrokenError, Laws, Rule, crashed, laws_of, require
 from .subject import distance
 

@@ -9,12 +9,11 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ..architectures import plan_by_shape
 from ..errors import FormatError
 from ..formats import Format, Wrapper, available_formats, get_format
 from ..network import Mode, Side
-from ..notation import mode_name
-from ..plan import TensorizationPlan
+from ..plan import TensorizationPlan, plan_by_shape
+from ..plan.notation import mode_name
 
 HIGHEST_RANK = 4
 SIDES: tuple[Side, ...] = ("stack", "in", "out")

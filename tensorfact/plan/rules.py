@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from .errors import PlanError, nearest
+from ..errors import PlanError, nearest
 from .notation import Axes, mode_name, parse_axes
 
 Coordinate = int | str

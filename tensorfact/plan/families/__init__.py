@@ -1,8 +1,8 @@
 """The known model families as data, the plan of one, and a plan for models of no known family."""
 
 from .by_shape import plan_by_shape
-from .families import FAMILIES
 from .family import Block, Example, Family, Fold, Part
 from .fold import Blocks, Mlp, plan_for
+from .known import FAMILIES
 
 __all__ = ["FAMILIES", "Block", "Blocks", "Example", "Family", "Fold", "Mlp", "Part", "plan_by_shape", "plan_for"]

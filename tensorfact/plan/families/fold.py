@@ -9,16 +9,16 @@ from typing import Literal, get_args
 
 from torch import nn
 
-from ..errors import NoMatchError, PlanError
-from ..model.parameters import base_parameters, own_parameters
-from ..model.stacking import repeated, stackable
+from ...errors import NoMatchError, PlanError
+from ...model.parameters import base_parameters, own_parameters
+from ...model.stacking import repeated, stackable
 from ..notation import format_axes, parse_axes
 from ..plan import TensorizationPlan
 from ..resolve import resolve
 from ..rules import Group, Rule
 from .concrete import Form, concrete_rules
-from .families import FAMILIES
 from .family import Block, Family, Fold, Part
+from .known import FAMILIES
 
 Blocks = Literal["all", Block]
 Mlp = Literal["chunks", "whole"]

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .errors import PlanError, nearest
+from ..errors import PlanError, nearest
 from .notation import Axes, format_axes, parse_axes
 from .rules import Coordinate, Group, Rule
 

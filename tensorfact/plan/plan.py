@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import nn
 
-from .errors import PlanError, nearest
-from .groups import ResolvedPlan
-from .refold import arrange, select, split_axis, swap
+from ..errors import PlanError, nearest
+from .edit import arrange, select, split_axis, swap
 from .resolve import resolve
 from .rules import Coordinate, Group, Rule, group_to_dict
+from .tensors import ResolvedPlan
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,84 +11,18 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from .common.table import Table
-from .errors import FormatError, PlanError, RankError, nearest
-from .formats import Format
-from .indexing import Index, as_index, mesh, spread, take
-from .model.stacking import ALONE, UNNAMED, VECTOR
-from .network import Mode, Network
-from .notation import Axes
-from .rules import Coordinate, Rule
+from ..common.table import Table
+from ..errors import FormatError, PlanError, RankError, nearest
+from ..formats import Format
+from ..model.stacking import ALONE, UNNAMED, VECTOR
+from ..network import Mode, Network
+from .indexing import Index, mesh, take
+from .rules import Coordinate
+from .slices import View
 
 T = TypeVar("T")
 
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
-
-
-@dataclasses.dataclass(frozen=True)
-class View:
-    """How one parameter lies in one tensor.
-
-    Args:
-        parameter: The parameter's name.
-        rule: The rule that placed it.
-        shape: The parameter's shape.
-        sizes: The size of every axis of the rule's pattern along the parameter, frozen slots included.
-        kept: For every axis of the pattern, the positions that are not frozen.
-        index: For every mode of the tensor, where the parameter lies.
-        axes: For every mode of the tensor, the axes along which the parameter runs there.
-        transposed: Whether the parameter's outputs are its second dimension, as in transformers' `Conv1D`.
-    """
-
-    parameter: str
-    rule: Rule
-    shape: tuple[int, ...]
-    sizes: Mapping[str, int]
-    kept: Mapping[str, tuple[int, ...]]
-    index: tuple[Index, ...]
-    axes: tuple[Axes, ...]
-    transposed: bool = False
-
-    def __deepcopy__(self, memo: object) -> View:
-        return self  # frozen, with a number for every coordinate
-
-    @property
-    def outputs(self) -> Axes:
-        """The axes of the parameter's outputs."""
-        return self.rule.dims[min(int(self.transposed), len(self.rule.dims) - 1)]
-
-    @property
-    def inputs(self) -> Axes:
-        """The axes of the parameter's inputs: all that are no outputs."""
-        return tuple(axis for axis in self.order if axis not in self.outputs)
-
-    @property
-    def order(self) -> Axes:
-        """The axes along the parameter, in the order of its dimensions."""
-        return tuple(axis for dim in self.rule.dims for axis in dim)
-
-    def split(self, parameter: Tensor) -> Tensor:
-        """Return the parts of a parameter that are in the tensor (*axes of `order`)."""
-        tensor = parameter.reshape([self.sizes[axis] for axis in self.order])
-        for dim, axis in enumerate(self.order):
-            tensor = take(tensor, dim, as_index(self.kept[axis]))
-        return tensor
-
-    def frozen_part(self, parameter: Tensor) -> Tensor:
-        """Return a parameter without the parts that are in the tensor, which are zero there.
-
-        Args:
-            parameter: A tensor of the parameter's shape.
-        """
-        if all(len(self.kept[axis]) == self.sizes[axis] for axis in self.order):
-            return parameter.new_zeros(())
-        return parameter - self.join(self.split(parameter))
-
-    def join(self, parts: Tensor) -> Tensor:
-        """Return a tensor of the parameter's shape from its parts (*axes of `order`), zero in frozen slots."""
-        for dim, axis in enumerate(self.order):
-            parts = spread(parts, dim, self.kept[axis], self.sizes[axis])
-        return parts.reshape(self.shape)
 
 
 @dataclasses.dataclass(frozen=True)

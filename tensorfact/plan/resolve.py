@@ -9,15 +9,16 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from torch import Tensor, nn
 
-from .errors import ClaimError, NoMatchError, PlanError, SizeError
-from .groups import LeftOut, ResolvedPlan, TensorGroup, View
+from ..errors import ClaimError, NoMatchError, PlanError, SizeError
+from ..model.parameters import base_parameters, own_parameters, owner_of
+from ..model.sides import is_transposed
+from ..model.stacking import ALONE, UNNAMED, obstacle, repeated, stackable
+from ..network import Mode, Side
 from .indexing import as_index
-from .model.parameters import base_parameters, own_parameters, owner_of
-from .model.sides import is_transposed
-from .model.stacking import ALONE, UNNAMED, obstacle, repeated, stackable
-from .network import Mode, Side
 from .notation import Axes, mode_name
 from .rules import Coordinate, Group, Rule, mode_names
+from .slices import View
+from .tensors import LeftOut, ResolvedPlan, TensorGroup
 
 Cell = tuple[int, ...]
 Places = dict[str, dict[Coordinate, int]]

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor, nn
 
-from ..errors import PlanError
-from ..model.parameters import base_parameters, own_parameters, owner_of
-from ..model.sides import is_transposed
-from ..model.stacking import repeated, stackable
+from ...errors import PlanError
+from ...model.parameters import base_parameters, own_parameters, owner_of
+from ...model.sides import is_transposed
+from ...model.stacking import repeated, stackable
 from ..plan import TensorizationPlan
 from ..rules import Coordinate, Group, Rule
 from .concrete import Form, concrete_rules

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from .errors import PlanError
+from ..errors import PlanError
 
 Axes = tuple[str, ...]
 

@@ -1,0 +1,126 @@
+"""How one parameter lies in one tensor: its slice, and the part of a network that belongs to it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from ..network import Core, Mode, Network
+from .indexing import Index, as_index, spread, take
+from .notation import Axes
+from .rules import Rule
+
+Picks = tuple[tuple[int, Index], ...]
+"""What one parameter takes of a core: an index for some of its dimensions."""
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """How one parameter lies in one tensor.
+
+    Args:
+        parameter: The parameter's name.
+        rule: The rule that placed it.
+        shape: The parameter's shape.
+        sizes: The size of every axis of the rule's pattern along the parameter, frozen slots included.
+        kept: For every axis of the pattern, the positions that are not frozen.
+        index: For every mode of the tensor, where the parameter lies.
+        axes: For every mode of the tensor, the axes along which the parameter runs there.
+        transposed: Whether the parameter's outputs are its second dimension, as in transformers' `Conv1D`.
+    """
+
+    parameter: str
+    rule: Rule
+    shape: tuple[int, ...]
+    sizes: Mapping[str, int]
+    kept: Mapping[str, tuple[int, ...]]
+    index: tuple[Index, ...]
+    axes: tuple[Axes, ...]
+    transposed: bool = False
+
+    def __deepcopy__(self, memo: object) -> View:
+        return self  # frozen, with a number for every coordinate
+
+    @property
+    def outputs(self) -> Axes:
+        """The axes of the parameter's outputs."""
+        return self.rule.dims[min(int(self.transposed), len(self.rule.dims) - 1)]
+
+    @property
+    def inputs(self) -> Axes:
+        """The axes of the parameter's inputs: all that are no outputs."""
+        return tuple(axis for axis in self.order if axis not in self.outputs)
+
+    @property
+    def order(self) -> Axes:
+        """The axes along the parameter, in the order of its dimensions."""
+        return tuple(axis for dim in self.rule.dims for axis in dim)
+
+    def split(self, parameter: Tensor) -> Tensor:
+        """Return the parts of a parameter that are in the tensor (*axes of `order`)."""
+        tensor = parameter.reshape([self.sizes[axis] for axis in self.order])
+        for dim, axis in enumerate(self.order):
+            tensor = take(tensor, dim, as_index(self.kept[axis]))
+        return tensor
+
+    def frozen_part(self, parameter: Tensor) -> Tensor:
+        """Return a parameter without the parts that are in the tensor, which are zero there.
+
+        Args:
+            parameter: A tensor of the parameter's shape.
+        """
+        if all(len(self.kept[axis]) == self.sizes[axis] for axis in self.order):
+            return parameter.new_zeros(())
+        return parameter - self.join(self.split(parameter))
+
+    def join(self, parts: Tensor) -> Tensor:
+        """Return a tensor of the parameter's shape from its parts (*axes of `order`), zero in frozen slots."""
+        for dim, axis in enumerate(self.order):
+            parts = spread(parts, dim, self.kept[axis], self.sizes[axis])
+        return parts.reshape(self.shape)
+
+
+def restricted(network: Network, modes: Sequence[Mode], view: View) -> Network:
+    """Return a network cut down to one parameter.
+
+    Args:
+        network: The tensor's network.
+        modes: The tensor's modes.
+        view: The parameter.
+    """
+    axes = {mode.name: axes for mode, axes in zip(modes, view.axes, strict=True)}
+    cores = tuple(
+        Core(core.name, tuple(axis for leg in core.legs for axis in axes.get(leg, (leg,))), core.start)
+        for core in network.cores
+    )
+    bonds = {leg: size for leg, size in network.sizes.items() if leg not in axes}
+    kept = {axis: len(positions) for axis, positions in view.kept.items()}
+    return Network(cores, view.order, {**bonds, **kept})
+
+
+def picks_of(network: Network, modes: Sequence[Mode], view: View) -> tuple[Picks, ...]:
+    """Return what a parameter takes of every core.
+
+    Args:
+        network: The tensor's network.
+        modes: The tensor's modes.
+        view: The parameter.
+    """
+    index = {
+        mode.name: index for mode, index in zip(modes, view.index, strict=True) if index != as_index(range(mode.size))
+    }
+    return tuple(tuple((dim, index[leg]) for dim, leg in enumerate(c.legs) if leg in index) for c in network.cores)
+
+
+def taken(core: Tensor, picks: Picks) -> Tensor:
+    """Return the part of a core that a parameter takes, with the core's own dimensions.
+
+    Args:
+        core: The core.
+        picks: What the parameter takes of it.
+    """
+    for dim, index in picks:
+        core = take(core, dim, index)
+    return core
