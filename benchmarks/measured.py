@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import tensorfact as tf
 from tensorfact.algebra import Term
-from tensorfact.algebra.recompress import recompress
+from tensorfact.algebra.recompression import recompress
 from tensorfact.increments.parts import outer_product
 from tensorfact.measure import ForwardPass, LiveBytes, TrainingStep, all_step_ratios, peak_bytes
 from tensorfact.network.cost import seconds_of

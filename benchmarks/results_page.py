@@ -12,9 +12,9 @@ import tempfile
 from pathlib import Path
 
 from tensorfact.common.table import Table
-from tensorfact.files import make_folder, write_text
 from tensorfact.report import Summary, summarize, write_sweep_report
 from tensorfact.report.tables import with_spread
+from tensorfact.storage.files import make_folder, write_text
 from tensorfact.sweep import read_results
 
 DOCS = Path(__file__).parents[1] / "docs"

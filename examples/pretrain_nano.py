@@ -24,8 +24,8 @@ from torchvision.datasets import FashionMNIST
 
 from tensorfact import fit
 from tensorfact.cli.progress import progress_bars
-from tensorfact.files import write_tensors
 from tensorfact.nano import MEAN, STD, nano
+from tensorfact.storage.files import write_tensors
 from tensorfact.training.evaluation import evaluate
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")

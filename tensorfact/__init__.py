@@ -4,6 +4,7 @@ from . import recipes as recipes
 from .adapt.adapter import Adapter
 from .adapt.build import adapt, load_adapter
 from .adapt.scale import Alpha
+from .algebra import Extraction, Recompression, Reconstructions, combine, convert, extract, reconstruct, round_ranks
 from .compare import Comparison, compare
 from .data import (
     Splits,
@@ -18,7 +19,6 @@ from .data import (
     timm_dataset,
     vtab,
 )
-from .extract import Extraction, extract
 from .formats import (
     CP,
     BlockTerm,
@@ -48,9 +48,7 @@ from .lora import LoraFolder, from_lora, to_lora
 from .nano import nano
 from .network import Core, Mode, Network, calibrate
 from .plan import Group, ResolvedPlan, Rule, TensorizationPlan, plan_by_shape, plan_for
-from .reconstruct import Reconstructions, reconstruct
-from .rework import combine, convert, round_ranks
-from .state import AdapterState, Recompression
+from .storage import AdapterState
 from .training import History, evaluate, fit
 
 __version__ = "0.1.0"

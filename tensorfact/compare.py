@@ -17,19 +17,19 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from .algebra import reconstruct
+from .algebra.extraction import Weights
 from .baselines import FullFineTuning, LinearProbe, Method, Trained
 from .common.progress import Progress, silent
 from .common.table import Table
 from .data import Splits
 from .errors import TrainingError
-from .extract import Weights
 from .formats import Format, format_label
 from .measure import TrainingStep, freeze_to_floor, peak_bytes, step_ratios
 from .methods import Adapting
 from .models import with_head
 from .plan import TensorizationPlan, plan_for
 from .recipes import Recipe
-from .reconstruct import reconstruct
 from .training import Schedule, evaluate, fit
 
 PACKAGES = ("torch", "timm", "tensorly", "opt_einsum", "numpy")

@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .algebra.recompress import recompress, stored
-from .checkpoint import AdapterFile, fingerprint
+from .algebra import Change, Recompression
+from .algebra.conversion import at_rank
+from .algebra.extraction import check_scale
+from .algebra.recompression import recompress, stored
+from .algebra.term import terms_of
 from .common.progress import Progress, silent
 from .common.table import Table
 from .errors import AdaptError, CheckpointError, DataError, nearest
-from .extract import check_scale
-from .files import make_folder, write_plain, write_text
 from .formats import Format
 from .formats.rank import Rank
 from .lora_file import CONFIG, PREFIX, WEIGHTS, read_layers
@@ -28,8 +29,10 @@ from .model.parameters import base_parameters, owners_of
 from .model.sides import is_conv1d
 from .plan import TensorizationPlan, View
 from .plan.tensors import formats_of
-from .rework import at_rank
-from .state import AdapterState, Change, Recompression, Source, state_of
+from .storage import AdapterState
+from .storage.description import AdapterFile, fingerprint
+from .storage.files import make_folder, write_plain, write_text
+from .storage.state import Source, state_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +128,7 @@ def to_lora(
     kept = _kept_modules(model, state.head if head else {}, modules)
     layers: dict[str, LowRank] = {}
     for tensor in resolved.tensors:
-        term, *start = state.terms(tensor.name)
+        term, *start = terms_of(state, tensor.name)
         if start:
             raise AdaptError(
                 f"to_lora: tensor {tensor.name!r} subtracts its start, so that it is no one network",

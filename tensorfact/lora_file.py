@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .checkpoint import FACTORS
 from .errors import CheckpointError, DataError, nearest
-from .files import StoredTensors
 from .low_rank import LowRank
 from .model.parameters import base_parameters
+from .storage.description import FACTORS
+from .storage.files import StoredTensors
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."

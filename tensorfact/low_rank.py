@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .algebra import Term
-from .algebra.recompress import recompress
+from .algebra.recompression import recompress
 from .errors import DataError
 from .formats import MatrixBatch
 from .increments.kind import Kind

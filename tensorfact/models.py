@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from .errors import AdaptError, DataError, TensorfactError, nearest
-from .files import read_plain
 from .formats.options import read_options
 from .model.head import head_parameters
 from .nano import nano
+from .storage.files import read_plain
 
 Maker = Callable[..., nn.Module]
 

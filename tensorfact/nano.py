@@ -7,7 +7,7 @@ from pathlib import Path
 import timm
 from torch import nn
 
-from .files import read_tensors
+from .storage.files import read_tensors
 
 CHECKPOINT = Path(__file__).parent / "assets" / "nano.safetensors"
 MEAN, STD = 0.2860, 0.3530

@@ -17,7 +17,7 @@ from torch.utils.data import TensorDataset
 
 import tensorfact as tf
 from tensorfact.errors import TrainingError
-from tensorfact.files import write_tensors
+from tensorfact.storage.files import write_tensors
 
 from .helpers import draw
 

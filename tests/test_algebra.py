@@ -17,7 +17,7 @@ import tensorfact as tf
 from tensorfact.algebra import Term, bases
 from tensorfact.algebra.bases import compress
 from tensorfact.algebra.direct_sum import direct_sum
-from tensorfact.algebra.recompress import recompress
+from tensorfact.algebra.recompression import recompress
 from tensorfact.errors import RankError
 from tensorfact.measure import LiveBytes
 

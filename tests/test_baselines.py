@@ -24,8 +24,8 @@ from tensorfact.baselines import (
     PromptTuning,
 )
 from tensorfact.errors import AdaptError
-from tensorfact.files import read_tensors
 from tensorfact.models import model_shapes
+from tensorfact.storage.files import read_tensors
 
 from .helpers import bits, infer, refused, snapshot, untouched
 

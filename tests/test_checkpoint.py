@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import tensorfact as tf
-from tensorfact.checkpoint import AdapterFile, fingerprint
 from tensorfact.errors import AdaptError, CheckpointError, FingerprintError, FormatError, TensorfactError
-from tensorfact.files import read_header, read_tensors, write_tensors
+from tensorfact.storage.description import AdapterFile, fingerprint
+from tensorfact.storage.files import read_header, read_tensors, write_tensors
 
 from .helpers import (
     TOLERANCE,

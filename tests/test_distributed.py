@@ -18,7 +18,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 import tensorfact as tf
-from tensorfact.files import read_header, read_tensors
+from tensorfact.storage.files import read_header, read_tensors
 
 from .distributed_run import CASES, data, trained
 from .helpers import difference, draw

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import tensorfact as tf
 from tensorfact.errors import AdaptError, CheckpointError, DataError, PlanError, RankError, TrainingError
-from tensorfact.files import StoredTensors
+from tensorfact.storage.files import StoredTensors
 
 from .helpers import difference, infer, layers, layers_plan, randomise, refused, untouched
 

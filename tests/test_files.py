@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tensorfact.errors import CheckpointError
-from tensorfact.files import ENTRY, _seal, read_header, read_plain, read_tensors, write_tensors
+from tensorfact.storage.files import ENTRY, _seal, read_header, read_plain, read_tensors, write_tensors
 
 from .helpers import bits, refused
 

@@ -18,9 +18,9 @@ from torch import Tensor
 import tensorfact as tf
 from tensorfact.errors import FingerprintError, FormatError, PlanError
 from tensorfact.factors import Factors
-from tensorfact.files import read_tensors
 from tensorfact.formats import format_from_dict, format_to_dict
 from tensorfact.network import plan_contraction, with_input
+from tensorfact.storage.files import read_tensors
 
 from .helpers import TOLERANCE, bits, difference, ids, infer, layers, layers_plan, refused, state_bits, untouched
 from .strategies import (

@@ -15,8 +15,8 @@ import torch
 from torch.utils.data import TensorDataset
 
 import tensorfact as tf
-from tensorfact.files import read_tensors
 from tensorfact.nano import CHECKPOINT, MEAN, STD
+from tensorfact.storage.files import read_tensors
 
 from .helpers import state_bits
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from tensorfact.baselines import PromptTuning, prompt_length
 from tensorfact.data import VTAB
 from tensorfact.errors import AdaptError, DataError
-from tensorfact.files import read_tensors
 from tensorfact.models import model_shapes
+from tensorfact.storage.files import read_tensors
 
 from .helpers import bits, difference, infer, randomise, refused, snapshot, untouched
 from .test_baselines import swin

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import tensorfact as tf
+from tensorfact.algebra.term import terms_of
 from tensorfact.errors import (
     AdaptError,
     CheckpointError,
@@ -317,7 +318,7 @@ def test_a_multiple_needs_no_rank() -> None:
     _, one, _ = stack(tf.KhatriRao(), seed=1)
     twice = tf.combine({one: 2.0})
     assert twice.changes[0].error == 0
-    assert difference(twice.state.terms("stack")[0].dense(), 2 * one.state.terms("stack")[0].dense()) < 1e-6
+    assert difference(terms_of(twice.state, "stack")[0].dense(), 2 * terms_of(one.state, "stack")[0].dense()) < 1e-6
 
 
 def test_a_frozen_core_stays_frozen() -> None:

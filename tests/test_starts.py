@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import tensorfact as tf
-from tensorfact.checkpoint import AdapterFile
+from tensorfact.algebra.term import terms_of
 from tensorfact.errors import AdaptError, CheckpointError, FormatError, NetworkError
 from tensorfact.factors import Factors
-from tensorfact.files import read_header, read_tensors, write_tensors
 from tensorfact.network.starts import check_start, drawn
+from tensorfact.storage.description import AdapterFile
+from tensorfact.storage.files import read_header, read_tensors, write_tensors
 
 from .helpers import TOLERANCE, bits, difference, draw, ids, infer, randomise, refused, state_bits, untouched
 from .strategies import Adaptation, adaptations
@@ -242,7 +243,7 @@ def test_what_is_subtracted_is_drawn_again(tmp_path: Path) -> None:
     again = tf.load_adapter(loaded, tmp_path / "a.safetensors")
     assert state_bits(again) == state_bits(adapter)
     assert bits(infer(loaded, X)) == bits(infer(model, X))
-    _, start = tf.AdapterState.load(tmp_path / "a.safetensors").terms("encoder")
+    _, start = terms_of(tf.AdapterState.load(tmp_path / "a.safetensors"), "encoder")
     assert torch.equal(-start.dense(), cast("Factors", adapter.starts["encoder"]).dense())
 
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import tensorfact as tf
-from tensorfact.checkpoint import AdapterFile
 from tensorfact.errors import TensorfactError
+from tensorfact.storage.description import AdapterFile
 
 from .helpers import bits, difference, draw, infer, randomise, state_bits
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint import FACTORS, HEAD, START, AdapterFile, fingerprint
+from ..algebra import Recompression, convert, round_ranks
 from ..common.progress import Progress, silent
 from ..errors import AdaptError, nearest
 from ..explain import Explanation, Planned, explain
@@ -22,8 +22,8 @@ from ..lora import LoraFolder, to_lora
 from ..model.example import required_example
 from ..model.head import head_buffers
 from ..model.parameters import base_parameters
-from ..rework import convert, round_ranks
-from ..state import AdapterState, Recompression
+from ..storage import AdapterState
+from ..storage.description import FACTORS, HEAD, START, AdapterFile, fingerprint
 from .attached import Attached
 from .liveness import Liveness, Watch, measure
 

@@ -10,7 +10,6 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint import FACTORS, HEAD, START, AdapterFile, fingerprint
 from ..errors import AdaptError, CheckpointError, FingerprintError
 from ..formats import Format
 from ..model.head import head_buffers, head_parameters
@@ -18,7 +17,8 @@ from ..model.parameters import base_parameters, refuse_adapted
 from ..network import Dropout
 from ..plan import ResolvedPlan, TensorizationPlan
 from ..plan.tensors import per_tensor
-from ..state import AdapterState
+from ..storage import AdapterState
+from ..storage.description import FACTORS, HEAD, START, AdapterFile, fingerprint
 from .adapter import Adapter, named
 from .links import Route
 from .scale import Scale, scale_of

@@ -9,13 +9,15 @@ from typing import Literal, cast
 
 from torch import Tensor
 
-from ..algebra.recompress import recompress
+from ..algebra.recompression import recompress
+from ..algebra.term import terms_of
 from ..errors import AdaptError, DataError, PlanError, nearest
 from ..factors import Factors
 from ..formats.common import zero_core
 from ..model.parameters import base_parameters
 from ..plan import TensorGroup
-from ..state import AdapterState, HasState, state_of
+from ..storage import AdapterState
+from ..storage.state import HasState, state_of
 from .attached import Attached
 
 Init = None | Literal["hosvd"] | HasState | AdapterState | Path | Mapping[str, Tensor]
@@ -92,7 +94,7 @@ def _increment(tensor: TensorGroup, increments: Mapping[str, Tensor], adapter: A
 
 def _converted(tensor: TensorGroup, state: AdapterState, adapter: Attached) -> Cores:
     weight = state.file.scales[tensor.name] / _scale(tensor, adapter)
-    return recompress(state.terms(tensor.name, weight), tensor.modes, adapter.formats[tensor.name]).cores
+    return recompress(terms_of(state, tensor.name, weight), tensor.modes, adapter.formats[tensor.name]).cores
 
 
 def _scale(tensor: TensorGroup, adapter: Attached) -> float:

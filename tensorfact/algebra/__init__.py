@@ -1,8 +1,20 @@
-"""Sums, conversions and rounding of factored tensors, computed on the factors."""
+"""Adapters from adapters and from weights, computed on the factors: convert, round, combine, extract, reconstruct."""
 
-from .bases import compress
-from .direct_sum import direct_sum
-from .recompress import recompress, stored
+from .changes import Change, Recompression
+from .conversion import combine, convert, round_ranks
+from .extraction import Extraction, extract
+from .reconstruction import Reconstructions, reconstruct
 from .term import Term
 
-__all__ = ["Term", "compress", "direct_sum", "recompress", "stored"]
+__all__ = [
+    "Change",
+    "Extraction",
+    "Recompression",
+    "Reconstructions",
+    "Term",
+    "combine",
+    "convert",
+    "extract",
+    "reconstruct",
+    "round_ranks",
+]

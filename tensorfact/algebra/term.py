@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from ..network import Core, Network, dense_of, plan_contraction
+from ..storage import AdapterState
 
 _TWIN = "'"
 """What tells the second of two networks from the first where they are contracted with each other."""
@@ -120,6 +121,19 @@ class Term:
 
     def _resized(self, sizes: Mapping[str, int]) -> Network:
         return Network(self.network.cores, self.network.output, sizes)
+
+
+def terms_of(state: AdapterState, tensor: str, weight: float = 1.0) -> list[Term]:
+    """Return one tensor of an adapter, without its scale: its factors, less the start if that is subtracted.
+
+    Args:
+        state: The adapter.
+        tensor: The tensor's name.
+        weight: What multiplies it.
+    """
+    network, start = state.network(tensor), state.start(tensor)
+    terms = [Term(network, state.cores(tensor), weight)]
+    return [*terms, Term(network, start, -weight)] if start else terms
 
 
 def gram(terms: list[Term], mode: str) -> Tensor:

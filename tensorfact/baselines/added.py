@@ -9,9 +9,9 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from ..errors import AdaptError
-from ..files import write_tensors
 from ..model.head import head_parameters
 from ..model.parameters import BASELINE, base_parameters, refuse_adapted
+from ..storage.files import write_tensors
 
 
 class Removable(Protocol):

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from torch import nn
 
-from ..files import write_tensors
 from ..model.head import head_buffers, head_parameters
 from ..model.parameters import base_parameters, refuse_adapted
+from ..storage.files import write_tensors
 
 
 @dataclasses.dataclass(frozen=True)

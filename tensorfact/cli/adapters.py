@@ -7,15 +7,14 @@ from typing import Annotated
 
 import typer
 
+from ..algebra import Extraction, Recompression, combine, convert, extract, round_ranks
 from ..errors import AdaptError, CheckpointError
-from ..extract import Extraction, extract
 from ..formats import parse_format
 from ..formats.rank import Rank
 from ..lora import from_lora, to_lora
 from ..models import load_model, model_shapes
 from ..plan import plan_by_shape, plan_for
-from ..rework import combine, convert, round_ranks
-from ..state import Recompression, Source
+from ..storage.state import Source
 from .console import AdapterPath, Checkpoint, ModelName, Pretrained, app, show
 from .progress import progress_bars
 

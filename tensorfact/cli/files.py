@@ -9,13 +9,13 @@ from typing import Annotated
 
 import typer
 
-from ..checkpoint import FACTORS, HEAD, AdapterFile
 from ..common.table import Table
 from ..drawing import draw as picture_of
 from ..errors import FormatError
-from ..files import make_folder, write_text
 from ..formats import Format, TensorTrain, available_formats, format_label, get_format
 from ..network import Mode
+from ..storage.description import FACTORS, HEAD, AdapterFile
+from ..storage.files import make_folder, write_text
 from .console import AdapterPath, app, show
 
 EXAMPLE_MODES = (Mode("(layer role)", 144, "stack"), Mode("in", 768, "in"), Mode("out", 768, "out"))

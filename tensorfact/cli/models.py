@@ -10,21 +10,21 @@ import torch
 import typer
 
 from ..adapt.build import load_adapter
-from ..checkpoint import HEAD, AdapterFile
+from ..algebra import reconstruct
 from ..common.table import Table
 from ..compare import compare
 from ..data import image_folder, open_task
 from ..drawing import draw as picture_of
 from ..errors import PlanError, TrainingError
-from ..files import make_folder, write_tensors, write_text
 from ..formats import Format, format_label, parse_format
 from ..methods import method_of
 from ..model.head import head_parameters
 from ..models import load_model, model_shapes
 from ..network import calibrate, machine
 from ..plan import plan_by_shape, plan_for
-from ..reconstruct import reconstruct
 from ..report import write_reconstructions, write_report
+from ..storage.description import HEAD, AdapterFile
+from ..storage.files import make_folder, write_tensors, write_text
 from .console import AdapterPath, Checkpoint, Formats, ModelName, Pretrained, app, device_of, show
 from .progress import progress_bars
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from ..algebra import Reconstructions
 from ..compare import Comparison
-from ..files import make_folder, write_text
-from ..reconstruct import Reconstructions
+from ..storage.files import make_folder, write_text
 from .pictures import save
 
 MARKERS = "os^Dv"

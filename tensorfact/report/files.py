@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..files import make_folder, write_text
+from ..storage.files import make_folder, write_text
 from ..sweep import Results
 from .page import page
 from .pictures import draw_accuracy, draw_groups, draw_ranks, draw_tasks, save

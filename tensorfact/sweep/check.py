@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..checkpoint import fingerprint
 from ..common.progress import Progress, silent
 from ..data import Splits, open_task
 from ..errors import SweepError
 from ..models import load_model, model_shapes, seeded, with_head
+from ..storage.description import fingerprint
 from ..training import Schedule
 from .definition import Part, Sweep
 from .sizes import parameters

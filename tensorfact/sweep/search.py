@@ -9,7 +9,7 @@ from typing import Any
 
 from ..common.progress import Progress
 from ..errors import SweepError
-from ..files import make_folder
+from ..storage.files import make_folder
 from ..training import Epoch
 from .cells import Candidates, grid
 from .definition import Part, Row, Sweep

@@ -13,8 +13,8 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
-from ..checkpoint import fingerprint
 from ..errors import TrainingError
+from ..storage.description import fingerprint
 from .engine import Engine
 
 if TYPE_CHECKING:

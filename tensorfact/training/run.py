@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from ..adapt.adapter import Adapter
-from ..checkpoint import fingerprint
 from ..errors import CheckpointError, DivergedError, TrainingError
 from ..model.parameters import ATTRIBUTE
+from ..storage.description import fingerprint
 from .batches import Step, deal, load, shuffled
 from .engine import Engine
 from .evaluation import BATCH, tally

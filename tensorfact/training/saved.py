@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ..errors import CheckpointError, TrainingError
-from ..files import read_header, read_tensors, write_tensors
+from ..storage.files import read_header, read_tensors, write_tensors
 from .history import Epoch, History
 from .schedule import Schedule
 

@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import nn
 
-from .common.progress import Progress, silent
-from .common.table import Table
-from .errors import TrainingError
-from .extract import Increments, Weights
-from .formats import Format, format_label
-from .plan import TensorizationPlan
+from ..common.progress import Progress, silent
+from ..common.table import Table
+from ..errors import TrainingError
+from ..formats import Format, format_label
+from ..plan import TensorizationPlan
+from .extraction import Increments, Weights
 
 
 @dataclasses.dataclass(frozen=True)

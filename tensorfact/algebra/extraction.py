@@ -10,17 +10,18 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .checkpoint import AdapterFile, fingerprint
-from .common.progress import Progress, silent
-from .common.table import Table
-from .errors import AdaptError, DataError
-from .files import StoredTensors
-from .formats import Format
-from .model.head import head_buffers
-from .model.parameters import base_parameters, refuse_adapted
-from .plan import ResolvedPlan, TensorGroup, TensorizationPlan
-from .plan.tensors import formats_of
-from .state import AdapterState, Change, Recompression
+from ..common.progress import Progress, silent
+from ..common.table import Table
+from ..errors import AdaptError, DataError
+from ..formats import Format
+from ..model.head import head_buffers
+from ..model.parameters import base_parameters, refuse_adapted
+from ..plan import ResolvedPlan, TensorGroup, TensorizationPlan
+from ..plan.tensors import formats_of
+from ..storage import AdapterState
+from ..storage.description import AdapterFile, fingerprint
+from ..storage.files import StoredTensors
+from .changes import Change, Recompression
 
 Weights = nn.Module | Mapping[str, Tensor] | str | Path
 """Where weights come from: a model, a state dict, or a safetensors file, of which no more is read than is needed."""

@@ -13,12 +13,12 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from .errors import CheckpointError, TensorfactError
+from ..errors import CheckpointError, TensorfactError
+from ..formats import Format, format_from_dict, format_to_dict
+from ..network import Dropout, Mode, Side
+from ..network.initial import deviations, fresh
+from ..plan import TensorizationPlan
 from .files import read_header, read_tensors, write_tensors
-from .formats import Format, format_from_dict, format_to_dict
-from .network import Dropout, Mode, Side
-from .network.initial import deviations, fresh
-from .plan import TensorizationPlan
 
 KIND = "adapter"
 FACTORS, START, HEAD = "factors.", "start.", "head."

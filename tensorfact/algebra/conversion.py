@@ -7,16 +7,18 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
-from .algebra import Term
-from .algebra.direct_sum import direct_sum
-from .algebra.recompress import recompress, stored
-from .common.progress import Progress, silent
-from .errors import AdaptError, DataError, FingerprintError, FormatError, PlanError, RankError
-from .formats import Decomposition, Format, format_label
-from .formats.rank import FULL, Rank, first_that
-from .network import Mode
-from .plan.tensors import formats_of
-from .state import AdapterState, Change, Recompression, Source, sizes_of, state_of
+from ..common.progress import Progress, silent
+from ..errors import AdaptError, DataError, FingerprintError, FormatError, PlanError, RankError
+from ..formats import Decomposition, Format, format_label
+from ..formats.rank import FULL, Rank, first_that
+from ..network import Mode
+from ..plan.tensors import formats_of
+from ..storage import AdapterState
+from ..storage.state import Source, sizes_of, state_of
+from .changes import Change, Recompression
+from .direct_sum import direct_sum
+from .recompression import recompress, stored
+from .term import Term, terms_of
 
 Found = Callable[[str, Sequence[Term]], Decomposition]
 
@@ -336,7 +338,7 @@ def _reworked(
 
 
 def _finite(state: AdapterState, name: str, weight: float) -> list[Term]:
-    terms = state.terms(name, weight)
+    terms = terms_of(state, name, weight)
     for term in terms:
         for core, value in term.cores.items():
             if not bool(value.isfinite().all()):

@@ -9,13 +9,11 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from .algebra import Term
-from .checkpoint import FACTORS, HEAD, START, AdapterFile
-from .common.table import Table
-from .errors import AdaptError, CheckpointError, PlanError
-from .formats import Format, format_label
-from .network import Mode
-from .plan import ResolvedPlan
+from ..errors import AdaptError, CheckpointError, PlanError
+from ..formats import Format
+from ..network import Mode, Network
+from ..plan import ResolvedPlan
+from .description import FACTORS, HEAD, START, AdapterFile
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -71,6 +69,14 @@ class AdapterState:
         """The names of the plan's tensors."""
         return tuple(self.file.formats)
 
+    def network(self, tensor: str) -> Network:
+        """Return the network of one of the plan's tensors.
+
+        Args:
+            tensor: The tensor's name.
+        """
+        return self.file.formats[tensor].network(self.file.modes[tensor])
+
     def cores(self, tensor: str) -> dict[str, Tensor]:
         """Return the cores of one of the plan's tensors, by name.
 
@@ -79,17 +85,13 @@ class AdapterState:
         """
         return self._below(f"{FACTORS}{tensor}.")
 
-    def terms(self, tensor: str, weight: float = 1.0) -> list[Term]:
-        """Return one of the plan's tensors, without its scale: its factors, less the start if that is subtracted.
+    def start(self, tensor: str) -> dict[str, Tensor]:
+        """Return the cores whose increment is subtracted from that of `cores`, by name; empty if none is.
 
         Args:
             tensor: The tensor's name.
-            weight: What multiplies it.
         """
-        network = self.file.formats[tensor].network(self.file.modes[tensor])
-        start = self._below(f"{START}{tensor}.")
-        terms = [Term(network, self.cores(tensor), weight)]
-        return [*terms, Term(network, start, -weight)] if start else terms
+        return self._below(f"{START}{tensor}.")
 
     def _below(self, prefix: str) -> dict[str, Tensor]:
         return {
@@ -159,76 +161,6 @@ class HasState(Protocol):
 
 Source = HasState | AdapterState | str | Path
 """Where an adapter comes from: one on a model, one without, or a file."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Change:
-    """What became of one of the plan's tensors.
-
-    Args:
-        tensor: Its name.
-        source: What it was.
-        numbers: How many numbers it took.
-        format: The new format.
-        parameters: How many numbers its factors hold.
-        error: The relative error in the Frobenius norm, measured.
-    """
-
-    tensor: str
-    source: str
-    numbers: int
-    format: Format
-    parameters: int
-    error: float
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Recompression:
-    """A new adapter, and what it lost. Printed, it is a table.
-
-    Args:
-        state: The adapter, without a model: `save` it, or give it to `load_adapter`.
-        changes: One for each of the plan's tensors.
-    """
-
-    state: AdapterState
-    changes: tuple[Change, ...]
-
-    def save(self, path: str | Path) -> None:
-        """Write the adapter to a file; see `AdapterState.save`.
-
-        Args:
-            path: The file.
-        """
-        self.state.save(path)
-
-    @property
-    def parameters(self) -> int:
-        """How many numbers the new factors hold."""
-        return sum(change.parameters for change in self.changes)
-
-    @property
-    def shrank(self) -> float:
-        """How many times fewer numbers the new factors hold than what they were made of."""
-        return sum(change.numbers for change in self.changes) / self.parameters
-
-    def table(self) -> Table:
-        """Return one row for each tensor: what it was, what it is, and the relative error."""
-        rows = [
-            (
-                change.tensor,
-                change.source,
-                f"{change.numbers:,}",
-                format_label(change.format),
-                f"{change.parameters:,}",
-                f"{change.error:.2e}",
-            )
-            for change in self.changes
-        ]
-        return Table(("tensor", "from", "numbers", "to", "parameters", "relative error"), tuple(rows))
-
-    def __str__(self) -> str:
-        return str(self.table())
 
 
 def state_of(adapter: Source) -> AdapterState:

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from .errors import CheckpointError
+from ..errors import CheckpointError
 
 ENTRY = "tensorfact"
 """The one metadata entry: a seal over names, shapes and description, then the description, with the digest, as JSON."""
