@@ -14,7 +14,7 @@ from ..network import Contraction, Core, Cost, Cut, Machine, Mode, Network, cuts
 from ..network.cost import product
 from ..plan import View
 from ..plan.indexing import take
-from ..plan.slices import picks_of, restricted, taken
+from ..plan.slices import own_parts, picks_of, restricted, taken
 from .formed import Formed
 from .parts import Parts, parts_of
 
@@ -181,9 +181,7 @@ class Kind:
             at: Which parameter of the kind.
             cores: The whole cores.
         """
-        return [
-            taken(core, picks).reshape(s) for core, picks, s in zip(cores, self.picks[at], self.shapes, strict=True)
-        ]
+        return own_parts(cores, self.picks[at], self.shapes)
 
     def matrices(self, parts: Sequence[Tensor]) -> list[Tensor]:
         """Return the two matrices of one parameter, by plain differentiable products.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor
 
@@ -112,6 +112,17 @@ def picks_of(network: Network, modes: Sequence[Mode], view: View) -> tuple[Picks
         mode.name: index for mode, index in zip(modes, view.index, strict=True) if index != as_index(range(mode.size))
     }
     return tuple(tuple((dim, index[leg]) for dim, leg in enumerate(c.legs) if leg in index) for c in network.cores)
+
+
+def own_parts(cores: Iterable[Tensor], picks: Iterable[Picks], shapes: Iterable[tuple[int, ...]]) -> list[Tensor]:
+    """Return the parts of the cores that a parameter takes, in the shapes of its network.
+
+    Args:
+        cores: The tensor's cores, in the network's order.
+        picks: What the parameter takes of every core.
+        shapes: The shapes of the cores in the parameter's network, which `restricted` returns.
+    """
+    return [taken(core, own).reshape(shape) for core, own, shape in zip(cores, picks, shapes, strict=True)]
 
 
 def taken(core: Tensor, picks: Picks) -> Tensor:

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .errors import CheckpointError, DataError, nearest
-from .low_rank import LowRank
-from .model.parameters import base_parameters
-from .storage.description import FACTORS
-from .storage.files import StoredTensors
+from ..errors import CheckpointError, DataError, nearest
+from ..model.parameters import base_parameters
+from ..storage.description import FACTORS
+from ..storage.files import StoredTensors
+from .matrices import LowRank
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."

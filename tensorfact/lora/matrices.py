@@ -9,15 +9,15 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from .algebra import Term
-from .algebra.recompression import recompress
-from .errors import DataError
-from .formats import MatrixBatch
-from .increments.kind import Kind
-from .network import Core, Mode, Network, machine
-from .plan import TensorGroup, View
-from .plan.indexing import as_index, mesh, spread, take
-from .plan.notation import Axes
+from ..algebra import Term
+from ..algebra.recompression import recompress
+from ..errors import DataError
+from ..formats import MatrixBatch
+from ..network import Core, Mode, Network
+from ..plan import TensorGroup, View
+from ..plan.indexing import as_index, mesh, spread, take
+from ..plan.notation import Axes
+from ..plan.slices import own_parts, picks_of, restricted
 
 _EXACT = 1e-12
 """The relative error at which a rank counts as found; products are in fp64."""
@@ -58,10 +58,11 @@ def low_rank(
         rank: The highest rank; above it the best approximation (Eckart and Young 1936) is taken.
     """
     order = [core.name for core in network.cores]
-    kind = Kind(network, tensor.modes, [view], "auto", machine("cpu"))
-    parts = kind.own(0, [cores[name] for name in order])
-    own = Term(kind.network, dict(zip(order, parts, strict=True)))
-    sizes = kind.network.sizes
+    part = restricted(network, tensor.modes, view)
+    picks = picks_of(network, tensor.modes, view)
+    parts = own_parts((cores[name] for name in order), picks, part.shapes().values())
+    own = Term(part, dict(zip(order, parts, strict=True)))
+    sizes = part.sizes
     modes = [Mode(axis, sizes[axis], "out" if axis in view.outputs else "in") for axis in view.order]
     found = recompress([own], modes, MatrixBatch("full"), tolerance=_EXACT)
     if rank is not None and found.network.sizes["_r"] > rank:
