@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 import tensorfact as tf
+from tensorfact.adapters.increments.narrow import outer_product
 from tensorfact.algebra import Term
 from tensorfact.algebra.recompression import recompress
-from tensorfact.increments.parts import outer_product
 from tensorfact.measure import ForwardPass, LiveBytes, TrainingStep, all_step_ratios, peak_bytes
 from tensorfact.network.cost import seconds_of
 

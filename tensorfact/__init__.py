@@ -1,9 +1,7 @@
 """Tensor-network adapters and decompositions for neural networks."""
 
 from . import recipes as recipes
-from .adapt.adapter import Adapter
-from .adapt.build import adapt, load_adapter
-from .adapt.scale import Alpha
+from .adapters import Adapter, Alpha, adapt, load_adapter
 from .algebra import Extraction, Recompression, Reconstructions, combine, convert, extract, reconstruct, round_ranks
 from .compare import Comparison, compare
 from .data import (

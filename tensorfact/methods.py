@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from .adapt.adapter import Adapter
+from .adapters import Adapter
 from .baselines import BASELINES, BUDGET, Method, check_search, search_subnet
 from .data import Splits
 from .errors import SweepError, nearest

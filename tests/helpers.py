@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import tensorfact as tf
+from tensorfact.adapters.factors import Factors
 from tensorfact.errors import TensorfactError
-from tensorfact.factors import Factors
 from tensorfact.training import Samples
 
 M = TypeVar("M", bound=nn.Module)

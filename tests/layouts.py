@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 import tensorfact as tf
-from tensorfact.increments.formed import Formed
+from tensorfact.adapters.increments.cache import Formed
 
 from .helpers import difference, draw, layers, layers_plan, randomise
 

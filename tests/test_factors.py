@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import tensorfact as tf
+from tensorfact.adapters.factors import Factors
+from tensorfact.adapters.increments import Increment, token_class
 from tensorfact.errors import AdaptError
-from tensorfact.factors import Factors
-from tensorfact.increments import Increment, token_class
 from tensorfact.network import Side
 
 from .helpers import difference, layers, layers_plan, refused

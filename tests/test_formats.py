@@ -20,8 +20,8 @@ from tensorly.tucker_tensor import tucker_to_tensor
 from torch import Tensor
 
 import tensorfact as tf
+from tensorfact.adapters.factors import Factors
 from tensorfact.errors import FormatError, RankError
-from tensorfact.factors import Factors
 from tensorfact.network import plan_contraction
 
 from .helpers import difference, refused

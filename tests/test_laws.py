@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import tensorfact as tf
+from tensorfact.adapters.factors import Factors
 from tensorfact.errors import FingerprintError, FormatError, PlanError
-from tensorfact.factors import Factors
 from tensorfact.formats import format_from_dict, format_to_dict
 from tensorfact.network import plan_contraction, with_input
 from tensorfact.storage.files import read_tensors

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import tensorfact as tf
-from tensorfact.adapt.liveness import numbers
+from tensorfact.adapters.liveness import numbers
 from tensorfact.errors import AdaptError, UnusedError
 from tensorfact.model.example import known_example
 from tensorfact.models import make_model

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import tensorfact as tf
-from tensorfact.increments.parts import MANY, Parts, parts_of
+from tensorfact.adapters.increments.narrow import MANY, Parts, parts_of
 from tensorfact.network import Core, Cut, Network, cuts
 
 from .helpers import difference, infer

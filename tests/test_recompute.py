@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
+import timm.layers
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
 import tensorfact as tf
-from tensorfact.increments.recompute import CHEAP
+from tensorfact.adapters.increments.recompute import CHEAP, CHEAP_IN_TIMM
 
 from .helpers import draw, randomise
 from .layouts import (
@@ -22,6 +23,8 @@ from .layouts import (
     gradients,
     weights,
 )
+
+KINDS = (*CHEAP, *(getattr(timm.layers, name) for name in CHEAP_IN_TIMM))
 
 
 class Between(nn.Module):
@@ -99,7 +102,7 @@ def cheaply(cheap: Any) -> nn.Module:
 
 
 USES: list[Any] = [
-    *(pytest.param(_call, cheaply(cheap), id=f"{cheap.__module__.split('.')[0]} {cheap.__name__}") for cheap in CHEAP),
+    *(pytest.param(_call, cheaply(cheap), id=f"{cheap.__module__.split('.')[0]} {cheap.__name__}") for cheap in KINDS),
     pytest.param(_call, nn.GELU("tanh"), id="GELU tanh"),
     pytest.param(_call, nn.ReLU(inplace=True), id="ReLU in place"),
     pytest.param(_call, nn.ELU(inplace=True), id="ELU in place"),
@@ -148,7 +151,7 @@ def kept_bytes(call: Callable[[], Tensor]) -> int:
     return sum(size for _, size in held.values())
 
 
-@pytest.mark.parametrize("cheap", CHEAP)
+@pytest.mark.parametrize("cheap", KINDS)
 def test_computing_again_never_keeps_more(cheap: type[nn.Module]) -> None:
     x = _inputs()
     usual, again = (between(_call, cheaply(cheap), recompute=recompute) for recompute in (False, True))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import tensorfact as tf
-from tensorfact.adapt.liveness import numbers
+from tensorfact.adapters.liveness import numbers
 
 from .helpers import difference, draw
 from .test_families import example_of, member

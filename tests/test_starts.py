@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import tensorfact as tf
+from tensorfact.adapters.factors import Factors
 from tensorfact.algebra.term import terms_of
 from tensorfact.errors import AdaptError, CheckpointError, FormatError, NetworkError
-from tensorfact.factors import Factors
 from tensorfact.network.starts import check_start, drawn
 from tensorfact.storage.description import AdapterFile
 from tensorfact.storage.files import read_header, read_tensors, write_tensors

@@ -9,7 +9,7 @@ from typing import Annotated
 import torch
 import typer
 
-from ..adapt.build import load_adapter
+from ..adapters import load_adapter
 from ..algebra import reconstruct
 from ..common.table import Table
 from ..compare import compare

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from ..adapt.scale import Alpha
+from ..adapters import Alpha
 from ..formats import CP, PartialTucker, Started, TensorTrain, Tucker
 from ..plan import Group, Rule, TensorizationPlan, plan_for
 from .recipe import Recipe, split_heads

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from ..adapt.scale import Alpha
+from ..adapters import Alpha
 from ..errors import PlanError
 from ..formats import (
     Diagonals,

@@ -9,8 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from ..adapt.adapter import Adapter
-from ..adapt.build import adapt
+from ..adapters import Adapter, adapt
 from ..errors import PlanError
 from ..formats import Format
 from ..plan import TensorizationPlan

@@ -8,8 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..adapt.adapter import Adapter
-from ..adapt.build import adapt
+from ..adapters import Adapter, adapt
 from ..formats import Format
 from ..network import Mode
 from ..plan import Group, Rule, TensorizationPlan

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..adapters.factors import Factors
 from ..errors import FormatError
-from ..factors import Factors
 from ..formats import Format, format_from_dict, format_to_dict
 from ..formats.registry import plain_option, read_option
 from ..network import Mode, Network

@@ -13,9 +13,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..adapt.adapter import Adapter
-from ..adapt.build import adapt, load_adapter
-from ..adapt.liveness import numbers, tolerance_of
+from ..adapters import Adapter, adapt, load_adapter
+from ..adapters.liveness import numbers, tolerance_of
 from ..errors import AdaptError, FormatError
 from ..formats import Format, TensorTrain, format_to_dict
 from ..model.example import Example, as_example, known_example, observing, runs

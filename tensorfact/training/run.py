@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from ..adapt.adapter import Adapter
+from ..adapters import Adapter
 from ..errors import CheckpointError, DivergedError, TrainingError
 from ..model.parameters import ATTRIBUTE
 from ..storage.description import fingerprint

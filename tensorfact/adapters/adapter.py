@@ -13,11 +13,8 @@ from torch import Tensor, nn
 from ..algebra import Recompression, convert, round_ranks
 from ..common.progress import Progress, silent
 from ..errors import AdaptError, nearest
-from ..explain import Explanation, Planned, explain
-from ..factors import Factors
 from ..formats import Format
 from ..formats.rank import Rank
-from ..increments import NOMINAL_TOKENS
 from ..lora import LoraFolder, to_lora
 from ..model.example import required_example
 from ..model.head import head_buffers
@@ -25,6 +22,9 @@ from ..model.parameters import base_parameters
 from ..storage import AdapterState
 from ..storage.description import FACTORS, HEAD, START, AdapterFile, fingerprint
 from .attached import Attached
+from .explain import Explanation, Planned, explain
+from .factors import Factors
+from .increments import NOMINAL_TOKENS
 from .liveness import Liveness, Watch, measure
 
 

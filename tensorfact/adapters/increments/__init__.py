@@ -1,7 +1,7 @@
 """Increments of parameters: planned for all that lie alike, formed once, added inside a layer's products."""
 
 from .increment import Increment, increments
-from .kind import NOMINAL_TOKENS, Kind, token_class
+from .planned import NOMINAL_TOKENS, Kind, token_class
 from .recompute import note_sources
 from .shifted import ShiftedIncrement
 

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...network import Dropout, machine
+from ...plan import TensorGroup
+from ...plan.indexing import as_index, spread, take
+from ...plan.slices import restricted
 from ..factors import Factors
-from ..network import Dropout, machine
-from ..plan import TensorGroup
-from ..plan.indexing import as_index, spread, take
-from ..plan.slices import restricted
-from .formed import Formed, autocast_dtype, composable, without_autocast
-from .kind import NOMINAL_TOKENS, Kind
+from .cache import Formed, autocast_dtype, composable, without_autocast
 from .linear import AdaptedLinear, Product, add_into, composed
+from .planned import NOMINAL_TOKENS, Kind
 from .recompute import source_of
 
 Masks = Sequence[Tensor | None] | None

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .formed import without_autocast
-from .kind import Halves
+from .cache import without_autocast
+from .planned import Halves
 from .recompute import Source
 
 Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from ..common.table import Table
 from ..errors import AdaptError, UnusedError
-from ..layers import Slot, Switch
 from ..model.example import Example, known_example, observing, outline, runs
 from ..model.parameters import base_parameters
+from .layers import Slot, Switch
 
 
 @dataclasses.dataclass(frozen=True)

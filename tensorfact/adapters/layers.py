@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..model.parameters import SLOTS
+from ..model.sides import is_conv1d
 from .increments import Increment
 from .increments.linear import Product
-from .model.parameters import SLOTS
-from .model.sides import is_conv1d
 
 _numbers = itertools.count()
 _traced: set[int] = set()

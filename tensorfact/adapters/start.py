@@ -12,13 +12,13 @@ from torch import Tensor
 from ..algebra.recompression import recompress
 from ..algebra.term import terms_of
 from ..errors import AdaptError, DataError, PlanError, nearest
-from ..factors import Factors
 from ..formats.common import zero_core
 from ..model.parameters import base_parameters
 from ..plan import TensorGroup
 from ..storage import AdapterState
 from ..storage.state import HasState, state_of
 from .attached import Attached
+from .factors import Factors
 
 Init = None | Literal["hosvd"] | HasState | AdapterState | Path | Mapping[str, Tensor]
 """What `adapt` takes as `init`."""

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
-from timm.layers import LayerNorm, RmsNorm
 from torch import Tensor, nn
 from torch.nn.modules.module import _global_forward_hooks
 from torch.utils.hooks import RemovableHandle
 
-from .formed import autocast_dtype, composable, require_version
+from .cache import autocast_dtype, composable, require_version
 
 SOURCE = "_tensorfact_source"
 
 CHEAP = (
-    nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, LayerNorm, RmsNorm,
+    nn.LayerNorm, nn.RMSNorm, nn.GroupNorm,
     nn.GELU, nn.SiLU, nn.Mish, nn.LeakyReLU, nn.ELU, nn.Hardswish,
 )  # fmt: skip
 """What costs little beside a product, keeps its own input for the backward pass, and gives the same numbers again.
@@ -27,7 +27,8 @@ Subclasses count as long as their `forward` is one of these. ReLU, sigmoid and t
 be saved.
 """
 
-_FORWARDS = {kind.forward for kind in CHEAP}
+CHEAP_IN_TIMM = ("LayerNorm", "RmsNorm")
+"""The same of `timm.layers`, by name: importing timm takes longer than importing torch, and few models need it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +92,10 @@ def note_sources(model: nn.Module) -> list[RemovableHandle]:
     Returns:
         The hooks, to be removed.
     """
-    return [m.register_forward_hook(_note) for m in model.modules() if type(m).forward in _FORWARDS]
+    timm = sys.modules.get("timm.layers")  # whoever made a model of timm's has imported it
+    kinds = (*CHEAP, *(getattr(timm, name) for name in CHEAP_IN_TIMM if timm is not None))
+    forwards = {kind.forward for kind in kinds}
+    return [m.register_forward_hook(_note) for m in model.modules() if type(m).forward in forwards]
 
 
 def _note(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:

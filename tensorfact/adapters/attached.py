@@ -12,11 +12,11 @@ from torch.utils.hooks import RemovableHandle
 
 from ..errors import AdaptError
 from ..formats import Format
-from ..increments import note_sources
-from ..layers import Slot, Switch
 from ..model.parameters import ATTRIBUTE, base_parameters
 from ..network import Dropout
 from ..plan import ResolvedPlan, TensorizationPlan
+from .increments import note_sources
+from .layers import Slot, Switch
 from .links import Links, Route
 from .liveness import Watch
 

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..network import Contraction, Core, Cost, Cut, Machine, Mode, Network, cuts, plan_contraction, with_input
-from ..network.cost import product
-from ..plan import View
-from ..plan.indexing import take
-from ..plan.slices import own_parts, picks_of, restricted, taken
-from .formed import Formed
-from .parts import Parts, parts_of
+from ...network import Contraction, Core, Cost, Cut, Machine, Mode, Network, cuts, plan_contraction, with_input
+from ...network.cost import product
+from ...plan import View
+from ...plan.indexing import take
+from ...plan.slices import own_parts, picks_of, restricted, taken
+from .cache import Formed
+from .narrow import Parts, parts_of
 
 NOMINAL_TOKENS = 1024
 """Tokens that the route of a weight is chosen for, and a compiled or exported model planned for."""

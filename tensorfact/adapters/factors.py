@@ -8,8 +8,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from .network import Mode, Network, plan_contraction
-from .network.initial import deviations, fresh
+from ..network import Mode, Network, plan_contraction
+from ..network.initial import deviations, fresh
 
 
 class CountedParameter(nn.Parameter):

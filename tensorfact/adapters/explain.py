@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from .common.table import Table
-from .errors import AdaptError
+from ..common.table import Table
+from ..errors import AdaptError
+from ..network import Cost
+from ..network.cost import seconds_of
 from .increments import Increment, token_class
-from .network import Cost
-from .network.cost import seconds_of
 
 ROUNDS = 5
 

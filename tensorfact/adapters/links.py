@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from ..errors import AdaptError
-from ..factors import Factors
 from ..formats import Format
-from ..increments import ShiftedIncrement, increments
-from ..layers import Slot, Switch, attach, detach, is_attached, takes_activation
 from ..model.parameters import base_parameters, owners_of
 from ..network import Dropout
 from ..plan import ResolvedPlan
+from .factors import Factors
+from .increments import ShiftedIncrement, increments
+from .layers import Slot, Switch, attach, detach, is_attached, takes_activation
 
 Route = Literal["auto", "activation", "weight"]
 

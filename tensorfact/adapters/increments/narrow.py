@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from ..network import Cut
+from ...network import Cut
 
 MANY = 16
 """A matrix that falls into more parts than this is not multiplied part by part."""
