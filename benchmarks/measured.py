@@ -18,7 +18,7 @@ import tensorfact as tf
 from tensorfact.adapters.increments.narrow import outer_product
 from tensorfact.algebra import Term
 from tensorfact.algebra.recompression import recompress
-from tensorfact.measure import ForwardPass, LiveBytes, TrainingStep, all_step_ratios, peak_bytes
+from tensorfact.lab.measure import ForwardPass, LiveBytes, TrainingStep, all_step_ratios, peak_bytes
 from tensorfact.network.cost import seconds_of
 
 from .peers import PEERS, RANK, adapted, copies, floor, vit

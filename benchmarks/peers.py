@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import tensorfact as tf
-from tensorfact.measure import freeze_to_floor
+from tensorfact.lab.measure import freeze_to_floor
 from tensorfact.model.parameters import base_parameters
 
 RANK = 16

@@ -12,10 +12,10 @@ import tempfile
 from pathlib import Path
 
 from tensorfact.common.table import Table
-from tensorfact.report import Summary, summarize, write_sweep_report
-from tensorfact.report.tables import with_spread
+from tensorfact.lab.report import Summary, summarize, write_sweep_report
+from tensorfact.lab.report.tables import with_spread
+from tensorfact.lab.sweep import read_results
 from tensorfact.storage.files import make_folder, write_text
-from tensorfact.sweep import read_results
 
 DOCS = Path(__file__).parents[1] / "docs"
 BEGIN, END = "<!-- results: begin, written by benchmarks/results_page.py -->", "<!-- results: end -->"

@@ -19,7 +19,7 @@ from benchmarks.result import RESULTS, read, table
 from tensorfact import recipes
 from tensorfact.common.table import Table
 from tensorfact.drawing import draw
-from tensorfact.models import model_shapes
+from tensorfact.lab.models import model_shapes
 from tensorfact.plan.families import FAMILIES, Example
 
 RANK = 16

@@ -16,8 +16,8 @@ from typing import Any
 
 import tensorfact as tf
 from tensorfact.cli.progress import progress_bars
+from tensorfact.lab.report import write_report
 from tensorfact.recipes import RECIPES, Recipe
-from tensorfact.report import write_report
 
 SMALLER: dict[str, dict[str, Any]] = {
     "fact_tt": {"rank": 8},

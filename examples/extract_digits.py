@@ -30,7 +30,7 @@ from torch import nn
 import tensorfact as tf
 from tensorfact.common.table import Table
 from tensorfact.formats import format_label
-from tensorfact.training import Samples
+from tensorfact.lab.training import Samples
 
 FORMATS: dict[str, list[tf.Format]] = {
     "tensor train": [tf.TensorTrain(rank) for rank in (2, 4, 8, 16)],

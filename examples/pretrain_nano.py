@@ -1,7 +1,7 @@
 """Pretrain the bundled model on Fashion-MNIST and write the checkpoint the package ships.
 
 Usage:
-    python examples/pretrain_nano.py --data FOLDER --out tensorfact/assets/nano.safetensors
+    python examples/pretrain_nano.py --data FOLDER --out tensorfact/lab/assets/nano.safetensors
 
 `--data` is the folder of Debian's package dataset-fashion-mnist (gzipped IDX files), or any folder into which
 torchvision may download the same files. 30 epochs take 25 to 50 minutes on two CPU cores and a minute on a GPU.
@@ -24,9 +24,9 @@ from torchvision.datasets import FashionMNIST
 
 from tensorfact import fit
 from tensorfact.cli.progress import progress_bars
-from tensorfact.nano import MEAN, STD, nano
+from tensorfact.lab import evaluate, nano
+from tensorfact.lab.bundled import MEAN, STD
 from tensorfact.storage.files import write_tensors
-from tensorfact.training.evaluation import evaluate
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 

@@ -3,20 +3,6 @@
 from . import recipes as recipes
 from .adapters import Adapter, Alpha, adapt, load_adapter
 from .algebra import Extraction, Recompression, Reconstructions, combine, convert, extract, reconstruct, round_ranks
-from .compare import Comparison, compare
-from .data import (
-    Splits,
-    arrays,
-    digits,
-    fashion_mnist,
-    few_shot,
-    hugging_face,
-    image_folder,
-    open_task,
-    sprites,
-    timm_dataset,
-    vtab,
-)
 from .formats import (
     CP,
     BlockTerm,
@@ -42,12 +28,29 @@ from .formats import (
     get_format,
     register_format,
 )
+from .lab import (
+    Comparison,
+    History,
+    Splits,
+    arrays,
+    compare,
+    digits,
+    evaluate,
+    fashion_mnist,
+    few_shot,
+    fit,
+    hugging_face,
+    image_folder,
+    nano,
+    open_task,
+    sprites,
+    timm_dataset,
+    vtab,
+)
 from .lora import LoraFolder, from_lora, to_lora
-from .nano import nano
 from .network import Core, Mode, Network, calibrate
 from .plan import Group, ResolvedPlan, Rule, TensorizationPlan, plan_by_shape, plan_for
 from .storage import AdapterState
-from .training import History, evaluate, fit
 
 __version__ = "0.1.0"
 

@@ -17,6 +17,7 @@ from torch.utils.data import TensorDataset
 
 import tensorfact as tf
 from tensorfact.errors import TrainingError
+from tensorfact.lab.training import Epoch
 from tensorfact.storage.files import write_tensors
 
 from .helpers import draw
@@ -71,7 +72,7 @@ def trained(case: Mapping[str, Any], accelerator: Accelerator | None, **more: An
 def stopped(accelerator: Accelerator | None, path: Path) -> tuple[nn.Module, tf.History]:
     """Train with an interruption after the second epoch."""
 
-    def stop(index: int, epoch: tf.training.Epoch) -> None:
+    def stop(index: int, epoch: Epoch) -> None:
         if index == 1:
             raise Stop
 

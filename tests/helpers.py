@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import tensorfact as tf
 from tensorfact.adapters.factors import Factors
 from tensorfact.errors import TensorfactError
-from tensorfact.training import Samples
+from tensorfact.lab.training import Samples
 
 M = TypeVar("M", bound=nn.Module)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tensorfact.data import FEW_SHOT, VTAB
+from tensorfact.lab.data import FEW_SHOT, VTAB
 
 SHOTS, SEEDS = (1, 2, 4, 8, 16), (0, 1, 2)
 

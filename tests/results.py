@@ -6,8 +6,8 @@ import hashlib
 import math
 from collections.abc import Callable
 
-from tensorfact.sweep import Cell, Measured, Outcome, Part, Results, Row, Run, RunSpec, Settings, Sweep
-from tensorfact.sweep.spec import Stage
+from tensorfact.lab.sweep import Cell, Measured, Outcome, Part, Results, Row, Run, RunSpec, Settings, Sweep
+from tensorfact.lab.sweep.spec import Stage
 
 VTAB_TASKS = ("vtab:cifar", "vtab:svhn", "vtab:eurosat", "vtab:dmlab", "vtab:kitti")
 SHOTS = ("few-shot:food-101:1:0", "few-shot:food-101:16:0", "digits")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import tensorfact as tf
 from tensorfact.errors import TrainingError
-from tensorfact.training import accelerator_for
+from tensorfact.lab.training import accelerator_for
 
 from .distributed_run import adapted, data
 from .helpers import difference, infer, refused, snapshot, state_bits, untouched

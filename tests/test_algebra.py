@@ -19,7 +19,7 @@ from tensorfact.algebra.bases import compress
 from tensorfact.algebra.direct_sum import direct_sum
 from tensorfact.algebra.recompression import recompress
 from tensorfact.errors import RankError
-from tensorfact.measure import LiveBytes
+from tensorfact.lab.measure import LiveBytes
 
 from .helpers import difference, refused
 from .strategies import FORMATS, formats, modes

@@ -17,7 +17,7 @@ from torch import nn
 
 import tensorfact as tf
 from tensorfact.errors import NoMatchError, PlanError
-from tensorfact.models import make_model
+from tensorfact.lab.models import make_model
 
 from .helpers import Tiny, difference, draw, layers, refused, untouched
 

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 import tensorfact as tf
-from tensorfact.baselines import (
+from tensorfact.errors import AdaptError
+from tensorfact.lab.baselines import (
     BASELINES,
     Adapters,
     AdaptFormer,
@@ -23,8 +24,7 @@ from tensorfact.baselines import (
     Method,
     PromptTuning,
 )
-from tensorfact.errors import AdaptError
-from tensorfact.models import model_shapes
+from tensorfact.lab.models import model_shapes
 from tensorfact.storage.files import read_tensors
 
 from .helpers import bits, infer, refused, snapshot, untouched

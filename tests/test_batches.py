@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from tensorfact.training.batches import deal, shuffled
+from tensorfact.lab.training.batches import deal, shuffled
 
 SIZES = st.integers(1, 9)
 

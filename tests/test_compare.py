@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 import tensorfact as tf
-from tensorfact.baselines import FullFineTuning, LinearProbe
 from tensorfact.errors import AdaptError, RankError, TrainingError
-from tensorfact.report import write_report
+from tensorfact.lab.baselines import FullFineTuning, LinearProbe
+from tensorfact.lab.report import write_report
 
 from .helpers import draw
 

@@ -16,9 +16,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 import tensorfact as tf
-from tensorfact.data.images import data_config, open_rgb
-from tensorfact.data.splits import Joined, cut
 from tensorfact.errors import DataError
+from tensorfact.lab.data.images import data_config, open_rgb
+from tensorfact.lab.data.splits import Joined, cut
 
 from .helpers import samples_of
 

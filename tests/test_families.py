@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 import tensorfact as tf
 from tensorfact.adapters.liveness import numbers
+from tensorfact.lab.models import make_model, model_shapes
 from tensorfact.model.example import Example as Input
 from tensorfact.model.example import known_example
-from tensorfact.models import make_model, model_shapes
 from tensorfact.plan.families import FAMILIES, Blocks, Example
 
 from .helpers import difference, draw, randomise, state_bits

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import tensorfact as tf
-from tensorfact.data import fashion
 from tensorfact.errors import DataError
+from tensorfact.lab.data import fashion
 
 from .helpers import samples_of
 

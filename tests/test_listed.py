@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 import tensorfact as tf
-from tensorfact.data import FEW_SHOT, VTAB
 from tensorfact.errors import DataError
+from tensorfact.lab.data import FEW_SHOT, VTAB
 
 from .helpers import samples_of
 from .make_benchmarks import lay_out_few_shot, lay_out_vtab

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 import tensorfact as tf
 from tensorfact.adapters.liveness import numbers
 from tensorfact.errors import AdaptError, UnusedError
+from tensorfact.lab.models import make_model
 from tensorfact.model.example import known_example
-from tensorfact.models import make_model
 
 from .helpers import difference, draw, infer, layers, layers_plan, randomise, refused, snapshot, state_bits, untouched
 

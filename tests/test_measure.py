@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import tensorfact as tf
-from tensorfact.measure import TrainingStep, freeze_to_floor, peak_bytes, step_ratios
+from tensorfact.lab.measure import TrainingStep, freeze_to_floor, peak_bytes, step_ratios
 
 
 def test_peak_counts_live_tensors_once() -> None:

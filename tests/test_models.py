@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from tensorfact.errors import CheckpointError, DataError
-from tensorfact.models import load_model, model_shapes
-from tensorfact.nano import nano
+from tensorfact.lab import nano
+from tensorfact.lab.models import load_model, model_shapes
 
 
 def test_a_checkpoint_with_another_head_is_loaded_but_for_the_head(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 import tensorfact as tf
-from tensorfact.nano import CHECKPOINT, MEAN, STD
+from tensorfact.lab.bundled import CHECKPOINT, MEAN, STD
 from tensorfact.storage.files import read_tensors
 
 from .helpers import state_bits

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 import tensorfact as tf
-from tensorfact.baselines import BASELINES, Space, Subnet, Supernet, search_subnet
 from tensorfact.errors import AdaptError, TrainingError
-from tensorfact.models import model_shapes
-from tensorfact.training import evaluate
+from tensorfact.lab import evaluate
+from tensorfact.lab.baselines import BASELINES, Space, Subnet, Supernet, search_subnet
+from tensorfact.lab.models import model_shapes
 
 from .helpers import bits, infer, randomise, refused, snapshot, untouched
 from .test_baselines import X, small, swin

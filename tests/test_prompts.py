@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tensorfact.baselines import PromptTuning, prompt_length
-from tensorfact.data import VTAB
 from tensorfact.errors import AdaptError, DataError
-from tensorfact.models import model_shapes
+from tensorfact.lab.baselines import PromptTuning, prompt_length
+from tensorfact.lab.data import VTAB
+from tensorfact.lab.models import model_shapes
 from tensorfact.storage.files import read_tensors
 
 from .helpers import bits, difference, infer, randomise, refused, snapshot, untouched

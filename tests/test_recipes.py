@@ -13,7 +13,7 @@ from torch import Tensor, einsum, nn
 
 import tensorfact as tf
 from tensorfact.errors import PlanError
-from tensorfact.models import model_shapes
+from tensorfact.lab.models import model_shapes
 from tensorfact.recipes import RECIPES, Recipe
 from tensorfact.recipes.recipe import fold, heads_of
 

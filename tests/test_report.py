@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tensorfact.data import VTAB
 from tensorfact.errors import CheckpointError
-from tensorfact.report import page, summarize, write_sweep_report
-from tensorfact.report.page import page_data
-from tensorfact.report.summary import RowSummary, Summary
-from tensorfact.report.tables import CSV_COLUMNS, latex, markdown, table_csv
-from tensorfact.sweep import (
+from tensorfact.lab.data import VTAB
+from tensorfact.lab.report import page, summarize, write_sweep_report
+from tensorfact.lab.report.html import page_data
+from tensorfact.lab.report.summary import RowSummary, Summary
+from tensorfact.lab.report.tables import CSV_COLUMNS, latex, markdown, table_csv
+from tensorfact.lab.sweep import (
     RELEASED,
     Cell,
     Outcome,

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tensorfact.data import VTAB
-from tensorfact.report import Summary, page, summarize
-from tensorfact.sweep import Results, RunSpec
+from tensorfact.lab.data import VTAB
+from tensorfact.lab.report import Summary, page, summarize
+from tensorfact.lab.sweep import Results, RunSpec
 
 from .browser import chromium
 from .results import HOSTILE, ROWS, example, results, sweep

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tensorfact.sweep import preset
+from tensorfact.lab.sweep import preset
 
 DOCS = Path(__file__).parents[1] / "docs"
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tensorfact as tf
-from tensorfact.data.sprites import COUNT, FACTORS, factors, render
 from tensorfact.errors import DataError
+from tensorfact.lab.data.generated import COUNT, FACTORS, factors, render
 
 from .helpers import samples_of
 

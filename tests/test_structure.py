@@ -29,13 +29,11 @@ ORDER = (
     {"storage"},
     {"algebra"},
     {"lora"},
-    {"adapters", "drawing"},
-    {"training", "nano", "recipes"},
-    {"data"},
-    {"baselines", "models", "measure"},
-    {"methods"},
-    {"compare", "sweep"},
-    {"report"},
+    {"adapters"},
+    {"recipes"},
+    {"drawing"},
+    {"testing"},
+    {"lab"},
     {"cli"},
 )
 """What may import what: a module or folder imports only from rows above its own, or from its own folder."""
@@ -47,16 +45,16 @@ OWNERS = {
     "safetensors": "storage",
     "rich": "cli",
     "typer": "cli",
-    "matplotlib": "report",
-    "transformers": "models",
+    "matplotlib": "lab",
+    "transformers": "lab",
     "hypothesis": "testing",
-    "accelerate": "training",
-    "filelock": "sweep",
-    "optuna": "sweep",
-    "ray": "sweep",
-    "datasets": "data",
+    "accelerate": "lab",
+    "filelock": "lab",
+    "optuna": "lab",
+    "ray": "lab",
+    "datasets": "lab",
 }
-ANYWHERE = {"__init__", "__main__", "testing"}
+ANYWHERE = {"__init__", "__main__"}
 """Modules at the end of everything: nothing in the package imports them."""
 
 

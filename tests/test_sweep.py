@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tensorfact.errors import DataError, SweepError, TensorfactError
-from tensorfact.models import model_shapes
-from tensorfact.sweep import (
+from tensorfact.lab.models import model_shapes
+from tensorfact.lab.sweep import (
     PRESETS,
     PROTOCOLS,
     Outcome,
@@ -38,8 +38,8 @@ from tensorfact.sweep import (
     sizes,
     trained_for,
 )
-from tensorfact.sweep.cells import collect, grid
-from tensorfact.sweep.sizes import printed_size
+from tensorfact.lab.sweep.cells import collect, grid
+from tensorfact.lab.sweep.counts import printed_size
 
 from .helpers import refused
 from .make_benchmarks import lay_out_vtab

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tensorfact.cli import main
-from tensorfact.sweep import RunSpec, preset, read_results
+from tensorfact.lab.sweep import RunSpec, preset, read_results
 
 from .make_benchmarks import lay_out_vtab, write_benchmarks
 

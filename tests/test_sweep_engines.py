@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tensorfact.errors import SweepError
-from tensorfact.sweep import ENGINES, Engine, Part, Row, Settings, Sweep, pool, ray_cluster, run_sweep
+from tensorfact.lab.sweep import ENGINES, Engine, Part, Row, Settings, Sweep, pool, ray_cluster, run_sweep
 
 from .helpers import refused
 from .make_benchmarks import lay_out_vtab

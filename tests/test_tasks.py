@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import tensorfact as tf
-from tensorfact.data import FEW_SHOT, VTAB, Task, task_info
 from tensorfact.errors import DataError
+from tensorfact.lab.data import FEW_SHOT, VTAB, Task, task_info
 
 from . import make_benchmarks
 from .test_data import lay_out

@@ -20,8 +20,8 @@ from torch.utils.data import TensorDataset
 import tensorfact as tf
 from tensorfact.common.progress import Progress
 from tensorfact.errors import CheckpointError, DivergedError, TrainingError
+from tensorfact.lab.training import Schedule
 from tensorfact.storage.files import read_header, read_tensors, write_tensors
-from tensorfact.training import Schedule
 
 from .helpers import bits, difference, layers, randomise, refused, snapshot, state_bits, untouched
 

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 import tensorfact as tf
 from tensorfact.errors import CheckpointError, DivergedError, TrainingError
-from tensorfact.training import Epoch
+from tensorfact.lab.training import Epoch
 
 from .helpers import difference, draw, refused, snapshot, state_bits, untouched
 from .test_training import data, network, numbers, run, stopping_after

@@ -11,8 +11,8 @@ from ..algebra import Extraction, Recompression, combine, convert, extract, roun
 from ..errors import AdaptError, CheckpointError
 from ..formats import parse_format
 from ..formats.rank import Rank
+from ..lab.models import load_model, model_shapes
 from ..lora import from_lora, to_lora
-from ..models import load_model, model_shapes
 from ..plan import plan_by_shape, plan_for
 from ..storage.state import Source
 from .console import AdapterPath, Checkpoint, ModelName, Pretrained, app, show

@@ -12,17 +12,16 @@ import typer
 from ..adapters import load_adapter
 from ..algebra import reconstruct
 from ..common.table import Table
-from ..compare import compare
-from ..data import image_folder, open_task
 from ..drawing import draw as picture_of
 from ..errors import PlanError, TrainingError
 from ..formats import Format, format_label, parse_format
-from ..methods import method_of
+from ..lab import compare, image_folder, open_task
+from ..lab.methods import method_of
+from ..lab.models import load_model, model_shapes
+from ..lab.report import write_reconstructions, write_report
 from ..model.head import head_parameters
-from ..models import load_model, model_shapes
 from ..network import calibrate, machine
 from ..plan import plan_by_shape, plan_for
-from ..report import write_reconstructions, write_report
 from ..storage.description import HEAD, AdapterFile
 from ..storage.files import make_folder, write_tensors, write_text
 from .console import AdapterPath, Checkpoint, Formats, ModelName, Pretrained, app, device_of, show

@@ -12,8 +12,8 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import SweepError
-from ..report import summarize, terminal_tables, write_sweep_report
-from ..sweep import (
+from ..lab.report import summarize, terminal_tables, write_sweep_report
+from ..lab.sweep import (
     ENGINES,
     PROTOCOLS,
     Results,

@@ -30,7 +30,7 @@ def draw(subject: Network | Format | ResolvedPlan, modes: Sequence[Mode] = (), t
 
     Examples:
         >>> from tensorfact import TensorTrain, plan_for
-        >>> from tensorfact.nano import nano
+        >>> from tensorfact.lab import nano
         >>> from tensorfact.network import Mode
         >>> draw(TensorTrain(4), (Mode("in", 64, "in"), Mode("out", 64, "out")))[:4]
         '<svg'

@@ -1,0 +1,38 @@
+"""Training, measuring, comparing and reporting: everything that needs data."""
+
+from .bundled import nano
+from .comparison import Comparison, compare
+from .data import (
+    Splits,
+    arrays,
+    digits,
+    fashion_mnist,
+    few_shot,
+    hugging_face,
+    image_folder,
+    open_task,
+    sprites,
+    timm_dataset,
+    vtab,
+)
+from .training import History, evaluate, fit
+
+__all__ = [
+    "Comparison",
+    "History",
+    "Splits",
+    "arrays",
+    "compare",
+    "digits",
+    "evaluate",
+    "fashion_mnist",
+    "few_shot",
+    "fit",
+    "hugging_face",
+    "image_folder",
+    "nano",
+    "open_task",
+    "sprites",
+    "timm_dataset",
+    "vtab",
+]

@@ -1,0 +1,31 @@
+"""Data to train and select on."""
+
+from .fashion import fashion_mnist
+from .generated import sprites
+from .images import image_folder
+from .in_memory import ResizedImages, arrays, digits
+from .libraries import hugging_face, timm_dataset
+from .listed import FEW_SHOT, VTAB, ListedImages, Task, few_shot, vtab
+from .splits import SPLITS, Splits
+from .tasks import open_task, task_info
+
+__all__ = [
+    "FEW_SHOT",
+    "SPLITS",
+    "VTAB",
+    "ListedImages",
+    "ResizedImages",
+    "Splits",
+    "Task",
+    "arrays",
+    "digits",
+    "fashion_mnist",
+    "few_shot",
+    "hugging_face",
+    "image_folder",
+    "open_task",
+    "sprites",
+    "task_info",
+    "timm_dataset",
+    "vtab",
+]

@@ -1,0 +1,192 @@
+"""Images in memory: arrays of one's own, and the real digits that come with scikit-learn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from ...errors import DataError
+from .images import data_config
+from .splits import Splits, check_classes, cut
+
+LUMA = (0.299, 0.587, 0.114)
+"""What red, green and blue weigh in a grey image (ITU-R BT.601)."""
+
+Array = NDArray[Any] | Tensor
+
+
+class ResizedImages(Dataset[tuple[Tensor, Tensor]]):
+    """Small images in memory, resized and normalised a batch at a time.
+
+    Args:
+        images: Pixels, uint8 or 0 to 1: (count, height, width) in grey, or (count, height, width, channels).
+        labels: Class indices (count,).
+        config: timm's data configuration of a model: `input_size`, `mean`, `std`.
+
+    Raises:
+        DataError: The model takes neither the images' channels nor grey.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor, config: dict[str, Any]) -> None:
+        self.images = images[:, None] if images.ndim == 3 else images.movedim(-1, 1)
+        self.labels = labels
+        self.channels, *size = config["input_size"]
+        self.size = (size[0], size[1])
+        self.mean = torch.tensor(config["mean"]).reshape(-1, 1, 1)
+        self.std = torch.tensor(config["std"]).reshape(-1, 1, 1)
+        held = self.images.shape[1]
+        if held not in (1, self.channels) and (held, self.channels) != (3, 1):
+            raise DataError("images", expected=f"1 or {self.channels} channels, as the model takes", got=f"{held}")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+        """Return several samples at once, which `DataLoader` asks for."""
+        small = self.images[list(indices)]
+        if not small.is_floating_point():
+            small = small.float() / 255
+        if small.shape[1] > self.channels:
+            small = (small * torch.tensor(LUMA).reshape(-1, 1, 1)).sum(1, keepdim=True)
+        shrinks = small.shape[2] > self.size[0] or small.shape[3] > self.size[1]
+        large = nn.functional.interpolate(small, self.size, mode="bilinear", align_corners=False, antialias=shrinks)
+        x = (large.expand(-1, self.channels, -1, -1) - self.mean) / self.std
+        return list(zip(x, self.labels[list(indices)], strict=True))
+
+
+def arrays(
+    images: Array,
+    labels: Array,
+    model: nn.Module,
+    *,
+    name: str = "arrays",
+    train: int | None = 800,
+    val: int | None = 200,
+    test: int | None = None,
+    classes: int | None = None,
+    seed: int = 0,
+    imagenet_statistics: bool = False,
+) -> Splits:
+    """Return images in memory, made to fit a model's input; the order is shuffled once.
+
+    Args:
+        images: uint8, or numbers from 0 to 1: (count, height, width) in grey, or (count, height, width, channels)
+            with 1 or 3 channels.
+        labels: Class indices (count,).
+        model: A model with a timm data configuration; decides size, channels and normalisation.
+        name: What the data is called in results.
+        train: How many to train on.
+        val: How many to choose by.
+        test: How many to report on; by default the rest. One of the three may be None, which is what the others leave.
+        classes: How many classes there are; by default as many as the highest label says.
+        seed: Seed of the order.
+        imagenet_statistics: Normalise by ImageNet's mean and deviation instead of the model's own.
+
+    Returns:
+        The three parts.
+
+    Raises:
+        DataError: Arrays that are not images and labels, or sizes or classes that do not fit them.
+
+    Examples:
+        >>> import numpy as np, tensorfact as tf
+        >>> random = np.random.default_rng(0)
+        >>> images, labels = random.random((30, 12, 12, 3)), random.integers(0, 4, 30)
+        >>> tf.arrays(images, labels, tf.nano(), train=10, val=5).sizes
+        {'train': 10, 'val': 5, 'test': 15}
+    """
+    check_classes(classes)
+    pixels, targets = _pixels(_tensor(images, name)), _targets(_tensor(labels, name), classes)
+    if len(pixels) != len(targets):
+        raise DataError(name, expected=f"a label for each of {len(pixels)} images", got=f"{len(targets)} labels")
+    config = data_config(model, imagenet_statistics=imagenet_statistics)
+    drawn = cut(len(targets), (train, val, test), seed=seed, what=name)
+    parts = [ResizedImages(pixels[part], targets[part], config) for part in drawn]
+    return Splits(name, parts[0], parts[1], parts[2], classes or int(targets.max()) + 1)
+
+
+def digits(
+    model: nn.Module,
+    *,
+    train: int | None = 800,
+    val: int | None = 200,
+    test: int | None = None,
+    imagenet_statistics: bool = False,
+) -> Splits:
+    """Return scikit-learn's 1,797 handwritten digits, made to fit a model's input.
+
+    The digits are 8 x 8 grey images of the UCI repository (Alpaydin and Kaynak 1998); the order is shuffled once.
+
+    Args:
+        model: A model with a timm data configuration; decides size, channels and normalisation.
+        train: How many to train on.
+        val: How many to choose by.
+        test: How many to report on; by default the rest. One of the three may be None, which is what the others leave.
+        imagenet_statistics: Normalise by ImageNet's mean and deviation instead of the model's own.
+
+    Returns:
+        The three parts, ten classes.
+
+    Raises:
+        DataError: A size that is none, or more than there are.
+
+    Examples:
+        >>> import tensorfact as tf
+        >>> tf.digits(tf.nano()).sizes
+        {'train': 800, 'val': 200, 'test': 797}
+    """
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    pixels = torch.tensor(images, dtype=torch.float32).reshape(-1, 8, 8) / 16
+    sizes = {"train": train, "val": val, "test": test}
+    return arrays(pixels, labels, model, name="digits", **sizes, imagenet_statistics=imagenet_statistics)  # type: ignore[arg-type]
+
+
+def _tensor(array: Array, name: str) -> Tensor:
+    """Return an array as a tensor of its own on the CPU."""
+    try:
+        return array.detach().cpu() if isinstance(array, Tensor) else torch.from_numpy(np.array(array))
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{name}: an array", expected="numbers in a rectangle", got=str(error)) from error
+
+
+def _pixels(images: Tensor) -> Tensor:
+    """Return images as uint8 or as float32 from 0 to 1."""
+    if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[-1] not in (1, 3)) or not images.numel():
+        raise DataError(
+            "images",
+            expected="(count, height, width), or (count, height, width, channels) with 1 or 3 channels",
+            got=str(tuple(images.shape)),
+            cause="channels before height, as torch has them",
+        )
+    if images.dtype == torch.uint8:
+        return images
+    if not images.is_floating_point():
+        raise DataError("images", expected="uint8, or numbers from 0 to 1", got=str(images.dtype))
+    if strange := int((~images.isfinite()).sum()):
+        raise DataError("images", expected="numbers from 0 to 1", got=f"{strange} pixels that are NaN or infinite")
+    if not bool(((images >= 0) & (images <= 1)).all()):
+        low, high = float(images.min()), float(images.max())
+        raise DataError("images", expected="numbers from 0 to 1", got=f"{low:g} to {high:g}", fix="divide by 255")
+    return images.float()
+
+
+def _targets(labels: Tensor, classes: int | None) -> Tensor:
+    """Return labels as class indices."""
+    if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex():
+        raise DataError("labels", expected="class indices (count,)", got=f"{tuple(labels.shape)} of {labels.dtype}")
+    found = labels.long()
+    if len(found) and (int(found.min()) < 0 or (classes is not None and int(found.max()) >= classes)):
+        highest = "0 up" if classes is None else f"0 to {classes - 1}"
+        raise DataError("labels", expected=highest, got=f"{int(found.min())} to {int(found.max())}")
+    return found

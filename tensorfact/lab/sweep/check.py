@@ -1,0 +1,98 @@
+"""Find every mistake in a sweep before anything trains, and keep apart what ran on other data or weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from ...common.progress import Progress, silent
+from ...errors import SweepError
+from ...storage.description import fingerprint
+from ..data import Splits, open_task
+from ..models import load_model, model_shapes, seeded, with_head
+from ..training import Schedule
+from .counts import parameters
+from .definition import Part, Sweep
+
+Inputs = Mapping[str, object]
+"""What runs read, by name: the sizes of a task's splits, the fingerprint of a model's weights."""
+
+
+def check_sweep(sweep: Sweep, root: Path | None, *, images: bool = True, progress: Progress = silent) -> Inputs:
+    """Make every model, attach every method and open every task, before anything trains.
+
+    Args:
+        sweep: The sweep.
+        root: Where the data is.
+        images: Open every image.
+        progress: Called as images are opened.
+
+    Returns:
+        What the runs will read.
+
+    Raises:
+        TensorfactError: Something is not what it should be.
+    """
+    settings = sweep.settings
+    Schedule(settings.epochs, settings.batch_size, settings.lr, settings.weight_decay, settings.warmup_epochs, 0)
+    found: dict[str, object] = {}
+    for part in sweep.parts:
+        shapes = model_shapes(part.model)
+        for row in part.rows:
+            parameters(sweep, part, row, shapes)
+        found |= _check_part(sweep, part, root, images, progress, found)
+    return found
+
+
+def compare_inputs(known: Inputs, found: Inputs, folder: Path) -> Inputs:
+    """Return both together.
+
+    Args:
+        known: What runs that are done have read.
+        found: What is there now.
+        folder: The folder of runs.
+
+    Raises:
+        SweepError: They differ.
+    """
+    for name in known.keys() & found.keys():
+        if known[name] != found[name]:
+            raise SweepError(
+                f"{name} is not what {folder} was begun with",
+                expected=str(known[name]),
+                got=str(found[name]),
+                cause="the data or the weights have changed, and runs that are done would be kept",
+                fix="choose another folder",
+            )
+    return {**known, **found}
+
+
+def _check_part(
+    sweep: Sweep, part: Part, root: Path | None, images: bool, progress: Progress, opened: Inputs
+) -> dict[str, object]:
+    options = {"drop_path_rate": sweep.settings.drop_path} if sweep.settings.drop_path else {}
+    with seeded(0):
+        model = load_model(part.model, pretrained=part.pretrained, checkpoint=part.checkpoint, **options)
+    weights = dict(model.named_parameters())
+    found: dict[str, object] = {
+        f"model {part.model}, {part.pretrained}, {part.checkpoint}": fingerprint(weights, tuple(weights))
+    }
+    for task in part.tasks:
+        statistics = sweep.settings.imagenet_statistics
+        check = images and f"task {task}" not in opened
+        splits = open_task(task, model, root=root, imagenet_statistics=statistics, check=check, progress=progress)
+        _check_steps(sweep, task, splits)
+        with_head(model, splits.classes, 0)
+        found[f"task {task}"] = {**splits.sizes, "classes": splits.classes}
+    return found
+
+
+def _check_steps(sweep: Sweep, task: str, splits: Splits) -> None:
+    count, least = len(splits.final), sweep.settings.batch_size  # type: ignore[arg-type]
+    if sweep.settings.drop_last and count < least:
+        raise SweepError(
+            f"{task} has no whole batch, and incomplete ones are left out",
+            expected=f"at least {least} samples to train on",
+            got=str(count),
+            fix=f"--batch-size {count}, or the protocol that is validated",
+        )

@@ -1,0 +1,95 @@
+"""What a sweep would train, before anything does: sizes beside the published ones, and numbers of runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Iterable, Mapping
+
+from torch import nn
+
+from ...common.table import Table
+from ..methods import num_parameters
+from ..models import model_shapes
+from .cells import collect, grid
+from .definition import Part, Row, Sweep
+from .means import group_means, overall_mean
+from .spec import RunSpec
+
+
+def known_specs(sweep: Sweep) -> list[RunSpec]:
+    """Return the runs that are known before anything has been chosen.
+
+    Args:
+        sweep: The sweep.
+    """
+    return collect(sweep, {}, grid(sweep))[1]
+
+
+def parameters(sweep: Sweep, part: Part, row: Row, model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Return the numbers that each of a row's methods trains, the head apart, by task.
+
+    Args:
+        sweep: The sweep.
+        part: The row's part.
+        row: The row.
+        model: The part's model, of which shapes are enough; it is left as it was.
+
+    Raises:
+        TensorfactError: A method is unknown, or the model cannot take it.
+    """
+    counts: dict[str, int] = {}
+    for task in part.tasks:
+        for method, scale in row.candidates(task):
+            if method not in counts:
+                counts[method] = num_parameters(method, model, scale=scale, dropout=sweep.settings.dropout)
+    return {task: tuple(counts[method] for method in row.methods_on(task)) for task in part.tasks}
+
+
+def printed_size(counts: Mapping[str, float]) -> str:
+    """Return a method's size in millions as the field's tables print it.
+
+    They average over the means of the tasks' groups, each rounded to 0.001 M.
+
+    Args:
+        counts: How many numbers are trained on each task.
+
+    Examples:
+        >>> printed_size({"vtab:cifar": 1_680.0, "vtab:svhn": 3_648.0, "vtab:eurosat": 8_000.0})
+        '0.005'
+    """
+    return f"{statistics.fmean(round(mean / 1e6, 3) for mean in group_means(counts).values()):.3f}"
+
+
+def sizes(sweep: Sweep, part: Part) -> Table:
+    """Return a part's rows: what they train, beside what was published, and how many runs they are.
+
+    A row that chooses among sizes shows the smallest and the largest.
+
+    Args:
+        sweep: The sweep.
+        part: The part.
+
+    Raises:
+        TensorfactError: A method is unknown, or the model cannot take it.
+    """
+    rows, model = [], model_shapes(part.model)
+    for row in part.rows:
+        alone = dataclasses.replace(sweep, parts=(dataclasses.replace(part, rows=(row,)),))
+        first = known_specs(alone)
+        choosing = [spec for spec in first if spec.stage != "final"]
+        reported = len(part.tasks) * len(part.seeds_of(sweep)) if not sweep.released else 0
+        published = "" if row.parameters is None else f"{round(row.parameters / 1e6, 3):g}"
+        counts = parameters(sweep, part, row, model)
+        methods = list(dict.fromkeys(method for task in part.tasks for method in row.methods_on(task)))
+        named = methods[0] if len(methods) == 1 else f"{methods[0]} … {methods[-1].partition(':')[2]}"
+        scales = ", ".join(f"{scale:g}" for scale in row.scales if scale is not None)
+        ends = [{task: float(end(each)) for task, each in counts.items()} for end in (min, max)]
+        mean, printed = _span(f"{overall_mean(end):,.0f}" for end in ends), _span(map(printed_size, ends))
+        rows.append((row.label, named, scales, mean, printed, published, f"{len(choosing):,}", f"{reported:,}"))
+    headers = ("row", "methods", "scales", "parameters", "M", "published, M", "runs to choose", "runs to report")
+    return Table(headers, tuple(rows))
+
+
+def _span(ends: Iterable[str]) -> str:
+    return " … ".join(dict.fromkeys(ends))

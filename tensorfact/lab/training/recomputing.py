@@ -1,0 +1,77 @@
+"""Gradient checkpointing, by the model's own switch."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from ...errors import TrainingError
+
+TIMM = "set_grad_checkpointing"
+TRANSFORMERS = "activation_checkpointing_enable", "gradient_checkpointing_enable"  # since 5.20, and before
+
+
+@contextlib.contextmanager
+def recomputing(model: nn.Module) -> Iterator[None]:
+    """Compute activations again in the backward pass while the context lasts; what was on already stays on.
+
+    Args:
+        model: A model of timm's or transformers', or one that holds some.
+
+    Raises:
+        TrainingError: No module can.
+    """
+    with contextlib.ExitStack() as stack:
+        able = _able(model)
+        if not able:
+            raise TrainingError(
+                f"fit: checkpointing=True on {type(model).__name__}",
+                cause=f"neither it nor a module in it has {TIMM}() or {TRANSFORMERS[-1]}()",
+                fix="pass checkpointing=False, or give the model a set_grad_checkpointing(enable) method",
+            )
+        for module in able:
+            try:
+                stack.enter_context(_timm(module) if hasattr(module, TIMM) else _transformers(module))
+            except (AssertionError, ValueError) as error:  # what timm and transformers raise
+                raise TrainingError(
+                    f"fit: checkpointing=True on {type(module).__name__}", got=str(error), fix="checkpointing=False"
+                ) from error
+        yield
+
+
+def _able(module: Any) -> list[Any]:
+    """Return the outermost modules that can."""
+    if any(hasattr(module, name) for name in (TIMM, *TRANSFORMERS)):
+        return [module]
+    return [found for child in module.children() for found in _able(child)]
+
+
+@contextlib.contextmanager
+def _timm(module: Any) -> Iterator[None]:
+    flags = {m: vars(m)["grad_checkpointing"] for m in module.modules() if "grad_checkpointing" in vars(m)}
+    module.set_grad_checkpointing(True)
+    try:
+        yield
+    finally:
+        for found, flag in flags.items():
+            found.grad_checkpointing = flag
+
+
+@contextlib.contextmanager
+def _transformers(module: Any) -> Iterator[None]:
+    if any(getattr(m, "gradient_checkpointing", False) for m in module.modules()):
+        yield
+        return
+    name = next(name for name in TRANSFORMERS if hasattr(module, name))
+    hooks = {m: set(m._forward_hooks) for m in module.modules()}
+    getattr(module, name)(**{name.replace("enable", "kwargs"): {"use_reentrant": False}})
+    for m, before in hooks.items():  # which make embeddings require gradients, for reentrant checkpointing
+        for key in m._forward_hooks.keys() - before:
+            del m._forward_hooks[key]
+    try:
+        yield
+    finally:
+        getattr(module, name.replace("enable", "disable"))()

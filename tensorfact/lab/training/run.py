@@ -1,0 +1,230 @@
+"""The state of one training run, and how an epoch changes it."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from ...adapters import Adapter
+from ...errors import CheckpointError, DivergedError, TrainingError
+from ...model.parameters import ATTRIBUTE
+from ...storage.description import fingerprint
+from .batches import Step, deal, load, shuffled
+from .engine import Engine
+from .evaluation import BATCH, tally
+from .history import Epoch, History
+from .saved import Identity, Saved
+from .schedule import Loss, Samples, Schedule
+
+
+class Run:
+    """The state of one training run: optimizer, history, best parameters.
+
+    Args:
+        engine: Where it takes place.
+        schedule: The numbers that define it.
+        loss: A mean over samples.
+        accumulation: In how many parts a batch is computed.
+        workers: Processes that read samples.
+
+    Raises:
+        TrainingError: Nothing requires gradients, or `lr_factors` do not fit the model.
+    """
+
+    def __init__(self, engine: Engine, schedule: Schedule, loss: Loss, accumulation: int, workers: int) -> None:
+        self.engine, self.schedule, self.loss = engine, schedule, loss
+        self.accumulation, self.workers = accumulation, workers
+        model = engine.module
+        multiples = _multiples(model, schedule.lr_factors)
+        every = dict(model.named_parameters())
+        trained = [(name, p, multiples.get(id(p), 1.0)) for name, p in every.items() if p.requires_grad]
+        trained.sort(key=lambda item: item[2])
+        if not trained:
+            raise TrainingError(
+                "fit: no parameter of the model requires gradients",
+                cause="the model is frozen and has no adapter",
+                fix="call tensorfact.adapt(model, plan, format) first",
+            )
+        self.names = [name for name, _, _ in trained]
+        halves = [name for name, p, _ in trained if p.dtype == torch.float16]
+        if halves:
+            raise TrainingError(
+                f"fit: {halves[0]!r} is to be trained in fp16",
+                cause="the optimizer's steps underflow there",
+                fix="model.float() and an Accelerator with mixed_precision='fp16', or model.bfloat16()",
+            )
+        self.frozen = fingerprint(every, tuple(every.keys() - set(self.names)))
+        alike = itertools.groupby(trained, lambda item: item[2])
+        groups = [{"params": [p for _, p, _ in items], "multiple": multiple} for multiple, items in alike]
+        self.optimizer = torch.optim.AdamW(groups, schedule.lr, weight_decay=schedule.weight_decay)
+        self.history = History((), 0)
+        self.best: Mapping[str, Tensor] = {}
+
+    def identity(self, train: Samples, val: Samples | None) -> Identity:
+        """Return what a run that goes on must have in common with this one."""
+        adapter: Any = getattr(self.engine.module, ATTRIBUTE, None)
+        scales = dict(adapter.scales) if isinstance(adapter, Adapter) else {}
+        samples = tuple(len(part) for part in (train, val) if part is not None)  # type: ignore[arg-type]
+        return Identity(self.schedule, self.frozen, scales, samples)
+
+    def epoch(self, train: Samples, val: Samples | None) -> Epoch:
+        """Make one pass, validate, and remember the parameters if they are the best so far."""
+        start = time.perf_counter()
+        index = len(self.history.epochs)
+        seed = self.schedule.seed * 1_000_003 + index
+        torch.manual_seed(seed)
+        order = shuffled(len(train))  # type: ignore[arg-type]
+        own = seed + (self.engine.process << 32)
+        if self.engine.process:  # the order is everyone's, dropout is not
+            torch.manual_seed(own)
+        dealt = self._share(self.accumulation)
+        steps = deal(order, self.schedule.batch_size, drop_last=self.schedule.drop_last, **dealt)
+        self._train_mode()
+        losses = self._pass(load(train, steps, self.workers, own), steps)
+        if not all(bool(torch.isfinite(p).all()) for p in self.engine.module.parameters() if p.requires_grad):
+            raise _diverged(f"a parameter is no longer finite after epoch {index}")
+        self.engine.agree(self._counting())
+        val_loss = accuracy = None
+        if val is not None and self.schedule.validates(index):
+            accuracy, val_loss = self._validate(val)
+        train_loss = float(torch.stack(losses).mean())
+        epoch = Epoch(train_loss, val_loss, accuracy, time.perf_counter() - start)
+        self.history = self.history.followed_by(epoch)
+        if accuracy is not None and self.history.best_epoch == index:
+            self.best = {name: tensor.detach().clone() for name, tensor in self.state().items()}
+        return epoch
+
+    def _pass(self, loaded: Iterable[tuple[Tensor, Tensor]], steps: list[Step]) -> list[Tensor]:
+        """Make the steps of one epoch; return their losses."""
+        index, schedule, engine = len(self.history.epochs), self.schedule, self.engine
+        losses, samples = [], iter(loaded)
+        for number, parts in enumerate(steps):
+            for group in self.optimizer.param_groups:
+                now = schedule.lr_factor((index + (number + 1) / len(steps)) / schedule.epochs)
+                group["lr"] = schedule.lr * group["multiple"] * now
+            engine.step.zero_grad(set_to_none=True)
+            value = engine.total(self._gradients(parts, samples))
+            if not torch.isfinite(value):
+                raise _diverged(f"the loss of epoch {index}, step {number} is {value.item()}")
+            engine.step.step()
+            losses.append(value)
+        return losses
+
+    def _gradients(self, parts: Step, loaded: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
+        """Add up the gradients of one batch; return this process's part of its loss."""
+        engine, values = self.engine, []
+        for part in parts:
+            x, y = next(loaded)
+            with contextlib.nullcontext() if part is parts[-1] else engine.apart():
+                value = self.loss(engine.run(x.to(engine.device)), y.to(engine.device))
+                engine.backward(value * (part.weight * engine.processes))  # processes take the mean of their gradients
+            values.append(value.detach() * part.weight)
+        return torch.stack(values).sum()
+
+    def _validate(self, val: Samples) -> tuple[float, float]:
+        """Return accuracy and loss over the shares of all processes."""
+        engine = self.engine
+        steps = deal(range(len(val)), BATCH * engine.processes, **self._share(1))  # type: ignore[arg-type]
+        engine.run.eval()
+        with engine.measuring(), torch.random.fork_rng(devices=[]):
+            counted = (part.weight > 0 for step in steps for part in step)
+            found = tally(engine.run, load(val, steps, self.workers, 0), counted, self.loss, engine.device)
+        right, total, count = engine.total(torch.tensor(found, dtype=torch.float64)).tolist()
+        if not math.isfinite(total):
+            raise _diverged(f"the validation loss after epoch {len(self.history.epochs)} is {total / count}")
+        return right / count, total / count
+
+    def _share(self, parts: int) -> dict[str, int]:
+        return {"processes": self.engine.processes, "process": self.engine.process, "parts": parts}
+
+    def save(self, path: str | Path, identity: Identity) -> None:
+        """Write everything that the next epoch depends on, in the main process."""
+        whole, states = self.engine.whole, self.optimizer.state_dict()["state"]
+        saved = Saved(
+            self.history,
+            {name: whole(tensor) for name, tensor in self.state().items()},
+            {name: whole(tensor) for name, tensor in self.best.items()},
+            {self.names[at]: {key: whole(value) for key, value in of.items()} for at, of in states.items()},
+        )
+        if self.engine.main:
+            saved.write(path, identity)
+
+    def resume(self, path: str | Path, identity: Identity) -> None:
+        """Go on from what `save` wrote, if it exists; every process reads it.
+
+        Raises:
+            CheckpointError: It is damaged, belongs to another run, not every process finds it, or its folder is none.
+        """
+        if not Path(path).parent.is_dir():
+            raise CheckpointError(f"cannot write {path}", got=f"no folder {Path(path).parent}", fix="make it first")
+        seeing = int(self.engine.total(torch.tensor(int(Path(path).exists()))))
+        if not seeing:
+            return
+        if seeing < self.engine.processes:
+            raise CheckpointError(
+                f"{path} is seen by {seeing} of {self.engine.processes} processes",
+                fix="put the checkpoint into a folder that all machines share",
+            )
+        state = self.state()
+        saved = Saved.read(path, identity, state)
+        self.restore(saved.now)
+        self.history, self.best = saved.history, saved.best
+        moments = {
+            at: {key: value if key == "step" else self.engine.like(state[name], value) for key, value in of.items()}
+            for at, name in enumerate(self.names)
+            for of in [saved.moments.get(name, {})]
+        }
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Write parameters and buffers back into the model."""
+        with torch.no_grad():
+            for name, tensor in self.state().items():
+                tensor.copy_(self.engine.like(tensor, state[name]))
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the parameters that train, and the buffers, by name."""
+        self.engine.settle()
+        parameters = dict(self.engine.module.named_parameters())
+        return {**{name: parameters[name] for name in self.names}, **dict(self.engine.module.named_buffers())}
+
+    def _train_mode(self) -> None:
+        self.engine.run.train()
+        for module in self.engine.module.modules():
+            if isinstance(module, _NormBase) and not any(p.requires_grad for p in module.parameters(recurse=False)):
+                module.eval()
+
+    def _counting(self) -> list[Tensor]:
+        """Return the running statistics that training changes."""
+        norms = (m for m in self.engine.module.modules() if isinstance(m, _NormBase) and m.training)
+        return [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
+
+
+def _multiples(model: nn.Module, factors: Mapping[str, float]) -> dict[int, float]:
+    """Return the multiple of the learning rate of every parameter that has one of its own, by its identity."""
+    if not isinstance(factors, Mapping):
+        raise TrainingError("fit: lr_factors", expected="multiples by name", got=repr(factors), fix="{'B': 16}")
+    if not factors:
+        return {}
+    adapter: Any = getattr(model, ATTRIBUTE, None)
+    if not isinstance(adapter, Adapter):
+        raise TrainingError("fit: lr_factors on a model without an adapter", fix="call tensorfact.adapt first")
+    groups = adapter.parameter_groups(1.0, factors)
+    return {id(parameter): float(group["lr"]) for group in groups for parameter in group["params"]}
+
+
+def _diverged(problem: str) -> DivergedError:
+    return DivergedError(
+        f"fit: {problem}",
+        cause="the learning rate or the adapter's scale is too large, or an input is not finite",
+        fix="lower lr or scale, or check the data",
+    )

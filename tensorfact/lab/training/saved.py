@@ -1,0 +1,121 @@
+"""The file of a run that can go on: everything that the next epoch depends on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from ...errors import CheckpointError, TrainingError
+from ...storage.files import read_header, read_tensors, write_tensors
+from .history import Epoch, History
+from .schedule import Schedule
+
+Tensors = Mapping[str, Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class Identity:
+    """What a run that goes on must have in common with the one that stopped.
+
+    Args:
+        schedule: The numbers that define it.
+        frozen: The fingerprint of what does not train.
+        scales: What multiplies the increments of an adapter.
+        samples: How many samples there are to train on and to choose by.
+    """
+
+    schedule: Schedule
+    frozen: str
+    scales: Mapping[str, float]
+    samples: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """The state of a run after an epoch.
+
+    Args:
+        history: The epochs.
+        now: Parameters that train, and buffers, by name.
+        best: The same after the best epoch; empty where that is what the model holds.
+        moments: The optimizer's state, by parameter.
+    """
+
+    history: History
+    now: Tensors
+    best: Tensors
+    moments: Mapping[str, Tensors]
+
+    def write(self, path: str | Path, identity: Identity) -> None:
+        """Write it to one file, atomically.
+
+        Args:
+            path: The file.
+            identity: Whose state it is.
+
+        Raises:
+            CheckpointError: It cannot be written.
+        """
+        tensors = {
+            **{f"now.{name}": tensor for name, tensor in self.now.items()},
+            **{f"best.{name}": tensor for name, tensor in self.best.items()},
+            **{f"optimizer.{key}.{name}": value for name, of in self.moments.items() for key, value in of.items()},
+        }
+        write_tensors(
+            path,
+            tensors,
+            {
+                "kind": "training",
+                "recipe": dataclasses.asdict(identity.schedule),
+                "frozen": identity.frozen,
+                "scales": dict(identity.scales),
+                "samples": list(identity.samples),
+                "history": dataclasses.asdict(self.history),
+            },
+        )
+
+    @classmethod
+    def read(cls, path: str | Path, identity: Identity, state: Tensors) -> Saved:
+        """Read back what `write` wrote, if it belongs to this run.
+
+        Args:
+            path: The file.
+            identity: Whose state it must be.
+            state: Parameters that train, and buffers, by name.
+
+        Raises:
+            CheckpointError: The file is damaged, or belongs to another run.
+        """
+        header = read_header(path)
+        try:
+            saved = header.metadata["history"]
+            history = History(tuple(Epoch(**epoch) for epoch in saved["epochs"]), int(saved["best_epoch"]))
+            told = header.metadata
+            samples = tuple(told["samples"])
+            theirs = Identity(Schedule(**told["recipe"]), told["frozen"], told["scales"], samples)
+            history.epochs[history.best_epoch]
+        except (KeyError, TypeError, ValueError, IndexError, TrainingError) as error:
+            raise CheckpointError(
+                f"{path} holds no training run", got=repr(error), fix="choose another path"
+            ) from error
+        shapes = {name.removeprefix("now."): shape for name, shape in header.shapes.items() if name.startswith("now.")}
+        if theirs != identity or shapes != {name: tuple(tensor.shape) for name, tensor in state.items()}:
+            raise CheckpointError(
+                f"{path} belongs to another run",
+                expected=f"{identity} and {len(state)} trained tensors",
+                got=f"{theirs} and {len(shapes)}",
+                fix="pass the arguments and the model of that run, or another checkpoint path",
+            )
+        tensors = read_tensors(path)
+        moments: dict[str, dict[str, Tensor]] = {}
+        for key, value in _below("optimizer.", tensors).items():
+            moment, name = key.split(".", 1)
+            moments.setdefault(name, {})[moment] = value
+        return cls(history, _below("now.", tensors), _below("best.", tensors), moments)
+
+
+def _below(prefix: str, tensors: Tensors) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,66 @@
+"""The numbers that define a training run."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ...errors import TrainingError
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+Samples = Dataset[Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """The numbers that define a run; a checkpoint resumes only under the same ones."""
+
+    epochs: int
+    batch_size: int
+    lr: float
+    weight_decay: float
+    warmup_epochs: float
+    seed: int
+    lr_factors: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    validate_every: int = 1
+    drop_last: bool = False
+
+    def __post_init__(self) -> None:
+        for name, lowest in (("epochs", 1), ("batch_size", 1), ("seed", 0), ("validate_every", 1)):
+            check_number(name, getattr(self, name), lowest)
+        for name in ("lr", "weight_decay", "warmup_epochs"):
+            check_number(name, getattr(self, name), 0, whole=False)
+
+    def lr_factor(self, progress: float) -> float:
+        """Return the learning rate's multiple after `progress` of the epochs: linear warm-up, then a cosine to 0."""
+        warmup = min(self.warmup_epochs / self.epochs, 1.0)
+        if progress < warmup:
+            return progress / warmup
+        return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / max(1 - warmup, 1e-12)))
+
+    def validates(self, index: int) -> bool:
+        """Return whether the model is validated after an epoch: after every so many, and after the last."""
+        return (index + 1) % self.validate_every == 0 or index + 1 == self.epochs
+
+
+def check_number(name: str, value: Any, lowest: int, *, whole: bool = True) -> None:
+    """Refuse an argument of `fit` that is no number, or too small.
+
+    Args:
+        name: The argument.
+        value: What arrived.
+        lowest: The smallest that is allowed.
+        whole: Whether it must be an int.
+
+    Raises:
+        TrainingError: It is refused.
+    """
+    a_number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+    if not (a_number and lowest <= value < math.inf):
+        kind = "an int" if whole else "a finite number"
+        raise TrainingError(f"fit: {name}", expected=f"{kind} >= {lowest}", got=repr(value))
