@@ -49,3 +49,7 @@ __all__ = [
     "tt_lora",
     "vera",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(RECIPES)

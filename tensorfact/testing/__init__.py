@@ -3,9 +3,9 @@
 It needs hypothesis, and pytest for `as_test`: `pip install 'tensorfact[testing]'`.
 """
 
-from .formats import check_format
+from .format_laws import check_format
 from .laws import Law, LawError, Laws
-from .plans import check_plan
+from .plan_laws import check_plan
 from .strategies import arrangements, formats, modes, plain_kinds, plans, ranks, tensors
 
 __all__ = [

@@ -18,7 +18,7 @@ from ..network import Mode, Network
 from ..network.initial import deviations, fresh
 from ..network.starts import GIVEN, ZERO
 from .laws import Rule, crashed, require
-from .layers import routes, unchanged_when_subtracted
+from .smallest_model import routes, unchanged_when_subtracted
 from .subject import FormatSubject, distance, evaluated
 
 _KEPT = ("normal", "uniform", "orthogonal", ZERO, GIVEN)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from ..formats import Format
 from ..network import Mode
-from .decompositions import DECOMPOSITION_LAWS
+from .decomposition_laws import DECOMPOSITION_LAWS
 from .laws import Laws, Rule, laws_of
-from .networks import NETWORK_LAWS
+from .network_laws import NETWORK_LAWS
 from .subject import FormatSubject
 
 FORMAT_LAWS: tuple[Rule[FormatSubject], ...] = (*NETWORK_LAWS, *DECOMPOSITION_LAWS)
