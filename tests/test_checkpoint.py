@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 import tensorfact as tf
 from tensorfact.errors import AdaptError, CheckpointError, FingerprintError, FormatError, TensorfactError
-from tensorfact.storage.description import AdapterFile, fingerprint
+from tensorfact.storage import files
+from tensorfact.storage.description import AdapterDescription, fingerprint
 from tensorfact.storage.files import read_header, read_tensors, write_tensors
 
 from .helpers import (
@@ -84,7 +85,7 @@ def rewritten(
 
 
 def test_a_file_describes_the_adapter_without_a_model(saved: Path) -> None:
-    file = AdapterFile.read(saved)
+    file = AdapterDescription.read(saved)
     assert file.plan == PLAN
     assert file.formats == {"g": tf.TensorTrain(2)}
     assert file.scales == {"g": 0.5}
@@ -203,7 +204,7 @@ def test_a_model_of_another_size_is_refused(saved: Path) -> None:
     model = randomise(Tiny(width=6))
     with untouched(model), pytest.raises(CheckpointError):
         tf.load_adapter(model, saved)
-    with untouched(model), refused(CheckpointError, "factors.g.", "(4, 2)"):
+    with untouched(model), refused(CheckpointError, "tensor 'g'", "in=4", "in=6"):
         tf.load_adapter(model, saved, check_base=False)
 
 
@@ -405,3 +406,42 @@ def test_a_file_of_version_0_1_loads_bit_for_bit(tmp_path: Path) -> None:
     assert all(torch.equal(loaded[name], stored[name]) for name in stored)
     adapter.save(tmp_path / "again.safetensors")
     assert (tmp_path / "again.safetensors").read_bytes() == fixture.read_bytes()
+
+
+def test_a_file_is_opened_for_its_header_and_for_its_tensors_and_never_again(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[object] = []
+    opening = files._opened
+
+    def counted(path: Path) -> object:
+        opened.append(path)
+        return opening(path)
+
+    monkeypatch.setattr(files, "_opened", counted)
+    tf.load_adapter(base(), saved)
+    assert len(opened) == 2
+    tf.AdapterState.load(saved)
+    assert len(opened) == 4
+    AdapterDescription.read(saved)
+    assert len(opened) == 5
+
+
+def test_a_file_that_does_not_fit_is_refused_before_a_tensor_is_read(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files.Header, "tensors", lambda header: pytest.fail("read"))
+    model = randomise(Tiny(width=6))
+    for check_base in (True, False):
+        with untouched(model), pytest.raises(CheckpointError):
+            tf.load_adapter(model, saved, check_base=check_base)
+
+
+def test_a_state_in_memory_is_held_against_the_model_as_a_file_is(saved: Path) -> None:
+    state, model = tf.AdapterState.load(saved), base(1)
+    with untouched(model), refused(FingerprintError, "the adapter", "check_base=False"):
+        tf.load_adapter(model, state)
+    first, second = (tf.load_adapter(base(), source) for source in (saved, state))
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    third = tf.load_adapter(base(), first)  # and so may be the adapter of another model
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), third.parameters(), strict=True))

@@ -247,7 +247,7 @@ def test_two_files_add(run: Run, adapter_file: Path, tmp_path: Path) -> None:
     run("round", adapter_file, "--rank", "2", "--out", tmp_path / "second.safetensors")
     result = run("combine", adapter_file, f"{tmp_path / 'second.safetensors'}=-1", "--out", out, "--no-head")
     assert result.returncode == 0, result.stderr
-    assert tf.AdapterState.load(out).file.formats == {"encoder": tf.TensorTrain(6)}
+    assert tf.AdapterState.load(out).description.formats == {"encoder": tf.TensorTrain(6)}
     assert not tf.AdapterState.load(out).head
 
 

@@ -236,7 +236,7 @@ def test_a_lower_rank_across_layers_reports_its_true_error(tmp_path: Path) -> No
     merged = model.merge_and_unload()
     dense = {
         n: merged.get_parameter(n).detach() - base.get_parameter(n).detach()
-        for n in found.state.file.plan.resolve(base).parameters
+        for n in found.state.description.plan.resolve(base).parameters
     }
     adapter = tf.load_adapter(base, found.state, check=False)
     lost = sum(float((adapter.delta(n).detach() - value).square().sum()) for n, value in dense.items())

@@ -20,7 +20,7 @@ from tensorfact.adapters.factors import Factors
 from tensorfact.algebra.term import terms_of
 from tensorfact.errors import AdaptError, CheckpointError, FormatError, NetworkError
 from tensorfact.network.starts import check_start, drawn
-from tensorfact.storage.description import AdapterFile
+from tensorfact.storage.description import AdapterDescription
 from tensorfact.storage.files import read_header, read_tensors, write_tensors
 
 from .helpers import TOLERANCE, bits, difference, draw, ids, infer, randomise, refused, state_bits, untouched
@@ -198,7 +198,7 @@ def test_a_file_cannot_ask_for_more_than_it_may(tmp_path: Path) -> None:
     huge = [["(layer role)", 24, "stack"], ["in", 1 << 40, "in"], ["out", 96, "out"]]
     path = _edited(tmp_path / "a.safetensors", lambda m: m.update(modes={"all": huge}))
     with refused(CheckpointError, "damaged", fix=False):
-        AdapterFile.read(path)
+        AdapterDescription.read(path)
 
 
 # --------------------------------------------------------------------------------------------------------- subtraction

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import tensorfact as tf
 from tensorfact.errors import TensorfactError
-from tensorfact.storage.description import AdapterFile
+from tensorfact.storage.description import AdapterDescription
 
 from .helpers import bits, difference, draw, infer, randomise, state_bits
 
@@ -190,7 +190,7 @@ def test_a_new_classifier_trains_and_is_saved(vit: tuple[nn.Module, tf.Adapter],
     assert model(X).shape == (2, 5)
     assert all(model.get_parameter(name).requires_grad for name in adapter.head)
     adapter.save(tmp_path / "file")
-    assert AdapterFile.read(tmp_path / "file").shapes["head.head.bias"] == (5,)
+    assert AdapterDescription.read(tmp_path / "file").shapes["head.head.bias"] == (5,)
     twin = tf.nano(num_classes=5)
     tf.load_adapter(twin, tmp_path / "file")
     assert torch.equal(infer(twin, X), infer(model, X))

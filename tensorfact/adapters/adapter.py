@@ -20,7 +20,7 @@ from ..model.example import required_example
 from ..model.head import head_buffers
 from ..model.parameters import base_parameters
 from ..storage import AdapterState
-from ..storage.description import FACTORS, HEAD, START, AdapterFile, fingerprint
+from ..storage.description import FACTORS, HEAD, START, AdapterDescription, fingerprint
 from .attached import Attached
 from .explain import Explanation, Planned, explain
 from .factors import Factors
@@ -202,20 +202,19 @@ class Adapter(Attached):
             )
         head = {**{name: parameters[name] for name in self.head}, **head_buffers(self.model, self.head)}
         tensors |= {f"{HEAD}{name}": tensor for name, tensor in head.items()}
-        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        file = AdapterFile(
+        description = AdapterDescription(
             self.plan,
             self.formats,
             self.scales,
             self.dropout,
             self.fingerprint,
             {tensor.name: tensor.modes for tensor in self.resolved.tensors},
-            shapes,
+            {name: tuple(tensor.shape) for name, tensor in head.items()},
             extents={tensor.name: tensor.extents for tensor in self.resolved.tensors},
             seed=self.seed,
             subtracts_start=bool(self.starts),
         )
-        return AdapterState(file, {name: tensor.detach().clone() for name, tensor in tensors.items()})
+        return AdapterState(description, {name: tensor.detach().clone() for name, tensor in tensors.items()})
 
     def convert(
         self, format: Format | Mapping[str, Format], *, tolerance: float | None = None, progress: Progress = silent
@@ -297,7 +296,7 @@ class Adapter(Attached):
     def _take(self, found: Recompression) -> Recompression:
         """Put other factors in the place of these; an error leaves the model as it was."""
         self._links.check_intact()
-        links = self._links_of(found.state.file.formats, torch.Generator())
+        links = self._links_of(found.state.description.formats, torch.Generator())
         for name, factors in links.factors.items():
             factors.assign(found.state.cores(name))
             before = cast("Factors", self.factors[name]).named_cores()
@@ -309,7 +308,7 @@ class Adapter(Attached):
         self.watch.stop()
         self._link(links)
         links.attach()
-        self.formats, self.seed = dict(found.state.file.formats), None
+        self.formats, self.seed = dict(found.state.description.formats), None
         self.watch = Watch(self.model, self._slots, self.resolved)
         self.train(self.training)
         return found

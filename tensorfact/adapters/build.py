@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ..errors import AdaptError, CheckpointError, FingerprintError
+from ..errors import AdaptError
 from ..formats import Format
-from ..model.head import head_buffers, head_parameters
+from ..model.head import head_parameters
 from ..model.parameters import base_parameters, refuse_adapted
 from ..network import Dropout
-from ..plan import ResolvedPlan, TensorizationPlan
+from ..plan import TensorizationPlan
 from ..plan.tensors import per_tensor
-from ..storage import AdapterState
-from ..storage.description import FACTORS, HEAD, START, AdapterFile, fingerprint
+from ..storage.description import FACTORS, HEAD, START
+from ..storage.state import Source, state_of
 from .adapter import Adapter, named
 from .links import Route
 from .scale import Scale, scale_of
@@ -109,7 +108,7 @@ def adapt(
 
 def load_adapter(
     model: nn.Module,
-    path: str | Path | AdapterState,
+    path: Source,
     *,
     route: Route = "auto",
     check_base: bool = True,
@@ -121,7 +120,7 @@ def load_adapter(
 
     Args:
         model: The base model the file was trained on, with a head of the same size.
-        path: A file that `Adapter.save` wrote, or an adapter without a model.
+        path: A file that `Adapter.save` wrote, an adapter without a model, or one on another model.
         route: As in `adapt`.
         check_base: Refuse a model whose base weights are not those the adapter was trained on.
         optimize: As in `adapt`.
@@ -147,44 +146,30 @@ def load_adapter(
         1920
     """
     refuse_adapted(model)
-    file = path.file if isinstance(path, AdapterState) else AdapterFile.read(path)
-    source = "the adapter" if isinstance(path, AdapterState) else path
-    resolved, parameters = file.plan.resolve(model), base_parameters(model)
-    found = fingerprint(parameters, resolved.parameters)
-    if check_base and found != file.fingerprint:
-        raise FingerprintError(
-            f"{source} was made for another base model",
-            expected=f"base fingerprint {file.fingerprint}",
-            got=found,
-            cause="other pretrained weights, or weights that were merged or trained since",
-            fix="load the base weights it was trained on, or pass check_base=False to use these",
-        )
-    stored = [name.removeprefix(HEAD) for name in file.shapes if name.startswith(HEAD)]
-    head = tuple(name for name in stored if name in parameters)
-    state = {**{name: parameters[name] for name in head}, **head_buffers(model, head)}
-    _check_shapes(source, file, resolved, state)
-    tensors = path.tensors if isinstance(path, AdapterState) else file.tensors(path)
+    state = state_of(path, model, check_base=check_base)
+    description, head = state.description, state.description.head_of(model)
+    parameters = base_parameters(model)
     adapter = _built(
         model,
-        file.plan,
-        file.formats,
-        file.scales,
-        Dropout.of(file.dropout),
-        seed=file.seed,
-        head=head,
+        description.plan,
+        description.formats,
+        description.scales,
+        Dropout.of(description.dropout),
+        seed=description.seed,
+        head=tuple(name for name in head if name in parameters),
         route=route,
         optimize=optimize,
         recompute=recompute,
     )
-    if file.subtracts_start:
+    if description.subtracts_start:
         adapter.subtract_start()
     _attached(adapter, check)
     with torch.no_grad():
         for prefix, factors in ((FACTORS, adapter.factors), (START, adapter.starts)):
             for name, core in named(factors).items():
-                core.copy_(tensors[prefix + name])
-        for name, tensor in state.items():
-            tensor.copy_(tensors[HEAD + name])
+                core.copy_(state.tensors[prefix + name])
+        for name, tensor in head.items():
+            tensor.copy_(state.tensors[HEAD + name])
     return adapter
 
 
@@ -255,31 +240,3 @@ def _seed(seed: int | None) -> int:
     except (TypeError, RuntimeError, ValueError, OverflowError) as error:
         raise AdaptError("adapt: seed", expected="an int or None", got=repr(seed), fix="seed=0") from error
     return number
-
-
-def _check_shapes(
-    path: str | Path,
-    file: AdapterFile,
-    resolved: ResolvedPlan,
-    head: Mapping[str, Tensor],
-) -> None:
-    """Hold every stored shape against the model before anything is allocated."""
-    expected = {HEAD + name: tuple(tensor.shape) for name, tensor in head.items()}
-    for tensor in resolved.tensors:
-        if tensor.name not in file.formats or tensor.name not in file.scales:
-            raise CheckpointError(
-                f"{path} has no factors for tensor {tensor.name!r}", fix="use the model it was saved from"
-            )
-        for core, shape in tensor.network(file.formats[tensor.name]).shapes().items():
-            expected[f"{FACTORS}{tensor.name}.{core}"] = shape
-            if file.subtracts_start:
-                expected[f"{START}{tensor.name}.{core}"] = shape
-    for name in sorted(expected.keys() | file.shapes.keys()):
-        if expected.get(name) != file.shapes.get(name):
-            raise CheckpointError(
-                f"{path} does not fit the model at {name!r}",
-                expected=f"shape {expected.get(name, 'none')}",
-                got=f"{file.shapes.get(name, 'none')}",
-                cause="a head with another number of classes, or another model",
-                fix="create the model with the num_classes the adapter was trained with",
-            )

@@ -51,7 +51,7 @@ def starting(init: Init, adapter: Attached) -> dict[str, Cores]:
     if not isinstance(init, AdapterState) and not hasattr(init, "state"):
         raise AdaptError("adapt: init", expected="None, 'hosvd', an adapter or increments", got=type(init).__name__)
     state = state_of(init)
-    if dict(state.file.modes) != {tensor.name: tensor.modes for tensor in adapter.resolved.tensors}:
+    if dict(state.description.modes) != {tensor.name: tensor.modes for tensor in adapter.resolved.tensors}:
         raise PlanError("adapt: init is an adapter of another plan", fix="adapt with init.plan")
     return {tensor.name: _converted(tensor, state, adapter) for tensor in adapter.resolved.tensors}
 
@@ -93,7 +93,7 @@ def _increment(tensor: TensorGroup, increments: Mapping[str, Tensor], adapter: A
 
 
 def _converted(tensor: TensorGroup, state: AdapterState, adapter: Attached) -> Cores:
-    weight = state.file.scales[tensor.name] / _scale(tensor, adapter)
+    weight = state.description.scales[tensor.name] / _scale(tensor, adapter)
     return recompress(terms_of(state, tensor.name, weight), tensor.modes, adapter.formats[tensor.name]).cores
 
 

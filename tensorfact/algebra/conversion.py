@@ -14,7 +14,8 @@ from ..formats.rank import FULL, Rank, first_that
 from ..network import Mode
 from ..plan.tensors import formats_of
 from ..storage import AdapterState
-from ..storage.state import Source, sizes_of, state_of
+from ..storage.description import sizes_of
+from ..storage.state import Source, state_of
 from .changes import Change, Recompression
 from .direct_sum import direct_sum
 from .recompression import recompress, stored
@@ -62,7 +63,7 @@ def convert(
     formats = formats_of(format, state.names)
 
     def found(name: str, terms: Sequence[Term]) -> Decomposition:
-        return recompress(terms, state.file.modes[name], formats[name], tolerance=tolerance)
+        return recompress(terms, state.description.modes[name], formats[name], tolerance=tolerance)
 
     return _reworked(state, [(state, 1.0)], found, "converting", progress, tolerance)
 
@@ -115,7 +116,7 @@ def round_ranks(
     lower |= {} if budget is None else _within(state, budget)
 
     def found(name: str, terms: Sequence[Term]) -> Decomposition:
-        modes, own = state.file.modes[name], state.file.formats[name]
+        modes, own = state.description.modes[name], state.description.formats[name]
         return recompress(terms, modes, lower.get(name, own), tolerance=tolerance)
 
     return _reworked(state, [(state, 1.0)], found, "rounding", progress, tolerance)
@@ -170,16 +171,17 @@ def combine(
     first = states[0][0]
     for other, _ in states[1:]:
         _check_alike(first, other, check_base=check_base)
-    if zero := [name for name, scale in first.file.scales.items() if not scale]:
+    if zero := [name for name, scale in first.description.scales.items() if not scale]:
         raise AdaptError(f"combine: the first adapter's scale of {zero[0]!r} is 0", fix="put another adapter first")
-    formats = formats_of(first.file.formats if format is None else format, first.names)
+    formats = formats_of(first.description.formats if format is None else format, first.names)
     if rank is not None or (format is None and tolerance is not None):
         formats = {name: at_rank(each, FULL if rank is None else rank, name) for name, each in formats.items()}
+    modes = first.description.modes
 
     def found(name: str, terms: Sequence[Term]) -> Decomposition:
         if format is None and rank is None and tolerance is None:
-            return _added(terms, [state.file.formats[name] for state, _ in states], first.file.modes[name])
-        return recompress(terms, first.file.modes[name], formats[name], tolerance=tolerance)
+            return _added(terms, [state.description.formats[name] for state, _ in states], modes[name])
+        return recompress(terms, modes[name], formats[name], tolerance=tolerance)
 
     return _reworked(first, states, found, "combining", progress, tolerance, None if keep_head else {})
 
@@ -219,8 +221,8 @@ def _added(terms: Sequence[Term], formats: Sequence[Format], modes: Sequence[Mod
 def _ranked(state: AdapterState, rank: Rank) -> dict[str, Format]:
     """Return every tensor's format at a new rank, and no higher than its own."""
     formats: dict[str, Format] = {}
-    for name, format in state.file.formats.items():
-        modes = state.file.modes[name]
+    for name, format in state.description.formats.items():
+        modes = state.description.modes[name]
         given = at_rank(format, rank, name)
         if isinstance(rank, int):
             formats[name] = format.at(rank, modes)
@@ -249,7 +251,7 @@ def _highest(format: Format) -> int:
 
 def _within(state: AdapterState, budget: int) -> dict[str, Format]:
     """Return every tensor's format at the highest rank, one for all, at which they keep to a budget."""
-    tensors = [(format, state.file.modes[name]) for name, format in state.file.formats.items()]
+    tensors = [(format, state.description.modes[name]) for name, format in state.description.formats.items()]
 
     def numbers(rank: int) -> int:
         return sum(format.at(rank, modes).num_parameters(modes) for format, modes in tensors)
@@ -262,10 +264,10 @@ def _within(state: AdapterState, budget: int) -> dict[str, Format]:
             fix="allow more, or convert to a format with fewer numbers",
         )
     if state.num_parameters <= budget:
-        return dict(state.file.formats)
+        return dict(state.description.formats)
     high = max(_highest(format.explicit(modes)) for format, modes in tensors)
     rank = first_that(lambda rank: numbers(rank) > budget, high) - 1
-    return {name: format.at(rank, state.file.modes[name]) for name, format in state.file.formats.items()}
+    return {name: format.at(rank, state.description.modes[name]) for name, format in state.description.formats.items()}
 
 
 def at_rank(format: Format, rank: Rank, tensor: str) -> Format:
@@ -291,19 +293,19 @@ def _weight(weight: float) -> float:
 
 
 def _check_alike(first: AdapterState, other: AdapterState, *, check_base: bool) -> None:
-    if first.file.plan != other.file.plan or first.file.modes != other.file.modes:
+    if first.description.plan != other.description.plan or first.description.modes != other.description.modes:
         raise PlanError(
             "combine: adapters of different plans",
-            expected=" and ".join(map(sizes_of, first.file.modes.values())),
-            got=" and ".join(map(sizes_of, other.file.modes.values())),
+            expected=" and ".join(map(sizes_of, first.description.modes.values())),
+            got=" and ".join(map(sizes_of, other.description.modes.values())),
             cause="other rules, other blocks, or a model of another size",
             fix="adapt with one plan; convert() changes formats, not plans",
         )
-    if check_base and first.file.fingerprint != other.file.fingerprint:
+    if check_base and first.description.fingerprint != other.description.fingerprint:
         raise FingerprintError(
             "combine: adapters of different base models",
-            expected=f"base fingerprint {first.file.fingerprint}",
-            got=other.file.fingerprint,
+            expected=f"base fingerprint {first.description.fingerprint}",
+            got=other.description.fingerprint,
             fix="pass check_base=False if the bases are close enough for a sum to mean something",
         )
 
@@ -320,18 +322,17 @@ def _reworked(
     """Replace the factors of every tensor by those found for the weighted sum; numbers keep their device."""
     changes, formats, cores = [], {}, {}
     for done, name in enumerate(first.names, 1):
-        own = first.file.scales[name]
-        terms = [
-            term
-            for state, weight in states
-            for term in _finite(state, name, weight if state is first else weight * state.file.scales[name] / own)
-        ]
+        own = first.description.scales[name]
+        terms = []
+        for state, weight in states:
+            relative = weight if state is first else weight * state.description.scales[name] / own
+            terms += _finite(state, name, relative)
         before = first.cores(name)
         like = next(iter(before.values()))
         result = stored(terms, found(name, terms), like.dtype, tolerance)
         formats[name] = result.format
         cores[name] = {core: value.to(like.device) for core, value in result.cores.items()}
-        numbers, label = sum(core.numel() for core in before.values()), format_label(first.file.formats[name])
+        numbers, label = sum(core.numel() for core in before.values()), format_label(first.description.formats[name])
         changes.append(Change(name, label, numbers, result.format, result.num_parameters, result.error))
         progress(task, done, len(first.names))
     return Recompression(first.replaced(formats, cores, head), tuple(changes))

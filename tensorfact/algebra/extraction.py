@@ -19,7 +19,7 @@ from ..model.parameters import base_parameters, refuse_adapted
 from ..plan import ResolvedPlan, TensorGroup, TensorizationPlan
 from ..plan.tensors import formats_of
 from ..storage import AdapterState
-from ..storage.description import AdapterFile, fingerprint
+from ..storage.description import AdapterDescription, fingerprint
 from ..storage.files import StoredTensors
 from .changes import Change, Recompression
 
@@ -185,16 +185,15 @@ def extract(
         changes.append(Change(tensor.name, "dense", size, found.format, found.num_parameters, found.error))
         progress("decomposing", done, len(resolved.tensors))
     left_over, kept = _left_over(weights, keep=keep)
-    file = AdapterFile(
+    description = AdapterDescription(
         plan,
         {change.tensor: change.format for change in changes},
         dict.fromkeys(cores, float(scale)),
         0.0,
         fingerprint(weights.before, resolved.parameters),
         {tensor.name: tensor.modes for tensor in resolved.tensors},
-        {},
     )
-    state = AdapterState(file, {}).replaced(file.formats, cores, kept)
+    state = AdapterState(description, {}).replaced(description.formats, cores, kept)
     return Extraction(state, tuple(changes), errors, left_over)
 
 

@@ -14,7 +14,8 @@ from ..drawing import draw as picture_of
 from ..errors import FormatError
 from ..formats import Format, TensorTrain, available_formats, format_label, get_format
 from ..network import Mode
-from ..storage.description import FACTORS, HEAD, AdapterFile
+from ..storage import AdapterState
+from ..storage.description import FACTORS
 from ..storage.files import make_folder, write_text
 from .console import AdapterPath, app, show
 
@@ -76,8 +77,7 @@ def _example(cls: type[Format]) -> tuple[Format | None, tuple[Mode, ...]]:
 @app.command("inspect")
 def inspect_command(file: AdapterPath) -> None:
     """Print what an adapter file holds."""
-    adapter = AdapterFile.read(file)
-    adapter.tensors(file)  # a damaged file is said to be one
+    adapter = AdapterState.load(file).description  # its tensors too, so that a damaged file is said to be one
     shapes = {name: "x".join(map(str, shape)) for name, shape in adapter.shapes.items()}
     rows = []
     for name, format in adapter.formats.items():
@@ -88,7 +88,7 @@ def inspect_command(file: AdapterPath) -> None:
         spelled = ", ".join(f"{core} {shapes[prefix + core]}{' frozen' * (core in frozen)}" for core in cores)
         rows.append((name, format_label(format), f"{adapter.scales[name]:g}", spelled, f"{count:,}"))
     show(Table(("tensor", "format", "scale", "cores", "parameters"), tuple(rows)), str(file))
-    head = [f"{name.removeprefix(HEAD)} {shape}" for name, shape in shapes.items() if name.startswith(HEAD)]
+    head = [f"{name} {'x'.join(map(str, shape))}" for name, shape in adapter.head.items()]
     typer.echo(f"head: {', '.join(head) or 'none'}")
     typer.echo(f"base fingerprint: {adapter.fingerprint}; {file.stat().st_size:,} bytes")
     typer.echo(f"plan: {json.dumps(json.loads(adapter.plan.to_json()), indent=2)}")

@@ -22,7 +22,7 @@ from ..lab.report import write_reconstructions, write_report
 from ..model.head import head_parameters
 from ..network import calibrate, machine
 from ..plan import plan_by_shape, plan_for
-from ..storage.description import HEAD, AdapterFile
+from ..storage import AdapterDescription
 from ..storage.files import make_folder, write_tensors, write_text
 from .console import AdapterPath, Checkpoint, Formats, ModelName, Pretrained, app, device_of, show
 from .progress import progress_bars
@@ -133,12 +133,10 @@ def merge_command(
     checkpoint: Checkpoint = None,
 ) -> None:
     """Write a model's weights with an adapter merged into them."""
-    described = AdapterFile.read(file)
+    described = AdapterDescription.read(file)
     loaded = load_model(model, pretrained=pretrained, checkpoint=checkpoint)
-    own = {HEAD + name: loaded.get_parameter(name).shape for name in head_parameters(loaded, True)}
-    resized = {
-        described.shapes[name][0] for name in own.keys() & described.shapes if described.shapes[name] != own[name]
-    }
+    own = {name: loaded.get_parameter(name).shape for name in head_parameters(loaded, True)}
+    resized = {described.head[name][0] for name in own.keys() & described.head if described.head[name] != own[name]}
     if resized and hasattr(loaded, "reset_classifier"):  # the file's head has other classes than the model's
         loaded.reset_classifier(resized.pop())  # type: ignore[operator]
     adapter = load_adapter(loaded, file)

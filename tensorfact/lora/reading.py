@@ -21,7 +21,7 @@ from ..model.parameters import base_parameters
 from ..plan import TensorizationPlan, View
 from ..plan.tensors import formats_of
 from ..storage import AdapterState
-from ..storage.description import AdapterFile, fingerprint
+from ..storage.description import AdapterDescription, fingerprint
 from .files import read_layers
 from .matrices import LowRank, stacked
 
@@ -92,8 +92,8 @@ def from_lora(
     formats = {change.tensor: change.format for change in changes}
     modes = {tensor.name: tensor.modes for tensor in resolved.tensors}
     marked = fingerprint(base_parameters(model), resolved.parameters)
-    file = AdapterFile(plan, formats, dict.fromkeys(formats, float(scale)), 0.0, marked, modes, {})
-    return Recompression(AdapterState(file, {}).replaced(formats, cores, kept), tuple(changes))
+    description = AdapterDescription(plan, formats, dict.fromkeys(formats, float(scale)), 0.0, marked, modes)
+    return Recompression(AdapterState(description, {}).replaced(formats, cores, kept), tuple(changes))
 
 
 def _check_layer(name: str, layer: LowRank, views: Mapping[str, View]) -> None:

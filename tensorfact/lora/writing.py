@@ -112,7 +112,7 @@ def to_lora(
     if folder is not None:
         _check_folder(folder)
     state = state_of(adapter)
-    resolved = state.resolve(model)
+    resolved = state.description.resolve(model)
     modules = _linear_layers(model, resolved.parameters, example_input)
     kept = _kept_modules(model, state.head if head else {}, modules)
     layers: dict[str, LowRank] = {}
@@ -125,7 +125,7 @@ def to_lora(
             )
         for view in tensor.views:
             found = low_rank(tensor, view, term.network, term.cores, rank)
-            scaled = dataclasses.replace(found, up=found.up * state.file.scales[tensor.name])
+            scaled = dataclasses.replace(found, up=found.up * state.description.scales[tensor.name])
             layers |= dict.fromkeys(modules[view.parameter], scaled)
             progress("exporting", len(layers), len(resolved.parameters))
     if folder is not None:

@@ -1,6 +1,6 @@
 """Adapters without a model, in memory and in files; owns safetensors."""
 
-from .description import AdapterFile
+from .description import AdapterDescription
 from .state import AdapterState
 
-__all__ = ["AdapterFile", "AdapterState"]
+__all__ = ["AdapterDescription", "AdapterState"]

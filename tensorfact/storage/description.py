@@ -1,4 +1,4 @@
-"""What an adapter file holds, read and written without a model."""
+"""What an adapter file says of its adapter, and how that is held against the file and against a model."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..errors import CheckpointError, TensorfactError
+from ..errors import CheckpointError, FingerprintError, TensorfactError
 from ..formats import Format, format_from_dict, format_to_dict
-from ..network import Dropout, Mode, Side
+from ..model.head import head_buffers
+from ..model.parameters import base_parameters
+from ..network import Dropout, Mode, Network, Side
 from ..network.initial import deviations, fresh
-from ..plan import TensorizationPlan
-from .files import read_header, read_tensors, write_tensors
+from ..plan import ResolvedPlan, TensorizationPlan
+from .files import Header, read_header
 
 KIND = "adapter"
 FACTORS, START, HEAD = "factors.", "start.", "head."
@@ -28,8 +30,30 @@ _MOST = 1 << 28
 
 
 @dataclasses.dataclass(frozen=True)
-class AdapterFile:
-    """An adapter as a file describes it.
+class LeftOutCores:
+    """Cores that a file does not hold, since they can be drawn again, bit for bit.
+
+    Args:
+        names: Their names in the file.
+        digest: A digest of their numbers.
+    """
+
+    names: frozenset[str]
+    digest: str
+
+    @classmethod
+    def of(cls, cores: Mapping[str, Tensor]) -> LeftOutCores:
+        """Return the entry for these cores.
+
+        Args:
+            cores: The cores by their names in the file.
+        """
+        return cls(frozenset(cores), _digest(cores))
+
+
+@dataclasses.dataclass(frozen=True)
+class AdapterDescription:
+    """An adapter as a file describes it: everything but the numbers.
 
     Args:
         plan: The plan.
@@ -38,7 +62,7 @@ class AdapterFile:
         dropout: The dropout it was trained with: a probability, or probabilities by name.
         fingerprint: The fingerprint of the base model's adapted parameters.
         modes: The modes of every tensor, by its name.
-        shapes: The shape of every tensor: `factors.TENSOR.CORE`, `start.TENSOR.CORE`, `head.PARAMETER`.
+        head: The shapes of the head's parameters and buffers, by their names in the model.
         extents: Over how many coordinates of every mode one slice of a tensor runs, where that is known.
         seed: What the first values of the cores were drawn from; None where they were not drawn.
         subtracts_start: Whether the increment is that of `factors` less that of `start`.
@@ -50,118 +74,196 @@ class AdapterFile:
     dropout: float | Mapping[str, float]
     fingerprint: str
     modes: Mapping[str, tuple[Mode, ...]]
-    shapes: Mapping[str, tuple[int, ...]]
+    head: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     extents: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
     seed: int | None = None
     subtracts_start: bool = False
 
-    def write(self, path: str | Path, tensors: Mapping[str, Tensor]) -> None:
-        """Write description and tensors; an old file stays whole on failure.
-
-        What training does not change, frozen cores and the start that is subtracted, is left out where it can be drawn
-        again, bit for bit.
-
-        Args:
-            path: The file.
-            tensors: The tensors that `shapes` describes.
-
-        Raises:
-            CheckpointError: The file cannot be written.
-            FormatError: A format has no registered name.
-        """
-        formats = {name: format_to_dict(format) for name, format in self.formats.items()}
-        drawn = self._drawn()
-        left_out = {n: core for n, core in drawn.items() if torch.equal(core.to(tensors[n]), tensors[n])}
-        metadata = {
-            "kind": KIND,
-            "tensors": list(self.formats),
-            "plan": json.loads(self.plan.to_json()),
-            "formats": _merged(formats),
-            "scales": _merged(self.scales),
-            "dropout": self.dropout,
-            "fingerprint": self.fingerprint,
-            "modes": _merged(
-                {name: [dataclasses.astuple(mode) for mode in modes] for name, modes in self.modes.items()}
-            ),
-            "extents": _merged(self.extents),
-            "seed": self.seed,
-            "subtracts_start": self.subtracts_start,
-            "drawn": {"names": sorted(left_out), "digest": _digest(left_out)},
-        }
-        write_tensors(path, {name: core for name, core in tensors.items() if name not in left_out}, metadata)
-
     @classmethod
-    def read(cls, path: str | Path) -> AdapterFile:
-        """Read the description and the shapes; no tensor is allocated.
+    def read(cls, path: str | Path) -> AdapterDescription:
+        """Read the description of a file; no tensor is allocated.
 
         Args:
             path: A file that `Adapter.save` wrote.
 
         Returns:
-            The description.
+            The description, which agrees with the names and shapes of the file's tensors.
 
         Raises:
             CheckpointError: The file is missing, damaged or no adapter.
         """
-        header = read_header(path)
-        if header.metadata.get("kind") != KIND:
-            raise CheckpointError(
-                f"{path} holds no adapter", expected=f"kind {KIND!r}", got=repr(header.metadata.get("kind"))
-            )
+        return cls.of(read_header(path))[0]
+
+    @classmethod
+    def of(cls, header: Header) -> tuple[AdapterDescription, LeftOutCores]:
+        """Return what a header describes, and what its file leaves out.
+
+        Args:
+            header: The header.
+
+        Raises:
+            CheckpointError: It describes no adapter, or not the tensors that the file holds.
+        """
+        path, body = header.path, header.metadata
+        if body.get("kind") != KIND:
+            raise CheckpointError(f"{path} holds no adapter", expected=f"kind {KIND!r}", got=repr(body.get("kind")))
+        heads = {name.removeprefix(HEAD): shape for name, shape in header.shapes.items() if name.startswith(HEAD)}
         try:
-            body = header.metadata
             plan = TensorizationPlan.from_json(json.dumps(body["plan"]))
             names = [str(name) for name in body["tensors"]]
             formats = {name: format_from_dict(value) for name, value in _split(body["formats"], names).items()}
-            scales = {name: float(value) for name, value in _split(body["scales"], names).items()}
+            scales = {name: _finite(value) for name, value in _split(body["scales"], names).items()}
             modes = {name: _modes(value) for name, value in _split(body["modes"], names).items()}
             dropout = Dropout.of(body["dropout"]).plain
             extents = {name: _extents(value) for name, value in _split(body["extents"], names).items()}
             seed = None if body["seed"] is None else torch.Generator().manual_seed(int(body["seed"])).initial_seed()
             fingerprint, subtracts = str(body["fingerprint"]), bool(body["subtracts_start"])
-            left_out, _ = {str(name) for name in body["drawn"]["names"]}, str(body["drawn"]["digest"])
+            left_out = LeftOutCores(frozenset(map(str, body["drawn"]["names"])), str(body["drawn"]["digest"]))
+            if not formats.keys() == scales.keys() == modes.keys():
+                raise KeyError("tensors")
         except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
             if isinstance(error, TensorfactError):
                 raise CheckpointError(f"{path}: {error}") from error
             raise CheckpointError(f"{path} is damaged: its description cannot be read", got=repr(error)) from error
-        file = cls(plan, formats, scales, dropout, fingerprint, modes, header.shapes, extents, seed, subtracts)
-        try:
-            unchanged = file._unchanged()
-            if seed is None:  # then only what the formats give can be had
-                unchanged = {n: shape for n, shape in unchanged.items() if n in file._drawn()}
-        except (KeyError, TensorfactError) as error:
-            raise CheckpointError(f"{path} is damaged: its formats do not fit its tensors", got=str(error)) from error
-        if not left_out <= unchanged.keys() or sum(math.prod(unchanged[name]) for name in left_out) > _MOST:
-            raise CheckpointError(f"{path} is damaged: it leaves out what cannot be drawn again")
-        return dataclasses.replace(file, shapes={**header.shapes, **{name: unchanged[name] for name in left_out}})
+        found = cls(plan, formats, scales, dropout, fingerprint, modes, heads, extents, seed, subtracts)
+        found._check(header, left_out)
+        return found, left_out
 
-    def tensors(self, path: str | Path) -> dict[str, Tensor]:
-        """Read the tensors, held against the file's digest, and draw those that it leaves out.
+    def _check(self, header: Header, left_out: LeftOutCores) -> None:
+        """Hold the formats against the tensors of a file, before any is allocated."""
+        try:
+            expected, unchanged = self.shapes, self._unchanged()
+        except TensorfactError as error:
+            raise CheckpointError(
+                f"{header.path} is damaged: its formats do not fit its tensors", got=str(error)
+            ) from error
+        drawn = {name: unchanged[name] for name in left_out.names if name in unchanged}
+        stored = {**header.shapes, **drawn}
+        for name in sorted(expected.keys() | stored.keys()):
+            if expected.get(name) != stored.get(name):
+                raise CheckpointError(
+                    f"{header.path} is damaged: it does not hold the cores of its formats, at {name!r}",
+                    expected=f"shape {expected.get(name, 'none')}",
+                    got=f"{stored.get(name, 'none')}",
+                    fix="restore it from a copy",
+                )
+        small = sum(map(math.prod, drawn.values())) <= _MOST
+        if not small or drawn.keys() != left_out.names or not left_out.names <= self.drawn(left_out.names).keys():
+            raise CheckpointError(f"{header.path} is damaged: it leaves out what cannot be drawn again")
+
+    def metadata(self, left_out: LeftOutCores) -> dict[str, Any]:
+        """Return what a file's header holds, plain JSON data.
 
         Args:
-            path: The file that this was read from.
+            left_out: What the file leaves out.
 
         Raises:
-            CheckpointError: The file is damaged, or this version of torch draws other random numbers.
+            FormatError: A format has no registered name.
         """
-        tensors = read_tensors(path)
-        described = read_header(path).metadata["drawn"]
-        if not described["names"]:
-            return tensors
-        drawn = {name: core for name, core in self._drawn().items() if name in described["names"]}
-        if _digest(drawn) != described["digest"]:
-            raise CheckpointError(
-                f"{path}: the cores that it leaves out come out otherwise",
-                expected=f"digest {described['digest']}",
-                got=_digest(drawn),
-                cause="a version of torch that draws other random numbers from a seed",
-                fix="load and save it with the version of torch that it was made with, under another seed's cores",
-            )
-        for name, core in drawn.items():
-            tensor = name.partition(".")[2].rpartition(".")[0]
-            like = next(value for key, value in tensors.items() if key.startswith(f"{FACTORS}{tensor}."))
-            tensors[name] = core.to(like.dtype)
-        return tensors
+        modes = {name: [dataclasses.astuple(mode) for mode in modes] for name, modes in self.modes.items()}
+        return {
+            "kind": KIND,
+            "tensors": list(self.formats),
+            "plan": json.loads(self.plan.to_json()),
+            "formats": _merged({name: format_to_dict(format) for name, format in self.formats.items()}),
+            "scales": _merged(self.scales),
+            "dropout": self.dropout,
+            "fingerprint": self.fingerprint,
+            "modes": _merged(modes),
+            "extents": _merged(self.extents),
+            "seed": self.seed,
+            "subtracts_start": self.subtracts_start,
+            "drawn": {"names": sorted(left_out.names), "digest": left_out.digest},
+        }
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every tensor: `factors.TENSOR.CORE`, `start.TENSOR.CORE`, `head.PARAMETER`."""
+        prefixes = (FACTORS, START) if self.subtracts_start else (FACTORS,)
+        cores = {
+            f"{prefix}{tensor}.{core}": shape
+            for prefix in prefixes
+            for tensor in self.formats
+            for core, shape in self.network(tensor).shapes().items()
+        }
+        return {**cores, **{f"{HEAD}{name}": shape for name, shape in self.head.items()}}
+
+    def network(self, tensor: str) -> Network:
+        """Return the network of one of the plan's tensors.
+
+        Args:
+            tensor: The tensor's name.
+        """
+        return self.formats[tensor].network(self.modes[tensor])
+
+    def resolve(self, model: nn.Module, source: str = "the adapter") -> ResolvedPlan:
+        """Find the plan's tensors on a model.
+
+        Args:
+            model: The model, which is only read.
+            source: What is described, for messages.
+
+        Raises:
+            PlanError: The plan does not fit the model.
+            CheckpointError: A tensor has another size on this model.
+        """
+        resolved = self.plan.resolve(model)
+        found = {tensor.name: tensor.modes for tensor in resolved.tensors}
+        for name in sorted(found.keys() | self.modes.keys()):
+            if found.get(name) != self.modes.get(name):
+                raise CheckpointError(
+                    f"{source} does not fit the model at tensor {name!r}",
+                    expected=sizes_of(self.modes.get(name, ())) or "no such tensor",
+                    got=sizes_of(found.get(name, ())) or "no such tensor",
+                    cause="a model of another size",
+                    fix="use the model it was made for",
+                )
+        return resolved
+
+    def check_fits(self, model: nn.Module, *, check_base: bool = True, source: str = "the adapter") -> None:
+        """Hold the base weights, the tensors' sizes and the head against a model.
+
+        Args:
+            model: The model, which is only read.
+            check_base: Refuse a model whose base weights are not those the adapter was trained on.
+            source: What is described, for messages.
+
+        Raises:
+            PlanError: The plan does not fit the model.
+            FingerprintError: The adapter was made for another base model.
+            CheckpointError: A tensor, or the head, has another size on this model.
+        """
+        if check_base:
+            found = fingerprint(base_parameters(model), self.plan.resolve(model).parameters)
+            if found != self.fingerprint:
+                raise FingerprintError(
+                    f"{source} was made for another base model",
+                    expected=f"base fingerprint {self.fingerprint}",
+                    got=found,
+                    cause="other pretrained weights, or weights that were merged or trained since",
+                    fix="load the base weights it was trained on, or pass check_base=False to use these",
+                )
+        self.resolve(model, source)
+        head = {name: tuple(tensor.shape) for name, tensor in self.head_of(model).items()}
+        for name in sorted(head.keys() | self.head.keys()):
+            if head.get(name) != self.head.get(name):
+                raise CheckpointError(
+                    f"{source} does not fit the model at {HEAD + name!r}",
+                    expected=f"shape {head.get(name, 'none')}",
+                    got=f"{self.head.get(name, 'none')}",
+                    cause="a head with another number of classes, or another model",
+                    fix="create the model with the num_classes the adapter was trained with",
+                )
+
+    def head_of(self, model: nn.Module) -> dict[str, Tensor]:
+        """Return the head's parameters of a model, and the buffers beside them, by name.
+
+        Args:
+            model: The model.
+        """
+        parameters = base_parameters(model)
+        own = {name: parameters[name] for name in self.head if name in parameters}
+        return {**own, **head_buffers(model, own)}
 
     def _unchanged(self) -> dict[str, tuple[int, ...]]:
         """Return what training does not change, by name, and its shape."""
@@ -173,11 +275,18 @@ class AdapterFile:
                 found |= {f"{START}{name}.{core.name}": shape} if self.subtracts_start else {}
         return found
 
-    def _drawn(self) -> dict[str, Tensor]:
-        """Return what of that can be had again, in fp32: what the formats give, and what the seed tells."""
-        unchanged = self._unchanged()
+    def drawn(self, names: Collection[str] | None = None) -> dict[str, Tensor]:
+        """Draw the cores that training does not change: what the formats give, and what the seed tells.
+
+        Args:
+            names: Which of them, by their names in a file; all by default.
+
+        Returns:
+            The cores in fp32 on the CPU, without those that cannot be drawn again.
+        """
+        wanted = self._unchanged().keys() if names is None else names
         found: dict[str, Tensor] = {}
-        if not unchanged:
+        if not wanted:
             return {}
         generator = torch.Generator().manual_seed(self.seed or 0)
         for name, format in self.formats.items():
@@ -188,7 +297,12 @@ class AdapterFile:
                 cores = fresh(network, sizes, given, generator)
             for core, value in cores.items():
                 found |= {f"{prefix}{name}.{core}": value.float() for prefix in (FACTORS, START)}
-        return {name: value for name, value in found.items() if name in unchanged}
+        return {name: value for name, value in found.items() if name in wanted}
+
+
+def sizes_of(modes: Sequence[Mode]) -> str:
+    """Spell modes and their sizes, for messages."""
+    return " x ".join(f"{mode.name}={mode.size}" for mode in modes)
 
 
 def fingerprint(parameters: Mapping[str, Tensor], names: Sequence[str]) -> str:
@@ -228,6 +342,13 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         digest.update(name.encode() + tensors[name].contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"scale {number}")
+    return number
 
 
 def _extents(stored: Mapping[str, Any]) -> dict[str, int]:

@@ -34,14 +34,38 @@ class Header:
     """What a file says of itself before any tensor is read.
 
     Args:
+        path: The file.
         metadata: The file's description, plain JSON data, without the digest.
         shapes: Shape of every tensor, by name.
         digest: The digest of the tensors' bytes.
     """
 
+    path: Path = dataclasses.field(compare=False)
     metadata: Mapping[str, Any]
     shapes: Mapping[str, tuple[int, ...]]
     digest: str
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Read every tensor of the file and hold them against the digest.
+
+        Returns:
+            The tensors by name, on the CPU.
+
+        Raises:
+            CheckpointError: The contents and the digest disagree, or the file can no longer be read.
+        """
+        with _opened(self.path) as file:
+            tensors = {name: file.get_tensor(name) for name in self.shapes}
+        found = _digest(tensors)
+        if found != self.digest:
+            raise CheckpointError(
+                f"{self.path} is damaged",
+                expected=f"digest {self.digest[:16]}",
+                got=found[:16],
+                cause="the file was changed after it was saved",
+                fix="restore it from a copy",
+            )
+        return tensors
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
@@ -157,7 +181,7 @@ def read_header(path: str | Path) -> Header:
         )
     try:
         metadata = json.loads(body)
-        return Header(metadata, shapes, str(metadata.pop(DIGEST)))
+        return Header(Path(path), metadata, shapes, str(metadata.pop(DIGEST)))
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} holds no description", got=type(error).__name__) from error
 
@@ -174,19 +198,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: The file is missing, or its contents and digest disagree.
     """
-    header = read_header(path)
-    with _opened(path) as file:
-        tensors = {name: file.get_tensor(name) for name in header.shapes}
-    found = _digest(tensors)
-    if found != header.digest:
-        raise CheckpointError(
-            f"{path} is damaged",
-            expected=f"digest {header.digest[:16]}",
-            got=found[:16],
-            cause="the file was changed after it was saved",
-            fix="restore it from a copy",
-        )
-    return tensors
+    return read_header(path).tensors()
 
 
 def read_plain(path: str | Path) -> dict[str, Tensor]:

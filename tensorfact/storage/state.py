@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
-from ..errors import AdaptError, CheckpointError, PlanError
+from ..errors import AdaptError, CheckpointError
 from ..formats import Format
-from ..network import Mode, Network
-from ..plan import ResolvedPlan
-from .description import FACTORS, HEAD, START, AdapterFile
+from ..network import Network
+from .description import FACTORS, HEAD, START, AdapterDescription, LeftOutCores
+from .files import read_header, write_tensors
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -21,7 +22,7 @@ class AdapterState:
     """The plan, formats and numbers of an adapter; `adapter.state`, or what a file holds.
 
     Args:
-        file: The description.
+        description: Everything but the numbers.
         tensors: The numbers: `factors.TENSOR.CORE`, `start.TENSOR.CORE`, `head.PARAMETER`.
 
     Examples:
@@ -32,28 +33,50 @@ class AdapterState:
         (1920, ['S1', 'U', 'V'])
     """
 
-    file: AdapterFile
+    description: AdapterDescription
     tensors: Mapping[str, Tensor]
 
     @classmethod
-    def load(cls, path: str | Path) -> AdapterState:
+    def load(cls, path: str | Path, model: nn.Module | None = None, *, check_base: bool = True) -> AdapterState:
         """Read a file that `Adapter.save` or `save` wrote.
 
         Args:
             path: The file.
+            model: A model that the adapter has to fit; it is held against it before a tensor is read.
+            check_base: Refuse a model whose base weights are not those the adapter was trained on.
 
         Raises:
-            CheckpointError: The file is missing, damaged or no adapter.
+            CheckpointError: The file is missing, damaged, no adapter, or does not fit the model's sizes.
+            FingerprintError: The file was made for another base model.
+            PlanError: The file's plan does not fit the model.
         """
-        file = AdapterFile.read(path)
-        for name, format in file.formats.items():
-            found = {core: file.shapes.get(f"{FACTORS}{name}.{core}") for core in _shapes(file, name, format)}
-            if found != _shapes(file, name, format):
-                raise CheckpointError(f"{path}: the cores of tensor {name!r} are not those of {format}")
-        return cls(file, file.tensors(path))
+        header = read_header(path)
+        description, left_out = AdapterDescription.of(header)
+        if model is not None:
+            description.check_fits(model, check_base=check_base, source=str(path))
+        tensors = header.tensors()
+        if not left_out.names:
+            return cls(description, tensors)
+        drawn = description.drawn(left_out.names)
+        if (found := LeftOutCores.of(drawn)) != left_out:
+            raise CheckpointError(
+                f"{path}: cannot rebuild the frozen cores that the file leaves out",
+                expected=f"digest {left_out.digest}",
+                got=found.digest,
+                cause="this version of torch draws other random numbers from the seed",
+                fix="load it with the version of torch that wrote it",
+            )
+        for name, core in drawn.items():
+            tensor = name.partition(".")[2].rpartition(".")[0]
+            like = next(value for key, value in tensors.items() if key.startswith(f"{FACTORS}{tensor}."))
+            tensors[name] = core.to(like.dtype)
+        return cls(description, tensors)
 
     def save(self, path: str | Path) -> None:
         """Write everything to one safetensors file, atomically.
+
+        What training does not change, frozen cores and the start that is subtracted, is left out where it can be drawn
+        again, bit for bit.
 
         Args:
             path: The file; its folder must exist.
@@ -62,12 +85,15 @@ class AdapterState:
             CheckpointError: It cannot be written; a file that was there is unchanged.
             FormatError: A format has no registered name.
         """
-        self.file.write(path, self.tensors)
+        drawn, own = self.description.drawn(), self.tensors
+        same = {name: core for name, core in drawn.items() if torch.equal(core.to(own[name]), own[name])}
+        kept = {name: tensor for name, tensor in own.items() if name not in same}
+        write_tensors(path, kept, self.description.metadata(LeftOutCores.of(same)))
 
     @property
     def names(self) -> tuple[str, ...]:
         """The names of the plan's tensors."""
-        return tuple(self.file.formats)
+        return tuple(self.description.formats)
 
     def network(self, tensor: str) -> Network:
         """Return the network of one of the plan's tensors.
@@ -75,7 +101,7 @@ class AdapterState:
         Args:
             tensor: The tensor's name.
         """
-        return self.file.formats[tensor].network(self.file.modes[tensor])
+        return self.description.network(tensor)
 
     def cores(self, tensor: str) -> dict[str, Tensor]:
         """Return the cores of one of the plan's tensors, by name.
@@ -98,28 +124,6 @@ class AdapterState:
             name.removeprefix(prefix): core.detach() for name, core in self.tensors.items() if name.startswith(prefix)
         }
 
-    def resolve(self, model: nn.Module) -> ResolvedPlan:
-        """Find the plan's tensors on a model.
-
-        Args:
-            model: The model.
-
-        Raises:
-            PlanError: The plan does not fit the model, or its tensors have other sizes there.
-        """
-        resolved = self.file.plan.resolve(model)
-        for tensor in resolved.tensors:
-            own = self.file.modes.get(tensor.name, ())
-            if own != tensor.modes:
-                raise PlanError(
-                    f"the adapter does not fit the model at tensor {tensor.name!r}",
-                    expected=sizes_of(own) or "no such tensor",
-                    got=sizes_of(tensor.modes),
-                    cause="a model of another size",
-                    fix="use the model it was made for",
-                )
-        return resolved
-
     @property
     def head(self) -> dict[str, Tensor]:
         """The stored head, by parameter name."""
@@ -128,7 +132,8 @@ class AdapterState:
     @property
     def num_parameters(self) -> int:
         """How many numbers the trained factors hold, the head apart."""
-        return sum(format.num_parameters(self.file.modes[name]) for name, format in self.file.formats.items())
+        formats, modes = self.description.formats, self.description.modes
+        return sum(format.num_parameters(modes[name]) for name, format in formats.items())
 
     def replaced(
         self,
@@ -143,11 +148,17 @@ class AdapterState:
             cores: The cores of every tensor, by its name.
             head: Another head; by default, this one's.
         """
+        head = self.head if head is None else head
         tensors = {f"{FACTORS}{t}.{name}": core for t, each in cores.items() for name, core in each.items()}
-        tensors |= {f"{HEAD}{name}": value for name, value in (self.head if head is None else head).items()}
-        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        file = dataclasses.replace(self.file, formats=dict(formats), shapes=shapes, seed=None, subtracts_start=False)
-        return AdapterState(file, tensors)
+        tensors |= {f"{HEAD}{name}": value for name, value in head.items()}
+        description = dataclasses.replace(
+            self.description,
+            formats=dict(formats),
+            head={name: tuple(value.shape) for name, value in head.items()},
+            seed=None,
+            subtracts_start=False,
+        )
+        return AdapterState(description, tensors)
 
 
 class HasState(Protocol):
@@ -163,28 +174,25 @@ Source = HasState | AdapterState | str | Path
 """Where an adapter comes from: one on a model, one without, or a file."""
 
 
-def state_of(adapter: Source) -> AdapterState:
+def state_of(adapter: Source, model: nn.Module | None = None, *, check_base: bool = True) -> AdapterState:
     """Return an adapter without its model.
 
     Args:
         adapter: An adapter on a model, one without, or a file.
+        model: As in `AdapterState.load`.
+        check_base: As in `AdapterState.load`.
 
     Raises:
-        CheckpointError: The file is missing, damaged or no adapter.
-        AdaptError: This is none of them.
+        CheckpointError: The file is missing, damaged, no adapter, or does not fit the model's sizes.
+        FingerprintError: The adapter was made for another base model.
+        PlanError: Its plan does not fit the model.
+        AdaptError: This is no adapter.
     """
     if isinstance(adapter, (str, Path)):
-        return AdapterState.load(adapter)
+        return AdapterState.load(adapter, model, check_base=check_base)
     state = adapter if isinstance(adapter, AdapterState) else getattr(adapter, "state", None)
     if not isinstance(state, AdapterState):
         raise AdaptError("an adapter", expected="an Adapter, an AdapterState or a file", got=repr(adapter)[:80])
+    if model is not None:
+        state.description.check_fits(model, check_base=check_base)
     return state
-
-
-def sizes_of(modes: Sequence[Mode]) -> str:
-    """Spell modes and their sizes, for messages."""
-    return " x ".join(f"{mode.name}={mode.size}" for mode in modes)
-
-
-def _shapes(file: AdapterFile, name: str, format: Format) -> dict[str, tuple[int, ...]]:
-    return format.network(file.modes[name]).shapes()
