@@ -14,7 +14,17 @@ import timm
 import torch
 from torch import Tensor, nn
 
-import tensorfact as tf
+from tensorfact import (
+    Adapter,
+    Format,
+    MatrixBatch,
+    TensorizationPlan,
+    TensorTrain,
+    Tucker,
+    adapt,
+    load_adapter,
+    plan_for,
+)
 from tensorfact.adapters.increments.narrow import outer_product
 from tensorfact.algebra import Term
 from tensorfact.algebra.recompression import recompress
@@ -212,7 +222,7 @@ def growth(setting: Setting) -> list[Row]:
     def add(name: str, rank: int, batch: int, label: str) -> None:
         base = vit(name, setting.device)
         bottom = setting.step(floor(copy.deepcopy(base)), batch)
-        step = setting.step(adapted(tf.TensorTrain(rank))(base), batch)
+        step = setting.step(adapted(TensorTrain(rank))(base), batch)
         ratios = all_step_ratios(bottom, {OWN: step}, rounds=rounds, warmup=1, seconds=setting.patience / 20)[OWN]
         rows.append(median_row("growth", f"{OWN} / floor", label, ratios))
 
@@ -246,31 +256,31 @@ def upkeep(setting: Setting) -> list[Row]:
 
 def _upkeep_of(model: nn.Module, name: str, setting: Setting) -> Iterator[Row]:
     device, work = torch.device(setting.device), f"{name}, {setting.device}"
-    plan = tf.plan_for(model)
+    plan = plan_for(model)
 
     def timed(what: str, call: Callable[[], object], most: float | None = None) -> Row:
         return median_row("upkeep", what, work, [seconds_of(call, device)], most, "s")
 
     giant = "giant" in name
-    rows = [timed("adapt()", lambda: tf.adapt(model, plan, tf.TensorTrain(RANK), seed=0), 1.0 if giant else None)]
+    rows = [timed("adapt()", lambda: adapt(model, plan, TensorTrain(RANK), seed=0), 1.0 if giant else None)]
     adapter = model.get_submodule("tensorfact")
-    assert isinstance(adapter, tf.Adapter)
+    assert isinstance(adapter, Adapter)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "adapter.safetensors"
         rows += [timed("merge()", adapter.merge), timed("unmerge()", adapter.unmerge)]
         rows.append(timed("save()", lambda: adapter.save(path)))
         adapter.remove()
-        rows.append(timed("load_adapter()", lambda: tf.load_adapter(model, path)))
+        rows.append(timed("load_adapter()", lambda: load_adapter(model, path)))
     model.get_submodule("tensorfact").remove()  # type: ignore[operator]
     yield from rows
     yield _allocated_by_adapt(model, plan, work, 1.0 if giant else None)
 
 
-def _allocated_by_adapt(model: nn.Module, plan: tf.TensorizationPlan, work: str, most: float | None) -> Row:
+def _allocated_by_adapt(model: nn.Module, plan: TensorizationPlan, work: str, most: float | None) -> Row:
     """Return the most that `adapt` allocates at once, as a share of the largest adapted weight."""
     live = LiveBytes()
     with live:
-        adapter = tf.adapt(model, plan, tf.TensorTrain(RANK), seed=0)
+        adapter = adapt(model, plan, TensorTrain(RANK), seed=0)
     parameters = dict(model.named_parameters())
     largest = max(parameters[name].nbytes for name in adapter.resolved.parameters)
     return median_row("upkeep", "all that adapt() allocates / largest weight", work, [live.peak / largest], most)
@@ -280,19 +290,19 @@ def algebra(setting: Setting) -> list[Row]:
     """Rounding and conversion on ViT-L's tensor: seconds, and the most they allocate as a share of the dense tensor."""
     with torch.device("meta"):
         model = timm.create_model("vit_large_patch16_224")
-    (tensor,) = tf.plan_for(model).resolve(model).tensors
+    (tensor,) = plan_for(model).resolve(model).tensors
     rows = []
     for before, after, targets in (
-        (tf.TensorTrain(64), tf.TensorTrain(RANK), (2.0, 0.05)),
-        (tf.Tucker(64), tf.Tucker(RANK), (None, None)),
-        (tf.MatrixBatch(8), tf.TensorTrain(RANK), (None, None)),
+        (TensorTrain(64), TensorTrain(RANK), (2.0, 0.05)),
+        (Tucker(64), Tucker(RANK), (None, None)),
+        (MatrixBatch(8), TensorTrain(RANK), (None, None)),
     ):
         network, generator = before.network(tensor.modes), torch.Generator().manual_seed(0)
         cores = {name: torch.randn(shape, generator=generator) for name, shape in network.shapes().items()}
         term = Term(network, {name: core.to(setting.device) for name, core in cores.items()})
         work = f"ViT-L/16, {before} to {after}, {setting.device}"
 
-        def call(term: Term = term, after: tf.Format = after) -> object:
+        def call(term: Term = term, after: Format = after) -> object:
             return recompress([term], tensor.modes, after)
 
         live = LiveBytes()

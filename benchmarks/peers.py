@@ -10,7 +10,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-import tensorfact as tf
+from tensorfact import CP, Format, MatrixBatch, TensorTrain, Tucker, adapt, plan_for
 from tensorfact.lab.measure import freeze_to_floor
 from tensorfact.model.parameters import base_parameters
 
@@ -35,11 +35,11 @@ def floor(model: nn.Module) -> nn.Module:
     return model
 
 
-def adapted(format: tf.Format, **options: bool | str) -> Peer:
+def adapted(format: Format, **options: bool | str) -> Peer:
     """Return a peer: this library, on every linear layer."""
 
     def attach(model: nn.Module) -> nn.Module:
-        tf.adapt(model, tf.plan_for(model), format, seed=0, check=False, **options)  # type: ignore[arg-type]
+        adapt(model, plan_for(model), format, seed=0, check=False, **options)  # type: ignore[arg-type]
         return model
 
     return attach
@@ -111,12 +111,12 @@ def separate_calls(model: nn.Module) -> nn.Module:
 
 
 PEERS: dict[str, Peer] = {
-    "tensor-train": adapted(tf.TensorTrain(RANK)),
-    "tensor-train, recompute": adapted(tf.TensorTrain(RANK), recompute=True),
-    "Tucker": adapted(tf.Tucker(RANK)),
-    "CP": adapted(tf.CP(RANK)),
-    "matrix-batch": adapted(tf.MatrixBatch(RANK)),
-    "tensor-train, forming dW": adapted(tf.TensorTrain(RANK), route="weight"),
+    "tensor-train": adapted(TensorTrain(RANK)),
+    "tensor-train, recompute": adapted(TensorTrain(RANK), recompute=True),
+    "Tucker": adapted(Tucker(RANK)),
+    "CP": adapted(CP(RANK)),
+    "matrix-batch": adapted(MatrixBatch(RANK)),
+    "tensor-train, forming dW": adapted(TensorTrain(RANK), route="weight"),
     "separate U, S, V calls": separate_calls,
     "peft LoRA, all linear": lora(LINEAR),
     "peft LoRA, q k v": lora(["attn.qkv"]),

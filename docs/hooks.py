@@ -14,12 +14,12 @@ from mkdocs.structure.files import File, Files
 
 sys.path.append(str(Path(__file__).parents[1]))  # the benchmarks are no part of the installed package
 
-import tensorfact as tf
 from benchmarks.result import RESULTS, read, table
-from tensorfact import recipes
+from tensorfact import TensorTrain, plan_for, recipes
 from tensorfact.common.table import Table
 from tensorfact.drawing import draw
 from tensorfact.lab.models import model_shapes
+from tensorfact.plan import ResolvedPlan
 from tensorfact.plan.families import FAMILIES, Example
 
 RANK = 16
@@ -42,7 +42,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 @functools.cache
-def published() -> dict[str, tuple[recipes.Recipe, tf.ResolvedPlan]]:
+def published() -> dict[str, tuple[recipes.Recipe, ResolvedPlan]]:
     """Return every recipe and its plan on ViT-B/16."""
     model = model_shapes("vit_base_patch16_224")
     made = {name: recipe(model) for name, recipe in recipes.RECIPES.items()}
@@ -66,7 +66,7 @@ def gallery() -> Iterator[str]:
     for name, (recipe, plan) in published().items():
         count, title = f"{plan.num_parameters(recipe.format):,}", title_of(name)
         shapes = "; ".join(" x ".join(map(str, tensor.shape)) for tensor in plan.tensors if len(tensor.shape) > 1)
-        rows.append((f"[{title}](#{name})", f"`tf.recipes.{name}`", shapes, count))
+        rows.append((f"[{title}](#{name})", f"`recipes.{name}`", shapes, count))
     yield from grid(Table(("method", "recipe", "tensors on ViT-B/16", "parameters"), tuple(rows)))
     for name, (recipe, plan) in published().items():
         text = inspect.cleandoc(recipes.RECIPES[name].__doc__ or "")
@@ -126,7 +126,7 @@ def families() -> Iterator[str]:
     for family in FAMILIES.values():
         for example in family.examples:
             plan = resolved[example.model]
-            count = plan.num_parameters(plan.fitted(tf.TensorTrain(RANK)))
+            count = plan.num_parameters(plan.fitted(TensorTrain(RANK)))
             link = f"[{family.name}](#{family.name})"
             rows.append((link, f"`{example.model}`", str(len(plan.tensors)), str(len(plan.parameters)), f"{count:,}"))
     yield from grid(Table(("family", "member", "tensors", "weights in them", f"TT r={RANK}"), tuple(rows)))
@@ -134,7 +134,7 @@ def families() -> Iterator[str]:
         yield from ("", f"## {family.name}", "")
         for example in family.examples:
             plan = resolved[example.model]
-            formats = plan.fitted(tf.TensorTrain(RANK))
+            formats = plan.fitted(TensorTrain(RANK))
             counts = {name: format.num_parameters(plan[name].modes) for name, format in formats.items()}
             yield from (f"**`{example.model}`**", "")
             details = [
@@ -151,10 +151,10 @@ def families() -> Iterator[str]:
             yield from ("", *grid(Table(("left out", "shapes", "why"), tuple(left))), "")
 
 
-def resolve(example: Example) -> tf.ResolvedPlan:
+def resolve(example: Example) -> ResolvedPlan:
     """Return the plan of a published member, resolved on its shapes."""
     model = model_shapes(example.model)
-    return tf.plan_for(model).resolve(model)
+    return plan_for(model).resolve(model)
 
 
 def grid(table: Table) -> list[str]:

@@ -14,8 +14,9 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import tensorfact as tf
+from tensorfact import Alpha, compare
 from tensorfact.cli.progress import progress_bars
+from tensorfact.lab import digits, nano
 from tensorfact.lab.report import write_report
 from tensorfact.recipes import RECIPES, Recipe
 
@@ -37,8 +38,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/recipes"))
     options = parser.parse_args()
     epochs, seeds, factors = (1, 1, [1.0]) if options.quick else (options.epochs, options.seeds, [1.0, 3.0, 10.0])
-    model = tf.nano()
-    data = tf.digits(model, train=128, val=64) if options.quick else tf.digits(model)
+    model = nano()
+    data = digits(model, train=128, val=64) if options.quick else digits(model)
     recipes = {name: recipe(model, **SMALLER.get(name, {})) for name, recipe in RECIPES.items()}
     settings: dict[str, Any] = {"epochs": epochs, "lr": 3e-3, "baselines": ()}
     with progress_bars() as progress:
@@ -46,12 +47,12 @@ def main() -> None:
         for name, recipe in recipes.items():
             tried = {f"{factor:g}": scaled(recipe, factor) for factor in factors}
             if len(tried) > 1:
-                found = tf.compare(model, data, tried, seeds=[0], progress=progress, **settings)
+                found = compare(model, data, tried, seeds=[0], progress=progress, **settings)
                 best = max(found.rows, key=lambda row: row.val_accuracy[0]).label
             else:
                 best = next(iter(tried))
             chosen[f"{name} x{best}"] = tried[best]
-        result = tf.compare(model, data, chosen, seeds=range(seeds), progress=progress, **settings)
+        result = compare(model, data, chosen, seeds=range(seeds), progress=progress, **settings)
     print(result)
     print(*write_report(result, options.out), sep="\n")
 
@@ -59,7 +60,7 @@ def main() -> None:
 def scaled(recipe: Recipe, factor: float) -> Recipe:
     """Return a recipe whose scale is so many times its own."""
     scale = recipe.options.get("scale", 1.0)
-    more = dataclasses.replace(scale, alpha=scale.alpha * factor) if isinstance(scale, tf.Alpha) else scale * factor
+    more = dataclasses.replace(scale, alpha=scale.alpha * factor) if isinstance(scale, Alpha) else scale * factor
     return dataclasses.replace(recipe, options={**recipe.options, "scale": more})
 
 

@@ -27,16 +27,29 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-import tensorfact as tf
+import tensorfact
+from tensorfact import (
+    CP,
+    Format,
+    MatrixBatch,
+    TensorizationPlan,
+    TensorTrain,
+    Tucker,
+    adapt,
+    extract,
+    load_adapter,
+    plan_for,
+)
 from tensorfact.common.table import Table
 from tensorfact.formats import format_label
+from tensorfact.lab import digits, evaluate, nano
 from tensorfact.lab.training import Samples
 
-FORMATS: dict[str, list[tf.Format]] = {
-    "tensor train": [tf.TensorTrain(rank) for rank in (2, 4, 8, 16)],
-    "Tucker": [tf.Tucker(rank) for rank in (2, 4, 8, 16)],
-    "CP": [tf.CP(rank) for rank in (4, 16)],
-    "matrix batch": [tf.MatrixBatch(rank) for rank in (1, 2, 4, 8)],
+FORMATS: dict[str, list[Format]] = {
+    "tensor train": [TensorTrain(rank) for rank in (2, 4, 8, 16)],
+    "Tucker": [Tucker(rank) for rank in (2, 4, 8, 16)],
+    "CP": [CP(rank) for rank in (4, 16)],
+    "matrix batch": [MatrixBatch(rank) for rank in (1, 2, 4, 8)],
 }
 
 
@@ -53,10 +66,10 @@ class Point(NamedTuple):
 
 def accuracy(model: nn.Module, samples: Samples) -> float:
     """Return the fraction of images classified rightly."""
-    return tf.evaluate(model, samples)[0]
+    return evaluate(model, samples)[0]
 
 
-def without_increments(base: nn.Module, tuned: nn.Module, plan: tf.TensorizationPlan) -> nn.Module:
+def without_increments(base: nn.Module, tuned: nn.Module, plan: TensorizationPlan) -> nn.Module:
     """Return the tuned model with the weights that the plan covers set back: what `keep` alone amounts to."""
     model, before = copy.deepcopy(tuned), base.state_dict()
     covered = {name: before[name] for name in plan.resolve(base).parameters}
@@ -97,13 +110,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/examples/extract.png"), help="where to draw")
     args = parser.parse_args()
 
-    base = tf.nano()
+    base = nano()
     torch.manual_seed(args.seed)
     base.reset_classifier(10)  # type: ignore[operator]  # part of the base: every run starts from this very head
-    data, plan = tf.digits(base), tf.plan_for(base)
+    data, plan = digits(base), plan_for(base)
 
     def fit(model: nn.Module) -> float:
-        history = tf.fit(model, data.train, data.val, epochs=args.epochs, lr=args.lr, seed=args.seed)
+        history = tensorfact.fit(model, data.train, data.val, epochs=args.epochs, lr=args.lr, seed=args.seed)
         return history.val_accuracy or 0.0
 
     tuned = copy.deepcopy(base).requires_grad_(True)
@@ -118,14 +131,14 @@ def main() -> None:
     for kind, formats in FORMATS.items():
         for format in formats[:1] if args.quick else formats:
             start = time.perf_counter()
-            extraction = tf.extract(base, tuned, plan, format, keep=True)
+            extraction = extract(base, tuned, plan, format, keep=True)
             (change,) = extraction.changes  # this model's plan has one tensor
             model = copy.deepcopy(base)
-            tf.load_adapter(model, extraction.state)
+            load_adapter(model, extraction.state)
             extracted = accuracy(model, data.test)
 
             model = copy.deepcopy(base)
-            adapter = tf.adapt(model, plan, format, scale=args.scale, seed=args.seed)
+            adapter = adapt(model, plan, format, scale=args.scale, seed=args.seed)
             fit(model)
             trained = accuracy(model, data.test)
             label, count = format_label(format), adapter.num_parameters

@@ -32,7 +32,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-import tensorfact as tf
+from tensorfact import TensorTrain, adapt, load_adapter, plan_for
 
 AIRLINE = re.compile("@(united|usairways|americanair|southwestair|jetblue|virginamerica)", re.IGNORECASE)
 LABELS = ("negative", "neutral", "positive")
@@ -137,10 +137,8 @@ def main() -> None:
     print(f"{len(seen)} tweets to train on, 300 to choose by, 800 to report on")
     print("linear probe: validation {:.3f}, test {:.3f}".format(*linear_probe(model, in_order(seen), val, test)))
 
-    tensor_train = tf.TensorTrain(rank=args.rank)
-    adapter = tf.adapt(
-        model, tf.plan_for(model), tensor_train, scale=args.scale, train_head="classifier", seed=args.seed
-    )
+    tensor_train = TensorTrain(rank=args.rank)
+    adapter = adapt(model, plan_for(model), tensor_train, scale=args.scale, train_head="classifier", seed=args.seed)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     head = sum(parameter.numel() for parameter in parameters) - adapter.num_parameters
     print(f"{tensor_train}: {adapter.num_parameters:,} parameters, and {head:,} of the head")
@@ -163,7 +161,7 @@ def main() -> None:
 
     adapter.save(args.out)
     fresh = Classifier(weights)
-    tf.load_adapter(fresh, args.out)
+    load_adapter(fresh, args.out)
     trained, loaded = accuracy(model, val), accuracy(fresh, val)
     if trained != loaded:
         raise SystemExit(f"validation accuracy {trained}, but {loaded} after loading {args.out}")

@@ -20,7 +20,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-import tensorfact as tf
+from tensorfact import TensorTrain, adapt, plan_for
 
 CLASSES = 5
 
@@ -93,8 +93,8 @@ def main() -> None:
 
     model = make_model()
     model.load_state_dict(pretrained, strict=False)
-    plan = tf.plan_for(model)  # every 3 x 3 kernel; those of one shape share a tensor with the modes in, out, kh, kw
-    adapter = tf.adapt(model, plan, tf.TensorTrain(rank=args.rank), scale=args.scale, seed=args.seed)
+    plan = plan_for(model)  # every 3 x 3 kernel; those of one shape share a tensor with the modes in, out, kh, kw
+    adapter = adapt(model, plan, TensorTrain(rank=args.rank), scale=args.scale, seed=args.seed)
     print(f"tensor train, {adapter.num_parameters:,} parameters and the head, on the same images:")
     # Evaluation mode: else BatchNorm would normalise by the batch and move its statistics, and the frozen network with
     # them; what is stored, merged or compared would no longer belong to the weights that were pretrained.

@@ -17,7 +17,8 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-import tensorfact as tf
+from tensorfact import TensorTrain, adapt, fit, plan_for
+from tensorfact.lab import digits, evaluate, nano
 
 
 def main() -> None:
@@ -34,10 +35,10 @@ def main() -> None:
 
     accelerator = Accelerator(cpu=args.cpu, mixed_precision=args.mixed_precision)
     torch.manual_seed(0)  # the same head in every process
-    model = tf.nano()
-    data = tf.digits(model)
-    adapter = tf.adapt(model, tf.plan_for(model), tf.TensorTrain(rank=8), scale=3.0, seed=0)
-    history = tf.fit(
+    model = nano()
+    data = digits(model)
+    adapter = adapt(model, plan_for(model), TensorTrain(rank=8), scale=3.0, seed=0)
+    history = fit(
         model,
         data.train,
         data.val,
@@ -50,7 +51,7 @@ def main() -> None:
         on_epoch=lambda index, epoch: print(f"epoch {index}: loss {epoch.train_loss:.4f}"),
     )
     if accelerator.is_main_process:
-        test, _ = tf.evaluate(model, data.test)
+        test, _ = evaluate(model, data.test)
         print(f"{accelerator.num_processes} processes: validation {history.val_accuracy:.4f}, test {test:.4f}")
         if args.out:
             adapter.save(args.out)

@@ -15,8 +15,9 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-import tensorfact as tf
+from tensorfact import Adapter, TensorTrain, adapt, fit, plan_for
 from tensorfact.errors import TrainingError
+from tensorfact.lab import History, evaluate, nano
 from tensorfact.lab.training import Epoch
 from tensorfact.storage.files import write_tensors
 
@@ -51,25 +52,25 @@ def data(count: int, seed: int) -> TensorDataset:
     return TensorDataset(x, (x.mean((1, 2, 3)) * 28 > 0).long())
 
 
-def adapted(*, norm: bool = False, seed: int = 0, **options: Any) -> tuple[nn.Module, tf.Adapter]:
+def adapted(*, norm: bool = False, seed: int = 0, **options: Any) -> tuple[nn.Module, Adapter]:
     """Return a model whose every factor has a gradient from the first step on."""
     torch.manual_seed(0)
-    model = tf.nano()
+    model = nano()
     if norm:
         model.fc_norm = nn.BatchNorm1d(96)
-    adapter = tf.adapt(model, tf.plan_for(model), tf.TensorTrain(2), seed=seed, **options)
+    adapter = adapt(model, plan_for(model), TensorTrain(2), seed=seed, **options)
     draw(adapter)
     return model, adapter
 
 
-def trained(case: Mapping[str, Any], accelerator: Accelerator | None, **more: Any) -> tuple[nn.Module, tf.History]:
+def trained(case: Mapping[str, Any], accelerator: Accelerator | None, **more: Any) -> tuple[nn.Module, History]:
     options = {"count": 45, "norm": False, "adapt": {}, "val": data(21, 1), **OPTIONS, **case, **more}
     model, _ = adapted(norm=options.pop("norm"), **options.pop("adapt"))
-    history = tf.fit(model, data(options.pop("count"), 0), options.pop("val"), accelerator=accelerator, **options)
+    history = fit(model, data(options.pop("count"), 0), options.pop("val"), accelerator=accelerator, **options)
     return model, history
 
 
-def stopped(accelerator: Accelerator | None, path: Path) -> tuple[nn.Module, tf.History]:
+def stopped(accelerator: Accelerator | None, path: Path) -> tuple[nn.Module, History]:
     """Train with an interruption after the second epoch."""
 
     def stop(index: int, epoch: Epoch) -> None:
@@ -88,7 +89,7 @@ def differing(accelerator: Accelerator) -> None:
     model, _ = adapted(seed=accelerator.process_index)
     model.reset_classifier(2 + accelerator.process_index)  # type: ignore[operator]
     try:
-        tf.fit(model, data(4, 0), None, accelerator=accelerator)
+        fit(model, data(4, 0), None, accelerator=accelerator)
     except TrainingError as error:
         assert "different models" in str(error)  # noqa: PT017
         return
@@ -125,7 +126,7 @@ def main(kind: str, out: Path, cases: list[str]) -> None:
             model.eval()(data(2, 2).tensors[0]).sum().backward()
         state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
         model.tensorfact.merge()  # type: ignore[operator, union-attr]
-        measured = tf.evaluate(model, data(21, 1))
+        measured = evaluate(model, data(21, 1))
         epochs = [[epoch.train_loss, epoch.val_loss, epoch.val_accuracy] for epoch in history.epochs]
         write_tensors(out / f"{case}-{rank}", state, {"epochs": epochs, "merged": measured})
     if accelerator is not None:

@@ -11,21 +11,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import tensorfact as tf
+from tensorfact import Format, Group, MatrixBatch, Rule, TensorizationPlan, TensorTrain
 from tensorfact.errors import FormatError
-from tensorfact.plan import TensorGroup
+from tensorfact.formats import Decomposition
+from tensorfact.network import Core, Mode, Network
+from tensorfact.plan import ResolvedPlan, TensorGroup
 
 from .helpers import randomise
 
 # ------------------------------------------------------------------------------------------------------------- formats
 
 
-class Undecorated(tf.TensorTrain):
+class Undecorated(TensorTrain):
     """No frozen dataclass of its own."""
 
 
 @dataclasses.dataclass(frozen=True)
-class NotJson(tf.TensorTrain):
+class NotJson(TensorTrain):
     """An option that JSON does not hold."""
 
     taste: frozenset[str] = frozenset({"sweet"})
@@ -35,33 +37,33 @@ _calls = itertools.count()
 
 
 @dataclasses.dataclass(frozen=True)
-class NotTheSame(tf.TensorTrain):
+class NotTheSame(TensorTrain):
     """Non-determinism: another name at every call."""
 
-    def network(self, modes: Sequence[tf.Mode]) -> tf.Network:
+    def network(self, modes: Sequence[Mode]) -> Network:
         network = super().network(modes)
         last = dataclasses.replace(network.cores[-1], name=f"V{next(_calls)}")
         return dataclasses.replace(network, cores=(*network.cores[:-1], last))
 
 
 @dataclasses.dataclass(frozen=True)
-class WrongOrder(tf.TensorTrain):
+class WrongOrder(TensorTrain):
     """Wrong mode order: the output follows the chain, not the tensor."""
 
-    def network(self, modes: Sequence[tf.Mode]) -> tf.Network:
+    def network(self, modes: Sequence[Mode]) -> Network:
         network = super().network(modes)
         return dataclasses.replace(network, output=tuple(mode.name for mode in self._chain(modes)))
 
 
 @dataclasses.dataclass(frozen=True)
-class WrongCount(tf.TensorTrain):
+class WrongCount(TensorTrain):
     """A formula that forgets a core."""
 
-    def num_parameters(self, modes: Sequence[tf.Mode]) -> int:
+    def num_parameters(self, modes: Sequence[Mode]) -> int:
         return super().num_parameters(modes) - modes[-1].size
 
 
-class Loose(tf.Network):
+class Loose(Network):
     """A network that equals any other with as many cores, so that one's order is taken for another's."""
 
     def __eq__(self, other: object) -> bool:
@@ -72,32 +74,32 @@ class Loose(tf.Network):
 
 
 @dataclasses.dataclass(frozen=True)
-class NotDense(tf.TensorTrain):
+class NotDense(TensorTrain):
     """Its networks are not told apart."""
 
-    def network(self, modes: Sequence[tf.Mode]) -> tf.Network:
+    def network(self, modes: Sequence[Mode]) -> Network:
         network = super().network(modes)
         return Loose(network.cores, network.output, network.sizes)
 
 
 @dataclasses.dataclass(frozen=True)
-class Middle(tf.Format):
+class Middle(Format):
     """Two matrices with a given one between them, of `size` times the identity: nothing is wrong with it at size 1."""
 
     rank: int = 2
     size: float = 1.0
 
-    def network(self, modes: Sequence[tf.Mode]) -> tf.Network:
+    def network(self, modes: Sequence[Mode]) -> Network:
         inputs, outputs = ([mode.name for mode in modes if (mode.side == "out") == out] for out in (False, True))
         cores = (
-            tf.Core("A", (*inputs, "_r")),
-            tf.Core("M", ("_r", "_s"), "given", trained=False),
-            tf.Core("B", ("_s", *outputs), "zero"),
+            Core("A", (*inputs, "_r")),
+            Core("M", ("_r", "_s"), "given", trained=False),
+            Core("B", ("_s", *outputs), "zero"),
         )
         sizes = {mode.name: mode.size for mode in modes} | {"_r": self.rank, "_s": self.rank}
-        return tf.Network(cores, tuple(mode.name for mode in modes), sizes)
+        return Network(cores, tuple(mode.name for mode in modes), sizes)
 
-    def given(self, modes: Sequence[tf.Mode]) -> Mapping[str, Tensor]:
+    def given(self, modes: Sequence[Mode]) -> Mapping[str, Tensor]:
         return {"M": self.size * torch.eye(self.rank)}
 
 
@@ -107,7 +109,7 @@ class NotFinite(Middle):
 
     size: float = float("inf")
 
-    def factorize(self, tensor: Tensor, modes: Sequence[tf.Mode]) -> Mapping[str, Tensor]:
+    def factorize(self, tensor: Tensor, modes: Sequence[Mode]) -> Mapping[str, Tensor]:
         raise FormatError("no decomposition")
 
 
@@ -122,83 +124,83 @@ class Loud(Middle):
 class GivenFitted(Middle):
     """The given core is scaled, and another makes up for it."""
 
-    def factorize(self, tensor: Tensor, modes: Sequence[tf.Mode]) -> Mapping[str, Tensor]:
+    def factorize(self, tensor: Tensor, modes: Sequence[Mode]) -> Mapping[str, Tensor]:
         found = super().factorize(tensor, modes)
         return {**found, "M": found["M"] * 2, "B": found["B"] / 2}
 
 
 @dataclasses.dataclass(frozen=True)
-class DeadFactor(tf.TensorTrain):
+class DeadFactor(TensorTrain):
     """Two cores start at zero, one of them by another name."""
 
-    def network(self, modes: Sequence[tf.Mode]) -> tf.Network:
+    def network(self, modes: Sequence[Mode]) -> Network:
         return super().network(modes).started({"U": "constant:1e-300"})  # zero in fp32
 
 
 @dataclasses.dataclass(frozen=True)
-class TakenName(tf.TensorTrain):
+class TakenName(TensorTrain):
     """A core called as the input of the activation route is."""
 
-    def network(self, modes: Sequence[tf.Mode]) -> tf.Network:
+    def network(self, modes: Sequence[Mode]) -> Network:
         network = super().network(modes)
         first = dataclasses.replace(network.cores[0], name="x")
         return dataclasses.replace(network, cores=(first, *network.cores[1:]))
 
 
 @dataclasses.dataclass(frozen=True)
-class Transposed(tf.MatrixBatch):
+class Transposed(MatrixBatch):
     """A core with its dimensions the other way round."""
 
-    def factorize(self, tensor: Tensor, modes: Sequence[tf.Mode]) -> dict[str, Tensor]:
+    def factorize(self, tensor: Tensor, modes: Sequence[Mode]) -> dict[str, Tensor]:
         found = super().factorize(tensor, modes)
         return {**found, "A": found["A"].mT}
 
 
 @dataclasses.dataclass(frozen=True)
-class OtherDtype(tf.TensorTrain):
+class OtherDtype(TensorTrain):
     """Whatever comes, fp64 goes."""
 
-    def factorize(self, tensor: Tensor, modes: Sequence[tf.Mode]) -> dict[str, Tensor]:
+    def factorize(self, tensor: Tensor, modes: Sequence[Mode]) -> dict[str, Tensor]:
         return {name: core.double() for name, core in super().factorize(tensor, modes).items()}
 
 
 @dataclasses.dataclass(frozen=True)
-class RandomSigns(tf.TensorTrain):
+class RandomSigns(TensorTrain):
     """Two cores change their signs by torch's own random state."""
 
-    def factorize(self, tensor: Tensor, modes: Sequence[tf.Mode]) -> dict[str, Tensor]:
+    def factorize(self, tensor: Tensor, modes: Sequence[Mode]) -> dict[str, Tensor]:
         found, sign = super().factorize(tensor, modes), torch.randn(()).sign()
         return {**found, "U": found["U"] * sign, "V": found["V"] * sign}
 
 
 @dataclasses.dataclass(frozen=True)
-class WrongSign(tf.TensorTrain):
+class WrongSign(TensorTrain):
     """Sign of scale: the other way."""
 
-    def factorize(self, tensor: Tensor, modes: Sequence[tf.Mode]) -> dict[str, Tensor]:
+    def factorize(self, tensor: Tensor, modes: Sequence[Mode]) -> dict[str, Tensor]:
         found = super().factorize(tensor, modes)
         return {**found, "V": -found["V"]}
 
 
 @dataclasses.dataclass(frozen=True)
-class GuessedError(tf.TensorTrain):
+class GuessedError(TensorTrain):
     """An error that is not measured."""
 
-    def decompose(self, *arguments: Any, **options: Any) -> tf.Decomposition:
+    def decompose(self, *arguments: Any, **options: Any) -> Decomposition:
         found = super().decompose(*arguments, **options)
         return dataclasses.replace(found, error=found.error / 2)
 
 
 @dataclasses.dataclass(frozen=True)
-class WorseWithRank(tf.TensorTrain):
+class WorseWithRank(TensorTrain):
     """Hardly anything is left at a higher rank."""
 
-    def factorize(self, tensor: Tensor, modes: Sequence[tf.Mode]) -> dict[str, Tensor]:
+    def factorize(self, tensor: Tensor, modes: Sequence[Mode]) -> dict[str, Tensor]:
         found = super().factorize(tensor, modes)
         return {**found, "V": found["V"] * 0.01 ** (max(self.network(modes).shapes()["U"][-1], 1) - 1)}
 
 
-FORMATS: dict[str, tf.Format] = {
+FORMATS: dict[str, Format] = {
     "immutable": Undecorated(2),
     "options survive JSON": NotJson(2),
     "equal arguments, equal network": NotTheSame(2),
@@ -293,13 +295,13 @@ class Unused(Layers):
         return F.gelu(self.layers[0](x))
 
 
-class Resolved(tf.TensorizationPlan):
+class Resolved(TensorizationPlan):
     """A plan that makes something else of what it resolved."""
 
-    def resolve(self, model: nn.Module) -> tf.ResolvedPlan:
+    def resolve(self, model: nn.Module) -> ResolvedPlan:
         return self.changed(super().resolve(model), model)
 
-    def changed(self, resolved: tf.ResolvedPlan, model: nn.Module) -> tf.ResolvedPlan:
+    def changed(self, resolved: ResolvedPlan, model: nn.Module) -> ResolvedPlan:
         return resolved
 
 
@@ -320,7 +322,7 @@ class Negated(TensorGroup):
         return super().scatter(-dense)
 
 
-def as_kind(resolved: tf.ResolvedPlan, kind: type[TensorGroup]) -> tf.ResolvedPlan:
+def as_kind(resolved: ResolvedPlan, kind: type[TensorGroup]) -> ResolvedPlan:
     """Return a resolved plan whose tensors are of another class."""
     tensors = (
         kind(**{field.name: getattr(tensor, field.name) for field in dataclasses.fields(tensor)})
@@ -332,28 +334,28 @@ def as_kind(resolved: tf.ResolvedPlan, kind: type[TensorGroup]) -> tf.ResolvedPl
 class GathersWrong(Resolved):
     """Its tensors are gathered in another order than scattered."""
 
-    def changed(self, resolved: tf.ResolvedPlan, model: nn.Module) -> tf.ResolvedPlan:
+    def changed(self, resolved: ResolvedPlan, model: nn.Module) -> ResolvedPlan:
         return as_kind(resolved, FlippedGather)
 
 
 class ScattersWrong(Resolved):
     """Its slices are not those of the layers."""
 
-    def changed(self, resolved: tf.ResolvedPlan, model: nn.Module) -> tf.ResolvedPlan:
+    def changed(self, resolved: ResolvedPlan, model: nn.Module) -> ResolvedPlan:
         return as_kind(resolved, Negated)
 
 
 class DropsParameters(Resolved):
     """It does not say what it leaves out."""
 
-    def changed(self, resolved: tf.ResolvedPlan, model: nn.Module) -> tf.ResolvedPlan:
+    def changed(self, resolved: ResolvedPlan, model: nn.Module) -> ResolvedPlan:
         return dataclasses.replace(resolved, left_out=())
 
 
 class SetsTheMode(Resolved):
     """It leaves the model in training mode."""
 
-    def changed(self, resolved: tf.ResolvedPlan, model: nn.Module) -> tf.ResolvedPlan:
+    def changed(self, resolved: ResolvedPlan, model: nn.Module) -> ResolvedPlan:
         model.train()
         return resolved
 
@@ -361,14 +363,14 @@ class SetsTheMode(Resolved):
 class SwapsLayers(Resolved):
     """It places the layers otherwise than its groups say; a file holds the groups."""
 
-    def changed(self, resolved: tf.ResolvedPlan, model: nn.Module) -> tf.ResolvedPlan:
+    def changed(self, resolved: ResolvedPlan, model: nn.Module) -> ResolvedPlan:
         (tensor,) = resolved.tensors
         first, second = tensor.views
         views = (dataclasses.replace(first, index=second.index), dataclasses.replace(second, index=first.index))
         return dataclasses.replace(resolved, tensors=(dataclasses.replace(tensor, views=views),))
 
 
-class Forgets(tf.TensorizationPlan):
+class Forgets(TensorizationPlan):
     """Its JSON is another plan's."""
 
     def to_json(self) -> str:
@@ -376,14 +378,14 @@ class Forgets(tf.TensorizationPlan):
 
 
 def case(
-    plan: type[tf.TensorizationPlan] = tf.TensorizationPlan, model: nn.Module | None = None
-) -> tuple[tf.TensorizationPlan, nn.Module]:
+    plan: type[TensorizationPlan] = TensorizationPlan, model: nn.Module | None = None
+) -> tuple[TensorizationPlan, nn.Module]:
     """Return a plan over the weights of `Layers`, and a model."""
-    group = tf.Group("stack", "layer in out", (tf.Rule("layers.{layer}.weight", "out in"),))
+    group = Group("stack", "layer in out", (Rule("layers.{layer}.weight", "out in"),))
     return plan((group,)), randomise(model or Layers())
 
 
-PLANS: dict[str, tuple[tf.TensorizationPlan, nn.Module]] = {
+PLANS: dict[str, tuple[TensorizationPlan, nn.Module]] = {
     "gather after scatter": case(GathersWrong),
     "every parameter once": case(DropsParameters),
     "plan survives JSON": case(Forgets),

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import tensorfact as tf
+from tensorfact import Adapter, Group, Rule, TensorizationPlan
 from tensorfact.adapters.factors import Factors
 from tensorfact.errors import TensorfactError
 from tensorfact.lab.training import Samples
@@ -77,9 +77,9 @@ def layers(depth: int = 2, width: int = 6) -> nn.Sequential:
     return nn.Sequential(*(nn.Linear(width, width) for _ in range(depth)))
 
 
-def layers_plan(modes: str = "layer in out", pattern: str = "out in") -> tf.TensorizationPlan:
+def layers_plan(modes: str = "layer in out", pattern: str = "out in") -> TensorizationPlan:
     """Return a plan over the weights of `layers`."""
-    return tf.TensorizationPlan((tf.Group("stack", modes, (tf.Rule("{layer}.weight", pattern),)),))
+    return TensorizationPlan((Group("stack", modes, (Rule("{layer}.weight", pattern),)),))
 
 
 def randomise(model: M, seed: int = 0) -> M:
@@ -93,7 +93,7 @@ def randomise(model: M, seed: int = 0) -> M:
     return model
 
 
-def draw(adapter: tf.Adapter, seed: int = 0, size: float = 0.3) -> None:
+def draw(adapter: Adapter, seed: int = 0, size: float = 0.3) -> None:
     """Draw every core at random, the zero core too; increments get about `size` times the usual weight's deviation."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

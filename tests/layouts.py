@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-import tensorfact as tf
+from tensorfact import CP, Adapter, Format, Group, MatrixBatch, Rule, TensorizationPlan, TensorTrain, Tucker, adapt
 from tensorfact.adapters.increments.cache import Formed
 
 from .helpers import difference, draw, layers, layers_plan, randomise
@@ -34,16 +34,14 @@ class Layout:
 
     def __init__(self, make: Callable[[], nn.Module], inputs: int, modes: str, pattern: str, **labels: Any) -> None:
         self.make, self.inputs = make, inputs
-        self.plan = tf.TensorizationPlan(
-            (tf.Group("g", modes, (tf.Rule("layers.{layer}.weight", pattern, **labels),)),)
-        )
+        self.plan = TensorizationPlan((Group("g", modes, (Rule("layers.{layer}.weight", pattern, **labels),)),))
 
     def adapted(
-        self, kind: type[tf.Format], dtype: torch.dtype = torch.float64, *, rank: int = 2, **options: Any
-    ) -> tuple[Side, tf.Adapter]:
+        self, kind: type[Format], dtype: torch.dtype = torch.float64, *, rank: int = 2, **options: Any
+    ) -> tuple[Side, Adapter]:
         model = randomise(Side(self.make)).to(dtype)
         options = {"route": "activation", "scale": -0.5, "seed": 0, "check": False, **options}
-        adapter = tf.adapt(model, self.plan, kind(rank), **options)  # type: ignore[call-arg]
+        adapter = adapt(model, self.plan, kind(rank), **options)  # type: ignore[call-arg]
         draw(adapter, size=0.6)
         return model, adapter
 
@@ -68,14 +66,14 @@ LAYOUTS = {
 MERGED = Layout(lambda: nn.Linear(3, 3), 3, "layer (in out)", "out in")
 """One core has inputs and outputs: no format of this one has a narrow place."""
 
-KINDS: list[type[tf.Format]] = [tf.TensorTrain, tf.Tucker, tf.CP, tf.MatrixBatch]
+KINDS: list[type[Format]] = [TensorTrain, Tucker, CP, MatrixBatch]
 
 
 def stored(model: nn.Module) -> dict[str, Tensor]:
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
 
 
-def cores_of(adapter: tf.Adapter) -> dict[str, nn.Parameter]:
+def cores_of(adapter: Adapter) -> dict[str, nn.Parameter]:
     return {f"tensorfact.{name}": parameter for name, parameter in adapter.named_parameters()}
 
 
@@ -111,24 +109,24 @@ def merged(model: nn.Module, x: Tensor) -> Tensor:
     return run(other, x)
 
 
-def formed(adapter: tf.Adapter) -> Formed:
+def formed(adapter: Adapter) -> Formed:
     """Return what holds the matrices, which all layers share."""
     held = {id(slot.increment._matrices): slot.increment._matrices for slot in adapter._slots.values()}
     (one,) = held.values()
     return one
 
 
-def entry(adapter: tf.Adapter) -> object:
+def entry(adapter: Adapter) -> object:
     """Return what was formed last, or None."""
     entries = list(formed(adapter)._entries.values())
     return entries[-1] if entries else None
 
 
-def stack(depth: int = 4, width: int = 6, **options: Any) -> tuple[nn.Sequential, tf.Adapter, Tensor]:
+def stack(depth: int = 4, width: int = 6, **options: Any) -> tuple[nn.Sequential, Adapter, Tensor]:
     """Return layers one after another, adapted in float64, and an input."""
     model = randomise(layers(depth, width)).double()
     options = {"route": "activation", "seed": 0, "check": False, **options}
-    adapter = tf.adapt(model, layers_plan(), tf.TensorTrain(2), **options)
+    adapter = adapt(model, layers_plan(), TensorTrain(2), **options)
     draw(adapter)
     x = torch.randn(3, width, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     return model, adapter, x

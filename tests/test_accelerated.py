@@ -14,7 +14,7 @@ from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
-import tensorfact as tf
+from tensorfact import fit
 from tensorfact.errors import TrainingError
 from tensorfact.lab.training import accelerator_for
 
@@ -67,7 +67,7 @@ def test_bf16_computes_in_bf16_and_gives_the_model_back(make: Any) -> None:
         losses.add(logits.dtype)
         return nn.functional.cross_entropy(logits, labels)
 
-    tf.fit(model, data(8, 0), data(4, 1), epochs=2, accelerator=make(mixed_precision="bf16"), loss=loss)
+    fit(model, data(8, 0), data(4, 1), epochs=2, accelerator=make(mixed_precision="bf16"), loss=loss)
     assert (seen, losses) == ({torch.bfloat16}, {torch.float32})
     handle.remove()
     reference, _ = adapted()
@@ -76,7 +76,7 @@ def test_bf16_computes_in_bf16_and_gives_the_model_back(make: Any) -> None:
     assert infer(model, x).dtype == torch.float32
     assert {core.dtype for core in adapter.named_cores().values()} == {torch.float32}
     exact, _ = adapted()
-    tf.fit(exact, data(8, 0), data(4, 1), epochs=2)
+    fit(exact, data(8, 0), data(4, 1), epochs=2)
     assert 0 < difference(infer(model, x), infer(exact, x)) < 0.1
 
 

@@ -12,7 +12,18 @@ import torch
 from hypothesis import given
 from torch import Tensor, nn
 
-import tensorfact as tf
+from tensorfact import (
+    CP,
+    Adapter,
+    Group,
+    MatrixBatch,
+    Rule,
+    TensorizationPlan,
+    TensorTrain,
+    Tucker,
+    adapt,
+    load_adapter,
+)
 from tensorfact.errors import AdaptError, FormatError, PlanError, RankError, TensorfactError
 
 from .helpers import (
@@ -32,13 +43,13 @@ from .helpers import (
 )
 from .strategies import Adaptation, adaptations
 
-TT = tf.TensorTrain(2)
+TT = TensorTrain(2)
 NAN, INFINITY = float("nan"), float("inf")
 
 
-def qkv_plan(*labels: str | None) -> tf.TensorizationPlan:
-    rule = tf.Rule("blocks.{layer}.qkv.weight", "(role out) in", role=labels or ("q", "k", "v"))
-    return tf.TensorizationPlan((tf.Group("g", "(layer role) in out", (rule,)),))
+def qkv_plan(*labels: str | None) -> TensorizationPlan:
+    rule = Rule("blocks.{layer}.qkv.weight", "(role out) in", role=labels or ("q", "k", "v"))
+    return TensorizationPlan((Group("g", "(layer role) in out", (rule,)),))
 
 
 # --------------------------------------------------------------------------------------------------- what it changes
@@ -48,7 +59,7 @@ def qkv_plan(*labels: str | None) -> tf.TensorizationPlan:
 def test_adapting_freezes_the_base_and_trains_factors_and_head(adaptation: Adaptation) -> None:
     model = adaptation.case.build()
     keys, types = list(model.state_dict()), [type(module) for module in model.modules()]
-    adapter = tf.adapt(model, adaptation.case.plan, adaptation.formats)
+    adapter = adapt(model, adaptation.case.plan, adaptation.formats)
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     factors = {f"tensorfact.{name}" for name, _ in adapter.named_parameters()}
     networks = {t.name: t.network(adapter.formats[t.name]) for t in adapter.resolved.tensors}
@@ -67,7 +78,7 @@ def test_removing_gives_the_base_model_back(adaptation: Adaptation) -> None:
     for parameter in list(model.parameters())[::2]:
         parameter.requires_grad_(True)
     with untouched(model):
-        adapter = tf.adapt(model, adaptation.case.plan, adaptation.formats, scale=adaptation.scale)
+        adapter = adapt(model, adaptation.case.plan, adaptation.formats, scale=adaptation.scale)
         draw(adapter)
         adapter.remove()
 
@@ -81,7 +92,7 @@ def test_removing_after_merging_leaves_the_merged_weights(adaptation: Adaptation
     adapter.remove()
     assert state_bits(model) == weights
     assert torch.equal(infer(model, x), merged)
-    tf.adapt(model, adaptation.case.plan, adaptation.formats)
+    adapt(model, adaptation.case.plan, adaptation.formats)
 
 
 @given(adaptations())
@@ -104,7 +115,7 @@ def test_disabled_runs_the_base_model_merged_or_not(adaptation: Adaptation) -> N
 
 def test_disabled_ends_with_an_error_too() -> None:
     model = layers()
-    adapter = tf.adapt(model, layers_plan(), TT)
+    adapter = adapt(model, layers_plan(), TT)
     draw(adapter)
     adapter.merge()
     before = snapshot(model)
@@ -116,7 +127,7 @@ def test_disabled_ends_with_an_error_too() -> None:
 
 def test_the_root_may_be_a_sequential_whose_children_are_called_in_turn() -> None:
     model = layers(3)
-    adapter = tf.adapt(model, layers_plan(), TT)
+    adapter = adapt(model, layers_plan(), TT)
     assert model(torch.randn(2, 6)).shape == (2, 6)
     assert [type(module).__name__ for module in model][-1] == "Adapter"
     adapter.remove()
@@ -129,7 +140,7 @@ def test_a_copy_is_another_model(adaptation: Adaptation) -> None:
     twin = copy.deepcopy(model)
     expected, before = infer(model, ids()), snapshot(model)
     assert torch.equal(infer(twin, ids()), expected)
-    other = cast("tf.Adapter", twin.tensorfact)
+    other = cast("Adapter", twin.tensorfact)
     assert other is not adapter
     assert other.model is twin
     draw(other, seed=1)
@@ -145,10 +156,10 @@ def test_a_copy_is_another_model(adaptation: Adaptation) -> None:
 def test_a_copy_of_a_merged_model_unmerges_on_its_own() -> None:
     model = randomise(layers())
     base = state_bits(model)
-    adapter = tf.adapt(model, layers_plan(), TT)
+    adapter = adapt(model, layers_plan(), TT)
     draw(adapter)
     adapter.merge()
-    twin = cast("tf.Adapter", copy.deepcopy(model).tensorfact)
+    twin = cast("Adapter", copy.deepcopy(model).tensorfact)
     twin.unmerge()
     assert adapter.merged
     assert not twin.merged
@@ -157,7 +168,7 @@ def test_a_copy_of_a_merged_model_unmerges_on_its_own() -> None:
 
 def test_factors_follow_the_model_to_another_dtype_once_each() -> None:
     model = layers()
-    adapter = tf.adapt(model, layers_plan(), TT)
+    adapter = adapt(model, layers_plan(), TT)
     model.to(torch.float64)
     assert {p.dtype for p in adapter.parameters()} == {torch.float64}
     assert infer(model, torch.randn(2, 6, dtype=torch.float64)).dtype == torch.float64
@@ -166,7 +177,7 @@ def test_factors_follow_the_model_to_another_dtype_once_each() -> None:
 
 def test_training_mode_reaches_the_factors() -> None:
     model = layers().eval()
-    adapter = tf.adapt(model, layers_plan(), TT, dropout=0.5)
+    adapter = adapt(model, layers_plan(), TT, dropout=0.5)
     assert not adapter.training
     model.train()
     assert all(module.training for module in adapter.modules())
@@ -174,15 +185,15 @@ def test_training_mode_reaches_the_factors() -> None:
 
 def test_state_dict_round_trip_through_another_adapted_model() -> None:
     one, two = randomise(Tiny(), 0), randomise(Tiny(), 1)
-    draw(tf.adapt(one, qkv_plan(), TT))
-    tf.adapt(two, qkv_plan(), TT)
+    draw(adapt(one, qkv_plan(), TT))
+    adapt(two, qkv_plan(), TT)
     two.load_state_dict(one.state_dict())
     assert torch.equal(infer(one, ids()), infer(two, ids()))
 
 
 def test_functional_call_reaches_base_and_factors() -> None:
     model = randomise(Tiny(width=6)).eval()
-    adapter = tf.adapt(model, qkv_plan(), TT, route="activation")
+    adapter = adapt(model, qkv_plan(), TT, route="activation")
     draw(adapter)
     state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     adapted = infer(model, ids())
@@ -199,7 +210,7 @@ def test_functional_call_reaches_base_and_factors() -> None:
 def test_delta_is_the_increment_with_its_scale() -> None:
     model = randomise(layers())
     base = state_bits(model)
-    adapter = tf.adapt(model, layers_plan(), TT, scale=-2.5)
+    adapter = adapt(model, layers_plan(), TT, scale=-2.5)
     draw(adapter)
     increment, weight = adapter.delta("0.weight"), model.state_dict()["0.weight"]
     assert bits(weight) == base["0.weight"]
@@ -211,19 +222,19 @@ def test_delta_is_the_increment_with_its_scale() -> None:
 
 
 def test_formats_and_scales_may_differ_by_group() -> None:
-    rules = {name: tf.Rule(f"blocks.{{layer}}.{name}.weight", "out in") for name in ("proj", "fc1")}
-    plan = tf.TensorizationPlan(tuple(tf.Group(name, "layer in out", (rule,)) for name, rule in rules.items()))
+    rules = {name: Rule(f"blocks.{{layer}}.{name}.weight", "out in") for name in ("proj", "fc1")}
+    plan = TensorizationPlan(tuple(Group(name, "layer in out", (rule,)) for name, rule in rules.items()))
     model = Tiny()
-    adapter = tf.adapt(model, plan, {"proj": tf.CP(3), "fc1": tf.Tucker(2)}, scale={"proj": 2, "fc1": 0.5})
+    adapter = adapt(model, plan, {"proj": CP(3), "fc1": Tucker(2)}, scale={"proj": 2, "fc1": 0.5})
     assert adapter.scales == {"proj": 2.0, "fc1": 0.5}
     assert adapter.num_parameters == adapter.resolved.num_parameters(adapter.formats) == 3 * 10 + (4 + 8 + 16 + 8)
     with refused(FormatError, "'fcc'"):
-        tf.adapt(Tiny(), plan, tf.CP(1), scale={"proj": 1.0, "fcc": 2.0})
+        adapt(Tiny(), plan, CP(1), scale={"proj": 1.0, "fcc": 2.0})
 
 
 def test_printing_a_model_names_the_formats_and_the_count() -> None:
     model = layers()
-    tf.adapt(model, layers_plan(), TT)
+    adapt(model, layers_plan(), TT)
     assert "TensorTrain(rank=2), 32 parameters on 2 weights" in repr(model)
 
 
@@ -242,7 +253,7 @@ def test_the_explanation_counts_every_parameter_once(adaptation: Adaptation) -> 
 
 @pytest.mark.parametrize("tokens", [0, -1, 1.5, True, "1", None])
 def test_tokens_are_a_count(tokens: Any) -> None:
-    adapter = tf.adapt(layers(), layers_plan(), TT)
+    adapter = adapt(layers(), layers_plan(), TT)
     with refused(AdaptError, "tokens", repr(tokens), fix=False):
         adapter.explain(tokens)
 
@@ -251,7 +262,7 @@ def test_any_optimizer_of_opt_einsum_gives_the_same_model() -> None:
     outputs = []
     for optimize in ("auto", "greedy", "dp"):
         model = randomise(Tiny(width=6))
-        draw(tf.adapt(model, qkv_plan(), TT, optimize=optimize))
+        draw(adapt(model, qkv_plan(), TT, optimize=optimize))
         outputs.append(infer(model, ids()))
     assert all(difference(output, outputs[0]) < 1e-5 for output in outputs)
 
@@ -269,7 +280,7 @@ def test_any_optimizer_of_opt_einsum_gives_the_same_model() -> None:
 )
 def test_the_head_that_trains(train_head: Any, head: set[str]) -> None:
     model = Tiny()
-    adapter = tf.adapt(model, qkv_plan(), TT, train_head=train_head)
+    adapter = adapt(model, qkv_plan(), TT, train_head=train_head)
     assert set(adapter.head) == head
     assert {n for n, p in model.named_parameters() if p.requires_grad and not n.startswith("tensorfact.")} == head
 
@@ -277,15 +288,15 @@ def test_the_head_that_trains(train_head: Any, head: set[str]) -> None:
 def test_a_head_of_another_name_is_refused() -> None:
     model = Tiny()
     with untouched(model), refused(AdaptError, "'haed'", "did you mean 'head'?"):
-        tf.adapt(model, qkv_plan(), TT, train_head="haed")
+        adapt(model, qkv_plan(), TT, train_head="haed")
 
 
 def test_a_head_in_the_plan_is_refused() -> None:
     model = Tiny()
-    plan = tf.TensorizationPlan((tf.Group("g", "in out", (tf.Rule("head.weight", "out in"),)),))
+    plan = TensorizationPlan((Group("g", "in out", (Rule("head.weight", "out in"),)),))
     with untouched(model), refused(AdaptError, "'head.weight'", "train_head=False"):
-        tf.adapt(model, plan, TT)
-    tf.adapt(model, plan, TT, train_head=False)
+        adapt(model, plan, TT)
+    adapt(model, plan, TT, train_head=False)
 
 
 class Tied(nn.Module):
@@ -306,14 +317,14 @@ class Tied(nn.Module):
         return cast("Tensor", self.head(self.fc(self.embed(x))))
 
 
-def one_rule(param: str) -> tf.TensorizationPlan:
-    return tf.TensorizationPlan((tf.Group("g", "in out", (tf.Rule(param, "out in"),)),))
+def one_rule(param: str) -> TensorizationPlan:
+    return TensorizationPlan((Group("g", "in out", (Rule(param, "out in"),)),))
 
 
 @pytest.mark.parametrize("head_first", [False, True])
 def test_a_head_that_is_tied_trains_whatever_the_order_of_its_names(head_first: bool) -> None:
     model = Tied(head_first=head_first)
-    adapter = tf.adapt(model, one_rule("fc.weight"), tf.TensorTrain(1))
+    adapter = adapt(model, one_rule("fc.weight"), TensorTrain(1))
     assert adapter.head == ("head.weight",)
     assert model.head.weight.requires_grad
 
@@ -322,7 +333,7 @@ def test_a_head_that_is_tied_trains_whatever_the_order_of_its_names(head_first: 
 def test_a_head_that_is_in_the_plan_under_its_other_name_is_refused(head_first: bool) -> None:
     model = Tied(head_first=head_first)
     with untouched(model), refused(AdaptError):
-        tf.adapt(model, one_rule("embed.weight"), tf.TensorTrain(1))
+        adapt(model, one_rule("embed.weight"), TensorTrain(1))
 
 
 @pytest.mark.parametrize("name", ["embed.weight", "head.weight"])
@@ -330,7 +341,7 @@ def test_a_tied_parameter_is_adapted_under_all_its_names(name: str) -> None:
     model = Tied(head_first=False)
     randomise(model).double()
     x = torch.tensor([[0, 3, 6]])
-    adapter = tf.adapt(model, one_rule(name), tf.TensorTrain(2), train_head=False)
+    adapter = adapt(model, one_rule(name), TensorTrain(2), train_head=False)
     draw(adapter)
     assert torch.equal(model.embed.weight, model.head.weight)
     adapted = infer(model, x)
@@ -345,7 +356,7 @@ def test_a_tied_parameter_is_adapted_under_all_its_names(name: str) -> None:
 
 def test_merging_and_unmerging_out_of_turn_is_refused() -> None:
     model = randomise(layers())
-    adapter = tf.adapt(model, layers_plan(), TT)
+    adapter = adapt(model, layers_plan(), TT)
     with untouched(model), refused(AdaptError, "not merged", "call merge()"):
         adapter.unmerge()
     adapter.merge()
@@ -355,7 +366,7 @@ def test_merging_and_unmerging_out_of_turn_is_refused() -> None:
 
 @pytest.mark.parametrize("use", ["merge", "unmerge", "remove", "save", "disabled"])
 def test_an_adapter_that_was_removed_is_refused(use: str, tmp_path: Any) -> None:
-    adapter = tf.adapt(layers(), layers_plan(), TT)
+    adapter = adapt(layers(), layers_plan(), TT)
     adapter.remove()
     with refused(AdaptError, "removed"):
         if use == "save":
@@ -371,23 +382,23 @@ def test_an_adapter_that_was_removed_is_refused(use: str, tmp_path: Any) -> None
 def test_a_model_that_is_adapted_is_not_adapted_again(again: str) -> None:
     child = randomise(layers())
     parent = nn.Sequential(child)
-    tf.adapt(child, layers_plan(), TT)
+    adapt(child, layers_plan(), TT)
     target: nn.Module = {"root": child, "child": child[0], "parent": parent}[again]
     plan = one_rule("weight") if again == "child" else one_rule("0.weight" if again == "root" else "0.0.weight")
     with untouched(parent), refused(AdaptError, "adapted already", "remove()"):
-        tf.adapt(target, plan, TT)
+        adapt(target, plan, TT)
 
 
 def test_a_model_with_an_attribute_of_the_adapter_s_name_is_refused() -> None:
     model = layers()
     model.tensorfact = "taken"  # type: ignore[assignment]
     with untouched(model), refused(AdaptError, "tensorfact"):
-        tf.adapt(model, layers_plan(), TT)
+        adapt(model, layers_plan(), TT)
 
 
 def test_a_failed_merge_restores_every_weight(monkeypatch: pytest.MonkeyPatch) -> None:
     model = randomise(layers(4))
-    adapter = tf.adapt(model, layers_plan(), TT)
+    adapter = adapt(model, layers_plan(), TT)
     draw(adapter)
     slot = adapter._slots["2.weight"]
 
@@ -404,14 +415,14 @@ def test_a_failed_merge_restores_every_weight(monkeypatch: pytest.MonkeyPatch) -
 
 
 BAD: list[Any] = [
-    ({"format": tf.TensorTrain(7)}, RankError, ["bond 1 <= 6", "rank=7"]),
-    ({"format": tf.MatrixBatch(7)}, RankError, ["rank <= 6", "rank=7"]),
-    ({"format": tf.Tucker((3, 1, 1))}, RankError, ["layer <= 2", "rank=(3, 1, 1)"]),
-    ({"format": tf.CP(13)}, RankError, ["terms <= 12", "rank=13"]),
+    ({"format": TensorTrain(7)}, RankError, ["bond 1 <= 6", "rank=7"]),
+    ({"format": MatrixBatch(7)}, RankError, ["rank <= 6", "rank=7"]),
+    ({"format": Tucker((3, 1, 1))}, RankError, ["layer <= 2", "rank=(3, 1, 1)"]),
+    ({"format": CP(13)}, RankError, ["terms <= 12", "rank=13"]),
     ({"format": "tt"}, FormatError, ["'tt'", "TensorTrain"]),
-    ({"format": tf.TensorTrain}, FormatError, ["TensorTrain"]),
+    ({"format": TensorTrain}, FormatError, ["TensorTrain"]),
     ({"format": {"stak": TT}}, FormatError, ["'stak'", "'stack'"]),
-    ({"format": tf.TensorTrain(1, order=("in", "out"))}, FormatError, ["('in', 'out')"]),
+    ({"format": TensorTrain(1, order=("in", "out"))}, FormatError, ["('in', 'out')"]),
     *[({"scale": s}, AdaptError, ["scale", repr(s)]) for s in (NAN, INFINITY, -INFINITY, True, "1", None)],
     ({"scale": {"stack": NAN}}, AdaptError, ["scale", "nan"]),
     ({"scale": {"stak": 1.0}}, FormatError, ["scale", "'stak'"]),
@@ -429,20 +440,20 @@ def test_a_bad_argument_is_named_and_leaves_the_model_untouched(
     model.get_parameter("1.bias").requires_grad_(False)
     arguments: dict[str, Any] = {"format": TT, **options}
     with untouched(model), refused(kind, *words, fix="order" not in str(options)):
-        tf.adapt(model, layers_plan(), **arguments)
+        adapt(model, layers_plan(), **arguments)
 
 
 @pytest.mark.parametrize("thing", [None, "model", Tensor, nn.Linear])
 def test_what_is_no_model_is_refused(thing: Any) -> None:
     with refused(AdaptError, "model", type(thing).__name__, fix=False):
-        tf.adapt(thing, layers_plan(), TT)
+        adapt(thing, layers_plan(), TT)
 
 
 @pytest.mark.parametrize("seed", ["0", 1.5, object()])
 def test_what_is_no_seed_is_refused(seed: Any) -> None:
     model = layers()
     with untouched(model), refused(AdaptError, "seed", repr(seed), fix=False):
-        tf.adapt(model, layers_plan(), TT, seed=seed)
+        adapt(model, layers_plan(), TT, seed=seed)
 
 
 class Final(nn.Linear):
@@ -474,35 +485,35 @@ def test_a_module_that_cannot_be_adapted_is_refused(
     make: Callable[[], nn.Module], param: str, words: list[str]
 ) -> None:
     model = nn.Sequential(nn.Linear(6, 6), make())
-    plan = tf.TensorizationPlan(
+    plan = TensorizationPlan(
         (
-            tf.Group("a", "in out", (tf.Rule("0.weight", "out in"),)),
-            tf.Group("b", "in out", (tf.Rule(f"1.{param}", "out in"),)),
+            Group("a", "in out", (Rule("0.weight", "out in"),)),
+            Group("b", "in out", (Rule(f"1.{param}", "out in"),)),
         )
     )
     with untouched(model), refused(AdaptError, *words):
-        tf.adapt(model, plan, tf.TensorTrain(1))
+        adapt(model, plan, TensorTrain(1))
 
 
 def test_a_module_whose_class_cannot_be_changed_leaves_the_model_untouched() -> None:
     model = nn.Sequential(nn.Linear(6, 6), Final(6, 6), nn.Linear(6, 6))
     with untouched(model), pytest.raises((TensorfactError, TypeError)):
-        tf.adapt(model, layers_plan(), TT)
+        adapt(model, layers_plan(), TT)
 
 
 @pytest.mark.parametrize("name", ["values", "keys", "items", "train", "training", "type", "forward"])
 def test_a_group_is_not_named_like_an_attribute_of_a_module(name: str) -> None:
     """torch walks a path such as `tensorfact.factors.NAME` by attributes."""
     with refused(PlanError, repr(name), "attribute"):
-        tf.Group(name, "layer in out", (tf.Rule("{layer}.weight", "out in"),))
+        Group(name, "layer in out", (Rule("{layer}.weight", "out in"),))
 
 
 @pytest.mark.parametrize("name", ["encoder", "key", "a group"])
 def test_torch_finds_factors_by_their_names_whatever_the_group_s(name: str) -> None:
     """`functional_call`, `get_submodule` and `get_parameter` walk a path by attributes."""
-    plan = tf.TensorizationPlan((tf.Group(name, "layer in out", (tf.Rule("{layer}.weight", "out in"),)),))
+    plan = TensorizationPlan((Group(name, "layer in out", (Rule("{layer}.weight", "out in"),)),))
     model = randomise(layers())
-    adapter = tf.adapt(model, plan, TT, seed=0)
+    adapter = adapt(model, plan, TT, seed=0)
     draw(adapter)
     x = torch.ones(2, 6)
     state = {key: tensor.detach() for key, tensor in model.state_dict().items()}
@@ -517,28 +528,28 @@ def test_a_default_device_does_not_decide_where_factors_live(tmp_path: Any) -> N
     """They live where the base weights do; `meta`, which holds no numbers, stands for any other device."""
     model, twin = randomise(layers()), randomise(layers())
     with torch.device("meta"):
-        adapter = tf.adapt(model, layers_plan(), TT, seed=0)
+        adapter = adapt(model, layers_plan(), TT, seed=0)
     draw(adapter)
     with torch.device("meta"):
         adapter.merge()
         adapter.unmerge()
         adapter.save(tmp_path / "file")
-        tf.load_adapter(twin, tmp_path / "file")
+        load_adapter(twin, tmp_path / "file")
     assert {p.device.type for p in twin.parameters()} == {"cpu"}
     x = torch.ones(2, 6)
     assert torch.equal(infer(twin, x), infer(model, x))
 
 
 def test_a_partition_value_holds_no_dot() -> None:
-    rule = tf.Rule("{layer}.weight", "out in", kind="a.b")
-    plan = tf.TensorizationPlan((tf.Group("g", "layer in out", (rule,), partition="kind"),))
+    rule = Rule("{layer}.weight", "out in", kind="a.b")
+    plan = TensorizationPlan((Group("g", "layer in out", (rule,), partition="kind"),))
     with refused(PlanError, "'a.b' holds a dot"):
-        tf.adapt(layers(), plan, TT)
+        adapt(layers(), plan, TT)
 
 
 @pytest.mark.parametrize("value", ["a b", "[0]", "", 3, -1])
 def test_a_partition_may_have_any_value(value: Any) -> None:
-    rule = tf.Rule("{layer}.weight", "out in", kind=value)
-    plan = tf.TensorizationPlan((tf.Group("g", "layer in out", (rule,), partition="kind"),))
-    adapter = tf.adapt(layers(), plan, TT)
+    rule = Rule("{layer}.weight", "out in", kind=value)
+    plan = TensorizationPlan((Group("g", "layer in out", (rule,), partition="kind"),))
+    adapter = adapt(layers(), plan, TT)
     assert list(adapter.formats) == [f"g[{value}]"]

@@ -13,22 +13,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import tensorfact as tf
+from tensorfact import CP, Format, MatrixBatch, TensorTrain, Tucker
 from tensorfact.algebra import Term, bases
 from tensorfact.algebra.bases import compress
 from tensorfact.algebra.direct_sum import direct_sum
 from tensorfact.algebra.recompression import recompress
 from tensorfact.errors import RankError
 from tensorfact.lab.measure import LiveBytes
+from tensorfact.network import Core, Mode, Network
 
 from .helpers import difference, refused
 from .strategies import FORMATS, formats, modes
 
-EXACT: list[type[tf.Format]] = [tf.TensorTrain, tf.Tucker, tf.MatrixBatch]
-VIT_L = (tf.Mode("(layer role)", 288, "stack"), tf.Mode("in", 1024, "in"), tf.Mode("out", 1024, "out"))
+EXACT: list[type[Format]] = [TensorTrain, Tucker, MatrixBatch]
+VIT_L = (Mode("(layer role)", 288, "stack"), Mode("in", 1024, "in"), Mode("out", 1024, "out"))
 
 
-def term(format: tf.Format, drawn: Sequence[tf.Mode], seed: int = 0, weight: float = 1.0) -> Term:
+def term(format: Format, drawn: Sequence[Mode], seed: int = 0, weight: float = 1.0) -> Term:
     generator = torch.Generator().manual_seed(seed)
     network = format.network(drawn)
     cores = {n: torch.randn(s, generator=generator, dtype=torch.float64) for n, s in network.shapes().items()}
@@ -36,7 +37,7 @@ def term(format: tf.Format, drawn: Sequence[tf.Mode], seed: int = 0, weight: flo
 
 
 @st.composite
-def sums(draw: st.DrawFn) -> tuple[tuple[tf.Mode, ...], list[Term]]:
+def sums(draw: st.DrawFn) -> tuple[tuple[Mode, ...], list[Term]]:
     """Draw modes, and one to three factored tensors on them, of any formats."""
     drawn = draw(modes())
     count = draw(st.integers(1, 3))
@@ -97,9 +98,9 @@ def test_a_tolerance_is_kept(cut: bool, kind: Any, data: st.DataObject, toleranc
 
 @settings(max_examples=8)
 @given(modes(most=3), st.sampled_from([0.2, 0.7]))
-def test_cp_keeps_a_tolerance_too(drawn: tuple[tf.Mode, ...], tolerance: float) -> None:
-    terms = [term(tf.Tucker(1), drawn), term(tf.Tucker(1), drawn, seed=1, weight=0.5)]
-    found = recompress(terms, drawn, tf.CP("full"), tolerance=tolerance)
+def test_cp_keeps_a_tolerance_too(drawn: tuple[Mode, ...], tolerance: float) -> None:
+    terms = [term(Tucker(1), drawn), term(Tucker(1), drawn, seed=1, weight=0.5)]
+    found = recompress(terms, drawn, CP("full"), tolerance=tolerance)
     assert relative(found.dense(), dense(terms)) <= tolerance + 1e-9
 
 
@@ -110,7 +111,7 @@ def test_it_is_what_decomposing_the_dense_tensor_gives(kind: Any, data: st.DataO
     drawn, terms = data.draw(sums())
     format = data.draw(formats(drawn, [kind]))
     found, direct = recompress(terms, drawn, format), format.decompose(dense(terms), drawn)
-    if kind is tf.Tucker:  # its iterations may end in different places
+    if kind is Tucker:  # its iterations may end in different places
         assert found.error <= direct.error * math.sqrt(len(drawn)) + 1e-9
     else:
         assert found.error == pytest.approx(direct.error, rel=1e-6, abs=1e-9)
@@ -151,19 +152,19 @@ def test_a_direct_sum_is_the_sum_and_its_bonds_add(kind: Any, data: st.DataObjec
         leg: n if leg in terms[0].network.output else n + terms[1].network.sizes[leg]
         for leg, n in terms[0].network.sizes.items()
     }
-    whole = Term(tf.Network(terms[0].network.cores, terms[0].network.output, sizes), cores)
+    whole = Term(Network(terms[0].network.cores, terms[0].network.output, sizes), cores)
     assert difference(whole.dense(), dense(terms)) < 1e-10
 
 
 def test_no_direct_sum_of_cores_without_a_common_bond() -> None:
-    network = tf.Network((tf.Core("a", ("i",)), tf.Core("b", ("j",), "zero")), ("i", "j"), {"i": 2, "j": 3})
+    network = Network((Core("a", ("i",)), Core("b", ("j",), "zero")), ("i", "j"), {"i": 2, "j": 3})
     cores = {"a": torch.ones(2), "b": torch.ones(3)}
     assert direct_sum([Term(network, cores), Term(network, cores)]) is None
 
 
 def test_bases_are_orthonormal_and_hold_everything() -> None:
-    drawn = (tf.Mode("l", 6, "stack"), tf.Mode("in", 20, "in"), tf.Mode("out", 30, "out"))
-    only = term(tf.TensorTrain(2), drawn)
+    drawn = (Mode("l", 6, "stack"), Mode("in", 20, "in"), Mode("out", 30, "out"))
+    only = term(TensorTrain(2), drawn)
     found = compress([only], {"in": 20, "out": 30})
     assert found.core.shape == (6, 2, 2)
     assert found.dropped == 0
@@ -175,9 +176,9 @@ def test_bases_are_orthonormal_and_hold_everything() -> None:
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_a_tolerance_that_a_rank_does_not_reach_is_refused(kind: Any) -> None:
-    drawn = (tf.Mode("l", 3, "stack"), tf.Mode("in", 4, "in"), tf.Mode("out", 5, "out"))
+    drawn = (Mode("l", 3, "stack"), Mode("in", 4, "in"), Mode("out", 5, "out"))
     with refused(RankError, "tolerance 0.001"):
-        recompress([term(tf.MatrixBatch(4), drawn)], drawn, kind(1), tolerance=1e-3)
+        recompress([term(MatrixBatch(4), drawn)], drawn, kind(1), tolerance=1e-3)
 
 
 @given(data=st.data())
@@ -189,18 +190,18 @@ def test_zero_stays_zero(data: st.DataObject) -> None:
 
 def test_rounding_a_large_train_takes_little_memory() -> None:
     """Less than a twentieth of the dense tensor: 64 to 16 on ViT-L. How long it takes is in the benchmarks."""
-    large = term(tf.TensorTrain(64), VIT_L)
+    large = term(TensorTrain(64), VIT_L)
     with LiveBytes() as live:
-        found = recompress([large], VIT_L, tf.TensorTrain(16))
+        found = recompress([large], VIT_L, TensorTrain(16))
     dense_bytes = 4 * math.prod(mode.size for mode in VIT_L)
     assert live.peak < 0.05 * dense_bytes
     assert found.num_parameters == 106_496
 
 
-@pytest.mark.parametrize("format", [tf.TensorTrain(16), tf.Tucker(16), tf.CP(8)], ids=str)
-def test_lora_of_all_layers_becomes_one_tensor_without_forming_it(format: tf.Format) -> None:
-    drawn = (tf.Mode("(layer role)", 96, "stack"), tf.Mode("in", 512, "in"), tf.Mode("out", 512, "out"))
-    lora = term(tf.MatrixBatch(6), drawn)  # 576 columns on 512 rows: no QR makes a mode smaller
+@pytest.mark.parametrize("format", [TensorTrain(16), Tucker(16), CP(8)], ids=str)
+def test_lora_of_all_layers_becomes_one_tensor_without_forming_it(format: Format) -> None:
+    drawn = (Mode("(layer role)", 96, "stack"), Mode("in", 512, "in"), Mode("out", 512, "out"))
+    lora = term(MatrixBatch(6), drawn)  # 576 columns on 512 rows: no QR makes a mode smaller
     with LiveBytes() as live:
         found = recompress([lora], drawn, format)
     assert live.peak < 8 * math.prod(mode.size for mode in drawn) // 2, "fp64 dense"

@@ -12,8 +12,9 @@ import timm
 import torch
 from torch import nn
 
-import tensorfact as tf
+from tensorfact import TensorTrain, adapt, compare, fit, lab, plan_for
 from tensorfact.errors import AdaptError
+from tensorfact.lab import digits
 from tensorfact.lab.baselines import (
     BASELINES,
     Adapters,
@@ -158,16 +159,16 @@ def test_what_cannot_take_a_baseline_is_refused() -> None:
                 method.attach(other, 0)
             assert [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in other.modules()] == hooks
     adapted = small()
-    tf.adapt(adapted, tf.plan_for(adapted), tf.TensorTrain(2))
+    adapt(adapted, plan_for(adapted), TensorTrain(2))
     for method in (Adapters(), BitFit()):
         with refused(AdaptError, "adapted already"):
             method.attach(adapted, 0)
 
 
 def test_baselines_are_rows_of_a_comparison() -> None:
-    model = tf.nano()
+    model = lab.nano()
     rows: list[Any] = [BitFit(), Adapters(4), AdaptFormer(4), PromptTuning(3)]
-    found = tf.compare(model, tf.digits(model, train=16, val=8), [], seeds=[0], epochs=1, baselines=rows)
+    found = compare(model, digits(model, train=16, val=8), [], seeds=[0], epochs=1, baselines=rows)
     assert [row.label for row in found.rows] == ["bitfit", "adapter h=4", "adaptformer h=4", "vpt-shallow p=3"]
 
 
@@ -188,13 +189,13 @@ def test_nothing_goes_on_top_of_a_baseline(under: bool) -> None:
             with refused(AdaptError, f"model{'.0' if under else ''}.baseline.remove()"):
                 method.attach(whole, 0)
         with refused(AdaptError, "baseline"):
-            tf.adapt(whole, tf.plan_for(whole), tf.TensorTrain(2))
-    nano = tf.nano()
+            adapt(whole, plan_for(whole), TensorTrain(2))
+    nano = lab.nano()
     Adapters(2).attach(nano, 0)
-    data: Any = tf.digits(nano, train=16, val=8)
-    for formats, rows in (((), [LinearProbe()]), ((tf.TensorTrain(2),), ())):
+    data: Any = digits(nano, train=16, val=8)
+    for formats, rows in (((), [LinearProbe()]), ((TensorTrain(2),), ())):
         with refused(AdaptError, "baseline"):
-            tf.compare(nano, data, formats, seeds=[0], epochs=1, baselines=cast("Any", rows))
+            compare(nano, data, formats, seeds=[0], epochs=1, baselines=cast("Any", rows))
 
 
 def test_a_module_named_baseline_is_the_models_own() -> None:
@@ -203,7 +204,7 @@ def test_a_module_named_baseline_is_the_models_own() -> None:
     with untouched(model), refused(AdaptError, "of its own"):
         Adapters(2).attach(model, 0)
     LinearProbe().attach(model, 0)
-    tf.adapt(model, tf.plan_for(model), tf.TensorTrain(2))
+    adapt(model, plan_for(model), TensorTrain(2))
 
 
 @pytest.mark.parametrize("method", [LinearProbe(), BitFit(), FullFineTuning()], ids=lambda method: method.label)
@@ -213,7 +214,7 @@ def test_statistics_that_train_are_stored(method: Method, tmp_path: Path) -> Non
     before = copy.deepcopy(model)
     trained = method.attach(model, 0)
     data = torch.utils.data.TensorDataset(torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 0]))
-    tf.fit(model, data, None, epochs=1, batch_size=2)
+    fit(model, data, None, epochs=1, batch_size=2)
     trained.save(tmp_path / "file")
     before.load_state_dict(read_tensors(tmp_path / "file"), strict=False)
     assert snapshot(before)["state"] == snapshot(model)["state"]

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import torch
 
-import tensorfact as tf
+from tensorfact.formats import BlockTerm
+from tensorfact.network import Mode
 from tensorfact.testing import check_format
 
-MODES = (tf.Mode("layer", 3, "stack"), tf.Mode("in", 4, "in"), tf.Mode("out", 5, "out"))
+MODES = (Mode("layer", 3, "stack"), Mode("in", 4, "in"), Mode("out", 5, "out"))
 
-test_laws = check_format(tf.BlockTerm(rank=2, blocks=2)).as_test()
+test_laws = check_format(BlockTerm(rank=2, blocks=2)).as_test()
 
 
 def test_the_count_is_the_closed_form() -> None:
-    assert tf.BlockTerm(rank=(2, 3, 4), blocks=7).num_parameters(MODES) == 7 * (3 * 2 + 4 * 3 + 5 * 4 + 2 * 3 * 4)
+    assert BlockTerm(rank=(2, 3, 4), blocks=7).num_parameters(MODES) == 7 * (3 * 2 + 4 * 3 + 5 * 4 + 2 * 3 * 4)
 
 
 def test_it_is_a_sum_of_tucker_terms() -> None:
-    found = tf.BlockTerm(rank=2, blocks=2).decompose(torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0)))
+    found = BlockTerm(rank=2, blocks=2).decompose(torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0)))
     u1, u2, core, u3 = (found.cores[name] for name in ("U1", "U2", "C", "U3"))
     expected = sum(torch.einsum("ix,ly,oz,yxz->lio", u1[b], u2[b], u3[b], core[b]) for b in range(2))
     torch.testing.assert_close(found.dense(), expected, atol=1e-5, rtol=1e-5)

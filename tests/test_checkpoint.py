@@ -17,8 +17,20 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-import tensorfact as tf
+from tensorfact import (
+    CP,
+    AdapterState,
+    Group,
+    MatrixBatch,
+    Rule,
+    TensorizationPlan,
+    TensorTrain,
+    Tucker,
+    adapt,
+    load_adapter,
+)
 from tensorfact.errors import AdaptError, CheckpointError, FingerprintError, FormatError, TensorfactError
+from tensorfact.lab import nano
 from tensorfact.storage import files
 from tensorfact.storage.description import AdapterDescription, fingerprint
 from tensorfact.storage.files import read_header, read_tensors, write_tensors
@@ -38,12 +50,12 @@ from .helpers import (
     untouched,
 )
 
-PLAN = tf.TensorizationPlan(
+PLAN = TensorizationPlan(
     (
-        tf.Group(
+        Group(
             "g",
             "(layer role) in out",
-            (tf.Rule("blocks.{layer}.qkv.weight", "(role out) in", role=["q", None, "v"]),),
+            (Rule("blocks.{layer}.qkv.weight", "(role out) in", role=["q", None, "v"]),),
         ),
     )
 )
@@ -57,7 +69,7 @@ def base(seed: int = 0) -> nn.Module:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with one saved adapter, and room for copies of it."""
     path = tmp_path_factory.mktemp("adapters")
-    adapter = tf.adapt(base(), PLAN, tf.TensorTrain(2), scale=0.5, dropout=0.1)
+    adapter = adapt(base(), PLAN, TensorTrain(2), scale=0.5, dropout=0.1)
     draw(adapter)
     adapter.save(path / "saved")
     return path
@@ -87,7 +99,7 @@ def rewritten(
 def test_a_file_describes_the_adapter_without_a_model(saved: Path) -> None:
     file = AdapterDescription.read(saved)
     assert file.plan == PLAN
-    assert file.formats == {"g": tf.TensorTrain(2)}
+    assert file.formats == {"g": TensorTrain(2)}
     assert file.scales == {"g": 0.5}
     assert file.dropout == 0.1
     assert file.shapes == {
@@ -99,9 +111,9 @@ def test_a_file_describes_the_adapter_without_a_model(saved: Path) -> None:
 
 def test_loading_gives_options_factors_and_head_back(saved: Path) -> None:
     model = base()
-    adapter = tf.load_adapter(model, saved)
+    adapter = load_adapter(model, saved)
     assert (adapter.plan, adapter.formats, adapter.scales, adapter.dropout) == (
-        PLAN, {"g": tf.TensorTrain(2)}, {"g": 0.5}, 0.1,
+        PLAN, {"g": TensorTrain(2)}, {"g": 0.5}, 0.1,
     )  # fmt: skip
     tensors = read_tensors(saved)
     assert all(bits(core) == bits(tensors[f"factors.{name}"]) for name, core in adapter.named_cores().items())
@@ -116,19 +128,19 @@ def content(path: Path) -> object:
 
 
 def test_saving_what_was_loaded_writes_the_same_file(saved: Path, tmp_path: Path) -> None:
-    tf.load_adapter(base(), saved).save(tmp_path / "again")
+    load_adapter(base(), saved).save(tmp_path / "again")
     assert content(tmp_path / "again") == content(saved)
 
 
 def test_loading_leaves_the_random_state_alone(saved: Path) -> None:
     model = base()
     state = torch.get_rng_state()
-    tf.load_adapter(model, saved)
+    load_adapter(model, saved)
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_a_merged_adapter_saves_the_same_file(tmp_path: Path) -> None:
-    adapter = tf.adapt(base(), PLAN, tf.TensorTrain(2))
+    adapter = adapt(base(), PLAN, TensorTrain(2))
     draw(adapter)
     adapter.save(tmp_path / "before")
     adapter.merge()
@@ -139,7 +151,7 @@ def test_a_merged_adapter_saves_the_same_file(tmp_path: Path) -> None:
 def test_a_loaded_adapter_may_go_another_route(saved: Path) -> None:
     models = [base() for _ in range(2)]
     for model, route in zip(models, ("activation", "weight"), strict=True):
-        adapter = tf.load_adapter(model, saved, route=route)  # type: ignore[arg-type]
+        adapter = load_adapter(model, saved, route=route)  # type: ignore[arg-type]
         assert {choice.route for choice in adapter.explain().choices} == {route}
     assert torch.allclose(infer(models[0], ids()), infer(models[1], ids()), atol=1e-5)
 
@@ -147,23 +159,23 @@ def test_a_loaded_adapter_may_go_another_route(saved: Path) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_a_file_loads_onto_the_same_base_in_another_precision(saved: Path, dtype: torch.dtype) -> None:
     model, twin = base(), base().to(dtype)
-    tf.load_adapter(model, saved)
-    adapter = tf.load_adapter(twin, saved)
+    load_adapter(model, saved)
+    adapter = load_adapter(twin, saved)
     assert {p.dtype for p in adapter.parameters()} == {torch.promote_types(dtype, torch.float32)}
     coarser = torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
     assert difference(infer(twin, ids()), infer(model, ids())) < TOLERANCE[coarser]
 
 
 def test_formats_and_scales_that_differ_by_group_are_stored_apart(tmp_path: Path) -> None:
-    proj = tf.Group("proj", "in out", (tf.Rule("blocks.{layer}.proj.weight", "out in"),), partition="layer")
-    plan = tf.TensorizationPlan((*PLAN.groups, proj))
-    formats = {"g": tf.CP(2), "proj[0]": tf.MatrixBatch(1), "proj[1]": tf.Tucker((1, 2))}
+    proj = Group("proj", "in out", (Rule("blocks.{layer}.proj.weight", "out in"),), partition="layer")
+    plan = TensorizationPlan((*PLAN.groups, proj))
+    formats = {"g": CP(2), "proj[0]": MatrixBatch(1), "proj[1]": Tucker((1, 2))}
     model = base()
-    adapter = tf.adapt(model, plan, formats, scale={"g": 1.0, "proj": -2.0})
+    adapter = adapt(model, plan, formats, scale={"g": 1.0, "proj": -2.0})
     draw(adapter)
     adapter.save(tmp_path / "file")
     twin = base()
-    other = tf.load_adapter(twin, tmp_path / "file")
+    other = load_adapter(twin, tmp_path / "file")
     assert (other.formats, other.scales) == (adapter.formats, adapter.scales)
     assert torch.equal(infer(twin, ids()), infer(model, ids()))
 
@@ -183,64 +195,64 @@ def test_the_fingerprint_knows_names_shapes_and_values() -> None:
 
 
 def test_another_base_model_is_refused_with_both_fingerprints(saved: Path) -> None:
-    mine, other = tf.adapt(base(), PLAN, tf.TensorTrain(2)).fingerprint, base(1)
-    theirs = tf.adapt(base(1), PLAN, tf.TensorTrain(2)).fingerprint
+    mine, other = adapt(base(), PLAN, TensorTrain(2)).fingerprint, base(1)
+    theirs = adapt(base(1), PLAN, TensorTrain(2)).fingerprint
     assert mine != theirs
     with untouched(other), refused(FingerprintError, mine, theirs, "check_base=False"):
-        tf.load_adapter(other, saved)
-    tf.load_adapter(other, saved, check_base=False)
+        load_adapter(other, saved)
+    load_adapter(other, saved, check_base=False)
 
 
 def test_a_base_that_was_merged_is_another_base(saved: Path) -> None:
     model = base()
-    adapter = tf.load_adapter(model, saved)
+    adapter = load_adapter(model, saved)
     adapter.merge()
     adapter.remove()
     with untouched(model), refused(FingerprintError):
-        tf.load_adapter(model, saved)
+        load_adapter(model, saved)
 
 
 def test_a_model_of_another_size_is_refused(saved: Path) -> None:
     model = randomise(Tiny(width=6))
     with untouched(model), pytest.raises(CheckpointError):
-        tf.load_adapter(model, saved)
+        load_adapter(model, saved)
     with untouched(model), refused(CheckpointError, "tensor 'g'", "in=4", "in=6"):
-        tf.load_adapter(model, saved, check_base=False)
+        load_adapter(model, saved, check_base=False)
 
 
 def test_a_head_of_another_size_is_refused(saved: Path) -> None:
     model = base()
     model.head = nn.Linear(4, 5)
     with untouched(model), refused(CheckpointError, "head.bias", "(5,)", "(3,)", "num_classes"):
-        tf.load_adapter(model, saved)
+        load_adapter(model, saved)
 
 
 def test_a_model_without_the_head_is_refused(saved: Path) -> None:
     model = base()
     model.head = nn.Identity()
     with untouched(model), refused(CheckpointError, "head.bias"):
-        tf.load_adapter(model, saved)
+        load_adapter(model, saved)
 
 
 def test_an_adapted_model_is_refused(saved: Path) -> None:
     model = base()
-    tf.load_adapter(model, saved)
+    load_adapter(model, saved)
     with untouched(model), refused(AdaptError, "adapted already"):
-        tf.load_adapter(model, saved)
+        load_adapter(model, saved)
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     model = base()
     write_tensors(tmp_path / "file", {"w": torch.zeros(2)}, {"kind": "training"})
     with untouched(model), refused(CheckpointError, "'adapter'", "'training'", fix=False):
-        tf.load_adapter(model, tmp_path / "file")
+        load_adapter(model, tmp_path / "file")
 
 
 @pytest.mark.parametrize("name", ["missing", "."])
 def test_a_path_that_is_no_file_is_refused(tmp_path: Path, name: str) -> None:
     model = base()
     with untouched(model), refused(CheckpointError, str(tmp_path / name)):
-        tf.load_adapter(model, tmp_path / name)
+        load_adapter(model, tmp_path / name)
 
 
 def body(**changes: Any) -> dict[str, Any]:
@@ -301,16 +313,16 @@ def test_a_well_formed_file_of_nonsense_is_refused(saved: Path, name: str) -> No
     """Its digest is right, so the error says what is wrong with it: by the plan, the format, the sizes."""
     model = base()
     with untouched(model), pytest.raises(TensorfactError):
-        tf.load_adapter(model, FOREIGN[name](saved))
+        load_adapter(model, FOREIGN[name](saved))
 
 
 @dataclasses.dataclass(frozen=True)
-class Nameless(tf.CP):
+class Nameless(CP):
     """A format that was not registered."""
 
 
 def test_a_format_without_a_name_is_not_saved(tmp_path: Path) -> None:
-    adapter = tf.adapt(base(), PLAN, Nameless(1))
+    adapter = adapt(base(), PLAN, Nameless(1))
     with refused(FormatError, "Nameless", "register_format"):
         adapter.save(tmp_path / "file")
     assert not list(tmp_path.iterdir())
@@ -319,7 +331,7 @@ def test_a_format_without_a_name_is_not_saved(tmp_path: Path) -> None:
 def test_a_model_whose_head_was_taken_off_says_so_when_saving(tmp_path: Path) -> None:
     """timm's `reset_classifier(0)` replaces the head by nothing."""
     model = base()
-    adapter = tf.adapt(model, PLAN, tf.TensorTrain(1))
+    adapter = adapt(model, PLAN, TensorTrain(1))
     model.head = nn.Identity()
     with pytest.raises(TensorfactError):
         adapter.save(tmp_path / "file")
@@ -329,7 +341,7 @@ def test_a_model_whose_head_was_taken_off_says_so_when_saving(tmp_path: Path) ->
 @pytest.mark.parametrize("where", ["missing/file", "."])
 def test_a_failed_save_leaves_adapter_and_folder_as_they_were(tmp_path: Path, where: str) -> None:
     model = base()
-    adapter = tf.adapt(model, PLAN, tf.TensorTrain(1))
+    adapter = adapt(model, PLAN, TensorTrain(1))
     with untouched(model), refused(CheckpointError, str(tmp_path / where)):
         adapter.save(tmp_path / where)
     assert not list(tmp_path.iterdir())
@@ -346,7 +358,7 @@ def test_a_flipped_bit_is_never_loaded(folder: Path, data: st.DataObject) -> Non
     (folder / "flipped").write_bytes(whole)
     model = base()
     with untouched(model), pytest.raises(CheckpointError):
-        tf.load_adapter(model, folder / "flipped")
+        load_adapter(model, folder / "flipped")
 
 
 def test_a_flipped_bit_in_the_plan_is_a_damaged_file(saved: Path) -> None:
@@ -357,7 +369,7 @@ def test_a_flipped_bit_in_the_plan_is_a_damaged_file(saved: Path) -> None:
         assert old in whole
         saved.write_bytes(whole.replace(old, new))
         with untouched(model), pytest.raises(CheckpointError):
-            tf.load_adapter(model, saved)
+            load_adapter(model, saved)
 
 
 @settings(max_examples=60)
@@ -367,16 +379,16 @@ def test_a_truncated_file_is_never_loaded(folder: Path, data: st.DataObject) -> 
     (folder / "cut").write_bytes(whole[: data.draw(st.integers(0, len(whole) - 1))])
     model = base()
     with untouched(model), refused(CheckpointError, str(folder / "cut")):
-        tf.load_adapter(model, folder / "cut")
+        load_adapter(model, folder / "cut")
 
 
 def test_layers_of_a_sequential_are_saved_and_loaded_by_their_numbers(tmp_path: Path) -> None:
     model = randomise(layers(3))
-    adapter = tf.adapt(model, layers_plan(), tf.TensorTrain(2))
+    adapter = adapt(model, layers_plan(), TensorTrain(2))
     draw(adapter)
     adapter.save(tmp_path / "file")
     twin = randomise(layers(3))
-    tf.load_adapter(twin, tmp_path / "file")
+    load_adapter(twin, tmp_path / "file")
     x = torch.randn(2, 6)
     assert torch.equal(infer(twin, x), infer(model, x))
 
@@ -387,12 +399,12 @@ def test_the_running_statistics_of_a_head_are_saved(tmp_path: Path) -> None:
         head = nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, 2))
         return nn.Sequential(OrderedDict(body=nn.Linear(6, 6), head=head))
 
-    plan = tf.TensorizationPlan((tf.Group("g", "in out", (tf.Rule("body.weight", "out in"),)),))
+    plan = TensorizationPlan((Group("g", "in out", (Rule("body.weight", "out in"),)),))
     model, twin, x = build(), build(), torch.randn(32, 6) * 3 + 1
-    adapter = tf.adapt(model, plan, tf.TensorTrain(2), train_head="head", seed=0)
+    adapter = adapt(model, plan, TensorTrain(2), train_head="head", seed=0)
     model.train()(x)
     adapter.save(tmp_path / "file")
-    tf.load_adapter(twin, tmp_path / "file")
+    load_adapter(twin, tmp_path / "file")
     assert torch.equal(infer(twin.eval(), x), infer(model.eval(), x))
 
 
@@ -400,7 +412,7 @@ def test_a_file_of_version_0_1_loads_bit_for_bit(tmp_path: Path) -> None:
     """The fixture was written by 0.1.0: a trained TT of the bundled model at rank 4, with its head."""
     fixture = Path(__file__).parent / "fixtures" / "adapter.safetensors"
     stored = load_file(fixture)
-    adapter = tf.load_adapter(tf.nano(), fixture)
+    adapter = load_adapter(nano(), fixture)
     loaded = adapter.state.tensors
     assert loaded.keys() == stored.keys()
     assert all(torch.equal(loaded[name], stored[name]) for name in stored)
@@ -419,9 +431,9 @@ def test_a_file_is_opened_for_its_header_and_for_its_tensors_and_never_again(
         return opening(path)
 
     monkeypatch.setattr(files, "_opened", counted)
-    tf.load_adapter(base(), saved)
+    load_adapter(base(), saved)
     assert len(opened) == 2
-    tf.AdapterState.load(saved)
+    AdapterState.load(saved)
     assert len(opened) == 4
     AdapterDescription.read(saved)
     assert len(opened) == 5
@@ -434,14 +446,14 @@ def test_a_file_that_does_not_fit_is_refused_before_a_tensor_is_read(
     model = randomise(Tiny(width=6))
     for check_base in (True, False):
         with untouched(model), pytest.raises(CheckpointError):
-            tf.load_adapter(model, saved, check_base=check_base)
+            load_adapter(model, saved, check_base=check_base)
 
 
 def test_a_state_in_memory_is_held_against_the_model_as_a_file_is(saved: Path) -> None:
-    state, model = tf.AdapterState.load(saved), base(1)
+    state, model = AdapterState.load(saved), base(1)
     with untouched(model), refused(FingerprintError, "the adapter", "check_base=False"):
-        tf.load_adapter(model, state)
-    first, second = (tf.load_adapter(base(), source) for source in (saved, state))
+        load_adapter(model, state)
+    first, second = (load_adapter(base(), source) for source in (saved, state))
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
-    third = tf.load_adapter(base(), first)  # and so may be the adapter of another model
+    third = load_adapter(base(), first)  # and so may be the adapter of another model
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), third.parameters(), strict=True))

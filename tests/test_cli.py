@@ -13,8 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import tensorfact as tf
+from tensorfact import AdapterState, TensorTrain, adapt, load_adapter, plan_for
 from tensorfact.cli import main
+from tensorfact.lab import nano
 
 
 @dataclasses.dataclass
@@ -59,8 +60,8 @@ def refused(run: Run) -> Callable[..., str]:
 @pytest.fixture(scope="module")
 def adapter_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("cli") / "adapter.safetensors"
-    model = tf.nano()
-    adapter = tf.adapt(model, tf.plan_for(model), tf.TensorTrain(rank=4), seed=0)
+    model = nano()
+    adapter = adapt(model, plan_for(model), TensorTrain(rank=4), seed=0)
     with torch.no_grad():
         for number, core in enumerate(adapter.parameters()):
             core.copy_(torch.randn(core.shape, generator=torch.Generator().manual_seed(number)) / 10)
@@ -126,9 +127,9 @@ def test_merge_writes_the_weights_of_the_merged_model(run: Run, adapter_file: Pa
     out = tmp_path / "merged.safetensors"
     result = run("merge", "nano", adapter_file, "-o", out)
     assert result.returncode == 0, result.stderr
-    model, x = tf.nano(), torch.randn(2, 1, 28, 28)
-    tf.load_adapter(model, adapter_file)
-    plain = tf.nano(pretrained=False)
+    model, x = nano(), torch.randn(2, 1, 28, 28)
+    load_adapter(model, adapter_file)
+    plain = nano(pretrained=False)
     plain.load_state_dict(load_file(out))
     torch.testing.assert_close(plain(x), model(x))
 
@@ -186,7 +187,7 @@ def test_a_mistake_is_one_line_and_exit_code_two(
 
 def test_merge_refuses_another_base(refused: Callable[..., str], adapter_file: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.safetensors"
-    save_file({name: tensor + 0.1 for name, tensor in tf.nano().state_dict().items()}, other)
+    save_file({name: tensor + 0.1 for name, tensor in nano().state_dict().items()}, other)
     line = refused("merge", "nano", adapter_file, "-o", tmp_path / "out.safetensors", "--checkpoint", other)
     assert "made for another base model" in line
     assert not (tmp_path / "out.safetensors").exists()
@@ -214,8 +215,8 @@ VERBS = (
 @pytest.fixture(scope="module")
 def tuned_file(adapter_file: Path) -> Path:
     """Return weights that an adapter was merged into, and a bias that was tuned besides."""
-    model = tf.nano()
-    adapter = tf.load_adapter(model, adapter_file)
+    model = nano()
+    adapter = load_adapter(model, adapter_file)
     adapter.merge()
     adapter.remove()
     with torch.no_grad():
@@ -238,7 +239,7 @@ def test_files_are_rounded_converted_and_combined(run: Run, adapter_file: Path, 
         assert result.returncode == 0, result.stderr
         assert format in result.stdout, result.stdout
         assert "relative error" in result.stdout
-        assert tf.load_adapter(tf.nano(), out).num_parameters < 4000
+        assert load_adapter(nano(), out).num_parameters < 4000
         out.unlink()
 
 
@@ -247,8 +248,8 @@ def test_two_files_add(run: Run, adapter_file: Path, tmp_path: Path) -> None:
     run("round", adapter_file, "--rank", "2", "--out", tmp_path / "second.safetensors")
     result = run("combine", adapter_file, f"{tmp_path / 'second.safetensors'}=-1", "--out", out, "--no-head")
     assert result.returncode == 0, result.stderr
-    assert tf.AdapterState.load(out).description.formats == {"encoder": tf.TensorTrain(6)}
-    assert not tf.AdapterState.load(out).head
+    assert AdapterState.load(out).description.formats == {"encoder": TensorTrain(6)}
+    assert not AdapterState.load(out).head
 
 
 def test_a_tuned_model_is_extracted_and_ranks_formats(
@@ -260,11 +261,11 @@ def test_a_tuned_model_is_extracted_and_ranks_formats(
     assert result.returncode == 0, result.stderr
     assert "tt rank=(4, 4)" in result.stdout
     assert "blocks.0.norm1.bias" in result.stdout
-    state = tf.AdapterState.load(out)
+    state = AdapterState.load(out)
     assert "blocks.0.norm1.bias" in state.head
-    assert state.num_parameters == tf.AdapterState.load(adapter_file).num_parameters
+    assert state.num_parameters == AdapterState.load(adapter_file).num_parameters
     base = tmp_path / "base.safetensors"
-    save_file({name: value.clone() for name, value in tf.nano().state_dict().items()}, base)
+    save_file({name: value.clone() for name, value in nano().state_dict().items()}, base)
     assert run(*words[:3], "--base", base, "--dry-run").returncode == 0
     formats = ("--format", "tt:rank=2", "--format", "tt:rank=4")
     ranked = run("compare", "--increment", tuned_file, *formats, "--out", tmp_path)
@@ -284,7 +285,7 @@ def test_lora_goes_out_and_comes_in(run: Run, adapter_file: Path, tmp_path: Path
     )
     assert result.returncode == 0, result.stderr
     assert "times fewer numbers" in result.stdout
-    assert tf.AdapterState.load(out).num_parameters == 1920
+    assert AdapterState.load(out).num_parameters == 1920
     assert "rank=2" in run("from-lora", "nano", tmp_path / "lora", "--format", "tt:rank=2", "--dry-run").stdout
 
 

@@ -11,21 +11,22 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
-import tensorfact as tf
+from tensorfact import CP, Adapter, Format, MatrixBatch, TensorTrain, Tucker, adapt, plan_for
+from tensorfact.adapters import layers
 
 from .helpers import difference, draw, infer, randomise
 from .test_timm import KNOWN, create
 
 BATCHES = (2, 3, 4, 6, 8)
-FORMAT = tf.TensorTrain(4)
+FORMAT = TensorTrain(4)
 SMALL = {"depth": 2, "img_size": 28, "patch_size": 7, "embed_dim": 96, "num_heads": 3, "num_classes": 7}
 
 
-def adapted(name: str, format: tf.Format = FORMAT, **options: Any) -> tuple[nn.Module, tf.Adapter]:
+def adapted(name: str, format: Format = FORMAT, **options: Any) -> tuple[nn.Module, Adapter]:
     """Return a timm model by its name, or a ViT of two blocks as `small`."""
     model = cast("nn.Module", timm.create_model(KNOWN[0], **SMALL)) if name == "small" else create(name)
     randomise(model).eval()
-    adapter = tf.adapt(model, tf.plan_for(model), format, seed=0, **options)
+    adapter = adapt(model, plan_for(model), format, seed=0, **options)
     draw(adapter)
     return model, adapter
 
@@ -53,9 +54,9 @@ def test_batch_sizes_share_a_graph(name: str) -> None:
     assert counter.frame_count <= 2
 
 
-@pytest.mark.parametrize("format", [tf.Tucker(2), tf.CP(2), tf.MatrixBatch(2)], ids=str)
+@pytest.mark.parametrize("format", [Tucker(2), CP(2), MatrixBatch(2)], ids=str)
 @pytest.mark.parametrize("route", ["activation", "weight"])
-def test_every_format_and_route_is_one_graph(format: tf.Format, route: Any) -> None:
+def test_every_format_and_route_is_one_graph(format: Format, route: Any) -> None:
     model, _ = adapted("small", format, route=route)
     counter = CompileCounterWithBackend("eager")
     compiled = torch.compile(model, backend=counter, fullgraph=True)
@@ -114,3 +115,8 @@ def test_inductor_gives_the_same_numbers() -> None:
     compiled = cast("nn.Module", torch.compile(model, fullgraph=True))
     for x in inputs("small")[:3]:
         assert difference(infer(compiled, x), infer(model, x)) < 1e-3
+
+
+def test_the_mark_of_a_constant_function_is_that_of_torch() -> None:
+    """It is set by hand, since torch's own function imports the compiler."""
+    assert vars(layers._trace) == vars(torch.compiler.assume_constant_result(lambda: None))  # type: ignore[no-untyped-call]

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-import tensorfact as tf
+from tensorfact import MatrixBatch, TensorTrain
 from tensorfact.network import Core, Cost, Cut, Mode, Network, cuts
 from tensorfact.network.cut import FEW
 
@@ -143,7 +143,7 @@ def test_many_cores_are_divided_along_their_order_only(backwards: bool) -> None:
 def test_a_plain_cut_costs_what_a_count_by_hand_says() -> None:
     """A tensor-train of rank 3 on a weight of 10 x 6: five tokens meet 6 x 3, their results 3 x 10."""
     modes = (Mode("in", 6, "in"), Mode("out", 10, "out"))
-    (cut,) = cuts(tf.TensorTrain(3).network(modes), ("in",), ("out",))
+    (cut,) = cuts(TensorTrain(3).network(modes), ("in",), ("out",))
     assert (cut.bond, cut.blocks) == (3, ())
     #           x down                  h up, added
     flops = 2 * 5 * 6 * 3 + 2 * 5 * 3 * 10
@@ -158,7 +158,7 @@ def test_a_plain_cut_costs_what_a_count_by_hand_says() -> None:
 def test_a_blocked_cut_costs_what_a_count_by_hand_says() -> None:
     """LoRA of rank 2 on q and v of a fused weight: five tokens meet 6 x 4, and a half of the result 2 x 4, twice."""
     modes = (Mode("role", 2, "stack"), Mode("in", 6, "in"), Mode("out", 4, "out"))
-    (cut,) = cuts(tf.MatrixBatch(2).network(modes), ("in",), ("role", "out"))
+    (cut,) = cuts(MatrixBatch(2).network(modes), ("in",), ("role", "out"))
     assert (cut.bond, cut.blocks, cut.over_inputs) == (4, ("role",), False)
     flops = 2 * 5 * 6 * 4 + 2 * (2 * 5 * 2 * 4)
     moved = (5 * 6 + 6 * 4 + 5 * 4) + 2 * (5 * 2 + 2 * 4 + 2 * 5 * 4)
@@ -170,7 +170,7 @@ def test_a_blocked_cut_costs_what_a_count_by_hand_says() -> None:
 
 def test_blocks_over_inputs_cost_as_much_as_over_outputs_of_the_transposed_weight() -> None:
     modes = (Mode("role", 2, "stack"), Mode("in", 6, "in"), Mode("out", 4, "out"))
-    (cut,) = cuts(tf.MatrixBatch(2).network(modes), ("role", "in"), ("out",))
+    (cut,) = cuts(MatrixBatch(2).network(modes), ("role", "in"), ("out",))
     assert (cut.bond, cut.blocks, cut.over_inputs) == (4, ("role",), True)
     flops = 2 * (2 * 5 * 6 * 2) + 2 * 5 * 4 * 4
     moved = 2 * (5 * 6 + 6 * 2 + 5 * 2) + (5 * 4 + 4 * 4 + 2 * 5 * 4)

@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-import tensorfact as tf
 from tensorfact.errors import DataError
+from tensorfact.lab import arrays, digits, few_shot, image_folder, nano, sprites, timm_dataset
 from tensorfact.lab.data.images import data_config, open_rgb
 from tensorfact.lab.data.splits import Joined, cut
 
@@ -32,7 +32,7 @@ def lay_out(root: Path, classes: tuple[str, ...] = ("a", "b")) -> Path:
 
 
 def test_digits_are_three_disjoint_parts_of_real_images() -> None:
-    data = tf.digits(tf.nano())
+    data = digits(nano())
     assert data.sizes == {"train": 800, "val": 200, "test": 797}
     seen = [tuple(x.flatten().tolist()) for part in (data.train, data.val, data.test) for x, _ in (part[0], part[1])]
     assert len(set(seen)) == len(seen)
@@ -44,12 +44,12 @@ def test_digits_are_three_disjoint_parts_of_real_images() -> None:
 def test_digits_fit_any_model() -> None:
     with torch.device("meta"):
         model = timm.create_model("vit_tiny_patch16_224")
-    assert tf.digits(model).train[0][0].shape == (3, 224, 224)
+    assert digits(model).train[0][0].shape == (3, 224, 224)
 
 
 def test_digits_leave_a_test_split() -> None:
     with pytest.raises(DataError, match="below 1797"):
-        tf.digits(tf.nano(), train=1700, val=97)
+        digits(nano(), train=1700, val=97)
 
 
 @pytest.mark.parametrize("none", [None, 0, 1, 2])
@@ -60,12 +60,12 @@ def test_parts_are_disjoint_and_one_may_be_what_is_left(none: int | None) -> Non
 
 
 def test_sizes_are_none_only_where_that_means_what_is_left() -> None:
-    images, labels, model = np.zeros((30, 8, 8)), np.arange(30), tf.nano()
-    assert tf.arrays(images, labels, model, train=None, val=5, test=7).sizes == {"train": 18, "val": 5, "test": 7}
+    images, labels, model = np.zeros((30, 8, 8)), np.arange(30), nano()
+    assert arrays(images, labels, model, train=None, val=5, test=7).sizes == {"train": 18, "val": 5, "test": 7}
     calls: list[Callable[..., Any]] = [
-        functools.partial(tf.arrays, images, labels, model, val=5),
-        functools.partial(tf.digits, model),
-        functools.partial(tf.sprites, "location", model),
+        functools.partial(arrays, images, labels, model, val=5),
+        functools.partial(digits, model),
+        functools.partial(sprites, "location", model),
     ]
     for call in calls:
         with pytest.raises(DataError, match=r"parts: expected .*integers of at least 1"):
@@ -73,7 +73,7 @@ def test_sizes_are_none_only_where_that_means_what_is_left() -> None:
 
 
 def test_image_folder_uses_the_models_own_transform(tmp_path: Path) -> None:
-    data = tf.image_folder(lay_out(tmp_path / "pets"), tf.nano())
+    data = image_folder(lay_out(tmp_path / "pets"), nano())
     assert (data.name, data.classes, data.train[0][0].shape) == ("pets", 2, (1, 28, 28))
 
 
@@ -81,14 +81,14 @@ def test_a_missing_part_is_named(tmp_path: Path) -> None:
     lay_out(tmp_path)
     (tmp_path / "val" / "a" / "one.png").unlink()
     with pytest.raises(DataError, match="val"):
-        tf.image_folder(tmp_path, tf.nano())
+        image_folder(tmp_path, nano())
 
 
 def test_a_part_with_other_classes_is_named(tmp_path: Path) -> None:
     lay_out(tmp_path)
     (tmp_path / "test" / "b").rename(tmp_path / "test" / "c")
     with pytest.raises(DataError, match="test has other classes"):
-        tf.image_folder(tmp_path, tf.nano())
+        image_folder(tmp_path, nano())
 
 
 def test_a_damaged_image_is_named(tmp_path: Path) -> None:
@@ -96,31 +96,31 @@ def test_a_damaged_image_is_named(tmp_path: Path) -> None:
     path = tmp_path / "train" / "b" / "one.png"
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(DataError, match=r"train/b/one\.png is no readable image"):
-        tf.image_folder(tmp_path, tf.nano())
+        image_folder(tmp_path, nano())
 
 
 def test_what_torchvision_passes_over_is_named_and_hidden_files_are_not(tmp_path: Path) -> None:
     folder = lay_out(tmp_path) / "train" / "b"
     for name in (".DS_Store", "._one.png"):
         (folder / name).touch()
-    assert tf.image_folder(tmp_path, tf.nano()).sizes["train"] == 2
+    assert image_folder(tmp_path, nano()).sizes["train"] == 2
     for name in ("two.avif", "notes.txt", "below/three"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).touch()
         with pytest.raises(DataError, match=f"train/b/{name} is no image by its name"):
-            tf.image_folder(tmp_path, tf.nano())
+            image_folder(tmp_path, nano())
         (folder / name).unlink()
     (folder / "below").rmdir()
     (folder / "again").symlink_to(folder)
     with pytest.raises(DataError, match="train/b/again is a link to a folder"):
-        tf.image_folder(tmp_path, tf.nano())
+        image_folder(tmp_path, nano())
 
 
 def test_an_unchecked_folder_opens_no_image_before_it_is_asked_for(tmp_path: Path) -> None:
     lay_out(tmp_path)
     path = tmp_path / "train" / "b" / "one.png"
     path.write_bytes(b"")
-    data = tf.image_folder(tmp_path, tf.nano(), check=False)
+    data = image_folder(tmp_path, nano(), check=False)
     assert data.train[0][0].shape == (1, 28, 28)
     with pytest.raises(DataError, match=r"train/b/one\.png is no readable image"):
         data.train[1]
@@ -156,14 +156,14 @@ def test_digits_are_the_ones_the_bundled_results_were_made_with() -> None:
     order = torch.randperm(1797, generator=torch.Generator().manual_seed(0))[1000:1100]
     small = torch.tensor(images, dtype=torch.float32).reshape(-1, 1, 8, 8)[order] / 16
     large = torch.nn.functional.interpolate(small, (28, 28), mode="bilinear", align_corners=False)
-    data = tf.digits(tf.nano())
+    data = digits(nano())
     x, y = next(iter(DataLoader(data.test, 100)))
     assert torch.equal(x, (large - torch.tensor(0.2860)) / torch.tensor(0.3530))
     assert y.tolist() == labels[order].tolist()
 
 
 def test_the_final_run_trains_on_train_then_val_and_fetches_batches() -> None:
-    data = tf.digits(tf.nano(), train=8, val=4)
+    data = digits(nano(), train=8, val=4)
     assert isinstance(data.final, Joined)
     x, y = next(iter(DataLoader(data.final, 12)))
     parts = [next(iter(DataLoader(part, 12))) for part in (data.train, data.val)]
@@ -181,8 +181,8 @@ def test_the_final_run_trains_on_train_then_val_and_fetches_batches() -> None:
 def test_arrays_of_bytes_and_of_numbers_are_the_same(shape: tuple[int, ...], channels: int) -> None:
     random = np.random.default_rng(0)
     pixels, labels = random.integers(0, 256, shape, dtype=np.uint8), random.integers(0, 7, 20)
-    model = tf.nano() if channels == 1 else timm.create_model("test_vit")
-    bytes_, numbers = (tf.arrays(images, labels, model, train=10, val=5) for images in (pixels, pixels / 255))
+    model = nano() if channels == 1 else timm.create_model("test_vit")
+    bytes_, numbers = (arrays(images, labels, model, train=10, val=5) for images in (pixels, pixels / 255))
     assert (bytes_.sizes, bytes_.classes) == ({"train": 10, "val": 5, "test": 5}, int(labels.max()) + 1)
     for (x, y), (other, label) in zip(samples_of(bytes_.train), samples_of(numbers.train), strict=True):
         torch.testing.assert_close(x, other)
@@ -191,7 +191,7 @@ def test_arrays_of_bytes_and_of_numbers_are_the_same(shape: tuple[int, ...], cha
 
 def test_arrays_without_resizing_are_their_own_pixels_normalised() -> None:
     images = torch.rand(4, 28, 28, 3, generator=torch.Generator().manual_seed(0))
-    data = tf.arrays(images, torch.arange(4), tf.nano(), train=1, val=1)
+    data = arrays(images, torch.arange(4), nano(), train=1, val=1)
     x, y = data.train[0]
     grey = images[int(y)] @ torch.tensor([0.299, 0.587, 0.114])
     torch.testing.assert_close(x[0] * 0.3530 + 0.2860, grey)
@@ -200,7 +200,7 @@ def test_arrays_without_resizing_are_their_own_pixels_normalised() -> None:
 def test_a_shrunk_image_is_averaged_not_sampled() -> None:
     stripes = np.zeros((3, 112, 112), np.uint8)
     stripes[:, :, ::2] = 255
-    data = tf.arrays(stripes, [0, 1, 2], tf.nano(), train=1, val=1)  # type: ignore[arg-type]
+    data = arrays(stripes, [0, 1, 2], nano(), train=1, val=1)  # type: ignore[arg-type]
     inner = data.train[0][0][:, 2:-2, 2:-2] * 0.3530 + 0.2860
     torch.testing.assert_close(inner, torch.full_like(inner, 0.5), atol=0.02, rtol=0)
 
@@ -223,15 +223,15 @@ def test_a_shrunk_image_is_averaged_not_sampled() -> None:
 )
 def test_arrays_that_are_no_images_are_refused(images: Any, labels: Any, words: str) -> None:
     with pytest.raises(DataError, match=words):
-        tf.arrays(images, labels, tf.nano(), train=1, val=1)
+        arrays(images, labels, nano(), train=1, val=1)
 
 
 @pytest.mark.parametrize("classes", [0, -1, True, 4.0])
 def test_a_number_of_classes_is_one(classes: Any, tmp_path: Path) -> None:
     for call in (
-        functools.partial(tf.arrays, np.zeros((4, 8, 8)), np.zeros(4, int), tf.nano()),
-        functools.partial(tf.few_shot, tmp_path, tf.nano(), shots=1, seed=0),
-        functools.partial(tf.timm_dataset, str(tmp_path), tf.nano()),
+        functools.partial(arrays, np.zeros((4, 8, 8)), np.zeros(4, int), nano()),
+        functools.partial(few_shot, tmp_path, nano(), shots=1, seed=0),
+        functools.partial(timm_dataset, str(tmp_path), nano()),
     ):
         with pytest.raises(DataError, match="classes: expected an integer of at least 1"):
             call(classes=classes)
@@ -239,11 +239,11 @@ def test_a_number_of_classes_is_one(classes: Any, tmp_path: Path) -> None:
 
 def test_imagenets_statistics_are_for_three_channels() -> None:
     with pytest.raises(DataError, match="a model of 3 channels, got 1"):
-        data_config(tf.nano(), imagenet_statistics=True)
+        data_config(nano(), imagenet_statistics=True)
     model = timm.create_model("vit_tiny_patch16_224.augreg_in21k", img_size=32)
     images, labels = np.ones((4, 32, 32)), np.arange(4)
     own, other = (
-        tf.arrays(images, labels, model, train=1, val=1, imagenet_statistics=flag).train[0][0] for flag in (False, True)
+        arrays(images, labels, model, train=1, val=1, imagenet_statistics=flag).train[0][0] for flag in (False, True)
     )
     assert own.unique().tolist() == [1.0]
     torch.testing.assert_close(other[:, 0, 0], torch.tensor([0.515 / 0.229, 0.544 / 0.224, 0.594 / 0.225]))

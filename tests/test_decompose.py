@@ -11,16 +11,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import tensorfact as tf
+from tensorfact import CP, MatrixBatch, TensorTrain, Tucker
 from tensorfact.errors import DataError, RankError
-from tensorfact.formats import parse_format
+from tensorfact.formats import Decomposition, parse_format
 from tensorfact.formats.rank import first_that
+from tensorfact.network import Mode
 
 from .helpers import difference, refused
 from .strategies import FORMATS, formats, full_rank, modes, tensors
 
-THREE = (tf.Mode("layer", 3, "stack"), tf.Mode("in", 4, "in"), tf.Mode("out", 5, "out"))
-EXACT = [tf.TensorTrain, tf.Tucker, tf.MatrixBatch]
+THREE = (Mode("layer", 3, "stack"), Mode("in", 4, "in"), Mode("out", 5, "out"))
+EXACT = [TensorTrain, Tucker, MatrixBatch]
 
 
 def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -60,9 +61,9 @@ def test_a_tolerance_is_kept_at_the_ranks_found(kind: Any, data: st.DataObject, 
 def test_matrix_batch_finds_the_lowest_rank(data: st.DataObject, tolerance: float) -> None:
     drawn = data.draw(modes())
     tensor = data.draw(tensors(drawn))
-    found = tf.MatrixBatch("full").decompose(tensor, drawn, tolerance=tolerance)
+    found = MatrixBatch("full").decompose(tensor, drawn, tolerance=tolerance)
     rank = found.network.sizes["_r"]
-    assert rank == 1 or tf.MatrixBatch(rank - 1).decompose(tensor, drawn).error > tolerance * (1 - 1e-9)
+    assert rank == 1 or MatrixBatch(rank - 1).decompose(tensor, drawn).error > tolerance * (1 - 1e-9)
 
 
 @pytest.mark.parametrize("kind", EXACT)
@@ -74,7 +75,7 @@ def test_the_rank_of_a_tensor_is_found(kind: Any) -> None:
         4, 12, 10, generator=generator
     )
     found = kind("full").decompose(tensor, tolerance=1e-3)
-    expected = {tf.TensorTrain: (2, 2), tf.Tucker: (1, 2, 2), tf.MatrixBatch: 2}
+    expected = {TensorTrain: (2, 2), Tucker: (1, 2, 2), MatrixBatch: 2}
     assert found.format.rank == expected[kind]
 
 
@@ -87,7 +88,7 @@ def test_a_tolerance_that_the_rank_does_not_reach_is_refused(kind: Any) -> None:
 @pytest.mark.parametrize("tolerance", [0, -0.1, 1.0, 2, True, "0.1", math.nan])
 def test_a_tolerance_that_is_no_share_is_refused(tolerance: Any) -> None:
     with refused(RankError, repr(tolerance)):
-        tf.TensorTrain(2).decompose(random(3, 4, 5), THREE, tolerance=tolerance)
+        TensorTrain(2).decompose(random(3, 4, 5), THREE, tolerance=tolerance)
 
 
 # -------------------------------------------------------------------------------------------------------------- ranks
@@ -129,9 +130,9 @@ def test_a_fraction_that_is_none_is_refused(kind: Any, rank: Any) -> None:
 
 
 def test_ranks_as_words_are_read_and_stored() -> None:
-    assert parse_format("tucker:rank=full") == tf.Tucker("full")
-    assert parse_format("tt:rank=0.1") == tf.TensorTrain(0.1)
-    assert str(tf.CP("full")) == "CP(rank=full)"
+    assert parse_format("tucker:rank=full") == Tucker("full")
+    assert parse_format("tt:rank=0.1") == TensorTrain(0.1)
+    assert str(CP("full")) == "CP(rank=full)"
 
 
 @given(st.integers(1, 60), st.integers(1, 60))
@@ -140,9 +141,9 @@ def test_the_first_number_that_suits_is_found(least: int, high: int) -> None:
 
 
 def test_at_lowers_and_never_raises() -> None:
-    assert tf.TensorTrain((2, 3)).at(2, THREE) == tf.TensorTrain((2, 2))
-    assert tf.Tucker("full").at(4, THREE) == tf.Tucker((3, 4, 4))
-    assert tf.CP(3).at(9, THREE) == tf.CP(3)
+    assert TensorTrain((2, 3)).at(2, THREE) == TensorTrain((2, 2))
+    assert Tucker("full").at(4, THREE) == Tucker((3, 4, 4))
+    assert CP(3).at(9, THREE) == CP(3)
 
 
 # ------------------------------------------------------------------------------------------------------------ numbers
@@ -189,17 +190,17 @@ def test_numbers_that_are_none_are_refused(bad: float) -> None:
     tensor = random(3, 4, 5)
     tensor[1, 2, 3] = bad
     with refused(DataError, "1 of 60"):
-        tf.TensorTrain(2).decompose(tensor, THREE)
+        TensorTrain(2).decompose(tensor, THREE)
 
 
 def test_tensors_and_modes_of_odd_kinds_are_refused() -> None:
     ones = torch.ones(3, 4, 5)
     for odd in (ones.to_sparse(), ones.to("meta"), ones.to(torch.float8_e4m3fn)):
         with refused(DataError, "dense real numbers", fix=False):
-            tf.TensorTrain(2).decompose(odd, THREE)
+            TensorTrain(2).decompose(odd, THREE)
     for wrong in ((*THREE[:2], THREE[1]), (3, 4, 5)):
         with refused(DataError, "Mode objects", fix=False):
-            tf.TensorTrain(2).decompose(torch.ones(3, 4, 4), wrong)  # type: ignore[arg-type]
+            TensorTrain(2).decompose(torch.ones(3, 4, 4), wrong)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -209,15 +210,15 @@ def test_tensors_and_modes_of_odd_kinds_are_refused() -> None:
 )
 def test_what_is_no_such_tensor_is_refused(tensor: Any) -> None:
     with refused(DataError, "(3, 4, 5)", fix=False):
-        tf.TensorTrain(2).decompose(tensor, THREE)
+        TensorTrain(2).decompose(tensor, THREE)
     if not isinstance(tensor, torch.Tensor):
         with refused(DataError, fix=False):
-            tf.TensorTrain(2).decompose(tensor)
+            TensorTrain(2).decompose(tensor)
 
 
 def test_modes_need_not_be_named() -> None:
     tensor = random(2, 3, 4, 5)
-    found = tf.TensorTrain("full").decompose(tensor)
+    found = TensorTrain("full").decompose(tensor)
     assert [mode.side for mode in found.modes] == ["stack", "stack", "in", "out"]
     assert difference(found.dense(), tensor) < 1e-12
     assert "relative error" in str(found)
@@ -225,8 +226,8 @@ def test_modes_need_not_be_named() -> None:
 
 def test_a_large_tensor_of_few_terms_is_found_by_cp() -> None:
     """Large tensors are brought into their leading directions first."""
-    drawn = (tf.Mode("layer", 24, "stack"), tf.Mode("in", 220, "in"), tf.Mode("out", 220, "out"))
-    format = tf.CP(4)
+    drawn = (Mode("layer", 24, "stack"), Mode("in", 220, "in"), Mode("out", 220, "out"))
+    format = CP(4)
     cores = {name: random(*shape, dtype=torch.float32) for name, shape in format.network(drawn).shapes().items()}
-    tensor = tf.Decomposition(format, drawn, cores, 0.0).dense()
+    tensor = Decomposition(format, drawn, cores, 0.0).dense()
     assert format.decompose(tensor, drawn).error < 1e-3

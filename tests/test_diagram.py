@@ -13,12 +13,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import tensorfact as tf
+from tensorfact import CP, Group, Rule, TensorizationPlan, TensorTrain, Tucker, plan_by_shape, plan_for
 from tensorfact.drawing.layout import NODE, Item, Line, arrange
 from tensorfact.drawing.networks import draw_tensor, network_diagram
 from tensorfact.drawing.plans import plan_diagram
 from tensorfact.drawing.svg import Box, Canvas, apart, text_box, text_width
+from tensorfact.formats import TensorRing
+from tensorfact.lab import nano
 from tensorfact.network import Core, Mode, Network
+from tensorfact.plan import ResolvedPlan
 
 from . import strategies
 
@@ -173,14 +176,14 @@ def test_any_format(data: st.DataObject) -> None:
 
 def test_a_long_chain_and_a_wide_star() -> None:
     modes = tuple(Mode(f"mode{k}", 2, "stack") for k in range(12))
-    for format in (tf.TensorTrain(rank=2), tf.TensorRing(rank=2), tf.Tucker(rank=2), tf.CP(rank=2)):
+    for format in (TensorTrain(rank=2), TensorRing(rank=2), Tucker(rank=2), CP(rank=2)):
         check_network(format.network(modes), modes)
         check_lines(format.network(modes))
 
 
 def test_sides_and_states_have_their_classes() -> None:
     modes = (Mode("layer", 12, "stack"), *IO)
-    picture = network_diagram(tf.CP(rank=4).network(modes).started({}, frozen=["U1"]), modes, "CP")
+    picture = network_diagram(CP(rank=4).network(modes).started({}, frozen=["U1"]), modes, "CP")
     root = parse(picture)
     assert [each.get("class") for each in nodes(root)] == ["tf-frozen", "tf-node", "tf-node tf-hollow"]
     styles = {each.text: each.get("class", "") for each in elements(root, "text")}
@@ -192,7 +195,7 @@ def test_sides_and_states_have_their_classes() -> None:
 
 
 def test_a_ring_closes_above_its_row() -> None:
-    layout = arrange(tf.TensorRing(rank=4).network((Mode("layer", 12, "stack"), *IO)), {}, 1.0)
+    layout = arrange(TensorRing(rank=4).network((Mode("layer", 12, "stack"), *IO)), {}, 1.0)
     arcs = [line for line in layout.lines if min(y for _, y in line.points) < -NODE / 2]
     assert len(arcs) == 1
 
@@ -205,7 +208,7 @@ def test_arcs_over_each_other_have_heights_of_their_own() -> None:
 
 def test_what_is_nearly_above_its_core_is_right_above() -> None:
     modes = (Mode("in", 8, "in"), Mode("layer", 12, "stack"), Mode("outputs", 768, "out"))
-    layout = arrange(tf.CP(rank=4).network(modes), {}, 1.0)
+    layout = arrange(CP(rank=4).network(modes), {}, 1.0)
     assert layout.rows[1][0].x == layout.rows[0][1].x
 
 
@@ -256,8 +259,8 @@ def cells(picture: str) -> list[ElementTree.Element]:
 
 
 def test_the_plan_of_nano() -> None:
-    model = tf.nano(pretrained=False)
-    picture = plan_diagram(tf.plan_for(model).resolve(model))
+    model = nano(pretrained=False)
+    picture = plan_diagram(plan_for(model).resolve(model))
     check(picture)
     written, drawn = texts(picture), cells(picture)
     assert len(drawn) == 6 * 12 + 4  # slices, and the key
@@ -271,7 +274,7 @@ def test_the_plan_of_nano() -> None:
 def test_the_plan_of_a_swin_has_a_tensor_a_stage_and_one_key() -> None:
     with torch.device("meta"):
         model = timm.create_model("swin_tiny_patch4_window7_224", depths=(2, 2, 20, 2))
-    picture = plan_diagram(tf.plan_for(model).resolve(model))
+    picture = plan_diagram(plan_for(model).resolve(model))
     root, written = check(picture), texts(picture)
     assert len(nodes(root)) == 4
     assert [f"stages[{k}]" for k in range(4)] == [text for text in written if text.startswith("stages")]
@@ -281,33 +284,33 @@ def test_the_plan_of_a_swin_has_a_tensor_a_stage_and_one_key() -> None:
 
 
 def test_plans_without_with_one_and_with_many_stack_axes() -> None:
-    model = tf.nano(pretrained=False)
-    fused = tf.Rule("blocks.{layer}.attn.qkv.weight", "(role head out) in", role=["q", None, "v"], head=list(range(3)))
+    model = nano(pretrained=False)
+    fused = Rule("blocks.{layer}.attn.qkv.weight", "(role head out) in", role=["q", None, "v"], head=list(range(3)))
     digits = {"role": ["q", "k", "v"], "head": list(range(12))}
     groups = {
-        "none": tf.Group("none", "out in", (tf.Rule("head.weight", "out in"),)),
-        "one": tf.Group("one", "(layer out) in", (tf.Rule("blocks.{layer}.mlp.fc1.weight", "out in"),)),
-        "many": tf.Group("many", "layer role head in out", (fused,)),
-        "wide": tf.Group(
+        "none": Group("none", "out in", (Rule("head.weight", "out in"),)),
+        "one": Group("one", "(layer out) in", (Rule("blocks.{layer}.mlp.fc1.weight", "out in"),)),
+        "many": Group("many", "layer role head in out", (fused,)),
+        "wide": Group(
             "wide",
             "layer role head in out",
-            (tf.Rule(fused.param, fused.pattern, **digits),),  # type: ignore[arg-type]
+            (Rule(fused.param, fused.pattern, **digits),),  # type: ignore[arg-type]
         ),
     }
     expected = {"none": 1, "one": 6, "many": 6 * 2 * 3, "wide": 6 * 23}
     for name, group in groups.items():
-        picture = plan_diagram(tf.TensorizationPlan((group,)).resolve(model))
+        picture = plan_diagram(TensorizationPlan((group,)).resolve(model))
         check(picture)
         assert len(cells(picture)) == expected[name] + 1, name
 
 
 def test_a_slice_that_rules_share_is_split_between_their_colours() -> None:
-    model = tf.nano(pretrained=False)
+    model = nano(pretrained=False)
     rules = (
-        tf.Rule("blocks.{layer}.attn.qkv.weight", "(role out) in", role=["q", None, "v"], kind="qkv"),
-        tf.Rule("blocks.{layer}.attn.proj.weight", "out in", role="v", kind="o"),
+        Rule("blocks.{layer}.attn.qkv.weight", "(role out) in", role=["q", None, "v"], kind="qkv"),
+        Rule("blocks.{layer}.attn.proj.weight", "out in", role="v", kind="o"),
     )
-    plan = tf.TensorizationPlan((tf.Group("tied", "role in out", rules, tied="layer kind"),))
+    plan = TensorizationPlan((Group("tied", "role in out", rules, tied="layer kind"),))
     picture = plan_diagram(plan.resolve(model))
     check(picture)
     assert len(cells(picture)) == 1 + 2 + 2
@@ -316,7 +319,7 @@ def test_a_slice_that_rules_share_is_split_between_their_colours() -> None:
 def test_slices_that_no_parameter_fills_are_left_out() -> None:
     with torch.device("meta"):
         model = timm.create_model("resnet18")
-    resolved = tf.plan_by_shape(model).resolve(model)
+    resolved = plan_by_shape(model).resolve(model)
     picture = plan_diagram(resolved)
     check(picture)
     rules = {view.rule for tensor in resolved.tensors for view in tensor.views}
@@ -333,4 +336,4 @@ def test_any_plan(case: strategies.Case) -> None:
 
 
 def test_an_empty_plan_is_an_empty_picture() -> None:
-    check(plan_diagram(tf.ResolvedPlan(())))
+    check(plan_diagram(ResolvedPlan(())))

@@ -17,7 +17,8 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-import tensorfact as tf
+from tensorfact import TensorTrain, adapt, plan_for
+from tensorfact.lab import evaluate, nano
 from tensorfact.storage.files import read_header, read_tensors
 
 from .distributed_run import CASES, data, trained
@@ -45,8 +46,8 @@ def process_group(tmp_path: Path) -> Iterator[None]:
 def test_distributed_data_parallel_trains_every_factor(route: Any) -> None:
     gradients = []
     for parallel in (False, True):
-        model = tf.nano()
-        adapter = tf.adapt(model, tf.plan_for(model), tf.TensorTrain(2), seed=0, route=route)
+        model = nano()
+        adapter = adapt(model, plan_for(model), TensorTrain(2), seed=0, route=route)
         draw(adapter)
         run = nn.parallel.DistributedDataParallel(model) if parallel else model
         for _ in range(2):  # the second pass finds parameters that the first one left without a gradient
@@ -63,8 +64,8 @@ def test_sharding_gathers_the_factors_before_they_are_used(route: Any) -> None:
     outputs: list[torch.Tensor] = []
     gradients: list[dict[str, Any]] = []
     for sharded in (False, True):
-        model: Any = tf.nano()
-        adapter = tf.adapt(model, tf.plan_for(model), tf.TensorTrain(2), seed=0, route=route)
+        model: Any = nano()
+        adapter = adapt(model, plan_for(model), TensorTrain(2), seed=0, route=route)
         draw(adapter)
         if sharded:
             mesh = init_device_mesh("cpu", (1,))
@@ -99,7 +100,7 @@ def check(folder: Path, cases: Sequence[str], tolerance: float = 1e-5) -> None:
         model, history = trained(CASES[case], None)
         expected = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         model.tensorfact.merge()  # type: ignore[operator, union-attr]
-        merged = list(tf.evaluate(model, data(21, 1)))
+        merged = list(evaluate(model, data(21, 1)))
         for rank in range(2):
             found, header = read_tensors(folder / f"{case}-{rank}"), read_header(folder / f"{case}-{rank}").metadata
             assert found.keys() == expected.keys()

@@ -6,20 +6,22 @@ import pytest
 import torch
 from torch import nn
 
-import tensorfact as tf
+from tensorfact import Adapter, TensorTrain, adapt, plan_by_shape, plan_for
 from tensorfact.errors import AdaptError, DeviceError
+from tensorfact.lab import nano
+from tensorfact.network import calibrate
 
 from .helpers import refused
 
 
-def convolution(kernel: int = 3) -> tuple[nn.Module, tf.Adapter]:
+def convolution(kernel: int = 3) -> tuple[nn.Module, Adapter]:
     model = nn.Sequential(*(nn.Conv2d(8, 8, kernel, padding="same") for _ in range(2)))
-    return model, tf.adapt(model, tf.plan_by_shape(model), tf.TensorTrain(2), train_head=False)
+    return model, adapt(model, plan_by_shape(model), TensorTrain(2), train_head=False)
 
 
 def test_measured_is_a_time_where_asked_for() -> None:
-    model = tf.nano()
-    adapter = tf.adapt(model, tf.plan_for(model), tf.TensorTrain(4))
+    model = nano()
+    adapter = adapt(model, plan_for(model), TensorTrain(4))
     assert all(choice.measured is None for choice in adapter.explain(64).choices)
     for choice in adapter.explain(64, measure=True).choices:
         assert isinstance(choice.measured, float)
@@ -42,7 +44,7 @@ def test_a_convolution_is_measured_frozen_or_not(frozen: bool) -> None:
 def test_a_model_without_numbers_is_not_measured() -> None:
     with torch.device("meta"):
         model = nn.Sequential(*(nn.Linear(8, 8) for _ in range(2)))
-    adapter = tf.adapt(model, tf.plan_by_shape(model), tf.TensorTrain(2), train_head=False)
+    adapter = adapt(model, plan_by_shape(model), TensorTrain(2), train_head=False)
     assert adapter.explain().choices
     with refused(AdaptError, "measure=True", "meta"):
         adapter.explain(measure=True)
@@ -51,7 +53,7 @@ def test_a_model_without_numbers_is_not_measured() -> None:
 def test_a_convolution_of_one_position_costs_what_the_matrix_costs() -> None:
     def cost(layers: list[nn.Module]) -> tuple[int, int]:
         model = nn.Sequential(*layers)
-        adapter = tf.adapt(model, tf.plan_by_shape(model), tf.TensorTrain(2), route="weight", train_head=False)
+        adapter = adapt(model, plan_by_shape(model), TensorTrain(2), route="weight", train_head=False)
         (choice,) = adapter.explain(64).choices
         return choice.cost.flops, choice.cost.moved
 
@@ -61,4 +63,4 @@ def test_a_convolution_of_one_position_costs_what_the_matrix_costs() -> None:
 @pytest.mark.parametrize("device", ["meta", "nowhere", None])
 def test_a_device_that_cannot_compute_is_refused(device: str) -> None:
     with refused(DeviceError, repr(device)):
-        tf.calibrate(device)
+        calibrate(device)

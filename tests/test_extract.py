@@ -13,13 +13,26 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-import tensorfact as tf
+from tensorfact import (
+    CP,
+    Group,
+    MatrixBatch,
+    Rule,
+    TensorizationPlan,
+    TensorTrain,
+    Tucker,
+    adapt,
+    extract,
+    load_adapter,
+    plan_for,
+)
+from tensorfact.algebra import reconstruct
 from tensorfact.errors import AdaptError, CheckpointError, DataError, PlanError, RankError, TrainingError
 from tensorfact.storage.files import StoredTensors
 
 from .helpers import difference, infer, layers, layers_plan, randomise, refused, untouched
 
-FULL = tf.TensorTrain("full")
+FULL = TensorTrain("full")
 
 
 def pair(count: int = 3, width: int = 6) -> tuple[nn.Sequential, nn.Sequential]:
@@ -56,8 +69,8 @@ def sources(tmp_path: Path) -> dict[str, tuple[Any, Any]]:
 def test_the_tuned_model_comes_back(sources: dict[str, tuple[Any, Any]], name: str, keep: bool) -> None:
     (base, tuned), (old, new) = sources["models"], sources[name]
     with untouched(base, tuned):
-        found = tf.extract(old, new, layers_plan(), FULL, tolerance=1e-5, keep=keep, model=base, scale=0.5)
-    assert found.changes[0].format == tf.TensorTrain((1, 1))
+        found = extract(old, new, layers_plan(), FULL, tolerance=1e-5, keep=keep, model=base, scale=0.5)
+    assert found.changes[0].format == TensorTrain((1, 1))
     assert max(found.errors.values()) < 1e-5
     assert set(found.errors) == {"0.weight", "1.weight", "2.weight"}
     changed = {each.parameter: each for each in found.left_over if each.change}
@@ -67,7 +80,7 @@ def test_the_tuned_model_comes_back(sources: dict[str, tuple[Any, Any]], name: s
     if not keep:
         expected[0].bias.data.copy_(base[0].bias.data)
     adapted = copy.deepcopy(base)
-    adapter = tf.load_adapter(adapted, found.state, check=False)
+    adapter = load_adapter(adapted, found.state, check=False)
     assert adapter.scales == {"stack": 0.5}
     x = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
     assert difference(infer(adapted, x), infer(expected, x)) < 1e-4
@@ -75,10 +88,10 @@ def test_the_tuned_model_comes_back(sources: dict[str, tuple[Any, Any]], name: s
 
 def test_names_alone_will_do(sources: dict[str, tuple[Any, Any]]) -> None:
     base, _ = sources["models"]
-    found = tf.extract(*sources["files"], layers_plan(), FULL, tolerance=1e-5)
-    assert tf.load_adapter(base, found.state, check=False).num_parameters == found.parameters
+    found = extract(*sources["files"], layers_plan(), FULL, tolerance=1e-5)
+    assert load_adapter(base, found.state, check=False).num_parameters == found.parameters
     with refused(DataError, "keep=True needs a model"):
-        tf.extract(*sources["files"], layers_plan(), FULL, keep=True)
+        extract(*sources["files"], layers_plan(), FULL, keep=True)
 
 
 def test_no_more_of_a_file_is_read_than_is_needed(
@@ -92,14 +105,14 @@ def test_no_more_of_a_file_is_read_than_is_needed(
         return own(self, name)
 
     monkeypatch.setattr(StoredTensors, "__getitem__", watched)
-    tf.reconstruct(*sources["files"], [tf.CP(1)], plan=layers_plan(), model=sources["models"][0])
+    reconstruct(*sources["files"], [CP(1)], plan=layers_plan(), model=sources["models"][0])
     assert sorted(set(read)) == ["0.weight", "1.weight", "2.weight"]
     assert len(read) == 6
 
 
 def test_the_errors_of_parameters_make_up_that_of_the_tensor() -> None:
     base, tuned = randomise(layers(3, 6)), randomise(layers(3, 6), seed=1)
-    found = tf.extract(base, tuned, layers_plan(), tf.TensorTrain(2))
+    found = extract(base, tuned, layers_plan(), TensorTrain(2))
     energies = {
         name: float((tuned.get_parameter(name) - base.get_parameter(name)).detach().square().sum())
         for name in found.errors
@@ -110,10 +123,10 @@ def test_the_errors_of_parameters_make_up_that_of_the_tensor() -> None:
 
 def test_nothing_tuned_is_an_adapter_of_zero_that_can_learn() -> None:
     base, _ = pair()
-    found = tf.extract(base, copy.deepcopy(base), layers_plan(), tf.TensorTrain(2), keep=True)
+    found = extract(base, copy.deepcopy(base), layers_plan(), TensorTrain(2), keep=True)
     assert found.errors == dict.fromkeys(found.errors, 0.0)
     assert not found.state.head
-    tf.load_adapter(base, found.state, check=False)
+    load_adapter(base, found.state, check=False)
     base(torch.ones(2, 6)).sum().backward()
     assert any(p.grad is not None and p.grad.any() for p in base.tensorfact.parameters())  # type: ignore[union-attr]
 
@@ -125,7 +138,7 @@ def test_a_swin_s_stages_are_extracted_with_its_new_head() -> None:
         for parameter in tuned.parameters():
             parameter.mul_(1.01)
     tuned.reset_classifier(5)
-    found = tf.extract(base, tuned, tf.plan_for(base), tf.TensorTrain(4))
+    found = extract(base, tuned, plan_for(base), TensorTrain(4))
     assert len(found.changes) == 4
     table = str(found.left_over_table())
     assert "head.fc.weight" in table
@@ -141,13 +154,13 @@ def test_running_statistics_are_kept_beside_their_norm(tmp_path: Path) -> None:
                 value.add_(0.1)
             elif "layer" in name and value.ndim == 4:
                 value.mul_(1.01)
-    rule = tf.Rule("layer1.0.conv{layer}.weight", "out in h w")
-    plan = tf.TensorizationPlan((tf.Group("g", "layer in out (h w)", (rule,)),))
-    found = tf.extract(base, tuned, plan, tf.TensorTrain("full"), keep=True)
+    rule = Rule("layer1.0.conv{layer}.weight", "out in h w")
+    plan = TensorizationPlan((Group("g", "layer in out (h w)", (rule,)),))
+    found = extract(base, tuned, plan, TensorTrain("full"), keep=True)
     found.save(tmp_path / "a.safetensors")
     x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     expected = infer(tuned, x)
-    tf.load_adapter(base, tmp_path / "a.safetensors")
+    load_adapter(base, tmp_path / "a.safetensors")
     assert difference(infer(base, x), expected) < 1e-4
 
 
@@ -171,9 +184,9 @@ def broken(given: dict[str, Tensor], fault: str) -> dict[str, Tensor]:
 def test_weights_that_do_not_fit_are_refused(sources: dict[str, tuple[Any, Any]], fault: str, tmp_path: Path) -> None:
     old, new = sources["state dicts"]
     with refused(DataError, "1.weight" if fault != "architecture" else "0.weight"):
-        tf.extract(old, broken(new, fault), layers_plan(), FULL)
+        extract(old, broken(new, fault), layers_plan(), FULL)
     with pytest.raises((DataError, PlanError)):
-        tf.extract(broken(old, fault), new, layers_plan(), FULL)
+        extract(broken(old, fault), new, layers_plan(), FULL)
 
 
 def test_files_that_are_none_are_refused(sources: dict[str, tuple[Any, Any]], tmp_path: Path) -> None:
@@ -182,16 +195,16 @@ def test_files_that_are_none_are_refused(sources: dict[str, tuple[Any, Any]], tm
     cut.write_bytes(Path(new).read_bytes()[:-20])
     for bad in (cut, tmp_path / "none.safetensors", tmp_path):
         with refused(CheckpointError, str(bad)):
-            tf.extract(old, bad, layers_plan(), FULL)
+            extract(old, bad, layers_plan(), FULL)
     with refused(DataError, "list", fix=False):
-        tf.extract(old, [1], layers_plan(), FULL)  # type: ignore[arg-type]
+        extract(old, [1], layers_plan(), FULL)  # type: ignore[arg-type]
 
 
 def test_what_a_plan_leaves_frozen_is_said_to_be_left_over() -> None:
     base, tuned = randomise(layers(2, 6)), randomise(layers(2, 6), seed=1)
-    rule = tf.Rule("{layer}.weight", "(part out) in", part=["a", None, "b"])
-    plan = tf.TensorizationPlan((tf.Group("g", "(layer part) in out", (rule,)),))
-    found = tf.extract(base, tuned, plan, tf.MatrixBatch("full"))
+    rule = Rule("{layer}.weight", "(part out) in", part=["a", None, "b"])
+    plan = TensorizationPlan((Group("g", "(layer part) in out", (rule,)),))
+    found = extract(base, tuned, plan, MatrixBatch("full"))
     assert found.changes[0].error < 1e-5
     assert {each.parameter for each in found.left_over} >= {"0.weight, frozen part", "1.weight, frozen part"}
     assert "0.weight, frozen part" in str(found.left_over_table())
@@ -203,8 +216,8 @@ def test_small_changes_of_fp64_weights_are_seen() -> None:
     with torch.no_grad():
         for name, parameter in tuned.named_parameters():
             parameter.add_(torch.randn(parameter.shape, dtype=torch.float64), alpha=1e-9 if "weight" in name else 0)
-    found = tf.extract(base, tuned, layers_plan(), tf.MatrixBatch("full"))
-    adapter = tf.load_adapter(base, found.state, check=False)
+    found = extract(base, tuned, layers_plan(), MatrixBatch("full"))
+    adapter = load_adapter(base, found.state, check=False)
     for name in adapter.resolved.parameters:
         expected = tuned.get_parameter(name).detach() - base.state_dict()[name]
         assert difference(adapter.delta(name), expected) < 1e-6
@@ -215,29 +228,29 @@ def test_numbers_that_are_none_are_not_kept() -> None:
     with torch.no_grad():
         tuned.get_parameter("1.bias")[0] = math.nan
     with refused(DataError, "'1.bias' holds NaN"):
-        tf.extract(base, tuned, layers_plan(), FULL, keep=True)
-    assert "1.bias" in str(tf.extract(base, tuned, layers_plan(), FULL).left_over_table())
+        extract(base, tuned, layers_plan(), FULL, keep=True)
+    assert "1.bias" in str(extract(base, tuned, layers_plan(), FULL).left_over_table())
 
 
 @pytest.mark.parametrize("name", ["0", "a..b", "training", "forward.x", 3])
 def test_names_that_make_no_model_are_refused(name: Any) -> None:
     base, tuned = pair()
     with refused(DataError, fix=False):
-        tf.extract({**weights(base), name: torch.ones(1)}, weights(tuned), layers_plan(), FULL)
+        extract({**weights(base), name: torch.ones(1)}, weights(tuned), layers_plan(), FULL)
 
 
 def test_what_cannot_be_extracted_is_refused() -> None:
     base, tuned = randomise(layers(3, 6)), randomise(layers(3, 6), seed=1)
     with refused(RankError, "tolerance 0.01"):
-        tf.extract(base, tuned, layers_plan(), tf.TensorTrain(1), tolerance=0.01)
+        extract(base, tuned, layers_plan(), TensorTrain(1), tolerance=0.01)
     with refused(RankError, "stack"):
-        tf.extract(base, tuned, layers_plan(), tf.TensorTrain(99))
+        extract(base, tuned, layers_plan(), TensorTrain(99))
     for scale in (0.0, math.nan, math.inf, "x", {"stack": 1.0}):
         with refused(AdaptError, "scale"):
-            tf.extract(base, tuned, layers_plan(), FULL, scale=scale)  # type: ignore[arg-type]
-    tf.adapt(tuned, layers_plan(), tf.TensorTrain(1), check=False)
+            extract(base, tuned, layers_plan(), FULL, scale=scale)  # type: ignore[arg-type]
+    adapt(tuned, layers_plan(), TensorTrain(1), check=False)
     with refused(AdaptError, "adapted already"):
-        tf.extract(base, tuned, layers_plan(), FULL)
+        extract(base, tuned, layers_plan(), FULL)
 
 
 # -------------------------------------------------------------------------------------------------------- reconstruct
@@ -245,8 +258,8 @@ def test_what_cannot_be_extracted_is_refused() -> None:
 
 def test_formats_are_ranked_by_what_they_lose() -> None:
     base, tuned = randomise(layers(3, 6)), randomise(layers(3, 6), seed=1)
-    formats = [tf.TensorTrain(1), tf.TensorTrain(3), tf.Tucker((3, 6, 6)), tf.MatrixBatch(1)]
-    found = tf.reconstruct(base, tuned, formats, plan=layers_plan())
+    formats = [TensorTrain(1), TensorTrain(3), Tucker((3, 6, 6)), MatrixBatch(1)]
+    found = reconstruct(base, tuned, formats, plan=layers_plan())
     assert [row.label for row in found.rows] == [
         "tt rank=1",
         "tt rank=3",
@@ -257,7 +270,7 @@ def test_formats_are_ranked_by_what_they_lose() -> None:
     assert exact.error < 1e-6
     assert found.is_best(exact)
     for row, format in zip(found.rows, formats, strict=True):
-        assert row.error == pytest.approx(tf.extract(base, tuned, layers_plan(), format).changes[0].error, abs=1e-6)
+        assert row.error == pytest.approx(extract(base, tuned, layers_plan(), format).changes[0].error, abs=1e-6)
         assert row.parameters == format.num_parameters(layers_plan().resolve(base).tensors[0].modes)
     assert found.numbers == 108
     assert str(found).splitlines()[2].startswith("| tt rank=1")
@@ -265,8 +278,8 @@ def test_formats_are_ranked_by_what_they_lose() -> None:
 
 def test_formats_that_cannot_be_ranked_are_refused() -> None:
     base, tuned = pair()
-    for formats in ([], [tf.CP(1), tf.CP(1)]):
+    for formats in ([], [CP(1), CP(1)]):
         with refused(TrainingError, "formats", fix=False):
-            tf.reconstruct(base, tuned, formats, plan=layers_plan())
+            reconstruct(base, tuned, formats, plan=layers_plan())
     with refused(RankError, "stack"):
-        tf.reconstruct(base, tuned, [tf.Tucker(99)], plan=layers_plan())
+        reconstruct(base, tuned, [Tucker(99)], plan=layers_plan())

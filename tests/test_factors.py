@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-import tensorfact as tf
+from tensorfact import CP, Group, MatrixBatch, Rule, TensorizationPlan, TensorTrain, Tucker, adapt
 from tensorfact.adapters.factors import Factors
 from tensorfact.adapters.increments import Increment, token_class
 from tensorfact.errors import AdaptError
-from tensorfact.network import Side
+from tensorfact.network import Mode, Network, Side
 
 from .helpers import difference, layers, layers_plan, refused
 from .strategies import Adaptation, adaptations, formats, modes
@@ -25,8 +25,8 @@ from .strategies import Adaptation, adaptations, formats, modes
 STACKED = (("layer", 3, "stack"), ("role", 2, "stack"), ("in", 12, "in"), ("out", 10, "out"))
 
 
-def as_modes(*rows: tuple[str, int, Side]) -> tuple[tf.Mode, ...]:
-    return tuple(tf.Mode(*row) for row in rows)
+def as_modes(*rows: tuple[str, int, Side]) -> tuple[Mode, ...]:
+    return tuple(Mode(*row) for row in rows)
 
 
 # ------------------------------------------------------------------------------------------------------------- numbers
@@ -46,7 +46,7 @@ def test_the_zero_core_is_zero_and_no_other_is(data: st.DataObject) -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_cores_have_the_dtype_asked_for_and_the_same_numbers_in_each(dtype: torch.dtype) -> None:
     drawn = as_modes(("layer", 3, "stack"), ("in", 4, "in"), ("out", 5, "out"))
-    network = tf.TensorTrain(2).network(drawn)
+    network = TensorTrain(2).network(drawn)
     wide, cast_ = (
         Factors(network, drawn, dtype=d, generator=torch.Generator().manual_seed(1)) for d in (torch.float32, dtype)
     )
@@ -57,7 +57,7 @@ def test_cores_have_the_dtype_asked_for_and_the_same_numbers_in_each(dtype: torc
 
 def test_assigned_cores_are_copied() -> None:
     drawn = as_modes(("in", 4, "in"), ("out", 5, "out"))
-    factors = Factors(tf.TensorTrain(2).network(drawn), drawn)
+    factors = Factors(TensorTrain(2).network(drawn), drawn)
     cores = {name: torch.randn(core.shape) for name, core in factors.named_cores().items()}
     parameters = list(factors.parameters())
     factors.assign(cores)
@@ -68,7 +68,7 @@ def test_assigned_cores_are_copied() -> None:
 # ----------------------------------------------------------------------------------------------------------- scale law
 
 
-def met_by_the_zero_core(network: tf.Network, factors: Factors, inputs: Sequence[str], x: Tensor) -> Tensor:
+def met_by_the_zero_core(network: Network, factors: Factors, inputs: Sequence[str], x: Tensor) -> Tensor:
     """Contract an input (samples, *inputs) with every core but the last, which starts at zero."""
     letters = dict(zip(["samples", *network.sizes], "abcdefghijklmnopqrstuvwxyz", strict=False))
     random, zero = network.cores[:-1], network.cores[-1]
@@ -92,7 +92,7 @@ def met_by_the_zero_core(network: tf.Network, factors: Factors, inputs: Sequence
     ids=lambda rows: " ".join(row[0] for row in rows),
 )
 @pytest.mark.parametrize("rank", [1, 3])
-@pytest.mark.parametrize("kind", [tf.TensorTrain, tf.Tucker, tf.CP, tf.MatrixBatch])
+@pytest.mark.parametrize("kind", [TensorTrain, Tucker, CP, MatrixBatch])
 def test_what_meets_the_zero_core_has_variance_one(kind: Any, rank: int, rows: Any) -> None:
     """The mean square over many seeds; at rank 1 a product of normals has heavy tails, hence the number of seeds."""
     drawn = as_modes(*rows)
@@ -110,7 +110,7 @@ def test_what_meets_the_zero_core_has_variance_one(kind: Any, rank: int, rows: A
 @pytest.mark.parametrize("order", [("in", "out", "layer"), ("layer", "in", "out"), ("out", "in", "layer")])
 def test_the_scale_holds_along_any_chain(order: tuple[str, ...]) -> None:
     drawn = as_modes(("layer", 6, "stack"), ("in", 8, "in"), ("out", 8, "out"))
-    network = tf.TensorTrain((3, 4), order).network(drawn)
+    network = TensorTrain((3, 4), order).network(drawn)
     generator = torch.Generator().manual_seed(0)
     squares = []
     for _ in range(500):
@@ -120,23 +120,19 @@ def test_the_scale_holds_along_any_chain(order: tuple[str, ...]) -> None:
     assert float(torch.stack(squares).mean()) == pytest.approx(1, rel=0.15)
 
 
-@pytest.mark.parametrize("kind", [tf.TensorTrain, tf.Tucker, tf.CP, tf.MatrixBatch])
+@pytest.mark.parametrize("kind", [TensorTrain, Tucker, CP, MatrixBatch])
 @pytest.mark.parametrize("modes", ["layer in out", "in layer out", "layer (block offset) out", "(layer in) out"])
 def test_the_scale_holds_in_an_adapted_layer_however_its_axes_are_arranged(kind: Any, modes: str) -> None:
     """Seen from outside: with a zero core of variance 1 instead, an output sums its bond's terms of variance 1 each."""
     pattern = "out (block offset)" if "block" in modes else "out in"
-    plan = tf.TensorizationPlan(
-        (
-            tf.Group(
-                "g", modes, (tf.Rule("{layer}.weight", pattern),), axis_sizes={"block": 4} if "block" in modes else None
-            ),
-        )
+    plan = TensorizationPlan(
+        (Group("g", modes, (Rule("{layer}.weight", pattern),), axis_sizes={"block": 4} if "block" in modes else None),)
     )
     squares = []
     generator = torch.Generator().manual_seed(-1)
     for seed in range(300):
         model = layers(depth=4, width=8)
-        adapter = tf.adapt(model, plan, kind(2), seed=seed)
+        adapter = adapt(model, plan, kind(2), seed=seed)
         factors = cast("Factors", adapter.factors["g"])
         zero = factors.network.cores[-1]
         with torch.no_grad():
@@ -173,18 +169,18 @@ def test_applying_an_increment_is_multiplying_by_it(adaptation: Adaptation) -> N
 @pytest.mark.parametrize(("tokens", "rounded"), [(0, 1), (1, 1), (2, 2), (3, 4), (197, 256), (256, 256), (257, 512)])
 def test_orders_are_planned_once_a_power_of_two(tokens: int, rounded: int) -> None:
     assert token_class(tokens) == rounded
-    adapter = tf.adapt(layers(), layers_plan(), tf.TensorTrain(2))
+    adapter = adapt(layers(), layers_plan(), TensorTrain(2))
     increment = adapter._slots["0.weight"].increment
     assert increment.kind.applying(tokens) is increment.kind.applying(rounded)
 
 
 @pytest.mark.parametrize("axis", ["tokens", "r", "x", "in", "samples", "U", "cores"])
-@pytest.mark.parametrize("kind", [tf.TensorTrain, tf.Tucker, tf.CP, tf.MatrixBatch])
+@pytest.mark.parametrize("kind", [TensorTrain, Tucker, CP, MatrixBatch])
 def test_an_axis_may_have_any_name(kind: Any, axis: str) -> None:
     """Names of axes never meet the names that networks and inputs use inside."""
     plan = layers_plan(f"layer {axis} out", f"out {axis}")
     model = layers(2, 6).double()
-    adapter = tf.adapt(model, plan, kind(2), route="activation", seed=0)
+    adapter = adapt(model, plan, kind(2), route="activation", seed=0)
     with torch.no_grad():
         for parameter in adapter.parameters():
             parameter.normal_(generator=torch.Generator().manual_seed(1))
@@ -198,11 +194,11 @@ def test_an_axis_may_have_any_name(kind: Any, axis: str) -> None:
 
 
 @pytest.mark.parametrize("route", ["activation", "weight"])
-@pytest.mark.parametrize("kind", [tf.TensorTrain, tf.Tucker, tf.CP, tf.MatrixBatch])
+@pytest.mark.parametrize("kind", [TensorTrain, Tucker, CP, MatrixBatch])
 def test_dropout_drops_whole_rank_components_and_keeps_the_mean(kind: Any, route: Any) -> None:
     torch.manual_seed(0)
     model = layers(depth=2, width=6)
-    adapter = tf.adapt(model, layers_plan(), kind(2), dropout=0.25, route=route, seed=0)
+    adapter = adapt(model, layers_plan(), kind(2), dropout=0.25, route=route, seed=0)
     factors = cast("Factors", adapter.factors["stack"])
     zero = factors.network.cores[-1].name
     with torch.no_grad():
@@ -225,7 +221,7 @@ def test_dropout_drops_whole_rank_components_and_keeps_the_mean(kind: Any, route
 @pytest.mark.parametrize("route", ["activation", "weight"])
 def test_dropout_rests_in_evaluation_merging_and_delta(route: Any) -> None:
     model = layers()
-    adapter = tf.adapt(model, layers_plan(), tf.TensorTrain(2), dropout=0.9, route=route, seed=0)
+    adapter = adapt(model, layers_plan(), TensorTrain(2), dropout=0.9, route=route, seed=0)
     with torch.no_grad():
         for parameter in adapter.parameters():
             parameter.fill_(1.0)
@@ -241,9 +237,9 @@ def test_dropout_rests_in_evaluation_merging_and_delta(route: Any) -> None:
 
 def test_the_increment_of_a_convolution_is_only_formed() -> None:
     with refused(AdaptError, "'0.weight'", "Conv2d", "route='auto'"):
-        tf.adapt(
+        adapt(
             torch.nn.Sequential(torch.nn.Conv2d(2, 2, 1)),
             layers_plan("layer in out", "out in 1 1"),
-            tf.TensorTrain(1),
+            TensorTrain(1),
             route="activation",
         )

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import tensorfact as tf
+from tensorfact import TensorizationPlan, TensorTrain, adapt, plan_for
 from tensorfact.adapters.liveness import numbers
 from tensorfact.lab.models import make_model, model_shapes
 from tensorfact.model.example import Example as Input
@@ -26,7 +26,7 @@ from .helpers import difference, draw, randomise, state_bits
 
 MEMBERS = {example.model: (family.name, example) for family in FAMILIES.values() for example in family.examples}
 EVERYTHING: list[Blocks] = ["all", "depthwise"]
-FORMAT = tf.TensorTrain(2)
+FORMAT = TensorTrain(2)
 
 SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
     "resmlp_12_224": {"tokens": (12, 196, 196), "channels": (96, 384, 384)},
@@ -142,16 +142,16 @@ def train_count(tensor: Any, rank: int) -> int:
 @pytest.mark.parametrize("name", MEMBERS)
 def test_a_published_member_folds_whole(name: str) -> None:
     model = model_shapes(name)
-    plan = tf.plan_for(model)
+    plan = plan_for(model)
     resolved = plan.resolve(model)
     found = {tensor.name: tensor.shape for tensor in resolved.tensors}
     assert found == SHAPES.get(name, found)
     sizes = {n: parameter.numel() for n, parameter in model.named_parameters()}
     assert sum(math.prod(shape) for shape in found.values()) == sum(sizes[n] for n in resolved.parameters)
-    assert resolved.num_parameters(tf.TensorTrain(1)) == sum(train_count(tensor, 1) for tensor in resolved.tensors)
+    assert resolved.num_parameters(TensorTrain(1)) == sum(train_count(tensor, 1) for tensor in resolved.tensors)
     assert set(resolved.parameters) | {left.parameter for left in resolved.left_out} >= set(sizes)
     assert not set(resolved.parameters) & {left.parameter for left in resolved.left_out}
-    assert tf.TensorizationPlan.from_json(plan.to_json()) == plan
+    assert TensorizationPlan.from_json(plan.to_json()) == plan
 
 
 @pytest.mark.parametrize("name", MEMBERS)
@@ -159,7 +159,7 @@ def test_a_fresh_adapter_changes_no_bit_and_a_drawn_one_is_live_and_exact(name: 
     model = member(name)
     example = example_of(model)
     plain, state = run(model, example), state_bits(model)
-    adapter = tf.adapt(model, tf.plan_for(model, EVERYTHING), FORMAT, train_head=False, seed=0)
+    adapter = adapt(model, plan_for(model, EVERYTHING), FORMAT, train_head=False, seed=0)
     assert torch.equal(run(model, example), plain)
     assert [key for key in model.state_dict() if not key.startswith("tensorfact.")] == list(state)
     assert adapter.num_parameters == sum(train_count(tensor, 2) for tensor in adapter.resolved.tensors)
@@ -193,7 +193,7 @@ def tensors(output: Any) -> list[Tensor]:
 @pytest.mark.parametrize("name", MEMBERS)
 def test_whole_and_cut_mlps_fold_the_same_parameters(name: str) -> None:
     model = model_shapes(name)
-    cut, whole = (tf.plan_for(model, mlp=mlp).resolve(model) for mlp in ("chunks", "whole"))
+    cut, whole = (plan_for(model, mlp=mlp).resolve(model) for mlp in ("chunks", "whole"))
     assert set(cut.parameters) == set(whole.parameters)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
-import tensorfact as tf
+from tensorfact import Adapter, MatrixBatch, TensorTrain, adapt
 from tensorfact.network import plan_contraction
 
 from .helpers import TOLERANCE, difference, draw, infer, layers, layers_plan, randomise
@@ -46,7 +46,7 @@ def test_one_forward_pass_over_many_layers_forms_once(tracked: bool) -> None:
     assert all(each is entries[0] for each in entries)
 
 
-def _step(model: nn.Module, adapter: tf.Adapter) -> None:
+def _step(model: nn.Module, adapter: Adapter) -> None:
     optimizer = torch.optim.SGD(adapter.parameters(), lr=0.1)
     for parameter in adapter.parameters():
         parameter.grad = torch.ones_like(parameter)
@@ -54,41 +54,41 @@ def _step(model: nn.Module, adapter: tf.Adapter) -> None:
     optimizer.zero_grad()
 
 
-def _copy(model: nn.Module, adapter: tf.Adapter) -> None:
+def _copy(model: nn.Module, adapter: Adapter) -> None:
     with torch.no_grad():
         for parameter in adapter.parameters():
             parameter.copy_(2 * parameter)
 
 
-def _one_copy(model: nn.Module, adapter: tf.Adapter) -> None:
+def _one_copy(model: nn.Module, adapter: Adapter) -> None:
     with torch.no_grad():
         list(adapter.parameters())[-1].copy_(torch.ones(()))
 
 
-def _load(model: nn.Module, adapter: tf.Adapter) -> None:
+def _load(model: nn.Module, adapter: Adapter) -> None:
     model.load_state_dict({n: 2 * t if n in cores_of(adapter) else t for n, t in model.state_dict().items()})
 
 
-def _load_assigned(model: nn.Module, adapter: tf.Adapter) -> None:
+def _load_assigned(model: nn.Module, adapter: Adapter) -> None:
     state = {n: 2 * t if n in cores_of(adapter) else t for n, t in model.state_dict().items()}
     model.load_state_dict(state, assign=True)
 
 
-def _data(model: nn.Module, adapter: tf.Adapter) -> None:
+def _data(model: nn.Module, adapter: Adapter) -> None:
     for parameter in adapter.parameters():
         parameter.data = 2 * parameter.data
 
 
-def _dtype(model: nn.Module, adapter: tf.Adapter) -> None:
+def _dtype(model: nn.Module, adapter: Adapter) -> None:
     model.to(torch.float32)
 
 
-def _vector(model: nn.Module, adapter: tf.Adapter) -> None:
+def _vector(model: nn.Module, adapter: Adapter) -> None:
     parameters = list(adapter.parameters())
     nn.utils.vector_to_parameters(2 * nn.utils.parameters_to_vector(parameters).detach(), parameters)
 
 
-def _initialised(model: nn.Module, adapter: tf.Adapter) -> None:
+def _initialised(model: nn.Module, adapter: Adapter) -> None:
     for parameter in adapter.parameters():
         nn.init.constant_(parameter, 0.5)
 
@@ -248,7 +248,7 @@ def test_inference_follows_training_without_a_backward_pass() -> None:
 def test_a_weight_of_many_parts_is_read_as_its_cores_are_now(name: str) -> None:
     """Where the increment is no product of two matrices, what is formed are the parts of the cores."""
     layout = LAYOUTS[name]
-    model, adapter = layout.adapted(tf.MatrixBatch, route="weight")
+    model, adapter = layout.adapted(MatrixBatch, route="weight")
     x = layout.input(3)
     run(model, x)
     for change in (_step, _copy, _one_copy, _load, _initialised, _load_assigned):
@@ -366,7 +366,7 @@ def test_inference_adds_two_products_a_layer_and_forms_nothing(kind: Any) -> Non
     with torch.no_grad(), Products() as base:
         model(x)
     assert base.count == depth
-    adapter = tf.adapt(model, layers_plan(), kind(2), route="activation", seed=0, check=False)
+    adapter = adapt(model, layers_plan(), kind(2), route="activation", seed=0, check=False)
     draw(adapter)
     model.eval()
     with torch.no_grad(), Products(*adapter.parameters()) as first:
@@ -377,7 +377,7 @@ def test_inference_adds_two_products_a_layer_and_forms_nothing(kind: Any) -> Non
     assert (second.count, second.reads) == (3 * depth, 0)
 
 
-@pytest.mark.parametrize("kind", [tf.TensorTrain, tf.MatrixBatch])
+@pytest.mark.parametrize("kind", [TensorTrain, MatrixBatch])
 @pytest.mark.parametrize("name", ["plain", "fused", "down"])
 def test_the_activation_route_forms_no_dense_increment(name: str, kind: Any) -> None:
     width = 256

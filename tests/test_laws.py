@@ -15,11 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import tensorfact as tf
+from tensorfact import Format, MatrixBatch, TensorizationPlan, TensorTrain, Tucker, adapt, load_adapter, plan_for
 from tensorfact.adapters.factors import Factors
 from tensorfact.errors import FingerprintError, FormatError, PlanError
 from tensorfact.formats import format_from_dict, format_to_dict
-from tensorfact.network import plan_contraction, with_input
+from tensorfact.lab import nano
+from tensorfact.network import Mode, Network, plan_contraction, with_input
 from tensorfact.storage.files import read_tensors
 
 from .helpers import TOLERANCE, bits, difference, ids, infer, layers, layers_plan, refused, state_bits, untouched
@@ -47,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("laws")
 
 
-def dense(format: tf.Format, modes: tuple[tf.Mode, ...], cores: Mapping[str, Tensor]) -> Tensor:
+def dense(format: Format, modes: tuple[Mode, ...], cores: Mapping[str, Tensor]) -> Tensor:
     network = format.network(modes)
     return plan_contraction(network)([cores[core.name] for core in network.cores])
 
@@ -125,7 +126,7 @@ def test_law_05_reported_count_is_closed_form_is_stored_numbers(
     folder: Path, adaptation: Adaptation, with_head: bool
 ) -> None:
     model = adaptation.case.build()
-    adapter = tf.adapt(model, adaptation.case.plan, adaptation.formats, train_head=with_head)
+    adapter = adapt(model, adaptation.case.plan, adaptation.formats, train_head=with_head)
     closed = sum(
         math.prod(adapter.formats[tensor.name].network(tensor.modes).sizes[leg] for leg in core.legs)
         for tensor in adapter.resolved.tensors
@@ -170,7 +171,7 @@ def truncated(tensor: Tensor, rows: list[int], rank: int) -> Tensor:
     return singular[rank:].square().sum()
 
 
-@pytest.mark.parametrize("kind", [tf.TensorTrain, tf.Tucker, tf.MatrixBatch])
+@pytest.mark.parametrize("kind", [TensorTrain, Tucker, MatrixBatch])
 @given(data=st.data())
 def test_law_07_full_rank_reconstructs_exactly(kind: Any, data: st.DataObject) -> None:
     drawn = data.draw(modes())
@@ -180,14 +181,14 @@ def test_law_07_full_rank_reconstructs_exactly(kind: Any, data: st.DataObject) -
     assert difference(dense(format, drawn, format.decompose(tensor, drawn).cores), tensor) < 1e-10
 
 
-@pytest.mark.parametrize("kind", [tf.TensorTrain, tf.Tucker])
+@pytest.mark.parametrize("kind", [TensorTrain, Tucker])
 @given(data=st.data())
 def test_law_07_the_error_is_quasi_optimal(kind: Any, data: st.DataObject) -> None:
     drawn = data.draw(modes())
     format, tensor = data.draw(formats(drawn, [kind])), data.draw(tensors(drawn))
     network, names = format.network(drawn), [mode.name for mode in drawn]
     error = float((dense(format, drawn, format.decompose(tensor, drawn).cores) - tensor).norm())
-    if isinstance(format, tf.TensorTrain):  # Oseledets 2011, theorem 2.2
+    if isinstance(format, TensorTrain):  # Oseledets 2011, theorem 2.2
         along = [names.index(mode.name) for mode in chain(drawn, format.order)]
         beyond = [truncated(tensor, along[:k], network.sizes[f"_{k}"]) for k in range(1, len(drawn))]
     else:  # De Lathauwer et al. 2000, property 10: sqrt(modes) times the best error
@@ -195,7 +196,7 @@ def test_law_07_the_error_is_quasi_optimal(kind: Any, data: st.DataObject) -> No
     assert error <= float(torch.stack(beyond).sum().sqrt()) * (1 + 1e-6) + 1e-9 * float(tensor.norm())
 
 
-@pytest.mark.parametrize("kind", [tf.TensorTrain, tf.Tucker, tf.MatrixBatch])
+@pytest.mark.parametrize("kind", [TensorTrain, Tucker, MatrixBatch])
 @given(data=st.data())
 def test_law_07_the_error_does_not_rise_with_the_rank(kind: Any, data: st.DataObject) -> None:
     drawn = data.draw(modes())
@@ -248,7 +249,7 @@ def test_law_09_what_is_loaded_gives_the_same_outputs(folder: Path, adaptation: 
         model.get_parameter("head.bias").add_(1)
     adapter.save(folder / "file")
     twin = adaptation.case.build(dtype)
-    other = tf.load_adapter(twin, folder / "file")
+    other = load_adapter(twin, folder / "file")
     assert torch.equal(infer(twin, ids()), infer(model, ids()))
     assert state_bits(twin) == state_bits(model)
     assert (other.plan, other.formats, other.scales) == (adapter.plan, adapter.formats, adapter.scales)
@@ -261,17 +262,17 @@ def test_law_09_another_base_model_is_refused_with_both_fingerprints(folder: Pat
     adapter.save(folder / "file")
     other = adaptation.case.build(seed=1)
     resolved = adaptation.case.plan.resolve(other)
-    theirs = tf.adapt(adaptation.case.build(seed=1), adaptation.case.plan, adaptation.formats).fingerprint
+    theirs = adapt(adaptation.case.build(seed=1), adaptation.case.plan, adaptation.formats).fingerprint
     assert resolved.parameters
     with untouched(other), refused(FingerprintError, adapter.fingerprint, theirs):
-        tf.load_adapter(other, folder / "file")
+        load_adapter(other, folder / "file")
     assert adapter.fingerprint != theirs
 
 
 @given(adaptations())
 def test_law_10_json_of_plans_and_formats_reads_back_equal(adaptation: Adaptation) -> None:
     plan = adaptation.case.plan
-    assert tf.TensorizationPlan.from_json(plan.to_json()) == plan
+    assert TensorizationPlan.from_json(plan.to_json()) == plan
     for format in adaptation.formats.values():
         assert format_from_dict(json.loads(json.dumps(format_to_dict(format)))) == format
 
@@ -282,7 +283,7 @@ def test_law_10_unknown_keys_are_errors(adaptation: Adaptation, key: str) -> Non
     for level in (plan, plan["groups"][-1], plan["groups"][-1]["rules"][-1]):
         level[f"{key}_"] = 1
         with refused(PlanError, f"{key}_"):
-            tf.TensorizationPlan.from_json(json.dumps(plan))
+            TensorizationPlan.from_json(json.dumps(plan))
         del level[f"{key}_"]
     for format in adaptation.formats.values():
         with refused(FormatError, f"{key}_"):
@@ -293,7 +294,7 @@ def test_law_10_unknown_keys_are_errors(adaptation: Adaptation, key: str) -> Non
 
 
 @given(networks(), st.sampled_from(["auto", "greedy", "eager"]))
-def test_law_11_no_plan_costs_more_than_a_naive_order(network: tf.Network, optimize: str) -> None:
+def test_law_11_no_plan_costs_more_than_a_naive_order(network: Network, optimize: str) -> None:
     """test_contraction counts the naive orders by itself."""
     plan = plan_contraction(network, optimize)
     assert plan.flops <= plan.naive_flops
@@ -318,7 +319,7 @@ def test_law_12_a_seed_decides_the_factors(adaptation: Adaptation, seed: int) ->
         model = adaptation.case.build()
         torch.manual_seed(noise)
         state = torch.get_rng_state()
-        adapter = tf.adapt(model, adaptation.case.plan, adaptation.formats, seed=seed)
+        adapter = adapt(model, adaptation.case.plan, adaptation.formats, seed=seed)
         assert torch.equal(torch.get_rng_state(), state), "a seeded start leaves torch's own state alone"
         return {name: bits(core) for name, core in adapter.named_cores().items()}
 
@@ -339,7 +340,7 @@ def test_law_12_holds_whatever_torch_s_default_dtype_is() -> None:
         model = layers()
         torch.set_default_dtype(default)
         try:
-            adapter = tf.adapt(model, layers_plan(), tf.TensorTrain(2), seed=0)
+            adapter = adapt(model, layers_plan(), TensorTrain(2), seed=0)
         finally:
             torch.set_default_dtype(torch.float32)
         return {name: bits(core) for name, core in adapter.named_cores().items()}
@@ -349,8 +350,8 @@ def test_law_12_holds_whatever_torch_s_default_dtype_is() -> None:
 
 def test_law_12_without_a_seed_torch_s_state_decides() -> None:
     def core(seed: int) -> bytes:
-        model = tf.nano()
+        model = nano()
         torch.manual_seed(seed)
-        return bits(tf.adapt(model, tf.plan_for(model), tf.TensorTrain(2)).named_cores()["encoder.U"])
+        return bits(adapt(model, plan_for(model), TensorTrain(2)).named_cores()["encoder.U"])
 
     assert core(0) == core(0) != core(1)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import tensorfact as tf
+from tensorfact import CP, Adapter, Group, MatrixBatch, Rule, TensorizationPlan, TensorTrain, Tucker, adapt
 
 from .helpers import bits, difference, draw, infer, layers, layers_plan, randomise
 
@@ -23,11 +23,11 @@ class Holder(nn.Module):
         self.module = module
 
 
-def adapted(module: nn.Module, pattern: str, modes: str, param: str = "weight", **options: Any) -> tf.Adapter:
+def adapted(module: nn.Module, pattern: str, modes: str, param: str = "weight", **options: Any) -> Adapter:
     """Adapt one parameter of a module held as `module`, with factors that change it."""
     holder = Holder(module)
-    plan = tf.TensorizationPlan((tf.Group("g", modes, (tf.Rule(f"module.{param}", pattern),)),))
-    adapter = tf.adapt(holder, plan, tf.TensorTrain(1), seed=0, **options)
+    plan = TensorizationPlan((Group("g", modes, (Rule(f"module.{param}", pattern),)),))
+    adapter = adapt(holder, plan, TensorTrain(1), seed=0, **options)
     draw(adapter, size=1.0)
     return adapter
 
@@ -90,10 +90,10 @@ def test_a_module_keeps_its_type_its_state_and_its_parameters(
 def test_weight_and_bias_of_one_layer_may_both_be_adapted(route: Any) -> None:
     module = randomise(nn.Linear(6, 4)).double()
     groups = (
-        tf.Group("w", "in out", (tf.Rule("module.weight", "out in"),)),
-        tf.Group("b", "out", (tf.Rule("module.bias", "out"),)),
+        Group("w", "in out", (Rule("module.weight", "out in"),)),
+        Group("b", "out", (Rule("module.bias", "out"),)),
     )
-    adapter = tf.adapt(Holder(module), tf.TensorizationPlan(groups), tf.TensorTrain(1), route=route)
+    adapter = adapt(Holder(module), TensorizationPlan(groups), TensorTrain(1), route=route)
     draw(adapter, size=1.0)
     state, x = module.state_dict(), torch.randn(3, 6, dtype=torch.float64)
     weight, bias = (state[name] + adapter.delta(f"module.{name}") for name in ("weight", "bias"))
@@ -164,13 +164,13 @@ def test_an_effective_weight_is_computed_wide_and_rounded_once(dtype: torch.dtyp
 
 
 @pytest.mark.parametrize("route", ["activation", "weight"])
-@pytest.mark.parametrize("kind", [tf.TensorTrain, tf.Tucker, tf.CP, tf.MatrixBatch])
+@pytest.mark.parametrize("kind", [TensorTrain, Tucker, CP, MatrixBatch])
 def test_autocast_gives_the_base_layer_s_dtype(kind: Any, route: Any) -> None:
     model = randomise(layers())
     x = torch.randn(5, 6)
     with torch.autocast("cpu", torch.bfloat16):
         expected = model(x)
-        adapter = tf.adapt(model, layers_plan(), kind(2), route=route, seed=0)
+        adapter = adapt(model, layers_plan(), kind(2), route=route, seed=0)
         assert model(x).dtype == expected.dtype == torch.bfloat16
         assert torch.equal(model(x), expected)
     draw(adapter)
@@ -182,16 +182,16 @@ def test_autocast_gives_the_base_layer_s_dtype(kind: Any, route: Any) -> None:
     assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in adapter.parameters())
 
 
-def routes(adapter: tf.Adapter) -> set[str]:
+def routes(adapter: Adapter) -> set[str]:
     return {choice.route for choice in adapter.explain().choices}
 
 
 def test_the_route_is_chosen_by_cost() -> None:
     """Applying few components is cheaper than the gradient of a formed matrix; applying very many is not."""
-    assert routes(tf.adapt(layers(2, 256), layers_plan(), tf.TensorTrain(2))) == {"activation"}
-    assert routes(tf.adapt(layers(64, 8), layers_plan(), tf.CP(64))) == {"weight"}
+    assert routes(adapt(layers(2, 256), layers_plan(), TensorTrain(2))) == {"activation"}
+    assert routes(adapt(layers(64, 8), layers_plan(), CP(64))) == {"weight"}
     convolution = nn.Sequential(nn.Conv2d(4, 4, 1))
-    assert routes(tf.adapt(convolution, layers_plan("layer in out", "out in 1 1"), tf.TensorTrain(1))) == {"weight"}
+    assert routes(adapt(convolution, layers_plan("layer in out", "out in 1 1"), TensorTrain(1))) == {"weight"}
 
 
 def test_reading_a_weight_backpropagates_into_the_factors_alone() -> None:
@@ -204,13 +204,13 @@ def test_reading_a_weight_backpropagates_into_the_factors_alone() -> None:
 
 def test_one_class_serves_all_modules_of_a_kind() -> None:
     model = layers(depth=3)
-    tf.adapt(model, layers_plan(), tf.TensorTrain(1))
+    adapt(model, layers_plan(), TensorTrain(1))
     assert len({type(module) for module in model if isinstance(module, nn.Linear)}) == 1
 
 
 def test_a_base_layer_in_bf16_takes_an_fp32_input_of_its_own_dtype_only() -> None:
     """The adapter adds no cast of its own: what the base layer refuses is refused still."""
     model = layers().to(torch.bfloat16)
-    tf.adapt(model, layers_plan(), tf.TensorTrain(1), route="activation")
+    adapt(model, layers_plan(), TensorTrain(1), route="activation")
     with pytest.raises(RuntimeError, match="dtype"):
         infer(model, torch.randn(2, 6))

@@ -13,8 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-import tensorfact as tf
 from tensorfact.errors import DataError
+from tensorfact.lab import hugging_face, nano, open_task, timm_dataset
 
 from .helpers import samples_of
 
@@ -55,22 +55,22 @@ def folders(root: Path, **parts: int) -> Path:
 
 def test_a_dict_has_its_own_parts() -> None:
     data = datasets.DatasetDict(train=table(6), validation=table(4, first=6), test=table(5, first=10))
-    splits = tf.hugging_face(data, tf.nano())
+    splits = hugging_face(data, nano())
     assert (splits.sizes, splits.classes) == ({"train": 6, "val": 4, "test": 5}, 4)
     assert (splits.val[3][0].shape, splits.val[3][1]) == ((1, 28, 28), 0)
-    assert len(tf.hugging_face(data, tf.nano(), train=2).train) == 2  # type: ignore[arg-type]
+    assert len(hugging_face(data, nano(), train=2).train) == 2  # type: ignore[arg-type]
 
 
 def test_parts_that_are_not_there_are_held_out_of_train_by_a_seed() -> None:
-    first, again, other = (tf.hugging_face(table(12), tf.nano(), val=3, test=4, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (hugging_face(table(12), nano(), val=3, test=4, seed=seed) for seed in (0, 0, 1))
     assert first.sizes == {"train": 5, "val": 3, "test": 4}
     places = [[part.indices for part in (s.train, s.val, s.test)] for s in (first, again, other)]  # type: ignore[attr-defined]
     assert sorted(itertools.chain(*places[0])) == list(range(12))
     assert places[0] == places[1] != places[2]
     with pytest.raises(DataError, match="no part to report on"):
-        tf.hugging_face(table(12), tf.nano(), val=3)
+        hugging_face(table(12), nano(), val=3)
     with pytest.raises(DataError, match="below 12"):
-        tf.hugging_face(table(12), tf.nano(), val=3, test=9)
+        hugging_face(table(12), nano(), val=3, test=9)
 
 
 @pytest.mark.parametrize("mode", ["P", "L", "RGBA", "CMYK"])
@@ -84,24 +84,24 @@ def test_saved_data_in_any_mode_is_read_from_disk(mode: str, tmp_path: Path) -> 
     else:
         made = table(9, mode=mode)
     made.save_to_disk(str(tmp_path / "saved"))
-    splits = tf.hugging_face(tmp_path / "saved", tf.nano(), val=2, test=2)
+    splits = hugging_face(tmp_path / "saved", nano(), val=2, test=2)
     assert splits.sizes == {"train": 5, "val": 2, "test": 2}
     assert {x.shape for x, _ in samples_of(splits.train)} == {(1, 28, 28)}
 
 
 def test_a_folder_of_images_is_loaded_offline(tmp_path: Path) -> None:
     root = folders(tmp_path / "images", train=6, validation=4, test=4)
-    splits = tf.hugging_face(root, tf.nano(), root=tmp_path / "cache")
+    splits = hugging_face(root, nano(), root=tmp_path / "cache")
     assert (splits.sizes, splits.classes) == ({"train": 6, "val": 4, "test": 4}, 2)
 
 
 def test_labels_may_be_words_of_the_part_to_train_on() -> None:
     words = table(6).remove_columns("label").add_column("kind", ["dog", "cat", "owl"] * 2)
-    splits = tf.hugging_face(words, tf.nano(), label="kind", val=1, test=1)
+    splits = hugging_face(words, nano(), label="kind", val=1, test=1)
     assert splits.classes == 3
     other = words.remove_columns("kind").add_column("kind", ["fox"] * 6)
     with pytest.raises(DataError, match=r"test, sample 0 has no label.*'fox'"):
-        tf.hugging_face(datasets.DatasetDict(train=words, test=other), tf.nano(), label="kind", val=1)
+        hugging_face(datasets.DatasetDict(train=words, test=other), nano(), label="kind", val=1)
 
 
 def test_what_is_wrong_with_a_data_set_is_named(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_what_is_wrong_with_a_data_set_is_named(tmp_path: Path) -> None:
     unlabelled = (
         table(6).cast_column("label", datasets.Value("int64")).remove_columns("label").add_column("label", [-1] * 6)
     )
-    model = tf.nano()
+    model = nano()
     for made, arguments, words in (
         (data, {"image": "img"}, "no column 'img'.*image="),
         (data, {"val_split": "tset"}, "did you mean 'test'"),
@@ -121,7 +121,7 @@ def test_what_is_wrong_with_a_data_set_is_named(tmp_path: Path) -> None:
         (table(4).remove_columns("label").add_column("label", [[1], [2]] * 2), {}, "train, sample 0 has no label"),
     ):
         with pytest.raises(DataError, match=words):
-            tf.hugging_face(made, model, **{"val": 2, **arguments})  # type: ignore[arg-type]
+            hugging_face(made, model, **{"val": 2, **arguments})  # type: ignore[arg-type]
 
 
 def test_parts_of_the_same_samples_are_refused() -> None:
@@ -134,7 +134,7 @@ def test_parts_of_the_same_samples_are_refused() -> None:
         (data, {"check": False}),
     ):
         with pytest.raises(DataError, match=r"holds samples of '(train|test)'"):
-            tf.hugging_face(made, tf.nano(), **arguments)
+            hugging_face(made, nano(), **arguments)
 
 
 def test_class_names_that_differ_between_parts_are_refused() -> None:
@@ -142,7 +142,7 @@ def test_class_names_that_differ_between_parts_are_refused() -> None:
         other = table(4, first=6).cast_column("label", datasets.Value("int64"))
         other = other.cast_column("label", datasets.ClassLabel(names=names))
         with pytest.raises(DataError, match="test has other classes than train"):
-            tf.hugging_face(datasets.DatasetDict(train=table(6), test=other), tf.nano(), val=2)
+            hugging_face(datasets.DatasetDict(train=table(6), test=other), nano(), val=2)
 
 
 def test_an_image_that_is_none_is_named() -> None:
@@ -151,7 +151,7 @@ def test_an_image_that_is_none_is_named() -> None:
         features=datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")}),
     )
     with pytest.raises(DataError, match="train, sample 1 has no image"):
-        tf.hugging_face(made, tf.nano(), val=1, test=1)
+        hugging_face(made, nano(), val=1, test=1)
 
 
 def test_a_damaged_image_is_named_when_it_is_checked_or_read() -> None:
@@ -161,15 +161,15 @@ def test_a_damaged_image_is_named_when_it_is_checked_or_read() -> None:
         features=datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")}),
     )
     with pytest.raises(DataError, match="train, sample 0 is no readable image"):
-        tf.hugging_face(made, tf.nano(), val=1, test=1)
+        hugging_face(made, nano(), val=1, test=1)
     with pytest.raises(DataError, match="is no readable image"):
-        tf.hugging_face(made, tf.nano(), val=1, test=1, check=False).val[0]
+        hugging_face(made, nano(), val=1, test=1, check=False).val[0]
 
 
 def test_without_the_package_the_fix_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(DataError, match=r"pip install 'tensorfact\[train\]'"):
-        tf.hugging_face("mnist", tf.nano())
+        hugging_face("mnist", nano())
 
 
 # ------------------------------------------------------------------------------------------------------------ timm
@@ -177,11 +177,11 @@ def test_without_the_package_the_fix_is_named(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_folder_by_timm_with_or_without_a_part_to_choose_by(tmp_path: Path) -> None:
     root = folders(tmp_path / "pets", train=8, val=4, test=6)
-    own = tf.timm_dataset(str(root), tf.nano(), val_split="val")
-    torchs = tf.timm_dataset("torch/image_folder", tf.nano(), root=root, val_split="val")
+    own = timm_dataset(str(root), nano(), val_split="val")
+    torchs = timm_dataset("torch/image_folder", nano(), root=root, val_split="val")
     assert torchs.sizes == own.sizes
     assert torch.equal(torchs.test[5][0], own.test[5][0])
-    held = tf.timm_dataset("", tf.nano(), root=root, val=3)
+    held = timm_dataset("", nano(), root=root, val=3)
     assert (own.sizes, own.classes) == ({"train": 8, "val": 4, "test": 6}, 2)
     assert held.sizes == {"train": 5, "val": 3, "test": 6}
     assert (held.train[0][0].shape, held.val[0][1] in (0, 1)) == ((1, 28, 28), True)
@@ -190,33 +190,33 @@ def test_a_folder_by_timm_with_or_without_a_part_to_choose_by(tmp_path: Path) ->
 def test_a_part_that_timm_makes_up_is_refused(tmp_path: Path) -> None:
     root = folders(tmp_path / "pets", train=8, test=6)
     with pytest.raises(DataError, match="'validation' holds samples of 'train'"):
-        tf.timm_dataset(str(root), tf.nano(), val_split="validation")
+        timm_dataset(str(root), nano(), val_split="validation")
     alone = folders(tmp_path / "alone", **{"": 8})
     with pytest.raises(DataError, match="'test' holds samples of 'train'"):
-        tf.timm_dataset(str(alone), tf.nano(), val=2)
-    assert tf.timm_dataset(str(alone), tf.nano(), test_split=None, val=2, test=2).sizes["train"] == 4
+        timm_dataset(str(alone), nano(), val=2)
+    assert timm_dataset(str(alone), nano(), test_split=None, val=2, test=2).sizes["train"] == 4
 
 
 def test_an_image_that_timm_would_skip_is_named(tmp_path: Path) -> None:
     root = folders(tmp_path / "pets", train=8, test=6)
     (root / "train" / "a" / "2.png").write_bytes(b"damaged")
     with pytest.raises(DataError, match="train, sample 1 is no readable image"):
-        tf.timm_dataset(str(root), tf.nano(), val=2)
-    assert tf.timm_dataset(str(root), tf.nano(), val=2, check=False).sizes["train"] == 6
+        timm_dataset(str(root), nano(), val=2)
+    assert timm_dataset(str(root), nano(), val=2, check=False).sizes["train"] == 6
 
 
 def test_classes_that_differ_are_named(tmp_path: Path) -> None:
     root = folders(tmp_path / "pets", train=8, test=6)
     (root / "test" / "b").rename(root / "test" / "c")
     with pytest.raises(DataError, match="test has other classes than train"):
-        tf.timm_dataset(str(root), tf.nano(), val=2)
+        timm_dataset(str(root), nano(), val=2)
 
 
 def test_hugging_faces_data_by_timm_whole_and_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     root = folders(tmp_path / "pets", train=8, test=6)
     whole, streamed = (
-        tf.timm_dataset(f"{kind}/{root}", tf.nano(), root=tmp_path / "cache", val=2) for kind in ("hfds", "hfids")
+        timm_dataset(f"{kind}/{root}", nano(), root=tmp_path / "cache", val=2) for kind in ("hfds", "hfids")
     )
     assert whole.sizes == streamed.sizes == {"train": 6, "val": 2, "test": 6}
     assert whole.classes == streamed.classes == 2
@@ -224,10 +224,10 @@ def test_hugging_faces_data_by_timm_whole_and_streamed(tmp_path: Path, monkeypat
 
 def test_a_name_that_timm_does_not_know_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="neither a name nor a root"):
-        tf.timm_dataset("", tf.nano())
+        timm_dataset("", nano())
     for root in (None, tmp_path):
         with pytest.raises(DataError, match=r"'nope' is neither a folder nor a name that timm knows.*torch/"):
-            tf.open_task("timm:nope", tf.nano(), root=root)
+            open_task("timm:nope", nano(), root=root)
     for name in ("torch/nothing", "torch/cifar10"):
         with pytest.raises(DataError, match="timm makes no part 'train'"):
-            tf.timm_dataset(name, tf.nano(), root=tmp_path / "nothing")
+            timm_dataset(name, nano(), root=tmp_path / "nothing")

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-import tensorfact as tf
+from tensorfact import Format, Group, MatrixBatch, Rule, TensorizationPlan, TensorTrain, adapt
 
 from .helpers import TOLERANCE, difference, draw, infer
 from .layouts import (
@@ -29,11 +29,9 @@ from .layouts import (
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-@pytest.mark.parametrize("kind", [tf.TensorTrain, tf.MatrixBatch])
+@pytest.mark.parametrize("kind", [TensorTrain, MatrixBatch])
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_gradients_and_their_gradients_are_those_of_differences(
-    name: str, kind: type[tf.Format], recompute: bool
-) -> None:
+def test_gradients_and_their_gradients_are_those_of_differences(name: str, kind: type[Format], recompute: bool) -> None:
     """Of the input, the base weights and biases, and every core."""
     layout = LAYOUTS[name]
     model, adapter = layout.adapted(kind)
@@ -44,9 +42,9 @@ def test_gradients_and_their_gradients_are_those_of_differences(
         group = layout.plan.groups[0]
         rule = group.rules[0]
         labels = dict(rule.coordinates)
-        moved = tf.Group("g", group.modes, (tf.Rule(f"1.{rule.param}", rule.pattern, **cast("Any", labels)),))
-        plan = tf.TensorizationPlan((moved,))
-        adapter = tf.adapt(root, plan, kind(2), route="activation", seed=0, check=False, recompute=True)  # type: ignore[call-arg]
+        moved = Group("g", group.modes, (Rule(f"1.{rule.param}", rule.pattern, **cast("Any", labels)),))
+        plan = TensorizationPlan((moved,))
+        adapter = adapt(root, plan, kind(2), route="activation", seed=0, check=False, recompute=True)  # type: ignore[call-arg]
         draw(adapter, size=0.6)
     assert all(slot.increment.kind.halves for slot in adapter._slots.values())
     names = list(stored(root))
@@ -77,10 +75,10 @@ def _functions(output: Tensor) -> set[str]:
 @pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", [*LAYOUTS, "merged"])
-def test_every_route_is_as_exact_as_the_dtype(name: str, kind: type[tf.Format], dtype: torch.dtype) -> None:
+def test_every_route_is_as_exact_as_the_dtype(name: str, kind: type[Format], dtype: torch.dtype) -> None:
     """Activation, weight, and plain composed operations, against float64: the output, and every core's gradient."""
     layout = LAYOUTS.get(name, MERGED)
-    rank = 1 if layout is MERGED and kind is tf.MatrixBatch else 2
+    rank = 1 if layout is MERGED and kind is MatrixBatch else 2
     model, adapter = layout.adapted(kind, dtype, rank=rank)
     x = layout.input(2, 5, dtype=dtype)
     exact, exactly = layout.adapted(kind, torch.float64, rank=rank, route="weight")
@@ -111,7 +109,7 @@ def test_every_route_is_as_exact_as_the_dtype(name: str, kind: type[tf.Format], 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", [*LAYOUTS, "merged"])
-def test_a_transform_over_samples_gives_the_gradient_of_each(name: str, kind: type[tf.Format]) -> None:
+def test_a_transform_over_samples_gives_the_gradient_of_each(name: str, kind: type[Format]) -> None:
     layout = LAYOUTS.get(name, MERGED)
     model, adapter = layout.adapted(kind, rank=1)
     xs = layout.input(3, 2)
@@ -129,7 +127,7 @@ def test_a_transform_over_samples_gives_the_gradient_of_each(name: str, kind: ty
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_an_input_may_have_any_shape_and_strides(name: str, kind: type[tf.Format]) -> None:
+def test_an_input_may_have_any_shape_and_strides(name: str, kind: type[Format]) -> None:
     layout = LAYOUTS[name]
     model, _ = layout.adapted(kind, rank=1)
     x = layout.input(2, 3)
@@ -161,7 +159,7 @@ def _plainly(model: Side, at: int, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_frozen_core_gets_no_gradient_and_leaves_the_others_theirs(kind: type[tf.Format]) -> None:
+def test_a_frozen_core_gets_no_gradient_and_leaves_the_others_theirs(kind: type[Format]) -> None:
     layout = LAYOUTS["fused"]
     model, adapter = layout.adapted(kind)
     x = layout.input(3)
@@ -178,7 +176,7 @@ def test_a_frozen_core_gets_no_gradient_and_leaves_the_others_theirs(kind: type[
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_the_base_weights_and_the_input_get_the_gradients_of_the_merged_model(name: str) -> None:
     layout = LAYOUTS[name]
-    model, _ = layout.adapted(tf.TensorTrain)
+    model, _ = layout.adapted(TensorTrain)
     model.layers.requires_grad_(True)
     x = layout.input(3).requires_grad_()
     other: Any = copy.deepcopy(model)
@@ -197,7 +195,7 @@ def test_the_base_weights_and_the_input_get_the_gradients_of_the_merged_model(na
 @pytest.mark.parametrize("tokens", [0, 1, 3])
 def test_a_wide_layer_takes_any_number_of_tokens(tokens: int) -> None:
     layer = Layout(lambda: nn.Linear(640, 640), 640, "layer in out", "out in")
-    model, adapter = layer.adapted(tf.TensorTrain)
+    model, adapter = layer.adapted(TensorTrain)
     model(layer.input(tokens)).sum().backward()
     assert all(core.grad is not None and bool(core.grad.isfinite().all()) for core in adapter.parameters())
 
@@ -206,7 +204,7 @@ def test_a_wide_layer_takes_any_number_of_tokens(tokens: int) -> None:
 @pytest.mark.parametrize("layout", [torch.strided, torch.jagged], ids=str)
 def test_a_nested_input_is_taken_row_by_row(layout: torch.layout) -> None:
     layer = LAYOUTS["plain"]
-    model, _ = layer.adapted(tf.TensorTrain)
+    model, _ = layer.adapted(TensorTrain)
     linear = cast("nn.Linear", model.layers[0])
     rows = [layer.input(2), layer.input(3)]
     with torch.no_grad():

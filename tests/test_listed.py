@@ -9,8 +9,8 @@ import timm
 import torch
 from PIL import Image
 
-import tensorfact as tf
 from tensorfact.errors import DataError
+from tensorfact.lab import few_shot, nano, vtab
 from tensorfact.lab.data import FEW_SHOT, VTAB
 
 from .helpers import samples_of
@@ -19,7 +19,7 @@ from .make_benchmarks import lay_out_few_shot, lay_out_vtab
 
 @pytest.mark.parametrize("name", ["cifar", "patch_camelyon", "smallnorb_ele"])
 def test_a_vtab_task_is_read_as_the_field_lays_it_out(name: str, tmp_path: Path) -> None:
-    data = tf.vtab(lay_out_vtab(tmp_path, name), name, tf.nano())
+    data = vtab(lay_out_vtab(tmp_path, name), name, nano())
     assert (data.name, data.classes, data.sizes) == (name, VTAB[name].classes, {"train": 3, "val": 3, "test": 3})
     x, label = data.train[1]
     assert (x.shape, label) == ((1, 28, 28), 1)
@@ -35,7 +35,7 @@ def test_vtab_has_the_papers_tasks_and_groups() -> None:
 
 def test_statistics_are_the_models_own_or_imagenets(tmp_path: Path) -> None:
     root, model = lay_out_vtab(tmp_path, "svhn"), timm.create_model("vit_tiny_patch16_224.augreg_in21k")
-    own, other = (tf.vtab(root, "svhn", model, imagenet_statistics=flag).test[0][0] for flag in (False, True))
+    own, other = (vtab(root, "svhn", model, imagenet_statistics=flag).test[0][0] for flag in (False, True))
     pixels = own * 0.5 + 0.5
     mean, std = (torch.tensor(v).reshape(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     torch.testing.assert_close(other, (pixels - mean) / std, atol=1e-5, rtol=1e-5)
@@ -44,19 +44,19 @@ def test_statistics_are_the_models_own_or_imagenets(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["oxford_pets", "stanford_cars"])
 def test_a_few_shot_task_is_read_as_the_field_lays_it_out(name: str, tmp_path: Path) -> None:
     folder = lay_out_few_shot(tmp_path, name) / name
-    data = tf.few_shot(folder, tf.nano(), shots=4, seed=1, classes=FEW_SHOT[name].classes)
+    data = few_shot(folder, nano(), shots=4, seed=1, classes=FEW_SHOT[name].classes)
     assert (data.classes, data.sizes) == (FEW_SHOT[name].classes, {"train": 8, "val": 4, "test": 4})
     assert (data.train[7][0].shape, data.train[7][1]) == ((1, 28, 28), 1)
-    assert tf.few_shot(folder, tf.nano(), shots=4, seed=1).classes == 2
+    assert few_shot(folder, nano(), shots=4, seed=1).classes == 2
     with pytest.raises(DataError, match=r"seed_1, line 5.*0 to 0"):
-        tf.few_shot(folder, tf.nano(), shots=4, seed=1, classes=1)
+        few_shot(folder, nano(), shots=4, seed=1, classes=1)
 
 
 def test_lists_that_name_images_twice_are_taken_as_they_are(tmp_path: Path) -> None:
     folder = lay_out_few_shot(tmp_path, "oxford_pets") / "oxford_pets"
     listed = folder / "annotations" / "train_meta.list.num_shot_1.seed_0"
     listed.write_text("".join(line * 2 for line in listed.read_text().splitlines(keepends=True)))
-    assert tf.few_shot(folder, tf.nano(), shots=1, seed=0).sizes["train"] == 4
+    assert few_shot(folder, nano(), shots=1, seed=0).sizes["train"] == 4
 
 
 def rewrite(path: Path, old: str, new: str) -> None:
@@ -99,7 +99,7 @@ def test_a_line_that_is_wrong_is_named(line: str, words: tuple[str, ...], tmp_pa
     listed = root / "svhn" / "test.txt"
     listed.write_text(listed.read_text() + line + "\n")
     with pytest.raises(DataError) as caught:
-        tf.vtab(root, "svhn", tf.nano())
+        vtab(root, "svhn", nano())
     assert all(word in str(caught.value).lower() for word in words), str(caught.value)
 
 
@@ -107,14 +107,14 @@ def test_a_byte_order_mark_is_no_part_of_the_first_path(tmp_path: Path) -> None:
     root = lay_out_vtab(tmp_path, "svhn")
     listed = root / "svhn" / "test.txt"
     listed.write_text(listed.read_text(), encoding="utf-8-sig")
-    assert tf.vtab(root, "svhn", tf.nano()).sizes["test"] == 3
+    assert vtab(root, "svhn", nano()).sizes["test"] == 3
 
 
 def test_a_path_may_hold_spaces_and_a_list_may_end_without_a_newline(tmp_path: Path) -> None:
     root = lay_out_vtab(tmp_path, "svhn")
     Image.new("CMYK", (30, 20)).save(root / "svhn" / "images" / "a b  c.jpg")
     (root / "svhn" / "test.txt").write_text("images/a b  c.jpg 9")
-    assert tf.vtab(root, "svhn", tf.nano()).test[0][1] == 9
+    assert vtab(root, "svhn", nano()).test[0][1] == 9
 
 
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"images/\xff.jpg 1\n"], ids=["empty", "blank", "no UTF-8"])
@@ -122,31 +122,31 @@ def test_a_list_that_is_none_is_named(content: bytes, tmp_path: Path) -> None:
     root = lay_out_vtab(tmp_path, "svhn")
     (root / "svhn" / "val200.txt").write_bytes(content)
     with pytest.raises(DataError, match=r"val200\.txt (is empty|cannot be read)"):
-        tf.vtab(root, "svhn", tf.nano())
+        vtab(root, "svhn", nano())
 
 
 def test_a_task_or_list_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="did you mean 'cifar'"):
-        tf.vtab(tmp_path, "cifra", tf.nano())
+        vtab(tmp_path, "cifra", nano())
     with pytest.raises(DataError, match=r"train800\.txt"):
-        tf.vtab(tmp_path, "cifar", tf.nano())
+        vtab(tmp_path, "cifar", nano())
     (tmp_path / "cifar" / "train800.txt").mkdir(parents=True)
     with pytest.raises(DataError, match=r"train800\.txt cannot be read"):
-        tf.vtab(tmp_path, "cifar", tf.nano())
+        vtab(tmp_path, "cifar", nano())
 
 
 def test_without_a_check_lists_are_read_and_images_are_not(tmp_path: Path) -> None:
     root = lay_out_vtab(tmp_path, "svhn")
     (root / "svhn" / "images" / "train800" / "000002.jpg").write_bytes(b"damaged")
     with pytest.raises(DataError, match=r"train800\.txt, line 3: .*000002\.jpg is no readable image"):
-        tf.vtab(root, "svhn", tf.nano())
-    data = tf.vtab(root, "svhn", tf.nano(), check=False)
+        vtab(root, "svhn", nano())
+    data = vtab(root, "svhn", nano(), check=False)
     assert data.train[1][1] == 1
     with pytest.raises(DataError, match=r"000002\.jpg is no readable image"):
         data.train[2]
     rewrite(root / "svhn" / "val200.txt", " 2\n", " 11\n")
     with pytest.raises(DataError, match=r"val200\.txt, line 3.*0 to 9"):
-        tf.vtab(root, "svhn", tf.nano(), check=False)
+        vtab(root, "svhn", nano(), check=False)
 
 
 def share(root: Path) -> None:
@@ -161,14 +161,14 @@ def test_the_list_of_both_is_what_both_lists_hold(shared: bool, tmp_path: Path) 
     root = lay_out_vtab(tmp_path, "svhn")
     if shared:
         share(root)
-    assert tf.vtab(root, "svhn", tf.nano()).sizes["train"] == 3
+    assert vtab(root, "svhn", nano()).sizes["train"] == 3
     whole = root / "svhn" / "train800val200.txt"
     lines = whole.read_text().splitlines(keepends=True)
 
     def refused(text: str, words: str) -> None:
         whole.write_text(text)
         with pytest.raises(DataError, match=words):
-            tf.vtab(root, "svhn", tf.nano(), check=False)
+            vtab(root, "svhn", nano(), check=False)
 
     refused("".join([*lines, lines[1]]), r"train800val200\.txt, line 7: .* is not in .*wrong count: 7 lines for 6")
     refused("".join(lines[:5]), r"(train800|val200)\.txt, line \d: .* is missing from .*wrong count: 5 lines for 6")

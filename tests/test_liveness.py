@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import tensorfact as tf
+from tensorfact import Adapter, Group, Rule, TensorizationPlan, TensorTrain, adapt, plan_for
 from tensorfact.adapters.liveness import numbers
 from tensorfact.errors import AdaptError, UnusedError
+from tensorfact.lab import nano
 from tensorfact.lab.models import make_model
 from tensorfact.model.example import known_example
 
@@ -56,12 +57,12 @@ class Gated(Branches):
         return x + cast("Tensor", self.layers[0](x)) + self.gamma * cast("Tensor", self.layers[1](x))
 
 
-PLAN = tf.TensorizationPlan((tf.Group("g", "layer in out", (tf.Rule("layers.{layer}.weight", "out in"),)),))
+PLAN = TensorizationPlan((Group("g", "layer in out", (Rule("layers.{layer}.weight", "out in"),)),))
 X = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
 
 
-def adapted(model: nn.Module, **options: Any) -> tf.Adapter:
-    return tf.adapt(model, PLAN, tf.TensorTrain(1), seed=0, **options)
+def adapted(model: nn.Module, **options: Any) -> Adapter:
+    return adapt(model, PLAN, TensorTrain(1), seed=0, **options)
 
 
 def test_the_first_forward_pass_names_an_unused_parameter() -> None:
@@ -98,20 +99,20 @@ def test_a_removed_adapter_looks_no_more() -> None:
 
 
 def test_a_known_example_tells_at_once_and_leaves_the_model_as_it_was() -> None:
-    model = cast("Any", tf.nano())
+    model = cast("Any", nano())
     model.spare = nn.Linear(96, 96)
-    plan = tf.TensorizationPlan((tf.Group("spare", "in out", (tf.Rule("spare.weight", "out in"),)),))
+    plan = TensorizationPlan((Group("spare", "in out", (Rule("spare.weight", "out in"),)),))
     state = torch.random.get_rng_state()
     with untouched(model), refused(UnusedError, "'spare.weight'"):
-        tf.adapt(model, plan, tf.TensorTrain(1), seed=0)
+        adapt(model, plan, TensorTrain(1), seed=0)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert not model._forward_hooks
 
 
 def test_the_look_at_an_example_changes_nothing() -> None:
-    model = tf.nano().train()
+    model = nano().train()
     state = torch.random.get_rng_state()
-    adapter = tf.adapt(model, tf.plan_for(model), tf.TensorTrain(2), seed=0)
+    adapter = adapt(model, plan_for(model), TensorTrain(2), seed=0)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert all(module.training for module in model.modules())
     assert not model._forward_hooks
@@ -119,9 +120,9 @@ def test_the_look_at_an_example_changes_nothing() -> None:
 
 
 def test_an_example_that_does_not_run_tells_nothing() -> None:
-    model = cast("Any", tf.nano())
+    model = cast("Any", nano())
     model.pretrained_cfg = {**model.pretrained_cfg, "input_size": (7, 5, 5), "first_conv": None}  # 7 channels
-    tf.adapt(model, tf.plan_for(model), tf.TensorTrain(2))
+    adapt(model, plan_for(model), TensorTrain(2))
     assert len(model._forward_hooks) == 1
     model(torch.zeros(1, 1, 28, 28))
     assert not model._forward_hooks
@@ -135,7 +136,7 @@ def test_a_copy_made_before_the_first_pass_is_watched_by_itself() -> None:
     assert not model._forward_hooks
     with refused(UnusedError, "'layers.1.weight'"):
         twin(X)
-    cast("tf.Adapter", twin.tensorfact).remove()
+    cast("Adapter", twin.tensorfact).remove()
     twin(X)
     assert adapter._attached
 
@@ -158,8 +159,8 @@ def test_what_a_compiler_runs_is_no_sign_of_a_dead_parameter() -> None:
 
 
 def test_check_measures_every_parameter_and_leaves_no_trace() -> None:
-    model = randomise(tf.nano())
-    adapter = tf.adapt(model, tf.plan_for(model), tf.TensorTrain(2), seed=0)
+    model = randomise(nano())
+    adapter = adapt(model, plan_for(model), TensorTrain(2), seed=0)
     draw(adapter)
     before = snapshot(model)
     found = adapter.check()
@@ -201,7 +202,7 @@ def test_check_finds_a_model_that_answers_otherwise_once_merged() -> None:
             return cast("Tensor", nn.Sequential(*self)(x)) + stored.sum()
 
     model = Odd(*layers(2))
-    adapter = tf.adapt(model, layers_plan(), tf.TensorTrain(2), seed=0)
+    adapter = adapt(model, layers_plan(), TensorTrain(2), seed=0)
     with refused(AdaptError, "'0.weight'", "adapted and merged"):
         adapter.check(torch.ones(2, 6))
 
@@ -227,7 +228,7 @@ def test_models_say_what_they_take(name: str) -> None:
         assert example is None
         return
     assert example is not None
-    adapter = tf.adapt(model, tf.plan_for(model), tf.TensorTrain(2), seed=0)
+    adapter = adapt(model, plan_for(model), TensorTrain(2), seed=0)
     assert not model._forward_hooks, "the example ran at once"
     state = state_bits(model)
     assert not adapter.check().apart
@@ -280,7 +281,7 @@ def test_buffers_stay_as_they_were() -> None:
 def test_one_compiled_model_says_nothing_of_another() -> None:
     torch._dynamo.reset()
     first, second = layers(2), Branches()
-    tf.adapt(first, layers_plan(), tf.TensorTrain(2), seed=0)
+    adapt(first, layers_plan(), TensorTrain(2), seed=0)
     torch.compile(first, backend="eager", fullgraph=True)(torch.ones(2, 6))
     adapted(second)
     with refused(UnusedError, "'layers.1.weight'"):
@@ -313,20 +314,20 @@ def test_whatever_a_model_says_of_itself_is_no_reason_to_fail(config: Any) -> No
 def test_what_cannot_be_adapted_or_checked_is_refused() -> None:
     model = layers(2)
     with refused(AdaptError, "compiled already"):
-        tf.adapt(cast("nn.Module", torch.compile(model)), layers_plan(), tf.TensorTrain(2))
+        adapt(cast("nn.Module", torch.compile(model)), layers_plan(), TensorTrain(2))
     with torch.inference_mode():
         inferred = layers(2)
     with refused(AdaptError, "'0.weight'", "inference_mode"):
-        tf.adapt(inferred, layers_plan(), tf.TensorTrain(2))
+        adapt(inferred, layers_plan(), TensorTrain(2))
     with torch.device("meta"):
         outline = layers(2)
-    adapter = tf.adapt(outline, layers_plan(), tf.TensorTrain(2))
+    adapter = adapt(outline, layers_plan(), TensorTrain(2))
     with refused(AdaptError, "no numbers"):
         adapter.check(torch.ones(2, 6))
 
 
 def test_infer_and_watch_get_along_with_sequential_roots() -> None:
     model = layers(3)
-    tf.adapt(model, layers_plan(), tf.TensorTrain(2), seed=0)
+    adapt(model, layers_plan(), TensorTrain(2), seed=0)
     infer(model, torch.ones(2, 6))
     assert not model._forward_hooks

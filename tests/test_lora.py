@@ -17,12 +17,28 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-import tensorfact as tf
+from tensorfact import (
+    CP,
+    Format,
+    Group,
+    MatrixBatch,
+    Rule,
+    TensorizationPlan,
+    TensorTrain,
+    Tucker,
+    adapt,
+    extract,
+    from_lora,
+    load_adapter,
+    plan_by_shape,
+    plan_for,
+    to_lora,
+)
 from tensorfact.errors import AdaptError, CheckpointError, DataError, RankError
 
 from .helpers import difference, draw, infer, layers, layers_plan, randomise, refused, untouched
 
-KINDS = [tf.TensorTrain(4), tf.Tucker(4), tf.CP(6), tf.MatrixBatch(2)]
+KINDS = [TensorTrain(4), Tucker(4), CP(6), MatrixBatch(2)]
 
 
 def in_peft(base: nn.Module, folder: Path) -> Any:
@@ -39,9 +55,9 @@ def vit(classes: int = 5) -> Any:
 
 
 @pytest.mark.parametrize("format", KINDS, ids=str)
-def test_peft_gives_the_same_logits_merged_and_unmerged_and_they_come_back(format: tf.Format, tmp_path: Path) -> None:
+def test_peft_gives_the_same_logits_merged_and_unmerged_and_they_come_back(format: Format, tmp_path: Path) -> None:
     base, model, x = vit(), vit(), torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-    adapter = tf.adapt(model, tf.plan_for(model), format, scale=3.0, seed=0)
+    adapter = adapt(model, plan_for(model), format, scale=3.0, seed=0)
     draw(adapter, size=0.1)
     with torch.no_grad():
         model.head.bias.add_(1.0)
@@ -52,21 +68,21 @@ def test_peft_gives_the_same_logits_merged_and_unmerged_and_they_come_back(forma
     assert difference(infer(exported, x), expected) < 1e-5
     assert difference(infer(exported.merge_and_unload(), x), expected) < 1e-5
 
-    again = format if isinstance(format, tf.CP) else type(format)("full")  # type: ignore[call-arg]
-    tolerance = None if isinstance(format, tf.CP) else 1e-6
-    found = tf.from_lora(base, tmp_path, adapter.plan, again, tolerance=tolerance)
+    again = format if isinstance(format, CP) else type(format)("full")  # type: ignore[call-arg]
+    tolerance = None if isinstance(format, CP) else 1e-6
+    found = from_lora(base, tmp_path, adapter.plan, again, tolerance=tolerance)
     assert found.parameters == adapter.num_parameters
     assert found.shrank == pytest.approx(written.parameters / found.parameters)
-    tf.load_adapter(base, found.state)
+    load_adapter(base, found.state)
     assert difference(infer(base, x), expected) < 1e-5
 
 
 def test_a_rank_through_every_layer_is_the_network_s(tmp_path: Path) -> None:
     model = vit()
-    plan = tf.plan_for(model)
+    plan = plan_for(model)
     ranks = {}
-    for format in (tf.TensorTrain(4), tf.CP(6), tf.MatrixBatch(2)):
-        adapter = tf.adapt(model, plan, format, seed=0)
+    for format in (TensorTrain(4), CP(6), MatrixBatch(2)):
+        adapter = adapt(model, plan, format, seed=0)
         draw(adapter)
         ranks[type(format).__name__] = {layer.module: layer.rank for layer in adapter.to_lora(tmp_path).layers}
         adapter.remove()
@@ -80,7 +96,7 @@ def test_a_rank_through_every_layer_is_the_network_s(tmp_path: Path) -> None:
 
 def test_a_lower_rank_is_the_best_of_its_rank(tmp_path: Path) -> None:
     model = randomise(layers(3, 12))
-    adapter = tf.adapt(model, layers_plan(), tf.TensorTrain(6), seed=0, check=False)
+    adapter = adapt(model, layers_plan(), TensorTrain(6), seed=0, check=False)
     draw(adapter)
     written = adapter.to_lora(tmp_path, rank=2)
     weights = load_file(tmp_path / "adapter_model.safetensors")
@@ -101,10 +117,10 @@ def test_names_that_end_alike_get_their_own_matrices(tmp_path: Path) -> None:
     """peft finds modules by the ends of their names, and ranks by patterns."""
     inner = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)))
     base = randomise(inner)
-    rules = [tf.Rule(f"{path}.weight", "out in", layer=at) for at, path in enumerate(("0", "2.1"))]
-    plan = tf.TensorizationPlan(tuple(tf.Group(f"g{at}", "layer in out", (rule,)) for at, rule in enumerate(rules)))
+    rules = [Rule(f"{path}.weight", "out in", layer=at) for at, path in enumerate(("0", "2.1"))]
+    plan = TensorizationPlan(tuple(Group(f"g{at}", "layer in out", (rule,)) for at, rule in enumerate(rules)))
     model = copy.deepcopy(base)
-    adapter = tf.adapt(model, plan, {"g0": tf.MatrixBatch(3), "g1": tf.MatrixBatch(1)}, seed=0, check=False)
+    adapter = adapt(model, plan, {"g0": MatrixBatch(3), "g1": MatrixBatch(1)}, seed=0, check=False)
     draw(adapter)
     adapter.to_lora(tmp_path)
     x = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
@@ -114,40 +130,40 @@ def test_names_that_end_alike_get_their_own_matrices(tmp_path: Path) -> None:
 def test_gpt2_and_frozen_slots(tmp_path: Path) -> None:
     config = transformers.GPT2Config(n_layer=2, n_embd=16, n_head=2, vocab_size=40, n_positions=8)
     base = randomise(transformers.GPT2Model(config)).eval()
-    rule = tf.Rule("h.{layer}.attn.c_attn.weight", "in (role out)", role=["q", None, "v"])
-    plan = tf.TensorizationPlan((tf.Group("qv", "(layer role) in out", (rule,)),))
+    rule = Rule("h.{layer}.attn.c_attn.weight", "in (role out)", role=["q", None, "v"])
+    plan = TensorizationPlan((Group("qv", "(layer role) in out", (rule,)),))
     model = copy.deepcopy(base)
-    adapter = tf.adapt(model, plan, tf.TensorTrain(3), seed=0)
+    adapter = adapt(model, plan, TensorTrain(3), seed=0)
     draw(adapter)
-    written = tf.to_lora(adapter, model, tmp_path)
+    written = to_lora(adapter, model, tmp_path)
     assert {layer.rank for layer in written.layers} == {3}
     tokens = torch.arange(6)[None]
     expected = model(tokens).last_hidden_state.detach()
     assert difference(in_peft(base, tmp_path)(tokens).last_hidden_state.detach(), expected) < 1e-5
-    found = tf.from_lora(base, tmp_path, plan, tf.TensorTrain("full"), tolerance=1e-6)
+    found = from_lora(base, tmp_path, plan, TensorTrain("full"), tolerance=1e-6)
     assert found.parameters == adapter.num_parameters
-    tf.load_adapter(base, found.state)
+    load_adapter(base, found.state)
     assert difference(base(tokens).last_hidden_state.detach(), expected) < 1e-5
 
 
 def test_no_numbers_of_the_model_are_needed(tmp_path: Path) -> None:
     model = vit()
-    adapter = tf.adapt(model, tf.plan_for(model), tf.TensorTrain(2), seed=0)
+    adapter = adapt(model, plan_for(model), TensorTrain(2), seed=0)
     draw(adapter)
     adapter.save(tmp_path / "a.safetensors")
     with torch.device("meta"):
         shapes = timm.create_model("vit_tiny_patch16_224", num_classes=5)
     for name, model_ in (("one", model), ("two", shapes)):
-        tf.to_lora(tmp_path / "a.safetensors", model_, tmp_path / name)
+        to_lora(tmp_path / "a.safetensors", model_, tmp_path / name)
     one, two = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("one", "two"))
     assert one.keys() == two.keys()
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
 NOT_LORA = {
-    "convolution": ("resnet10t", "layer in out h w", tf.Rule("layer1.0.conv{layer}.weight", "out in h w")),
-    "read, not called": ("beit_base_patch16_224", "layer in out", tf.Rule("blocks.{layer}.attn.qkv.weight", "out in")),
-    "'bias' of Linear": ("vit_tiny_patch16_224", "layer out", tf.Rule("blocks.{layer}.attn.proj.bias", "out")),
+    "convolution": ("resnet10t", "layer in out h w", Rule("layer1.0.conv{layer}.weight", "out in h w")),
+    "read, not called": ("beit_base_patch16_224", "layer in out", Rule("blocks.{layer}.attn.qkv.weight", "out in")),
+    "'bias' of Linear": ("vit_tiny_patch16_224", "layer out", Rule("blocks.{layer}.attn.proj.bias", "out")),
 }
 
 
@@ -155,8 +171,8 @@ NOT_LORA = {
 def test_what_cannot_be_lora_is_named(case: str, tmp_path: Path) -> None:
     name, modes, rule = NOT_LORA[case]
     model = timm.create_model(name, num_classes=2).eval()
-    plan = tf.TensorizationPlan((tf.Group("g", modes, (rule,)),))
-    adapter = tf.adapt(model, plan, tf.CP(2), train_head=False, check=False)
+    plan = TensorizationPlan((Group("g", modes, (rule,)),))
+    adapter = adapt(model, plan, CP(2), train_head=False, check=False)
     with untouched(model), refused(AdaptError, "cannot be LoRA", "Conv2d" if case == "convolution" else case):
         adapter.to_lora(tmp_path / "lora")
     assert not (tmp_path / "lora").exists()
@@ -167,10 +183,10 @@ def test_a_bias_that_is_stored_beside_lora_is_named(tmp_path: Path) -> None:
     tuned = copy.deepcopy(base)
     with torch.no_grad():
         cast("nn.Linear", tuned[0]).bias.add_(1.0)
-    state = tf.extract(base, tuned, layers_plan(), tf.CP(2), keep=True).state
+    state = extract(base, tuned, layers_plan(), CP(2), keep=True).state
     with refused(AdaptError, "'0.bias'", "head=False"):
-        tf.to_lora(state, base, tmp_path / "lora")
-    assert len(tf.to_lora(state, base, tmp_path / "lora", head=False).layers) == 3
+        to_lora(state, base, tmp_path / "lora")
+    assert len(to_lora(state, base, tmp_path / "lora", head=False).layers) == 3
 
 
 # ----------------------------------------------------------------------------------------------------------------- in
@@ -220,25 +236,25 @@ def saved_by_peft(config: Any, folder: Path) -> tuple[Small, Any]:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize("kind", [tf.TensorTrain, tf.Tucker, tf.MatrixBatch])
+@pytest.mark.parametrize("kind", [TensorTrain, Tucker, MatrixBatch])
 def test_what_peft_wrote_comes_in_exactly(name: str, kind: Any, tmp_path: Path) -> None:
     base, model = saved_by_peft(CONFIGS[name](), tmp_path)
     x = torch.randn(4, 12, generator=torch.Generator().manual_seed(0))
     with untouched(base):
-        found = tf.from_lora(base, tmp_path, tf.plan_by_shape(base), kind("full"), tolerance=1e-6, scale=-2.0)
-    tf.load_adapter(base, found.state, check=False)
+        found = from_lora(base, tmp_path, plan_by_shape(base), kind("full"), tolerance=1e-6, scale=-2.0)
+    load_adapter(base, found.state, check=False)
     assert difference(infer(base, x), infer(model, x)) < 1e-5
 
 
 def test_a_lower_rank_across_layers_reports_its_true_error(tmp_path: Path) -> None:
     base, model = saved_by_peft(CONFIGS["lora"](), tmp_path)
-    found = tf.from_lora(base, tmp_path, tf.plan_by_shape(base), tf.TensorTrain("full"), rank=3)
+    found = from_lora(base, tmp_path, plan_by_shape(base), TensorTrain("full"), rank=3)
     merged = model.merge_and_unload()
     dense = {
         n: merged.get_parameter(n).detach() - base.get_parameter(n).detach()
         for n in found.state.description.plan.resolve(base).parameters
     }
-    adapter = tf.load_adapter(base, found.state, check=False)
+    adapter = load_adapter(base, found.state, check=False)
     lost = sum(float((adapter.delta(n).detach() - value).square().sum()) for n, value in dense.items())
     whole = sum(float(value.square().sum()) for value in dense.values())
     assert found.changes[0].error == pytest.approx(math.sqrt(lost / whole), rel=1e-3)
@@ -279,10 +295,8 @@ def test_lycoris_files_are_read_by_their_formulas(tmp_path: Path) -> None:
         "blocks.1.fc.weight": torch.kron(w1, whole),
     }
     base = randomise(Small())
-    found = tf.from_lora(
-        base, tmp_path / "l.safetensors", tf.plan_by_shape(base), tf.TensorTrain("full"), tolerance=1e-6
-    )
-    adapter = tf.load_adapter(base, found.state, check=False)
+    found = from_lora(base, tmp_path / "l.safetensors", plan_by_shape(base), TensorTrain("full"), tolerance=1e-6)
+    adapter = load_adapter(base, found.state, check=False)
     for name in adapter.resolved.parameters:
         lost = adapter.delta(name).detach() - expected.get(name, torch.zeros(12, 12))
         assert float(lost.abs().max()) < 1e-5
@@ -351,7 +365,7 @@ def test_a_damaged_folder_is_refused(change: str, tmp_path: Path) -> None:
     base, _ = saved_by_peft(CONFIGS["lora"](), tmp_path)
     edited(tmp_path, change)
     with untouched(base), refused(CheckpointError, str(tmp_path)):
-        tf.from_lora(base, tmp_path, tf.plan_by_shape(base), tf.TensorTrain("full"))
+        from_lora(base, tmp_path, plan_by_shape(base), TensorTrain("full"))
 
 
 @pytest.mark.parametrize(
@@ -373,28 +387,28 @@ def test_a_folder_that_does_not_fit_is_refused(change: str, tmp_path: Path) -> N
     base, _ = saved_by_peft(CONFIGS["lora"](), tmp_path)
     edited(tmp_path, change)
     with untouched(base), refused(DataError, fix=False):
-        tf.from_lora(base, tmp_path, tf.plan_by_shape(base), tf.TensorTrain("full"))
+        from_lora(base, tmp_path, plan_by_shape(base), TensorTrain("full"))
 
 
 def test_a_plan_must_cover_the_file_and_its_modes_must_keep_sides_apart(tmp_path: Path) -> None:
     base, _ = saved_by_peft(CONFIGS["lora"](), tmp_path)
-    some = tf.TensorizationPlan((tf.Group("g", "layer in out", (tf.Rule("blocks.{layer}.q.weight", "out in"),)),))
+    some = TensorizationPlan((Group("g", "layer in out", (Rule("blocks.{layer}.q.weight", "out in"),)),))
     with refused(DataError, "blocks.0.fc.weight"):
-        tf.from_lora(base, tmp_path, some, tf.TensorTrain(2))
+        from_lora(base, tmp_path, some, TensorTrain(2))
     for modes in ("(layer name in) out", "layer (name in) out", "layer name (in out)"):
-        mixed = tf.TensorizationPlan((tf.Group("g", modes, (tf.Rule("blocks.{layer}.{name}.weight", "out in"),)),))
+        mixed = TensorizationPlan((Group("g", modes, (Rule("blocks.{layer}.{name}.weight", "out in"),)),))
         with refused(DataError, "low-rank matrices"):
-            tf.from_lora(base, tmp_path, mixed, tf.TensorTrain(2))
-    rule = tf.Rule("blocks.{layer}.{name}.weight", "out in")
-    good = tf.TensorizationPlan((tf.Group("g", "layer name in out", (rule,)),))
-    assert tf.from_lora(base, tmp_path, good, tf.Tucker("full")).changes[0].error < 1e-6
+            from_lora(base, tmp_path, mixed, TensorTrain(2))
+    rule = Rule("blocks.{layer}.{name}.weight", "out in")
+    good = TensorizationPlan((Group("g", "layer name in out", (rule,)),))
+    assert from_lora(base, tmp_path, good, Tucker("full")).changes[0].error < 1e-6
     with refused(RankError, "tolerance"):
-        tf.from_lora(base, tmp_path, good, tf.TensorTrain(1), tolerance=1e-3)
+        from_lora(base, tmp_path, good, TensorTrain(1), tolerance=1e-3)
 
 
 def test_a_part_that_the_plan_leaves_frozen_may_not_be_changed(tmp_path: Path) -> None:
     base = vit()
-    adapter = tf.adapt(base, tf.plan_for(base), tf.TensorTrain(2), seed=0)
+    adapter = adapt(base, plan_for(base), TensorTrain(2), seed=0)
     draw(adapter)
     adapter.to_lora(tmp_path)
     adapter.remove()
@@ -405,16 +419,16 @@ def test_a_part_that_the_plan_leaves_frozen_may_not_be_changed(tmp_path: Path) -
         ("mlp.fc1", "(role out) in", [f"up{k}" for k in range(4)]),
         ("mlp.fc2", "out (role in)", [f"down{k}" for k in range(4)]),
     ):
-        rules.append(tf.Rule(f"blocks.{{layer}}.{name}.weight", pattern, role=roles))
-    plan = tf.TensorizationPlan((tf.Group("g", "(layer role) in out", tuple(rules)),))
+        rules.append(Rule(f"blocks.{{layer}}.{name}.weight", pattern, role=roles))
+    plan = TensorizationPlan((Group("g", "(layer role) in out", tuple(rules)),))
     with refused(DataError, "leaves frozen", "attn.qkv.weight"):
-        tf.from_lora(base, tmp_path, plan, tf.TensorTrain(2))
+        from_lora(base, tmp_path, plan, TensorTrain(2))
 
 
 def test_a_head_whose_name_ends_another_s_is_named(tmp_path: Path) -> None:
     model = nn.ModuleDict({"body": nn.Linear(6, 6), "head": nn.Linear(6, 2), "aux_head": nn.Linear(6, 2)})
-    plan = tf.TensorizationPlan((tf.Group("g", "layer in out", (tf.Rule("body.weight", "out in", layer=0),)),))
-    adapter = tf.adapt(model, plan, tf.MatrixBatch(2), train_head="head", check=False)
+    plan = TensorizationPlan((Group("g", "layer in out", (Rule("body.weight", "out in", layer=0),)),))
+    adapter = adapt(model, plan, MatrixBatch(2), train_head="head", check=False)
     with refused(AdaptError, "aux_head", "head=False"):
         adapter.to_lora(tmp_path / "lora")
     assert not (tmp_path / "lora").exists()
@@ -424,14 +438,14 @@ def test_a_head_whose_name_ends_another_s_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("rank", [0, -1, "full", 0.5, (2,), True])
 def test_a_rank_that_is_none_is_refused(rank: Any, tmp_path: Path) -> None:
     model = randomise(layers(3, 6))
-    adapter = tf.adapt(model, layers_plan(), tf.TensorTrain(2), check=False)
+    adapter = adapt(model, layers_plan(), TensorTrain(2), check=False)
     with refused(AdaptError, "to_lora: rank"):
         adapter.to_lora(tmp_path / "lora", rank=rank)
 
 
 def test_a_folder_that_cannot_be_written_is_refused_and_left_alone(tmp_path: Path) -> None:
     model = randomise(layers(3, 6))
-    adapter = tf.adapt(model, layers_plan(), tf.TensorTrain(2), check=False)
+    adapter = adapt(model, layers_plan(), TensorTrain(2), check=False)
     (tmp_path / "a" / "adapter_config.json").mkdir(parents=True)
     (tmp_path / "file").write_text("")
     for folder in ("", "a\0b", tmp_path / "a", tmp_path / "file"):

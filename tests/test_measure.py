@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-import tensorfact as tf
+from tensorfact.lab import nano
 from tensorfact.lab.measure import TrainingStep, freeze_to_floor, peak_bytes, step_ratios
 
 
@@ -20,14 +20,14 @@ def test_peak_counts_live_tensors_once() -> None:
 
 
 def test_the_floor_passes_gradients_through_every_block_and_trains_the_head() -> None:
-    model = tf.nano()
+    model = nano()
     freeze_to_floor(model, "blocks.0.attn.qkv.weight")
     trained = [name for name, p in model.named_parameters() if p.requires_grad]
     assert trained == ["blocks.0.attn.qkv.bias", "head.weight", "head.bias"]
 
 
 def test_a_step_is_as_long_as_itself() -> None:
-    model, x, y = tf.nano(), torch.zeros(4, 1, 28, 28), torch.zeros(4, dtype=torch.long)
+    model, x, y = nano(), torch.zeros(4, 1, 28, 28), torch.zeros(4, dtype=torch.long)
     freeze_to_floor(model, "blocks.0.attn.qkv.weight")
     step = TrainingStep(model, x, y)
     assert step_ratios(step, {"same": step}, rounds=3)["same"] > 0

@@ -14,7 +14,7 @@ import timm
 import torch
 from torch.utils.data import TensorDataset
 
-import tensorfact as tf
+from tensorfact.lab import evaluate, nano
 from tensorfact.lab.bundled import CHECKPOINT, MEAN, STD
 from tensorfact.storage.files import read_tensors
 
@@ -33,16 +33,16 @@ def test_the_file_is_small_and_its_size_is_stated() -> None:
     size = CHECKPOINT.stat().st_size
     assert size <= 2_500_000
     assert f"{size:,} bytes" in README
-    assert f"{sum(p.numel() for p in tf.nano().parameters()):,} parameters" in README
+    assert f"{sum(p.numel() for p in nano().parameters()):,} parameters" in README
 
 
 def test_the_model_is_timm_s_and_holds_the_file_s_numbers() -> None:
-    model, weights = tf.nano(), read_tensors(CHECKPOINT)
+    model, weights = nano(), read_tensors(CHECKPOINT)
     assert isinstance(model, timm.models.VisionTransformer)
     assert not model.training
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert all(torch.equal(tensor, weights[name].float()) for name, tensor in model.state_dict().items())
-    assert state_bits(tf.nano()) == state_bits(model)
+    assert state_bits(nano()) == state_bits(model)
     assert model.pretrained_cfg["classifier"] == "head"
     assert timm.data.resolve_model_data_config(model)["input_size"] == (1, 28, 28)
 
@@ -51,18 +51,16 @@ def test_the_model_is_timm_s_and_holds_the_file_s_numbers() -> None:
 @pytest.mark.parametrize("classes", [10, 2, 100])
 def test_another_number_of_classes_gets_a_fresh_head(classes: int, pretrained: bool) -> None:
     torch.manual_seed(0)
-    model = tf.nano(num_classes=classes, pretrained=pretrained)
+    model = nano(num_classes=classes, pretrained=pretrained)
     with torch.no_grad():
         assert model(torch.zeros(2, 1, 28, 28)).shape == (2, classes)
-    same = torch.equal(
-        model.state_dict()["blocks.0.attn.qkv.weight"], tf.nano().state_dict()["blocks.0.attn.qkv.weight"]
-    )
+    same = torch.equal(model.state_dict()["blocks.0.attn.qkv.weight"], nano().state_dict()["blocks.0.attn.qkv.weight"])
     assert same == pretrained
 
 
 def test_a_model_without_a_head_gives_features() -> None:
     """timm's `num_classes=0`."""
-    model = tf.nano(num_classes=0)
+    model = nano(num_classes=0)
     with torch.no_grad():
         assert model(torch.zeros(2, 1, 28, 28)).shape == (2, 96)
 
@@ -77,7 +75,7 @@ def idx(name: str) -> Any:
 @pytest.mark.skipif(not FASHION.exists(), reason="Fashion-MNIST is not on this machine")
 def test_the_model_knows_fashion_mnist() -> None:
     images = (idx("t10k-images-idx3-ubyte.gz")[:, None].float() / 255 - MEAN) / STD
-    accuracy, _ = tf.evaluate(tf.nano(), TensorDataset(images, idx("t10k-labels-idx1-ubyte.gz").long()))
+    accuracy, _ = evaluate(nano(), TensorDataset(images, idx("t10k-labels-idx1-ubyte.gz").long()))
     assert accuracy >= 0.88
     (stated,) = re.findall(r"test accuracy \(10,000 images\)[^|]*\| ([0-9.]+) %", README)
     assert accuracy == pytest.approx(float(stated) / 100, abs=0.001)

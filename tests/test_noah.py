@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-import tensorfact as tf
+from tensorfact import fit
 from tensorfact.errors import AdaptError, TrainingError
-from tensorfact.lab import evaluate
+from tensorfact.lab import Splits, digits, evaluate, nano
 from tensorfact.lab.baselines import BASELINES, Space, Subnet, Supernet, search_subnet
 from tensorfact.lab.models import model_shapes
 
@@ -28,7 +28,7 @@ SPACE = Space(adapters=(0, 1, 3), ranks=(0, 2), prompts=(0, 1, 4))
 sizes = st.tuples(*(st.tuples(*[st.sampled_from(choices)] * 2) for choices in dataclasses.astuple(SPACE)))
 
 
-def quick_search(model: nn.Module, data: tf.Splits, **options: Any) -> Subnet:
+def quick_search(model: nn.Module, data: Splits, **options: Any) -> Subnet:
     quick = {"epochs": 1, "batch_size": 8, "population": 4, "generations": 3, "space": SPACE}
     return search_subnet(model, data, **{**quick, **options})
 
@@ -85,8 +85,8 @@ def test_a_supernet_comes_off_again_and_a_copy_has_its_own() -> None:
 
 
 def test_a_search_is_repeatable_keeps_its_budget_and_leaves_the_model_alone() -> None:
-    model, budget = tf.nano(), 3_000
-    data = tf.digits(model, train=32, val=32)
+    model, budget = nano(), 3_000
+    data = digits(model, train=32, val=32)
     state = random.getstate(), bits(torch.get_rng_state())
     with untouched(model):
         found = quick_search(model, data, budget=budget)
@@ -97,13 +97,13 @@ def test_a_search_is_repeatable_keeps_its_budget_and_leaves_the_model_alone() ->
 
 def test_the_search_returns_the_best_there_is() -> None:
     """In a space small enough to try everything, it finds what trying everything finds."""
-    model = tf.nano()
-    data = tf.digits(model, train=64, val=32)
+    model = nano()
+    data = digits(model, train=64, val=32)
     space = Space(adapters=(0, 8), ranks=(0,), prompts=(0,))
     settings: dict[str, Any] = {"epochs": 2, "batch_size": 16, "lr": 1e-2, "seed": 3}
     found = search_subnet(model, data, space=space, budget=4_000, population=20, generations=2, **settings)
     supernet = Supernet(model, space, seed=3)
-    tf.fit(model, data.train, data.val, weight_decay=1e-4, **settings)
+    fit(model, data.train, data.val, weight_decay=1e-4, **settings)
     scores = {}
     for adapters in itertools.product((0, 8), repeat=6):
         supernet.subnet = Subnet(adapters, (0,) * 6, (0,) * 6)
@@ -130,9 +130,9 @@ def test_what_cannot_be_is_refused() -> None:
         with untouched(other), refused(AdaptError, type(other).__name__):
             SPACE.largest(4).attach(other, 0)
     with refused(AdaptError, "budget", "73,740", "10", fix=False):
-        search_subnet(model_shapes("vit_base_patch16_224"), tf.digits(tf.nano()), budget=10)
+        search_subnet(model_shapes("vit_base_patch16_224"), digits(nano()), budget=10)
     for budget in (float("nan"), "x", None):
         with refused(TrainingError, "budget", budget, fix=False):
-            quick_search(tf.nano(), tf.digits(tf.nano()), budget=budget)
+            quick_search(nano(), digits(nano()), budget=budget)
     with refused(TrainingError, "population", fix=False):
-        quick_search(tf.nano(), tf.digits(tf.nano()), population=0)
+        quick_search(nano(), digits(nano()), population=0)

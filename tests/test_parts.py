@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-import tensorfact as tf
+from tensorfact import Format
 from tensorfact.adapters.increments.narrow import MANY, Parts, parts_of
 from tensorfact.network import Core, Cut, Network, cuts
 
@@ -139,7 +139,7 @@ def test_a_matrix_in_many_parts_is_not_multiplied_part_by_part() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("pattern", ["(out role) in", "out (in role)"])
-def test_a_layer_in_many_parts_is_right(pattern: str, kind: type[tf.Format]) -> None:
+def test_a_layer_in_many_parts_is_right(pattern: str, kind: type[Format]) -> None:
     size = 20
     into, out = (size, 3 * size) if pattern.endswith(" in") else (3 * size, size)
     layout = Layout(lambda: nn.Linear(into, out), into, "layer role in out", pattern, role=["q", None, "v"])

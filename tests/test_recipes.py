@@ -11,8 +11,9 @@ import timm
 import torch
 from torch import Tensor, einsum, nn
 
-import tensorfact as tf
+from tensorfact import Adapter, Format, TensorTrain, compare, recipes
 from tensorfact.errors import PlanError
+from tensorfact.lab import digits, nano
 from tensorfact.lab.models import model_shapes
 from tensorfact.recipes import RECIPES, Recipe
 from tensorfact.recipes.recipe import fold, heads_of
@@ -74,7 +75,7 @@ def test_the_count_is_the_published_one(
 
 def test_swin_has_a_tensor_a_stage() -> None:
     swin = model_shapes("swin_base_patch4_window7_224")
-    assert tf.recipes.fact_tt(swin, rank=16).num_parameters(swin) == 135_168
+    assert recipes.fact_tt(swin, rank=16).num_parameters(swin) == 135_168
 
 
 # ------------------------------------------------------------------------------------------------------------ formulas
@@ -197,7 +198,7 @@ FORMULAS: dict[str, tuple[Formula, tuple[str, ...], float, dict[str, Any]]] = {
 """For every recipe its formula, the roles it adapts, and the scale that some options mean."""
 
 
-def slices(adapter: tf.Adapter, layer: int, role: str) -> Tensor:
+def slices(adapter: Adapter, layer: int, role: str) -> Tensor:
     """Return the increment of one d x d slice (out, in)."""
     block, number = f"blocks.{layer}", int(role[-1]) if role[-1].isdigit() else 0
     if role in "qkv":
@@ -209,7 +210,7 @@ def slices(adapter: tf.Adapter, layer: int, role: str) -> Tensor:
     return adapter.delta(f"{block}.mlp.fc2.weight").chunk(4, 1)[number]
 
 
-def cores_of(adapter: tf.Adapter, tensor: str) -> dict[str, Tensor]:
+def cores_of(adapter: Adapter, tensor: str) -> dict[str, Tensor]:
     named = adapter.named_cores()
     return {name.rpartition(".")[2]: c.detach().double() for name, c in named.items() if name.startswith(f"{tensor}.")}
 
@@ -238,7 +239,7 @@ def test_the_increment_is_the_published_formula(name: str) -> None:
 
 def test_cara_trains_three_biases_that_all_layers_share() -> None:
     model = small()
-    adapter = tf.recipes.cara(model, rank=4, scale=0.5).adapt(model, seed=0)
+    adapter = recipes.cara(model, rank=4, scale=0.5).adapt(model, seed=0)
     with torch.no_grad():
         for core in adapter.parameters():
             core.normal_()
@@ -271,10 +272,10 @@ def test_a_recipe_trains_and_starts_as_published(name: str) -> None:
 
 
 def test_starts_are_those_of_the_papers() -> None:
-    cores = tf.recipes.lotr(small(), rank=16).adapt(small(), seed=0).named_cores()
+    cores = recipes.lotr(small(), rank=16).adapt(small(), seed=0).named_cores()
     assert not cores["encoder.C"].any()
     assert abs(float(cores["encoder.U1"].detach().std()) - 1) < 0.1
-    cores = tf.recipes.vera(small(), rank=16).adapt(small(), seed=0).named_cores()
+    cores = recipes.vera(small(), rank=16).adapt(small(), seed=0).named_cores()
     assert bool((cores["encoder.D1"] == 0.1).all())
     assert not cores["encoder.U"].requires_grad
 
@@ -296,8 +297,8 @@ def test_heads_of_several_sizes_are_refused() -> None:
     sizes = {"hidden_size": 48, "num_hidden_layers": 2, "intermediate_size": 96, "vocab_size": 50}
     llama = transformers.LlamaModel(transformers.LlamaConfig(num_attention_heads=4, num_key_value_heads=2, **sizes))
     with refused(PlanError, "grouped-query", "roles"):
-        tf.recipes.metatt5(llama, rank=2)
-    assert tf.recipes.metatt5(llama, rank=2, roles=["q"]).num_parameters(llama) > 0
+        recipes.metatt5(llama, rank=2)
+    assert recipes.metatt5(llama, rank=2, roles=["q"]).num_parameters(llama) > 0
 
 
 @pytest.mark.parametrize("name", ["loretta", "lokr", "quanta"])
@@ -308,21 +309,21 @@ def test_a_width_that_is_folded_is_one(name: str) -> None:
 
 def test_three_axes_are_three() -> None:
     with refused(PlanError, "(2, 2)"):
-        tf.recipes.quanta(small(), axes=(2, 2))
+        recipes.quanta(small(), axes=(2, 2))
 
 
 def test_options_of_a_recipe_give_way() -> None:
     model = small()
-    recipe = tf.recipes.lora(model, rank=4)
+    recipe = recipes.lora(model, rank=4)
     assert isinstance(recipe, Recipe)
     assert recipe.adapt(model, scale=3.0).scales == {"encoder": 3.0}
 
 
 def test_recipes_are_compared_with_formats() -> None:
-    model = tf.nano()
-    methods: dict[str, tf.Format | Recipe] = {"lora": tf.recipes.lora(model, rank=1), "tt": tf.TensorTrain(1)}
-    data = tf.digits(model, train=16, val=8)
-    found = tf.compare(model, data, methods, seeds=[0], epochs=1, baselines=())
+    model = nano()
+    methods: dict[str, Format | Recipe] = {"lora": recipes.lora(model, rank=1), "tt": TensorTrain(1)}
+    data = digits(model, train=16, val=8)
+    found = compare(model, data, methods, seeds=[0], epochs=1, baselines=())
     assert [(row.label, row.parameters) for row in found.rows] == [("lora", 12 * 2 * 96), ("tt", 2 * 96 + 72)]
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
-import tensorfact as tf
+from tensorfact import Adapter, Group, Rule, TensorizationPlan, TensorTrain, adapt
 from tensorfact.adapters.increments.recompute import CHEAP, CHEAP_IN_TIMM
 
 from .helpers import draw, randomise
@@ -39,7 +39,7 @@ class Between(nn.Module):
         return cast("Tensor", self.layers[1](self.cheap(self.module, self.layers[0](x))))
 
 
-PLAN = tf.TensorizationPlan((tf.Group("g", "layer in out", (tf.Rule("layers.{layer}.weight", "out in"),)),))
+PLAN = TensorizationPlan((Group("g", "layer in out", (Rule("layers.{layer}.weight", "out in"),)),))
 
 
 def between(
@@ -47,7 +47,7 @@ def between(
 ) -> Between:
     model = randomise(Between(cheap, copy.deepcopy(module))).double()
     options = {"route": "activation", "seed": 0, "check": False, **options}
-    draw(tf.adapt(model, PLAN, tf.TensorTrain(2), recompute=recompute, **options))
+    draw(adapt(model, PLAN, TensorTrain(2), recompute=recompute, **options))
     return model
 
 
@@ -197,7 +197,7 @@ def test_a_hook_that_changes_an_output_is_computed_again_or_kept(when: str) -> N
         assert model.module is not None
         if when == "before":
             model.module.register_forward_hook(_doubled)
-        adapter = tf.adapt(model, PLAN, tf.TensorTrain(2), recompute=recompute, route="activation", seed=0, check=False)
+        adapter = adapt(model, PLAN, TensorTrain(2), recompute=recompute, route="activation", seed=0, check=False)
         draw(adapter)
         if when == "after":
             model.module.register_forward_hook(_doubled)
@@ -231,7 +231,7 @@ def test_computing_again_inside_a_checkpoint_gives_the_same_gradients(reentrant:
 def test_the_hooks_are_gone_with_the_adapter() -> None:
     model = between(_call, nn.Sequential(nn.LayerNorm(6), nn.GELU()), recompute=True)
     assert any(module._forward_hooks for module in model.modules())
-    cast("tf.Adapter", model.tensorfact).remove()
+    cast("Adapter", model.tensorfact).remove()
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
@@ -257,7 +257,7 @@ def test_a_normalisation_changed_before_the_backward_pass_is_refused() -> None:
 def test_an_input_made_in_inference_mode_is_kept() -> None:
     with torch.inference_mode():
         x = _inputs()
-    plan = tf.TensorizationPlan((tf.Group("g", "layer in out", (tf.Rule("1.weight", "out in", layer=0),)),))
+    plan = TensorizationPlan((Group("g", "layer in out", (Rule("1.weight", "out in", layer=0),)),))
     model = nn.Sequential(nn.LayerNorm(6), nn.Linear(6, 6)).double()
-    tf.adapt(model, plan, tf.TensorTrain(2), recompute=True, route="activation")
+    adapt(model, plan, TensorTrain(2), recompute=True, route="activation")
     model(x).sum().backward()

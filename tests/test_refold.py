@@ -11,16 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-import tensorfact as tf
+from tensorfact import Group, Rule, TensorizationPlan, plan_for
 from tensorfact.errors import PlanError, SizeError
+from tensorfact.lab import nano
 
 from .helpers import refused
 
-NANO = tf.nano()
-PLAN = tf.plan_for(NANO)
+NANO = nano()
+PLAN = plan_for(NANO)
 
 
-def dense(plan: tf.TensorizationPlan, model: nn.Module = NANO) -> dict[str, Tensor]:
+def dense(plan: TensorizationPlan, model: nn.Module = NANO) -> dict[str, Tensor]:
     parameters = dict(model.named_parameters())
     return {tensor.name: tensor.gather(parameters) for tensor in plan.resolve(model).tensors}
 
@@ -32,19 +33,19 @@ def test_a_split_axis_is_modes_of_its_own() -> None:
 
 
 def test_a_split_axis_stays_where_it_is_merged() -> None:
-    plan = tf.plan_for(NANO, "attention").arranged("layer (role in) out").split("in", {"a": None, "b": 6})
+    plan = plan_for(NANO, "attention").arranged("layer (role in) out").split("in", {"a": None, "b": 6})
     assert plan.groups[0].modes == "layer (role a b) out"
     assert plan.resolve(NANO).tensors[0].shape == (6, 4 * 96, 96)
 
 
 def test_a_split_keeps_sizes_labels_and_partitions() -> None:
     model = nn.Sequential(nn.Linear(8, 4), nn.Linear(8, 4), nn.Linear(4, 6), nn.Linear(4, 6))
-    group = tf.Group("g", "n in out", (tf.Rule("{n}.weight", "out in"),), partition="in out")
-    plan = tf.TensorizationPlan((group,)).split("in", {"a": 2, "b": None})
+    group = Group("g", "n in out", (Rule("{n}.weight", "out in"),), partition="in out")
+    plan = TensorizationPlan((group,)).split("in", {"a": 2, "b": None})
     assert sorted(tensor.shape for tensor in plan.resolve(model).tensors) == [(2, 2, 2, 6), (2, 2, 4, 4)]
     again = plan.split("b", {"c": 2, "d": None})
     assert again.groups[0].axis_sizes == {"a": 2, "c": 2}
-    assert tf.TensorizationPlan.from_json(again.to_json()) == again
+    assert TensorizationPlan.from_json(again.to_json()) == again
 
 
 def test_only_keeps_the_chosen_and_leaves_the_rest_frozen() -> None:
@@ -55,8 +56,8 @@ def test_only_keeps_the_chosen_and_leaves_the_rest_frozen() -> None:
 
 
 def test_only_takes_fixed_coordinates_and_numbers() -> None:
-    rules = (tf.Rule("blocks.0.attn.proj.weight", "out in", at=0), tf.Rule("blocks.1.attn.proj.weight", "out in", at=1))
-    plan = tf.TensorizationPlan((tf.Group("g", "at in out", rules),))
+    rules = (Rule("blocks.0.attn.proj.weight", "out in", at=0), Rule("blocks.1.attn.proj.weight", "out in", at=1))
+    plan = TensorizationPlan((Group("g", "at in out", rules),))
     assert plan.only(at=0).resolve(NANO).parameters == ("blocks.0.attn.proj.weight",)
 
 
@@ -70,10 +71,10 @@ def test_swapped_parameters_lie_transposed() -> None:
 
 
 def test_a_swap_takes_what_all_coordinates_choose_and_without_any_everything() -> None:
-    rules = [tf.Rule(f"blocks.{k}.attn.proj.weight", "out in", role="o", part=p) for k, p in enumerate("xy")]
-    plan = tf.TensorizationPlan((tf.Group("g", "(role part) in out", tuple(rules)),))
+    rules = [Rule(f"blocks.{k}.attn.proj.weight", "out in", role="o", part=p) for k, p in enumerate("xy")]
+    plan = TensorizationPlan((Group("g", "(role part) in out", tuple(rules)),))
 
-    def patterns(plan: tf.TensorizationPlan) -> list[str]:
+    def patterns(plan: TensorizationPlan) -> list[str]:
         return [rule.pattern for rule in plan.groups[0].rules]
 
     assert patterns(plan.swapped("in", "out", role="o", part="x")) == ["in out", "out in"]
@@ -87,14 +88,14 @@ def test_a_size_that_is_known_need_not_be_told() -> None:
 
 def test_plans_join_under_the_names_they_are_given() -> None:
     parts = {"a": PLAN.only(role=["q", "k"]), "": PLAN.only(role="o")}
-    assert list(dense(tf.TensorizationPlan.joined(parts))) == ["a", "encoder"]
-    two = tf.plan_for(NANO, mlp="whole")
-    assert [group.name for group in tf.TensorizationPlan.joined({"x": two}).groups] == ["x_encoder", "x_encoder_mlp"]
+    assert list(dense(TensorizationPlan.joined(parts))) == ["a", "encoder"]
+    two = plan_for(NANO, mlp="whole")
+    assert [group.name for group in TensorizationPlan.joined({"x": two}).groups] == ["x_encoder", "x_encoder_mlp"]
 
 
 @given(st.permutations(["layer", "role", "in", "out"]))
 def test_arranged_only_moves_modes(axes: list[str]) -> None:
-    plan = tf.plan_for(NANO, "attention")
+    plan = plan_for(NANO, "attention")
     (whole,), (moved,) = (
         dense(plan.arranged("layer role in out")).values(),
         dense(plan.arranged(" ".join(axes))).values(),
@@ -121,8 +122,8 @@ MISTAKES: Mapping[str, tuple[type[PlanError], Callable[[], Any], str]] = {
     "no name": (PlanError, lambda: PLAN.split("in", {1: 3, 2: None}), "axes and their sizes"),  # type: ignore[dict-item]
     "no coordinate": (PlanError, lambda: PLAN.only(role=3.5), "3.5"),  # type: ignore[arg-type]
     "an unknown axis": (PlanError, lambda: PLAN.swapped("foo", "bar"), "foo"),
-    "no plans": (PlanError, lambda: tf.TensorizationPlan.joined({"a": "x"}), "plans by name"),  # type: ignore[dict-item]
-    "one name twice": (PlanError, lambda: tf.TensorizationPlan.joined({"encoder": PLAN, "": PLAN}), "encoder"),
+    "no plans": (PlanError, lambda: TensorizationPlan.joined({"a": "x"}), "plans by name"),  # type: ignore[dict-item]
+    "one name twice": (PlanError, lambda: TensorizationPlan.joined({"encoder": PLAN, "": PLAN}), "encoder"),
 }  # fmt: skip
 
 

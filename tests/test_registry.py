@@ -14,15 +14,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import tensorfact as tf
+from tensorfact import (
+    CP,
+    Format,
+    MatrixBatch,
+    TensorTrain,
+    Tucker,
+    adapt,
+    available_formats,
+    get_format,
+    load_adapter,
+    plan_for,
+    register_format,
+)
 from tensorfact.errors import FormatError, RankError, TensorfactError
-from tensorfact.formats import format_from_dict, format_to_dict, parse_format, registry
+from tensorfact.formats import Each, Nested, Started, format_from_dict, format_to_dict, parse_format, registry
+from tensorfact.lab import nano
 
 from .helpers import refused
 
 
 @dataclasses.dataclass(frozen=True)
-class Mine(tf.TensorTrain):
+class Mine(TensorTrain):
     """Somebody else's format, with an option of its own."""
 
     taste: str = "plain"
@@ -32,53 +45,53 @@ class Mine(tf.TensorTrain):
 def mine(monkeypatch: pytest.MonkeyPatch) -> type[Mine]:
     """Register `Mine` while one test lasts."""
     monkeypatch.setattr(registry, "_formats", dict(registry._formats))
-    tf.register_format("my_Format ", Mine)
+    register_format("my_Format ", Mine)
     return Mine
 
 
 def test_the_built_in_names() -> None:
-    assert {"cp", "matrix-batch", "tt", "tucker"} <= set(tf.available_formats())
-    assert list(tf.available_formats()) == sorted(tf.available_formats())
+    assert {"cp", "matrix-batch", "tt", "tucker"} <= set(available_formats())
+    assert list(available_formats()) == sorted(available_formats())
 
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("tt", tf.TensorTrain), (" TT ", tf.TensorTrain), ("Matrix_Batch", tf.MatrixBatch), ("cp", tf.CP)],
+    [("tt", TensorTrain), (" TT ", TensorTrain), ("Matrix_Batch", MatrixBatch), ("cp", CP)],
 )
-def test_case_and_underscores_do_not_count(name: str, kind: type[tf.Format]) -> None:
-    assert tf.get_format(name) is kind
+def test_case_and_underscores_do_not_count(name: str, kind: type[Format]) -> None:
+    assert get_format(name) is kind
 
 
 @pytest.mark.parametrize("name", ["tuker", "", "  ", "tt2", None, 3])
 def test_an_unknown_name_is_refused(name: Any) -> None:
     with refused(FormatError, repr(name), fix=False):
-        tf.get_format(name)
+        get_format(name)
 
 
 def test_the_nearest_name_is_suggested() -> None:
     with refused(FormatError, "'tuker'", "did you mean 'tucker'?", "matrix-batch"):
-        tf.get_format("tuker")
+        get_format("tuker")
 
 
 def test_a_registered_format_is_found_stored_and_read(mine: type[Mine]) -> None:
-    assert tf.get_format("MY-format") is mine
-    assert "my-format" in tf.available_formats()
+    assert get_format("MY-format") is mine
+    assert "my-format" in available_formats()
     format = parse_format("my-format:rank=3,taste='sweet'")
     assert format == Mine(3, taste="sweet")
     assert format_from_dict(json.loads(json.dumps(format_to_dict(format)))) == format
 
 
 def test_registering_twice_is_harmless_and_taking_a_name_is_not(mine: type[Mine]) -> None:
-    tf.register_format("my-format", mine)
+    register_format("my-format", mine)
     with refused(FormatError, "'tt'", "TensorTrain"):
-        tf.register_format("TT", mine)
+        register_format("TT", mine)
 
 
-@pytest.mark.parametrize("thing", [tf.TensorTrain(1), "tt", int, None, dataclasses.make_dataclass("D", [])])
+@pytest.mark.parametrize("thing", [TensorTrain(1), "tt", int, None, dataclasses.make_dataclass("D", [])])
 def test_only_formats_are_registered(thing: Any) -> None:
     with refused(FormatError, "'thing'", repr(thing), fix=False):
-        tf.register_format("thing", thing)
-    assert "thing" not in tf.available_formats()
+        register_format("thing", thing)
+    assert "thing" not in available_formats()
 
 
 def test_an_unregistered_format_cannot_be_stored() -> None:
@@ -89,13 +102,13 @@ def test_an_unregistered_format_cannot_be_stored() -> None:
 @pytest.mark.parametrize(
     ("text", "format"),
     [
-        ("tt:rank=16", tf.TensorTrain(16)),
-        ("tucker:rank=(4,8,8)", tf.Tucker((4, 8, 8))),
-        ("tt: rank = [4, 8], order = ('in', 'layer', 'out')", tf.TensorTrain((4, 8), ("in", "layer", "out"))),
-        ("CP:rank=2,", tf.CP(2)),
+        ("tt:rank=16", TensorTrain(16)),
+        ("tucker:rank=(4,8,8)", Tucker((4, 8, 8))),
+        ("tt: rank = [4, 8], order = ('in', 'layer', 'out')", TensorTrain((4, 8), ("in", "layer", "out"))),
+        ("CP:rank=2,", CP(2)),
     ],
 )
-def test_what_the_command_line_says(text: str, format: tf.Format) -> None:
+def test_what_the_command_line_says(text: str, format: Format) -> None:
     assert parse_format(text) == format
 
 
@@ -138,7 +151,7 @@ def test_a_rank_on_the_command_line_is_held_to_the_same_rules(text: str) -> None
 @given(st.text("t:rank=(,)4[]{}'*+-x ", max_size=20))
 def test_any_text_is_a_format_or_a_format_error(rest: str) -> None:
     with contextlib.suppress(FormatError):
-        assert isinstance(parse_format(f"tt:{rest}"), tf.TensorTrain)
+        assert isinstance(parse_format(f"tt:{rest}"), TensorTrain)
 
 
 @pytest.mark.parametrize(
@@ -178,10 +191,10 @@ def test_any_stored_option_is_a_format_or_an_error_of_the_library(value: Any) ->
 
 MODULE = """
 import dataclasses
-import tensorfact as tf
+from tensorfact import TensorTrain
 
 @dataclasses.dataclass(frozen=True)
-class Installed(tf.TensorTrain):
+class Installed(TensorTrain):
     pass
 """
 
@@ -203,19 +216,19 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_name_of_an_installed_format_is_known_before_it_is_loaded(installed: Path) -> None:
-    assert {"some-bodys", "broken", "tt"} <= set(tf.available_formats())
+    assert {"some-bodys", "broken", "tt"} <= set(available_formats())
     assert "somebodys_format" not in sys.modules
-    assert tf.get_format("SOME_bodys").__name__ == "Installed"
+    assert get_format("SOME_bodys").__name__ == "Installed"
     assert "somebodys_format" in sys.modules
 
 
 def test_an_installed_format_is_read_from_text_and_files(installed: Path) -> None:
     format = parse_format("some-bodys:rank=3")
-    assert type(format) is tf.get_format("some-bodys")
+    assert type(format) is get_format("some-bodys")
     assert format_to_dict(format) == {"name": "some-bodys", "rank": 3}
-    model = tf.nano()
-    tf.adapt(model, tf.plan_for(model), format).save(installed / "file")
-    assert tf.load_adapter(tf.nano(), installed / "file").formats == {"encoder": format}
+    model = nano()
+    adapt(model, plan_for(model), format).save(installed / "file")
+    assert load_adapter(nano(), installed / "file").formats == {"encoder": format}
 
 
 def test_an_installed_format_that_was_imported_first_has_its_name(installed: Path) -> None:
@@ -224,26 +237,26 @@ def test_an_installed_format_that_was_imported_first_has_its_name(installed: Pat
 
 
 def test_an_entry_that_cannot_be_loaded_names_its_package(installed: Path) -> None:
-    for use in (tf.get_format, parse_format):
+    for use in (get_format, parse_format):
         with refused(FormatError, "'broken'", "somebodys", "nowhere_at_all:Broken"):
             use("broken")
-    assert tf.get_format("tt") is tf.TensorTrain
+    assert get_format("tt") is TensorTrain
     with refused(FormatError, "did you mean"):
-        tf.get_format("tucke")
+        get_format("tucke")
 
 
 @pytest.mark.parametrize(
     ("text", "format"),
     [
-        ("each:format=matrix-batch(rank=4)", tf.Each(tf.MatrixBatch(4))),
-        ("nested:format=tt(rank=4),cores={'U': tt(rank=2)}", tf.Nested(tf.TensorTrain(4), {"U": tf.TensorTrain(2)})),
+        ("each:format=matrix-batch(rank=4)", Each(MatrixBatch(4))),
+        ("nested:format=tt(rank=4),cores={'U': tt(rank=2)}", Nested(TensorTrain(4), {"U": TensorTrain(2)})),
         (
             "started:format=tt(rank=4),starts=(('U','zero'),),frozen=('V',)",
-            tf.Started(tf.TensorTrain(4), {"U": "zero"}, ["V"]),
+            Started(TensorTrain(4), {"U": "zero"}, ["V"]),
         ),
     ],
 )
-def test_a_format_within_a_format_is_written_as_a_call(text: str, format: tf.Format) -> None:
+def test_a_format_within_a_format_is_written_as_a_call(text: str, format: Format) -> None:
     assert parse_format(text) == format
     assert format_from_dict(json.loads(json.dumps(format_to_dict(format)))) == format
 

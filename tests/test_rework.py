@@ -16,7 +16,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-import tensorfact as tf
+from tensorfact import (
+    CP,
+    Adapter,
+    AdapterState,
+    Format,
+    Group,
+    MatrixBatch,
+    Rule,
+    TensorizationPlan,
+    TensorTrain,
+    Tucker,
+    adapt,
+    combine,
+    convert,
+    load_adapter,
+    plan_for,
+    round_ranks,
+)
 from tensorfact.algebra.term import terms_of
 from tensorfact.errors import (
     AdaptError,
@@ -27,28 +44,30 @@ from tensorfact.errors import (
     PlanError,
     RankError,
 )
+from tensorfact.formats import Each, KhatriRao, Nested
+from tensorfact.lab import nano
 
 from .helpers import difference, draw, ids, infer, layers, layers_plan, randomise, refused, state_bits, untouched
 from .strategies import FORMATS, Adaptation, adaptations
 
-EXACT: list[type[tf.Format]] = [tf.TensorTrain, tf.Tucker, tf.MatrixBatch]
+EXACT: list[type[Format]] = [TensorTrain, Tucker, MatrixBatch]
 
 
 def stack(
-    format: tf.Format | None = None, seed: int = 0, *, scale: float = 2.0, count: int = 4
-) -> tuple[nn.Sequential, tf.Adapter, Tensor]:
+    format: Format | None = None, seed: int = 0, *, scale: float = 2.0, count: int = 4
+) -> tuple[nn.Sequential, Adapter, Tensor]:
     """Return linear layers, adapted with factors that change the output, and an input."""
     model = randomise(layers(count, 8)).double()
-    adapter = tf.adapt(model, layers_plan(), format or tf.TensorTrain(3), scale=scale, seed=seed, check=False)
+    adapter = adapt(model, layers_plan(), format or TensorTrain(3), scale=scale, seed=seed, check=False)
     draw(adapter, seed, size=0.3 / scale)
     return model, adapter, torch.randn(5, 8, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
 
 
-def deltas(adapter: tf.Adapter) -> dict[str, Tensor]:
+def deltas(adapter: Adapter) -> dict[str, Tensor]:
     return {name: adapter.delta(name).detach() for name in adapter.resolved.parameters}
 
 
-def distance(found: tf.Adapter, expected: dict[str, Tensor]) -> float:
+def distance(found: Adapter, expected: dict[str, Tensor]) -> float:
     own = deltas(found)
     lost = math.sqrt(sum(float((own[name] - expected[name]).square().sum()) for name in expected))
     return lost / math.sqrt(sum(float(each.square().sum()) for each in expected.values()))
@@ -75,11 +94,11 @@ def test_converting_at_full_rank_changes_nothing(kind: Any, adaptation: Adaptati
 
 
 @settings(max_examples=10)
-@given(adaptation=adaptations(kinds=[tf.TensorTrain]))
+@given(adaptation=adaptations(kinds=[TensorTrain]))
 def test_a_train_goes_to_tucker_and_back(adaptation: Adaptation) -> None:
     _, adapter = adaptation.drawn(torch.float64)
     expected, formats = deltas(adapter), adapter.formats
-    adapter.convert(tf.Tucker("full"))
+    adapter.convert(Tucker("full"))
     adapter.convert(formats)
     assert distance(adapter, expected) < 1e-9
 
@@ -87,7 +106,7 @@ def test_a_train_goes_to_tucker_and_back(adaptation: Adaptation) -> None:
 def test_a_converted_adapter_trains_saves_and_merges(tmp_path: Path) -> None:
     model, adapter, x = stack()
     old = list(adapter.parameters())
-    adapter.convert(tf.CP(6))
+    adapter.convert(CP(6))
     new = list(adapter.parameters())
     assert not {id(p) for p in old} & {id(p) for p in new}
     assert {id(p) for p in model.parameters()} >= {id(p) for p in new}
@@ -99,8 +118,8 @@ def test_a_converted_adapter_trains_saves_and_merges(tmp_path: Path) -> None:
     assert difference(infer(model, x), adapted) < 1e-12
     adapter.unmerge()
     adapter.remove()
-    again = tf.load_adapter(model, tmp_path / "a.safetensors", check=False)
-    assert again.formats == {"stack": tf.CP(6)}
+    again = load_adapter(model, tmp_path / "a.safetensors", check=False)
+    assert again.formats == {"stack": CP(6)}
     assert difference(infer(model, x), adapted) < 1e-12
 
 
@@ -111,7 +130,7 @@ def test_a_copy_is_converted_by_itself() -> None:
     other.tensorfact.round(rank=1)
     assert torch.equal(infer(model, x), expected)
     assert difference(infer(other, x), expected) > 1e-3
-    assert adapter.formats == {"stack": tf.TensorTrain(3)}
+    assert adapter.formats == {"stack": TensorTrain(3)}
 
 
 def test_a_compiled_model_sees_the_new_factors() -> None:
@@ -124,11 +143,11 @@ def test_a_compiled_model_sees_the_new_factors() -> None:
 
 def test_one_format_a_group() -> None:
     model = timm.create_model("swin_tiny_patch4_window7_224", num_classes=3)
-    adapter = tf.adapt(model, tf.plan_for(model), tf.TensorTrain(4), check=False, seed=0)
+    adapter = adapt(model, plan_for(model), TensorTrain(4), check=False, seed=0)
     draw(adapter)
     names = list(adapter.formats)
-    found = adapter.convert({name: tf.Tucker("full") if at else tf.TensorTrain(4) for at, name in enumerate(names)})
-    assert [type(change.format) for change in found.changes] == [tf.TensorTrain] + [tf.Tucker] * (len(names) - 1)
+    found = adapter.convert({name: Tucker("full") if at else TensorTrain(4) for at, name in enumerate(names)})
+    assert [type(change.format) for change in found.changes] == [TensorTrain] + [Tucker] * (len(names) - 1)
     assert max(change.error for change in found.changes) < 1e-5
     assert str(found).count("tucker") == len(names) - 1
 
@@ -166,9 +185,9 @@ def test_a_budget_is_used_as_far_as_it_goes(kind: Any, budget: int) -> None:
     state, modes = adapter.state, adapter.resolved.tensors[0].modes
     if kind(1).num_parameters(modes) > budget:
         with refused(RankError, f"{budget:,}"):
-            tf.round_ranks(state, budget=budget)
+            round_ranks(state, budget=budget)
         return
-    found = tf.round_ranks(state, budget=budget)
+    found = round_ranks(state, budget=budget)
     assert found.parameters <= budget
     rank = found.changes[0].format.rank  # type: ignore[attr-defined]
     assert rank == 3 or kind(rank + 1).num_parameters(modes) > budget
@@ -176,7 +195,7 @@ def test_a_budget_is_used_as_far_as_it_goes(kind: Any, budget: int) -> None:
 
 def test_a_budget_is_shared_by_all_tensors() -> None:
     model = timm.create_model("swin_tiny_patch4_window7_224", num_classes=3)
-    adapter = tf.adapt(model, tf.plan_for(model), tf.TensorTrain(8), check=False, seed=0)
+    adapter = adapt(model, plan_for(model), TensorTrain(8), check=False, seed=0)
     draw(adapter)
     found = adapter.round(budget=20_000)
     assert 0.5 * 20_000 < found.parameters <= 20_000
@@ -203,7 +222,7 @@ def test_only_an_adapter_at_work_is_changed(state: str) -> None:
         adapter.remove()
     changes: tuple[Callable[[], object], ...] = (
         lambda: adapter.round(rank=1),
-        lambda: adapter.convert(tf.CP(2)),
+        lambda: adapter.convert(CP(2)),
     )
     for change in changes:
         if state == "disabled":
@@ -216,19 +235,19 @@ def test_only_an_adapter_at_work_is_changed(state: str) -> None:
 
 @pytest.mark.parametrize("rank", ["full", 0.5, 1.0, (8, 9), (2, 9)])
 def test_no_way_to_say_a_rank_raises_it(rank: Any) -> None:
-    _, adapter, _ = stack(tf.TensorTrain(3))
-    found = tf.round_ranks(adapter, rank=rank)
+    _, adapter, _ = stack(TensorTrain(3))
+    found = round_ranks(adapter, rank=rank)
     assert found.parameters <= adapter.num_parameters
-    assert found.changes[0].format == tf.TensorTrain((2, 3) if rank == (2, 9) else found.changes[0].format.rank)  # type: ignore[attr-defined]
+    assert found.changes[0].format == TensorTrain((2, 3) if rank == (2, 9) else found.changes[0].format.rank)  # type: ignore[attr-defined]
     with pytest.raises(RankError):
-        tf.round_ranks(adapter, rank=(1, 1, 1))
+        round_ranks(adapter, rank=(1, 1, 1))
 
 
 def test_a_budget_reaches_ranks_above_every_mode() -> None:
-    _, adapter, _ = stack(tf.CP(20))
+    _, adapter, _ = stack(CP(20))
     numbers = adapter.num_parameters
-    assert tf.round_ranks(adapter, budget=numbers - 1).changes[0].format == tf.CP(19)
-    assert tf.round_ranks(adapter, budget=numbers).changes[0].format == tf.CP(20)
+    assert round_ranks(adapter, budget=numbers - 1).changes[0].format == CP(19)
+    assert round_ranks(adapter, budget=numbers).changes[0].format == CP(20)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
@@ -236,33 +255,33 @@ def test_the_error_is_that_of_the_numbers_that_are_stored(dtype: torch.dtype) ->
     _, adapter, _ = stack()
     adapter.to(dtype)
     expected = {name: delta.double() for name, delta in deltas(adapter).items()}
-    found = tf.convert(adapter, tf.Tucker("full"))
+    found = convert(adapter, Tucker("full"))
     model = randomise(layers(4, 8)).double()
-    true = distance(tf.load_adapter(model, found.state, check=False), expected)
+    true = distance(load_adapter(model, found.state, check=False), expected)
     assert found.changes[0].error == pytest.approx(true, rel=0.1, abs=3e-8)
     assert true < 1e-6
     with refused(RankError, "below what the dtype can show"):
-        tf.convert(adapter, tf.Tucker("full"), tolerance=1e-10)
+        convert(adapter, Tucker("full"), tolerance=1e-10)
 
 
 def test_routes_stay_and_a_file_gives_the_same_bits(tmp_path: Path) -> None:
-    model = tf.nano()
-    adapter = tf.adapt(model, tf.plan_for(model), tf.TensorTrain(8), seed=0)
+    model = nano()
+    adapter = adapt(model, plan_for(model), TensorTrain(8), seed=0)
     draw(adapter)
     x = torch.randn(2, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     for rank in (4, 3, 2):
         adapter.round(rank=rank)
         assert {choice.route for choice in adapter.explain().choices} == {"activation"}
         adapter.save(tmp_path / "a.safetensors")
-        again = tf.nano()
-        tf.load_adapter(again, tmp_path / "a.safetensors")
+        again = nano()
+        load_adapter(again, tmp_path / "a.safetensors")
         assert torch.equal(infer(again, x), infer(model, x))
 
 
 def test_a_state_is_a_snapshot() -> None:
-    model = tf.nano()
-    adapter = tf.adapt(model, tf.plan_for(model), tf.TensorTrain(2), seed=0)
-    found, state = tf.round_ranks(adapter, rank=1), adapter.state
+    model = nano()
+    adapter = adapt(model, plan_for(model), TensorTrain(2), seed=0)
+    found, state = round_ranks(adapter, rank=1), adapter.state
     before = model.get_parameter("head.weight").detach().clone()
     with torch.no_grad():
         model.get_parameter("head.weight").zero_()
@@ -287,11 +306,11 @@ def test_a_sum_is_the_dense_sum(kind: Any, adaptation: Adaptation, weights: tupl
     first, one = adaptation.drawn(torch.float64, seed=1)
     _, two = adaptation.drawn(torch.float64, seed=2)
     expected = {name: weights[0] * a + weights[1] * two.delta(name).detach() for name, a in deltas(one).items()}
-    found = tf.combine({one: weights[0], two: weights[1]})
-    as_kind = tf.combine({one: weights[0], two: weights[1]}, format=kind("full"))
+    found = combine({one: weights[0], two: weights[1]})
+    as_kind = combine({one: weights[0], two: weights[1]}, format=kind("full"))
     one.remove()
     for each in (found, as_kind):
-        summed = tf.load_adapter(first, each.state, check=False)
+        summed = load_adapter(first, each.state, check=False)
         if any(weights):
             assert distance(summed, expected) < 1e-9
         else:
@@ -300,149 +319,147 @@ def test_a_sum_is_the_dense_sum(kind: Any, adaptation: Adaptation, weights: tupl
 
 
 def test_a_format_without_a_rank_has_no_larger_one_for_a_sum() -> None:
-    (_, one, _), (_, two, _) = stack(tf.KhatriRao(), seed=1), stack(tf.KhatriRao(), seed=2)
+    (_, one, _), (_, two, _) = stack(KhatriRao(), seed=1), stack(KhatriRao(), seed=2)
     with refused(FormatError, "KhatriRao", "pass the sum's format"):
-        tf.combine({one: 1.0, two: 1.0})
-    assert tf.combine({one: 1.0, two: 1.0}, format=tf.MatrixBatch("full")).changes[0].error < 1e-6
+        combine({one: 1.0, two: 1.0})
+    assert combine({one: 1.0, two: 1.0}, format=MatrixBatch("full")).changes[0].error < 1e-6
 
 
 def test_a_sum_that_no_rank_holds_is_refused() -> None:
-    (_, one, _), (_, two, _) = (
-        stack(tf.Each(tf.Nested(tf.MatrixBatch(2), {"A": tf.TensorTrain(1)})), seed=s) for s in (1, 2)
-    )
+    (_, one, _), (_, two, _) = (stack(Each(Nested(MatrixBatch(2), {"A": TensorTrain(1)})), seed=s) for s in (1, 2))
     with refused(FormatError, "holds no exact sum", "MatrixBatch"):
-        tf.combine({one: 1.0, two: 1.0})
+        combine({one: 1.0, two: 1.0})
 
 
 def test_a_multiple_needs_no_rank() -> None:
-    _, one, _ = stack(tf.KhatriRao(), seed=1)
-    twice = tf.combine({one: 2.0})
+    _, one, _ = stack(KhatriRao(), seed=1)
+    twice = combine({one: 2.0})
     assert twice.changes[0].error == 0
     assert difference(terms_of(twice.state, "stack")[0].dense(), 2 * terms_of(one.state, "stack")[0].dense()) < 1e-6
 
 
 def test_a_frozen_core_stays_frozen() -> None:
-    _, adapter, _ = stack(tf.TensorTrain(2), seed=1)
+    _, adapter, _ = stack(TensorTrain(2), seed=1)
     adapter.named_cores()["stack.U"].requires_grad_(False)
-    adapter.convert(tf.TensorTrain(1))
+    adapter.convert(TensorTrain(1))
     assert {name: core.requires_grad for name, core in adapter.named_cores().items()} == {
         "stack.U": False, "stack.S1": True, "stack.V": True,
     }  # fmt: skip
 
 
 def test_hosvd_leaves_cores_that_a_format_gives() -> None:
-    model = tf.nano()
-    plan = tf.plan_for(model, "attention").only(role="o")
-    cores = tf.adapt(model, plan, tf.KhatriRao(), init="hosvd").named_cores()
+    model = nano()
+    plan = plan_for(model, "attention").only(role="o")
+    cores = adapt(model, plan, KhatriRao(), init="hosvd").named_cores()
     assert all(bool(((cores[f"encoder.{n}"] == 0) | (cores[f"encoder.{n}"] == 1)).all()) for n in "JI")
 
 
 def test_ranks_add_and_scales_are_kept() -> None:
-    (_, one, _), (_, two, _) = stack(seed=1, scale=2.0), stack(tf.TensorTrain(2), seed=2, scale=0.5)
-    found = tf.combine({one: 0.5, two: -1.0})
-    assert found.changes[0].format == tf.TensorTrain(5)
+    (_, one, _), (_, two, _) = stack(seed=1, scale=2.0), stack(TensorTrain(2), seed=2, scale=0.5)
+    found = combine({one: 0.5, two: -1.0})
+    assert found.changes[0].format == TensorTrain(5)
     assert found.state.description.scales == {"stack": 2.0}
-    rounded = tf.combine({one: 0.5, two: -1.0}, tolerance=0.3)
+    rounded = combine({one: 0.5, two: -1.0}, tolerance=0.3)
     assert rounded.parameters < found.parameters
     assert rounded.changes[0].error <= 0.3
-    assert tf.combine({one: 0.5, two: -1.0}, rank=2).changes[0].format == tf.TensorTrain(2)
+    assert combine({one: 0.5, two: -1.0}, rank=2).changes[0].format == TensorTrain(2)
 
 
 def test_ranks_add_no_further_than_the_modes_allow() -> None:
-    adapters = [stack(tf.MatrixBatch(5), seed=seed)[1] for seed in range(3)]
+    adapters = [stack(MatrixBatch(5), seed=seed)[1] for seed in range(3)]
     expected = {name: sum(deltas(each)[name] for each in adapters) for name in deltas(adapters[0])}
-    found = tf.combine(dict.fromkeys(adapters, 1.0))
-    assert found.changes[0].format == tf.MatrixBatch(8)
+    found = combine(dict.fromkeys(adapters, 1.0))
+    assert found.changes[0].format == MatrixBatch(8)
     model, adapter, _ = stack()
     adapter.remove()
-    assert distance(tf.load_adapter(model, found.state, check=False), cast("dict[str, Tensor]", expected)) < 1e-9
+    assert distance(load_adapter(model, found.state, check=False), cast("dict[str, Tensor]", expected)) < 1e-9
 
 
 def test_files_combine_and_the_first_head_stays(tmp_path: Path) -> None:
     paths = []
     for seed in range(2):
-        model = tf.nano()
-        adapter = tf.adapt(model, tf.plan_for(model), tf.TensorTrain(2), seed=seed)
+        model = nano()
+        adapter = adapt(model, plan_for(model), TensorTrain(2), seed=seed)
         draw(adapter, seed)
         with torch.no_grad():
             model.get_parameter("head.bias").fill_(seed + 1.0)
         adapter.save(tmp_path / f"{seed}.safetensors")
         paths.append(tmp_path / f"{seed}.safetensors")
-    found = tf.combine({paths[1]: 1.0, str(paths[0]): 1.0})
+    found = combine({paths[1]: 1.0, str(paths[0]): 1.0})
     assert float(found.state.head["head.bias"][0]) == 2.0
-    assert not tf.combine({paths[0]: 1.0}, keep_head=False).state.head
+    assert not combine({paths[0]: 1.0}, keep_head=False).state.head
     found.save(tmp_path / "sum.safetensors")
-    loaded = tf.AdapterState.load(tmp_path / "sum.safetensors")
+    loaded = AdapterState.load(tmp_path / "sum.safetensors")
     assert loaded.num_parameters == found.parameters
     assert all(torch.equal(value, found.state.tensors[name]) for name, value in loaded.tensors.items())
 
 
 def test_what_cancels_is_zero() -> None:
     _, one, _ = stack()
-    for options in ({}, {"tolerance": 0.1}, {"format": tf.Tucker(2)}):
-        found = tf.combine({one: 1.0, one.state: -1.0}, **options)
+    for options in ({}, {"tolerance": 0.1}, {"format": Tucker(2)}):
+        found = combine({one: 1.0, one.state: -1.0}, **options)
         assert found.changes[0].error < 1e-6
         assert all(float(core.abs().max()) < 10 for core in found.state.cores("stack").values())
-    assert tf.combine({one: 1.0, one.state: -1.0}, tolerance=0.1).changes[0].format == tf.TensorTrain((1, 1))
+    assert combine({one: 1.0, one.state: -1.0}, tolerance=0.1).changes[0].format == TensorTrain((1, 1))
 
 
 def test_numbers_that_are_none_are_not_added() -> None:
     (_, one, _), (_, bad, _) = stack(), stack()
     next(bad.parameters()).data.fill_(math.nan)
     with refused(DataError, "holds NaN"):
-        tf.combine({one: 1.0, bad: 1.0})
+        combine({one: 1.0, bad: 1.0})
     with refused(DataError, "holds NaN"):
-        tf.convert(bad, tf.CP(2))
+        convert(bad, CP(2))
 
 
 def test_what_cannot_be_added_is_refused() -> None:
     (_, one, _), (_, other, _) = stack(), stack(count=3)
     with refused(PlanError, "layer=4", "layer=3"):
-        tf.combine({one: 1.0, other: 1.0})
+        combine({one: 1.0, other: 1.0})
     with refused(AdaptError, "none"):
-        tf.combine({})
+        combine({})
     with refused(AdaptError, "list"):
-        tf.combine([one])  # type: ignore[arg-type]
+        combine([one])  # type: ignore[arg-type]
     with refused(AdaptError, "got 5", fix=False):
-        tf.convert(5, tf.CP(2))  # type: ignore[arg-type]
+        convert(5, CP(2))  # type: ignore[arg-type]
     for weight in (math.nan, math.inf, True, "1"):
         with refused(AdaptError, repr(weight)):
-            tf.combine({one: weight})  # type: ignore[dict-item]
+            combine({one: weight})  # type: ignore[dict-item]
     with refused(FormatError, "CP, TensorTrain"):
-        tf.combine({one: 1.0, stack(tf.CP(2))[1]: 1.0})
+        combine({one: 1.0, stack(CP(2))[1]: 1.0})
     with refused(AdaptError, "scale of 'stack' is 0"):
         model = layers(4, 8).double()
-        tf.combine({tf.adapt(model, layers_plan(), tf.CP(1), scale=0.0, check=False): 1.0})
+        combine({adapt(model, layers_plan(), CP(1), scale=0.0, check=False): 1.0})
     model = randomise(layers(4, 8), seed=7).double()
-    foreign = tf.adapt(model, layers_plan(), tf.TensorTrain(3), check=False)
+    foreign = adapt(model, layers_plan(), TensorTrain(3), check=False)
     with refused(FingerprintError, "base fingerprint"):
-        tf.combine({one: 1.0, foreign: 1.0})
-    assert tf.combine({one: 1.0, foreign: 1.0}, check_base=False).changes[0].format == tf.TensorTrain(6)
+        combine({one: 1.0, foreign: 1.0})
+    assert combine({one: 1.0, foreign: 1.0}, check_base=False).changes[0].format == TensorTrain(6)
 
 
 def test_a_file_whose_cores_are_not_its_format_s_is_refused(tmp_path: Path) -> None:
     state = stack()[1].state
-    other = dataclasses.replace(state.description, formats={"stack": tf.TensorTrain(2)})
-    tf.AdapterState(other, state.tensors).save(tmp_path / "a.safetensors")
+    other = dataclasses.replace(state.description, formats={"stack": TensorTrain(2)})
+    AdapterState(other, state.tensors).save(tmp_path / "a.safetensors")
     with refused(CheckpointError, "cores of its formats", "'factors.stack."):
-        tf.AdapterState.load(tmp_path / "a.safetensors")
+        AdapterState.load(tmp_path / "a.safetensors")
 
 
 # --------------------------------------------------------------------------------------------------------------- init
 
 
 def test_the_base_s_directions_start_at_zero_and_are_used() -> None:
-    model = tf.nano()
+    model = nano()
     expected = infer(model, torch.ones(1, 1, 28, 28))
-    fresh = tf.adapt(model, tf.plan_for(model), tf.TensorTrain(4), seed=0)
+    fresh = adapt(model, plan_for(model), TensorTrain(4), seed=0)
     sizes = {name: float(core.detach().norm()) for name, core in fresh.named_cores().items()}
     fresh.remove()
-    adapter = tf.adapt(model, tf.plan_for(model), tf.TensorTrain(4), init="hosvd")
+    adapter = adapt(model, plan_for(model), TensorTrain(4), init="hosvd")
     assert torch.equal(infer(model, torch.ones(1, 1, 28, 28)), expected)
     cores = adapter.named_cores()
     assert {name: float(core.detach().norm()) for name, core in cores.items()} == pytest.approx(sizes, rel=0.15)
     tensor = adapter.resolved.tensors[0]
-    unfolded = tensor.gather(tf.nano().state_dict()).movedim(1, 0)
+    unfolded = tensor.gather(nano().state_dict()).movedim(1, 0)
     leading = torch.linalg.svd(unfolded.reshape(96, -1), full_matrices=False)[0][:, :4]
     basis = torch.linalg.qr(cores["encoder.U"].detach())[0]
     assert difference(basis @ basis.t(), leading @ leading.t()) < 1e-3
@@ -454,20 +471,20 @@ def test_an_adapter_or_an_increment_is_a_start(kind: Any) -> None:
     expected = deltas(source)
     for init in (source, source.state, expected):
         model = randomise(layers(4, 8)).double()
-        adapter = tf.adapt(model, layers_plan(), kind("full"), scale=-0.5, init=init, check=False)
+        adapter = adapt(model, layers_plan(), kind("full"), scale=-0.5, init=init, check=False)
         assert distance(adapter, expected) < 1e-6
 
 
 def test_a_start_of_what_stays_frozen_is_refused() -> None:
     model = randomise(layers(2, 6))
-    rule = tf.Rule("{layer}.weight", "(part out) in", part=["a", None, "b"])
-    plan = tf.TensorizationPlan((tf.Group("g", "(layer part) in out", (rule,)),))
+    rule = Rule("{layer}.weight", "(part out) in", part=["a", None, "b"])
+    plan = TensorizationPlan((Group("g", "(layer part) in out", (rule,)),))
     increments = {name: torch.ones(6, 6) for name in ("0.weight", "1.weight")}
     with untouched(model), refused(DataError, "leaves frozen"):
-        tf.adapt(model, plan, tf.TensorTrain(1), init=increments, check=False)
+        adapt(model, plan, TensorTrain(1), init=increments, check=False)
     for increment in increments.values():
         increment[2:4] = 0
-    adapter = tf.adapt(model, plan, tf.TensorTrain(1), init=increments, check=False)
+    adapter = adapt(model, plan, TensorTrain(1), init=increments, check=False)
     assert difference(adapter.delta("0.weight"), increments["0.weight"]) < 1e-5
 
 
@@ -484,6 +501,6 @@ def test_what_is_no_start_is_refused() -> None:
     ]
     for init, kind in cases:
         with untouched(model), pytest.raises(kind):
-            tf.adapt(model, layers_plan(), tf.TensorTrain(2), init=init, check=False)
+            adapt(model, layers_plan(), TensorTrain(2), init=init, check=False)
     with untouched(model), refused(AdaptError, "scale 0"):
-        tf.adapt(model, layers_plan(), tf.TensorTrain(2), init=good, scale=0.0, check=False)
+        adapt(model, layers_plan(), TensorTrain(2), init=good, scale=0.0, check=False)

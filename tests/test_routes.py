@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-import tensorfact as tf
+from tensorfact import Adapter, TensorTrain, adapt, plan_for
 from tensorfact.adapters.liveness import numbers
 
 from .helpers import difference, draw
@@ -24,7 +24,7 @@ MODELS = ("vit_base_patch16_224", "beit_base_patch16_224", "convnextv2_atto", "h
 def adapted(name: str, **options: Any) -> tuple[nn.Module, tuple[Any, ...], Mapping[str, Any]]:
     model = member(name)
     example = example_of(model)
-    draw(tf.adapt(model, tf.plan_for(model), tf.TensorTrain(2), train_head=False, seed=0, **options))
+    draw(adapt(model, plan_for(model), TensorTrain(2), train_head=False, seed=0, **options))
     keywords = dict(example.keywords)
     if name == "hf:gpt2":
         keywords["use_cache"] = False
@@ -53,7 +53,7 @@ def numbers_with_grad(output: Any) -> Tensor:
 @pytest.mark.parametrize("name", MODELS)
 def test_routes_are_chosen_by_the_layer_and_agree(name: str) -> None:
     model, arguments, keywords = adapted(name)
-    adapter = cast("tf.Adapter", model.tensorfact)
+    adapter = cast("Adapter", model.tensorfact)
     expected = run(model, arguments, keywords)
     weight, *_ = adapted(name, route="weight")
     assert difference(run(weight, arguments, keywords), expected) < 1e-4
@@ -84,7 +84,7 @@ def test_a_copy_and_a_functional_call_are_the_same(name: str) -> None:
     zeroed = {n: torch.zeros_like(t) if n.startswith("tensorfact.") else t for n, t in state.items()}
     with torch.no_grad():
         plain = torch.func.functional_call(model, zeroed, arguments, dict(keywords))
-    with cast("tf.Adapter", model.tensorfact).disabled():
+    with cast("Adapter", model.tensorfact).disabled():
         assert difference(numbers(plain), run(model, arguments, keywords)) < 1e-6
 
 
@@ -118,7 +118,7 @@ def test_autocast_is_as_exact_as_on_the_merged_model(name: str) -> None:
     exact = run(model, arguments, keywords)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         adapted_output = run(model, arguments, keywords)
-    cast("tf.Adapter", model.tensorfact).merge()
+    cast("Adapter", model.tensorfact).merge()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         merged_output = run(model, arguments, keywords)
     assert difference(adapted_output, exact) < 2 * difference(merged_output, exact) + 1e-2
@@ -136,7 +136,7 @@ def test_the_layer_of_gpt2_is_bit_for_bit_its_own_without_an_increment() -> None
     example = example_of(model)
     with torch.no_grad():
         expected = numbers(model(*example.arguments, **example.keywords))
-        adapter = tf.adapt(model, tf.plan_for(model), tf.TensorTrain(2), route="activation", seed=0)
+        adapter = adapt(model, plan_for(model), TensorTrain(2), route="activation", seed=0)
         assert {choice.route for choice in adapter.explain().choices} == {"activation"}
         assert torch.equal(numbers(model(*example.arguments, **example.keywords)), expected)
     layer = cast("Any", model).h[0].attn.c_attn

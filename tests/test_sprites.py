@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import tensorfact as tf
 from tensorfact.errors import DataError
+from tensorfact.lab import nano, sprites
 from tensorfact.lab.data.generated import COUNT, FACTORS, factors, render
 
 from .helpers import samples_of
@@ -73,8 +73,8 @@ def test_a_square_and_an_ellipse_have_their_symmetries_and_two_orientations_are_
 
 @pytest.mark.parametrize("kind", ["location", "orientation"])
 def test_the_tasks_are_disjoint_and_their_labels_vtabs_bins(kind: str) -> None:
-    data = tf.sprites(kind, tf.nano(), train=40, val=10, test=20)  # type: ignore[arg-type]
-    again = tf.sprites(kind, tf.nano(), train=40, val=10, test=5)  # type: ignore[arg-type]
+    data = sprites(kind, nano(), train=40, val=10, test=20)  # type: ignore[arg-type]
+    again = sprites(kind, nano(), train=40, val=10, test=5)  # type: ignore[arg-type]
     assert (data.classes, data.sizes) == (16, {"train": 40, "val": 10, "test": 20})
     drawn, fewer = (
         [(x.numpy().tobytes(), int(y)) for part in (splits.final, splits.test) for x, y in samples_of(part)]
@@ -90,4 +90,4 @@ def test_the_tasks_are_disjoint_and_their_labels_vtabs_bins(kind: str) -> None:
 
 def test_an_unknown_kind_is_named() -> None:
     with pytest.raises(DataError, match="did you mean 'location'"):
-        tf.sprites("locatoin", tf.nano())  # type: ignore[arg-type]
+        sprites("locatoin", nano())  # type: ignore[arg-type]

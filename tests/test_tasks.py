@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-import tensorfact as tf
 from tensorfact.errors import DataError
+from tensorfact.lab import nano, open_task
 from tensorfact.lab.data import FEW_SHOT, VTAB, Task, task_info
 
 from . import make_benchmarks
@@ -23,30 +23,30 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_task_of_the_benchmarks_opens_with_what_it_says(root: Path) -> None:
-    model = tf.nano()
+    model = nano()
     names = [f"vtab:{task}" for task in VTAB] + [f"few-shot:{task}:1:2" for task in FEW_SHOT]
     for name in names:
-        data, task = tf.open_task(name, model, root=root), task_info(name)
+        data, task = open_task(name, model, root=root), task_info(name)
         assert (data.name, data.classes) == (task.name, task.classes) == (name, task.classes)
         assert data.sizes["train"] == 2
         assert data.train[0][0].shape == (1, 28, 28)
 
 
 def test_a_root_may_be_the_benchmark_itself(root: Path) -> None:
-    assert tf.open_task("vtab:dtd", tf.nano(), root=root / "vtab-1k", check=False).classes == 47
+    assert open_task("vtab:dtd", nano(), root=root / "vtab-1k", check=False).classes == 47
     name = "few-shot:food-101:16:0"
-    assert tf.open_task(name, tf.nano(), root=str(root / "few-shot"), check=False).sizes["train"] == 32
+    assert open_task(name, nano(), root=str(root / "few-shot"), check=False).sizes["train"] == 32
 
 
 def test_other_names_open(tmp_path: Path) -> None:
     lay_out(tmp_path / "pets")
     for name, classes in (("folder:pets", 2), (f"folder:{tmp_path / 'pets'}", 2), ("sprites-location", 16)):
-        data = tf.open_task(name, tf.nano(), root=tmp_path)
+        data = open_task(name, nano(), root=tmp_path)
         assert (data.name, data.classes) == (name, classes)
-    assert tf.open_task("digits", tf.nano()).sizes["test"] == 797
+    assert open_task("digits", nano()).sizes["test"] == 797
     (tmp_path / "fashion-mnist").mkdir()
     with pytest.raises(DataError, match=r"fashion-mnist/train-images.*Debian"):
-        tf.open_task("fashion-mnist", tf.nano(), root=tmp_path)
+        open_task("fashion-mnist", nano(), root=tmp_path)
 
 
 def test_what_a_name_says_by_itself() -> None:
@@ -79,12 +79,12 @@ def test_a_name_that_means_nothing_is_refused(name: str, words: str, tmp_path: P
     with pytest.raises(DataError, match=words):
         task_info(name)
     with pytest.raises(DataError, match=words):
-        tf.open_task(name, tf.nano(), root=tmp_path)
+        open_task(name, nano(), root=tmp_path)
 
 
 def test_a_benchmark_needs_a_root() -> None:
     with pytest.raises(DataError, match="vtab:cifar needs a root"):
-        tf.open_task("vtab:cifar", tf.nano())
+        open_task("vtab:cifar", nano())
 
 
 def test_imagenets_statistics_reach_every_source(root: Path) -> None:
@@ -93,4 +93,4 @@ def test_imagenets_statistics_reach_every_source(root: Path) -> None:
     names = ["digits", "sprites-location", "vtab:cifar", "few-shot:food-101:1:0", "folder:pets", "hf:saved"]
     for name in [*names, f"timm:{root / 'pets'}"]:
         with pytest.raises(DataError, match="a model of 3 channels"):
-            tf.open_task(name, tf.nano(), root=root, imagenet_statistics=True)
+            open_task(name, nano(), root=root, imagenet_statistics=True)

@@ -12,9 +12,36 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import tensorfact as tf
+from tensorfact import (
+    CP,
+    Format,
+    MatrixBatch,
+    TensorTrain,
+    Tucker,
+    available_formats,
+    get_format,
+    plan_by_shape,
+    plan_for,
+)
 from tensorfact.errors import AdaptError, FormatError
-from tensorfact.formats import parse_format
+from tensorfact.formats import (
+    BlockTerm,
+    Diagonals,
+    Each,
+    Gates,
+    Hadamard,
+    KhatriRao,
+    Kronecker,
+    Monarch,
+    Nested,
+    PartialTucker,
+    Started,
+    TensorRing,
+    TTMatrix,
+    parse_format,
+)
+from tensorfact.lab import nano
+from tensorfact.network import Mode, Network
 from tensorfact.testing import Law, LawError, check_format, check_plan, plain_kinds
 from tensorfact.testing import formats as any_formats
 from tensorfact.testing import modes as any_modes
@@ -23,24 +50,24 @@ from tensorfact.testing import plans as any_plans
 from . import faulty
 from .helpers import refused, snapshot, state_bits
 
-GOOD: dict[str, tf.Format] = {
-    "tt": tf.TensorTrain(2),
-    "tucker": tf.Tucker(2),
-    "cp": tf.CP(2),
-    "matrix-batch": tf.MatrixBatch(2),
-    "tensor-ring": tf.TensorRing(2),
-    "partial-tucker": tf.PartialTucker(2),
-    "block-term": tf.BlockTerm(2),
-    "tt-matrix": tf.TTMatrix(2),
-    "kronecker": tf.Kronecker(2),
-    "hadamard": tf.Hadamard(2),
-    "monarch": tf.Monarch(2),
-    "khatri-rao": tf.KhatriRao(),
-    "gates": tf.Gates(),
-    "diagonals": tf.Diagonals(tf.TensorTrain(2)),
-    "each": tf.Each(tf.TensorTrain(2)),
-    "nested": tf.Nested(tf.MatrixBatch(2), {"A": tf.TensorTrain(2), "B": tf.Each(tf.TensorTrain(2))}),
-    "started": tf.Started(tf.TensorTrain(2), {"V": "zero"}),
+GOOD: dict[str, Format] = {
+    "tt": TensorTrain(2),
+    "tucker": Tucker(2),
+    "cp": CP(2),
+    "matrix-batch": MatrixBatch(2),
+    "tensor-ring": TensorRing(2),
+    "partial-tucker": PartialTucker(2),
+    "block-term": BlockTerm(2),
+    "tt-matrix": TTMatrix(2),
+    "kronecker": Kronecker(2),
+    "hadamard": Hadamard(2),
+    "monarch": Monarch(2),
+    "khatri-rao": KhatriRao(),
+    "gates": Gates(),
+    "diagonals": Diagonals(TensorTrain(2)),
+    "each": Each(TensorTrain(2)),
+    "nested": Nested(MatrixBatch(2), {"A": TensorTrain(2), "B": Each(TensorTrain(2))}),
+    "started": Started(TensorTrain(2), {"V": "zero"}),
 }
 """One of every name that the library registers."""
 
@@ -56,30 +83,30 @@ def failing(laws: Any) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in tf.available_formats() if tf.get_format(name).__module__.startswith("tensorfact.")]
+    "name", [name for name in available_formats() if get_format(name).__module__.startswith("tensorfact.")]
 )
 def test_every_registered_format_keeps_the_laws(name: str) -> None:
     assert failing(check_format(GOOD[name])) == {}
 
 
 @pytest.mark.parametrize(
-    "format", [tf.TensorTrain(16), tf.TensorTrain("full"), tf.CP(2, weights=True), faulty.Middle()], ids=str
+    "format", [TensorTrain(16), TensorTrain("full"), CP(2, weights=True), faulty.Middle()], ids=str
 )
-def test_other_options_keep_the_laws(format: tf.Format) -> None:
+def test_other_options_keep_the_laws(format: Format) -> None:
     assert failing(check_format(format)) == {}
 
 
-@pytest.mark.parametrize("format", [None, tf.CP(2), {"encoder": tf.Tucker(2)}], ids=str)
+@pytest.mark.parametrize("format", [None, CP(2), {"encoder": Tucker(2)}], ids=str)
 def test_a_plan_on_the_bundled_model_keeps_the_laws(format: Any) -> None:
-    model = tf.nano()
+    model = nano()
     before = snapshot(model)
-    assert failing(check_plan(tf.plan_for(model), model, format=format)) == {}
+    assert failing(check_plan(plan_for(model), model, format=format)) == {}
     assert snapshot(model) == before
 
 
 def test_a_plan_by_shape_keeps_the_laws() -> None:
     model = faulty.Layers(3)
-    assert failing(check_plan(tf.plan_by_shape(model), model, X)) == {}
+    assert failing(check_plan(plan_by_shape(model), model, X)) == {}
 
 
 @settings(max_examples=5)
@@ -108,13 +135,13 @@ def test_a_faulty_plan_or_model_breaks_its_law_and_no_other(law: str) -> None:
 
 
 def test_every_law_has_a_fault_that_breaks_it() -> None:
-    assert [law.name for law in check_format(tf.CP(2))] == list(faulty.FORMATS)
+    assert [law.name for law in check_format(CP(2))] == list(faulty.FORMATS)
     assert [law.name for law in check_plan(*faulty.case(), X)] == list(faulty.PLANS)
 
 
 # -------------------------------------------------------------------------------------------------- how it is written
 
-test_laws = check_format(tf.TensorTrain(2)).as_test()
+test_laws = check_format(TensorTrain(2)).as_test()
 test_plan_laws = check_plan(*faulty.case(), X).as_test()
 
 
@@ -143,7 +170,7 @@ def test_a_property_names_the_example_that_breaks_it() -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Closed(tf.TensorTrain):
+class Closed(TensorTrain):
     """It does not decompose."""
 
     def factorize(self, tensor: Tensor, modes: Any) -> Any:
@@ -155,7 +182,7 @@ def test_what_does_not_apply_says_why() -> None:
     assert "no decomposition: no way back" in (laws["sign and size"]() or "")
     with pytest.raises(pytest.skip.Exception, match="no decomposition"):
         check_format(Closed(2)).as_test()(laws["sign and size"])
-    laws = {law.name: law for law in check_format(tf.Diagonals(tf.TensorTrain(2)))}
+    laws = {law.name: law for law in check_format(Diagonals(TensorTrain(2)))}
     assert "'constant:0.1'" in (laws["scale of the start"]() or "")
 
 
@@ -164,17 +191,17 @@ def test_a_law_without_ground_is_not_checked() -> None:
     assert laws["sign and size"]() == "not checked while 'cores in shape' does not hold"
 
 
-class Crashing(tf.TensorTrain):
+class Crashing(TensorTrain):
     """Its network cannot be stated."""
 
-    def network(self, modes: Any) -> tf.Network:
+    def network(self, modes: Any) -> Network:
         if modes[0].side != "stack":
             raise KeyError("in")
         return super().network(modes)
 
 
 def test_whatever_the_code_raises_is_the_law_s() -> None:
-    for modes in (None, [tf.Mode("in", 4, "in"), tf.Mode("out", 5, "out")]):
+    for modes in (None, [Mode("in", 4, "in"), Mode("out", 5, "out")]):
         laws = {law.name: law for law in check_format(Crashing(2), modes)}
         with pytest.raises(LawError, match=r"equal arguments, equal network: .* KeyError: 'in'"):
             laws["equal arguments, equal network"]()
@@ -183,12 +210,12 @@ def test_whatever_the_code_raises_is_the_law_s() -> None:
 def test_given_modes_are_the_only_ones() -> None:
     seen = set()
 
-    class Watching(tf.TensorTrain):
-        def network(self, modes: Any) -> tf.Network:
+    class Watching(TensorTrain):
+        def network(self, modes: Any) -> Network:
             seen.add(tuple(modes))
             return super().network(modes)
 
-    modes = (tf.Mode("(layer role)", 6, "stack"), tf.Mode("in", 4, "in"), tf.Mode("out", 5, "out"))
+    modes = (Mode("(layer role)", 6, "stack"), Mode("in", 4, "in"), Mode("out", 5, "out"))
     laws = check_format(Watching(2), modes)
     assert [name for name in failing(laws) if name != "immutable"] == []
     assert seen == {modes}
@@ -196,9 +223,9 @@ def test_given_modes_are_the_only_ones() -> None:
 
 def test_what_cannot_be_checked_is_refused() -> None:
     with refused(FormatError, "TensorTrain"):
-        check_format(tf.TensorTrain)  # type: ignore[arg-type]
+        check_format(TensorTrain)  # type: ignore[arg-type]
     with refused(FormatError, "allows none", "modes="):
-        check_format(tf.TensorTrain(2, order=("a", "b")))
+        check_format(TensorTrain(2, order=("a", "b")))
     with refused(AdaptError, "Layers", "example_input"):
         check_plan(*faulty.case())
     with refused(AdaptError, "TensorizationPlan"):
@@ -206,16 +233,16 @@ def test_what_cannot_be_checked_is_refused() -> None:
 
 
 def test_laws_are_a_sequence_that_prints() -> None:
-    laws = check_format(tf.CP(2))
+    laws = check_format(CP(2))
     assert len(laws) == len(laws[:]) == len(laws.table().rows)
     assert isinstance(laws[-1], Law)
-    assert laws.subject == str(tf.CP(2))
+    assert laws.subject == str(CP(2))
 
 
 def test_a_check_leaves_torch_s_random_state() -> None:
     plan, model = faulty.case()
     state = torch.get_rng_state()
-    check_format(tf.TensorTrain(2)).report()
+    check_format(TensorTrain(2)).report()
     check_plan(plan, model, X).report()
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -223,7 +250,7 @@ def test_a_check_leaves_torch_s_random_state() -> None:
 def test_a_format_is_checked_by_its_own_options_where_it_has_no_name() -> None:
     laws = {law.name: law for law in check_format(faulty.Middle())}
     assert laws["options survive JSON"]() is None
-    assert parse_format("tt:rank=2") == copy.deepcopy(tf.TensorTrain(2))
+    assert parse_format("tt:rank=2") == copy.deepcopy(TensorTrain(2))
 
 
 # -------------------------------------------------------------------------------------------------------- strategies
@@ -245,5 +272,5 @@ def test_a_drawn_plan_resolves(data: st.DataObject) -> None:
 
 
 def test_every_plain_kind_is_one_of_the_registered() -> None:
-    assert {tf.TensorTrain, tf.Gates, tf.KhatriRao} <= set(plain_kinds())
-    assert not {tf.Nested, tf.Started} & set(plain_kinds())
+    assert {TensorTrain, Gates, KhatriRao} <= set(plain_kinds())
+    assert not {Nested, Started} & set(plain_kinds())

@@ -11,14 +11,28 @@ import timm
 import torch
 from torch import Tensor, nn
 
-import tensorfact as tf
+from tensorfact import (
+    CP,
+    Adapter,
+    Format,
+    Group,
+    MatrixBatch,
+    Rule,
+    TensorizationPlan,
+    TensorTrain,
+    Tucker,
+    adapt,
+    load_adapter,
+    plan_for,
+)
 from tensorfact.errors import TensorfactError
+from tensorfact.lab import nano
 from tensorfact.storage.description import AdapterDescription
 
 from .helpers import bits, difference, draw, infer, randomise, state_bits
 
 KNOWN = ("vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "mixer_s32_224")
-FORMATS = (tf.TensorTrain(4), tf.Tucker(4), tf.CP(4), tf.MatrixBatch(2))
+FORMATS = (TensorTrain(4), Tucker(4), CP(4), MatrixBatch(2))
 EFFECT = 1e-3
 """An adapter that is silently dead changes nothing at all; these change the largest output by far more than this."""
 
@@ -53,16 +67,16 @@ def base_state(model: nn.Module) -> dict[str, bytes]:
     return {name: held for name, held in state_bits(model).items() if not name.startswith("tensorfact.")}
 
 
-def hand_written(name: str) -> tf.TensorizationPlan:
+def hand_written(name: str) -> TensorizationPlan:
     """Return a plan over the fused qkv weights, k frozen, and the projections."""
     swin = name.startswith("swin")
     prefix = "layers.{stage}.blocks.{layer}" if swin else "blocks.{layer}"
     rules = (
-        tf.Rule(f"{prefix}.attn.qkv.weight", "(role out) in", role=["q", None, "v"]),
-        tf.Rule(f"{prefix}.attn.proj.weight", "out in", role="o"),
+        Rule(f"{prefix}.attn.qkv.weight", "(role out) in", role=["q", None, "v"]),
+        Rule(f"{prefix}.attn.proj.weight", "out in", role="o"),
     )
-    group = tf.Group("attention", "(layer role) in out", rules, "stage" if swin else None)
-    return tf.TensorizationPlan((group,))
+    group = Group("attention", "(layer role) in out", rules, "stage" if swin else None)
+    return TensorizationPlan((group,))
 
 
 # ------------------------------------------------------------------------------------------------------ known families
@@ -73,7 +87,7 @@ def test_a_fresh_adapter_changes_no_bit(name: str) -> None:
     model, x = create(name).requires_grad_(False), image(name)
     expected, base = infer(model, x), base_state(model)
     for format in FORMATS:
-        adapter = tf.adapt(model, tf.plan_for(model), format, seed=0)
+        adapter = adapt(model, plan_for(model), format, seed=0)
         assert torch.equal(infer(model, x), expected)
         assert list(base_state(model)) == list(base)
         adapter.remove()
@@ -82,10 +96,10 @@ def test_a_fresh_adapter_changes_no_bit(name: str) -> None:
 
 @pytest.mark.parametrize("name", KNOWN)
 @pytest.mark.parametrize("format", FORMATS, ids=str)
-def test_adapted_equals_merged_and_unmerges_bit_for_bit(name: str, format: tf.Format) -> None:
+def test_adapted_equals_merged_and_unmerges_bit_for_bit(name: str, format: Format) -> None:
     model, x = create(name).requires_grad_(False), image(name)
     base, plain = base_state(model), infer(model, x)
-    adapter = tf.adapt(model, tf.plan_for(model), format, seed=0)
+    adapter = adapt(model, plan_for(model), format, seed=0)
     draw(adapter)
     adapted = infer(model, x)
     assert difference(adapted, plain) > EFFECT
@@ -100,7 +114,7 @@ def test_adapted_equals_merged_and_unmerges_bit_for_bit(name: str, format: tf.Fo
 def test_bf16_unmerges_bit_for_bit(name: str) -> None:
     model = create(name).to(torch.bfloat16)
     base = base_state(model)
-    adapter = tf.adapt(model, tf.plan_for(model), tf.TensorTrain(4), seed=0)
+    adapter = adapt(model, plan_for(model), TensorTrain(4), seed=0)
     draw(adapter)
     for _ in range(3):
         adapter.merge()
@@ -118,8 +132,8 @@ def gradients(model: nn.Module, x: Tensor) -> dict[str, Tensor | None]:
 @pytest.mark.parametrize("name", [*KNOWN, *READ])
 def test_gradients_reach_every_factor_and_the_head_alone(name: str) -> None:
     model, x = create(name), image(name)
-    plan = hand_written(name) if name in READ else tf.plan_for(model)
-    adapter = tf.adapt(model, plan, tf.Tucker(2), seed=0)
+    plan = hand_written(name) if name in READ else plan_for(model)
+    adapter = adapt(model, plan, Tucker(2), seed=0)
     draw(adapter)
     found = gradients(model, x)
     reached = {name for name, gradient in found.items() if gradient is not None and gradient.abs().max() > 0}
@@ -145,11 +159,11 @@ def test_the_fused_weight_is_read_and_never_called(name: str) -> None:
 
 @pytest.mark.parametrize("name", READ)
 @pytest.mark.parametrize("route", ["auto", "weight"])
-@pytest.mark.parametrize("format", [tf.TensorTrain(2), tf.MatrixBatch(2)], ids=str)
-def test_a_weight_that_is_only_read_is_adapted_too(name: str, route: Any, format: tf.Format) -> None:
+@pytest.mark.parametrize("format", [TensorTrain(2), MatrixBatch(2)], ids=str)
+def test_a_weight_that_is_only_read_is_adapted_too(name: str, route: Any, format: Format) -> None:
     model, x = create(name).requires_grad_(False), image(name)
     plain, base = infer(model, x), base_state(model)
-    adapter = tf.adapt(model, hand_written(name), format, route=route, seed=0)
+    adapter = adapt(model, hand_written(name), format, route=route, seed=0)
     assert torch.equal(infer(model, x), plain)
     draw(adapter)
     adapted = infer(model, x)
@@ -164,10 +178,10 @@ def test_a_weight_that_is_only_read_is_adapted_too(name: str, route: Any, format
 
 
 @pytest.fixture
-def vit() -> tuple[nn.Module, tf.Adapter]:
+def vit() -> tuple[nn.Module, Adapter]:
     """Return a small adapted ViT with factors that change it."""
-    model = tf.nano()
-    adapter = tf.adapt(model, tf.plan_for(model), tf.TensorTrain(4), seed=0)
+    model = nano()
+    adapter = adapt(model, plan_for(model), TensorTrain(4), seed=0)
     draw(adapter)
     return model, adapter
 
@@ -175,7 +189,7 @@ def vit() -> tuple[nn.Module, tf.Adapter]:
 X = torch.randn(2, 1, 28, 28, generator=torch.Generator().manual_seed(0))
 
 
-def test_features_come_from_the_adapted_model(vit: tuple[nn.Module, tf.Adapter]) -> None:
+def test_features_come_from_the_adapted_model(vit: tuple[nn.Module, Adapter]) -> None:
     model, adapter = vit
     with torch.no_grad():
         features = cast("Any", model).forward_features(X)
@@ -184,19 +198,19 @@ def test_features_come_from_the_adapted_model(vit: tuple[nn.Module, tf.Adapter])
         assert torch.equal(cast("Any", model).forward_head(features), infer(model, X))
 
 
-def test_a_new_classifier_trains_and_is_saved(vit: tuple[nn.Module, tf.Adapter], tmp_path: Any) -> None:
+def test_a_new_classifier_trains_and_is_saved(vit: tuple[nn.Module, Adapter], tmp_path: Any) -> None:
     model, adapter = vit
     cast("Any", model).reset_classifier(5)
     assert model(X).shape == (2, 5)
     assert all(model.get_parameter(name).requires_grad for name in adapter.head)
     adapter.save(tmp_path / "file")
     assert AdapterDescription.read(tmp_path / "file").shapes["head.head.bias"] == (5,)
-    twin = tf.nano(num_classes=5)
-    tf.load_adapter(twin, tmp_path / "file")
+    twin = nano(num_classes=5)
+    load_adapter(twin, tmp_path / "file")
     assert torch.equal(infer(twin, X), infer(model, X))
 
 
-def test_a_classifier_that_was_taken_off_cannot_be_saved(vit: tuple[nn.Module, tf.Adapter], tmp_path: Any) -> None:
+def test_a_classifier_that_was_taken_off_cannot_be_saved(vit: tuple[nn.Module, Adapter], tmp_path: Any) -> None:
     model, adapter = vit
     cast("Any", model).reset_classifier(0)
     assert model(X).shape == (2, 96)
@@ -208,8 +222,8 @@ def test_a_classifier_that_was_taken_off_cannot_be_saved(vit: tuple[nn.Module, t
 def test_gradient_checkpointing_gives_the_same_gradients(name: str) -> None:
     results = []
     for checkpointing in (False, True):
-        model, x = (tf.nano(), X) if name == "nano" else (create(name), image(name, batch=1))
-        adapter = tf.adapt(model, tf.plan_for(model), tf.TensorTrain(2), dropout=0.3, seed=0)
+        model, x = (nano(), X) if name == "nano" else (create(name), image(name, batch=1))
+        adapter = adapt(model, plan_for(model), TensorTrain(2), dropout=0.3, seed=0)
         draw(adapter)
         model.train()
         cast("Any", model).set_grad_checkpointing(checkpointing)
@@ -220,19 +234,19 @@ def test_gradient_checkpointing_gives_the_same_gradients(name: str) -> None:
     assert all(difference(checkpointed[name], plain[name]) < 1e-4 for name in plain)
 
 
-def test_a_copy_stands_on_its_own(vit: tuple[nn.Module, tf.Adapter]) -> None:
+def test_a_copy_stands_on_its_own(vit: tuple[nn.Module, Adapter]) -> None:
     model, adapter = vit
     twin = copy.deepcopy(model)
     adapted = infer(model, X)
     assert torch.equal(infer(twin, X), adapted)
-    cast("tf.Adapter", twin.tensorfact).remove()
+    cast("Adapter", twin.tensorfact).remove()
     assert difference(infer(twin, X), adapted) > EFFECT
-    assert torch.equal(infer(twin, X), infer(tf.nano(), X))
+    assert torch.equal(infer(twin, X), infer(nano(), X))
     assert torch.equal(infer(model, X), adapted)
     assert bits(adapter.delta("blocks.0.attn.qkv.weight")) != b""
 
 
-def test_functional_call_works(vit: tuple[nn.Module, tf.Adapter]) -> None:
+def test_functional_call_works(vit: tuple[nn.Module, Adapter]) -> None:
     model, _ = vit
     state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
     changed = {
@@ -241,11 +255,11 @@ def test_functional_call_works(vit: tuple[nn.Module, tf.Adapter]) -> None:
     }
     with torch.no_grad():
         assert torch.equal(torch.func.functional_call(model, state, (X,)), infer(model, X))
-        assert difference(torch.func.functional_call(model, changed, (X,)), infer(tf.nano(), X)) < 1e-5
+        assert difference(torch.func.functional_call(model, changed, (X,)), infer(nano(), X)) < 1e-5
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")  # torch's own attention under vmap
-def test_per_sample_gradients_by_vmap(vit: tuple[nn.Module, tf.Adapter]) -> None:
+def test_per_sample_gradients_by_vmap(vit: tuple[nn.Module, Adapter]) -> None:
     model, adapter = vit
     factors = {f"tensorfact.{name}": p.detach() for name, p in adapter.named_parameters()}
 

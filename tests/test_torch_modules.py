@@ -9,14 +9,14 @@ import timm
 import torch
 from torch import Tensor, nn
 
-import tensorfact as tf
+from tensorfact import CP, Adapter, Format, Group, MatrixBatch, Rule, TensorizationPlan, TensorTrain, Tucker, adapt
 
 from .helpers import difference, draw, infer, randomise, state_bits
 
-FORMATS = (tf.TensorTrain(2), tf.Tucker(2), tf.CP(2), tf.MatrixBatch(2))
+FORMATS = (TensorTrain(2), Tucker(2), CP(2), MatrixBatch(2))
 
 
-def same_when_merged(model: nn.Module, adapter: tf.Adapter, x: Any, tolerance: float = 1e-4) -> None:
+def same_when_merged(model: nn.Module, adapter: Adapter, x: Any, tolerance: float = 1e-4) -> None:
     """Check that the adapter acts, agrees with the merged model, and comes off bit for bit."""
     base = {name: held for name, held in state_bits(model).items() if not name.startswith("tensorfact.")}
     adapted = infer(model, x)
@@ -39,27 +39,27 @@ def encoder(**options: Any) -> nn.Module:
     return randomise(nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)).eval()
 
 
-def encoder_plan() -> tf.TensorizationPlan:
+def encoder_plan() -> TensorizationPlan:
     prefix = "layers.{layer}"
     rules = (
-        tf.Rule(f"{prefix}.self_attn.in_proj_weight", "(role out) in", role=["q", None, "v"]),
-        tf.Rule(f"{prefix}.self_attn.out_proj.weight", "out in", role="o"),
-        tf.Rule(f"{prefix}.linear1.weight", "(role out) in", role=["up0", "up1"]),
-        tf.Rule(f"{prefix}.linear2.weight", "out (role in)", role=["down0", "down1"]),
+        Rule(f"{prefix}.self_attn.in_proj_weight", "(role out) in", role=["q", None, "v"]),
+        Rule(f"{prefix}.self_attn.out_proj.weight", "out in", role="o"),
+        Rule(f"{prefix}.linear1.weight", "(role out) in", role=["up0", "up1"]),
+        Rule(f"{prefix}.linear2.weight", "out (role in)", role=["down0", "down1"]),
     )
-    return tf.TensorizationPlan((tf.Group("encoder", "(layer role) in out", rules),))
+    return TensorizationPlan((Group("encoder", "(layer role) in out", rules),))
 
 
 @pytest.mark.parametrize("format", FORMATS, ids=str)
 @pytest.mark.parametrize("fast", [True, False])
-def test_a_transformer_encoder_is_adapted_on_its_fast_path_too(format: tf.Format, fast: bool) -> None:
+def test_a_transformer_encoder_is_adapted_on_its_fast_path_too(format: Format, fast: bool) -> None:
     """In evaluation without gradients torch calls one fused kernel with the layer's weights."""
     model, x = encoder().requires_grad_(False), torch.randn(2, 5, 8)
     enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(fast)
     try:
         plain = infer(model, x)
-        adapter = tf.adapt(model, encoder_plan(), format, seed=0)
+        adapter = adapt(model, encoder_plan(), format, seed=0)
         assert torch.equal(infer(model, x), plain)
         draw(adapter)
         same_when_merged(model, adapter, x)
@@ -81,7 +81,7 @@ def test_the_fast_path_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
         return kernel(*arguments, **options)
 
     monkeypatch.setattr(torch, "_transformer_encoder_layer_fwd", recording)
-    draw(tf.adapt(model, encoder_plan(), tf.TensorTrain(2), seed=0))
+    draw(adapt(model, encoder_plan(), TensorTrain(2), seed=0))
     infer(model, torch.randn(2, 5, 8))
     assert len(seen) == 2
 
@@ -90,7 +90,7 @@ def test_a_frozen_slot_of_the_fused_projection_stays_exactly_as_it_was() -> None
     model = encoder()
     name = "layers.0.self_attn.in_proj_weight"
     base = dict(model.named_parameters())[name].detach().clone()
-    adapter = tf.adapt(model, encoder_plan(), tf.TensorTrain(2), seed=0)
+    adapter = adapt(model, encoder_plan(), TensorTrain(2), seed=0)
     draw(adapter)
     effective = cast("nn.MultiheadAttention", model.get_submodule("layers.0.self_attn")).in_proj_weight
     assert torch.equal(effective[8:16], base[8:16])
@@ -112,11 +112,11 @@ def test_attention_of_every_kind(options: dict[str, Any]) -> None:
 
     model = randomise(Attending()).requires_grad_(False).eval()
     if "kdim" in options:
-        rules: tuple[tf.Rule, ...] = tuple(tf.Rule(f"attention.{r}_proj_weight", "out in", role=r) for r in "kv")
+        rules: tuple[Rule, ...] = tuple(Rule(f"attention.{r}_proj_weight", "out in", role=r) for r in "kv")
     else:
-        rules = (tf.Rule("attention.in_proj_weight", "(role out) in", role=["q", "k", "v"]),)
-    plan = tf.TensorizationPlan((tf.Group("g", "role in out", rules),))
-    adapter = tf.adapt(model, plan, tf.TensorTrain(2), seed=0)
+        rules = (Rule("attention.in_proj_weight", "(role out) in", role=["q", "k", "v"]),)
+    plan = TensorizationPlan((Group("g", "role in out", rules),))
+    adapter = adapt(model, plan, TensorTrain(2), seed=0)
     draw(adapter)
     other = torch.randn(2, 5, 6 if "kdim" in options else 8)
     same_when_merged(model, adapter, (torch.randn(2, 5, 8), other))
@@ -134,9 +134,9 @@ def test_a_decoder_layer_with_two_attentions() -> None:
     model = randomise(Decoder()).requires_grad_(False).eval()
     names = ("self_attn", "multihead_attn")
     rules = tuple(
-        tf.Rule(f"layer.{name}.in_proj_weight", "(role out) in", role=[f"{name}_{r}" for r in "qkv"]) for name in names
+        Rule(f"layer.{name}.in_proj_weight", "(role out) in", role=[f"{name}_{r}" for r in "qkv"]) for name in names
     )
-    adapter = tf.adapt(model, tf.TensorizationPlan((tf.Group("g", "role in out", rules),)), tf.CP(3), seed=0)
+    adapter = adapt(model, TensorizationPlan((Group("g", "role in out", rules),)), CP(3), seed=0)
     draw(adapter)
     same_when_merged(model, adapter, torch.randn(2, 5, 8))
 
@@ -144,14 +144,14 @@ def test_a_decoder_layer_with_two_attentions() -> None:
 # ------------------------------------------------------------------------------------------------------- convolutions
 
 
-@pytest.mark.parametrize("format", [tf.TensorTrain(3), tf.Tucker((1, 3, 1, 3)), tf.CP(2), tf.MatrixBatch(2)], ids=str)
+@pytest.mark.parametrize("format", [TensorTrain(3), Tucker((1, 3, 1, 3)), CP(2), MatrixBatch(2)], ids=str)
 @pytest.mark.parametrize("modes", ["block in kw (out kh)", "block (in kh) kw out"])
-def test_resnet_s_3x3_convolutions(format: tf.Format, modes: str) -> None:
+def test_resnet_s_3x3_convolutions(format: Format, modes: str) -> None:
     model: nn.Module = timm.create_model("resnet10t", num_classes=5)
     randomise(model).requires_grad_(False).eval()
-    rule = tf.Rule("layer{stage}.{block}.conv2.weight", "out in kh kw")
-    plan = tf.TensorizationPlan((tf.Group("convolutions", modes, (rule,), partition="stage"),))
-    adapter = tf.adapt(model, plan, format, seed=0)
+    rule = Rule("layer{stage}.{block}.conv2.weight", "out in kh kw")
+    plan = TensorizationPlan((Group("convolutions", modes, (rule,), partition="stage"),))
+    adapter = adapt(model, plan, format, seed=0)
     assert len(adapter.resolved.tensors) == 4
     draw(adapter, size=1.0)
     x = torch.randn(2, 3, 64, 64)
@@ -167,15 +167,15 @@ def test_convnext_s_1x1_and_depthwise_convolutions() -> None:
     prefix = "stages.{stage}.blocks.{layer}"
     up, down = ([f"{name}{k}" for k in range(4)] for name in ("up", "down"))
     groups = (
-        tf.Group("mlp", "(layer role) in out", (
-            tf.Rule(f"{prefix}.mlp.fc1.weight", "(role out) in 1 1", role=up),
-            tf.Rule(f"{prefix}.mlp.fc2.weight", "out (role in) 1 1", role=down),
+        Group("mlp", "(layer role) in out", (
+            Rule(f"{prefix}.mlp.fc1.weight", "(role out) in 1 1", role=up),
+            Rule(f"{prefix}.mlp.fc2.weight", "out (role in) 1 1", role=down),
         ), partition="stage"),
-        tf.Group("depthwise", "layer out (kh kw)", (
-            tf.Rule(f"{prefix}.conv_dw.weight", "out 1 kh kw"),
+        Group("depthwise", "layer out (kh kw)", (
+            Rule(f"{prefix}.conv_dw.weight", "out 1 kh kw"),
         ), partition="stage"),
     )  # fmt: skip
-    adapter = tf.adapt(model, tf.TensorizationPlan(groups), tf.TensorTrain(2), seed=0)
+    adapter = adapt(model, TensorizationPlan(groups), TensorTrain(2), seed=0)
     draw(adapter)
     same_when_merged(model, adapter, torch.randn(1, 3, 64, 64))
 
@@ -186,9 +186,9 @@ def test_convnext_s_1x1_and_depthwise_convolutions() -> None:
 @pytest.mark.parametrize("route", ["activation", "weight"])
 def test_a_sequential_as_the_root(route: Any) -> None:
     model = randomise(nn.Sequential(nn.Linear(6, 6), nn.GELU(), nn.Linear(6, 6), nn.GELU(), nn.Linear(6, 2)))
-    rules = tuple(tf.Rule(f"{at}.weight", "out in", layer=at) for at in (0, 2))
-    plan = tf.TensorizationPlan((tf.Group("g", "layer in out", rules),))
-    adapter = tf.adapt(model.requires_grad_(False), plan, tf.TensorTrain(2), route=route, train_head="4")
+    rules = tuple(Rule(f"{at}.weight", "out in", layer=at) for at in (0, 2))
+    plan = TensorizationPlan((Group("g", "layer in out", rules),))
+    adapter = adapt(model.requires_grad_(False), plan, TensorTrain(2), route=route, train_head="4")
     draw(adapter)
     same_when_merged(model, adapter, torch.randn(3, 6))
     assert len(model) == 6, "the adapter is the last child, and passes its input on"
@@ -196,8 +196,8 @@ def test_a_sequential_as_the_root(route: Any) -> None:
 
 def test_a_single_layer_as_the_root() -> None:
     model = randomise(nn.Linear(6, 4)).requires_grad_(False)
-    plan = tf.TensorizationPlan((tf.Group("g", "in out", (tf.Rule("weight", "out in"),)),))
-    adapter = tf.adapt(model, plan, tf.TensorTrain(2))
+    plan = TensorizationPlan((Group("g", "in out", (Rule("weight", "out in"),)),))
+    adapter = adapt(model, plan, TensorTrain(2))
     draw(adapter)
     same_when_merged(model, adapter, torch.randn(3, 6))
 
@@ -213,8 +213,8 @@ def test_a_module_list_and_dict_below_the_root() -> None:
             return cast("Tensor", left * right)
 
     model = randomise(Branches()).requires_grad_(False)
-    rule = tf.Rule("branches.{side}.{at}.weight", "out in")
-    adapter = tf.adapt(model, tf.TensorizationPlan((tf.Group("g", "side at in out", (rule,)),)), tf.Tucker(1))
+    rule = Rule("branches.{side}.{at}.weight", "out in")
+    adapter = adapt(model, TensorizationPlan((Group("g", "side at in out", (rule,)),)), Tucker(1))
     draw(adapter)
     assert adapter.resolved["g"].coordinates == {"side": ("left", "right"), "at": (0,)}
     same_when_merged(model, adapter, torch.randn(3, 4))
@@ -234,8 +234,8 @@ def test_parameters_in_lists_in_dicts_and_of_the_root_itself() -> None:
             return x
 
     model = Loose().double().requires_grad_(False)
-    rules = (tf.Rule("listed.{at}", "in out"), tf.Rule("named.{at}", "in out"), tf.Rule("own", "in out", at="own"))
-    adapter = tf.adapt(model, tf.TensorizationPlan((tf.Group("g", "at in out", rules),)), tf.TensorTrain(2))
+    rules = (Rule("listed.{at}", "in out"), Rule("named.{at}", "in out"), Rule("own", "in out", at="own"))
+    adapter = adapt(model, TensorizationPlan((Group("g", "at in out", rules),)), TensorTrain(2))
     draw(adapter)
     assert adapter.resolved["g"].coordinates == {"at": (0, 1, "a", "b", "own")}
     same_when_merged(model, adapter, torch.randn(3, 4, dtype=torch.float64))
@@ -246,9 +246,9 @@ def test_channels_last_convolutions_keep_their_layout_and_their_bits() -> None:
     randomise(model).requires_grad_(False).eval().to(memory_format=torch.channels_last)
     x = torch.randn(2, 3, 64, 64).to(memory_format=torch.channels_last)
     plain = infer(model, x)
-    rule = tf.Rule("layer{stage}.{block}.conv2.weight", "out in kh kw")
-    plan = tf.TensorizationPlan((tf.Group("g", "block in out (kh kw)", (rule,), partition="stage"),))
-    adapter = tf.adapt(model, plan, tf.TensorTrain(1), seed=0)
+    rule = Rule("layer{stage}.{block}.conv2.weight", "out in kh kw")
+    plan = TensorizationPlan((Group("g", "block in out (kh kw)", (rule,), partition="stage"),))
+    adapter = adapt(model, plan, TensorTrain(1), seed=0)
     assert torch.equal(infer(model, x), plain)
     draw(adapter, size=1.0)
     convolution = cast("nn.Conv2d", model.get_submodule("layer1.0.conv2"))
@@ -267,7 +267,7 @@ def test_a_shared_layer_is_adapted_wherever_it_is_called() -> None:
             return cast("Tensor", self.second(self.first(x)))
 
     model = randomise(Twice()).requires_grad_(False)
-    plan = tf.TensorizationPlan((tf.Group("g", "in out", (tf.Rule("first.weight", "out in"),)),))
-    adapter = tf.adapt(model, plan, tf.TensorTrain(2))
+    plan = TensorizationPlan((Group("g", "in out", (Rule("first.weight", "out in"),)),))
+    adapter = adapt(model, plan, TensorTrain(2))
     draw(adapter)
     same_when_merged(model, adapter, torch.randn(3, 4))

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-import tensorfact as tf
+from tensorfact import Group, Rule, TensorizationPlan, TensorTrain, Tucker, adapt, fit
 from tensorfact.common.progress import Progress
 from tensorfact.errors import CheckpointError, DivergedError, TrainingError
+from tensorfact.lab import History, evaluate
 from tensorfact.lab.training import Schedule
 from tensorfact.storage.files import read_header, read_tensors, write_tensors
 
@@ -41,11 +42,11 @@ def network(seed: int = 0) -> nn.Module:
     )  # fmt: skip
 
 
-def run(model: nn.Module, **options: Any) -> tf.History:
-    return tf.fit(model, data(), data(24, seed=1), **{"epochs": EPOCHS, "batch_size": 16, "lr": 0.02, **options})
+def run(model: nn.Module, **options: Any) -> History:
+    return fit(model, data(), data(24, seed=1), **{"epochs": EPOCHS, "batch_size": 16, "lr": 0.02, **options})
 
 
-def numbers(history: tf.History) -> list[tuple[float | None, ...]]:
+def numbers(history: History) -> list[tuple[float | None, ...]]:
     """Return everything of a history but its wall times."""
     return [(e.train_loss, e.val_loss, e.val_accuracy) for e in history.epochs]
 
@@ -64,12 +65,12 @@ def stopping_after(epochs: int) -> Progress:
 def test_an_adapted_model_learns_and_its_base_stands_still() -> None:
     model = randomise(nn.Sequential(layers(2), nn.Linear(6, 3)))
     base = state_bits(model)
-    plan = tf.TensorizationPlan((tf.Group("g", "layer in out", (tf.Rule("0.{layer}.weight", "out in"),)),))
-    adapter = tf.adapt(model, plan, tf.TensorTrain(2), train_head="1", seed=0)
+    plan = TensorizationPlan((Group("g", "layer in out", (Rule("0.{layer}.weight", "out in"),)),))
+    adapter = adapt(model, plan, TensorTrain(2), train_head="1", seed=0)
     start = {name: bits(core) for name, core in adapter.named_cores().items()}
-    _, before = tf.evaluate(model, data(24, seed=1))
+    _, before = evaluate(model, data(24, seed=1))
     history = run(model, epochs=15)
-    accuracy, after = tf.evaluate(model, data(24, seed=1))
+    accuracy, after = evaluate(model, data(24, seed=1))
     assert after < before
     assert accuracy == history.val_accuracy
     assert accuracy > 0.5
@@ -82,7 +83,7 @@ def test_an_adapted_model_learns_and_its_base_stands_still() -> None:
 def test_the_model_holds_the_best_epoch_s_parameters() -> None:
     model = network()
     history = run(model, epochs=8, lr=0.3)
-    accuracy, loss = tf.evaluate(model, data(24, seed=1))
+    accuracy, loss = evaluate(model, data(24, seed=1))
     best = max(range(8), key=lambda index: history.epochs[index].val_accuracy or 0.0)
     assert history.best_epoch == best, "the first of the best"
     assert accuracy == history.val_accuracy == history.epochs[best].val_accuracy
@@ -112,13 +113,13 @@ def test_evaluating_leaves_model_and_random_state_alone() -> None:
     torch.manual_seed(5)
     state = torch.get_rng_state()
     with untouched(model):
-        tf.evaluate(model, data())
+        evaluate(model, data())
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_evaluation_does_not_depend_on_the_batch_size() -> None:
     model = network()
-    results = [tf.evaluate(model, data(50), batch_size=size) for size in (1, 7, 50, 256)]
+    results = [evaluate(model, data(50), batch_size=size) for size in (1, 7, 50, 256)]
     assert all(result == pytest.approx(results[0], rel=1e-5) for result in results)
 
 
@@ -151,8 +152,8 @@ def test_a_batch_norm_that_trains_goes_on_counting() -> None:
 
 def test_a_batch_norm_of_an_adapted_model_stands_still_too() -> None:
     model = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Linear(6, 3))
-    plan = tf.TensorizationPlan((tf.Group("g", "in out", (tf.Rule("0.weight", "out in"),)),))
-    tf.adapt(model, plan, tf.TensorTrain(1))
+    plan = TensorizationPlan((Group("g", "in out", (Rule("0.weight", "out in"),)),))
+    adapt(model, plan, TensorTrain(1))
     before = {name: bits(buffer) for name, buffer in model.named_buffers()}
     run(model, epochs=1)
     assert {name: bits(buffer) for name, buffer in model.named_buffers()} == before
@@ -229,8 +230,8 @@ def test_an_error_in_the_middle_of_an_epoch_costs_only_that_epoch(tmp_path: Path
 def test_an_adapted_model_with_dropout_resumes(tmp_path: Path) -> None:
     def adapted() -> nn.Module:
         model = randomise(nn.Sequential(layers(2), nn.Linear(6, 3)))
-        plan = tf.TensorizationPlan((tf.Group("g", "layer in out", (tf.Rule("0.{layer}.weight", "out in"),)),))
-        tf.adapt(model, plan, tf.Tucker(2), dropout=0.3, train_head="1", seed=0)
+        plan = TensorizationPlan((Group("g", "layer in out", (Rule("0.{layer}.weight", "out in"),)),))
+        adapt(model, plan, Tucker(2), dropout=0.3, train_head="1", seed=0)
         return model
 
     whole = adapted()
@@ -305,8 +306,8 @@ def test_a_checkpoint_of_another_frozen_base_is_refused(tmp_path: Path) -> None:
 
     def adapted(seed: int) -> nn.Module:
         model = randomise(nn.Sequential(layers(2), nn.Linear(6, 3)), seed)
-        plan = tf.TensorizationPlan((tf.Group("g", "layer in out", (tf.Rule("0.{layer}.weight", "out in"),)),))
-        tf.adapt(model, plan, tf.TensorTrain(2), seed=0)
+        plan = TensorizationPlan((Group("g", "layer in out", (Rule("0.{layer}.weight", "out in"),)),))
+        adapt(model, plan, TensorTrain(2), seed=0)
         return model
 
     with pytest.raises(KeyboardInterrupt):
@@ -403,7 +404,7 @@ def test_a_loss_that_is_no_number_is_refused(value: float) -> None:
     bad = data()
     bad.tensors[0][40] = value
     with refused(DivergedError, "epoch 0", "lower lr or scale"):
-        tf.fit(model, bad, data(24), epochs=2, batch_size=8)
+        fit(model, bad, data(24), epochs=2, batch_size=8)
     assert all(p.isfinite().all() for p in model.parameters())
 
 
@@ -417,12 +418,12 @@ def test_an_empty_split_is_refused(empty: str) -> None:
     none = TensorDataset(torch.zeros(0, 6), torch.zeros(0, dtype=torch.int64))
     splits = {"train": data(), "val": data(), empty: none}
     with refused(TrainingError, "empty"):
-        tf.fit(network(), splits["train"], splits["val"], epochs=1)
+        fit(network(), splits["train"], splits["val"], epochs=1)
 
 
 def test_evaluating_nothing_is_refused() -> None:
     with refused(TrainingError, "empty"):
-        tf.evaluate(network(), TensorDataset(torch.zeros(0, 6), torch.zeros(0, dtype=torch.int64)))
+        evaluate(network(), TensorDataset(torch.zeros(0, 6), torch.zeros(0, dtype=torch.int64)))
 
 
 def test_a_history_is_a_value() -> None:

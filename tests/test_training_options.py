@@ -13,8 +13,9 @@ import transformers
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
-import tensorfact as tf
+from tensorfact import Group, Rule, TensorizationPlan, TensorTrain, adapt, fit, plan_for
 from tensorfact.errors import CheckpointError, DivergedError, TrainingError
+from tensorfact.lab import evaluate, nano
 from tensorfact.lab.training import Epoch
 
 from .helpers import difference, draw, refused, snapshot, state_bits, untouched
@@ -64,14 +65,14 @@ def test_what_workers_draw_comes_from_the_seed() -> None:
     for seed, noise in ((0, 1), (0, 2), (1, 1)):
         torch.manual_seed(noise)
         model = plain()
-        tf.fit(model, Noisy(), None, epochs=1, batch_size=8, workers=1, seed=seed)
+        fit(model, Noisy(), None, epochs=1, batch_size=8, workers=1, seed=seed)
         found.append(state_bits(model))
     assert found[0] == found[1] != found[2]
 
 
 def test_without_a_validation_split_the_last_epoch_stays() -> None:
     model, reference = network(), network()
-    history = tf.fit(model, data(), None, epochs=4, batch_size=16, lr=0.3)
+    history = fit(model, data(), None, epochs=4, batch_size=16, lr=0.3)
     assert (history.best_epoch, history.val_accuracy) == (3, None)
     assert all(epoch.val_loss is None and epoch.val_accuracy is None for epoch in history.epochs)
     seen = run(reference, epochs=4, lr=0.3)
@@ -82,10 +83,10 @@ def test_without_a_validation_split_the_last_epoch_stays() -> None:
 def test_without_a_validation_split_a_run_resumes(tmp_path: Any, stop: int) -> None:
     whole, model = network(), network()
     options: dict[str, Any] = {"epochs": 5, "batch_size": 16, "lr": 0.3}
-    expected = tf.fit(whole, data(), None, **options)
+    expected = fit(whole, data(), None, **options)
     with pytest.raises(KeyboardInterrupt):
-        tf.fit(network(), data(), None, checkpoint=tmp_path / "run", progress=stopping_after(stop), **options)
-    assert numbers(tf.fit(model, data(), None, checkpoint=tmp_path / "run", **options)) == numbers(expected)
+        fit(network(), data(), None, checkpoint=tmp_path / "run", progress=stopping_after(stop), **options)
+    assert numbers(fit(model, data(), None, checkpoint=tmp_path / "run", **options)) == numbers(expected)
     assert state_bits(model) == state_bits(whole)
 
 
@@ -101,7 +102,7 @@ def test_some_epochs_are_validated_and_the_best_of_them_stays(tmp_path: Any, sto
     expected = [epoch.val_accuracy if index in (1, 3, 4) else None for index, epoch in enumerate(every.epochs)]
     assert [epoch.val_accuracy for epoch in history.epochs] == expected
     assert history.val_accuracy == max(accuracy for accuracy in expected if accuracy is not None)
-    assert tf.evaluate(model, data(24, seed=1))[0] == history.val_accuracy
+    assert evaluate(model, data(24, seed=1))[0] == history.val_accuracy
 
 
 def test_an_incomplete_batch_is_left_out() -> None:
@@ -111,10 +112,10 @@ def test_an_incomplete_batch_is_left_out() -> None:
         seen.append(len(labels))
         return nn.functional.cross_entropy(logits, labels)
 
-    tf.fit(network(), data(40), None, epochs=2, batch_size=16, drop_last=True, loss=loss)
+    fit(network(), data(40), None, epochs=2, batch_size=16, drop_last=True, loss=loss)
     assert seen == [16, 16] * 2
     with refused(TrainingError, "drop_last", "40"):
-        tf.fit(network(), data(40), None, epochs=2, batch_size=41, drop_last=True)
+        fit(network(), data(40), None, epochs=2, batch_size=41, drop_last=True)
 
 
 def test_every_epoch_is_told_and_may_end_the_run() -> None:
@@ -141,11 +142,11 @@ def test_every_epoch_is_told_and_may_end_the_run() -> None:
 def image_model(name: str, dropout: float = 0.0) -> nn.Module:
     torch.manual_seed(0)
     if name == "nano":
-        model = tf.nano()
+        model = nano()
     else:
         sizes = {"embed_dim": 16, "depths": (1, 1), "num_heads": (1, 2), "window_size": 4, "patch_size": 2}
         model = timm.create_model(name, img_size=28, in_chans=1, num_classes=2, **sizes)
-    draw(tf.adapt(model, tf.plan_for(model), tf.TensorTrain(2), seed=0, dropout=dropout))
+    draw(adapt(model, plan_for(model), TensorTrain(2), seed=0, dropout=dropout))
     return model
 
 
@@ -166,10 +167,10 @@ class Sentences(nn.Module):
 
 def text_model() -> nn.Module:
     model = Sentences()
-    words = tf.Rule("encoder.embeddings.word_embeddings.weight", "in out")
-    layers = tf.Rule("encoder.encoder.layer.{layer}.intermediate.dense.weight", "out in")
-    plan = tf.TensorizationPlan((tf.Group("words", "in out", (words,)), tf.Group("mlp", "layer in out", (layers,))))
-    draw(tf.adapt(model, plan, tf.TensorTrain(2), seed=0, train_head="head", dropout=0.2))
+    words = Rule("encoder.embeddings.word_embeddings.weight", "in out")
+    layers = Rule("encoder.encoder.layer.{layer}.intermediate.dense.weight", "out in")
+    plan = TensorizationPlan((Group("words", "in out", (words,)), Group("mlp", "layer in out", (layers,))))
+    draw(adapt(model, plan, TensorTrain(2), seed=0, train_head="head", dropout=0.2))
     return model
 
 
@@ -197,7 +198,7 @@ def test_checkpointing_changes_no_number_and_is_switched_off_again(kind: str) ->
         part = next(module for module in model.modules() if "GELU" in type(module).__name__)
         part.register_forward_hook(lambda *_, calls=calls: calls.append(1))
         before = switches(model)
-        tf.fit(model, samples, None, epochs=2, batch_size=6, checkpointing=checkpointing, weight_decay=0.0)
+        fit(model, samples, None, epochs=2, batch_size=6, checkpointing=checkpointing, weight_decay=0.0)
         assert switches(model) == before
         assert all(not torch.equal(p, start[name]) for name, p in model.named_parameters() if name in start)
         found.append((len(calls), dict(model.named_parameters())))
@@ -216,7 +217,7 @@ def test_a_switch_that_was_on_stays_on() -> None:
     model: Any = image_model("nano")
     model.set_grad_checkpointing(True)
     samples = TensorDataset(torch.randn(4, 1, 28, 28), torch.zeros(4, dtype=torch.int64))
-    tf.fit(model, samples, None, epochs=1, checkpointing=True)
+    fit(model, samples, None, epochs=1, checkpointing=True)
     assert model.grad_checkpointing
 
 
@@ -231,18 +232,18 @@ def test_an_option_out_of_range_is_refused(name: str, value: Any) -> None:
 
 def test_a_checkpoint_of_another_scale_or_other_samples_is_refused(tmp_path: Path) -> None:
     def model(scale: float) -> nn.Module:
-        made = tf.nano()
-        tf.adapt(made, tf.plan_for(made), tf.TensorTrain(1), scale=scale, seed=0)
+        made = nano()
+        adapt(made, plan_for(made), TensorTrain(1), scale=scale, seed=0)
         return made
 
     x, path = torch.randn(6, 1, 28, 28), tmp_path / "run"
     data, fewer = TensorDataset(x, torch.arange(6)), TensorDataset(x[:4], torch.arange(4))
-    tf.fit(model(1.0), data, fewer, epochs=1, checkpoint=path)
+    fit(model(1.0), data, fewer, epochs=1, checkpoint=path)
     for scale, train, val in ((2.0, data, fewer), (1.0, fewer, fewer), (1.0, data, None)):
         with refused(CheckpointError, "another run"):
-            tf.fit(model(scale), train, val, epochs=1, checkpoint=path)
+            fit(model(scale), train, val, epochs=1, checkpoint=path)
     with refused(CheckpointError, "no folder"):
-        tf.fit(model(1.0), data, None, epochs=1, checkpoint=tmp_path / "none" / "run")
+        fit(model(1.0), data, None, epochs=1, checkpoint=tmp_path / "none" / "run")
 
 
 def test_what_is_no_longer_finite_after_the_last_step_is_said() -> None:
@@ -261,12 +262,12 @@ def test_what_is_no_longer_finite_after_the_last_step_is_said() -> None:
 
     data = TensorDataset(torch.randn(4, 3), torch.arange(4) % 2)
     with refused(DivergedError, "no longer finite"):
-        tf.fit(Model(3, 2), data, None, epochs=1, batch_size=4)
+        fit(Model(3, 2), data, None, epochs=1, batch_size=4)
     with refused(TrainingError, "fp16"):
-        tf.fit(nn.Linear(3, 2).half(), data, None, epochs=1)
+        fit(nn.Linear(3, 2).half(), data, None, epochs=1)
 
 
 def test_labels_are_class_indices() -> None:
     data = TensorDataset(torch.randn(4, 3), nn.functional.one_hot(torch.arange(4) % 2))
     with refused(TrainingError, "(batch,)"):
-        tf.evaluate(nn.Linear(3, 2), data, loss=lambda logits, labels: logits.mean())
+        evaluate(nn.Linear(3, 2), data, loss=lambda logits, labels: logits.mean())

@@ -56,9 +56,11 @@ class Adapter(Attached):
         Source: LoRA+: S. Hayou et al., ICML 2024, trains B faster than A.
 
         Examples:
-            >>> import torch, tensorfact as tf
-            >>> model = tf.nano()
-            >>> adapter = tf.adapt(model, tf.plan_for(model), tf.MatrixBatch(rank=4))
+            >>> import torch
+            >>> from tensorfact import MatrixBatch, adapt, plan_for
+            >>> from tensorfact.lab import nano
+            >>> model = nano()
+            >>> adapter = adapt(model, plan_for(model), MatrixBatch(rank=4))
             >>> optimizer = torch.optim.AdamW(adapter.parameter_groups(1e-3, {"B": 16}))
             >>> [group["lr"] for group in optimizer.param_groups]
             [0.001, 0.016]
@@ -97,9 +99,10 @@ class Adapter(Attached):
             AdaptError: The adapter does not change this parameter.
 
         Examples:
-            >>> import tensorfact as tf
-            >>> model = tf.nano()
-            >>> adapter = tf.adapt(model, tf.plan_for(model), tf.TensorTrain(rank=4))
+            >>> from tensorfact import TensorTrain, adapt, plan_for
+            >>> from tensorfact.lab import nano
+            >>> model = nano()
+            >>> adapter = adapt(model, plan_for(model), TensorTrain(rank=4))
             >>> adapter.delta("blocks.0.attn.qkv.weight").shape
             torch.Size([288, 96])
         """
@@ -129,9 +132,10 @@ class Adapter(Attached):
             AdaptError: A parameter is dead, adapted differs from merged, or there is no example input.
 
         Examples:
-            >>> import tensorfact as tf
-            >>> model = tf.nano()
-            >>> adapter = tf.adapt(model, tf.plan_for(model, blocks="attention"), tf.TensorTrain(rank=4))
+            >>> from tensorfact import TensorTrain, adapt, plan_for
+            >>> from tensorfact.lab import nano
+            >>> model = nano()
+            >>> adapter = adapt(model, plan_for(model, blocks="attention"), TensorTrain(rank=4))
             >>> len(adapter.check().effects)
             12
         """
@@ -153,9 +157,10 @@ class Adapter(Attached):
             AdaptError: `tokens` is no positive int.
 
         Examples:
-            >>> import tensorfact as tf
-            >>> model = tf.nano()
-            >>> adapter = tf.adapt(model, tf.plan_for(model), tf.TensorTrain(rank=4))
+            >>> from tensorfact import TensorTrain, adapt, plan_for
+            >>> from tensorfact.lab import nano
+            >>> model = nano()
+            >>> adapter = adapt(model, plan_for(model), TensorTrain(rank=4))
             >>> adapter.explain(tokens=100).choices[0].route
             'activation'
         """
@@ -236,10 +241,11 @@ class Adapter(Attached):
             AdaptError: The adapter is merged, disabled or removed.
 
         Examples:
-            >>> import tensorfact as tf
-            >>> model = tf.nano()
-            >>> adapter = tf.adapt(model, tf.plan_for(model), tf.TensorTrain(rank=4))
-            >>> print(adapter.convert(tf.MatrixBatch(rank=4)).changes[0].format, adapter.num_parameters)
+            >>> from tensorfact import MatrixBatch, TensorTrain, adapt, plan_for
+            >>> from tensorfact.lab import nano
+            >>> model = nano()
+            >>> adapter = adapt(model, plan_for(model), TensorTrain(rank=4))
+            >>> print(adapter.convert(MatrixBatch(rank=4)).changes[0].format, adapter.num_parameters)
             MatrixBatch(rank=4) 55296
         """
         self._require(merged=False, changing=True)

@@ -148,9 +148,11 @@ class Attached(nn.Module):
             AdaptError: It is removed.
 
         Examples:
-            >>> import torch, tensorfact as tf
-            >>> model, x = tf.nano(), torch.zeros(1, 1, 28, 28)
-            >>> adapter = tf.adapt(model, tf.plan_for(model), tf.TensorTrain(rank=4))
+            >>> import torch
+            >>> from tensorfact import TensorTrain, adapt, plan_for
+            >>> from tensorfact.lab import nano
+            >>> model, x = nano(), torch.zeros(1, 1, 28, 28)
+            >>> adapter = adapt(model, plan_for(model), TensorTrain(rank=4))
             >>> with adapter.disabled():
             ...     base = model(x)
             >>> torch.equal(model(x), base)

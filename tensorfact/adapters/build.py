@@ -79,9 +79,10 @@ def adapt(
     Source: Jie & Deng, FacT, AAAI 2023.
 
     Examples:
-        >>> import tensorfact as tf
-        >>> model = tf.nano()
-        >>> adapter = tf.adapt(model, tf.plan_for(model), tf.TensorTrain(rank=8), seed=0)
+        >>> from tensorfact import TensorTrain, adapt, plan_for
+        >>> from tensorfact.lab import nano
+        >>> model = nano()
+        >>> adapter = adapt(model, plan_for(model), TensorTrain(rank=8), seed=0)
         >>> adapter.num_parameters
         6144
         >>> sorted(name for name, p in model.named_parameters() if p.requires_grad)[:2]
@@ -137,12 +138,14 @@ def load_adapter(
         AdaptError: The model is adapted already.
 
     Examples:
-        >>> import tempfile, pathlib, tensorfact as tf
-        >>> model = tf.nano()
-        >>> adapter = tf.adapt(model, tf.plan_for(model), tf.TensorTrain(rank=4))
+        >>> import tempfile, pathlib
+        >>> from tensorfact import TensorTrain, adapt, load_adapter, plan_for
+        >>> from tensorfact.lab import nano
+        >>> model = nano()
+        >>> adapter = adapt(model, plan_for(model), TensorTrain(rank=4))
         >>> path = pathlib.Path(tempfile.mkdtemp()) / "adapter.safetensors"
         >>> adapter.save(path)
-        >>> tf.load_adapter(tf.nano(), path).num_parameters
+        >>> load_adapter(nano(), path).num_parameters
         1920
     """
     refuse_adapted(model)

@@ -104,10 +104,13 @@ def takes_activation(module: nn.Module, name: str) -> bool:
     return name == "weight" and _product_of(module) is not None
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _trace(number: int) -> None:
     """Note that a compiler traces; runs then, and not when the compiled code runs."""
     _traced.add(number)
+
+
+# what torch.compiler.assume_constant_result does; calling it imports the compiler, which takes longer than torch itself
+vars(_trace)["_dynamo_marked_constant"] = True
 
 
 def _record(slot: Slot) -> None:

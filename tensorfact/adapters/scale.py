@@ -25,9 +25,10 @@ class Alpha:
     Source: E. Hu et al., LoRA, ICLR 2022; D. Kalajdzievski, rsLoRA, 2023.
 
     Examples:
-        >>> import tensorfact as tf
-        >>> model = tf.nano()
-        >>> adapter = tf.adapt(model, tf.plan_for(model), tf.MatrixBatch(rank=8), scale=tf.Alpha(16))
+        >>> from tensorfact import Alpha, MatrixBatch, adapt, plan_for
+        >>> from tensorfact.lab import nano
+        >>> model = nano()
+        >>> adapter = adapt(model, plan_for(model), MatrixBatch(rank=8), scale=Alpha(16))
         >>> adapter.scales
         {'encoder': 2.0}
     """

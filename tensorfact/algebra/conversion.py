@@ -53,10 +53,11 @@ def convert(
         FormatError: A group without a format, or a format that cannot decompose.
 
     Examples:
-        >>> import tensorfact as tf
-        >>> model = tf.nano()
-        >>> adapter = tf.adapt(model, tf.plan_for(model), tf.TensorTrain(rank=4))
-        >>> tf.convert(adapter, tf.Tucker(rank=4)).changes[0].format
+        >>> from tensorfact import TensorTrain, Tucker, adapt, convert, plan_for
+        >>> from tensorfact.lab import nano
+        >>> model = nano()
+        >>> adapter = adapt(model, plan_for(model), TensorTrain(rank=4))
+        >>> convert(adapter, Tucker(rank=4)).changes[0].format
         Tucker(rank=4)
     """
     state = state_of(adapter)
@@ -95,10 +96,11 @@ def round_ranks(
     Source: I. Oseledets, SIAM J. Sci. Comput. 2011, algorithm 2; De Lathauwer et al., SIAM J. Matrix Anal. Appl. 2000.
 
     Examples:
-        >>> import tensorfact as tf
-        >>> model = tf.nano()
-        >>> adapter = tf.adapt(model, tf.plan_for(model), tf.TensorTrain(rank=8))
-        >>> tf.round_ranks(adapter, budget=2000).changes[0].format
+        >>> from tensorfact import TensorTrain, adapt, plan_for, round_ranks
+        >>> from tensorfact.lab import nano
+        >>> model = nano()
+        >>> adapter = adapt(model, plan_for(model), TensorTrain(rank=8))
+        >>> round_ranks(adapter, budget=2000).changes[0].format
         TensorTrain(rank=4, order=None)
     """
     state = state_of(adapter)
@@ -157,11 +159,12 @@ def combine(
         RankError: A rank that a tensor does not allow, or a tolerance that is not reached.
 
     Examples:
-        >>> import tensorfact as tf
-        >>> first, second = (tf.nano() for _ in range(2))
-        >>> cats = tf.adapt(first, tf.plan_for(first), tf.TensorTrain(rank=4))
-        >>> dogs = tf.adapt(second, tf.plan_for(second), tf.TensorTrain(rank=2))
-        >>> tf.combine({cats: 0.5, dogs: 0.5}).changes[0].format
+        >>> from tensorfact import TensorTrain, adapt, combine, plan_for
+        >>> from tensorfact.lab import nano
+        >>> first, second = (nano() for _ in range(2))
+        >>> cats = adapt(first, plan_for(first), TensorTrain(rank=4))
+        >>> dogs = adapt(second, plan_for(second), TensorTrain(rank=2))
+        >>> combine({cats: 0.5, dogs: 0.5}).changes[0].format
         TensorTrain(rank=6, order=None)
     """
     if not isinstance(adapters, Mapping) or not adapters:

@@ -157,12 +157,14 @@ def extract(
         CheckpointError: A file is missing or damaged.
 
     Examples:
-        >>> import torch, tensorfact as tf
-        >>> base, tuned = tf.nano(), tf.nano()
+        >>> import torch
+        >>> from tensorfact import TensorTrain, extract, plan_for
+        >>> from tensorfact.lab import nano
+        >>> base, tuned = nano(), nano()
         >>> weight = tuned.blocks[0].attn.proj.weight
         >>> with torch.no_grad():
         ...     _ = weight.add_(torch.outer(torch.ones(96), torch.ones(96)), alpha=0.01)
-        >>> found = tf.extract(base, tuned, tf.plan_for(base), tf.TensorTrain("full"), tolerance=1e-3)
+        >>> found = extract(base, tuned, plan_for(base), TensorTrain("full"), tolerance=1e-3)
         >>> found.changes[0].format, found.errors["blocks.0.attn.proj.weight"] < 1e-3
         (TensorTrain(rank=(1, 1), order=None), True)
     """

@@ -106,11 +106,14 @@ def reconstruct(
         TrainingError: A format is there twice.
 
     Examples:
-        >>> import torch, tensorfact as tf
-        >>> base, tuned = tf.nano(), tf.nano()
+        >>> import torch
+        >>> from tensorfact import CP, Tucker, plan_for
+        >>> from tensorfact.algebra import reconstruct
+        >>> from tensorfact.lab import nano
+        >>> base, tuned = nano(), nano()
         >>> with torch.no_grad():
         ...     _ = tuned.blocks[0].attn.proj.weight.add_(0.01)
-        >>> found = tf.reconstruct(base, tuned, [tf.CP(1), tf.Tucker(2)], plan=tf.plan_for(base))
+        >>> found = reconstruct(base, tuned, [CP(1), Tucker(2)], plan=plan_for(base))
         >>> [(row.label, row.parameters) for row in found.rows]
         [('cp rank=1', 264), ('tucker rank=2', 536)]
     """

@@ -80,9 +80,10 @@ def plan_diagram(resolved: ResolvedPlan) -> str:
         The text of an SVG file, which suits light and dark pages.
 
     Examples:
-        >>> import torch, tensorfact as tf
+        >>> import torch
+        >>> from tensorfact import plan_by_shape
         >>> model = torch.nn.Sequential(*(torch.nn.Linear(8, 8) for _ in range(2)))
-        >>> picture = plan_diagram(tf.plan_by_shape(model).resolve(model))
+        >>> picture = plan_diagram(plan_by_shape(model).resolve(model))
         >>> picture.startswith("<svg"), "matrices[8,8]" in picture
         (True, True)
     """

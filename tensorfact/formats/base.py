@@ -116,9 +116,10 @@ class Format(abc.ABC):
             FormatError: The format has no decomposition.
 
         Examples:
-            >>> import torch, tensorfact as tf
+            >>> import torch
+            >>> from tensorfact import TensorTrain
             >>> a, b = torch.randn(5, 8, 2), torch.randn(2, 6)
-            >>> found = tf.TensorTrain("full").decompose(a @ b, tolerance=1e-3)
+            >>> found = TensorTrain("full").decompose(a @ b, tolerance=1e-3)
             >>> found.format.rank[-1], found.error < 1e-3
             (2, True)
         """

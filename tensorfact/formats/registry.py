@@ -48,12 +48,13 @@ def register_format(name: str, format: type[Format]) -> None:
         FormatError: The name is taken, or `format` is not a dataclass derived from `Format`.
 
     Examples:
-        >>> import dataclasses, tensorfact as tf
+        >>> import dataclasses
+        >>> from tensorfact import TensorTrain, get_format, register_format
         >>> @dataclasses.dataclass(frozen=True)
-        ... class Mine(tf.TensorTrain):
+        ... class Mine(TensorTrain):
         ...     pass
-        >>> tf.register_format("mine", Mine)
-        >>> tf.get_format("MINE") is Mine
+        >>> register_format("mine", Mine)
+        >>> get_format("MINE") is Mine
         True
     """
     key = _normal(name)

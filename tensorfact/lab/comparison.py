@@ -168,9 +168,10 @@ def compare(
         TrainingError: There is no seed, or a label is there twice, or a run's loss is not finite.
 
     Examples:
-        >>> import tensorfact as tf
-        >>> model = tf.nano()
-        >>> result = tf.compare(model, tf.digits(model), [tf.TensorTrain(rank=2)], seeds=[0], epochs=1)
+        >>> from tensorfact import TensorTrain, compare
+        >>> from tensorfact.lab import digits, nano
+        >>> model = nano()
+        >>> result = compare(model, digits(model), [TensorTrain(rank=2)], seeds=[0], epochs=1)
         >>> [(row.label, row.parameters) for row in result.rows]
         [('linear probe', 0), ('full fine-tuning', 677760), ('tt rank=2', 672)]
     """

@@ -57,8 +57,8 @@ def method_of(text: str, *, scale: float | None = None, dropout: float = 0.0) ->
         FormatError: A format's option is wrong.
 
     Examples:
-        >>> import tensorfact as tf
-        >>> model = tf.nano()
+        >>> from tensorfact.lab import nano
+        >>> model = nano()
         >>> method_of("fact-tt:rank=16").attach(model, seed=0).num_parameters
         21504
     """

@@ -60,11 +60,13 @@ def from_lora(
         RankError: A rank that a tensor does not allow, or a tolerance that the format's rank does not reach.
 
     Examples:
-        >>> import tempfile, tensorfact as tf
-        >>> model, folder = tf.nano(), tempfile.mkdtemp()
-        >>> adapter = tf.adapt(model, tf.plan_for(model), tf.TensorTrain(rank=4))
-        >>> _ = tf.to_lora(adapter, model, folder)
-        >>> tf.from_lora(tf.nano(), folder, adapter.plan, tf.TensorTrain(rank=4)).parameters
+        >>> import tempfile
+        >>> from tensorfact import TensorTrain, adapt, from_lora, plan_for, to_lora
+        >>> from tensorfact.lab import nano
+        >>> model, folder = nano(), tempfile.mkdtemp()
+        >>> adapter = adapt(model, plan_for(model), TensorTrain(rank=4))
+        >>> _ = to_lora(adapter, model, folder)
+        >>> from_lora(nano(), folder, adapter.plan, TensorTrain(rank=4)).parameters
         1920
     """
     check_scale("from_lora", scale)

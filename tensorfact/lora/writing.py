@@ -101,10 +101,12 @@ def to_lora(
     Source: E. Hu et al., LoRA, ICLR 2022; the folder's layout is that of peft 0.17 and later.
 
     Examples:
-        >>> import tempfile, tensorfact as tf
-        >>> model = tf.nano()
-        >>> adapter = tf.adapt(model, tf.plan_for(model), tf.TensorTrain(rank=4))
-        >>> tf.to_lora(adapter, model, tempfile.mkdtemp()).layers[0]
+        >>> import tempfile
+        >>> from tensorfact import TensorTrain, adapt, plan_for, to_lora
+        >>> from tensorfact.lab import nano
+        >>> model = nano()
+        >>> adapter = adapt(model, plan_for(model), TensorTrain(rank=4))
+        >>> to_lora(adapter, model, tempfile.mkdtemp()).layers[0]
         Exported(module='blocks.0.attn.qkv', rank=4, error=0.0)
     """
     if rank is not None and (isinstance(rank, bool) or not isinstance(rank, int) or rank < 1):

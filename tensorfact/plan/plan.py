@@ -59,9 +59,10 @@ class TensorizationPlan:
             PlanError: The plan does not fit the model; the message names rule, parameter, shape and fix.
 
         Examples:
-            >>> import tensorfact as tf
-            >>> model = tf.nano()
-            >>> tf.plan_for(model).resolve(model).num_parameters(tf.TensorTrain(rank=8))
+            >>> from tensorfact import TensorTrain, plan_for
+            >>> from tensorfact.lab import nano
+            >>> model = nano()
+            >>> plan_for(model).resolve(model).num_parameters(TensorTrain(rank=8))
             6144
         """
         return resolve(self.groups, model)
@@ -77,9 +78,10 @@ class TensorizationPlan:
             PlanError: No group has the axis, or the new ones contradict it.
 
         Examples:
-            >>> import tensorfact as tf
-            >>> plan = tf.plan_for(tf.nano(), "attention").split("in", {"head": 3, "dim": None})
-            >>> plan.groups[0].modes, plan.resolve(tf.nano()).tensors[0].shape
+            >>> from tensorfact import plan_for
+            >>> from tensorfact.lab import nano
+            >>> plan = plan_for(nano(), "attention").split("in", {"head": 3, "dim": None})
+            >>> plan.groups[0].modes, plan.resolve(nano()).tensors[0].shape
             ('(layer role) head dim out', (24, 3, 32, 96))
         """
         return TensorizationPlan(split_axis(self.groups, axis, into))
@@ -94,8 +96,9 @@ class TensorizationPlan:
             PlanError: An axis or a coordinate is none of the plan's.
 
         Examples:
-            >>> import tensorfact as tf
-            >>> tf.plan_for(tf.nano()).only(role=["q", "v"]).groups[0].rules
+            >>> from tensorfact import plan_for
+            >>> from tensorfact.lab import nano
+            >>> plan_for(nano()).only(role=["q", "v"]).groups[0].rules
             (Rule('blocks.{layer}.attn.qkv.weight', '(role out) in', role=['q', None, 'v']),)
         """
         return TensorizationPlan(select(self.groups, chosen))
@@ -112,8 +115,9 @@ class TensorizationPlan:
             PlanError: An axis or a coordinate is none of the plan's, or of a rule's parameters only some are chosen.
 
         Examples:
-            >>> import tensorfact as tf
-            >>> plan = tf.plan_for(tf.nano(), "attention").swapped("in", "out", role="o")
+            >>> from tensorfact import plan_for
+            >>> from tensorfact.lab import nano
+            >>> plan = plan_for(nano(), "attention").swapped("in", "out", role="o")
             >>> [rule.pattern for rule in plan.groups[0].rules]
             ['(role out) in', 'in out']
         """
@@ -131,10 +135,11 @@ class TensorizationPlan:
             PlanError: Two groups have one name.
 
         Examples:
-            >>> import tensorfact as tf
-            >>> plan = tf.plan_for(tf.nano())
+            >>> from tensorfact import TensorizationPlan, plan_for
+            >>> from tensorfact.lab import nano
+            >>> plan = plan_for(nano())
             >>> parts = {"qkv": plan.only(role=["q", "k", "v"]), "o": plan.only(role="o")}
-            >>> [tensor.name for tensor in tf.TensorizationPlan.joined(parts).resolve(tf.nano()).tensors]
+            >>> [tensor.name for tensor in TensorizationPlan.joined(parts).resolve(nano()).tensors]
             ['qkv', 'o']
         """
         right = isinstance(plans, Mapping) and all(isinstance(plan, cls) for plan in plans.values())
@@ -159,9 +164,10 @@ class TensorizationPlan:
             PlanError: A group's rules do not have these axes.
 
         Examples:
-            >>> import tensorfact as tf
-            >>> plan = tf.plan_for(tf.nano(), "attention").arranged("in layer role out")
-            >>> plan.resolve(tf.nano()).tensors[0].shape
+            >>> from tensorfact import plan_for
+            >>> from tensorfact.lab import nano
+            >>> plan = plan_for(nano(), "attention").arranged("in layer role out")
+            >>> plan.resolve(nano()).tensors[0].shape
             (96, 6, 4, 96)
         """
         return TensorizationPlan(arrange(self.groups, modes))

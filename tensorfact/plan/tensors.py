@@ -188,9 +188,10 @@ class ResolvedPlan:
             FormatError: As in `formats`, or a format that does not fit a tensor at any rank.
 
         Examples:
-            >>> import torch, tensorfact as tf
+            >>> import torch
+            >>> from tensorfact import Tucker, plan_by_shape
             >>> model = torch.nn.Sequential(*(torch.nn.Linear(8, 8) for _ in range(2)))
-            >>> tf.plan_by_shape(model).resolve(model).fitted(tf.Tucker(rank=4))
+            >>> plan_by_shape(model).resolve(model).fitted(Tucker(rank=4))
             {'matrices[8,8]': Tucker(rank=(2, 4, 4))}
         """
         formats = self.formats(format)

@@ -1,4 +1,4 @@
-"""Published methods, each a plan and a format: `tf.recipes.lora(model).adapt(model)`."""
+"""Published methods, each a plan and a format: `tensorfact.recipes.lora(model).adapt(model)`."""
 
 from collections.abc import Callable
 

@@ -33,9 +33,10 @@ def fact_tt(model: nn.Module, rank: int = 16, scale: float = 1.0) -> Recipe:
     Source: S. Jie & Z.-H. Deng, FacT: Factor-Tuning for Lightweight Adaptation on Vision Transformer, AAAI 2023.
 
     Examples:
-        >>> import tensorfact as tf
-        >>> model = tf.nano()
-        >>> tf.recipes.fact_tt(model).num_parameters(model)
+        >>> from tensorfact import recipes
+        >>> from tensorfact.lab import nano
+        >>> model = nano()
+        >>> recipes.fact_tt(model).num_parameters(model)
         21504
     """
     return Recipe(plan_for(model), TensorTrain(rank), {"scale": scale})
@@ -60,9 +61,10 @@ def fact_tk(model: nn.Module, rank: int = 32, scale: float = 1.0) -> Recipe:
     Source: S. Jie & Z.-H. Deng, FacT: Factor-Tuning for Lightweight Adaptation on Vision Transformer, AAAI 2023.
 
     Examples:
-        >>> import tensorfact as tf
-        >>> model = tf.nano()
-        >>> tf.recipes.fact_tk(model, rank=16).num_parameters(model)
+        >>> from tensorfact import recipes
+        >>> from tensorfact.lab import nano
+        >>> model = nano()
+        >>> recipes.fact_tk(model, rank=16).num_parameters(model)
         8320
     """
     return Recipe(plan_for(model), Tucker(rank), {"scale": scale})
@@ -86,9 +88,10 @@ def lotr(model: nn.Module, rank: int = 2, alpha: float = 2.0, roles: Sequence[st
     Source: D. Bershatsky et al., LoTR: Low Tensor Rank Weight Adaptation, 2024.
 
     Examples:
-        >>> import tensorfact as tf
-        >>> model = tf.nano()
-        >>> tf.recipes.lotr(model).num_parameters(model)
+        >>> from tensorfact import recipes
+        >>> from tensorfact.lab import nano
+        >>> model = nano()
+        >>> recipes.lotr(model).num_parameters(model)
         432
     """
     format = Started(PartialTucker(rank), {"C": "zero", "U1": "normal:1", "U2": "normal:1"})
@@ -120,9 +123,10 @@ def lorta(
     Source: I. Hounie et al., LoRTA: Low Rank Tensor Adaptation of Large Language Models, 2024.
 
     Examples:
-        >>> import tensorfact as tf
-        >>> model = tf.nano()
-        >>> tf.recipes.lorta(model).num_parameters(model)
+        >>> from tensorfact import recipes
+        >>> from tensorfact.lab import nano
+        >>> model = nano()
+        >>> recipes.lorta(model).num_parameters(model)
         1128
     """
     plan = split_heads(plan_for(model).only(role=roles), model, "in", heads)
@@ -151,9 +155,10 @@ def cara(model: nn.Module, rank: int = 32, scale: float = 1.0, heads: int | None
     Transformers, ICML 2025.
 
     Examples:
-        >>> import tensorfact as tf
-        >>> model = tf.nano()
-        >>> tf.recipes.cara(model).num_parameters(model)
+        >>> from tensorfact import recipes
+        >>> from tensorfact.lab import nano
+        >>> model = nano()
+        >>> recipes.cara(model).num_parameters(model)
         13280
     """
     plan, layers = plan_for(model), {"bias_o": "attn.proj", "bias_up": "mlp.fc1", "bias_down": "mlp.fc2"}
@@ -186,9 +191,10 @@ def metatt4(model: nn.Module, rank: int = 8, alpha: float = 1.0, roles: Sequence
     Source: J. Lopez-Piqueres et al., MetaTT: A Global Tensor-Train Adapter for Parameter-Efficient Fine-Tuning, 2025.
 
     Examples:
-        >>> import tensorfact as tf
-        >>> model = tf.nano()
-        >>> tf.recipes.metatt4(model).num_parameters(model)
+        >>> from tensorfact import recipes
+        >>> from tensorfact.lab import nano
+        >>> model = nano()
+        >>> recipes.metatt4(model).num_parameters(model)
         2048
     """
     order = ("in", "layer", "role", "out")
@@ -218,9 +224,10 @@ def metatt5(
     Source: J. Lopez-Piqueres et al., MetaTT: A Global Tensor-Train Adapter for Parameter-Efficient Fine-Tuning, 2025.
 
     Examples:
-        >>> import tensorfact as tf
-        >>> model = tf.nano()
-        >>> tf.recipes.metatt5(model).num_parameters(model)
+        >>> from tensorfact import recipes
+        >>> from tensorfact.lab import nano
+        >>> model = nano()
+        >>> recipes.metatt5(model).num_parameters(model)
         1728
     """
     order = ("in", "layer", "role", "head", "dim")

@@ -45,9 +45,10 @@ def lora(model: nn.Module, rank: int = 8, alpha: float = 8.0, roles: Sequence[st
     Source: E. Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022.
 
     Examples:
-        >>> import tensorfact as tf
-        >>> model = tf.nano()
-        >>> tf.recipes.lora(model).num_parameters(model)
+        >>> from tensorfact import recipes
+        >>> from tensorfact.lab import nano
+        >>> model = nano()
+        >>> recipes.lora(model).num_parameters(model)
         18432
     """
     return Recipe(plan_for(model).only(role=roles), MatrixBatch(rank), {"scale": Alpha(alpha)})
@@ -74,9 +75,10 @@ def loretta(
     Source: Y. Yang et al., LoRETTA: Low-Rank Economic Tensor-Train Adaptation, NAACL 2024.
 
     Examples:
-        >>> import tensorfact as tf
-        >>> model = tf.nano()
-        >>> tf.recipes.loretta(model).num_parameters(model)
+        >>> from tensorfact import recipes
+        >>> from tensorfact.lab import nano
+        >>> model = nano()
+        >>> recipes.loretta(model).num_parameters(model)
         6744
     """
     plan = plan_for(model).only(role=roles)
@@ -105,9 +107,10 @@ def tt_lora(model: nn.Module, rank: int = 5, alpha: float = 1.0, roles: Sequence
     Source: A. Anjum et al., Tensor Train Low-rank Approximation (TT-LoRA), 2024.
 
     Examples:
-        >>> import tensorfact as tf
-        >>> model = tf.nano()
-        >>> tf.recipes.tt_lora(model).num_parameters(model)
+        >>> from tensorfact import recipes
+        >>> from tensorfact.lab import nano
+        >>> model = nano()
+        >>> recipes.tt_lora(model).num_parameters(model)
         5160
     """
     plan = plan_for(model).only(role=roles).split("out", {"out1": None, "out2": 4, "out3": 3})
@@ -134,9 +137,10 @@ def lokr(model: nn.Module, rank: int | None = 8, alpha: float = 8.0, roles: Sequ
     Source: S. Yeh et al., LyCORIS, ICLR 2024; A. Edalati et al., KronA, 2022.
 
     Examples:
-        >>> import tensorfact as tf
-        >>> model = tf.nano()
-        >>> tf.recipes.lokr(model).num_parameters(model)
+        >>> from tensorfact import recipes
+        >>> from tensorfact.lab import nano
+        >>> model = nano()
+        >>> recipes.lokr(model).num_parameters(model)
         3072
     """
     plan = plan_for(model).only(role=roles)
@@ -163,9 +167,10 @@ def loha(model: nn.Module, rank: int = 8, alpha: float = 8.0, roles: Sequence[st
     Source: N. Hyeon-Woo et al., FedPara, ICLR 2022; S. Yeh et al., LyCORIS, ICLR 2024.
 
     Examples:
-        >>> import tensorfact as tf
-        >>> model = tf.nano()
-        >>> tf.recipes.loha(model).num_parameters(model)
+        >>> from tensorfact import recipes
+        >>> from tensorfact.lab import nano
+        >>> model = nano()
+        >>> recipes.loha(model).num_parameters(model)
         36864
     """
     return Recipe(plan_for(model).only(role=roles), Hadamard(rank), {"scale": Alpha(alpha)})
@@ -188,9 +193,10 @@ def vera(model: nn.Module, rank: int = 256, roles: Sequence[str] = QV) -> Recipe
     Source: D. Kopiczko et al., VeRA: Vector-based Random Matrix Adaptation, ICLR 2024.
 
     Examples:
-        >>> import tensorfact as tf
-        >>> model = tf.nano()
-        >>> tf.recipes.vera(model, rank=64).num_parameters(model)
+        >>> from tensorfact import recipes
+        >>> from tensorfact.lab import nano
+        >>> model = nano()
+        >>> recipes.vera(model, rank=64).num_parameters(model)
         1920
     """
     return Recipe(plan_for(model).only(role=roles), Diagonals(TensorTrain(rank)))
@@ -213,9 +219,10 @@ def quanta(model: nn.Module, axes: Sequence[int] | None = None, roles: Sequence[
     Source: Z. Chen et al., QuanTA: Efficient High-Rank Fine-Tuning of LLMs, NeurIPS 2024.
 
     Examples:
-        >>> import tensorfact as tf
-        >>> model = tf.nano()
-        >>> tf.recipes.quanta(model).num_parameters(model)
+        >>> from tensorfact import recipes
+        >>> from tensorfact.lab import nano
+        >>> model = nano()
+        >>> recipes.quanta(model).num_parameters(model)
         16896
     """
     plan = plan_for(model).only(role=roles)
@@ -244,9 +251,10 @@ def more(model: nn.Module, blocks: int = 4, roles: Sequence[str] = ("q", "k", "v
     Source: W. Tan et al., MoRe Fine-Tuning with 10x Fewer Parameters, 2024; T. Dao et al., Monarch, ICML 2022.
 
     Examples:
-        >>> import tensorfact as tf
-        >>> model = tf.nano()
-        >>> tf.recipes.more(model).num_parameters(model)
+        >>> from tensorfact import recipes
+        >>> from tensorfact.lab import nano
+        >>> model = nano()
+        >>> recipes.more(model).num_parameters(model)
         13824
     """
     plan = plan_for(model).only(role=roles).split("in", {"k": blocks, "p": None})
@@ -271,9 +279,10 @@ def kradapter(model: nn.Module, scale: float = 2.0, roles: Sequence[str] = QV) -
     ICCV 2025.
 
     Examples:
-        >>> import tensorfact as tf
-        >>> model = tf.nano()
-        >>> tf.recipes.kradapter(model).num_parameters(model)
+        >>> from tensorfact import recipes
+        >>> from tensorfact.lab import nano
+        >>> model = nano()
+        >>> recipes.kradapter(model).num_parameters(model)
         23040
     """
     return Recipe(plan_for(model).only(role=roles), KhatriRao(), {"scale": scale})

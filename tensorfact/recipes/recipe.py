@@ -25,9 +25,10 @@ class Recipe:
         options: What else the method sets in `adapt`.
 
     Examples:
-        >>> import tensorfact as tf
-        >>> model = tf.nano()
-        >>> tf.recipes.lora(model, rank=4).adapt(model).num_parameters
+        >>> from tensorfact import recipes
+        >>> from tensorfact.lab import nano
+        >>> model = nano()
+        >>> recipes.lora(model, rank=4).adapt(model).num_parameters
         9216
     """
 

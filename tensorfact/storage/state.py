@@ -26,9 +26,10 @@ class AdapterState:
         tensors: The numbers: `factors.TENSOR.CORE`, `start.TENSOR.CORE`, `head.PARAMETER`.
 
     Examples:
-        >>> import tensorfact as tf
-        >>> model = tf.nano()
-        >>> state = tf.adapt(model, tf.plan_for(model), tf.TensorTrain(rank=4)).state
+        >>> from tensorfact import TensorTrain, adapt, plan_for
+        >>> from tensorfact.lab import nano
+        >>> model = nano()
+        >>> state = adapt(model, plan_for(model), TensorTrain(rank=4)).state
         >>> state.num_parameters, sorted(state.cores("encoder"))
         (1920, ['S1', 'U', 'V'])
     """

@@ -104,10 +104,11 @@ def check_plan(
         AdaptError: It is no plan, or no example input is known.
 
     Examples:
-        >>> import tensorfact as tf
+        >>> from tensorfact import plan_for
+        >>> from tensorfact.lab import nano
         >>> from tensorfact.testing import check_plan
-        >>> model = tf.nano()
-        >>> laws = check_plan(tf.plan_for(model, blocks="attention"), model)
+        >>> model = nano()
+        >>> laws = check_plan(plan_for(model, blocks="attention"), model)
         >>> laws[0].name, laws[0]()
         ('gather after scatter', None)
     """

@@ -59,8 +59,8 @@ def sprites(
         DataError: An unknown kind, a size that is none, or more images than there are.
 
     Examples:
-        >>> import tensorfact as tf
-        >>> tf.sprites("location", tf.nano(), train=8, val=2, test=5).sizes
+        >>> from tensorfact.lab import nano, sprites
+        >>> sprites("location", nano(), train=8, val=2, test=5).sizes
         {'train': 8, 'val': 2, 'test': 5}
 
     Sources: L. Matthey, I. Higgins, D. Hassabis, A. Lerchner, dSprites, 2017; X. Zhai et al., A large-scale study of

@@ -98,10 +98,11 @@ def arrays(
         DataError: Arrays that are not images and labels, or sizes or classes that do not fit them.
 
     Examples:
-        >>> import numpy as np, tensorfact as tf
+        >>> import numpy as np
+        >>> from tensorfact.lab import arrays, nano
         >>> random = np.random.default_rng(0)
         >>> images, labels = random.random((30, 12, 12, 3)), random.integers(0, 4, 30)
-        >>> tf.arrays(images, labels, tf.nano(), train=10, val=5).sizes
+        >>> arrays(images, labels, nano(), train=10, val=5).sizes
         {'train': 10, 'val': 5, 'test': 15}
     """
     check_classes(classes)
@@ -140,8 +141,8 @@ def digits(
         DataError: A size that is none, or more than there are.
 
     Examples:
-        >>> import tensorfact as tf
-        >>> tf.digits(tf.nano()).sizes
+        >>> from tensorfact.lab import digits, nano
+        >>> digits(nano()).sizes
         {'train': 800, 'val': 200, 'test': 797}
     """
     from sklearn.datasets import load_digits

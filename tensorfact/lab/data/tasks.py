@@ -109,8 +109,8 @@ def open_task(
         DataError: No such name, a benchmark without a root, or what the function in the table raises.
 
     Examples:
-        >>> import tensorfact as tf
-        >>> tf.open_task("digits", tf.nano()).sizes
+        >>> from tensorfact.lab import nano, open_task
+        >>> open_task("digits", nano()).sizes
         {'train': 800, 'val': 200, 'test': 797}
     """
     source, rest = _find(name)

@@ -35,9 +35,10 @@ def plan_by_shape(model: nn.Module) -> TensorizationPlan:
         PlanError: The model has no two matrices or kernels of one shape.
 
     Examples:
-        >>> import torch, tensorfact as tf
+        >>> import torch
+        >>> from tensorfact import plan_by_shape
         >>> model = torch.nn.Sequential(*(torch.nn.Linear(8, 8) for _ in range(3)), torch.nn.Linear(8, 2))
-        >>> resolved = tf.plan_by_shape(model).resolve(model)
+        >>> resolved = plan_by_shape(model).resolve(model)
         >>> [(tensor.name, tensor.shape) for tensor in resolved.tensors]
         [('matrices[8,8]', (3, 8, 8))]
         >>> print(resolved.left_out[-2].parameter, resolved.left_out[-2].reason)

@@ -47,11 +47,12 @@ def plan_for(model: nn.Module, blocks: Blocks | Sequence[Blocks] = "all", *, mlp
     Source: the tensorization of Jie & Deng, FacT, AAAI 2023.
 
     Examples:
-        >>> import tensorfact as tf
-        >>> plan = tf.plan_for(tf.nano(), blocks="attention")
+        >>> from tensorfact import plan_for
+        >>> from tensorfact.lab import nano
+        >>> plan = plan_for(nano(), blocks="attention")
         >>> [rule.param for rule in plan.groups[0].rules]
         ['blocks.{layer}.attn.qkv.weight', 'blocks.{layer}.attn.proj.weight']
-        >>> [tensor.shape for tensor in tf.plan_for(tf.nano(), mlp="whole").resolve(tf.nano()).tensors]
+        >>> [tensor.shape for tensor in plan_for(nano(), mlp="whole").resolve(nano()).tensors]
         [(24, 96, 96), (12, 96, 384)]
     """
     wanted = _wanted(blocks)
