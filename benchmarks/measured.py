@@ -31,6 +31,7 @@ from tensorfact.algebra.recompression import recompress
 from tensorfact.lab.measure import ForwardPass, LiveBytes, TrainingStep, all_step_ratios, peak_bytes
 from tensorfact.network.cost import seconds_of
 
+from .imports import imports
 from .peers import PEERS, RANK, adapted, copies, floor, vit
 from .result import Row, median_row
 
@@ -325,6 +326,6 @@ def _peak_alone(make: Callable[[str], TrainingStep], name: str) -> int:
 
 
 BENCHMARKS: dict[str, Callable[[Setting], Sequence[Row]]] = {
-    each.__name__: each for each in (training, limit, inference, memory, growth, upkeep, algebra)
+    each.__name__: each for each in (training, limit, inference, memory, growth, upkeep, algebra, imports)
 }
 CUDA_ALONE: dict[str, Callable[[Setting], Sequence[Row]]] = {"compiled": compiled}

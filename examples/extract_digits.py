@@ -27,7 +27,6 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-import tensorfact
 from tensorfact import (
     CP,
     Format,
@@ -37,6 +36,7 @@ from tensorfact import (
     Tucker,
     adapt,
     extract,
+    fit,
     load_adapter,
     plan_for,
 )
@@ -115,12 +115,12 @@ def main() -> None:
     base.reset_classifier(10)  # type: ignore[operator]  # part of the base: every run starts from this very head
     data, plan = digits(base), plan_for(base)
 
-    def fit(model: nn.Module) -> float:
-        history = tensorfact.fit(model, data.train, data.val, epochs=args.epochs, lr=args.lr, seed=args.seed)
+    def train(model: nn.Module) -> float:
+        history = fit(model, data.train, data.val, epochs=args.epochs, lr=args.lr, seed=args.seed)
         return history.val_accuracy or 0.0
 
     tuned = copy.deepcopy(base).requires_grad_(True)
-    val, test = fit(tuned), accuracy(tuned, data.test)
+    val, test = train(tuned), accuracy(tuned, data.test)
     numbers = sum(parameter.numel() for parameter in tuned.parameters())
     covered = sum(tuned.get_parameter(name).numel() for name in plan.resolve(base).parameters)
     kept = accuracy(without_increments(base, tuned, plan), data.test)
@@ -139,7 +139,7 @@ def main() -> None:
 
             model = copy.deepcopy(base)
             adapter = adapt(model, plan, format, scale=args.scale, seed=args.seed)
-            fit(model)
+            train(model)
             trained = accuracy(model, data.test)
             label, count = format_label(format), adapter.num_parameters
             points.append(Point(kind, label, count, change.error, extracted, trained))

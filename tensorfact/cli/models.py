@@ -160,7 +160,7 @@ def calibrate_command(device: Annotated[str, typer.Option(help="cpu or cuda.")] 
         )
     )
     show(Table(("constant", "measured", "planned with"), rows), f"{found.device}, {torch.get_num_threads()} thread(s)")
-    typer.echo(f"tensorfact.calibrate({device!r}) in a program measures, and plans with that from then on")
+    typer.echo(f"tensorfact.network.calibrate({device!r}) in a program measures, and plans with that from then on")
 
 
 def _distinct(texts: Sequence[str]) -> dict[str, Format]:

@@ -196,18 +196,21 @@ class AdapterDescription:
         """
         return self.formats[tensor].network(self.modes[tensor])
 
-    def resolve(self, model: nn.Module, source: str = "the adapter") -> ResolvedPlan:
+    def resolve(self, model: nn.Module) -> ResolvedPlan:
         """Find the plan's tensors on a model.
 
         Args:
             model: The model, which is only read.
-            source: What is described, for messages.
 
         Raises:
             PlanError: The plan does not fit the model.
             CheckpointError: A tensor has another size on this model.
         """
         resolved = self.plan.resolve(model)
+        self._check_modes(resolved, "the adapter")
+        return resolved
+
+    def _check_modes(self, resolved: ResolvedPlan, source: str) -> None:
         found = {tensor.name: tensor.modes for tensor in resolved.tensors}
         for name in sorted(found.keys() | self.modes.keys()):
             if found.get(name) != self.modes.get(name):
@@ -218,7 +221,6 @@ class AdapterDescription:
                     cause="a model of another size",
                     fix="use the model it was made for",
                 )
-        return resolved
 
     def check_fits(self, model: nn.Module, *, check_base: bool = True, source: str = "the adapter") -> None:
         """Hold the base weights, the tensors' sizes and the head against a model.
@@ -233,17 +235,16 @@ class AdapterDescription:
             FingerprintError: The adapter was made for another base model.
             CheckpointError: A tensor, or the head, has another size on this model.
         """
-        if check_base:
-            found = fingerprint(base_parameters(model), self.plan.resolve(model).parameters)
-            if found != self.fingerprint:
-                raise FingerprintError(
-                    f"{source} was made for another base model",
-                    expected=f"base fingerprint {self.fingerprint}",
-                    got=found,
-                    cause="other pretrained weights, or weights that were merged or trained since",
-                    fix="load the base weights it was trained on, or pass check_base=False to use these",
-                )
-        self.resolve(model, source)
+        resolved = self.plan.resolve(model)
+        if check_base and (found := fingerprint(base_parameters(model), resolved.parameters)) != self.fingerprint:
+            raise FingerprintError(
+                f"{source} was made for another base model",
+                expected=f"base fingerprint {self.fingerprint}",
+                got=found,
+                cause="other pretrained weights, or weights that were merged or trained since",
+                fix="load the base weights it was trained on, or pass check_base=False to use these",
+            )
+        self._check_modes(resolved, source)
         head = {name: tuple(tensor.shape) for name, tensor in self.head_of(model).items()}
         for name in sorted(head.keys() | self.head.keys()):
             if head.get(name) != self.head.get(name):
