@@ -21,7 +21,7 @@ test-slow: $(READY)
 # every page of the built documentation in chromium, which root gets on Debian if there is none
 test-site: $(READY)
 	command -v chromium chromium-browser google-chrome || (apt-get update -qq && apt-get install -y -qq chromium)
-	$(BIN)/python -m pytest -m browser tests/test_site.py tests/test_report_page.py
+	$(BIN)/python -m pytest -m browser tests/test_site.py tests/lab/report/test_html.py
 
 # the fine-tuning examples, a few steps each; STEPS=300 is their full length
 STEPS ?= 30

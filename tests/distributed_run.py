@@ -20,8 +20,7 @@ from tensorfact.errors import TrainingError
 from tensorfact.lab import History, evaluate, nano
 from tensorfact.lab.training import Epoch
 from tensorfact.storage.files import write_tensors
-
-from .helpers import draw
+from tests.helpers import draw
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

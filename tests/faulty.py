@@ -16,8 +16,7 @@ from tensorfact.errors import FormatError
 from tensorfact.formats import Decomposition
 from tensorfact.network import Core, Mode, Network
 from tensorfact.plan import ResolvedPlan, TensorGroup
-
-from .helpers import randomise
+from tests.helpers import randomise
 
 # ------------------------------------------------------------------------------------------------------------- formats
 

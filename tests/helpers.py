@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from typing import Any, TypeVar, cast
 
@@ -11,10 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tensorfact import Adapter, Group, Rule, TensorizationPlan
+from tensorfact import Adapter, Format, Group, Rule, TensorizationPlan, TensorTrain, adapt
 from tensorfact.adapters.factors import Factors
 from tensorfact.errors import TensorfactError
 from tensorfact.lab.training import Samples
+from tensorfact.network import Mode, Side
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -22,6 +24,7 @@ TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 2e-2, tor
 """Largest difference of two exact routes through a whole model, as a fraction of the largest output."""
 
 VOCABULARY, POSITIONS, CLASSES = 6, 4, 3
+TT = TensorTrain(2)
 
 
 class Block(nn.Module):
@@ -179,3 +182,54 @@ def untouched(*models: nn.Module) -> Iterator[None]:
 def samples_of(data: Samples) -> list[Any]:
     """Return all samples of a data set."""
     return [data[at] for at in range(len(data))]  # type: ignore[arg-type]
+
+
+def qkv_plan(*labels: str | None) -> TensorizationPlan:
+    rule = Rule("blocks.{layer}.qkv.weight", "(role out) in", role=labels or ("q", "k", "v"))
+    return TensorizationPlan((Group("g", "(layer role) in out", (rule,)),))
+
+
+class Tied(nn.Module):
+    """A head that shares its weight with the embedding, declared before or after it."""
+
+    def __init__(self, *, head_first: bool) -> None:
+        super().__init__()
+        self.pretrained_cfg = {"classifier": "head"}
+        if head_first:
+            self.head = nn.Linear(4, 7, bias=False)
+        self.embed = nn.Embedding(7, 4)
+        self.fc = nn.Linear(4, 4)
+        if not head_first:
+            self.head = nn.Linear(4, 7, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast("Tensor", self.head(self.fc(self.embed(x))))
+
+
+def one_rule(param: str) -> TensorizationPlan:
+    return TensorizationPlan((Group("g", "in out", (Rule(param, "out in"),)),))
+
+
+def stacked(
+    format: Format | None = None, seed: int = 0, *, scale: float = 2.0, count: int = 4
+) -> tuple[nn.Sequential, Adapter, Tensor]:
+    """Return linear layers, adapted with factors that change the output, and an input."""
+    model = randomise(layers(count, 8)).double()
+    adapter = adapt(model, layers_plan(), format or TensorTrain(3), scale=scale, seed=seed, check=False)
+    draw(adapter, seed, size=0.3 / scale)
+    return model, adapter, torch.randn(5, 8, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+
+
+def deltas(adapter: Adapter) -> dict[str, Tensor]:
+    return {name: adapter.delta(name).detach() for name in adapter.resolved.parameters}
+
+
+def distance(found: Adapter, expected: dict[str, Tensor]) -> float:
+    own = deltas(found)
+    lost = math.sqrt(sum(float((own[name] - expected[name]).square().sum()) for name in expected))
+    return lost / math.sqrt(sum(float(each.square().sum()) for each in expected.values()))
+
+
+def as_modes(*rows: tuple[str, int, Side]) -> tuple[Mode, ...]:
+    return tuple(Mode(*row) for row in rows)

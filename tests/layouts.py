@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from tensorfact import CP, Adapter, Format, Group, MatrixBatch, Rule, TensorizationPlan, TensorTrain, Tucker, adapt
+from tensorfact.adapters.increments import Increment
 from tensorfact.adapters.increments.cache import Formed
-
-from .helpers import difference, draw, layers, layers_plan, randomise
+from tests.helpers import difference, draw, layers, layers_plan, randomise
 
 WIDTH = 4
 
@@ -130,3 +131,10 @@ def stack(depth: int = 4, width: int = 6, **options: Any) -> tuple[nn.Sequential
     draw(adapter)
     x = torch.randn(3, width, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     return model, adapter, x
+
+
+def applied(increment: Increment, x: Tensor) -> Tensor:
+    """Apply an increment, as a layer of zeros without a bias does."""
+    view = increment.view
+    zero = torch.zeros(view.shape, dtype=x.dtype)
+    return increment.linear(lambda x, w, b: F.linear(x, w.t() if view.transposed else w), x, zero, None, 1.0)

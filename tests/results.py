@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Callable
 
+from tensorfact.lab.report.summary import RowSummary, Summary
 from tensorfact.lab.sweep import Cell, Measured, Outcome, Part, Results, Row, Run, RunSpec, Settings, Sweep
 from tensorfact.lab.sweep.spec import Stage
 
@@ -106,3 +107,7 @@ def results(definition: Sweep, finished: Callable[[RunSpec], bool] = lambda spec
 def example(*, released: bool = False) -> Results:
     """Return a sweep with one failure (BitFit on kitti) and one unfinished cell (Tucker on dmlab)."""
     return results(sweep(released=released), lambda spec: (spec.method[:6], spec.task) != ("tucker", "vtab:dmlab"))
+
+
+def rows(summary: Summary, part: int = 0) -> dict[str, RowSummary]:
+    return {row.row.label: row for row in summary.parts[part].rows}

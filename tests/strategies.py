@@ -24,12 +24,12 @@ from tensorfact.plan.notation import mode_name
 from tensorfact.testing import arrangements, modes, plain_kinds, ranks, tensors
 from tensorfact.testing import formats as any_formats
 from tensorfact.testing.strategies import HIGHEST_RANK, SIDES
-
-from . import helpers
+from tests import helpers
 
 __all__ = ["SIDES", "arrangements", "modes", "tensors"]
 
 FORMATS: tuple[type[Format], ...] = (TensorTrain, TensorRing, Tucker, CP, MatrixBatch)
+EXACT: list[type[Format]] = [TensorTrain, Tucker, MatrixBatch]
 
 
 # ---------------------------------------------------------------------------------------------------- modes, formats

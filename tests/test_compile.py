@@ -13,9 +13,8 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from tensorfact import CP, Adapter, Format, MatrixBatch, TensorTrain, Tucker, adapt, plan_for
 from tensorfact.adapters import layers
-
-from .helpers import difference, draw, infer, randomise
-from .test_timm import KNOWN, create
+from tests.helpers import difference, draw, infer, randomise
+from tests.test_timm import KNOWN, create
 
 BATCHES = (2, 3, 4, 6, 8)
 FORMAT = TensorTrain(4)

@@ -20,9 +20,8 @@ from torch.distributed.fsdp import fully_shard
 from tensorfact import TensorTrain, adapt, plan_for
 from tensorfact.lab import evaluate, nano
 from tensorfact.storage.files import read_header, read_tensors
-
-from .distributed_run import CASES, data, trained
-from .helpers import difference, draw
+from tests.distributed_run import CASES, data, trained
+from tests.helpers import difference, draw
 
 ROOT = Path(__file__).parent.parent
 TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2")

@@ -22,9 +22,8 @@ from tensorfact.formats import format_from_dict, format_to_dict
 from tensorfact.lab import nano
 from tensorfact.network import Mode, Network, plan_contraction, with_input
 from tensorfact.storage.files import read_tensors
-
-from .helpers import TOLERANCE, bits, difference, ids, infer, layers, layers_plan, refused, state_bits, untouched
-from .strategies import (
+from tests.helpers import TOLERANCE, bits, difference, ids, infer, layers, layers_plan, refused, state_bits, untouched
+from tests.strategies import (
     FORMATS,
     Adaptation,
     Case,

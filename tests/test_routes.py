@@ -13,9 +13,8 @@ from torch.utils.checkpoint import checkpoint
 
 from tensorfact import Adapter, TensorTrain, adapt, plan_for
 from tensorfact.adapters.liveness import numbers
-
-from .helpers import difference, draw
-from .test_families import example_of, member
+from tests.helpers import difference, draw
+from tests.plan.families.members import example_of, member
 
 MODELS = ("vit_base_patch16_224", "beit_base_patch16_224", "convnextv2_atto", "hf:gpt2", "hf:bert", "torch:Transformer")
 """Layers that are called, a fused weight that is read, convolutions, transposed layers, and `in_proj_weight`."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from .browser import SCREENS, chromium
+from tests.browser import SCREENS, chromium
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

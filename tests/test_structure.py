@@ -193,6 +193,87 @@ def test_a_new_format_is_short() -> None:
     assert len(tests.read_text().splitlines()) <= 35
 
 
+# --------------------------------------------------------------------------------------------------------------- tests
+
+TESTS = Path(__file__).parent
+
+EVERY_FORMAT = "tests/testing/test_format_laws.py: every registered format is held against the laws"
+EVERY_FAMILY = "tests/plan/families/test_known.py: every family is held against a model of its own"
+EVERY_FAULT = "tests/testing/test_format_laws.py: for every law there is a format that breaks it"
+
+UNMIRRORED = {
+    "algebra.changes": "tests/algebra/test_conversion.py: every change that is reported there is one of these",
+    "algebra.term": "tests/algebra/test_recompression.py: sums of terms, against the dense tensors",
+    **{
+        f"formats.{name}": EVERY_FORMAT
+        for name in (
+            *("gates", "hadamard", "khatri_rao", "kronecker", "monarch"),
+            *("partial_tucker", "per_slice", "tensor_ring", "tt_matrix", "tucker"),
+        )
+    },
+    "lab.baselines.prompts": "tests/lab/baselines/test_method.py: prompts are two of the methods that are tried there",
+    "lab.methods": "tests/lab/sweep/test_check.py: names and options of methods, right and wrong",
+    "lab.report.comparison": "tests/lab/test_comparison.py: its files agree with the comparison",
+    "lab.report.names": "tests/lab/report/test_summary.py: the ranks and kinds that a summary reads off names",
+    "lab.report.pictures": "tests/lab/report/test_files.py: pictures are written with the other files",
+    "lab.report.terminal": "tests/cli/test_sweeps.py: the tables that the command prints",
+    "lab.sweep.execute": "tests/lab/sweep/test_run.py: runs, from their specs to their outcomes",
+    "lab.training.engine": "tests/lab/training/test_loop.py: every run without an accelerator goes through it",
+    "model.parameters": "tests/plan/test_resolve.py: names and owners of parameters, tied ones too",
+    "model.sides": "tests/adapters/test_layers.py: layers of every layout of inputs and outputs",
+    "model.stacking": "tests/plan/families/test_by_shape.py: what is stacked, and why the rest is not",
+    "plan.families.concrete": "tests/plan/families/test_by_shape.py: as few rules as will do, on any model",
+    **{f"plan.families.{name}": EVERY_FAMILY for name in ("family", "language", "parts", "vision")},
+    **{f"testing.{name}": EVERY_FAULT for name in ("decomposition_laws", "network_laws", "smallest_model", "subject")},
+}
+"""Modules without a file of tests of their own, and the file that tests them."""
+
+ACROSS = {
+    "compile": "torch.compile on whole models, with adapters of every format",
+    "distributed": "several processes: adapters, training and what is stored",
+    "laws": "the laws of the design, each over plans, models, formats and dtypes",
+    "results_page": "the documentation's page of results and the runs beside it",
+    "routes": "both routes on members of many families, under everything torch does to a model",
+    "site": "the built documentation in a browser",
+    "structure": "the house itself",
+    "timm": "real models of timm from plan to file",
+    "torch_modules": "modules of torch that read their weights in ways of their own",
+}
+"""Files of tests that belong to no room, each with what it is that crosses them."""
+
+
+def mirror_of(name: str) -> Path:
+    """Return where the tests of a module are, or would be."""
+    *rooms, last = name.split(".")
+    return TESTS.joinpath(*rooms, f"test_{last}.py")
+
+
+MIRRORED = [name for name in INSIDE if modules()[name].name not in ("__init__.py", "__main__.py")]
+
+
+@pytest.mark.parametrize("name", MIRRORED)
+def test_the_tests_of_a_module_are_found_without_a_search(name: str) -> None:
+    if name in UNMIRRORED:
+        assert not mirror_of(name).exists(), f"{name} has tests of its own now: take it out of UNMIRRORED"
+    else:
+        assert mirror_of(name).exists(), f"{name}: expected {mirror_of(name).relative_to(TESTS.parent)}"
+
+
+def test_what_has_no_tests_of_its_own_is_tested_elsewhere() -> None:
+    assert set(UNMIRRORED) <= set(MIRRORED)
+    for name, reason in UNMIRRORED.items():
+        path, words = reason.split(": ")
+        assert (TESTS.parent / path).is_file(), f"{name}: {path}"
+        assert words
+
+
+def test_every_file_of_tests_mirrors_a_module_or_crosses_rooms() -> None:
+    across = {TESTS / f"test_{name}.py" for name in ACROSS}
+    found = set(TESTS.rglob("test_*.py"))
+    assert across <= found
+    assert found - across == {mirror_of(name) for name in MIRRORED} - {mirror_of(name) for name in UNMIRRORED}
+
+
 # ---------------------------------------------------------------------------------------------------------- front door
 
 

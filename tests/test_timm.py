@@ -28,8 +28,7 @@ from tensorfact import (
 from tensorfact.errors import TensorfactError
 from tensorfact.lab import nano
 from tensorfact.storage.description import AdapterDescription
-
-from .helpers import bits, difference, draw, infer, randomise, state_bits
+from tests.helpers import bits, difference, draw, infer, randomise, state_bits
 
 KNOWN = ("vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "mixer_s32_224")
 FORMATS = (TensorTrain(4), Tucker(4), CP(4), MatrixBatch(2))

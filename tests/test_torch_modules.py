@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tensorfact import CP, Adapter, Format, Group, MatrixBatch, Rule, TensorizationPlan, TensorTrain, Tucker, adapt
-
-from .helpers import difference, draw, infer, randomise, state_bits
+from tests.helpers import difference, draw, infer, randomise, state_bits
 
 FORMATS = (TensorTrain(2), Tucker(2), CP(2), MatrixBatch(2))
 

@@ -1,0 +1,339 @@
+"""What is formed of the factors: once, in time, and anew when a factor changed."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from tensorfact import Adapter, MatrixBatch
+from tests.helpers import TOLERANCE, difference
+from tests.layouts import LAYOUTS, alike, cores_of, entry, formed, gradients, merged, run, stack, weights
+
+
+@pytest.mark.parametrize("tracked", [True, False])
+def test_one_forward_pass_over_many_layers_forms_once(tracked: bool) -> None:
+    model, adapter, x = stack()
+    entries: list[object] = []
+    for layer in list(model)[:-1]:
+        layer.register_forward_hook(lambda *_: entries.append(entry(adapter)))
+    with torch.set_grad_enabled(tracked):
+        model(x)
+    assert len(entries) == 4
+    assert entries[0] is not None
+    assert all(each is entries[0] for each in entries)
+
+
+def _step(model: nn.Module, adapter: Adapter) -> None:
+    optimizer = torch.optim.SGD(adapter.parameters(), lr=0.1)
+    for parameter in adapter.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def _copy(model: nn.Module, adapter: Adapter) -> None:
+    with torch.no_grad():
+        for parameter in adapter.parameters():
+            parameter.copy_(2 * parameter)
+
+
+def _one_copy(model: nn.Module, adapter: Adapter) -> None:
+    with torch.no_grad():
+        list(adapter.parameters())[-1].copy_(torch.ones(()))
+
+
+def _load(model: nn.Module, adapter: Adapter) -> None:
+    model.load_state_dict({n: 2 * t if n in cores_of(adapter) else t for n, t in model.state_dict().items()})
+
+
+def _load_assigned(model: nn.Module, adapter: Adapter) -> None:
+    state = {n: 2 * t if n in cores_of(adapter) else t for n, t in model.state_dict().items()}
+    model.load_state_dict(state, assign=True)
+
+
+def _data(model: nn.Module, adapter: Adapter) -> None:
+    for parameter in adapter.parameters():
+        parameter.data = 2 * parameter.data
+
+
+def _dtype(model: nn.Module, adapter: Adapter) -> None:
+    model.to(torch.float32)
+
+
+def _vector(model: nn.Module, adapter: Adapter) -> None:
+    parameters = list(adapter.parameters())
+    nn.utils.vector_to_parameters(2 * nn.utils.parameters_to_vector(parameters).detach(), parameters)
+
+
+def _initialised(model: nn.Module, adapter: Adapter) -> None:
+    for parameter in adapter.parameters():
+        nn.init.constant_(parameter, 0.5)
+
+
+CHANGES = [_step, _copy, _one_copy, _load, _load_assigned, _data, _dtype, _vector, _initialised]
+
+
+@pytest.mark.parametrize("route", ["activation", "weight"])
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__.strip("_"))
+def test_inference_reuses_what_was_formed_until_a_core_changes(change: Any, route: str) -> None:
+    model, adapter, x = stack(route=route)
+    model.eval()
+    before = run(model, x)
+    kept_ = entry(adapter)
+    assert kept_ is not None
+    assert torch.equal(run(model, x), before)
+    assert entry(adapter) is kept_
+    change(model, adapter)
+    x = x.to(next(model.parameters()).dtype)
+    found = run(model, x)
+    assert entry(adapter) is not kept_
+    assert difference(found, merged(model, x)) < TOLERANCE[x.dtype]
+    assert (difference(found, before) > 1e-3) == (change is not _dtype)
+
+
+@pytest.mark.parametrize("route", ["activation", "weight"])
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__.strip("_"))
+def test_training_sees_a_changed_core(change: Any, route: str) -> None:
+    """Also where a forward pass came before the change, and no backward pass."""
+    model, adapter, x = stack(route=route)
+    model(x)
+    change(model, adapter)
+    x = x.to(next(model.parameters()).dtype)
+    output = model(x)
+    found = gradients(model, output, weights(output))
+    other: Any = copy.deepcopy(model)
+    expected = other(x)
+    assert difference(output, merged(model, x)) < TOLERANCE[x.dtype]
+    alike(found, gradients(other, expected, weights(expected)), TOLERANCE[x.dtype])
+
+
+def test_several_assignments_of_data_between_two_passes_are_seen() -> None:
+    """A later one may get the memory that was formed of, which an earlier one gave back."""
+    model, adapter, x = stack()
+    for _ in range(20):  # where memory comes from is chance
+        run(model, x)
+        for core in adapter.parameters():
+            place = core.data_ptr()
+            core.data = 1.01 * core.data
+            others = [1.01 * core.data for _ in range(200)]
+            core.data = next((other for other in others if other.data_ptr() == place), others[0])
+        assert difference(run(model, x), merged(model, x)) < 1e-10
+
+
+@pytest.mark.parametrize("route", ["activation", "weight"])
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_setting_the_mode_forms_anew(mode: str, route: str) -> None:
+    model, adapter, x = stack(route=route)
+    run(model, x)
+    for parameter in adapter.parameters():
+        parameter.data.add_(0.5)
+    model.eval() if mode == "eval" else model.train()
+    with torch.no_grad():
+        assert difference(model(x), merged(model, x)) < 1e-10
+
+
+@pytest.mark.parametrize("route", ["activation", "weight"])
+def test_a_backward_pass_forms_anew(route: str) -> None:
+    """What changed through `.data`, which torch does not count, is seen after it."""
+    model, adapter, x = stack(route=route)
+    output = model(x)
+    for parameter in adapter.parameters():
+        parameter.data.add_(0.5)
+    output.sum().backward()
+    with torch.no_grad():
+        assert difference(model(x), merged(model, x)) < 1e-10
+    assert difference(model(x), merged(model, x)) < 1e-10
+
+
+def test_two_forward_passes_and_then_two_backward_passes() -> None:
+    model, adapter, x = stack()
+    each = [gradients(model, model(z), weights(z)) for z in (x, 2 * x)]
+    outputs = [model(x), model(2 * x)]
+    assert entry(adapter) is not None
+    for output, expected in zip(outputs, each, strict=True):
+        alike(gradients(model, output, weights(x)), expected)
+    outputs = [model(x), model(2 * x)]  # the last one first
+    for output, expected in zip(outputs[::-1], each[::-1], strict=True):
+        alike(gradients(model, output, weights(x)), expected)
+
+
+def test_a_forward_pass_between_a_forward_and_its_backward_pass_changes_nothing() -> None:
+    model, _, x = stack()
+    expected = gradients(model, model(x), weights(x))
+    output = model(x)
+    run(model, 2 * x)
+    gradients(model, model(3 * x), weights(x))
+    alike(gradients(model, output, weights(x)), expected)
+
+
+def test_a_core_changed_between_a_forward_and_its_backward_pass_is_refused_or_not_in_the_gradient() -> None:
+    """As torch does for a layer of its own: what was saved and then changed in place is an error, or as it was."""
+    model, adapter, x = stack()
+    expected = gradients(model, model(x), weights(x))
+    output = model(x)
+    _copy(model, adapter)
+    with contextlib.suppress(RuntimeError):
+        alike(gradients(model, output, weights(x)), expected)
+
+
+def test_a_retained_graph_gives_the_same_gradients_again() -> None:
+    model, _, x = stack()
+    output = model(x)
+    first = gradients(model, output, weights(x), retain_graph=True)
+    alike(gradients(model, output, weights(x)), first)
+
+
+def test_accumulated_gradients_are_those_of_one_batch() -> None:
+    model, adapter, x = stack()
+    xs, to = torch.cat([x, 2 * x, -x]), weights(torch.cat([x, x, x]))
+    expected = gradients(model, model(xs), to)
+    model.zero_grad()
+    for part, own in zip(torch.split(xs, 3), torch.split(to, 3), strict=True):
+        torch.autograd.backward(model(part), own)
+    alike({n: cast("Tensor", p.grad) for n, p in cores_of(adapter).items()}, expected)
+
+
+def test_training_follows_inference_mode() -> None:
+    model, _, x = stack()
+    other = copy.deepcopy(model)
+    with torch.inference_mode():
+        found = model(x)
+    assert difference(found.clone(), run(model, x)) < 1e-12
+    output, expected = model(x), other(x)
+    alike(gradients(model, output, weights(x)), gradients(other, expected, weights(x)))
+    with torch.inference_mode():
+        assert torch.equal(model(x), found)
+
+
+def test_inference_follows_training_without_a_backward_pass() -> None:
+    model, adapter, x = stack()
+    expected = model(x).detach()
+    found = run(model.eval(), x)  # which forms anew
+    assert difference(found, expected) < 1e-12
+    assert not found.requires_grad
+    model.train()
+    model(x)
+    tracked = entry(adapter)
+    with torch.no_grad():
+        found = model(x)
+    assert entry(adapter) is tracked
+    assert difference(found, expected) < 1e-12
+    assert not found.requires_grad
+
+
+@pytest.mark.parametrize("name", ["fused", "down"])
+def test_a_weight_of_many_parts_is_read_as_its_cores_are_now(name: str) -> None:
+    """Where the increment is no product of two matrices, what is formed are the parts of the cores."""
+    layout = LAYOUTS[name]
+    model, adapter = layout.adapted(MatrixBatch, route="weight")
+    x = layout.input(3)
+    run(model, x)
+    for change in (_step, _copy, _one_copy, _load, _initialised, _load_assigned):
+        change(model, adapter)
+        assert difference(run(model, x), merged(model, x)) < 1e-10
+        output, other = model(x), copy.deepcopy(model)
+        alike(gradients(model, output, weights(output)), gradients(other, other(x), weights(output)))
+
+
+def test_each_dtype_is_formed_once_and_every_one_anew_after_a_change() -> None:
+    """As a model runs that is evaluated with and without autocast by turns."""
+    model, adapter, x = stack()
+    model.float()
+    x = x.float()
+
+    def halved() -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return run(model, x)
+
+    whole, half, kept = run(model, x), halved(), dict(formed(adapter)._entries)
+    assert kept.keys() == {torch.float32, torch.bfloat16}
+    assert torch.equal(run(model, x), whole)
+    assert torch.equal(halved(), half)
+    assert all(formed(adapter)._entries[dtype] is each for dtype, each in kept.items())
+    _copy(model, adapter)
+    assert difference(run(model, x), merged(model, x)) < TOLERANCE[torch.float32]
+    assert difference(halved().float(), merged(model, x)) < TOLERANCE[torch.bfloat16]
+    model(x).sum().backward()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        model(x).sum().backward()
+    assert not formed(adapter)._entries
+
+
+def test_a_deep_copy_shares_nothing_that_was_formed() -> None:
+    model, adapter, x = stack()
+    output = model(x)
+    other: Any = copy.deepcopy(model)
+    mine, its = formed(adapter), formed(other.tensorfact)
+    assert its is not mine
+    assert entry(other.tensorfact) is None
+    assert other.tensorfact._slots["0.weight"].increment.factors is other.tensorfact.factors["stack"]
+    expected = gradients(other, other(x), weights(x))
+    assert all(parameter.grad is None for parameter in adapter.parameters())
+    alike(gradients(model, output, weights(x)), expected)
+    kept = run(model, x)
+    run(other, x)
+    _copy(other, other.tensorfact)
+    assert torch.equal(run(model, x), kept)
+    assert difference(run(other, x), merged(other, x)) < 1e-10
+    assert difference(run(other, x), kept) > 1e-3
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointing_gives_the_same_gradients(reentrant: bool) -> None:
+    model, adapter, x = stack()
+    x.requires_grad_()  # as reentrant checkpointing asks
+    expected = gradients(model, model(x), weights(x))
+    assert x.grad is not None
+    wanted, x.grad = x.grad, None
+    lower, upper = model[:2], model[2:4]
+    both = checkpoint(upper, checkpoint(lower, x, use_reentrant=reentrant), use_reentrant=reentrant)
+    alike(gradients(model, both, weights(x)), expected)
+    assert difference(cast("Tensor", x.grad), wanted) < 1e-10
+    assert expected.keys() == cores_of(adapter).keys()
+
+
+def test_gradients_pass_to_whom_they_are_asked_for_only() -> None:
+    """`torch.autograd.grad` of some cores leaves the others, and `.grad`, alone; also twice over one graph."""
+    model, adapter, x = stack()
+    expected = gradients(model, model(x), weights(x))
+    model.zero_grad()
+    output = model(x)
+    for name, core in cores_of(adapter).items():
+        (found,) = torch.autograd.grad(output, core, weights(x), retain_graph=True)
+        assert difference(found, expected[name]) < 1e-10
+    assert all(core.grad is None for core in adapter.parameters())
+
+
+# ---------------------------------------------------------------------------------------------------- writes by `.data`
+
+
+def test_a_moving_average_written_by_data_is_seen() -> None:
+    """A copy that never has a backward pass and whose mode is never set again."""
+    model, _, x = stack()
+    average = copy.deepcopy(model).eval().requires_grad_(requires_grad=False)
+    for _ in range(3):
+        run(average, x)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(1.5)
+        for own, other in zip(average.parameters(), model.parameters(), strict=True):
+            own.data.mul_(0.5).add_(other.data, alpha=0.5)
+        assert difference(run(average, x), merged(average, x)) < 1e-12
+
+
+def test_merging_and_delta_see_what_was_written_by_data() -> None:
+    model, adapter, x = stack()
+    run(model, x)
+    before = adapter.delta("0.weight").detach()
+    for core in adapter.parameters():
+        core.data.mul_(2.0)
+    assert difference(adapter.delta("0.weight"), 8 * before) < 1e-12
+    expected = run(model, x)
+    adapter.merge()
+    assert difference(run(model, x), expected) < 1e-12

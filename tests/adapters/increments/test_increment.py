@@ -1,0 +1,53 @@
+"""Increments: applying one is multiplying by it, whatever its axes are called."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+
+from tensorfact import CP, MatrixBatch, TensorTrain, Tucker, adapt
+from tensorfact.errors import AdaptError
+from tests.helpers import difference, layers, layers_plan, refused
+from tests.layouts import applied
+from tests.strategies import Adaptation, adaptations
+
+
+@given(adaptations(called=True))
+def test_applying_an_increment_is_multiplying_by_it(adaptation: Adaptation) -> None:
+    _, adapter = adaptation.drawn(torch.float64)
+    for name, slot in adapter._slots.items():
+        outputs, inputs = slot.increment.view.shape
+        for shape in ((), (0,), (1,), (5, 3)):
+            x = torch.randn(*shape, inputs, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+            y = applied(slot.increment, x)
+            assert y.shape == (*shape, outputs)
+            assert not y.numel() or difference(slot.scale * y, x @ adapter.delta(name).T) < 1e-10
+
+
+@pytest.mark.parametrize("axis", ["tokens", "r", "x", "in", "samples", "U", "cores"])
+@pytest.mark.parametrize("kind", [TensorTrain, Tucker, CP, MatrixBatch])
+def test_an_axis_may_have_any_name(kind: Any, axis: str) -> None:
+    """Names of axes never meet the names that networks and inputs use inside."""
+    plan = layers_plan(f"layer {axis} out", f"out {axis}")
+    model = layers(2, 6).double()
+    adapter = adapt(model, plan, kind(2), route="activation", seed=0)
+    with torch.no_grad():
+        for parameter in adapter.parameters():
+            parameter.normal_(generator=torch.Generator().manual_seed(1))
+    x = torch.randn(5, 6, dtype=torch.float64)
+    adapted = model(x)
+    adapter.merge()
+    assert difference(adapted, model(x)) < 1e-10
+
+
+def test_the_increment_of_a_convolution_is_only_formed() -> None:
+    with refused(AdaptError, "'0.weight'", "Conv2d", "route='auto'"):
+        adapt(
+            torch.nn.Sequential(torch.nn.Conv2d(2, 2, 1)),
+            layers_plan("layer in out", "out in 1 1"),
+            TensorTrain(1),
+            route="activation",
+        )

@@ -1,0 +1,201 @@
+"""A linear layer with an increment: right gradients, and theirs, by every route."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, cast
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from tensorfact import Format, Group, MatrixBatch, Rule, TensorizationPlan, TensorTrain, adapt
+from tests.helpers import TOLERANCE, difference, draw, infer
+from tests.layouts import KINDS, LAYOUTS, MERGED, Layout, Side, alike, cores_of, gradients, stored, weights
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("kind", [TensorTrain, MatrixBatch])
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_gradients_and_their_gradients_are_those_of_differences(name: str, kind: type[Format], recompute: bool) -> None:
+    """Of the input, the base weights and biases, and every core."""
+    layout = LAYOUTS[name]
+    model, adapter = layout.adapted(kind)
+    root: nn.Module = model
+    if recompute:
+        adapter.remove()
+        root = nn.Sequential(nn.Tanh(), model)
+        group = layout.plan.groups[0]
+        rule = group.rules[0]
+        labels = dict(rule.coordinates)
+        moved = Group("g", group.modes, (Rule(f"1.{rule.param}", rule.pattern, **cast("Any", labels)),))
+        plan = TensorizationPlan((moved,))
+        adapter = adapt(root, plan, kind(2), route="activation", seed=0, check=False, recompute=True)  # type: ignore[call-arg]
+        draw(adapter, size=0.6)
+    assert all(slot.increment.kind.halves for slot in adapter._slots.values())
+    names = list(stored(root))
+
+    def call(x: Tensor, *tensors: Tensor) -> Tensor:
+        # clones, because gradcheck changes what it is given by `.data`, which torch does not count
+        state = {name: tensor.clone() for name, tensor in zip(names, tensors, strict=True)}
+        return cast("Tensor", torch.func.functional_call(root, state, (x,)))
+
+    operands = [layout.input(2), *stored(root).values()]
+    operands = [tensor.clone().requires_grad_() for tensor in operands]
+    assert _functions(call(*operands)) >= {"AdaptedLinearBackward", "_FormBackward"}
+    assert torch.autograd.gradcheck(call, operands)
+    assert torch.autograd.gradgradcheck(call, operands)
+
+
+def _functions(output: Tensor) -> set[str]:
+    """Return the names of what a tensor was computed by."""
+    waiting, seen = [output.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting += [following for following, _ in node.next_functions]
+    return {type(node).__name__ for node in seen}
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", [*LAYOUTS, "merged"])
+def test_every_route_is_as_exact_as_the_dtype(name: str, kind: type[Format], dtype: torch.dtype) -> None:
+    """Activation, weight, and plain composed operations, against float64: the output, and every core's gradient."""
+    layout = LAYOUTS.get(name, MERGED)
+    rank = 1 if layout is MERGED and kind is MatrixBatch else 2
+    model, adapter = layout.adapted(kind, dtype, rank=rank)
+    x = layout.input(2, 5, dtype=dtype)
+    exact, exactly = layout.adapted(kind, torch.float64, rank=rank, route="weight")
+    exact.load_state_dict(model.state_dict())
+    expected = exact(x.double())
+    to = (weights(expected).abs() + 0.5).to(dtype).double()  # of one sign: sums of bf16 lose what cancels
+    wanted = gradients(exact, expected, to)
+    assert wanted.keys() == cores_of(exactly).keys()
+
+    other, _ = layout.adapted(kind, dtype, rank=rank, route="weight")
+    for called in (model, other):
+        output = called(x)
+        assert output.dtype == dtype
+        assert difference(output, expected) < TOLERANCE[dtype]
+        alike(gradients(called, output, to.to(dtype)), wanted, TOLERANCE[dtype])
+    assert difference(infer(model, x), expected) < TOLERANCE[dtype]
+
+    def loss(cores: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        output = torch.func.functional_call(model, cores, (x,))
+        return (output.double() * to).sum(), output
+
+    cores = {name: core.detach() for name, core in cores_of(adapter).items()}
+    found, output = torch.func.grad(loss, has_aux=True)(cores)
+    assert output.dtype == dtype
+    assert difference(output, expected) < TOLERANCE[dtype]
+    alike(found, wanted, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", [*LAYOUTS, "merged"])
+def test_a_transform_over_samples_gives_the_gradient_of_each(name: str, kind: type[Format]) -> None:
+    layout = LAYOUTS.get(name, MERGED)
+    model, adapter = layout.adapted(kind, rank=1)
+    xs = layout.input(3, 2)
+    cores = {name: core.detach() for name, core in cores_of(adapter).items()}
+
+    def loss(cores: dict[str, Tensor], x: Tensor) -> Tensor:
+        output: Tensor = torch.func.functional_call(model, cores, (x,))
+        return (output * weights(output)).sum()
+
+    each = torch.func.vmap(torch.func.grad(loss), (None, 0))(cores, xs)
+    for at, x in enumerate(xs):
+        output = model(x)
+        alike({n: g[at] for n, g in each.items()}, gradients(model, output, weights(output)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_an_input_may_have_any_shape_and_strides(name: str, kind: type[Format]) -> None:
+    layout = LAYOUTS[name]
+    model, _ = layout.adapted(kind, rank=1)
+    x = layout.input(2, 3)
+    inputs = [x[0, 0], x[0], x, x[:0], x[:1].expand(4, 3, -1), x.transpose(0, 1), x.flip(0)[::2]]
+    inputs += [x.permute(2, 0, 1).contiguous().permute(1, 2, 0), x[:, None].expand(2, 2, 3, -1)]
+    for given_ in inputs:
+        if isinstance(model.layers[0], Conv1D) and not given_.numel():
+            continue  # Conv1D itself cannot infer a size of -1 there
+        exact = given_.detach().requires_grad_()
+        copied = given_.detach().clone().requires_grad_()
+        expected = sum((k + 1) * _plainly(model, k, copied) for k in range(2))
+        assert isinstance(expected, Tensor)
+        output = model(exact)
+        assert output.shape == infer(model, exact).shape == expected.shape
+        if expected.numel():
+            assert difference(output, expected) < 1e-10
+            assert difference(infer(model, exact), expected) < 1e-10
+        (found,) = torch.autograd.grad(output, exact, weights(output))
+        (wanted,) = torch.autograd.grad(expected, copied, weights(expected))
+        assert found.shape == wanted.shape
+        assert not wanted.numel() or difference(found, wanted) < 1e-10
+
+
+def _plainly(model: Side, at: int, x: Tensor) -> Tensor:
+    """Return what a layer of the effective weight gives."""
+    layer: Any = model.layers[at]
+    weight = layer.weight.detach()
+    return F.linear(x, weight.t() if isinstance(layer, Conv1D) else weight, layer.bias)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_frozen_core_gets_no_gradient_and_leaves_the_others_theirs(kind: type[Format]) -> None:
+    layout = LAYOUTS["fused"]
+    model, adapter = layout.adapted(kind)
+    x = layout.input(3)
+    wanted = gradients(model, model(x), weights(model(x)))
+    for frozen, core in cores_of(adapter).items():
+        core.requires_grad_(False)
+        output = model(x)
+        alike(gradients(model, output, weights(output)), {n: g for n, g in wanted.items() if n != frozen})
+        core.requires_grad_(True)
+    output = model(x)
+    alike(gradients(model, output, weights(output)), wanted)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_the_base_weights_and_the_input_get_the_gradients_of_the_merged_model(name: str) -> None:
+    layout = LAYOUTS[name]
+    model, _ = layout.adapted(TensorTrain)
+    model.layers.requires_grad_(True)
+    x = layout.input(3).requires_grad_()
+    other: Any = copy.deepcopy(model)
+    other.tensorfact.merge()
+    y = x.detach().clone().requires_grad_()
+    output, expected = model(x), other(y)
+    to = weights(expected)
+    wanted = gradients(other, expected, to)
+    found = {n: g for n, g in gradients(model, output, to).items() if not n.startswith("tensorfact.")}
+    alike(found, {n: g for n, g in wanted.items() if not n.startswith("tensorfact.")})
+    assert x.grad is not None
+    assert y.grad is not None
+    assert difference(x.grad, y.grad) < 1e-10
+
+
+@pytest.mark.parametrize("tokens", [0, 1, 3])
+def test_a_wide_layer_takes_any_number_of_tokens(tokens: int) -> None:
+    layer = Layout(lambda: nn.Linear(640, 640), 640, "layer in out", "out in")
+    model, adapter = layer.adapted(TensorTrain)
+    model(layer.input(tokens)).sum().backward()
+    assert all(core.grad is not None and bool(core.grad.isfinite().all()) for core in adapter.parameters())
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged], ids=str)
+def test_a_nested_input_is_taken_row_by_row(layout: torch.layout) -> None:
+    layer = LAYOUTS["plain"]
+    model, _ = layer.adapted(TensorTrain)
+    linear = cast("nn.Linear", model.layers[0])
+    rows = [layer.input(2), layer.input(3)]
+    with torch.no_grad():
+        found = linear(torch.nested.nested_tensor(rows, layout=layout))
+        for own, row in zip(found.unbind(), rows, strict=True):
+            assert difference(own, linear(row)) < 1e-12

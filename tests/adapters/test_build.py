@@ -1,0 +1,201 @@
+"""Adapting a model: what it changes, and every way in which it is refused."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from torch import Tensor, nn
+
+from tensorfact import CP, Group, MatrixBatch, Rule, TensorizationPlan, TensorTrain, Tucker, adapt, load_adapter
+from tensorfact.errors import AdaptError, FormatError, PlanError, RankError, TensorfactError
+from tests.helpers import (
+    TT,
+    Tiny,
+    difference,
+    draw,
+    ids,
+    infer,
+    layers,
+    layers_plan,
+    one_rule,
+    qkv_plan,
+    randomise,
+    refused,
+    untouched,
+)
+from tests.strategies import Adaptation, adaptations
+
+NAN, INFINITY = float("nan"), float("inf")
+
+
+# ------------------------------------------------------------------------------------------------------ what it changes
+
+
+@given(adaptations())
+def test_adapting_freezes_the_base_and_trains_factors_and_head(adaptation: Adaptation) -> None:
+    model = adaptation.case.build()
+    keys, types = list(model.state_dict()), [type(module) for module in model.modules()]
+    adapter = adapt(model, adaptation.case.plan, adaptation.formats)
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    factors = {f"tensorfact.{name}" for name, _ in adapter.named_parameters()}
+    networks = {t.name: t.network(adapter.formats[t.name]) for t in adapter.resolved.tensors}
+    given = {f"tensorfact.factors.{t}.cores.{c.name}" for t, n in networks.items() for c in n.cores if not c.trained}
+    assert trained == (factors - given) | {"head.weight", "head.bias"}
+    assert [key for key in model.state_dict() if not key.startswith("tensorfact.")] == keys
+    assert {key for key in model.state_dict() if key.startswith("tensorfact.")} == factors
+    assert model.tensorfact is adapter
+    assert adapter.model is model
+    assert all(isinstance(m, kind) for m, kind in zip(list(model.modules())[: len(types)], types, strict=True))
+
+
+def test_any_optimizer_of_opt_einsum_gives_the_same_model() -> None:
+    outputs = []
+    for optimize in ("auto", "greedy", "dp"):
+        model = randomise(Tiny(width=6))
+        draw(adapt(model, qkv_plan(), TT, optimize=optimize))
+        outputs.append(infer(model, ids()))
+    assert all(difference(output, outputs[0]) < 1e-5 for output in outputs)
+
+
+@pytest.mark.parametrize("again", ["root", "child", "parent"])
+def test_a_model_that_is_adapted_is_not_adapted_again(again: str) -> None:
+    child = randomise(layers())
+    parent = nn.Sequential(child)
+    adapt(child, layers_plan(), TT)
+    target: nn.Module = {"root": child, "child": child[0], "parent": parent}[again]
+    plan = one_rule("weight") if again == "child" else one_rule("0.weight" if again == "root" else "0.0.weight")
+    with untouched(parent), refused(AdaptError, "adapted already", "remove()"):
+        adapt(target, plan, TT)
+
+
+def test_a_model_with_an_attribute_of_the_adapter_s_name_is_refused() -> None:
+    model = layers()
+    model.tensorfact = "taken"  # type: ignore[assignment]
+    with untouched(model), refused(AdaptError, "tensorfact"):
+        adapt(model, layers_plan(), TT)
+
+
+# ------------------------------------------------------------------------------------------------------------ bad input
+
+
+BAD: list[Any] = [
+    ({"format": TensorTrain(7)}, RankError, ["bond 1 <= 6", "rank=7"]),
+    ({"format": MatrixBatch(7)}, RankError, ["rank <= 6", "rank=7"]),
+    ({"format": Tucker((3, 1, 1))}, RankError, ["layer <= 2", "rank=(3, 1, 1)"]),
+    ({"format": CP(13)}, RankError, ["terms <= 12", "rank=13"]),
+    ({"format": "tt"}, FormatError, ["'tt'", "TensorTrain"]),
+    ({"format": TensorTrain}, FormatError, ["TensorTrain"]),
+    ({"format": {"stak": TT}}, FormatError, ["'stak'", "'stack'"]),
+    ({"format": TensorTrain(1, order=("in", "out"))}, FormatError, ["('in', 'out')"]),
+    *[({"scale": s}, AdaptError, ["scale", repr(s)]) for s in (NAN, INFINITY, -INFINITY, True, "1", None)],
+    ({"scale": {"stack": NAN}}, AdaptError, ["scale", "nan"]),
+    ({"scale": {"stak": 1.0}}, FormatError, ["scale", "'stak'"]),
+    *[({"dropout": d}, AdaptError, ["dropout", repr(d)]) for d in (1.0, 1, -0.1, 2, NAN, True, False, "0", None)],
+    *[({"route": r}, AdaptError, ["route", repr(r)]) for r in ("merge", "", None, 3)],
+    ({"train_head": "nowhere"}, AdaptError, ["'nowhere'"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("options", "kind", "words"), BAD, ids=lambda value: re.sub(r"\s+", " ", str(value))[:60])
+def test_a_bad_argument_is_named_and_leaves_the_model_untouched(
+    options: dict[str, Any], kind: type[TensorfactError], words: list[str]
+) -> None:
+    model = randomise(layers())
+    model.get_parameter("1.bias").requires_grad_(False)
+    arguments: dict[str, Any] = {"format": TT, **options}
+    with untouched(model), refused(kind, *words, fix="order" not in str(options)):
+        adapt(model, layers_plan(), **arguments)
+
+
+@pytest.mark.parametrize("thing", [None, "model", Tensor, nn.Linear])
+def test_what_is_no_model_is_refused(thing: Any) -> None:
+    with refused(AdaptError, "model", type(thing).__name__, fix=False):
+        adapt(thing, layers_plan(), TT)
+
+
+@pytest.mark.parametrize("seed", ["0", 1.5, object()])
+def test_what_is_no_seed_is_refused(seed: Any) -> None:
+    model = layers()
+    with untouched(model), refused(AdaptError, "seed", repr(seed), fix=False):
+        adapt(model, layers_plan(), TT, seed=seed)
+
+
+class Final(nn.Linear):
+    """A module of a class that allows no subclass."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        raise TypeError("final")
+
+
+def integers() -> nn.Module:
+    module = nn.Module()
+    module.weight = nn.Parameter(torch.ones(6, 6, dtype=torch.int64), requires_grad=False)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("make", "param", "words"),
+    [
+        (lambda: nn.LSTM(6, 6), "weight_hh_l0", ["'1.weight_hh_l0'", "LSTM"]),
+        (lambda: nn.GRU(6, 2), "weight_ih_l0", ["'1.weight_ih_l0'", "GRU"]),
+        (integers, "weight", ["'1.weight'", "int64"]),
+        (lambda: torch.jit.script(nn.Linear(6, 6)), "weight", ["'1.weight'"]),
+    ],
+    ids=["LSTM", "GRU", "integers", "scripted"],
+)
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning")
+def test_a_module_that_cannot_be_adapted_is_refused(
+    make: Callable[[], nn.Module], param: str, words: list[str]
+) -> None:
+    model = nn.Sequential(nn.Linear(6, 6), make())
+    plan = TensorizationPlan(
+        (
+            Group("a", "in out", (Rule("0.weight", "out in"),)),
+            Group("b", "in out", (Rule(f"1.{param}", "out in"),)),
+        )
+    )
+    with untouched(model), refused(AdaptError, *words):
+        adapt(model, plan, TensorTrain(1))
+
+
+def test_a_module_whose_class_cannot_be_changed_leaves_the_model_untouched() -> None:
+    model = nn.Sequential(nn.Linear(6, 6), Final(6, 6), nn.Linear(6, 6))
+    with untouched(model), pytest.raises((TensorfactError, TypeError)):
+        adapt(model, layers_plan(), TT)
+
+
+def test_a_default_device_does_not_decide_where_factors_live(tmp_path: Any) -> None:
+    """They live where the base weights do; `meta`, which holds no numbers, stands for any other device."""
+    model, twin = randomise(layers()), randomise(layers())
+    with torch.device("meta"):
+        adapter = adapt(model, layers_plan(), TT, seed=0)
+    draw(adapter)
+    with torch.device("meta"):
+        adapter.merge()
+        adapter.unmerge()
+        adapter.save(tmp_path / "file")
+        load_adapter(twin, tmp_path / "file")
+    assert {p.device.type for p in twin.parameters()} == {"cpu"}
+    x = torch.ones(2, 6)
+    assert torch.equal(infer(twin, x), infer(model, x))
+
+
+def test_a_partition_value_holds_no_dot() -> None:
+    rule = Rule("{layer}.weight", "out in", kind="a.b")
+    plan = TensorizationPlan((Group("g", "layer in out", (rule,), partition="kind"),))
+    with refused(PlanError, "'a.b' holds a dot"):
+        adapt(layers(), plan, TT)
+
+
+@pytest.mark.parametrize("value", ["a b", "[0]", "", 3, -1])
+def test_a_partition_may_have_any_value(value: Any) -> None:
+    rule = Rule("{layer}.weight", "out in", kind=value)
+    plan = TensorizationPlan((Group("g", "layer in out", (rule,), partition="kind"),))
+    adapter = adapt(layers(), plan, TT)
+    assert list(adapter.formats) == [f"g[{value}]"]

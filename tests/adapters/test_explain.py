@@ -1,0 +1,82 @@
+"""Explanations: what is predicted and, on request, measured, for whatever was adapted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from torch import nn
+
+from tensorfact import Adapter, TensorTrain, adapt, plan_by_shape, plan_for
+from tensorfact.errors import AdaptError
+from tensorfact.lab import nano
+from tests.helpers import TT, layers, layers_plan, refused
+from tests.strategies import Adaptation, adaptations
+
+
+def convolution(kernel: int = 3) -> tuple[nn.Module, Adapter]:
+    model = nn.Sequential(*(nn.Conv2d(8, 8, kernel, padding="same") for _ in range(2)))
+    return model, adapt(model, plan_by_shape(model), TensorTrain(2), train_head=False)
+
+
+def test_measured_is_a_time_where_asked_for() -> None:
+    model = nano()
+    adapter = adapt(model, plan_for(model), TensorTrain(4))
+    assert all(choice.measured is None for choice in adapter.explain(64).choices)
+    for choice in adapter.explain(64, measure=True).choices:
+        assert isinstance(choice.measured, float)
+        assert choice.predicted > 0
+    assert "measured" in str(adapter.explain(64, measure=True))
+    assert all(core.grad is None for core in adapter.parameters())
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_convolution_is_measured_frozen_or_not(frozen: bool) -> None:
+    _, adapter = convolution()
+    adapter.requires_grad_(not frozen)
+    with torch.inference_mode():
+        (choice,) = adapter.explain(64, measure=True).choices
+    assert choice.route == "weight"
+    assert choice.measured is not None
+    assert choice.measured > 0
+
+
+def test_a_model_without_numbers_is_not_measured() -> None:
+    with torch.device("meta"):
+        model = nn.Sequential(*(nn.Linear(8, 8) for _ in range(2)))
+    adapter = adapt(model, plan_by_shape(model), TensorTrain(2), train_head=False)
+    assert adapter.explain().choices
+    with refused(AdaptError, "measure=True", "meta"):
+        adapter.explain(measure=True)
+
+
+def test_a_convolution_of_one_position_costs_what_the_matrix_costs() -> None:
+    def cost(layers: list[nn.Module]) -> tuple[int, int]:
+        model = nn.Sequential(*layers)
+        adapter = adapt(model, plan_by_shape(model), TensorTrain(2), route="weight", train_head=False)
+        (choice,) = adapter.explain(64).choices
+        return choice.cost.flops, choice.cost.moved
+
+    assert cost([nn.Conv2d(8, 8, 1) for _ in range(2)]) == cost([nn.Linear(8, 8) for _ in range(2)])
+
+
+@given(adaptations())
+def test_the_explanation_counts_every_parameter_once(adaptation: Adaptation) -> None:
+    _, adapter = adaptation.fresh()
+    for tokens in (1, 100, 4096):
+        explanation = adapter.explain(tokens)
+        named = [name for choice in explanation.choices for name in choice.parameters]
+        assert sorted(named) == sorted(adapter.resolved.parameters)
+        assert explanation.tokens == 1 << (tokens - 1).bit_length()
+        assert explanation.flops == sum(choice.flops * len(choice.parameters) for choice in explanation.choices)
+        assert f"{explanation.flops:,} FLOPs" in str(explanation)
+        assert all(choice.order in str(explanation) for choice in explanation.choices)
+
+
+@pytest.mark.parametrize("tokens", [0, -1, 1.5, True, "1", None])
+def test_tokens_are_a_count(tokens: Any) -> None:
+    adapter = adapt(layers(), layers_plan(), TT)
+    with refused(AdaptError, "tokens", repr(tokens), fix=False):
+        adapter.explain(tokens)

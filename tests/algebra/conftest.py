@@ -1,0 +1,23 @@
+"""What the tests of this room share: a base and a tuned model, in every form in which they may come."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import save_file
+
+from tests.algebra.tuned import pair, weights
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> dict[str, tuple[Any, Any]]:
+    base, tuned = pair()
+    save_file(weights(base), tmp_path / "base.safetensors")
+    save_file(weights(tuned), tmp_path / "tuned.safetensors")
+    return {
+        "models": (base, tuned),
+        "state dicts": (weights(base), weights(tuned)),
+        "files": (tmp_path / "base.safetensors", str(tmp_path / "tuned.safetensors")),
+    }

@@ -1,0 +1,58 @@
+"""The command line as a whole: one line for every mistake, and every verb named."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from tests.cli.calls import Run
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("compare", "--format", "tukcer:rank=8"), "did you mean 'tucker'?"),
+        (("compare", "--format", "tt:rank=0"), "expected an int of at least 1, a fraction"),
+        (("compare", "--format", "tt:rank=97"), "expected bond 1 <= 96"),
+        (("compare", "--format", "tt:rnak=8"), "got rnak"),
+        (("compare", "--format", "tt:rank=8;"), "NAME:option=value"),
+        (("compare", "--scale", "nan"), "a finite number, got nan"),
+        (("compare", "--data", "no-such-folder"), "folder:PATH"),
+        (("compare", "--lr", "-1"), "fit: lr"),
+        (("compare", "--device", "abacus"), "abacus"),
+        (("plan", "vit_bse_patch16_224"), "did you mean 'vit_base_patch16_224'?"),
+        (("plan", "densenet121"), "belongs to no known family"),
+        (("plan", "densenet121", "--by-shape", "--mlp", "whole"), "--by-shape"),
+        (("plan", "torch:Tensor"), "torch.nn has no module 'Tensor'"),
+        (("plan", "jax:thing"), "begins with hf:, torch:"),
+        (("plan", "mixer_s32_224", "--blocks", "attention"), "no attention blocks"),
+        (("plan", "nano", "--blocks", "heads"), "expected one or several of"),
+        (("inspect", "no-such-file"), "cannot read no-such-file"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_two(
+    refused: Callable[..., str], words: tuple[str, ...], named: str
+) -> None:
+    assert named in refused(*words)
+
+
+def test_help_names_every_verb(run: Run) -> None:
+    result = run("--help")
+    assert all(verb in result.stdout for verb in VERBS)
+
+
+VERBS = (
+    "compare", "plan", "formats", "inspect", "merge", "calibrate",
+    "extract", "convert", "round", "combine", "to-lora", "from-lora",
+)  # fmt: skip
+
+
+def test_a_process_ends_as_its_mistake_says() -> None:
+    command = [sys.executable, "-c", "from tensorfact.cli import main; main()", "compare", "--format", "tt:rank=zero"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: TensorTrain: rank: expected an int of at least 1")
+    assert result.stderr.count("\n") == 1

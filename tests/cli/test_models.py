@@ -1,0 +1,90 @@
+"""Commands that need a model: plan, merge, compare."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tensorfact import load_adapter
+from tensorfact.lab import nano
+from tests.cli.calls import Run
+
+
+def test_plan_prints_tensors_and_counts(run: Run) -> None:
+    result = run("plan", "vit_base_patch16_224", "--format", "tt:rank=16", "--format", "tucker:rank=8")
+    assert result.returncode == 0, result.stderr
+    assert "(layer role)=144 in=768 out=768" in result.stdout
+    assert "61,440" in result.stdout
+    assert "13,952" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (("hf:gpt2",), ("(layer role)=144 in=768 out=768", "wte.weight", "an embedding", "61,440")),
+        (("hf:bert", "--mlp", "whole"), ("hid=3072", "encoder_mlp")),
+        (("convnext_atto", "--blocks", "all", "--blocks", "depthwise"), ("depthwise[40,7,7]",)),
+        (("densenet121", "--by-shape", "--format", "cp:rank=8"), ("matrices[128,128]", "cp rank=8")),
+        (("resnext50_32x4d",), ("kernels[4,128,3,3]", "less where a tensor allows no more")),
+        (("torch:Transformer",), ("decoder_layers", "vectors")),
+    ],
+    ids=lambda value: value[0],
+)
+def test_plan_knows_models_of_many_sources(run: Run, words: tuple[str, ...], shown: tuple[str, ...]) -> None:
+    result = run("plan", *words)
+    assert result.returncode == 0, result.stderr
+    assert not result.stderr
+    assert all(text in result.stdout for text in shown), result.stdout
+
+
+def test_plan_draws_a_picture(run: Run, tmp_path: Path) -> None:
+    result = run("plan", "nano", "--draw", tmp_path / "plan.svg")
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "plan.svg").read_text().startswith("<svg")
+
+
+def test_merge_writes_the_weights_of_the_merged_model(run: Run, adapter_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "merged.safetensors"
+    result = run("merge", "nano", adapter_file, "-o", out)
+    assert result.returncode == 0, result.stderr
+    model, x = nano(), torch.randn(2, 1, 28, 28)
+    load_adapter(model, adapter_file)
+    plain = nano(pretrained=False)
+    plain.load_state_dict(load_file(out))
+    torch.testing.assert_close(plain(x), model(x))
+
+
+def test_compare_trains_a_folder_of_images(run: Run, tmp_path: Path) -> None:
+    from PIL import Image
+
+    for split, count in (("train", 4), ("val", 2), ("test", 2)):
+        for label, shade in (("dark", 20), ("light", 230)):
+            folder = tmp_path / "data" / split / label
+            folder.mkdir(parents=True)
+            for number in range(count):
+                Image.new("L", (32, 32), shade + number).save(folder / f"{number}.png")
+    out = tmp_path / "out"
+    result = run(
+        "compare", "--data", tmp_path / "data", "--format", "tt:rank=2", "--seeds", "1", "--epochs", "2", "--out", out
+    )
+    assert result.returncode == 0, result.stderr
+    results = json.loads((out / "results.json").read_text())
+    assert set(results) == {"run_info", "train_info", "meta_info"}
+    assert results["run_info"]["data"] == {"name": "data", "classes": 2, "train": 8, "val": 4, "test": 4}
+    assert results["meta_info"]["tt rank=2"]["parameters"] == 672
+    assert "tt rank=2" in (out / "table.md").read_text()
+    with Image.open(out / "accuracy.png") as picture:
+        assert picture.width > 500
+
+
+def test_merge_refuses_another_base(refused: Callable[..., str], adapter_file: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.safetensors"
+    save_file({name: tensor + 0.1 for name, tensor in nano().state_dict().items()}, other)
+    line = refused("merge", "nano", adapter_file, "-o", tmp_path / "out.safetensors", "--checkpoint", other)
+    assert "made for another base model" in line
+    assert not (tmp_path / "out.safetensors").exists()

@@ -1,0 +1,94 @@
+"""A word names data, and a word that names none is refused with the nearest one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tensorfact.errors import DataError
+from tensorfact.lab import nano, open_task
+from tensorfact.lab.data import FEW_SHOT, VTAB, Task, task_info
+from tests import make_benchmarks
+from tests.lab.data.making import lay_out, table
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("benchmarks")
+    make_benchmarks.write_benchmarks(root, images=2, size=24)
+    return root
+
+
+def test_every_task_of_the_benchmarks_opens_with_what_it_says(root: Path) -> None:
+    model = nano()
+    names = [f"vtab:{task}" for task in VTAB] + [f"few-shot:{task}:1:2" for task in FEW_SHOT]
+    for name in names:
+        data, task = open_task(name, model, root=root), task_info(name)
+        assert (data.name, data.classes) == (task.name, task.classes) == (name, task.classes)
+        assert data.sizes["train"] == 2
+        assert data.train[0][0].shape == (1, 28, 28)
+
+
+def test_a_root_may_be_the_benchmark_itself(root: Path) -> None:
+    assert open_task("vtab:dtd", nano(), root=root / "vtab-1k", check=False).classes == 47
+    name = "few-shot:food-101:16:0"
+    assert open_task(name, nano(), root=str(root / "few-shot"), check=False).sizes["train"] == 32
+
+
+def test_other_names_open(tmp_path: Path) -> None:
+    lay_out(tmp_path / "pets")
+    for name, classes in (("folder:pets", 2), (f"folder:{tmp_path / 'pets'}", 2), ("sprites-location", 16)):
+        data = open_task(name, nano(), root=tmp_path)
+        assert (data.name, data.classes) == (name, classes)
+    assert open_task("digits", nano()).sizes["test"] == 797
+    (tmp_path / "fashion-mnist").mkdir()
+    with pytest.raises(DataError, match=r"fashion-mnist/train-images.*Debian"):
+        open_task("fashion-mnist", nano(), root=tmp_path)
+
+
+def test_what_a_name_says_by_itself() -> None:
+    assert task_info("digits") == Task("digits", 10, "")
+    assert task_info("sprites-orientation") == Task("sprites-orientation", 16, "")
+    assert task_info("vtab:kitti") == Task("vtab:kitti", 4, "structured")
+    assert task_info("few-shot:stanford_cars:16:2") == Task("few-shot:stanford_cars:16:2", 196, "few-shot")
+    assert task_info("few-shot:birds:1:0") == Task("few-shot:birds:1:0", None, "few-shot")
+    assert task_info("hf:user/name") == Task("hf:user/name", None, "")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("digit", "did you mean 'digits'"),
+        ("fashion_mnist", "did you mean 'fashion-mnist'"),
+        ("vtab:cifra", "did you mean 'vtab:cifar'"),
+        ("vtba:cifar", "did you mean 'vtab:cifar'"),
+        ("vtab", "vtab:TASK"),
+        ("vtab:", "vtab:TASK"),
+        ("digits:", "digits"),
+        ("digits:3", "digits"),
+        ("few-shot:food-101:1", "few-shot:TASK:SHOTS:SEED"),
+        ("few-shot:food-101:one:0", "few-shot:TASK:SHOTS:SEED"),
+        ("few-shot:food-101:1:0:0", "few-shot:TASK:SHOTS:SEED"),
+        ("", "digits"),
+    ],
+)
+def test_a_name_that_means_nothing_is_refused(name: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=words):
+        task_info(name)
+    with pytest.raises(DataError, match=words):
+        open_task(name, nano(), root=tmp_path)
+
+
+def test_a_benchmark_needs_a_root() -> None:
+    with pytest.raises(DataError, match="vtab:cifar needs a root"):
+        open_task("vtab:cifar", nano())
+
+
+def test_imagenets_statistics_reach_every_source(root: Path) -> None:
+    lay_out(root / "pets")
+    table(6).save_to_disk(str(root / "saved"))
+    names = ["digits", "sprites-location", "vtab:cifar", "few-shot:food-101:1:0", "folder:pets", "hf:saved"]
+    for name in [*names, f"timm:{root / 'pets'}"]:
+        with pytest.raises(DataError, match="a model of 3 channels"):
+            open_task(name, nano(), root=root, imagenet_statistics=True)

@@ -1,0 +1,13 @@
+"""What the tests of this room share: the summary of a sweep."""
+
+from __future__ import annotations
+
+import pytest
+
+from tensorfact.lab.report import Summary, summarize
+from tests.results import example
+
+
+@pytest.fixture(scope="module")
+def summary() -> Summary:
+    return summarize(example())

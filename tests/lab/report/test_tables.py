@@ -1,0 +1,67 @@
+"""Tables of a sweep: Markdown, CSV and LaTeX, and text that stays text."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import statistics
+
+from tensorfact.lab.report import page, summarize
+from tensorfact.lab.report.summary import Summary
+from tensorfact.lab.report.tables import CSV_COLUMNS, latex, markdown, table_csv
+from tensorfact.lab.sweep import RELEASED
+from tests.results import HOSTILE, RANKS, example, rows
+
+
+def test_markdown_has_the_paper_s_form(summary: Summary) -> None:
+    text = markdown(summary)
+    lines = text.splitlines()
+    head, bitfit, tucker = (
+        next(line for line in lines if line.startswith(f"| {n} ")) for n in ("method", "BitFit", "Tucker")
+    )
+    columns = [cell.strip() for cell in head.split("|")[1:-1]]
+    assert columns[:5] == ["method", "parameters", "published", "cifar (natural)", "svhn (natural)"]
+    assert columns[-3:] == ["mean (structured)", "overall mean", "published"]
+    cells = [cell.strip() for cell in bitfit.split("|")[1:-1]]
+    assert cells[:3] == ["BitFit", "0.103 M", "0.103 M"]
+    assert cells[-4:] == ["failed", "–", "–", "65.3"]  # noqa: RUF001
+    assert tucker.count("–") == 4  # noqa: RUF001
+    assert "- VTAB-1K on a ViT-B/16: Tucker is not finished on vtab:dmlab" in lines
+    assert all(line.count(" | ") == head.count(" | ") for line in lines[6:15])
+    assert not re.search(r"(?<!\\)<", text)
+
+
+def test_csv_has_one_line_a_run(summary: Summary) -> None:
+    found = list(csv.DictReader(io.StringIO(table_csv(summary))))
+    assert tuple(found[0]) == CSV_COLUMNS
+    done = [(row, cell) for part in summary.parts for row in part.rows for cell in row.cells]
+    assert len(found) == sum(len(cell.runs) for _, cell in done)
+    assert {line["row"] for line in found} >= {HOSTILE}
+    (failed,) = [line for line in found if not line["test_accuracy"]]
+    assert (failed["row"], failed["task"], failed["seed"]) == ("BitFit", "vtab:kitti", "1")
+    tt = [float(line["test_accuracy"]) for line in found if (line["row"], line["task"]) == ("FacT-TT", "vtab:svhn")]
+    mean = rows(summary)["FacT-TT"].cells[1].accuracy
+    assert mean is not None
+    assert statistics.fmean(tt) == mean.mean
+
+
+def test_latex_is_escaped_and_as_wide_as_it_says(summary: Summary) -> None:
+    text = latex(summary)
+    (width,) = re.findall(r"\\begin\{tabular\}\{(l r*|lr*)\}", text)[:1]
+    body = text.split("\\midrule\n")[1].split("\\bottomrule")[0].splitlines()
+    assert all(len(re.findall(r"(?<!\\)&", line)) == len(width) - 1 for line in body)
+    assert "\\textless{}/script\\textgreater{}" in body[-1]
+    assert "100 \\% \\$\\#\\{\\}\\textasciitilde{}\\textasciicircum{}\\textbackslash{}" in body[-1]
+    assert "$\\pm$" in text
+    assert "failed" in body[1]
+
+
+def test_everything_says_when_the_test_split_selected() -> None:
+    released = summarize(example(released=True))
+    for text in (markdown(released), latex(released), page(released)):
+        assert re.search(RELEASED, text, re.IGNORECASE)
+    assert markdown(released).count(RELEASED) == 1 + len(released.parts)
+    assert RELEASED not in markdown(summarize(example()))
+    tried = rows(released)["FacT-TT"].ranks
+    assert [point.rank for point in tried] == list(RANKS)

@@ -1,0 +1,16 @@
+"""Accelerators for whoever asks for what only accelerate has."""
+
+from __future__ import annotations
+
+import pytest
+
+from tensorfact.errors import TrainingError
+from tensorfact.lab.training import accelerator_for
+from tests.helpers import refused
+
+
+@pytest.mark.usefixtures("make")
+def test_a_tracker_that_is_not_there_is_said_to_be() -> None:
+    with refused(TrainingError, "wandb"):
+        accelerator_for("cpu", tracker="wandb")
+    assert accelerator_for("cpu") is None

@@ -1,0 +1,162 @@
+"""Training: what trains, what stands still, which epoch stays, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from tensorfact import Group, MatrixBatch, Rule, TensorizationPlan, TensorTrain, adapt, fit
+from tensorfact.errors import TrainingError
+from tensorfact.lab import evaluate
+from tensorfact.lab.training import Epoch
+from tests.bundled import nano, plan, samples
+from tests.helpers import bits, layers, randomise, refused, snapshot, state_bits, untouched
+from tests.lab.training.runs import data, network, numbers, run, stopping_after
+
+
+def test_an_adapted_model_learns_and_its_base_stands_still() -> None:
+    model = randomise(nn.Sequential(layers(2), nn.Linear(6, 3)))
+    base = state_bits(model)
+    plan = TensorizationPlan((Group("g", "layer in out", (Rule("0.{layer}.weight", "out in"),)),))
+    adapter = adapt(model, plan, TensorTrain(2), train_head="1", seed=0)
+    start = {name: bits(core) for name, core in adapter.named_cores().items()}
+    _, before = evaluate(model, data(24, seed=1))
+    history = run(model, epochs=15)
+    accuracy, after = evaluate(model, data(24, seed=1))
+    assert after < before
+    assert accuracy == history.val_accuracy
+    assert accuracy > 0.5
+    now = state_bits(model)
+    changed = {name for name in base if now[name] != base[name]}
+    assert changed == {"1.weight", "1.bias"}
+    assert all(bits(core) != start[name] for name, core in adapter.named_cores().items())
+
+
+def test_the_model_holds_the_best_epoch_s_parameters() -> None:
+    model = network()
+    history = run(model, epochs=8, lr=0.3)
+    accuracy, loss = evaluate(model, data(24, seed=1))
+    best = max(range(8), key=lambda index: history.epochs[index].val_accuracy or 0.0)
+    assert history.best_epoch == best, "the first of the best"
+    assert accuracy == history.val_accuracy == history.epochs[best].val_accuracy
+    assert loss == pytest.approx(history.epochs[best].val_loss, rel=1e-5)
+
+
+def test_the_same_seed_gives_the_same_run_and_another_does_not() -> None:
+    runs = []
+    for seed, noise in ((3, 0), (3, 1), (4, 0)):
+        model = network()
+        torch.manual_seed(noise)
+        runs.append((numbers(run(model, seed=seed)), state_bits(model)))
+    assert runs[0] == runs[1] != runs[2]
+
+
+def test_the_caller_s_random_state_is_left_alone() -> None:
+    model = network()
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    run(model, epochs=2)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_modes_are_given_back_as_they_were() -> None:
+    model = network().train()
+    model[3].eval()  # type: ignore[index]
+    modes = snapshot(model)["modes"]
+    run(model, epochs=1)
+    assert snapshot(model)["modes"] == modes
+    with pytest.raises(KeyboardInterrupt):
+        run(model, progress=stopping_after(1))
+    assert snapshot(model)["modes"] == modes
+
+
+def test_progress_is_reported_after_each_epoch() -> None:
+    calls: list[tuple[str, int, int]] = []
+    run(network(), epochs=3, progress=lambda *call: calls.append(call))
+    assert calls == [("training", 1, 3), ("training", 2, 3), ("training", 3, 3)]
+
+
+def test_any_loss_of_logits_and_labels_may_be_passed() -> None:
+    seen: list[int] = []
+
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        seen.append(len(labels))
+        return nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
+
+    run(network(), epochs=1, loss=loss)
+    assert sum(seen) == 48 + 24
+
+
+def test_nothing_to_train_is_refused() -> None:
+    model = network().requires_grad_(False)
+    with untouched(model), refused(TrainingError, "no parameter", "adapt("):
+        run(model)
+
+
+@pytest.mark.parametrize("empty", ["train", "val"])
+def test_an_empty_split_is_refused(empty: str) -> None:
+    none = TensorDataset(torch.zeros(0, 6), torch.zeros(0, dtype=torch.int64))
+    splits = {"train": data(), "val": data(), empty: none}
+    with refused(TrainingError, "empty"):
+        fit(network(), splits["train"], splits["val"], epochs=1)
+
+
+def test_without_a_validation_split_the_last_epoch_stays() -> None:
+    model, reference = network(), network()
+    history = fit(model, data(), None, epochs=4, batch_size=16, lr=0.3)
+    assert (history.best_epoch, history.val_accuracy) == (3, None)
+    assert all(epoch.val_loss is None and epoch.val_accuracy is None for epoch in history.epochs)
+    seen = run(reference, epochs=4, lr=0.3)
+    assert [e.train_loss for e in seen.epochs] == [e.train_loss for e in history.epochs]
+
+
+@pytest.mark.parametrize("stop", [None, 1, 2, 3])
+def test_some_epochs_are_validated_and_the_best_of_them_stays(tmp_path: Any, stop: int | None) -> None:
+    model = network()
+    if stop is not None:
+        with pytest.raises(KeyboardInterrupt):
+            run(network(), lr=0.3, validate_every=2, checkpoint=tmp_path / "run", progress=stopping_after(stop))
+    history = run(model, lr=0.3, validate_every=2, checkpoint=tmp_path / "run")
+    assert [epoch.val_accuracy is not None for epoch in history.epochs] == [False, True, False, True, True]
+    every = run(network(), lr=0.3)
+    expected = [epoch.val_accuracy if index in (1, 3, 4) else None for index, epoch in enumerate(every.epochs)]
+    assert [epoch.val_accuracy for epoch in history.epochs] == expected
+    assert history.val_accuracy == max(accuracy for accuracy in expected if accuracy is not None)
+    assert evaluate(model, data(24, seed=1))[0] == history.val_accuracy
+
+
+def test_every_epoch_is_told_and_may_end_the_run() -> None:
+    seen: list[tuple[int, Epoch]] = []
+
+    def on_epoch(index: int, epoch: Epoch) -> None:
+        seen.append((index, epoch))
+        if len(seen) == 5:
+            raise KeyError("enough")
+
+    model = network().train()
+    model[1].eval()  # type: ignore[index]
+    modes = snapshot(model)["modes"]
+    history = run(model, epochs=3, on_epoch=on_epoch)
+    assert seen == list(enumerate(history.epochs))
+    with pytest.raises(KeyError, match="enough"):
+        run(model, epochs=3, on_epoch=on_epoch)
+    assert snapshot(model)["modes"] == modes
+
+
+def test_fit_takes_learning_rates_and_resumes_under_the_same(tmp_path: Path) -> None:
+    def run(epochs: int, checkpoint: Path | None, factors: dict[str, float] | None) -> dict[str, bytes]:
+        model = nano()
+        adapter = adapt(model, plan(), MatrixBatch(4), seed=0)
+        fit(model, samples(), samples(), epochs=epochs, warmup_epochs=0, checkpoint=checkpoint, lr_factors=factors)
+        return state_bits(adapter)
+
+    plain, faster = run(2, None, None), run(2, None, {"B": 16.0})
+    assert plain != faster
+    assert run(2, None, {"B": 1.0}) == plain
+    assert run(2, tmp_path / "c.safetensors", {"B": 16.0}) == faster
+    assert run(2, tmp_path / "c.safetensors", {"B": 16.0}) == faster

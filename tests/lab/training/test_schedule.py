@@ -1,0 +1,61 @@
+"""The numbers of a run: how the learning rate goes, and what is out of range."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tensorfact.errors import TrainingError
+from tensorfact.lab.training import Schedule
+from tests.helpers import refused, untouched
+from tests.lab.training.runs import network, run
+
+
+@pytest.mark.parametrize(
+    ("warmup", "progress", "factor"),
+    [
+        (0, 0.0, 1.0),
+        (0, 0.5, 0.5),
+        (0, 1.0, 0.0),
+        (2, 0.1, 0.5),
+        (2, 0.2, 1.0),
+        (2, 1.0, 0.0),
+        (10, 0.5, 0.5),
+        (99, 0.5, 0.5),
+    ],
+)
+def test_the_learning_rate_warms_up_and_falls_to_zero(warmup: float, progress: float, factor: float) -> None:
+    assert Schedule(10, 1, 1.0, 0.0, warmup, 0).lr_factor(progress) == pytest.approx(factor)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epochs", 0), ("epochs", -1), ("batch_size", 0), ("lr", -1.0), ("lr", float("nan")), ("lr", float("inf")),
+        ("weight_decay", -0.1), ("weight_decay", float("nan")), ("warmup_epochs", -1), ("warmup_epochs", float("inf")),
+    ],
+)  # fmt: skip
+def test_a_number_out_of_range_is_refused(name: str, value: Any) -> None:
+    model = network()
+    with untouched(model), refused(TrainingError, name, repr(value), fix=False):
+        run(model, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("epochs", "5"), ("epochs", 1.5), ("batch_size", 2.5), ("lr", None)],
+)
+def test_a_number_of_another_type_is_refused(name: str, value: Any) -> None:
+    model = network()
+    with untouched(model), refused(TrainingError, name, repr(value), fix=False):
+        run(model, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("accumulation", 0), ("accumulation", 1.5), ("workers", -1), ("validate_every", 0)]
+)
+def test_an_option_out_of_range_is_refused(name: str, value: Any) -> None:
+    model = network()
+    with untouched(model), refused(TrainingError, name, repr(value), fix=False):
+        run(model, **{name: value})

@@ -1,0 +1,180 @@
+"""LoRA out: peft's own library loads what was written and is the oracle; what cannot be LoRA is named."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from pathlib import Path
+from typing import Any, cast
+
+import peft
+import pytest
+import timm
+import torch
+import transformers
+from safetensors.torch import load_file
+from torch import nn
+
+from tensorfact import (
+    CP,
+    Format,
+    Group,
+    MatrixBatch,
+    Rule,
+    TensorizationPlan,
+    TensorTrain,
+    Tucker,
+    adapt,
+    extract,
+    from_lora,
+    load_adapter,
+    plan_for,
+    to_lora,
+)
+from tensorfact.errors import AdaptError, CheckpointError
+from tests.bundled import gates, nano
+from tests.helpers import difference, draw, infer, layers, layers_plan, randomise, refused, untouched
+from tests.lora.saved import vit
+
+KINDS = [TensorTrain(4), Tucker(4), CP(6), MatrixBatch(2)]
+
+
+def in_peft(base: nn.Module, folder: Path) -> Any:
+    """Load a folder into a copy of a model as a user of peft does; nothing may be missing."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return peft.PeftModel.from_pretrained(copy.deepcopy(base), str(folder)).eval()
+
+
+@pytest.mark.parametrize("format", KINDS, ids=str)
+def test_peft_gives_the_same_logits_merged_and_unmerged_and_they_come_back(format: Format, tmp_path: Path) -> None:
+    base, model, x = vit(), vit(), torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    adapter = adapt(model, plan_for(model), format, scale=3.0, seed=0)
+    draw(adapter, size=0.1)
+    with torch.no_grad():
+        model.head.bias.add_(1.0)
+    expected = infer(model, x)
+    written = adapter.to_lora(tmp_path)
+    assert max(layer.error for layer in written.layers) < 1e-12
+    exported = in_peft(base, tmp_path)
+    assert difference(infer(exported, x), expected) < 1e-5
+    assert difference(infer(exported.merge_and_unload(), x), expected) < 1e-5
+
+    again = format if isinstance(format, CP) else type(format)("full")  # type: ignore[call-arg]
+    tolerance = None if isinstance(format, CP) else 1e-6
+    found = from_lora(base, tmp_path, adapter.plan, again, tolerance=tolerance)
+    assert found.parameters == adapter.num_parameters
+    assert found.shrank == pytest.approx(written.parameters / found.parameters)
+    load_adapter(base, found.state)
+    assert difference(infer(base, x), expected) < 1e-5
+
+
+def test_names_that_end_alike_get_their_own_matrices(tmp_path: Path) -> None:
+    """peft finds modules by the ends of their names, and ranks by patterns."""
+    inner = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)))
+    base = randomise(inner)
+    rules = [Rule(f"{path}.weight", "out in", layer=at) for at, path in enumerate(("0", "2.1"))]
+    plan = TensorizationPlan(tuple(Group(f"g{at}", "layer in out", (rule,)) for at, rule in enumerate(rules)))
+    model = copy.deepcopy(base)
+    adapter = adapt(model, plan, {"g0": MatrixBatch(3), "g1": MatrixBatch(1)}, seed=0, check=False)
+    draw(adapter)
+    adapter.to_lora(tmp_path)
+    x = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
+    assert difference(infer(in_peft(base, tmp_path), x), infer(model, x)) < 1e-5
+
+
+def test_gpt2_and_frozen_slots(tmp_path: Path) -> None:
+    config = transformers.GPT2Config(n_layer=2, n_embd=16, n_head=2, vocab_size=40, n_positions=8)
+    base = randomise(transformers.GPT2Model(config)).eval()
+    rule = Rule("h.{layer}.attn.c_attn.weight", "in (role out)", role=["q", None, "v"])
+    plan = TensorizationPlan((Group("qv", "(layer role) in out", (rule,)),))
+    model = copy.deepcopy(base)
+    adapter = adapt(model, plan, TensorTrain(3), seed=0)
+    draw(adapter)
+    written = to_lora(adapter, model, tmp_path)
+    assert {layer.rank for layer in written.layers} == {3}
+    tokens = torch.arange(6)[None]
+    expected = model(tokens).last_hidden_state.detach()
+    assert difference(in_peft(base, tmp_path)(tokens).last_hidden_state.detach(), expected) < 1e-5
+    found = from_lora(base, tmp_path, plan, TensorTrain("full"), tolerance=1e-6)
+    assert found.parameters == adapter.num_parameters
+    load_adapter(base, found.state)
+    assert difference(base(tokens).last_hidden_state.detach(), expected) < 1e-5
+
+
+def test_no_numbers_of_the_model_are_needed(tmp_path: Path) -> None:
+    model = vit()
+    adapter = adapt(model, plan_for(model), TensorTrain(2), seed=0)
+    draw(adapter)
+    adapter.save(tmp_path / "a.safetensors")
+    with torch.device("meta"):
+        shapes = timm.create_model("vit_tiny_patch16_224", num_classes=5)
+    for name, model_ in (("one", model), ("two", shapes)):
+        to_lora(tmp_path / "a.safetensors", model_, tmp_path / name)
+    one, two = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+NOT_LORA = {
+    "convolution": ("resnet10t", "layer in out h w", Rule("layer1.0.conv{layer}.weight", "out in h w")),
+    "read, not called": ("beit_base_patch16_224", "layer in out", Rule("blocks.{layer}.attn.qkv.weight", "out in")),
+    "'bias' of Linear": ("vit_tiny_patch16_224", "layer out", Rule("blocks.{layer}.attn.proj.bias", "out")),
+}
+
+
+@pytest.mark.parametrize("case", NOT_LORA)
+def test_what_cannot_be_lora_is_named(case: str, tmp_path: Path) -> None:
+    name, modes, rule = NOT_LORA[case]
+    model = timm.create_model(name, num_classes=2).eval()
+    plan = TensorizationPlan((Group("g", modes, (rule,)),))
+    adapter = adapt(model, plan, CP(2), train_head=False, check=False)
+    with untouched(model), refused(AdaptError, "cannot be LoRA", "Conv2d" if case == "convolution" else case):
+        adapter.to_lora(tmp_path / "lora")
+    assert not (tmp_path / "lora").exists()
+
+
+def test_a_bias_that_is_stored_beside_lora_is_named(tmp_path: Path) -> None:
+    base = randomise(layers(3, 6))
+    tuned = copy.deepcopy(base)
+    with torch.no_grad():
+        cast("nn.Linear", tuned[0]).bias.add_(1.0)
+    state = extract(base, tuned, layers_plan(), CP(2), keep=True).state
+    with refused(AdaptError, "'0.bias'", "head=False"):
+        to_lora(state, base, tmp_path / "lora")
+    assert len(to_lora(state, base, tmp_path / "lora", head=False).layers) == 3
+
+
+def test_a_head_whose_name_ends_another_s_is_named(tmp_path: Path) -> None:
+    model = nn.ModuleDict({"body": nn.Linear(6, 6), "head": nn.Linear(6, 2), "aux_head": nn.Linear(6, 2)})
+    plan = TensorizationPlan((Group("g", "layer in out", (Rule("body.weight", "out in", layer=0),)),))
+    adapter = adapt(model, plan, MatrixBatch(2), train_head="head", check=False)
+    with refused(AdaptError, "aux_head", "head=False"):
+        adapter.to_lora(tmp_path / "lora")
+    assert not (tmp_path / "lora").exists()
+    assert adapter.to_lora(tmp_path / "lora", head=False).path
+
+
+@pytest.mark.parametrize("rank", [0, -1, "full", 0.5, (2,), True])
+def test_a_rank_that_is_none_is_refused(rank: Any, tmp_path: Path) -> None:
+    model = randomise(layers(3, 6))
+    adapter = adapt(model, layers_plan(), TensorTrain(2), check=False)
+    with refused(AdaptError, "to_lora: rank"):
+        adapter.to_lora(tmp_path / "lora", rank=rank)
+
+
+def test_a_folder_that_cannot_be_written_is_refused_and_left_alone(tmp_path: Path) -> None:
+    model = randomise(layers(3, 6))
+    adapter = adapt(model, layers_plan(), TensorTrain(2), check=False)
+    (tmp_path / "a" / "adapter_config.json").mkdir(parents=True)
+    (tmp_path / "file").write_text("")
+    for folder in ("", "a\0b", tmp_path / "a", tmp_path / "file"):
+        with refused(CheckpointError, "cannot write"):
+            adapter.to_lora(folder)
+    assert not (tmp_path / "a" / "adapter_model.safetensors").exists()
+
+
+def test_a_difference_is_no_lora(tmp_path: Path) -> None:
+    adapter = gates(nano())
+    with refused(AdaptError, "convert"):
+        adapter.to_lora(tmp_path / "lora")

@@ -1,0 +1,66 @@
+"""Networks: what makes an einsum, and what is derived from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+
+from tensorfact.errors import NetworkError
+from tensorfact.network import Core, Mode, Network
+from tests.helpers import refused
+from tests.strategies import networks
+
+A = Core("A", ("in", "_r"))
+B = Core("B", ("_r", "out"), "zero")
+SIZES = {"in": 6, "out": 4, "_r": 2}
+
+
+def test_a_network_states_shapes_and_count() -> None:
+    network = Network((A, B), ("in", "out"), SIZES)
+    assert network.shapes() == {"A": (6, 2), "B": (2, 4)}
+    assert network.shape(("out", "in")) == (4, 6)
+    assert network.num_parameters == 20
+    assert str(network) == "A[in _r] B[_r out] -> in out"
+
+
+@given(networks())
+def test_the_count_is_the_sum_of_the_cores(network: Network) -> None:
+    shapes = network.shapes()
+    assert list(shapes) == [core.name for core in network.cores]
+    assert network.num_parameters == sum(math.prod(shape) for shape in shapes.values())
+
+
+@given(networks())
+def test_equal_networks_hash_alike_and_survive_their_sizes_being_changed_elsewhere(network: Network) -> None:
+    sizes = dict(reversed(list(network.sizes.items())))
+    twin = dataclasses.replace(network, sizes=sizes)
+    sizes.clear()
+    assert twin == network
+    assert hash(twin) == hash(network)
+
+
+@pytest.mark.parametrize(
+    ("cores", "output", "sizes", "word"),
+    [
+        ((), (), {}, "no core"),
+        ((A, A), ("in",), SIZES, "not unique"),
+        ((Core("A", ("in", "in")),), ("in",), SIZES, "one leg twice"),
+        ((A, B), ("in", "in"), SIZES, "a leg twice"),
+        ((A, B), ("in", "up"), SIZES, "'up'"),
+        ((A, B), ("in", "out"), {"in": 6, "out": 4}, "'_r'"),
+        ((A, B), ("in", "out"), {**SIZES, "_r": 0}, "at least 1"),
+        ((dataclasses.replace(A, start="zero"), B), ("in", "out"), SIZES, "more than one core starts at zero"),
+    ],
+)
+def test_what_is_no_einsum_is_refused(cores: Any, output: Sequence[str], sizes: dict[str, int], word: str) -> None:
+    with refused(NetworkError, word):
+        Network(cores, tuple(output), sizes)
+
+
+def test_a_mode_knows_its_side() -> None:
+    assert Mode("(layer role)", 144, "stack") == Mode("(layer role)", 144, side="stack")

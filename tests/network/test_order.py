@@ -1,0 +1,114 @@
+"""Contraction: the result is einsum's, the cost is the sum of its steps and never above a naive order's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import opt_einsum
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tensorfact.network import Core, Network, plan_contraction, with_input
+from tensorfact.network.order import TOKENS
+from tests.helpers import difference
+from tests.strategies import networks
+
+OPTIMIZERS: list[Any] = ["auto", "greedy", "optimal", "dp", "eager", opt_einsum.DynamicProgramming(minimize="size")]
+
+
+def operands(network: Network, seed: int = 0) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(s, generator=generator, dtype=torch.float64) for s in network.shapes().values()]
+
+
+def einsum(network: Network, tensors: Iterable[Tensor]) -> Tensor:
+    """Contract in one go, the independent way."""
+    letters = dict(zip(network.sizes, "abcdefghijklmnopqrstuvwxyz", strict=False))
+    inputs = ",".join("".join(letters[leg] for leg in core.legs) for core in network.cores)
+    return torch.einsum(f"{inputs}->{''.join(letters[leg] for leg in network.output)}", *tensors)
+
+
+def naive_flops(network: Network, *, backwards: bool) -> int:
+    """Count the multiplications and additions of one product after another, in the cores' order."""
+    cores = network.cores[::-1] if backwards else network.cores
+    held, total = set(cores[0].legs), 0
+    if len(cores) == 1:
+        return math.prod(network.shape(sorted(held)))
+    for at, core in enumerate(cores[1:], 1):
+        involved = held | set(core.legs)
+        wanted = set(network.output).union(*(later.legs for later in cores[at + 1 :]))
+        held = involved & wanted
+        total += math.prod(network.shape(sorted(involved))) * (2 if held < involved else 1)
+    return total
+
+
+@given(networks(), st.sampled_from(OPTIMIZERS))
+def test_the_result_is_that_of_one_einsum(network: Network, optimize: Any) -> None:
+    tensors = operands(network)
+    found = plan_contraction(network, optimize)(tensors)
+    assert difference(found, einsum(network, tensors)) < 1e-12
+
+
+@given(networks())
+def test_the_naive_cost_is_the_better_of_both_directions(network: Network) -> None:
+    directions = [naive_flops(network, backwards=backwards) for backwards in (False, True)]
+    assert plan_contraction(network).naive_flops == min(directions)
+
+
+@given(networks(), st.sampled_from(OPTIMIZERS))
+def test_steps_have_at_most_two_operands_and_say_what_they_cost(network: Network, optimize: Any) -> None:
+    plan = plan_contraction(network, optimize)
+    assert all(len(step.operands) <= 2 for step in plan.steps)
+    assert sum(len(step.operands) == 2 for step in plan.steps) == len(network.cores) - 1
+    assert plan.flops == sum(step.cost.flops for step in plan.steps) <= plan.naive_flops
+    assert plan.largest_intermediate == max(step.elements for step in plan.steps)
+    assert plan.steps[-1].elements == math.prod(network.shape(network.output))
+
+
+class AllAtOnce(opt_einsum.paths.PathOptimizer):  # type: ignore[misc]
+    """An optimizer of somebody else's that proposes one step of all operands."""
+
+    def __call__(self, inputs: list[Any], output: Any, sizes: Any, memory_limit: Any = None) -> list[tuple[int, ...]]:
+        return [tuple(range(len(inputs)))]
+
+
+def test_a_step_of_many_operands_is_split_into_pairs() -> None:
+    legs = [("a", "b"), ("b", "c"), ("c", "d"), ("d", "e")]
+    cores = tuple(Core(name, pair) for name, pair in zip("ABCD", legs, strict=True))
+    network = Network(cores, ("a", "e"), {"a": 2, "b": 3, "c": 4, "d": 5, "e": 2})
+    plan, tensors = plan_contraction(network, AllAtOnce()), operands(network)
+    assert [len(step.operands) for step in plan.steps] == [2, 2, 2]
+    assert difference(plan(tensors), einsum(network, tensors)) < 1e-12
+
+
+def test_the_order_follows_the_sizes() -> None:
+    """Few tokens meet the cores one by one; many tokens meet the product of the small cores."""
+    cores = (Core("A", ("in", "_1")), Core("S", ("_1", "_2")), Core("B", ("_2", "out")))
+    network = Network(cores, ("in", "out"), {"in": 64, "out": 64, "_1": 8, "_2": 8})
+    orders = [str(plan_contraction(with_input(network, ("in",), ("out",), tokens))) for tokens in (1, 10_000)]
+    assert orders[0].startswith("x A -> [(tokens) _1]")
+    assert "(x A) S" in orders[0]
+    assert "(x A) S" not in orders[1]
+
+
+def test_an_input_goes_before_the_cores() -> None:
+    network = with_input(Network((Core("A", ("in", "out")),), ("in", "out"), {"in": 3, "out": 2}), ("in",), ("out",), 7)
+    assert network.cores[0].legs == (TOKENS, "in")
+    assert network.output == (TOKENS, "out")
+    assert plan_contraction(network)(operands(network)).shape == (7, 2)
+
+
+def test_a_plan_is_made_once_for_equal_networks() -> None:
+    first, second = (Network((Core("A", ("x", "y")),), ("x",), {"x": 2, "y": 3}) for _ in range(2))
+    assert plan_contraction(first) is plan_contraction(second)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_the_result_keeps_the_dtype(dtype: torch.dtype) -> None:
+    network = Network((Core("A", ("x", "y")), Core("B", ("y", "z"))), ("z", "x"), {"x": 2, "y": 3, "z": 4})
+    assert plan_contraction(network)([t.to(dtype) for t in operands(network)]).dtype == dtype

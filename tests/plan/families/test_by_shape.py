@@ -1,0 +1,82 @@
+"""Plans by shape: everything is stacked, or left out with a reason."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from tensorfact import TensorizationPlan, plan_by_shape
+from tensorfact.errors import PlanError
+from tests.helpers import refused
+from tests.plan.families.members import outline
+
+
+def random_model(seed: int) -> nn.Module:
+    """Return a model of no family: nested blocks of a few widths, kernels, an embedding, a recurrent layer."""
+    choose = random.Random(seed)
+
+    def block(depth: int) -> nn.Module:
+        a, b = choose.choice([4, 6]), choose.choice([4, 6])
+        kinds: list[Callable[[], nn.Module]] = [
+            lambda: nn.Linear(a, b),
+            lambda: nn.Conv2d(a, b, 1),
+            lambda: nn.Conv2d(a, b, choose.choice([(3, 3), (1, 3)])),
+            lambda: nn.Conv1d(a, b, 3),
+            lambda: nn.Conv2d(4, 8, 3, groups=4),
+            lambda: nn.ConvTranspose2d(a, b, 3),
+            lambda: nn.Embedding(a, b),
+            lambda: nn.GRU(a, b),
+            lambda: nn.LayerNorm(a),
+            lambda: nn.ParameterDict({"w": torch.zeros(a, b), "bias_table": torch.zeros(a, b)}),
+        ]
+        if depth and choose.random() < 0.5:
+            inner = [block(depth - 1) for _ in range(choose.randint(1, 4))]
+            return (
+                nn.ModuleList(inner)
+                if choose.random() < 0.5
+                else nn.ModuleDict({f"m{k}": m for k, m in enumerate(inner)})
+            )
+        return choose.choice(kinds)()
+
+    return nn.ModuleList(block(3) for _ in range(8))
+
+
+@given(st.integers(0, 2**20))
+def test_by_shape_everything_is_stacked_or_left_out_with_a_reason(seed: int) -> None:
+    model = random_model(seed)
+    try:
+        plan = plan_by_shape(model)
+    except PlanError as error:
+        assert "no two matrices" in str(error)  # noqa: PT017
+        return
+    resolved = plan.resolve(model)
+    names = {name for name, _ in model.named_parameters()}
+    left = {entry.parameter: entry for entry in resolved.left_out}
+    assert set(resolved.parameters).isdisjoint(left)
+    assert set(resolved.parameters) | set(left) == names
+    assert all(len(tensor.views) > 1 for tensor in resolved.tensors)
+    assert "no rule names it" not in {entry.reason for entry in left.values()}
+    assert TensorizationPlan.from_json(plan.to_json()) == plan
+    for name in resolved.parameters:
+        assert not isinstance(model.get_submodule(name.rpartition(".")[0]), (nn.GRU, nn.Embedding, nn.LayerNorm))
+
+
+def test_by_shape_holds_what_a_family_holds() -> None:
+    for name in ("vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "resnet50", "levit_128"):
+        model = outline(name)
+        resolved = plan_by_shape(model).resolve(model)
+        matrices = {n for n, p in model.named_parameters() if p.dim() > 1 and n.endswith("weight")}
+        left = {e.parameter for e in resolved.left_out if e.reason in ("the only one of its shape",)}
+        head = {e.parameter for e in resolved.left_out if "head" in e.reason}
+        depthwise = {e.parameter for e in resolved.left_out if "depthwise" in e.reason}
+        assert matrices == (set(resolved.parameters) | left | head | depthwise) & matrices
+
+
+def test_by_shape_refuses_a_model_with_nothing_to_stack() -> None:
+    with refused(PlanError, "Sequential", "no two matrices"):
+        plan_by_shape(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 4), nn.LayerNorm(4)))

@@ -1,0 +1,77 @@
+"""Tensors of a resolved plan: gathering and scattering, and formats for tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+
+from tensorfact import Group, Rule, TensorizationPlan, TensorTrain, Tucker, get_format
+from tensorfact.errors import FormatError
+from tests.helpers import Tiny, bits, refused
+from tests.strategies import Case, cases
+
+TWO = TensorizationPlan(
+    (
+        Group("proj", "in out", (Rule("blocks.{layer}.proj.weight", "out in"),), partition="layer"),
+        Group("fc", "(layer role) in out", (Rule("blocks.{layer}.fc1.weight", "(role out) in", role=["a", "b"]),)),
+    )
+)
+
+
+@given(cases())
+def test_scatter_undoes_gather_on_everything_but_frozen_slots(case: Case) -> None:
+    parameters = {name: p.detach() for name, p in case.build().named_parameters()}
+    for tensor in case.resolve().tensors:
+        whole = tensor.gather(parameters)
+        for name, part in tensor.scatter(whole).items():
+            assert tensor.tied or bits(part[part != 0]) == bits(parameters[name][part != 0])
+        assert bits(tensor.gather(tensor.scatter(whole))) == bits(whole)
+
+
+def test_a_shared_slice_is_the_mean() -> None:
+    model = Tiny(width=4, depth=3)
+    rule = Rule("blocks.{layer}.proj.weight", "out in")
+    (tensor,) = TensorizationPlan((Group("g", "out in", (rule,), tied="layer"),)).resolve(model).tensors
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+    weights = [parameters[f"blocks.{layer}.proj.weight"] for layer in range(3)]
+    torch.testing.assert_close(tensor.gather(parameters), torch.stack(weights).mean(0))
+    assert tensor.shape == (4, 4)
+    assert all(
+        torch.equal(part, tensor.gather(parameters)) for part in tensor.scatter(tensor.gather(parameters)).values()
+    )
+
+
+@pytest.mark.parametrize(
+    ("format", "count"),
+    [
+        (TensorTrain(1), 2 * 8 + 12),
+        ({"proj": TensorTrain(2), "fc": TensorTrain(1)}, 2 * 16 + 12),
+        ({"proj[0]": TensorTrain(2), "proj": TensorTrain(1), "fc": Tucker(1)}, 16 + 8 + 13),
+    ],
+)
+def test_one_format_for_all_or_one_for_each_name(format: Any, count: int) -> None:
+    resolved = TWO.resolve(Tiny(width=4, ratio=2, depth=2))
+    assert [tensor.name for tensor in resolved.tensors] == ["proj[0]", "proj[1]", "fc"]
+    assert resolved.num_parameters(format) == count
+
+
+@pytest.mark.parametrize(
+    ("format", "words"),
+    [
+        ("tt", ["'tt'", "TensorTrain(rank=8)"]),
+        (get_format("tt"), ["TensorTrain"]),
+        (None, ["None"]),
+        ({"proj": TensorTrain(1)}, ["'fc'"]),
+        ({"proj": TensorTrain(1), "fc": "tt"}, ["'fc'", "'tt'"]),
+        ({"proj": TensorTrain(1), "fc": TensorTrain(1), "fcc": TensorTrain(1)}, ["'fcc'"]),
+        ({"proj[0]": TensorTrain(1), "fc": TensorTrain(1)}, ["'proj[1]'"]),
+        ({}, ["'proj[0]'"]),
+        ({3: TensorTrain(1)}, ["'3'"]),
+    ],
+)
+def test_what_gives_a_tensor_no_format_is_refused(format: Any, words: list[str]) -> None:
+    with refused(FormatError, *words):
+        TWO.resolve(Tiny(width=4, ratio=2, depth=2)).formats(format)

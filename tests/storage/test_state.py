@@ -1,0 +1,252 @@
+"""Adapters saved and loaded: the same bits come back, damage is found, a failure leaves all as it was."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import OrderedDict
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from torch import nn
+
+from tensorfact import AdapterState, Group, Rule, TensorizationPlan, TensorTrain, adapt, load_adapter
+from tensorfact.errors import AdaptError, CheckpointError, FingerprintError, TensorfactError
+from tensorfact.lab import nano
+from tensorfact.storage import files
+from tensorfact.storage.description import AdapterDescription
+from tensorfact.storage.files import read_header, read_tensors
+from tests.helpers import (
+    TOLERANCE,
+    Tiny,
+    bits,
+    difference,
+    draw,
+    ids,
+    infer,
+    layers,
+    layers_plan,
+    randomise,
+    refused,
+    stacked,
+    untouched,
+)
+from tests.storage.saved import PLAN, base
+
+# -------------------------------------------------------------------------------------------------------- what it holds
+
+
+def test_loading_gives_options_factors_and_head_back(saved: Path) -> None:
+    model = base()
+    adapter = load_adapter(model, saved)
+    assert (adapter.plan, adapter.formats, adapter.scales, adapter.dropout) == (
+        PLAN, {"g": TensorTrain(2)}, {"g": 0.5}, 0.1,
+    )  # fmt: skip
+    tensors = read_tensors(saved)
+    assert all(bits(core) == bits(tensors[f"factors.{name}"]) for name, core in adapter.named_cores().items())
+    assert bits(model.state_dict()["head.weight"]) == bits(tensors["head.head.weight"])
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert {"head.weight", "head.bias"} < trained
+
+
+def content(path: Path) -> object:
+    """Return everything a file says; the order of its metadata is safetensors' own."""
+    return read_header(path), {name: bits(tensor) for name, tensor in read_tensors(path).items()}
+
+
+def test_saving_what_was_loaded_writes_the_same_file(saved: Path, tmp_path: Path) -> None:
+    load_adapter(base(), saved).save(tmp_path / "again")
+    assert content(tmp_path / "again") == content(saved)
+
+
+def test_loading_leaves_the_random_state_alone(saved: Path) -> None:
+    model = base()
+    state = torch.get_rng_state()
+    load_adapter(model, saved)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_merged_adapter_saves_the_same_file(tmp_path: Path) -> None:
+    adapter = adapt(base(), PLAN, TensorTrain(2))
+    draw(adapter)
+    adapter.save(tmp_path / "before")
+    adapter.merge()
+    adapter.save(tmp_path / "merged")
+    assert content(tmp_path / "before") == content(tmp_path / "merged")
+
+
+def test_a_loaded_adapter_may_go_another_route(saved: Path) -> None:
+    models = [base() for _ in range(2)]
+    for model, route in zip(models, ("activation", "weight"), strict=True):
+        adapter = load_adapter(model, saved, route=route)  # type: ignore[arg-type]
+        assert {choice.route for choice in adapter.explain().choices} == {route}
+    assert torch.allclose(infer(models[0], ids()), infer(models[1], ids()), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_file_loads_onto_the_same_base_in_another_precision(saved: Path, dtype: torch.dtype) -> None:
+    model, twin = base(), base().to(dtype)
+    load_adapter(model, saved)
+    adapter = load_adapter(twin, saved)
+    assert {p.dtype for p in adapter.parameters()} == {torch.promote_types(dtype, torch.float32)}
+    coarser = torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
+    assert difference(infer(twin, ids()), infer(model, ids())) < TOLERANCE[coarser]
+
+
+# ------------------------------------------------------------------------------------------------------------- refusals
+
+
+def test_an_adapted_model_is_refused(saved: Path) -> None:
+    model = base()
+    load_adapter(model, saved)
+    with untouched(model), refused(AdaptError, "adapted already"):
+        load_adapter(model, saved)
+
+
+@pytest.mark.parametrize("name", ["missing", "."])
+def test_a_path_that_is_no_file_is_refused(tmp_path: Path, name: str) -> None:
+    model = base()
+    with untouched(model), refused(CheckpointError, str(tmp_path / name)):
+        load_adapter(model, tmp_path / name)
+
+
+def test_a_model_whose_head_was_taken_off_says_so_when_saving(tmp_path: Path) -> None:
+    """timm's `reset_classifier(0)` replaces the head by nothing."""
+    model = base()
+    adapter = adapt(model, PLAN, TensorTrain(1))
+    model.head = nn.Identity()
+    with pytest.raises(TensorfactError):
+        adapter.save(tmp_path / "file")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("where", ["missing/file", "."])
+def test_a_failed_save_leaves_adapter_and_folder_as_they_were(tmp_path: Path, where: str) -> None:
+    model = base()
+    adapter = adapt(model, PLAN, TensorTrain(1))
+    with untouched(model), refused(CheckpointError, str(tmp_path / where)):
+        adapter.save(tmp_path / where)
+    assert not list(tmp_path.iterdir())
+
+
+# --------------------------------------------------------------------------------------------------------------- damage
+
+
+@settings(max_examples=250)
+@given(data=st.data())
+def test_a_flipped_bit_is_never_loaded(folder: Path, data: st.DataObject) -> None:
+    whole = bytearray((folder / "saved").read_bytes())
+    whole[data.draw(st.integers(0, len(whole) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    (folder / "flipped").write_bytes(whole)
+    model = base()
+    with untouched(model), pytest.raises(CheckpointError):
+        load_adapter(model, folder / "flipped")
+
+
+def test_a_flipped_bit_in_the_plan_is_a_damaged_file(saved: Path) -> None:
+    """The plan is read before the digest is; a damaged one must not be taken for a plan of another model."""
+    whole = saved.read_bytes()
+    model = base()
+    for old, new in ((b"qkv", b"qkw"), (b'rank\\":2', b'rank\\":6'), (b"(role out)", b"(role oqt)")):
+        assert old in whole
+        saved.write_bytes(whole.replace(old, new))
+        with untouched(model), pytest.raises(CheckpointError):
+            load_adapter(model, saved)
+
+
+@settings(max_examples=60)
+@given(data=st.data())
+def test_a_truncated_file_is_never_loaded(folder: Path, data: st.DataObject) -> None:
+    whole = (folder / "saved").read_bytes()
+    (folder / "cut").write_bytes(whole[: data.draw(st.integers(0, len(whole) - 1))])
+    model = base()
+    with untouched(model), refused(CheckpointError, str(folder / "cut")):
+        load_adapter(model, folder / "cut")
+
+
+def test_layers_of_a_sequential_are_saved_and_loaded_by_their_numbers(tmp_path: Path) -> None:
+    model = randomise(layers(3))
+    adapter = adapt(model, layers_plan(), TensorTrain(2))
+    draw(adapter)
+    adapter.save(tmp_path / "file")
+    twin = randomise(layers(3))
+    load_adapter(twin, tmp_path / "file")
+    x = torch.randn(2, 6)
+    assert torch.equal(infer(twin, x), infer(model, x))
+
+
+def test_the_running_statistics_of_a_head_are_saved(tmp_path: Path) -> None:
+    def build() -> nn.Module:
+        torch.manual_seed(0)
+        head = nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, 2))
+        return nn.Sequential(OrderedDict(body=nn.Linear(6, 6), head=head))
+
+    plan = TensorizationPlan((Group("g", "in out", (Rule("body.weight", "out in"),)),))
+    model, twin, x = build(), build(), torch.randn(32, 6) * 3 + 1
+    adapter = adapt(model, plan, TensorTrain(2), train_head="head", seed=0)
+    model.train()(x)
+    adapter.save(tmp_path / "file")
+    load_adapter(twin, tmp_path / "file")
+    assert torch.equal(infer(twin.eval(), x), infer(model.eval(), x))
+
+
+def test_a_file_of_version_0_1_loads_bit_for_bit(tmp_path: Path) -> None:
+    """The fixture was written by 0.1.0: a trained TT of the bundled model at rank 4, with its head."""
+    fixture = Path(__file__).parents[1] / "fixtures" / "adapter.safetensors"
+    stored = load_file(fixture)
+    adapter = load_adapter(nano(), fixture)
+    loaded = adapter.state.tensors
+    assert loaded.keys() == stored.keys()
+    assert all(torch.equal(loaded[name], stored[name]) for name in stored)
+    adapter.save(tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == fixture.read_bytes()
+
+
+def test_a_file_is_opened_for_its_header_and_for_its_tensors_and_never_again(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[object] = []
+    opening = files._opened
+
+    def counted(path: Path) -> object:
+        opened.append(path)
+        return opening(path)
+
+    monkeypatch.setattr(files, "_opened", counted)
+    load_adapter(base(), saved)
+    assert len(opened) == 2
+    AdapterState.load(saved)
+    assert len(opened) == 4
+    AdapterDescription.read(saved)
+    assert len(opened) == 5
+
+
+def test_a_file_that_does_not_fit_is_refused_before_a_tensor_is_read(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files.Header, "tensors", lambda header: pytest.fail("read"))
+    model = randomise(Tiny(width=6))
+    for check_base in (True, False):
+        with untouched(model), pytest.raises(CheckpointError):
+            load_adapter(model, saved, check_base=check_base)
+
+
+def test_a_state_in_memory_is_held_against_the_model_as_a_file_is(saved: Path) -> None:
+    state, model = AdapterState.load(saved), base(1)
+    with untouched(model), refused(FingerprintError, "the adapter", "check_base=False"):
+        load_adapter(model, state)
+    first, second = (load_adapter(base(), source) for source in (saved, state))
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    third = load_adapter(base(), first)  # and so may be the adapter of another model
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), third.parameters(), strict=True))
+
+
+def test_a_file_whose_cores_are_not_its_format_s_is_refused(tmp_path: Path) -> None:
+    state = stacked()[1].state
+    other = dataclasses.replace(state.description, formats={"stack": TensorTrain(2)})
+    AdapterState(other, state.tensors).save(tmp_path / "a.safetensors")
+    with refused(CheckpointError, "cores of its formats", "'factors.stack."):
+        AdapterState.load(tmp_path / "a.safetensors")

@@ -1,0 +1,100 @@
+"""Laws of formats: what is right passes, and for every law there is a fault that breaks it and no other."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from tensorfact import CP, Format, MatrixBatch, TensorTrain, Tucker, available_formats, get_format
+from tensorfact.formats import (
+    BlockTerm,
+    Diagonals,
+    Each,
+    Gates,
+    Hadamard,
+    KhatriRao,
+    Kronecker,
+    Monarch,
+    Nested,
+    PartialTucker,
+    Started,
+    TensorRing,
+    TTMatrix,
+    parse_format,
+)
+from tensorfact.network import Mode, Network
+from tensorfact.testing import check_format
+from tests import faulty
+from tests.testing.outcomes import failing
+
+GOOD: dict[str, Format] = {
+    "tt": TensorTrain(2),
+    "tucker": Tucker(2),
+    "cp": CP(2),
+    "matrix-batch": MatrixBatch(2),
+    "tensor-ring": TensorRing(2),
+    "partial-tucker": PartialTucker(2),
+    "block-term": BlockTerm(2),
+    "tt-matrix": TTMatrix(2),
+    "kronecker": Kronecker(2),
+    "hadamard": Hadamard(2),
+    "monarch": Monarch(2),
+    "khatri-rao": KhatriRao(),
+    "gates": Gates(),
+    "diagonals": Diagonals(TensorTrain(2)),
+    "each": Each(TensorTrain(2)),
+    "nested": Nested(MatrixBatch(2), {"A": TensorTrain(2), "B": Each(TensorTrain(2))}),
+    "started": Started(TensorTrain(2), {"V": "zero"}),
+}
+"""One of every name that the library registers."""
+
+
+# -------------------------------------------------------------------------------------------------------- what is right
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in available_formats() if get_format(name).__module__.startswith("tensorfact.")]
+)
+def test_every_registered_format_keeps_the_laws(name: str) -> None:
+    assert failing(check_format(GOOD[name])) == {}
+
+
+@pytest.mark.parametrize(
+    "format", [TensorTrain(16), TensorTrain("full"), CP(2, weights=True), faulty.Middle()], ids=str
+)
+def test_other_options_keep_the_laws(format: Format) -> None:
+    assert failing(check_format(format)) == {}
+
+
+# -------------------------------------------------------------------------------------------------------- what is wrong
+
+
+@pytest.mark.parametrize("law", faulty.FORMATS)
+def test_a_faulty_format_breaks_its_law_and_no_other(law: str) -> None:
+    broken = failing(check_format(faulty.FORMATS[law]))
+    assert list(broken) == [law], broken
+
+
+# ---------------------------------------------------------------------------------------------------- how it is written
+
+
+def test_given_modes_are_the_only_ones() -> None:
+    seen = set()
+
+    class Watching(TensorTrain):
+        def network(self, modes: Any) -> Network:
+            seen.add(tuple(modes))
+            return super().network(modes)
+
+    modes = (Mode("(layer role)", 6, "stack"), Mode("in", 4, "in"), Mode("out", 5, "out"))
+    laws = check_format(Watching(2), modes)
+    assert [name for name in failing(laws) if name != "immutable"] == []
+    assert seen == {modes}
+
+
+def test_a_format_is_checked_by_its_own_options_where_it_has_no_name() -> None:
+    laws = {law.name: law for law in check_format(faulty.Middle())}
+    assert laws["options survive JSON"]() is None
+    assert parse_format("tt:rank=2") == copy.deepcopy(TensorTrain(2))
