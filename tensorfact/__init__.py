@@ -21,9 +21,11 @@ from .plan import Group, Rule, TensorizationPlan, plan_by_shape, plan_for
 from .storage import AdapterState
 
 if TYPE_CHECKING:
-    from . import lab
+    from . import drawing as drawing
+    from . import lab as lab
     from . import testing as testing
-    from .lab import compare, fit
+    from .lab import compare as compare
+    from .lab import fit as fit
 
 __version__ = "0.1.0"
 
@@ -42,15 +44,12 @@ __all__ = [
     "adapt",
     "available_formats",
     "combine",
-    "compare",
     "convert",
     "errors",
     "extract",
-    "fit",
     "formats",
     "from_lora",
     "get_format",
-    "lab",
     "load_adapter",
     "network",
     "plan_by_shape",
@@ -61,7 +60,7 @@ __all__ = [
     "to_lora",
 ]
 
-_LATER = {"lab": "lab", "compare": "lab", "fit": "lab", "testing": "testing"}
+_LATER = {"compare": "lab", "fit": "lab", "lab": "lab", "testing": "testing", "drawing": "drawing"}
 """What is imported on first use, and the room it comes from: the lab imports timm, the conformance kit hypothesis."""
 
 if not TYPE_CHECKING:  # a checker sees the imports above, and no other attribute
@@ -69,9 +68,13 @@ if not TYPE_CHECKING:  # a checker sees the imports above, and no other attribut
     def __getattr__(name: str) -> object:
         if name not in _LATER:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        room = import_module(f".{_LATER[name]}", __name__)
+        try:
+            room = import_module(f".{_LATER[name]}", __name__)
+        except ImportError as error:  # help() and completion ask for every name
+            fix = "pip install 'tensorfact[testing]'" if name == "testing" else "pip install --upgrade tensorfact"
+            raise AttributeError(f"{__name__}.{name} cannot be imported: {error}. Fix: {fix}.") from error
         return room if name == _LATER[name] else getattr(room, name)
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "testing"]
+    return sorted({*__all__, "compare", "fit", "lab", "testing"})

@@ -288,6 +288,7 @@ def test_the_front_door_is_narrow() -> None:
 def test_what_loads_later_is_what_it_would_have_been() -> None:
     assert tensorfact.fit is importlib.import_module("tensorfact.lab").fit
     assert tensorfact.compare is importlib.import_module("tensorfact.lab").compare
+    assert tensorfact.drawing is importlib.import_module("tensorfact.drawing")
     with pytest.raises(AttributeError, match="no attribute 'nano'"):
         tensorfact.nano  # type: ignore[attr-defined]  # noqa: B018
 
@@ -357,6 +358,35 @@ def test_importing_loads_no_library_of_the_lab() -> None:
     loaded = set(ast.literal_eval(in_a_fresh_process(code)))
     assert not loaded & {*OWNERS, "pytest", "peft"} - CORE
     assert not loaded & {"triton", "sympy"}, "torch's compiler was loaded"
+
+
+WITHOUT = """
+import pydoc, sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("hypothesis", "timm", "torchvision", "matplotlib", "rich", "typer", "sklearn"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
+import tensorfact
+from tensorfact import *
+
+assert adapt is tensorfact.adapt
+assert pydoc.render_doc(tensorfact)
+for name in ("testing", "lab", "fit"):
+    try:
+        getattr(tensorfact, name)
+    except AttributeError as error:
+        print(error)
+"""
+
+
+def test_what_cannot_be_imported_is_an_attribute_that_is_missing() -> None:
+    printed = in_a_fresh_process(WITHOUT)
+    assert "tensorfact.testing cannot be imported: No module named 'hypothesis'." in printed
+    assert "pip install 'tensorfact[testing]'" in printed
+    assert "tensorfact.fit cannot be imported: No module named" in printed
 
 
 def test_the_package_is_typed() -> None:

@@ -166,11 +166,12 @@ def load_adapter(
     )
     if description.subtracts_start:
         adapter.subtract_start()
-    _attached(adapter, check)
     with torch.no_grad():
         for prefix, factors in ((FACTORS, adapter.factors), (START, adapter.starts)):
             for name, core in named(factors).items():
                 core.copy_(state.tensors[prefix + name])
+    _attached(adapter, check)
+    with torch.no_grad():
         for name, tensor in head.items():
             tensor.copy_(state.tensors[HEAD + name])
     return adapter

@@ -25,7 +25,7 @@ def draw(subject: Network | Format | ResolvedPlan, modes: Sequence[Mode] = (), t
         The text of an SVG file, which suits light and dark pages.
 
     Raises:
-        NetworkError: The subject is none of these.
+        NetworkError: The subject is none of these, or the modes are none.
         FormatError: A format without modes, or one that does not allow them.
 
     Examples:
@@ -37,6 +37,14 @@ def draw(subject: Network | Format | ResolvedPlan, modes: Sequence[Mode] = (), t
         >>> draw(plan_for(nano()).resolve(nano()))[:4]
         '<svg'
     """
+    given: object = modes
+    if not isinstance(given, (tuple, list)) or not all(isinstance(mode, Mode) for mode in given):
+        raise NetworkError(
+            "draw: modes",
+            expected="Mode objects in a tuple",
+            got=repr(given)[:80],
+            fix="draw(format, plan.resolve(model).tensors[0].modes)",
+        )
     return _draw(subject, tuple(modes), title)
 
 

@@ -19,6 +19,7 @@ from ..model.head import head_buffers
 from ..model.parameters import base_parameters
 from ..network import Dropout, Mode, Network, Side
 from ..network.initial import deviations, fresh
+from ..network.starts import GIVEN
 from ..plan import ResolvedPlan, TensorizationPlan
 from .files import Header, read_header
 
@@ -132,7 +133,7 @@ class AdapterDescription:
     def _check(self, header: Header, left_out: LeftOutCores) -> None:
         """Hold the formats against the tensors of a file, before any is allocated."""
         try:
-            expected, unchanged = self.shapes, self._unchanged()
+            expected, unchanged = self.shapes, self._redrawable()
         except TensorfactError as error:
             raise CheckpointError(
                 f"{header.path} is damaged: its formats do not fit its tensors", got=str(error)
@@ -147,8 +148,7 @@ class AdapterDescription:
                     got=f"{stored.get(name, 'none')}",
                     fix="restore it from a copy",
                 )
-        small = sum(map(math.prod, drawn.values())) <= _MOST
-        if not small or drawn.keys() != left_out.names or not left_out.names <= self.drawn(left_out.names).keys():
+        if drawn.keys() != left_out.names or sum(map(math.prod, drawn.values())) > _MOST:
             raise CheckpointError(f"{header.path} is damaged: it leaves out what cannot be drawn again")
 
     def metadata(self, left_out: LeftOutCores) -> dict[str, Any]:
@@ -250,8 +250,8 @@ class AdapterDescription:
             if head.get(name) != self.head.get(name):
                 raise CheckpointError(
                     f"{source} does not fit the model at {HEAD + name!r}",
-                    expected=f"shape {head.get(name, 'none')}",
-                    got=f"{self.head.get(name, 'none')}",
+                    expected=f"shape {self.head.get(name, 'none')}",
+                    got=f"{head.get(name, 'none')}",
                     cause="a head with another number of classes, or another model",
                     fix="create the model with the num_classes the adapter was trained with",
                 )
@@ -266,12 +266,14 @@ class AdapterDescription:
         own = {name: parameters[name] for name in self.head if name in parameters}
         return {**own, **head_buffers(model, own)}
 
-    def _unchanged(self) -> dict[str, tuple[int, ...]]:
-        """Return what training does not change, by name, and its shape."""
+    def _redrawable(self) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of the cores that can be drawn again: not trained, and seeded or given by their format."""
         found: dict[str, tuple[int, ...]] = {}
-        for name, format in self.formats.items():
-            network = format.network(self.modes[name])
+        for name in self.formats:
+            network = self.network(name)
             for core, shape in zip(network.cores, network.shapes().values(), strict=True):
+                if self.seed is None and core.start != GIVEN:
+                    continue
                 found |= {} if core.trained else {f"{FACTORS}{name}.{core.name}": shape}
                 found |= {f"{START}{name}.{core.name}": shape} if self.subtracts_start else {}
         return found
@@ -285,7 +287,7 @@ class AdapterDescription:
         Returns:
             The cores in fp32 on the CPU, without those that cannot be drawn again.
         """
-        wanted = self._unchanged().keys() if names is None else names
+        wanted = self._redrawable().keys() if names is None else names
         found: dict[str, Tensor] = {}
         if not wanted:
             return {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
@@ -56,8 +57,6 @@ class AdapterState:
         if model is not None:
             description.check_fits(model, check_base=check_base, source=str(path))
         tensors = header.tensors()
-        if not left_out.names:
-            return cls(description, tensors)
         drawn = description.drawn(left_out.names)
         if (found := LeftOutCores.of(drawn)) != left_out:
             raise CheckpointError(
@@ -71,7 +70,36 @@ class AdapterState:
             tensor = name.partition(".")[2].rpartition(".")[0]
             like = next(value for key, value in tensors.items() if key.startswith(f"{FACTORS}{tensor}."))
             tensors[name] = core.to(like.dtype)
-        return cls(description, tensors)
+        state = cls(description, tensors)
+        state.check(str(path))
+        return state
+
+    def check(self, source: str = "the adapter") -> None:
+        """Hold the tensors against the description.
+
+        Args:
+            source: Where they are from, for messages.
+
+        Raises:
+            CheckpointError: A tensor is missing, unknown, of another shape, or a core holds no real numbers.
+        """
+        expected, found = self.description.shapes, {name: tuple(t.shape) for name, t in self.tensors.items()}
+        for name in sorted(expected.keys() | found.keys()):
+            if expected.get(name) != found.get(name):
+                raise CheckpointError(
+                    f"{source} does not hold the tensors that it describes, at {name!r}",
+                    expected=f"shape {expected.get(name, 'none')}",
+                    got=f"{found.get(name, 'none')}",
+                    fix="pass a state as `adapter.state` or `AdapterState.load` returns it",
+                )
+            tensor = self.tensors[name]
+            if tensor.is_meta or not (tensor.is_floating_point() or name.startswith(HEAD)):
+                raise CheckpointError(
+                    f"{source}: {name!r}",
+                    expected="floating-point numbers",
+                    got=f"{tensor.dtype} on {tensor.device}",
+                    fix="save the adapter again in fp32, fp64, fp16 or bf16",
+                )
 
     def save(self, path: str | Path) -> None:
         """Write everything to one safetensors file, atomically.
@@ -171,7 +199,7 @@ class HasState(Protocol):
         ...
 
 
-Source = HasState | AdapterState | str | Path
+Source = HasState | AdapterState | str | os.PathLike[str]
 """Where an adapter comes from: one on a model, one without, or a file."""
 
 
@@ -189,11 +217,13 @@ def state_of(adapter: Source, model: nn.Module | None = None, *, check_base: boo
         PlanError: Its plan does not fit the model.
         AdaptError: This is no adapter.
     """
-    if isinstance(adapter, (str, Path)):
-        return AdapterState.load(adapter, model, check_base=check_base)
+    if isinstance(adapter, (str, os.PathLike)):
+        return AdapterState.load(Path(adapter), model, check_base=check_base)
     state = adapter if isinstance(adapter, AdapterState) else getattr(adapter, "state", None)
     if not isinstance(state, AdapterState):
         raise AdaptError("an adapter", expected="an Adapter, an AdapterState or a file", got=repr(adapter)[:80])
+    if adapter is state:  # it may have been put together by hand
+        state.check()
     if model is not None:
         state.description.check_fits(model, check_base=check_base)
     return state

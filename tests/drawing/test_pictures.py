@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tensorfact import Rule, TensorTrain, plan_for
@@ -32,3 +34,9 @@ def test_a_format_needs_modes() -> None:
 def test_nothing_else_has_a_picture(subject: object) -> None:
     with pytest.raises(NetworkError, match="expected a Network, a Format with modes, or a ResolvedPlan"):
         draw(subject)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("modes", [None, Mode("in", 3, "in"), (3, 4), "in out"])
+def test_modes_are_modes(modes: Any) -> None:
+    with pytest.raises(NetworkError, match="draw: modes: expected Mode objects"):
+        draw(TensorTrain(rank=4), modes)

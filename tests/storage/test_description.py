@@ -26,6 +26,7 @@ from tensorfact import (
     plan_for,
 )
 from tensorfact.errors import CheckpointError, FingerprintError, FormatError, TensorfactError
+from tensorfact.storage import description
 from tensorfact.storage.description import AdapterDescription, fingerprint
 from tensorfact.storage.files import read_header, read_tensors, write_tensors
 from tests.bundled import FROZEN, VERA, X, nano, plan
@@ -286,3 +287,11 @@ def test_a_file_cannot_ask_for_more_than_it_may(tmp_path: Path) -> None:
     path = _edited(tmp_path / "a.safetensors", lambda m: m.update(modes={"all": huge}))
     with refused(CheckpointError, "damaged", fix=False):
         AdapterDescription.read(path)
+
+
+def test_a_description_is_read_without_drawing_what_the_file_leaves_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapt(nano(), plan(), VERA, seed=0).save(tmp_path / "a.safetensors")
+    monkeypatch.setattr(description, "fresh", lambda *_: pytest.fail("drawn"))
+    assert AdapterDescription.read(tmp_path / "a.safetensors").seed == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,14 +12,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from tensorfact import AdapterState, Group, Rule, TensorizationPlan, TensorTrain, adapt, load_adapter
 from tensorfact.errors import AdaptError, CheckpointError, FingerprintError, TensorfactError
 from tensorfact.lab import nano
 from tensorfact.storage import files
 from tensorfact.storage.description import AdapterDescription
-from tensorfact.storage.files import read_header, read_tensors
+from tensorfact.storage.files import read_header, read_tensors, write_tensors
 from tests.helpers import (
     TOLERANCE,
     Tiny,
@@ -250,3 +251,52 @@ def test_a_file_whose_cores_are_not_its_format_s_is_refused(tmp_path: Path) -> N
     AdapterState(other, state.tensors).save(tmp_path / "a.safetensors")
     with refused(CheckpointError, "cores of its formats", "'factors.stack."):
         AdapterState.load(tmp_path / "a.safetensors")
+
+
+def _without(state: AdapterState, name: str) -> dict[str, Tensor]:
+    return {key: tensor for key, tensor in state.tensors.items() if key != name}
+
+
+WRONG: dict[str, Callable[[AdapterState], dict[str, Tensor]]] = {
+    "a core of another shape": lambda s: {**s.tensors, "factors.g.V": torch.zeros(2, 9)},
+    "a core that would be broadcast": lambda s: {**s.tensors, "factors.g.V": torch.zeros(4)},
+    "a core is missing": lambda s: _without(s, "factors.g.V"),
+    "a core too many": lambda s: {**s.tensors, "factors.g.W": torch.zeros(1)},
+    "a core of complex numbers": lambda s: {**s.tensors, "factors.g.V": torch.zeros(2, 4, dtype=torch.complex64)},
+    "a core of integers": lambda s: {**s.tensors, "factors.g.V": torch.zeros(2, 4, dtype=torch.int64)},
+    "a core without numbers": lambda s: {**s.tensors, "factors.g.V": torch.zeros(2, 4, device="meta")},
+    "a head is missing": lambda s: _without(s, "head.head.bias"),
+    "a head of another shape": lambda s: {**s.tensors, "head.head.bias": torch.zeros(5)},
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_state_whose_tensors_are_not_those_that_it_describes_is_refused(saved: Path, name: str) -> None:
+    state, model = AdapterState.load(saved), base()
+    with untouched(model), refused(CheckpointError):
+        load_adapter(model, AdapterState(state.description, WRONG[name](state)))
+
+
+def test_a_file_of_complex_numbers_is_refused(saved: Path) -> None:
+    header, tensors = read_header(saved), read_tensors(saved)
+    tensors["factors.g.V"] = tensors["factors.g.V"].to(torch.complex64)
+    write_tensors(saved, tensors, header.metadata)
+    model = base()
+    with untouched(model), refused(CheckpointError, "complex64", "factors.g.V"):
+        load_adapter(model, saved)
+
+
+class Elsewhere:
+    """A path that is neither a str nor a `Path`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+
+def test_any_path_will_do(saved: Path) -> None:
+    first, *others = (load_adapter(base(), path) for path in (saved, str(saved), Elsewhere(saved)))
+    for other in others:
+        assert all(torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters(), strict=True))

@@ -93,7 +93,7 @@ def note_sources(model: nn.Module) -> list[RemovableHandle]:
         The hooks, to be removed.
     """
     timm = sys.modules.get("timm.layers")  # whoever made a model of timm's has imported it
-    kinds = (*CHEAP, *(getattr(timm, name) for name in CHEAP_IN_TIMM if timm is not None))
+    kinds = (*CHEAP, *(getattr(timm, name, nn.LayerNorm) for name in CHEAP_IN_TIMM))
     forwards = {kind.forward for kind in kinds}
     return [m.register_forward_hook(_note) for m in model.modules() if type(m).forward in forwards]
 
