@@ -56,7 +56,7 @@ class TensorfactError(Exception):
         sentences = [": ".join(part for part in (problem, ", ".join(filter(None, contrast))) if part)]
         sentences += [f"Usual cause: {cause}"] if cause else []
         sentences += [f"Fix: {fix}"] if fix else []
-        super().__init__(" ".join(f"{sentence.rstrip('.')}." for sentence in sentences))
+        super().__init__(" ".join(s if s.endswith("?") else f"{s.rstrip('.')}." for s in sentences))
 
 
 class PlanError(TensorfactError, ValueError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..algebra import Recompression, convert, round_ranks
+from ..common.checks import finite_number
 from ..common.progress import Progress, silent
 from ..errors import AdaptError, nearest
 from ..formats import Format
@@ -77,8 +77,13 @@ class Adapter(Attached):
                     expected=f"one of {sorted(known)}",
                     got=f"{name!r}{nearest(name, known)}",
                 )
-            if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not 0 < factor < math.inf:
-                raise AdaptError(f"parameter_groups: {name!r}", expected="a multiple above 0", got=repr(factor))
+            factors[name] = finite_number(
+                factor,
+                f"parameter_groups: factor of {name!r}",
+                AdaptError,
+                fits=lambda multiple: multiple > 0,
+                expected="a multiple above 0",
+            )
         groups: dict[float, list[Tensor]] = {}
         for parameter in self.model.parameters():
             if parameter.requires_grad:

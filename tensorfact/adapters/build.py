@@ -9,6 +9,7 @@ from typing import Any, get_args
 import torch
 from torch import nn
 
+from ..common.checks import one_of
 from ..errors import AdaptError
 from ..formats import Format
 from ..model.head import head_parameters
@@ -198,8 +199,7 @@ def _built(
     formats = resolved.formats(format)
     given = per_tensor(scale, list(formats), "scale")
     scales = {tensor.name: scale_of(given[tensor.name], formats[tensor.name], tensor) for tensor in resolved.tensors}
-    if route not in get_args(Route):
-        raise AdaptError("adapt: route", expected=f"one of {get_args(Route)}", got=repr(route), fix="route='auto'")
+    one_of(route, get_args(Route), "adapt: route", AdaptError)
     parameters = base_parameters(model)
     trained = {id(parameters[name]) for name in head}
     if both := [name for name in resolved.parameters if id(parameters[name]) in trained]:

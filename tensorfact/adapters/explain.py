@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from ..common.checks import whole_number
 from ..common.table import Table
 from ..errors import AdaptError
 from ..network import Cost
 from ..network.cost import seconds_of
-from .increments import Increment, token_class
+from .increments import NOMINAL_TOKENS, Increment, token_class
 
 ROUNDS = 5
 
@@ -136,8 +137,7 @@ def explain(planned: Iterable[Planned], tokens: int, *, measure: bool = False) -
     Raises:
         AdaptError: `tokens` is no positive int.
     """
-    if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1:
-        raise AdaptError("explain: tokens", expected="an int of at least 1", got=repr(tokens))
+    tokens = whole_number(tokens, "explain: tokens", AdaptError, example=NOMINAL_TOKENS)
     alike: dict[tuple[object, bool], list[Planned]] = {}
     for each in planned:
         alike.setdefault((each.increment.kind, each.applied), []).append(each)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
 
+from ..common.checks import finite_number
 from ..errors import AdaptError
 from ..formats import Format
+from ..formats.search import spelled_rank
 from ..plan import TensorGroup
 
 
@@ -52,19 +53,13 @@ def scale_of(scale: object, format: Format, tensor: TensorGroup) -> float:
     Raises:
         AdaptError: It is no finite number, or the format has several ranks.
     """
-    value: Any = scale.alpha if isinstance(scale, Alpha) else scale
-    if not _is_finite(value):
-        raise AdaptError(
-            f"adapt: scale of {tensor.name!r}",
-            expected="a finite number",
-            got=repr(scale),
-            fix="scale=1.0, or scale=Alpha(8)",
-        )
+    given = scale.alpha if isinstance(scale, Alpha) else scale
+    value = finite_number(given, f"adapt: tensor {tensor.name!r}: scale", AdaptError)
     if not isinstance(scale, Alpha):
-        return float(value)
+        return value
     if format.own_rank is None:
         return 1.0
-    rank = format.explicit(tensor.modes).spelled_rank
+    rank = spelled_rank(format.explicit(tensor.modes))
     if isinstance(rank, tuple):
         if len(set(rank)) > 1:
             raise AdaptError(
@@ -74,11 +69,4 @@ def scale_of(scale: object, format: Format, tensor: TensorGroup) -> float:
                 fix="pass a number",
             )
         rank = rank[0]
-    return float(value) / (math.sqrt(rank) if scale.root else rank)
-
-
-def _is_finite(value: Any) -> bool:
-    try:
-        return not isinstance(value, (bool, str)) and math.isfinite(value)
-    except (TypeError, OverflowError):
-        return False
+    return value / (math.sqrt(rank) if scale.root else rank)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
+from ..common.checks import finite_number, whole_number
 from ..common.progress import Progress, silent
 from ..errors import AdaptError, DataError, FingerprintError, FormatError, PlanError, RankError
 from ..formats import Decomposition, Format, format_label
 from ..formats.rank import FULL, Rank, first_that
+from ..formats.search import capped, highest_rank, spelled_rank
 from ..network import Mode
 from ..plan.tensors import formats_of
 from ..storage import AdapterState
@@ -112,8 +113,8 @@ def round_ranks(
             got=" and ".join(name for name, value in given.items() if value is not None) or "none",
             fix="give one of them",
         )
-    if budget is not None and (isinstance(budget, bool) or not isinstance(budget, int)):
-        raise RankError("round: budget", expected="an int", got=repr(budget), fix="budget=20000")
+    if budget is not None:
+        budget = whole_number(budget, "round: budget", RankError, example=20000)
     lower = {} if rank is None else _ranked(state, rank)
     lower |= {} if budget is None else _within(state, budget)
 
@@ -170,7 +171,8 @@ def combine(
     if not isinstance(adapters, Mapping) or not adapters:
         got = "none" if isinstance(adapters, Mapping) else type(adapters).__name__
         raise AdaptError("combine: adapters", expected="weights by adapter", got=got, fix="{first: 0.5, second: 0.5}")
-    states = [(state_of(adapter), _weight(weight)) for adapter, weight in adapters.items()]
+    weights = [finite_number(weight, "combine: weight", AdaptError, example=0.5) for weight in adapters.values()]
+    states = [(state_of(adapter), weight) for adapter, weight in zip(adapters, weights, strict=True)]
     first = states[0][0]
     for other, _ in states[1:]:
         _check_alike(first, other, check_base=check_base)
@@ -228,7 +230,7 @@ def _ranked(state: AdapterState, rank: Rank) -> dict[str, Format]:
         modes = state.description.modes[name]
         given = at_rank(format, rank, name)
         if isinstance(rank, int):
-            formats[name] = format.at(rank, modes)
+            formats[name] = capped(format, rank, modes)
             continue
         lower = tuple(map(min, *_alike([each.explicit(modes) for each in (given, format)])))
         formats[name] = at_rank(format, _least(lower), name)
@@ -238,7 +240,7 @@ def _ranked(state: AdapterState, rank: Rank) -> dict[str, Format]:
 
 def _alike(formats: Sequence[Format]) -> list[tuple[int, ...]]:
     """Return the explicit ranks of formats of one kind, as many numbers each."""
-    ranks = [format.spelled_rank for format in formats]
+    ranks = [spelled_rank(format) for format in formats]
     count = max((len(rank) for rank in ranks if isinstance(rank, tuple)), default=1)
     return [rank if isinstance(rank, tuple) else (rank,) * count for rank in ranks]
 
@@ -248,29 +250,27 @@ def _least(ranks: tuple[int, ...]) -> Rank:
     return ranks if len(ranks) > 1 else ranks[0]
 
 
-def _highest(format: Format) -> int:
-    return max(_alike([format])[0])
-
-
 def _within(state: AdapterState, budget: int) -> dict[str, Format]:
     """Return every tensor's format at the highest rank, one for all, at which they keep to a budget."""
-    tensors = [(format, state.description.modes[name]) for name, format in state.description.formats.items()]
+    formats, modes = state.description.formats, state.description.modes
+
+    def at_most(rank: int) -> dict[str, Format]:
+        return {name: capped(format, rank, modes[name]) for name, format in formats.items()}
 
     def numbers(rank: int) -> int:
-        return sum(format.at(rank, modes).num_parameters(modes) for format, modes in tensors)
+        return sum(format.num_parameters(modes[name]) for name, format in at_most(rank).items())
 
     if numbers(1) > budget:
         raise RankError(
             f"round: a budget of {budget:,} numbers",
             expected=f"at least {numbers(1):,}, which rank 1 takes",
             got=f"{budget:,}",
-            fix="allow more, or convert to a format with fewer numbers",
+            fix=f"budget={numbers(1)}, or convert to a format with fewer numbers",
         )
     if state.num_parameters <= budget:
-        return dict(state.description.formats)
-    high = max(_highest(format.explicit(modes)) for format, modes in tensors)
-    rank = first_that(lambda rank: numbers(rank) > budget, high) - 1
-    return {name: format.at(rank, state.description.modes[name]) for name, format in state.description.formats.items()}
+        return dict(formats)
+    high = max(highest_rank(format.explicit(modes[name])) for name, format in formats.items())
+    return at_most(first_that(lambda rank: numbers(rank) > budget, high) - 1)
 
 
 def at_rank(format: Format, rank: Rank, tensor: str) -> Format:
@@ -287,12 +287,6 @@ def at_rank(format: Format, rank: Rank, tensor: str) -> Format:
     if format.own_rank is None:
         raise FormatError(f"{format} of tensor {tensor!r} has no rank", fix="convert it to another format")
     return format.with_rank(rank)
-
-
-def _weight(weight: float) -> float:
-    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not math.isfinite(weight):
-        raise AdaptError("combine: a weight", expected="a finite number", got=repr(weight), fix="0.5")
-    return float(weight)
 
 
 def _check_alike(first: AdapterState, other: AdapterState, *, check_base: bool) -> None:

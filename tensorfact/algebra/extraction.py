@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..common.checks import finite_number
 from ..common.progress import Progress, silent
 from ..common.table import Table
 from ..errors import AdaptError, DataError
@@ -209,9 +210,7 @@ def check_scale(owner: str, scale: object) -> None:
     Raises:
         AdaptError: It is no finite number, or 0.
     """
-    fits = isinstance(scale, (int, float)) and not isinstance(scale, bool) and math.isfinite(scale)
-    if not fits or not scale:
-        raise AdaptError(f"{owner}: scale", expected="a finite number that is not 0", got=repr(scale), fix="scale=1.0")
+    finite_number(scale, f"{owner}: scale", AdaptError, fits=bool, expected="a finite number that is not 0")
 
 
 def _named(weights: Weights) -> Mapping[str, Tensor]:

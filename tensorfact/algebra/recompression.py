@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from ..formats import Decomposition, Format
+from ..formats.base import idle
 from ..formats.common import grown, zero_core
 from ..formats.dense import check_tolerance, out_of_reach
+from ..formats.search import capped, smallest
 from ..network import Mode, Network
 from .bases import Compressed, compress
 from .term import Term, energy
@@ -76,8 +78,8 @@ def recompress(
     places = [dict(zip(apart, at, strict=True)) for at in itertools.product(*(range(target.sizes[m]) for m in apart))]
     blocks = [compress([term.at(place) for term in terms], reach, tolerance or 0.0) for place in places]
     if len(terms) > 1 and sum(block.energy for block in blocks) <= (_NOISE * _magnitude(terms)) ** 2:  # they cancel
-        format = format if tolerance is None else format.at(1, modes)
-        return Decomposition(format, modes, format.idle(modes, blocks[0].core), 0.0)
+        format = format if tolerance is None else capped(format, 1, modes)
+        return Decomposition(format, modes, idle(format, modes, blocks[0].core), 0.0)
     solved = _solve(blocks, modes, format, tolerance)
     if tolerance is not None and not solved.error <= tolerance:
         if unchanged:  # least squares did not find what was there already
@@ -148,13 +150,13 @@ def _solve(blocks: list[Compressed], modes: Sequence[Mode], format: Format, tole
     if tolerance is None:
         return _at_rank(blocks, modes, format)
     if len(blocks) > 1:
-        return _at_rank(blocks, modes, format.smallest(modes, lambda f: _at_rank(blocks, modes, f).error <= tolerance))
+        return _at_rank(blocks, modes, smallest(format, modes, lambda f: _at_rank(blocks, modes, f).error <= tolerance))
     (block,) = blocks
     small, kept = _small(block, modes), block.energy - block.dropped
     left = tolerance**2 * block.energy - block.dropped
     fitted = format.fitted(small)
     if not 0 < left < kept:  # everything was spent, or there is nothing to keep
-        return _at_rank(blocks, modes, fitted if left <= 0 else fitted.at(1, small))
+        return _at_rank(blocks, modes, fitted if left <= 0 else capped(fitted, 1, small))
     scale = block.core.abs().max()
     return _at_rank(blocks, modes, fitted.within(block.core / scale, small, math.sqrt(left / kept)))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Self
 
 import torch
@@ -16,7 +16,8 @@ from ..network import Mode, Network, dense_of
 from .common import zero_core
 from .dense import check_tolerance, checked, default_modes, out_of_reach, relative_error
 from .least_squares import least_squares
-from .rank import Explicit, Rank, first_that, is_explicit, spread_rank
+from .rank import Rank, spread_rank
+from .search import capped, largest, smallest, spelled_rank
 
 _HIGHEST = 1 << 40
 """Above every rank that a tensor allows."""
@@ -92,7 +93,7 @@ class Format(abc.ABC):
         Returns:
             This format with explicit ranks, none above its own.
         """
-        return self.smallest(modes, lambda each: _error(each, tensor, modes) <= tolerance)
+        return smallest(self, modes, lambda each: _error(each, tensor, modes) <= tolerance)
 
     def decompose(
         self, tensor: Tensor, modes: Sequence[Mode] | None = None, *, tolerance: float | None = None
@@ -129,8 +130,8 @@ class Format(abc.ABC):
             check_tolerance(tolerance)
         scale = dense.abs().max()
         if not scale:
-            format = self.explicit(modes) if tolerance is None else self.at(1, modes)
-            return Decomposition(format, modes, format.idle(modes, dense), 0.0)
+            format = self.explicit(modes) if tolerance is None else capped(self, 1, modes)
+            return Decomposition(format, modes, idle(format, modes, dense), 0.0)
         dense = dense / scale
         format = self.explicit(modes) if tolerance is None else self.within(dense, modes, tolerance)
         found = format.factorize(dense, modes)
@@ -141,25 +142,6 @@ class Format(abc.ABC):
         if tolerance is not None and not error <= tolerance:
             raise out_of_reach(self, tolerance, error)
         return Decomposition(format, modes, cores, error)
-
-    def idle(self, modes: Sequence[Mode], like: Tensor) -> dict[str, Tensor]:
-        """Return cores that stand for zero and can be trained all the same: one is zero, the others are not.
-
-        Args:
-            modes: The tensor's modes.
-            like: A tensor of the dtype and on the device that the cores get.
-        """
-        network, given = self.network(modes), self.given(modes)
-        zero = zero_core(network).name
-        generator = torch.Generator().manual_seed(0)
-        cores = {}
-        for name, shape in network.shapes().items():
-            value = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
-            value = given.get(name, value * (name != zero) / math.sqrt(math.prod(shape)))
-            cores[name] = value.to(like.device, like.dtype)
-        return cores
-
-    # -------------------------------------------------------------------------------------------------------- ranks
 
     def explicit(self, modes: Sequence[Mode]) -> Self:
         """Return this format with its rank spelled out: what 'full' or a fraction of the dense size mean here.
@@ -183,7 +165,7 @@ class Format(abc.ABC):
         if isinstance(rank, str):
             highest = self.with_rank(_HIGHEST).fitted(modes)
             return highest if highest.own_rank != _HIGHEST else self.with_rank(1)  # there is no bond
-        return self.largest(modes, int(rank * math.prod(mode.size for mode in modes)))
+        return largest(self, modes, int(rank * math.prod(mode.size for mode in modes)))
 
     def fitted(self, modes: Sequence[Mode]) -> Self:
         """Return this format with its rank lowered to what the modes allow, if they allow less.
@@ -202,55 +184,6 @@ class Format(abc.ABC):
             return self.with_rank(error.allowed if len(error.allowed) > 1 else error.allowed[0])
         return self
 
-    def at(self, rank: int, modes: Sequence[Mode]) -> Self:
-        """Return this format at one rank for all bonds, or at its own where that is lower.
-
-        Args:
-            rank: The rank.
-            modes: The tensor's modes.
-        """
-        own = self.explicit(modes).spelled_rank
-        if self.own_rank is None:
-            return self
-        lower = tuple(min(rank, each) for each in own) if isinstance(own, tuple) else min(rank, own)
-        return self.with_rank(lower).fitted(modes)
-
-    def smallest(self, modes: Sequence[Mode], suits: Callable[[Self], bool]) -> Self:
-        """Return this format at the smallest rank, one for all bonds, that suits; at its own if none does.
-
-        Args:
-            modes: The tensor's modes.
-            suits: Whether a format suits; if it does, so do all with higher ranks.
-        """
-        own = self.explicit(modes).spelled_rank
-        high = max(own) if isinstance(own, tuple) else own
-        return self.at(first_that(lambda rank: suits(self.at(rank, modes)), high), modes)
-
-    def largest(self, modes: Sequence[Mode], budget: int) -> Self:
-        """Return this format at the largest rank, one for all bonds, whose factors hold no more numbers than a budget.
-
-        Args:
-            modes: The tensor's modes.
-            budget: How many numbers.
-
-        Raises:
-            RankError: Rank 1 takes more.
-        """
-        top = self if self.own_rank is None or is_explicit(self.own_rank) else self.with_rank("full").explicit(modes)
-        if top.num_parameters(modes) <= budget:
-            return top
-        own = top.spelled_rank
-        high = max(own) if isinstance(own, tuple) else own
-        rank = first_that(lambda rank: top.at(rank, modes).num_parameters(modes) > budget, high) - 1
-        if rank < 1:
-            raise RankError(
-                f"{self}: a budget of {budget:,} numbers",
-                expected=f"at least {top.at(1, modes).num_parameters(modes):,}, which rank 1 takes",
-                got=f"{budget:,}",
-                fix="allow more",
-            )
-        return top.at(rank, modes)
-
     def ranks(self, limits: Mapping[str, int], modes: Sequence[Mode]) -> tuple[int, ...]:
         """Return the rank of every bond or mode, held against what the modes allow.
 
@@ -261,20 +194,13 @@ class Format(abc.ABC):
         Raises:
             RankError: Too many or too few ranks, or one above its limit.
         """
-        return spread_rank(self.explicit(modes).spelled_rank, limits, str(self))
+        return spread_rank(spelled_rank(self.explicit(modes)), limits, str(self))
 
     @property
     def own_rank(self) -> Rank | None:
         """The rank as it was given; None for a format that has none."""
         rank: Rank | None = getattr(self, "rank", None)
         return rank
-
-    @property
-    def spelled_rank(self) -> Explicit:
-        """The rank of a format in which it is explicit; 1 for one that has none."""
-        rank = self.own_rank
-        assert is_explicit(rank) or rank is None
-        return 1 if rank is None else rank
 
     def with_rank(self, rank: Rank) -> Self:
         """Return this format at another rank.
@@ -298,6 +224,25 @@ class Format(abc.ABC):
         defaults = {f.name: f.default for f in dataclasses.fields(self)}
         shown = ", ".join(f"{name}={value}" for name, value in options.items() if value != defaults[name])
         return f"{type(self).__name__}({shown})"
+
+
+def idle(format: Format, modes: Sequence[Mode], like: Tensor) -> dict[str, Tensor]:
+    """Return cores that stand for zero and can be trained all the same: one is zero, the others are not.
+
+    Args:
+        format: The format.
+        modes: The tensor's modes.
+        like: A tensor of the dtype and on the device that the cores get.
+    """
+    network, given = format.network(modes), format.given(modes)
+    zero = zero_core(network).name
+    generator = torch.Generator().manual_seed(0)
+    cores = {}
+    for name, shape in network.shapes().items():
+        value = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
+        value = given.get(name, value * (name != zero) / math.sqrt(math.prod(shape)))
+        cores[name] = value.to(like.device, like.dtype)
+    return cores
 
 
 def _error(format: Format, dense: Tensor, modes: Sequence[Mode]) -> float:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..common.checks import finite_number
 from ..errors import DataError, RankError
 from ..network import Mode
 
@@ -26,10 +27,8 @@ def check_tolerance(tolerance: object) -> None:
     Raises:
         RankError: It is no number in (0, 1).
     """
-    if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)) or not 0 < tolerance < 1:
-        raise RankError(
-            "tolerance", expected="a relative error, 0 < tolerance < 1", got=repr(tolerance), fix="tolerance=0.01"
-        )
+    meant = "a relative error, 0 < tolerance < 1"
+    finite_number(tolerance, "tolerance", RankError, fits=lambda t: 0 < t < 1, expected=meant, example=0.01)
 
 
 def out_of_reach(format: object, tolerance: float, error: float) -> RankError:

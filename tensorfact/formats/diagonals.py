@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 
+from ..common.checks import finite_number
 from ..errors import FormatError
 from ..network import Core, Mode, Network
 from ..network.starts import ZERO
@@ -45,12 +45,9 @@ class Diagonals(Wrapper):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        number = isinstance(self.value, (int, float)) and not isinstance(self.value, bool) and math.isfinite(self.value)
-        if not number or not self.value:
-            raise FormatError(
-                "Diagonals: value", expected="a number that is not 0", got=repr(self.value), fix="value=0.1"
-            )
-        object.__setattr__(self, "value", float(self.value))
+        meant = "a finite number that is not 0"
+        value = finite_number(self.value, "Diagonals: value", FormatError, fits=bool, expected=meant, example=0.1)
+        object.__setattr__(self, "value", value)
 
     def network(self, modes: Sequence[Mode]) -> Network:
         """State the frozen cores and the diagonals."""

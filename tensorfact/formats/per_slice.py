@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import FormatError
 from ..network import Mode, Network
 from ..network.starts import GIVEN
-from .base import Format
+from .base import Format, idle
 from .common import mode_sizes
 from .least_squares import least_squares
 from .wrapper import Wrapper
@@ -66,7 +66,7 @@ class PerSlice(Format, abc.ABC):
         for place in itertools.product(*(range(mode.size) for mode in stack)):
             part, scale = dense[place], float(dense[place].abs().max())
             if not scale:
-                found: Mapping[str, Tensor] = self.idle(slice, part)
+                found: Mapping[str, Tensor] = idle(self, slice, part)
             else:
                 found = self.slice_factorize(part / scale, slice)
             each = (scale or 1.0) ** (1 / (len(found) - len(given)))

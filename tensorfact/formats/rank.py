@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, TypeGuard
 
+from ..common.checks import whole_number
 from ..errors import RankError
 from ..network import Mode
 
@@ -55,14 +55,7 @@ def check_count(count: object, owner: str, meant: str = "an int of at least 1") 
     Raises:
         RankError: It is no int of at least 1.
     """
-    try:
-        number = 0 if isinstance(count, bool) else operator.index(count)  # type: ignore[arg-type]
-    except TypeError:
-        number = 0
-    if number < 1:
-        name, _, option = owner.partition(": ")
-        raise RankError(owner, expected=meant, got=repr(count), fix=f"{name}({option}=4)")
-    return number
+    return whole_number(count, owner, RankError, expected=meant, example=4)
 
 
 def is_explicit(rank: object) -> TypeGuard[Explicit]:

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..algebra.term import terms_of
+from ..common.checks import whole_number
 from ..common.progress import Progress, silent
 from ..common.table import Table
 from ..errors import AdaptError, CheckpointError
@@ -109,8 +110,8 @@ def to_lora(
         >>> to_lora(adapter, model, tempfile.mkdtemp()).layers[0]
         Exported(module='blocks.0.attn.qkv', rank=4, error=0.0)
     """
-    if rank is not None and (isinstance(rank, bool) or not isinstance(rank, int) or rank < 1):
-        raise AdaptError("to_lora: rank", expected="an int of at least 1, or None", got=repr(rank), fix="rank=8")
+    if rank is not None:
+        rank = whole_number(rank, "to_lora: rank", AdaptError, expected="an int of at least 1, or None", example=8)
     if folder is not None:
         _check_folder(folder)
     state = state_of(adapter)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import AdaptError, nearest
+from ..common.checks import one_of, probability
+from ..errors import AdaptError
 from .network import Core, Network
 from .starts import ZERO
 
@@ -42,15 +42,9 @@ class Dropout:
         """
         names = [field.name for field in dataclasses.fields(cls)]
         values: Mapping[Any, Any] = given if isinstance(given, Mapping) else {"rank": given}
-        for name, value in values.items():
-            if name not in names:
-                raise AdaptError(
-                    f"adapt: dropout {name!r}", expected=f"one of {names}", got=f"{name!r}{nearest(str(name), names)}"
-                )
-            number = not isinstance(value, (bool, str)) and hasattr(value, "__float__")
-            if not number or not math.isfinite(float(value)) or not 0 <= float(value) < 1:
-                raise AdaptError("adapt: dropout", expected="0 <= dropout < 1", got=repr(value), fix="dropout=0.1")
-        return cls(**{name: float(value) for name, value in values.items()})
+        for name in values:
+            one_of(name, names, "adapt: dropout", AdaptError)
+        return cls(**{name: probability(value, "adapt: dropout", AdaptError) for name, value in values.items()})
 
     @property
     def plain(self) -> float | dict[str, float]:

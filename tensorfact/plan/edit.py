@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ..common.checks import whole_number
 from ..errors import PlanError, nearest
 from .notation import Axes, format_axes, parse_axes
 from .rules import Coordinate, Group, Rule
@@ -36,18 +37,16 @@ def split_axis(groups: Iterable[Group], axis: str, into: Mapping[str, int | None
             fix="use an axis of the rules' patterns",
         )
     sizes = dict(into) if isinstance(into, Mapping) else {}
-    right = all(isinstance(name, str) for name in sizes) and all(map(_is_size, sizes.values()))
-    if not sizes or not right or list(sizes.values()).count(None) > 1:
+    if not sizes or not all(isinstance(name, str) for name in sizes) or list(sizes.values()).count(None) > 1:
         raise PlanError(
             f"split: {axis!r} into {into!r}",
             expected="the new axes and their sizes, ints of at least 1, or one None",
             fix=f"plan.split({axis!r}, {{'head': 12, 'dim': None}})",
         )
+    for name, size in sizes.items():
+        if size is not None:
+            whole_number(size, f"split: {axis!r} into {name!r}: size", PlanError, example=12)
     return tuple(_split(group, axis, sizes) if axis in group.rules[0].free else group for group in groups)
-
-
-def _is_size(size: object) -> bool:
-    return size is None or (isinstance(size, int) and not isinstance(size, bool) and size > 0)
 
 
 def _split(group: Group, axis: str, into: Mapping[str, int | None]) -> Group:

@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import nn
 
-from ..errors import PlanError, nearest
+from ..common.checks import one_of, whole_number
+from ..errors import PlanError
 from .notation import Axes, mode_name, parse_axes
 
 Coordinate = int | str
@@ -189,13 +190,8 @@ class Group:
             raise PlanError(owner, expected="a list of at least one Rule", got=repr(given))
         self._check_axes(owner)
         for axis, size in (self.axis_sizes or {}).items():
-            if axis not in self.rules[0].free or isinstance(size, bool) or not isinstance(size, int) or size < 1:
-                hint = nearest(axis, self.rules[0].free)
-                raise PlanError(
-                    f"{owner}: axis_sizes[{axis!r}]",
-                    expected="an axis that runs along the parameters, and its size",
-                    got=f"{size!r}{hint}",
-                )
+            one_of(axis, self.rules[0].free, f"{owner}: axis_sizes", PlanError)
+            whole_number(size, f"{owner}: axis_sizes[{axis!r}]", PlanError, example=12)
 
     def __hash__(self) -> int:
         return hash((self.name, self.modes, self.rules, self.partition, self.tied))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import FormatError
 from ..formats import Format, Wrapper, available_formats, get_format
+from ..formats.search import spelled_rank
 from ..network import Mode, Side
 from ..plan import TensorizationPlan, plan_by_shape
 from ..plan.notation import mode_name
@@ -159,7 +160,7 @@ def _is_needed(field: dataclasses.Field[object]) -> bool:
 def _limits(format: Format, modes: Sequence[Mode]) -> tuple[int, ...]:
     """Return the highest rank of every bond, one for all if the format takes only one."""
     try:
-        highest = format.with_rank("full").explicit(modes).spelled_rank
+        highest = spelled_rank(format.with_rank("full").explicit(modes))
     except (FormatError, TypeError, ValueError):  # a format whose rank is an int and nothing else
         return (max(rank for rank in range(1, HIGHEST_RANK + 1) if allows(format.with_rank(rank), modes)),)
     return highest if isinstance(highest, tuple) else (highest,)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..errors import FormatError
 from ..formats import Decomposition, Format
+from ..formats.search import capped
 from ..network import Mode, Network, Side
 from .laws import BrokenError
 from .strategies import allows
@@ -115,7 +116,7 @@ class FormatSubject:
         """Those tensors, decomposed at rank 1, for a format that has a higher one."""
         if self.format.own_rank is None:
             return {}
-        lowest = {case: self.format.at(1, case) for case in self.tensors}
+        lowest = {case: capped(self.format, 1, case) for case in self.tensors}
         return {
             case: format.decompose(self.tensors[case], case)
             for case, format in lowest.items()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from torch.nn.utils import skip_init
 
+from ...common.checks import finite_number
 from ...errors import AdaptError
 from .added import Added, blocks_of
 from .method import require_size
@@ -131,8 +131,7 @@ class AdaptFormer:
 
     def __post_init__(self) -> None:
         require_size("AdaptFormer: hidden", self.hidden)
-        if type(self.scale) not in (int, float) or not math.isfinite(self.scale):
-            raise AdaptError("AdaptFormer: scale", expected="a finite number", got=repr(self.scale), fix="scale=0.1")
+        finite_number(self.scale, "AdaptFormer: scale", AdaptError, example=0.1)
 
     @property
     def label(self) -> str:

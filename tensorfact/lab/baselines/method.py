@@ -7,6 +7,7 @@ from typing import Protocol
 
 from torch import nn
 
+from ...common.checks import whole_number
 from ...errors import AdaptError
 
 
@@ -20,8 +21,7 @@ def require_size(what: str, value: object) -> None:
     Raises:
         AdaptError: It is refused.
     """
-    if type(value) is not int or value < 1:
-        raise AdaptError(what, expected="an int >= 1", got=repr(value), fix="use one, such as 8")
+    whole_number(value, what, AdaptError, example=8)
 
 
 def required_sizes(what: str, given: object, each: str) -> tuple[int, ...]:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Literal
 
-from ...errors import DataError, nearest
+from ...common.checks import one_of
+from ...errors import DataError
 from ..data import VTAB
 
 SHALLOW = (100, 5, 1, 200, 50, 200, 1, 5, 50, 50, 10, 100, 200, 100, 100, 100, 100, 200, 200)
@@ -44,10 +45,7 @@ def prompt_length(task: str, *, deep: bool, family: Literal["vit", "swin"] = "vi
         50
     """
     for what, name, known in (("task", task, list(VTAB)), ("family", family, ["vit", "swin"])):
-        if name not in known:
-            raise DataError(
-                f"prompt_length: {what}", expected=f"one of {', '.join(known)}", got=f"{name!r}{nearest(name, known)}"
-            )
+        one_of(name, known, f"prompt_length: {what}", DataError)
     if type(deep) is not bool:
         raise DataError("prompt_length: deep", expected="True or False", got=repr(deep))
     if family == "swin":

@@ -8,6 +8,7 @@ import random
 
 from torch import nn
 
+from ...common.checks import whole_number
 from ...common.progress import Progress, silent
 from ...errors import AdaptError, TrainingError
 from ..data import Splits
@@ -110,10 +111,7 @@ def check_search(
         TrainingError: A number is out of range.
     """
     for name, value in (("population", population), ("generations", generations), ("budget", budget)):
-        if type(value) is not int or value < 1:
-            raise TrainingError(
-                f"search_subnet: {name}", expected="an int >= 1", got=repr(value), fix=f"write {name} as such a number"
-            )
+        whole_number(value, f"search_subnet: {name}", TrainingError, example=50)
     _, width = sequence_of(model)
     least = space.smallest(len(blocks_of(model, "mlp", "attn", "norm1"))).num_parameters(width)
     if least > budget:

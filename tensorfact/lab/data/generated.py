@@ -8,7 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ...errors import DataError, nearest
+from ...common.checks import one_of
+from ...errors import DataError
 from .images import data_config
 from .in_memory import ResizedImages
 from .splits import Splits, cut
@@ -66,8 +67,7 @@ def sprites(
     Sources: L. Matthey, I. Higgins, D. Hassabis, A. Lerchner, dSprites, 2017; X. Zhai et al., A large-scale study of
     representation learning with the Visual Task Adaptation Benchmark, 2019 (arXiv:1910.04867).
     """
-    if kind not in LABELS:
-        raise DataError("sprites", expected=f"one of {', '.join(LABELS)}", got=f"{kind!r}{nearest(kind, LABELS)}")
+    one_of(kind, LABELS, "sprites: kind", DataError)
     config = data_config(model, imagenet_statistics=imagenet_statistics)
     parts = []
     for part in cut(COUNT, (train, val, test), seed=seed, what="sprites", rest=False):

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from ...common.checks import one_of
 from ...common.progress import Progress, silent
-from ...errors import DataError, nearest
+from ...errors import DataError
 from .images import check_images, open_rgb, transform_of
 from .splits import Splits, check_classes
 
@@ -113,10 +114,7 @@ def vtab(
         DataError: An unknown task, a missing list or image, a line or label that is none, a list that is not the two
             it is made of; file and line are named.
     """
-    if name not in VTAB:
-        raise DataError(
-            f"vtab: task {name!r}", expected=f"one of {', '.join(VTAB)}", got=f"{name!r}{nearest(name, VTAB)}"
-        )
+    one_of(name, VTAB, "vtab: name", DataError)
     task, folder = VTAB[name], Path(root, name)
     listed = {
         file: _read(folder / f"{file}.txt", task.classes) for file in ("train800", "val200", "train800val200", "test")

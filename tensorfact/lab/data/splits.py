@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.utils.data import ConcatDataset
 
+from ...common.checks import whole_number
 from ...errors import DataError
 from ..training import Samples
 
@@ -79,8 +80,8 @@ def check_classes(classes: int | None) -> None:
     Raises:
         DataError: Neither None nor an integer of at least 1.
     """
-    if classes is not None and (type(classes) is not int or classes < 1):
-        raise DataError("classes", expected="an integer of at least 1, or None", got=repr(classes))
+    if classes is not None:
+        whole_number(classes, "classes", DataError, expected="an int of at least 1, or None", example=10)
 
 
 def cut(count: int, sizes: Sequence[int | None], *, seed: int, what: str, rest: bool = True) -> list[list[int]]:

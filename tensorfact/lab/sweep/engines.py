@@ -11,6 +11,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
+from ...common.checks import whole_number
 from ...errors import SweepError
 from .spec import RunSpec
 
@@ -38,8 +39,7 @@ def pool(workers: int, gpus: int = 0) -> Engine:
     Raises:
         SweepError: There is to be no worker.
     """
-    if workers < 1:
-        raise SweepError("pool: workers", expected="at least 1", got=repr(workers), fix="pool(2)")
+    workers = whole_number(workers, "pool: workers", SweepError, example=2)
 
     def engine(job: Job, specs: Sequence[RunSpec]) -> Iterator[RunSpec]:
         context = multiprocessing.get_context("spawn")  # forked processes cannot use CUDA, nor torch's threads

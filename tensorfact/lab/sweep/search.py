@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from ...common.checks import whole_number
 from ...common.progress import Progress
 from ...errors import SweepError
 from ...storage.files import make_folder
@@ -43,8 +44,7 @@ def searched(sweep: Sweep, runner: Runner, trials: int, progress: Progress) -> C
 
     Source: T. Akiba et al., Optuna: A Next-generation Hyperparameter Optimization Framework, KDD 2019.
     """
-    if trials < 1:
-        raise SweepError("a search's trials", expected="at least 1", got=repr(trials), fix="trials=20")
+    trials = whole_number(trials, "searched: trials", SweepError, example=20)
     try:
         import optuna
     except ImportError as error:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar
 
+from ...common.checks import finite_number, one_of, whole_number
 from ...errors import SweepError
 
 T = TypeVar("T")
@@ -61,9 +61,7 @@ class Settings:
             _coerce(self, name, int)
         for name in ("drop_last", "imagenet_statistics"):
             _coerce(self, name, bool)
-        known = ("no", "bf16", "fp16")
-        if self.precision not in known:
-            raise SweepError("precision", expected=f"one of {', '.join(known)}", got=repr(self.precision), fix="no")
+        one_of(self.precision, ("no", "bf16", "fp16"), "precision", SweepError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,8 +105,7 @@ class RunSpec:
         texts = (self.model, self.task, self.method, self.checkpoint or "")
         if not all(isinstance(text, str) for text in texts) or not isinstance(self.settings, Settings):
             raise SweepError("a run", expected="names as text, and Settings", got=repr(self), fix="see RunSpec")
-        if self.stage not in STAGES:
-            raise SweepError("stage", expected=f"one of {', '.join(STAGES)}", got=repr(self.stage), fix="select")
+        one_of(self.stage, STAGES, "stage", SweepError)
 
     @property
     def id(self) -> str:
@@ -165,13 +162,18 @@ def parse_json(text: str, what: str) -> Any:
 def _coerce(of: object, name: str, kind: type, *, positive: bool = False) -> None:
     """Give a field its type, or say that it is no such number."""
     value = getattr(of, name)
-    numbers = (int, float) if kind is float else (kind,)
-    right = isinstance(value, numbers) and (kind is bool or not isinstance(value, bool))
-    lowest = 0 if kind is not int or name == "seed" else 1
-    if not right or not lowest <= value < (math.inf if kind is float else 2**53) or (positive and not value):
-        what = "True or False" if kind is bool else f"a finite {kind.__name__} {'>' if positive else '>='} {lowest}"
-        raise SweepError(name, expected=what, got=repr(value), fix=f"write {name} as such a number")
-    object.__setattr__(of, name, kind(value))
+    if kind is bool:
+        if not isinstance(value, bool):
+            raise SweepError(name, expected="True or False", got=repr(value), fix=f"{name}=True")
+    elif kind is int:
+        value = whole_number(value, name, SweepError, least=0 if name == "seed" else 1)
+        if value >= 2**53:  # JSON numbers are exact up to there
+            raise SweepError(name, expected="an int below 2**53", got=repr(value), fix=f"{name}=0")
+    else:
+        meant = f"a finite number {'above' if positive else 'of at least'} 0"
+        fits = (lambda v: v > 0) if positive else (lambda v: v >= 0)
+        value = finite_number(value, name, SweepError, fits=fits, expected=meant)
+    object.__setattr__(of, name, value)
 
 
 def build(cls: type[T], data: object, **read: Callable[[Any], Any]) -> T:

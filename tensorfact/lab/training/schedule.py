@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ...common.checks import finite_number, whole_number
 from ...errors import TrainingError
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -60,7 +61,8 @@ def check_number(name: str, value: Any, lowest: int, *, whole: bool = True) -> N
     Raises:
         TrainingError: It is refused.
     """
-    a_number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
-    if not (a_number and lowest <= value < math.inf):
-        kind = "an int" if whole else "a finite number"
-        raise TrainingError(f"fit: {name}", expected=f"{kind} >= {lowest}", got=repr(value))
+    if whole:
+        whole_number(value, f"fit: {name}", TrainingError, least=lowest)
+        return
+    meant = f"a finite number of at least {lowest}"
+    finite_number(value, f"fit: {name}", TrainingError, fits=lambda v: v >= lowest, expected=meant, example=lowest)

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 from torch import nn
 
+from ...common.checks import one_of
 from ...errors import NoMatchError, PlanError
 from ...model.parameters import base_parameters, own_parameters
 from ...model.stacking import repeated, stackable
@@ -56,8 +57,7 @@ def plan_for(model: nn.Module, blocks: Blocks | Sequence[Blocks] = "all", *, mlp
         [(24, 96, 96), (12, 96, 384)]
     """
     wanted = _wanted(blocks)
-    if mlp not in get_args(Mlp):
-        raise PlanError("plan_for: mlp", expected=f"one of {get_args(Mlp)}", got=repr(mlp))
+    one_of(mlp, get_args(Mlp), "plan_for: mlp", PlanError)
     shapes = {name: tuple(parameter.shape) for name, parameter in own_parameters(model).items()}
     failed: list[tuple[str, set[str], PlanError]] = []
     found: list[tuple[Family, str]] = []
