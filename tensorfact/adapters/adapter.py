@@ -1,39 +1,188 @@
-"""The adapter: the factors of all groups, linked to one model."""
+"""The adapter: factors of all tensors, attached to one model."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
-import torch
 from torch import Tensor, nn
 
 from ..algebra import Recompression, convert, round_ranks
-from ..common.checks import finite_number
 from ..common.progress import Progress, silent
 from ..errors import AdaptError, nearest
 from ..formats import Format
 from ..formats.rank import Rank
 from ..lora import LoraFolder, to_lora
 from ..model.example import required_example
-from ..model.head import head_buffers
 from ..model.parameters import base_parameters
+from ..plan import ResolvedPlan, TensorizationPlan
 from ..storage import AdapterState
 from ..storage.description import FACTORS, HEAD, START, AdapterDescription, fingerprint
-from .attached import Attached
-from .explain import Explanation, Planned, explain
-from .factors import Factors
+from .explain import Explanation, explain
+from .factors import Factors, named
+from .groups import parameter_groups
 from .increments import NOMINAL_TOKENS
+from .layers import Switch
+from .links import Links
 from .liveness import Liveness, Watch, measure
+from .options import AdaptOptions
+from .place import Originals, Place, head_state, require_attached
 
 
-class Adapter(Attached):
-    """The factors of all groups, linked to one model. Made by `adapt` and `load_adapter`.
+class Adapter(nn.Module):
+    """The factors of all tensors, attached to one model. Made by `adapt` and `load_adapter`.
 
     It is registered on the model's root as `model.tensorfact`, so the factors follow `.to()`, `deepcopy` and
     `state_dict`, each once. Called as a module it returns its input, so that a `Sequential` root goes on working.
+
+    Args:
+        model: The model.
+        plan: The plan.
+        resolved: The plan, resolved on the model.
+        formats: Formats by tensor name.
+        scales: Scales by tensor name.
+        head: The names of the head's parameters.
+        options: The other options of `adapt`.
     """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        plan: TensorizationPlan,
+        resolved: ResolvedPlan,
+        formats: Mapping[str, Format],
+        scales: Mapping[str, float],
+        head: tuple[str, ...],
+        options: AdaptOptions,
+    ) -> None:
+        super().__init__()
+        self.__dict__["_model"] = model  # not as a child: the model holds the adapter
+        self.plan, self.resolved, self.head = plan, resolved, head
+        self.formats, self.scales = dict(formats), dict(scales)
+        self.dropout, self.seed, self._options = options.dropout.plain, options.seed, options
+        self._switch, self._attached, self._disabled = Switch(), False, False
+        self._originals, self._place = Originals(model), Place(model, recompute=options.recompute)
+        self._link(Links(model, resolved, self.formats, self.scales, self._switch, options))
+
+    def _link(self, links: Links) -> None:
+        self._links, self._slots = links, links.slots
+        self.factors, self.starts = nn.ModuleDict(links.factors), nn.ModuleDict(links.starts)
+        self.watch = Watch(self.model, self._slots, self.resolved)
+
+    def subtract_start(self) -> None:
+        """Subtract from the increments what they are now, before it is attached; `adapt` does."""
+        self._links.subtract_start()
+        self._link(self._links)
+
+    @property
+    def model(self) -> nn.Module:
+        """The model that the adapter is linked to."""
+        return cast("nn.Module", self.__dict__["_model"])
+
+    @property
+    def merged(self) -> bool:
+        """Whether the base weights hold the increments."""
+        return bool(self._originals.values)
+
+    def merge(self) -> None:
+        """Write the effective weights into the base parameters; the originals are kept for `unmerge`.
+
+        Raises:
+            AdaptError: It is merged already, or removed.
+        """
+        self._require(merged=False, changing=True)
+        self._originals.replace(self._slots)
+        self._switch.on = False
+
+    def unmerge(self) -> None:
+        """Write the original base parameters back, bit for bit.
+
+        Raises:
+            AdaptError: It is not merged, or removed.
+        """
+        self._require(merged=True, changing=True)
+        self._originals.restore()
+        self._switch.on = True
+
+    def remove(self) -> None:
+        """Take the adapter off the model. Merged weights stay merged; else the model is the base model again.
+
+        The head keeps its trained values, and every parameter requires gradients as it did before.
+
+        Raises:
+            AdaptError: It is removed already.
+        """
+        self._require(changing=True)
+        self._links.check_intact()
+        self._originals.values.clear()
+        self._detach()
+
+    @contextlib.contextmanager
+    def disabled(self) -> Iterator[None]:
+        """Run the base model while the context lasts, also if merged. The head stays as trained.
+
+        A merged adapter is merged anew at the end, with its factors as they are then.
+
+        Raises:
+            AdaptError: It is removed.
+
+        Examples:
+            >>> import torch
+            >>> from tensorfact import TensorTrain, adapt, plan_for
+            >>> from tensorfact.lab import nano
+            >>> model, x = nano(), torch.zeros(1, 1, 28, 28)
+            >>> adapter = adapt(model, plan_for(model), TensorTrain(rank=4))
+            >>> with adapter.disabled():
+            ...     base = model(x)
+            >>> torch.equal(model(x), base)
+            True
+        """
+        self._require()
+        if self._disabled:  # within another disabled() of the same adapter
+            yield
+            return
+        if merged := self.merged:
+            self.unmerge()
+        self._switch.on, self._disabled = False, True
+        try:
+            yield
+        finally:
+            self._switch.on, self._disabled = True, False
+            if merged:
+                self.merge()
+
+    def forward(self, input: Any) -> Any:
+        """Return the input: what the adapter adds, the adapted layers add."""
+        return input
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode, and form anew what is formed of the factors: they may have changed uncounted, by `.data`."""
+        self._links.forget()
+        return super().train(mode)
+
+    def attach(self) -> None:
+        """Put the adapter on its model; `adapt` does. An error leaves the model as it was."""
+        try:
+            self._attached = True
+            self._place.take(self, self.head)
+            self._links.attach()
+            self.train(self.model.training)
+        except BaseException:
+            self._detach()
+            raise
+
+    def _detach(self) -> None:
+        self._links.detach()
+        self.watch.stop()
+        self._place.leave()
+        self._attached = False
+
+    def _require(self, merged: bool | None = None, *, changing: bool = False) -> None:
+        require_attached(self._attached, disabled=changing and self._disabled)
+        if merged is not None:
+            self._originals.require(merged)
 
     @property
     def num_parameters(self) -> int:
@@ -56,49 +205,20 @@ class Adapter(Attached):
         Source: LoRA+: S. Hayou et al., ICML 2024, trains B faster than A.
 
         Examples:
-            >>> import torch
             >>> from tensorfact import MatrixBatch, adapt, plan_for
             >>> from tensorfact.lab import nano
             >>> model = nano()
             >>> adapter = adapt(model, plan_for(model), MatrixBatch(rank=4))
-            >>> optimizer = torch.optim.AdamW(adapter.parameter_groups(1e-3, {"B": 16}))
-            >>> [group["lr"] for group in optimizer.param_groups]
+            >>> [group["lr"] for group in adapter.parameter_groups(1e-3, {"B": 16})]
             [0.001, 0.016]
         """
-        factors = dict(factors or {})
-        words = {id(core): [name.rpartition(".")[2], name] for name, core in self.named_cores().items()}
-        parameters = base_parameters(self.model)
-        words |= {id(parameters[name]): ["head"] for name in self.head if name in parameters}
-        known = {word for each in words.values() for word in each}
-        for name, factor in factors.items():
-            if name not in known:
-                raise AdaptError(
-                    f"parameter_groups: {name!r}",
-                    expected=f"one of {sorted(known)}",
-                    got=f"{name!r}{nearest(name, known)}",
-                )
-            factors[name] = finite_number(
-                factor,
-                f"parameter_groups: factor of {name!r}",
-                AdaptError,
-                fits=lambda multiple: multiple > 0,
-                expected="a multiple above 0",
-            )
-        groups: dict[float, list[Tensor]] = {}
-        for parameter in self.model.parameters():
-            if parameter.requires_grad:
-                found = [factors[word] for word in words.get(id(parameter), ()) if word in factors]
-                groups.setdefault(float((found or [1.0])[-1]), []).append(parameter)
-        return [{"params": params, "lr": lr * factor} for factor, params in groups.items()]
+        return parameter_groups(self.model, self.named_cores(), self.head, lr, factors)
 
     def delta(self, parameter_name: str) -> Tensor:
-        """Return the dense increment of one parameter: effective weight minus base weight, scale included.
+        """Return the dense increment of one parameter, scale included, in its shape and in at least fp32.
 
         Args:
             parameter_name: The parameter's name in the model.
-
-        Returns:
-            A tensor of the parameter's shape, in at least fp32.
 
         Raises:
             AdaptError: The adapter does not change this parameter.
@@ -127,11 +247,11 @@ class Adapter(Attached):
         Runs the model twice for each parameter, in evaluation mode. The model is left as it was, bit for bit.
 
         Args:
-            example_input: A tensor, a tuple of arguments, or a mapping of keywords; by default, an image of the size
-                that timm's `pretrained_cfg` or transformers' `config` names, or transformers' `dummy_inputs`.
+            example_input: A tensor, a tuple of arguments, or a mapping of keywords; by default, an input that timm's
+                `pretrained_cfg`, transformers' `config` or its `dummy_inputs` describes.
 
         Returns:
-            How far every parameter moves the output, and how far adapted and merged model lie apart; printed, a table.
+            How far every parameter moves the output, and the difference between adapted and merged model.
 
         Raises:
             AdaptError: A parameter is dead, adapted differs from merged, or there is no example input.
@@ -155,8 +275,7 @@ class Adapter(Attached):
             measure: Time a training step of one layer of each kind, beside the base layer's.
 
         Returns:
-            For every kind of parameter its route, its order, FLOPs against the better naive order, and the cost and
-            predicted time of a training step; printed, a table.
+            For every kind of parameter its route, order, FLOPs, and the cost and predicted time of a training step.
 
         Raises:
             AdaptError: `tokens` is no positive int.
@@ -169,16 +288,7 @@ class Adapter(Attached):
             >>> adapter.explain(tokens=100).choices[0].route
             'activation'
         """
-        parameters = base_parameters(self.model)
-        if measure and any(parameters[name].is_meta for name in self._slots):
-            raise AdaptError(
-                "explain: measure=True on a model without numbers", fix="make it on another device than 'meta'"
-            )
-        planned = (
-            Planned(slot.increment, name in self._links.activation, slot.scale, parameters[name])
-            for name, slot in self._slots.items()
-        )
-        return explain(planned, tokens, measure=measure)
+        return explain(self._links.planned(), tokens, measure=measure)
 
     def save(self, path: str | Path) -> None:
         """Write the factors and the trained head to one safetensors file, atomically.
@@ -201,17 +311,7 @@ class Adapter(Attached):
             AdaptError: The adapter, or the head it trained, is no longer on the model.
         """
         self._require()
-        tensors = {f"{FACTORS}{name}": core for name, core in named(self.factors).items()}
-        tensors |= {f"{START}{name}": core for name, core in named(self.starts).items()}
-        parameters = base_parameters(self.model)
-        if missing := [name for name in self.head if name not in parameters]:
-            raise AdaptError(
-                f"the model's head has no {missing[0]!r} any more",
-                cause="the head was replaced or taken off after adapt()",
-                fix="put the head back, or adapt with train_head=False",
-            )
-        head = {**{name: parameters[name] for name in self.head}, **head_buffers(self.model, self.head)}
-        tensors |= {f"{HEAD}{name}": tensor for name, tensor in head.items()}
+        head = head_state(self.model, self.head)
         description = AdapterDescription(
             self.plan,
             self.formats,
@@ -224,25 +324,18 @@ class Adapter(Attached):
             seed=self.seed,
             subtracts_start=bool(self.starts),
         )
-        return AdapterState(description, {name: tensor.detach().clone() for name, tensor in tensors.items()})
+        parts = {FACTORS: named(self.factors), START: named(self.starts), HEAD: head}
+        tensors = {f"{prefix}{name}": t.detach().clone() for prefix, each in parts.items() for name, t in each.items()}
+        return AdapterState(description, tensors)
 
     def convert(
         self, format: Format | Mapping[str, Format], *, tolerance: float | None = None, progress: Progress = silent
     ) -> Recompression:
-        """Bring the factors into another format, in place; see `tensorfact.convert`.
+        """Convert the factors to another format, in place, with the arguments and the result of `tensorfact.convert`.
 
-        The factors are new parameters: an optimizer must be made anew.
-
-        Args:
-            format: One format, or one for each group's name.
-            tolerance: The relative error allowed for each tensor.
-            progress: Called after each tensor.
-
-        Returns:
-            What became of every tensor, and the true relative error.
+        The factors are new parameters: create the optimizer again.
 
         Raises:
-            RankError: A rank that a tensor does not allow, or a tolerance that is not reached.
             AdaptError: The adapter is merged, disabled or removed.
 
         Examples:
@@ -264,21 +357,11 @@ class Adapter(Attached):
         budget: int | None = None,
         progress: Progress = silent,
     ) -> Recompression:
-        """Lower the ranks, in place; see `tensorfact.round_ranks`.
+        """Lower the ranks, in place, with the arguments and the result of `tensorfact.round_ranks`.
 
-        The factors are new parameters: an optimizer must be made anew.
-
-        Args:
-            rank: The new rank: one for all bonds, one each, or a fraction of the dense size.
-            tolerance: The relative error allowed for each tensor.
-            budget: How many numbers the factors may hold.
-            progress: Called after each tensor.
-
-        Returns:
-            What became of every tensor, and the true relative error.
+        The factors are new parameters: create the optimizer again.
 
         Raises:
-            RankError: Not exactly one argument was given, or it cannot be met.
             AdaptError: The adapter is merged, disabled or removed.
         """
         self._require(merged=False, changing=True)
@@ -287,62 +370,31 @@ class Adapter(Attached):
     def to_lora(
         self, folder: str | Path, *, rank: int | None = None, head: bool = True, example_input: object = None
     ) -> LoraFolder:
-        """Write the adapter as a LoRA folder of peft's; see `tensorfact.to_lora`.
-
-        Args:
-            folder: Where to write; made if it does not exist.
-            rank: The highest rank of a layer; by default every layer gets the lowest that is exact.
-            head: Store the trained head too.
-            example_input: What to run the model on to see which layers it calls.
-
-        Returns:
-            The layers' ranks and errors.
-
-        Raises:
-            AdaptError: A parameter is not the weight of a linear layer that the model calls.
-            CheckpointError: The folder cannot be written.
-        """
+        """Write the adapter as a LoRA folder that peft loads, with the arguments of `tensorfact.to_lora`."""
         return to_lora(self, self.model, folder, rank=rank, head=head, example_input=example_input)
 
     def _take(self, found: Recompression) -> Recompression:
         """Put other factors in the place of these; an error leaves the model as it was."""
         self._links.check_intact()
-        links = self._links_of(found.state.description.formats, torch.Generator())
-        for name, factors in links.factors.items():
-            factors.assign(found.state.cores(name))
-            before = cast("Factors", self.factors[name]).named_cores()
-            everything = not any(core.requires_grad for core in before.values())
-            for core, value in factors.named_cores().items():  # what the user froze stays frozen
-                if everything or (core in before and not before[core].requires_grad):
-                    value.requires_grad_(False)
+        links = self._links.with_cores(found.state)
         self._links.detach()
         self.watch.stop()
         self._link(links)
         links.attach()
         self.formats, self.seed = dict(found.state.description.formats), None
-        self.watch = Watch(self.model, self._slots, self.resolved)
         self.train(self.training)
         return found
 
     @property
     def fingerprint(self) -> str:
         """The fingerprint of the base weights that the adapter belongs to."""
-        return fingerprint({**base_parameters(self.model), **self._originals}, tuple(self._slots))
+        return fingerprint({**base_parameters(self.model), **self._originals.values}, tuple(self._slots))
 
     def extra_repr(self) -> str:
         """Return the formats, for `print(model)`."""
-        shown = ", ".join(dict.fromkeys(map(str, self.formats.values())))
-        return f"{shown}, {self.num_parameters:,} parameters on {len(self._slots)} weights"
+        formats = ", ".join(dict.fromkeys(map(str, self.formats.values())))
+        return f"{formats}, {self.num_parameters:,} parameters on {len(self._slots)} weights"
 
     def named_cores(self) -> dict[str, Tensor]:
         """Return every core, named `TENSOR.CORE`."""
         return named(self.factors)
-
-
-def named(factors: nn.ModuleDict) -> dict[str, Tensor]:
-    """Return the cores of several tensors, named `TENSOR.CORE`.
-
-    Args:
-        factors: Factors by tensor name.
-    """
-    return {f"{t}.{c}": core for t, f in factors.items() for c, core in cast("Factors", f).named_cores().items()}

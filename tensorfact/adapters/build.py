@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import nn
 
-from ..common.checks import one_of
 from ..errors import AdaptError
 from ..formats import Format
 from ..model.head import head_parameters
@@ -19,8 +17,9 @@ from ..plan import TensorizationPlan
 from ..plan.tensors import per_tensor
 from ..storage.description import FACTORS, HEAD, START
 from ..storage.state import Source, state_of
-from .adapter import Adapter, named
-from .links import Route
+from .adapter import Adapter
+from .factors import named
+from .options import AdaptOptions, Route, fresh_seed
 from .scale import Scale, scale_of
 from .start import Init, starting
 
@@ -89,23 +88,20 @@ def adapt(
         >>> sorted(name for name, p in model.named_parameters() if p.requires_grad)[:2]
         ['head.bias', 'head.weight']
     """
-    adapter = _built(
-        model,
-        plan,
-        format,
-        scale,
-        Dropout.of(dropout),
-        seed=_seed(seed),
-        head=head_parameters(model, train_head),
+    options = AdaptOptions(
+        dropout=Dropout.of(dropout),
         route=route,
         optimize=optimize,
+        check=check,
         recompute=recompute,
+        seed=fresh_seed() if seed is None else seed,
     )
+    adapter = _built(model, plan, format, scale, head_parameters(model, train_head), options)
     for name, cores in starting(init, adapter).items():
         adapter.factors[name].assign(cores)  # type: ignore[operator]
     if subtract_start:
         adapter.subtract_start()
-    return _attached(adapter, check)
+    return _attached(adapter, options)
 
 
 def load_adapter(
@@ -153,25 +149,23 @@ def load_adapter(
     state = state_of(path, model, check_base=check_base)
     description, head = state.description, state.description.head_of(model)
     parameters = base_parameters(model)
-    adapter = _built(
-        model,
-        description.plan,
-        description.formats,
-        description.scales,
-        Dropout.of(description.dropout),
-        seed=description.seed,
-        head=tuple(name for name in head if name in parameters),
+    options = AdaptOptions(
+        dropout=Dropout.of(description.dropout),
         route=route,
         optimize=optimize,
+        check=check,
         recompute=recompute,
+        seed=description.seed,
     )
+    trained = tuple(name for name in head if name in parameters)
+    adapter = _built(model, description.plan, description.formats, description.scales, trained, options)
     if description.subtracts_start:
         adapter.subtract_start()
     with torch.no_grad():
         for prefix, factors in ((FACTORS, adapter.factors), (START, adapter.starts)):
             for name, core in named(factors).items():
                 core.copy_(state.tensors[prefix + name])
-    _attached(adapter, check)
+    _attached(adapter, options)
     with torch.no_grad():
         for name, tensor in head.items():
             tensor.copy_(state.tensors[HEAD + name])
@@ -183,13 +177,8 @@ def _built(
     plan: TensorizationPlan,
     format: Format | Mapping[str, Format],
     scale: Scale | Mapping[str, Scale],
-    dropout: Dropout,
-    *,
-    seed: int | None,
     head: tuple[str, ...],
-    route: Route,
-    optimize: Any,
-    recompute: bool,
+    options: AdaptOptions,
 ) -> Adapter:
     """Return an adapter with fresh factors that is not on its model yet."""
     refuse_adapted(model)
@@ -199,7 +188,6 @@ def _built(
     formats = resolved.formats(format)
     given = per_tensor(scale, list(formats), "scale")
     scales = {tensor.name: scale_of(given[tensor.name], formats[tensor.name], tensor) for tensor in resolved.tensors}
-    one_of(route, get_args(Route), "adapt: route", AdaptError)
     parameters = base_parameters(model)
     trained = {id(parameters[name]) for name in head}
     if both := [name for name in resolved.parameters if id(parameters[name]) in trained]:
@@ -207,40 +195,15 @@ def _built(
             f"adapt: {both[0]!r} is in the plan and in the head that trains",
             fix="leave the head out of the plan, or pass train_head=False",
         )
-    return Adapter(
-        model,
-        plan,
-        resolved,
-        formats,
-        scales,
-        dropout=dropout,
-        route=route,
-        head=head,
-        generator=torch.Generator() if seed is None else torch.Generator().manual_seed(seed),
-        optimize=optimize,
-        recompute=recompute,
-        seed=seed,
-    )
+    return Adapter(model, plan, resolved, formats, scales, head, options)
 
 
-def _attached(adapter: Adapter, check: bool) -> Adapter:
+def _attached(adapter: Adapter, options: AdaptOptions) -> Adapter:
     adapter.attach()
-    if check:
+    if options.check:
         try:
             adapter.watch.start()
         except BaseException:
             adapter.remove()
             raise
     return adapter
-
-
-def _seed(seed: int | None) -> int:
-    """Return a seed that torch takes; by default one from its own state."""
-    if seed is None:
-        return int(torch.randint(1 << 62, (), device="cpu"))
-    try:
-        number = operator.index(seed)
-        torch.Generator().manual_seed(number)
-    except (TypeError, RuntimeError, ValueError, OverflowError) as error:
-        raise AdaptError("adapt: seed", expected="an int or None", got=repr(seed), fix="seed=0") from error
-    return number

@@ -137,6 +137,11 @@ def explain(planned: Iterable[Planned], tokens: int, *, measure: bool = False) -
     Raises:
         AdaptError: `tokens` is no positive int.
     """
+    planned = list(planned)
+    if measure and any(each.parameter.is_meta for each in planned):
+        raise AdaptError(
+            "explain: measure=True on a model without numbers", fix="make it on another device than 'meta'"
+        )
     tokens = whole_number(tokens, "explain: tokens", AdaptError, example=NOMINAL_TOKENS)
     alike: dict[tuple[object, bool], list[Planned]] = {}
     for each in planned:

@@ -109,3 +109,12 @@ class Factors(nn.Module):
         with torch.no_grad():
             for name, core in self.cores.items():
                 core.copy_(cores[name])
+
+
+def named(factors: nn.ModuleDict) -> dict[str, Tensor]:
+    """Return the cores of several tensors, named `TENSOR.CORE`.
+
+    Args:
+        factors: Factors by tensor name.
+    """
+    return {f"{t}.{c}": core for t, f in factors.items() for c, core in cast("Factors", f).named_cores().items()}

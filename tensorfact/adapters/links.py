@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -12,13 +12,13 @@ from torch import nn
 from ..errors import AdaptError
 from ..formats import Format
 from ..model.parameters import base_parameters, owners_of
-from ..network import Dropout
 from ..plan import ResolvedPlan
+from ..storage import AdapterState
+from .explain import Planned
 from .factors import Factors
 from .increments import ShiftedIncrement, increments
 from .layers import Slot, Switch, attach, detach, is_attached, takes_activation
-
-Route = Literal["auto", "activation", "weight"]
+from .options import AdaptOptions, Route
 
 
 class Links:
@@ -32,10 +32,7 @@ class Links:
         formats: Formats by tensor name.
         scales: Scales by tensor name.
         switch: Whether the increments are added.
-        dropout: As in `adapt`.
-        route: As in `adapt`.
-        optimize: As in `adapt`.
-        generator: What draws the random cores.
+        options: The other options of `adapt`.
     """
 
     def __init__(
@@ -45,42 +42,63 @@ class Links:
         formats: Mapping[str, Format],
         scales: Mapping[str, float],
         switch: Switch,
-        *,
-        dropout: Dropout,
-        route: Route,
-        optimize: Any,
-        generator: torch.Generator | None,
+        options: AdaptOptions,
     ) -> None:
-        parameters = base_parameters(model)
+        self.model, self.resolved, self.scales, self.switch, self.options = model, resolved, scales, switch, options
         self.factors: dict[str, Factors] = {}
         self.starts: dict[str, Factors] = {}
-        self._optimize = optimize
         self.slots: dict[str, Slot] = {}
+        parameters, generator = base_parameters(model), options.generator()
         for tensor in resolved.tensors:
             network = tensor.network(formats[tensor.name])
-            first = parameters[tensor.views[0].parameter]
-            dtypes = [parameters[view.parameter].dtype for view in tensor.views]
-            dtype = max((torch.promote_types(d, torch.float32) for d in dtypes), key=lambda d: d.itemsize)
-            given = formats[tensor.name].given(tensor.modes)
-            dropout.masked_core(network)  # an error where there is nothing to drop
-            options: dict[str, Any] = {"dtype": dtype, "device": first.device, "generator": generator}
-            factors = Factors(network, tensor.modes, tensor.extents, given, **options)
+            options.dropout.masked_core(network)  # an error where there is nothing to drop
+            stored = [parameters[view.parameter] for view in tensor.views]
+            factors = Factors(
+                network,
+                tensor.modes,
+                tensor.extents,
+                formats[tensor.name].given(tensor.modes),
+                dtype=max((torch.promote_types(p.dtype, torch.float32) for p in stored), key=lambda d: d.itemsize),
+                device=stored[0].device,
+                generator=generator,
+            )
             self.factors[tensor.name] = factors
-            for name, increment in increments(tensor, factors, optimize=optimize, dropout=dropout).items():
+            for name, increment in increments(tensor, factors, options.optimize, options.dropout).items():
                 self.slots[name] = Slot(increment, scales[tensor.name], switch)
         self.owners = owners_of(model, self.slots)
-        self.activation = {name for name in self.slots if self._takes_activation(name, route)}
+        self.activation = {name for name in self.slots if self._takes_activation(name, options.route)}
 
-    def subtract_start(self, resolved: ResolvedPlan) -> None:
-        """From every increment subtract what it is now: that of a frozen copy of the factors.
+    def with_cores(self, state: AdapterState) -> Links:
+        """Return links to the same parameters with other factors; cores that are frozen stay frozen.
 
         Args:
-            resolved: The plan, resolved on the model.
+            state: The formats and the cores.
         """
-        for tensor in resolved.tensors:
+        options = dataclasses.replace(self.options, seed=None)
+        links = Links(self.model, self.resolved, state.description.formats, self.scales, self.switch, options)
+        for name, factors in links.factors.items():
+            factors.assign(state.cores(name))
+            before = self.factors[name].named_cores()
+            everything = not any(core.requires_grad for core in before.values())
+            for core, value in factors.named_cores().items():
+                if everything or (core in before and not before[core].requires_grad):
+                    value.requires_grad_(False)
+        return links
+
+    def planned(self) -> list[Planned]:
+        """Return what `explain` needs of every adapted parameter."""
+        parameters = base_parameters(self.model)
+        return [
+            Planned(slot.increment, name in self.activation, slot.scale, parameters[name])
+            for name, slot in self.slots.items()
+        ]
+
+    def subtract_start(self) -> None:
+        """From every increment subtract what it is now: that of a frozen copy of the factors."""
+        for tensor in self.resolved.tensors:
             start = copy.deepcopy(self.factors[tensor.name]).requires_grad_(False)
             self.starts[tensor.name] = start
-            for name, increment in increments(tensor, start, optimize=self._optimize).items():
+            for name, increment in increments(tensor, start, self.options.optimize).items():
                 self.slots[name].increment = ShiftedIncrement(self.slots[name].increment, increment)
 
     def attach(self) -> None:

@@ -17,7 +17,7 @@ from ..model.parameters import base_parameters
 from ..plan import TensorGroup
 from ..storage import AdapterState
 from ..storage.state import HasState, state_of
-from .attached import Attached
+from .adapter import Adapter
 from .factors import Factors
 
 Init = None | Literal["hosvd"] | HasState | AdapterState | Path | Mapping[str, Tensor]
@@ -26,7 +26,7 @@ Init = None | Literal["hosvd"] | HasState | AdapterState | Path | Mapping[str, T
 Cores = Mapping[str, Tensor]
 
 
-def starting(init: Init, adapter: Attached) -> dict[str, Cores]:
+def starting(init: Init, adapter: Adapter) -> dict[str, Cores]:
     """Return the cores that an adapter starts from, by tensor name; none for random ones.
 
     Args:
@@ -56,7 +56,7 @@ def starting(init: Init, adapter: Attached) -> dict[str, Cores]:
     return {tensor.name: _converted(tensor, state, adapter) for tensor in adapter.resolved.tensors}
 
 
-def _directions(tensor: TensorGroup, adapter: Attached) -> Cores:
+def _directions(tensor: TensorGroup, adapter: Adapter) -> Cores:
     """Decompose the base weights; one core stays zero, the others get the size of random ones."""
     factors = cast("Factors", adapter.factors[tensor.name])
     dense = tensor.gather({name: p.detach().float() for name, p in base_parameters(adapter.model).items()})
@@ -71,7 +71,7 @@ def _directions(tensor: TensorGroup, adapter: Attached) -> Cores:
     return cores
 
 
-def _increment(tensor: TensorGroup, increments: Mapping[str, Tensor], adapter: Attached) -> Cores:
+def _increment(tensor: TensorGroup, increments: Mapping[str, Tensor], adapter: Adapter) -> Cores:
     for view in tensor.views:
         given = increments.get(view.parameter)
         if not isinstance(given, Tensor) or tuple(given.shape) != view.shape:
@@ -92,12 +92,12 @@ def _increment(tensor: TensorGroup, increments: Mapping[str, Tensor], adapter: A
     return adapter.formats[tensor.name].decompose(tensor.gather(parts) / scale, tensor.modes).cores
 
 
-def _converted(tensor: TensorGroup, state: AdapterState, adapter: Attached) -> Cores:
+def _converted(tensor: TensorGroup, state: AdapterState, adapter: Adapter) -> Cores:
     weight = state.description.scales[tensor.name] / _scale(tensor, adapter)
     return recompress(terms_of(state, tensor.name, weight), tensor.modes, adapter.formats[tensor.name]).cores
 
 
-def _scale(tensor: TensorGroup, adapter: Attached) -> float:
+def _scale(tensor: TensorGroup, adapter: Adapter) -> float:
     scale = adapter.scales[tensor.name]
     if not scale:
         raise AdaptError(f"adapt: init with the scale 0 of tensor {tensor.name!r}", fix="scale=1.0")

@@ -199,7 +199,7 @@ class Increment:
 
 
 def increments(
-    tensor: TensorGroup, factors: Factors, *, optimize: Any = "auto", dropout: Dropout | None = None
+    tensor: TensorGroup, factors: Factors, optimize: Any = "auto", dropout: Dropout | None = None
 ) -> Mapping[str, Increment]:
     """Plan the increments of all parameters of a tensor.
 
