@@ -202,6 +202,8 @@ EVERY_FAMILY = "tests/plan/families/test_known.py: every family is held against 
 EVERY_FAULT = "tests/testing/test_format_laws.py: for every law there is a format that breaks it"
 
 UNMIRRORED = {
+    "adapters.groups": "tests/adapters/test_adapter.py: learning rates of parameter groups",
+    "adapters.options": "tests/adapters/test_build.py: the options of adapt, right and wrong",
     "algebra.changes": "tests/algebra/test_conversion.py: every change that is reported there is one of these",
     "algebra.term": "tests/algebra/test_recompression.py: sums of terms, against the dense tensors",
     **{

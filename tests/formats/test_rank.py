@@ -90,25 +90,6 @@ def test_full_is_the_highest_rank_and_exact(kind: Any, data: st.DataObject) -> N
     assert difference(kind("full").decompose(tensor, drawn).dense(), tensor) < 1e-10
 
 
-@pytest.mark.parametrize("kind", FORMATS)
-@given(data=st.data(), share=st.floats(0.01, 1.0))
-def test_a_fraction_is_the_most_that_fits(kind: Any, data: st.DataObject, share: float) -> None:
-    drawn = data.draw(modes())
-    size = math.prod(mode.size for mode in drawn)
-    least = kind(1).num_parameters(drawn)
-    if least > int(share * size):
-        with pytest.raises(RankError):
-            kind(share).network(drawn)
-        return
-    format = kind(share).explicit(drawn)
-    assert least <= format.num_parameters(drawn) <= share * size
-    highest = max(format.rank) if isinstance(format.rank, tuple) else format.rank
-    higher = kind("full").at(highest + 1, drawn)
-    assert higher.num_parameters(drawn) > int(share * size) or higher.num_parameters(drawn) == format.num_parameters(
-        drawn
-    )
-
-
 @pytest.mark.parametrize("rank", [0.0, 1.5, -0.5, math.nan, math.inf, "half", "", "FULL"])
 @pytest.mark.parametrize("kind", FORMATS)
 def test_a_fraction_that_is_none_is_refused(kind: Any, rank: Any) -> None:
@@ -119,9 +100,3 @@ def test_a_fraction_that_is_none_is_refused(kind: Any, rank: Any) -> None:
 @given(st.integers(1, 60), st.integers(1, 60))
 def test_the_first_number_that_suits_is_found(least: int, high: int) -> None:
     assert first_that(lambda n: n >= least, high) == min(least, high)
-
-
-def test_at_lowers_and_never_raises() -> None:
-    assert TensorTrain((2, 3)).at(2, THREE) == TensorTrain((2, 2))
-    assert Tucker("full").at(4, THREE) == Tucker((3, 4, 4))
-    assert CP(3).at(9, THREE) == CP(3)

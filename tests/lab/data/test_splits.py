@@ -56,5 +56,5 @@ def test_a_number_of_classes_is_one(classes: Any, tmp_path: Path) -> None:
         functools.partial(few_shot, tmp_path, nano(), shots=1, seed=0),
         functools.partial(timm_dataset, str(tmp_path), nano()),
     ):
-        with pytest.raises(DataError, match="classes: expected an integer of at least 1"):
+        with pytest.raises(DataError, match="classes: expected an int of at least 1"):
             call(classes=classes)

@@ -126,10 +126,10 @@ def test_training_mode_reaches_the_factors() -> None:
 def test_merging_and_unmerging_out_of_turn_is_refused() -> None:
     model = randomise(layers())
     adapter = adapt(model, layers_plan(), TT)
-    with untouched(model), refused(AdaptError, "not merged", "call merge()"):
+    with untouched(model), refused(AdaptError, "not merged", "adapter.merge()"):
         adapter.unmerge()
     adapter.merge()
-    with untouched(model), refused(AdaptError, "merged already", "call unmerge()"):
+    with untouched(model), refused(AdaptError, "merged already", "adapter.unmerge()"):
         adapter.merge()
 
 
