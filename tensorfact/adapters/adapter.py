@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, Self, cast
 
 from torch import Tensor, nn
 
 from ..algebra import Recompression, convert, round_ranks
+from ..common.checks import AnyPath
 from ..common.progress import Progress, silent
 from ..errors import AdaptError, nearest
 from ..formats import Format
@@ -290,7 +290,7 @@ class Adapter(nn.Module):
         """
         return explain(self._links.planned(), tokens, measure=measure)
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: AnyPath) -> None:
         """Write the factors and the trained head to one safetensors file, atomically.
 
         Args:
@@ -368,7 +368,7 @@ class Adapter(nn.Module):
         return self._take(round_ranks(self, rank=rank, tolerance=tolerance, budget=budget, progress=progress))
 
     def to_lora(
-        self, folder: str | Path, *, rank: int | None = None, head: bool = True, example_input: object = None
+        self, folder: AnyPath, *, rank: int | None = None, head: bool = True, example_input: object = None
     ) -> LoraFolder:
         """Write the adapter as a LoRA folder that peft loads, with the arguments of `tensorfact.to_lora`."""
         return to_lora(self, self.model, folder, rank=rank, head=head, example_input=example_input)

@@ -62,7 +62,8 @@ def adapt(
             where an adapted layer would keep them: less memory, for a little time.
         init: What the factors start from. None: random numbers. `"hosvd"`: the leading directions of the stacked base
             weights, found by the format's decomposition. Either way the increment is zero. Or the increment to start
-            from: another adapter, one without a model, or increments by parameter name, as `Adapter.delta` returns.
+            from: another adapter, one without a model, the path of a file, or increments by parameter name, as
+            `Adapter.delta` returns.
         subtract_start: Subtract from the increment what it starts from, a frozen copy, so that any start leaves the
             output unchanged. What is drawn from `seed` is not stored; what `init` gives is.
 

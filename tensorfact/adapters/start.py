@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, cast
@@ -16,11 +17,14 @@ from ..formats.common import zero_core
 from ..model.parameters import base_parameters
 from ..plan import TensorGroup
 from ..storage import AdapterState
+from ..storage.description import sizes_of
 from ..storage.state import HasState, state_of
 from .adapter import Adapter
 from .factors import Factors
 
-Init = None | Literal["hosvd"] | HasState | AdapterState | Path | Mapping[str, Tensor]
+HOSVD: Literal["hosvd"] = "hosvd"
+
+Init = None | HasState | AdapterState | str | os.PathLike[str] | Mapping[str, Tensor]
 """What `adapt` takes as `init`."""
 
 Cores = Mapping[str, Tensor]
@@ -40,20 +44,30 @@ def starting(init: Init, adapter: Adapter) -> dict[str, Cores]:
     """
     if init is None:
         return {}
-    if isinstance(init, str):
-        if init != "hosvd":
-            raise AdaptError("adapt: init", expected="None, 'hosvd', an adapter or increments", got=repr(init))
-        return {tensor.name: _directions(tensor, adapter) for tensor in adapter.resolved.tensors}
-    if isinstance(init, Path):
-        init = state_of(init)
+    tensors = adapter.resolved.tensors
+    if isinstance(init, str) and init == HOSVD:
+        return {tensor.name: _directions(tensor, adapter) for tensor in tensors}
     if isinstance(init, Mapping):
-        return {tensor.name: _increment(tensor, init, adapter) for tensor in adapter.resolved.tensors}
-    if not isinstance(init, AdapterState) and not hasattr(init, "state"):
-        raise AdaptError("adapt: init", expected="None, 'hosvd', an adapter or increments", got=type(init).__name__)
+        return {tensor.name: _increment(tensor, init, adapter) for tensor in tensors}
+    given: object = init
+    is_file = isinstance(given, os.PathLike) or (isinstance(given, str) and bool(Path(given).suffix))
+    if not is_file and not isinstance(getattr(given, "state", given), AdapterState):
+        raise AdaptError(
+            "adapt: init",
+            expected="None, 'hosvd', an adapter, the file of one, or increments by parameter name",
+            got=repr(given)[:80],
+            fix="init='hosvd', or init='adapter.safetensors'",
+        )
     state = state_of(init)
-    if dict(state.description.modes) != {tensor.name: tensor.modes for tensor in adapter.resolved.tensors}:
-        raise PlanError("adapt: init is an adapter of another plan", fix="adapt with init.plan")
-    return {tensor.name: _converted(tensor, state, adapter) for tensor in adapter.resolved.tensors}
+    own = {tensor.name: tensor.modes for tensor in tensors}
+    if dict(state.description.modes) != own:
+        raise PlanError(
+            "adapt: init has other tensors than the plan",
+            expected=" and ".join(map(sizes_of, own.values())),
+            got=" and ".join(map(sizes_of, state.description.modes.values())),
+            fix="adapt(model, init.description.plan, ...) on a model of the same size",
+        )
+    return {tensor.name: _converted(tensor, state, adapter) for tensor in tensors}
 
 
 def _directions(tensor: TensorGroup, adapter: Adapter) -> Cores:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
+from ..common.checks import AnyPath
 from ..common.table import Table
 from ..formats import Format, format_label
 from ..storage import AdapterState
@@ -43,7 +43,7 @@ class Recompression:
     state: AdapterState
     changes: tuple[Change, ...]
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: AnyPath) -> None:
         """Write the adapter to a file; see `AdapterState.save`.
 
         Args:

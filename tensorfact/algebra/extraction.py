@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from ..common.checks import finite_number
+from ..common.checks import AnyPath, finite_number
 from ..common.progress import Progress, silent
 from ..common.table import Table
 from ..errors import AdaptError, DataError
@@ -24,7 +24,7 @@ from ..storage.description import AdapterDescription, fingerprint
 from ..storage.files import StoredTensors
 from .changes import Change, Recompression
 
-Weights = nn.Module | Mapping[str, Tensor] | str | Path
+Weights = nn.Module | Mapping[str, Tensor] | AnyPath
 """Where weights come from: a model, a state dict, or a safetensors file, of which no more is read than is needed."""
 
 
@@ -217,7 +217,7 @@ def _named(weights: Weights) -> Mapping[str, Tensor]:
     if isinstance(weights, nn.Module):
         refuse_adapted(weights)
         return weights.state_dict()
-    if isinstance(weights, (str, Path)):
+    if isinstance(weights, (str, os.PathLike)):
         return StoredTensors(weights)
     plain = isinstance(weights, Mapping) and all(isinstance(name, str) for name in weights)
     if not plain or not all(isinstance(each, Tensor) for each in weights.values()):

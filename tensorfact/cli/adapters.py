@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..algebra import Extraction, Recompression, combine, convert, extract, round_ranks
+from ..common.checks import AnyPath
 from ..errors import AdaptError, CheckpointError
 from ..formats import parse_format
 from ..formats.rank import Rank
@@ -161,7 +162,7 @@ def from_lora_command(
     )
 
 
-def _target(out: Path | None, dry_run: bool, *inputs: str | Path, folder: bool = False) -> Path | None:
+def _target(out: Path | None, dry_run: bool, *inputs: AnyPath, folder: bool = False) -> Path | None:
     """Return where to write, None for nowhere; a mistake shows before anything is computed."""
     if dry_run:
         return None

@@ -14,6 +14,9 @@ from ..errors import TensorfactError, nearest
 Kind = type[TensorfactError]
 """The class of the error that a check raises."""
 
+AnyPath = str | os.PathLike[str]
+"""What is taken wherever a path is asked for."""
+
 
 def whole_number(
     value: object, argument: str, kind: Kind, *, least: int = 1, expected: str = "", example: object = None

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, cast
 
 import timm
 import torch
 from torch import nn
 
+from ..common.checks import AnyPath
 from ..errors import AdaptError, DataError, TensorfactError, nearest
 from ..formats.options import read_options
 from ..model.head import head_parameters
@@ -61,9 +61,7 @@ def make_model(name: str, *, pretrained: bool = False, **options: Any) -> nn.Mod
         ) from error
 
 
-def load_model(
-    name: str, *, pretrained: bool = False, checkpoint: str | Path | None = None, **options: Any
-) -> nn.Module:
+def load_model(name: str, *, pretrained: bool = False, checkpoint: AnyPath | None = None, **options: Any) -> nn.Module:
     """Make a model by name, with weights.
 
     Args:
@@ -207,7 +205,7 @@ def _quiet(logging: Any) -> Iterator[None]:
 _SOURCES: dict[str, Maker] = {"hf": _transformers, "torch": _torch}
 
 
-def _load(model: nn.Module, path: str | Path) -> None:
+def _load(model: nn.Module, path: AnyPath) -> None:
     stored, own = read_plain(path), model.state_dict()
     head = {n for n in head_parameters(model, True) if n in stored and stored[n].shape != own[n].shape}
     wrong = [n for n, t in own.items() if n not in head and (n not in stored or stored[n].shape != t.shape)]

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..common.checks import AnyPath
 from ..errors import CheckpointError, DataError, nearest
 from ..model.parameters import base_parameters
 from ..storage.description import FACTORS
@@ -33,7 +34,7 @@ _UNREADABLE = ("lora_magnitude_vector", "dora_scale", "lora_embedding", "hada_t"
 _LYCORIS = re.compile(r"^(?:lycoris|lora_unet|lora_te\d?|lora_transformer|lora)_")
 
 
-def read_layers(model: nn.Module, path: str | Path) -> tuple[dict[str, LowRank], dict[str, Tensor]]:
+def read_layers(model: nn.Module, path: AnyPath) -> tuple[dict[str, LowRank], dict[str, Tensor]]:
     """Read a file's increments, scale included, and what it stores as it is.
 
     Args:

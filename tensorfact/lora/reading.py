@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -13,6 +12,7 @@ from ..algebra import Change, Recompression
 from ..algebra.conversion import at_rank
 from ..algebra.extraction import check_scale
 from ..algebra.recompression import recompress, stored
+from ..common.checks import AnyPath
 from ..common.progress import Progress, silent
 from ..errors import DataError, nearest
 from ..formats import Format
@@ -28,7 +28,7 @@ from .matrices import LowRank, stacked
 
 def from_lora(
     model: nn.Module,
-    path: str | Path,
+    path: AnyPath,
     plan: TensorizationPlan,
     format: Format | Mapping[str, Format],
     *,

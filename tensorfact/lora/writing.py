@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..algebra.term import terms_of
-from ..common.checks import whole_number
+from ..common.checks import AnyPath, whole_number
 from ..common.progress import Progress, silent
 from ..common.table import Table
 from ..errors import AdaptError, CheckpointError
@@ -70,7 +70,7 @@ class LoraFolder:
 def to_lora(
     adapter: Source,
     model: nn.Module,
-    folder: str | Path | None,
+    folder: AnyPath | None,
     *,
     rank: int | None = None,
     head: bool = True,
@@ -145,7 +145,7 @@ def to_lora(
     )
 
 
-def _check_folder(folder: str | Path) -> None:
+def _check_folder(folder: AnyPath) -> None:
     """Raise where the files cannot be written, before anything is computed."""
     odd = not str(folder) or "\0" in str(folder)
     if odd or any(Path(folder, name).is_dir() for name in (CONFIG, WEIGHTS)) or Path(folder).is_file():

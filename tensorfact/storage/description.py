@@ -7,12 +7,12 @@ import hashlib
 import json
 import math
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
+from ..common.checks import AnyPath
 from ..errors import CheckpointError, FingerprintError, TensorfactError
 from ..formats import Format, format_from_dict, format_to_dict
 from ..model.head import head_buffers
@@ -81,7 +81,7 @@ class AdapterDescription:
     subtracts_start: bool = False
 
     @classmethod
-    def read(cls, path: str | Path) -> AdapterDescription:
+    def read(cls, path: AnyPath) -> AdapterDescription:
         """Read the description of a file; no tensor is allocated.
 
         Args:

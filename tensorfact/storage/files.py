@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from ..common.checks import AnyPath
 from ..errors import CheckpointError
 
 ENTRY = "tensorfact"
@@ -69,7 +70,7 @@ class Header:
         return tensors
 
 
-def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+def write_tensors(path: AnyPath, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
     """Write tensors and a description to one safetensors file; the old file stays whole on failure.
 
     Equal contents make equal files.
@@ -113,7 +114,7 @@ def _replace(path: Path, contents: bytes) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def write_plain(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
+def write_plain(path: AnyPath, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors to a safetensors file as others write them, without a description; an old file stays on failure.
 
     Args:
@@ -127,7 +128,7 @@ def write_plain(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
     _replace(Path(path), save(plain, metadata={"format": "pt"}))
 
 
-def write_text(path: str | Path, text: str) -> None:
+def write_text(path: AnyPath, text: str) -> None:
     """Write a text file; an old file stays whole on failure.
 
     Args:
@@ -140,7 +141,7 @@ def write_text(path: str | Path, text: str) -> None:
     _replace(Path(path), text.encode())
 
 
-def make_folder(folder: str | Path) -> None:
+def make_folder(folder: AnyPath) -> None:
     """Make a folder if it does not exist.
 
     Args:
@@ -157,7 +158,7 @@ def make_folder(folder: str | Path) -> None:
         ) from error
 
 
-def read_header(path: str | Path) -> Header:
+def read_header(path: AnyPath) -> Header:
     """Read a file's metadata and shapes without allocating a tensor.
 
     Args:
@@ -187,7 +188,7 @@ def read_header(path: str | Path) -> Header:
         raise CheckpointError(f"{path} holds no description", got=type(error).__name__) from error
 
 
-def read_tensors(path: str | Path) -> dict[str, Tensor]:
+def read_tensors(path: AnyPath) -> dict[str, Tensor]:
     """Read every tensor of a file and hold them against its digest.
 
     Args:
@@ -202,7 +203,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     return read_header(path).tensors()
 
 
-def read_plain(path: str | Path) -> dict[str, Tensor]:
+def read_plain(path: AnyPath) -> dict[str, Tensor]:
     """Read every tensor of any safetensors file, with a digest or without.
 
     Args:
@@ -232,7 +233,7 @@ class StoredTensors(Mapping[str, Tensor]):
         CheckpointError: The file is missing or damaged.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: AnyPath) -> None:
         self.path = Path(path)
         with _opened(path) as file:
             self.shapes = {name: tuple(file.get_slice(name).get_shape()) for name in list(file.keys())}
@@ -255,7 +256,7 @@ class StoredTensors(Mapping[str, Tensor]):
 
 
 @contextlib.contextmanager
-def _opened(path: str | Path) -> Iterator[Any]:
+def _opened(path: AnyPath) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
             yield file

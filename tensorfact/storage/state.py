@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from ..common.checks import AnyPath
 from ..errors import AdaptError, CheckpointError
 from ..formats import Format
 from ..network import Network
@@ -39,7 +40,7 @@ class AdapterState:
     tensors: Mapping[str, Tensor]
 
     @classmethod
-    def load(cls, path: str | Path, model: nn.Module | None = None, *, check_base: bool = True) -> AdapterState:
+    def load(cls, path: AnyPath, model: nn.Module | None = None, *, check_base: bool = True) -> AdapterState:
         """Read a file that `Adapter.save` or `save` wrote.
 
         Args:
@@ -101,7 +102,7 @@ class AdapterState:
                     fix="save the adapter again in fp32, fp64, fp16 or bf16",
                 )
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: AnyPath) -> None:
         """Write everything to one safetensors file, atomically.
 
         What training does not change, frozen cores and the start that is subtracted, is left out where it can be drawn

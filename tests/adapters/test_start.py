@@ -91,3 +91,15 @@ def test_what_is_no_start_is_refused() -> None:
             adapt(model, layers_plan(), TensorTrain(2), init=init, check=False)
     with untouched(model), refused(AdaptError, "scale 0"):
         adapt(model, layers_plan(), TensorTrain(2), init=good, scale=0.0, check=False)
+
+
+def test_the_path_of_a_file_is_a_start_as_a_str_too(tmp_path: Path) -> None:
+    model, trained, _ = stacked()
+    path = tmp_path / "start.safetensors"
+    trained.save(path)
+    expected = deltas(trained)
+    trained.remove()
+    for given in (path, str(path)):
+        adapter = adapt(model, layers_plan(), TensorTrain("full"), init=given, check=False)
+        assert all(difference(found, expected[name]) < 1e-5 for name, found in deltas(adapter).items())
+        adapter.remove()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from ...common.checks import AnyPath
 from ...errors import AdaptError
 from ...model.head import head_parameters
 from ...model.parameters import BASELINE, base_parameters, refuse_adapted
@@ -69,7 +69,7 @@ class Added(nn.ModuleList):
     def merge(self) -> None:
         """Do nothing: what these modules compute is no change of weights."""
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: AnyPath) -> None:
         """Write the added modules and the head to one file."""
         parameters = base_parameters(self.__dict__["_model"])
         tensors: dict[str, Tensor] = {f"{BASELINE}.{name}": value for name, value in self.state_dict().items()}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Protocol
 
 from torch import nn
 
-from ...common.checks import whole_number
+from ...common.checks import AnyPath, whole_number
 from ...errors import AdaptError
 
 
@@ -50,7 +49,7 @@ class Trained(Protocol):
     def merge(self) -> None:
         """Write what was trained into the model's weights, where that is possible."""
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: AnyPath) -> None:
         """Write what was trained to one file."""
 
     def remove(self) -> None:

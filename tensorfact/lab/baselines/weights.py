@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 
 from torch import nn
 
+from ...common.checks import AnyPath
 from ...model.head import head_buffers, head_parameters
 from ...model.parameters import base_parameters, refuse_adapted
 from ...storage.files import write_tensors
@@ -32,7 +32,7 @@ class Weights:
     def merge(self) -> None:
         """Do nothing: the weights are where they belong."""
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: AnyPath) -> None:
         """Write the trained parameters to one file, and the running statistics that trained beside them."""
         parameters, stored = base_parameters(self.model), self.model.state_dict()
         buffers = {name: buffer for name, buffer in head_buffers(self.model, self.names).items() if name in stored}

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ...common.checks import AnyPath
 from ...errors import DataError
 from .images import data_config
 from .in_memory import ResizedImages
@@ -26,7 +27,7 @@ SIZE, CLASSES, MOST = 28, 10, 60_000
 def fashion_mnist(
     model: nn.Module,
     *,
-    root: str | Path | None = None,
+    root: AnyPath | None = None,
     train: int = 800,
     val: int = 200,
     test: int = 10_000,

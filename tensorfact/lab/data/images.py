@@ -13,6 +13,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transf
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from ...common.checks import AnyPath
 from ...common.progress import Progress, silent
 from ...errors import DataError
 from ...model.example import timm_shape
@@ -20,7 +21,7 @@ from .splits import SPLITS, Splits
 
 
 def image_folder(
-    root: str | Path,
+    root: AnyPath,
     model: nn.Module,
     *,
     imagenet_statistics: bool = False,
@@ -140,7 +141,7 @@ def rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def open_rgb(path: str | Path) -> Image.Image:
+def open_rgb(path: AnyPath) -> Image.Image:
     """Read an image file.
 
     Raises:

@@ -12,6 +12,7 @@ from timm.data import create_dataset
 from torch import nn
 from torch.utils.data import IterableDataset, Subset
 
+from ...common.checks import AnyPath
 from ...common.progress import Progress, silent
 from ...errors import DataError, nearest
 from .images import Source, SourceImages, transform_of
@@ -56,7 +57,7 @@ def timm_dataset(
     name: str,
     model: nn.Module,
     *,
-    root: str | Path | None = None,
+    root: AnyPath | None = None,
     train_split: str = "train",
     val_split: str | None = None,
     test_split: str | None = "test",
@@ -141,7 +142,7 @@ def hugging_face(
     model: nn.Module,
     *,
     config: str | None = None,
-    root: str | Path | None = None,
+    root: AnyPath | None = None,
     image: str = "image",
     label: str = "label",
     train_split: str = "train",
@@ -185,7 +186,7 @@ def hugging_face(
             differ in their classes, a label is none, or an image is none.
     """
     found = _load(data, config, root)
-    what = str(data) if isinstance(data, str | Path) else "hugging_face"
+    what = str(data) if isinstance(data, AnyPath) else "hugging_face"
     names = {
         "train": train_split,
         "val": val_split or next((name for name in VALIDATION if name in found), None),
@@ -238,7 +239,7 @@ def _splits(
     return Splits(what, parts["train"], parts["val"], parts["test"], images["train"].classes)
 
 
-def _timm(name: str, root: str | Path | None, split: str, download: bool) -> tuple[Any, Source]:
+def _timm(name: str, root: AnyPath | None, split: str, download: bool) -> tuple[Any, Source]:
     """Let timm make one part; return it, and its samples by position."""
     place = None if root is None else str(root)
     try:
@@ -286,7 +287,7 @@ def _alike(one: SourceImages, other: SourceImages) -> bool:
     return all(mine[1] == its[1] and mine[0].tobytes() == its[0].tobytes() for mine, its in pairs)
 
 
-def _load(data: Any, config: str | None, root: str | Path | None) -> Mapping[str, Any]:
+def _load(data: Any, config: str | None, root: AnyPath | None) -> Mapping[str, Any]:
     """Return the parts of a Hugging Face data set by name."""
     try:
         import datasets
@@ -294,7 +295,7 @@ def _load(data: Any, config: str | None, root: str | Path | None) -> Mapping[str
         raise DataError(
             "hugging_face needs the package datasets", got=str(error), fix="pip install 'tensorfact[train]'"
         ) from error
-    if isinstance(data, str | Path):
+    if isinstance(data, AnyPath):
         folder = Path(data)
         saved = (folder / "dataset_dict.json").exists() or (folder / "state.json").exists()
         try:

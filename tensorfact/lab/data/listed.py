@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from ...common.checks import one_of
+from ...common.checks import AnyPath, one_of
 from ...common.progress import Progress, silent
 from ...errors import DataError
 from .images import check_images, open_rgb, transform_of
@@ -83,7 +83,7 @@ class ListedImages(Dataset[tuple[Tensor, int]]):
 
 
 def vtab(
-    root: str | Path,
+    root: AnyPath,
     name: str,
     model: nn.Module,
     *,
@@ -126,7 +126,7 @@ def vtab(
 
 
 def few_shot(
-    root: str | Path,
+    root: AnyPath,
     model: nn.Module,
     *,
     shots: int,

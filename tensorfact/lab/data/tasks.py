@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
+from ...common.checks import AnyPath
 from ...common.progress import Progress, silent
 from ...errors import DataError, nearest
 from .fashion import fashion_mnist
@@ -76,7 +77,7 @@ def open_task(
     name: str,
     model: nn.Module,
     *,
-    root: str | Path | None = None,
+    root: AnyPath | None = None,
     imagenet_statistics: bool = False,
     check: bool = True,
     progress: Progress = silent,

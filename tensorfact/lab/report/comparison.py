@@ -10,6 +10,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from ...algebra import Reconstructions
+from ...common.checks import AnyPath
 from ...storage.files import make_folder, write_text
 from ..comparison import Comparison
 from .pictures import save
@@ -18,7 +19,7 @@ MARKERS = "os^Dv"
 """The first ten methods have the first, the next ten, of the same colours, the second."""
 
 
-def write_report(comparison: Comparison, folder: str | Path) -> list[Path]:
+def write_report(comparison: Comparison, folder: AnyPath) -> list[Path]:
     """Write `results.json`, `table.md` and `accuracy.png`.
 
     Args:
@@ -35,7 +36,7 @@ def write_report(comparison: Comparison, folder: str | Path) -> list[Path]:
     return _written(folder, names, comparison.to_dict(), str(comparison), draw(comparison))
 
 
-def write_reconstructions(found: Reconstructions, folder: str | Path, title: str) -> list[Path]:
+def write_reconstructions(found: Reconstructions, folder: AnyPath, title: str) -> list[Path]:
     """Write `increment.json`, `increment.md` and `increment.png`.
 
     Args:
@@ -115,7 +116,7 @@ def draw(comparison: Comparison) -> Figure:
     return figure
 
 
-def _written(folder: str | Path, names: Sequence[str], data: object, table: str, figure: Figure) -> list[Path]:
+def _written(folder: AnyPath, names: Sequence[str], data: object, table: str, figure: Figure) -> list[Path]:
     """Write JSON, Markdown and a picture; each file appears whole or not at all."""
     files = [Path(folder, name) for name in names]
     make_folder(folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ...common.checks import AnyPath
 from ...storage.files import make_folder, write_text
 from ..sweep import Results
 from .html import page
@@ -20,7 +21,7 @@ PICTURES = {
 }
 
 
-def write_sweep_report(results: Results, folder: str | Path) -> list[Path]:
+def write_sweep_report(results: Results, folder: AnyPath) -> list[Path]:
     """Write a page, tables, and the pictures for which there are numbers.
 
     Each file appears whole or not at all. A picture for which there are no numbers is removed if it was there.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable
 from pathlib import Path
 
+from ...common.checks import AnyPath
 from ...common.progress import Progress, silent
 from ...errors import SweepError
 from .cells import Candidates, collect, grid
@@ -21,9 +22,9 @@ from .store import Store
 
 def run_sweep(
     sweep: Sweep,
-    folder: str | Path,
+    folder: AnyPath,
     *,
-    root: str | Path | None = None,
+    root: AnyPath | None = None,
     device: str = "cpu",
     engine: Engine | None = None,
     workers: int = 0,
@@ -71,7 +72,7 @@ def run_sweep(
     return results
 
 
-def read_results(folder: str | Path) -> Results:
+def read_results(folder: AnyPath) -> Results:
     """Return a sweep's results, as far as they go.
 
     Args:

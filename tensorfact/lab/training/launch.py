@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import warnings
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...common.checks import AnyPath
 from ...errors import TrainingError
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def accelerator_for(
-    device: str, *, precision: str = "no", tracker: str | None = None, folder: str | Path | None = None
+    device: str, *, precision: str = "no", tracker: str | None = None, folder: AnyPath | None = None
 ) -> Accelerator | None:
     """Return an accelerator where one is needed: for several processes, another precision, or a tracker.
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
+from ...common.checks import AnyPath
 from ...common.progress import Progress, silent
 from ...errors import TrainingError
 from .accelerated import engine_for
@@ -36,7 +36,7 @@ def fit(
     lr_factors: Mapping[str, float] | None = None,
     loss: Loss = nn.functional.cross_entropy,
     seed: int = 0,
-    checkpoint: str | Path | None = None,
+    checkpoint: AnyPath | None = None,
     progress: Progress = silent,
     accelerator: Accelerator | None = None,
     accumulation: int = 1,

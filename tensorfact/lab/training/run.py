@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from ...adapters import Adapter
+from ...common.checks import AnyPath
 from ...errors import CheckpointError, DivergedError, TrainingError
 from ...model.parameters import ATTRIBUTE
 from ...storage.description import fingerprint
@@ -146,7 +147,7 @@ class Run:
     def _share(self, parts: int) -> dict[str, int]:
         return {"processes": self.engine.processes, "process": self.engine.process, "parts": parts}
 
-    def save(self, path: str | Path, identity: Identity) -> None:
+    def save(self, path: AnyPath, identity: Identity) -> None:
         """Write everything that the next epoch depends on, in the main process."""
         whole, states = self.engine.whole, self.optimizer.state_dict()["state"]
         saved = Saved(
@@ -158,7 +159,7 @@ class Run:
         if self.engine.main:
             saved.write(path, identity)
 
-    def resume(self, path: str | Path, identity: Identity) -> None:
+    def resume(self, path: AnyPath, identity: Identity) -> None:
         """Go on from what `save` wrote, if it exists; every process reads it.
 
         Raises:

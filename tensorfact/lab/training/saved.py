@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 
 from torch import Tensor
 
+from ...common.checks import AnyPath
 from ...errors import CheckpointError, TrainingError
 from ...storage.files import read_header, read_tensors, write_tensors
 from .history import Epoch, History
@@ -49,7 +49,7 @@ class Saved:
     best: Tensors
     moments: Mapping[str, Tensors]
 
-    def write(self, path: str | Path, identity: Identity) -> None:
+    def write(self, path: AnyPath, identity: Identity) -> None:
         """Write it to one file, atomically.
 
         Args:
@@ -78,7 +78,7 @@ class Saved:
         )
 
     @classmethod
-    def read(cls, path: str | Path, identity: Identity, state: Tensors) -> Saved:
+    def read(cls, path: AnyPath, identity: Identity, state: Tensors) -> Saved:
         """Read back what `write` wrote, if it belongs to this run.
 
         Args:
