@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--accumulation", type=int, default=1, help="parts that every process computes a batch in")
     parser.add_argument("--mixed-precision", choices=["no", "bf16", "fp16"], default="no")
-    parser.add_argument("--checkpointing", action="store_true", help="less memory, more time")
+    parser.add_argument("--gradient-checkpointing", action="store_true", help="less memory, more time")
     parser.add_argument("--cpu", action="store_true", help="leave GPUs alone")
     parser.add_argument("--checkpoint", type=Path, help="a file to resume from")
     parser.add_argument("--out", type=Path, help="where to save the adapter")
@@ -46,7 +46,7 @@ def main() -> None:
         lr=3e-3,
         accelerator=accelerator,
         accumulation=args.accumulation,
-        checkpointing=args.checkpointing,
+        gradient_checkpointing=args.gradient_checkpointing,
         checkpoint=args.checkpoint,
         on_epoch=lambda index, epoch: print(f"epoch {index}: loss {epoch.train_loss:.4f}"),
     )

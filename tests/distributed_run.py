@@ -32,7 +32,7 @@ CASES: dict[str, dict[str, Any]] = {
     "tiny": {"count": 5, "batch_size": 2, "epochs": 1},
     "dropped": {"drop_last": True, "validate_every": 2},
     "unvalidated": {"val": None},
-    "recomputed": {"checkpointing": True, "accumulation": 2},
+    "recomputed": {"gradient_checkpointing": True, "accumulation": 2},
     "workers": {"workers": 1, "epochs": 1},
     "stopped": {"epochs": 3},
     "norm": {"norm": True, "count": 24, "val": None},

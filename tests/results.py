@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 
 from tensorfact.lab.report.summary import RowSummary, Summary
-from tensorfact.lab.sweep import Cell, Measured, Outcome, Part, Results, Row, Run, RunSpec, Settings, Sweep
+from tensorfact.lab.sweep import Cell, Measured, Outcome, Results, Run, RunSpec, Settings, Sweep, SweepPart, SweepRow
 from tensorfact.lab.sweep.spec import Stage
 
 VTAB_TASKS = ("vtab:cifar", "vtab:svhn", "vtab:eurosat", "vtab:dmlab", "vtab:kitti")
@@ -17,21 +17,23 @@ HOSTILE = """</script><b a="x">'|` & _x_ <!-- 100 % $#{}~^\\ *y* [z](w)"""
 """A label that means something to every language that a report is written in."""
 
 ROWS = (
-    Row("linear probe", ("linear",), accuracy=0.5255, parameters=0),
-    Row("BitFit", ("bitfit",), accuracy=0.6529, parameters=102_912),
-    Row("VPT-Deep", ("vpt-deep:length=10",), by_task={"vtab:dmlab": ("vpt-deep:length=100",)}),
-    Row("LoRA", tuple(f"lora:rank={rank}" for rank in RANKS), parameters=294_912, accuracy=0.7425),
-    Row("FacT-TT", tuple(f"fact-tt:rank={rank}" for rank in RANKS), (0.1, 1.0, 10.0), parameters=42_496, accuracy=0.75),
-    Row("FacT-TK", tuple(f"fact-tk:rank={rank}" for rank in RANKS), (0.1, 1.0, 10.0), accuracy=0.756),
-    Row("Tucker", tuple(f"tucker:rank={rank}" for rank in RANKS)),
-    Row(HOSTILE, ("tt:rank=4",)),
+    SweepRow("linear probe", ("linear",), accuracy=0.5255, parameters=0),
+    SweepRow("BitFit", ("bitfit",), accuracy=0.6529, parameters=102_912),
+    SweepRow("VPT-Deep", ("vpt-deep:length=10",), by_task={"vtab:dmlab": ("vpt-deep:length=100",)}),
+    SweepRow("LoRA", tuple(f"lora:rank={rank}" for rank in RANKS), parameters=294_912, accuracy=0.7425),
+    SweepRow(
+        "FacT-TT", tuple(f"fact-tt:rank={rank}" for rank in RANKS), (0.1, 1.0, 10.0), parameters=42_496, accuracy=0.75
+    ),
+    SweepRow("FacT-TK", tuple(f"fact-tk:rank={rank}" for rank in RANKS), (0.1, 1.0, 10.0), accuracy=0.756),
+    SweepRow("Tucker", tuple(f"tucker:rank={rank}" for rank in RANKS)),
+    SweepRow(HOSTILE, ("tt:rank=4",)),
 )
 
 
-def sweep(*, released: bool = False, tasks: tuple[str, ...] = VTAB_TASKS, rows: tuple[Row, ...] = ROWS) -> Sweep:
+def sweep(*, released: bool = False, tasks: tuple[str, ...] = VTAB_TASKS, rows: tuple[SweepRow, ...] = ROWS) -> Sweep:
     parts = (
-        Part("vit", "VTAB-1K on a ViT-B/16", "vit_base_patch16_224", tasks, rows, checkpoint="vit.safetensors"),
-        Part("swin", "A few shots on a Swin-B", "swin_base_patch4_window7_224", SHOTS, (rows[0], *rows[-3:])),
+        SweepPart("vit", "VTAB-1K on a ViT-B/16", "vit_base_patch16_224", tasks, rows, checkpoint="vit.safetensors"),
+        SweepPart("swin", "A few shots on a Swin-B", "swin_base_patch4_window7_224", SHOTS, (rows[0], *rows[-3:])),
     )
     return Sweep("formats", parts, (0, 1, 2), Settings(epochs=12), released)
 

@@ -16,7 +16,7 @@ from ..network import Dropout
 from ..plan import TensorizationPlan
 from ..plan.tensors import per_tensor
 from ..storage.description import FACTORS, HEAD, START
-from ..storage.state import Source, state_of
+from ..storage.state import AdapterSource, state_of
 from .adapter import Adapter
 from .factors import named
 from .options import AdaptOptions, Route, fresh_seed
@@ -107,7 +107,7 @@ def adapt(
 
 def load_adapter(
     model: nn.Module,
-    path: Source,
+    path: AdapterSource,
     *,
     route: Route = "auto",
     check_base: bool = True,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..common.table import Table
 from ..errors import AdaptError, UnusedError
-from ..model.example import Example, known_example, observing, outline, runs
+from ..model.example import ExampleInput, known_example, observing, outline, runs
 from ..model.parameters import base_parameters
 from .layers import Slot, Switch
 
@@ -184,7 +184,7 @@ def listed(names: Sequence[str]) -> str:
     return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
 
 
-def measure(model: nn.Module, slots: Mapping[str, Slot], example: Example) -> Liveness:
+def measure(model: nn.Module, slots: Mapping[str, Slot], example: ExampleInput) -> Liveness:
     """Give one parameter after another an increment as large as itself, and watch the output.
 
     Args:
@@ -212,7 +212,7 @@ def measure(model: nn.Module, slots: Mapping[str, Slot], example: Example) -> Li
     return Liveness(tuple(effects), tolerance_of(model))
 
 
-def _merged(model: nn.Module, parameter: Tensor, slot: Slot, example: Example) -> Tensor:
+def _merged(model: nn.Module, parameter: Tensor, slot: Slot, example: ExampleInput) -> Tensor:
     original = parameter.detach().clone()
     try:
         parameter.copy_(slot.effective(parameter))

@@ -16,7 +16,7 @@ from ..network import Mode
 from ..plan.tensors import formats_of
 from ..storage import AdapterState
 from ..storage.description import sizes_of
-from ..storage.state import Source, state_of
+from ..storage.state import AdapterSource, state_of
 from .changes import Change, Recompression
 from .direct_sum import direct_sum
 from .recompression import recompress, stored
@@ -31,7 +31,7 @@ _FITTED = 1e-6
 
 
 def convert(
-    adapter: Source,
+    adapter: AdapterSource,
     format: Format | Mapping[str, Format],
     *,
     tolerance: float | None = None,
@@ -71,7 +71,7 @@ def convert(
 
 
 def round_ranks(
-    adapter: Source,
+    adapter: AdapterSource,
     *,
     rank: Rank | None = None,
     tolerance: float | None = None,
@@ -126,7 +126,7 @@ def round_ranks(
 
 
 def combine(
-    adapters: Mapping[Source, float],
+    adapters: Mapping[AdapterSource, float],
     *,
     format: Format | Mapping[str, Format] | None = None,
     rank: Rank | None = None,

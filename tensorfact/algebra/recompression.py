@@ -19,7 +19,7 @@ from ..network import Mode, Network
 from .bases import Compressed, compress
 from .term import Term, energy
 
-Place = dict[str, int]
+Position = dict[str, int]
 
 _NOISE = 1e-12
 """A sum this small beside its summands is what rounding leaves of zero."""
@@ -195,7 +195,7 @@ def _expanded(network: Network, block: Compressed, part: Decomposition) -> dict[
     return cores
 
 
-def _joined(network: Network, blocks: Iterable[tuple[Place, Mapping[str, Tensor]]]) -> dict[str, Tensor]:
+def _joined(network: Network, blocks: Iterable[tuple[Position, Mapping[str, Tensor]]]) -> dict[str, Tensor]:
     """Put the cores of all blocks in their places."""
     cores: dict[str, Tensor] = {}
     for place, parts in blocks:

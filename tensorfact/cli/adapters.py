@@ -15,7 +15,7 @@ from ..formats.rank import Rank
 from ..lab.models import load_model, model_shapes
 from ..lora import from_lora, to_lora
 from ..plan import plan_by_shape, plan_for
-from ..storage.state import Source
+from ..storage.state import AdapterSource
 from .console import AdapterPath, Checkpoint, ModelName, Pretrained, app, show
 from .progress import progress_bars
 
@@ -107,7 +107,7 @@ def combine_command(
     dry_run: DryRun = False,
 ) -> None:
     """Add adapters of one plan, each times a weight."""
-    weighted: dict[Source, float] = dict(map(_weighted, adapters))
+    weighted: dict[AdapterSource, float] = dict(map(_weighted, adapters))
     target = _target(out, dry_run, *map(str, weighted))
     if len(weighted) < len(adapters):
         raise AdaptError("combine: a file is there twice", fix="name each once, with the sum of its weights")

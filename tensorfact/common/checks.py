@@ -11,7 +11,7 @@ from typing import SupportsFloat, SupportsIndex
 
 from ..errors import TensorfactError, nearest
 
-Kind = type[TensorfactError]
+ErrorClass = type[TensorfactError]
 """The class of the error that a check raises."""
 
 AnyPath = str | os.PathLike[str]
@@ -19,7 +19,7 @@ AnyPath = str | os.PathLike[str]
 
 
 def whole_number(
-    value: object, argument: str, kind: Kind, *, least: int = 1, expected: str = "", example: object = None
+    value: object, argument: str, kind: ErrorClass, *, least: int = 1, expected: str = "", example: object = None
 ) -> int:
     """Return a whole number of at least some size: an int, or what counts as one, such as numpy's integers.
 
@@ -55,7 +55,7 @@ def whole_number(
 def finite_number(
     value: object,
     argument: str,
-    kind: Kind,
+    kind: ErrorClass,
     *,
     fits: Callable[[float], bool] = lambda number: True,
     expected: str = "a finite number",
@@ -90,7 +90,7 @@ def finite_number(
     raise _refused(kind, argument, expected, value, example)
 
 
-def probability(value: object, argument: str, kind: Kind) -> float:
+def probability(value: object, argument: str, kind: ErrorClass) -> float:
     """Return a probability below 1, at which something is left.
 
     Args:
@@ -105,7 +105,7 @@ def probability(value: object, argument: str, kind: Kind) -> float:
     return finite_number(value, argument, kind, fits=lambda p: 0 <= p < 1, expected=f"0 <= {name} < 1", example=0.1)
 
 
-def one_of(value: object, names: Iterable[str], argument: str, kind: Kind) -> str:
+def one_of(value: object, names: Iterable[str], argument: str, kind: ErrorClass) -> str:
     """Return a name that is one of several.
 
     Args:
@@ -137,7 +137,7 @@ Fix: route='auto'.
     )
 
 
-def file_path(value: object, argument: str, kind: Kind) -> Path:
+def file_path(value: object, argument: str, kind: ErrorClass) -> Path:
     """Return a path from a `str` or an `os.PathLike`.
 
     Args:
@@ -154,7 +154,7 @@ def file_path(value: object, argument: str, kind: Kind) -> Path:
     raise _refused(kind, argument, "a path: a str or an os.PathLike", value, "adapter.safetensors")
 
 
-def _refused(kind: Kind, argument: str, expected: str, got: object, example: object) -> TensorfactError:
+def _refused(kind: ErrorClass, argument: str, expected: str, got: object, example: object) -> TensorfactError:
     return kind(argument, expected=expected, got=repr(got)[:80], fix=f"{_name(argument)}={example!r}")
 
 

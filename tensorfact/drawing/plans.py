@@ -23,7 +23,7 @@ _ROWS, _COLUMNS, _LAST = 16, 24, 3
 _KEYS, _HIGH, _GAP, _BETWEEN = 20, 15.0, 2.0, 38.0
 _MORE_ROWS, _MORE_COLUMNS = "\N{VERTICAL ELLIPSIS}", "\N{HORIZONTAL ELLIPSIS}"
 
-Place = tuple[Coordinate, ...]
+SliceCoordinates = tuple[Coordinate, ...]
 """One coordinate for each stack axis of a tensor."""
 
 
@@ -39,9 +39,9 @@ class _Grid:
     """
 
     tensor: TensorGroup
-    rows: tuple[Place | None, ...]
-    columns: tuple[Place | None, ...]
-    filled: Mapping[Place, tuple[Rule, ...]]
+    rows: tuple[SliceCoordinates | None, ...]
+    columns: tuple[SliceCoordinates | None, ...]
+    filled: Mapping[SliceCoordinates, tuple[Rule, ...]]
 
     @property
     def row_labels(self) -> list[str]:
@@ -113,14 +113,14 @@ def _grid(tensor: TensorGroup) -> _Grid:
     axes = list(tensor.coordinates.values())
     rows = _shortened([(c,) for c in axes[0]] if axes else [()], _ROWS)
     columns = _shortened(list(itertools.product(*axes[1:])), _COLUMNS)
-    filled: dict[Place, tuple[Rule, ...]] = {}
+    filled: dict[SliceCoordinates, tuple[Rule, ...]] = {}
     for view in tensor.views:
         for place in _places(view.parameter, view.rule, list(tensor.coordinates)):
             filled[place] = tuple(dict.fromkeys((*filled.get(place, ()), view.rule)))
     return _Grid(tensor, rows, columns, filled)
 
 
-def _places(parameter: str, rule: Rule, axes: Sequence[str]) -> Iterator[Place]:
+def _places(parameter: str, rule: Rule, axes: Sequence[str]) -> Iterator[SliceCoordinates]:
     """Yield the slices that one parameter fills."""
     known = {**rule.fixed, **(rule.match(parameter) or {})}
     listed = rule.listed
@@ -129,13 +129,13 @@ def _places(parameter: str, rule: Rule, axes: Sequence[str]) -> Iterator[Place]:
     )
 
 
-def _shortened(places: Sequence[Place], most: int) -> tuple[Place | None, ...]:
+def _shortened(places: Sequence[SliceCoordinates], most: int) -> tuple[SliceCoordinates | None, ...]:
     if len(places) <= most:
         return tuple(places)
     return (*places[: most - _LAST - 1], None, *places[-_LAST:])
 
 
-def _spell(place: Place | None, elided: str) -> str:
+def _spell(place: SliceCoordinates | None, elided: str) -> str:
     return elided if place is None else " ".join(map(str, place))
 
 

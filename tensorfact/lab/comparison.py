@@ -36,7 +36,7 @@ PACKAGES = ("torch", "timm", "tensorly", "opt_einsum", "numpy")
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class ComparisonRow:
     """What was measured of one method.
 
     Args:
@@ -71,7 +71,7 @@ class Comparison:
         run_info: When, on what and with which settings it ran.
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[ComparisonRow, ...]
     run_info: Mapping[str, Any]
 
     def table(self) -> Table:
@@ -205,7 +205,7 @@ def compare(
         ratio, peak = costs[method.label]
         first = runs[0]
         rows.append(
-            Row(
+            ComparisonRow(
                 method.label,
                 first.parameters,
                 first.bytes,

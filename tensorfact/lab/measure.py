@@ -19,7 +19,7 @@ from ..model.parameters import base_parameters
 from ..network.cost import seconds_of
 
 
-class Step(Protocol):
+class MeasuredStep(Protocol):
     """Something to be timed: a training step, a forward pass."""
 
     @property
@@ -106,7 +106,7 @@ def freeze_to_floor(model: nn.Module, first: str) -> None:
         parameter.requires_grad_(name == lowest or name in head)
 
 
-def step_ratios(floor: Step, steps: Mapping[str, Step], *, rounds: int = 9) -> dict[str, float]:
+def step_ratios(floor: MeasuredStep, steps: Mapping[str, MeasuredStep], *, rounds: int = 9) -> dict[str, float]:
     """Time steps against the floor: floor, step, floor, step and so on, in every round.
 
     Args:
@@ -121,7 +121,12 @@ def step_ratios(floor: Step, steps: Mapping[str, Step], *, rounds: int = 9) -> d
 
 
 def all_step_ratios(
-    floor: Step, steps: Mapping[str, Step], *, rounds: int = 9, warmup: int = 2, seconds: float = math.inf
+    floor: MeasuredStep,
+    steps: Mapping[str, MeasuredStep],
+    *,
+    rounds: int = 9,
+    warmup: int = 2,
+    seconds: float = math.inf,
 ) -> dict[str, list[float]]:
     """Time steps against the floor as `step_ratios` does, and return the ratios of all rounds.
 

@@ -17,7 +17,7 @@ from ..errors import CheckpointError, DataError, nearest
 from ..model.parameters import base_parameters
 from ..storage.description import FACTORS
 from ..storage.files import StoredTensors
-from .matrices import LowRank
+from .matrices import LowRankIncrement
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -34,7 +34,7 @@ _UNREADABLE = ("lora_magnitude_vector", "dora_scale", "lora_embedding", "hada_t"
 _LYCORIS = re.compile(r"^(?:lycoris|lora_unet|lora_te\d?|lora_transformer|lora)_")
 
 
-def read_layers(model: nn.Module, path: AnyPath) -> tuple[dict[str, LowRank], dict[str, Tensor]]:
+def read_layers(model: nn.Module, path: AnyPath) -> tuple[dict[str, LowRankIncrement], dict[str, Tensor]]:
     """Read a file's increments, scale included, and what it stores as it is.
 
     Args:
@@ -161,7 +161,7 @@ def _finite(path: Path, key: str, tensor: Tensor) -> Tensor:
     return tensor
 
 
-def _two(path: Path, layer: str, parts: Mapping[str, Tensor], config: Config) -> LowRank:
+def _two(path: Path, layer: str, parts: Mapping[str, Tensor], config: Config) -> LowRankIncrement:
     """Return one layer's increment as two matrices."""
     wide = {name: part.double() for name, part in parts.items() if name != "alpha"}
     kind = next((kind for kind in _KINDS if any(name.startswith(kind) for name in wide)), "")
@@ -177,7 +177,7 @@ def _two(path: Path, layer: str, parts: Mapping[str, Tensor], config: Config) ->
             cause="a convolution, or a file that is not whole",
         ) from error
     scale = _scale(layer, parts, config, rank)
-    return LowRank(down, up * scale, 0.0, sum(part.numel() for part in wide.values()))
+    return LowRankIncrement(down, up * scale, 0.0, sum(part.numel() for part in wide.values()))
 
 
 def _scale(layer: str, parts: Mapping[str, Tensor], config: Config, rank: int | None) -> float:

@@ -24,7 +24,7 @@ _EXACT = 1e-12
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class LowRank:
+class LowRankIncrement:
     """An increment up @ down of a linear layer.
 
     Args:
@@ -47,7 +47,7 @@ class LowRank:
 
 def low_rank(
     tensor: TensorGroup, view: View, network: Network, cores: Mapping[str, Tensor], rank: int | None
-) -> LowRank:
+) -> LowRankIncrement:
     """Return one parameter's part of a factored tensor as two matrices, of the lowest rank that is exact.
 
     Args:
@@ -68,7 +68,9 @@ def low_rank(
     if rank is not None and found.network.sizes["_r"] > rank:
         found = recompress([own], modes, MatrixBatch(rank))
     down, up = found.cores["A"], found.cores["B"]
-    return LowRank(_whole(down.movedim(-1, 0), view, view.inputs), _whole(up, view, view.outputs).t(), found.error)
+    return LowRankIncrement(
+        _whole(down.movedim(-1, 0), view, view.inputs), _whole(up, view, view.outputs).t(), found.error
+    )
 
 
 def _whole(matrix: Tensor, view: View, axes: Axes) -> Tensor:
@@ -79,7 +81,7 @@ def _whole(matrix: Tensor, view: View, axes: Axes) -> Tensor:
     return matrix.reshape(matrix.shape[0], -1)
 
 
-def stacked(tensor: TensorGroup, layers: Mapping[str, LowRank]) -> Term:
+def stacked(tensor: TensorGroup, layers: Mapping[str, LowRankIncrement]) -> Term:
     """Return low-rank increments of many layers as one factored tensor: two matrices for every slice.
 
     Args:

@@ -23,7 +23,7 @@ from ..plan.tensors import formats_of
 from ..storage import AdapterState
 from ..storage.description import AdapterDescription, fingerprint
 from .files import read_layers
-from .matrices import LowRank, stacked
+from .matrices import LowRankIncrement, stacked
 
 
 def from_lora(
@@ -98,7 +98,7 @@ def from_lora(
     return Recompression(AdapterState(description, {}).replaced(formats, cores, kept), tuple(changes))
 
 
-def _check_layer(name: str, layer: LowRank, views: Mapping[str, View]) -> None:
+def _check_layer(name: str, layer: LowRankIncrement, views: Mapping[str, View]) -> None:
     if name not in views:
         raise DataError(
             f"from_lora: the plan does not cover {name!r}, which the file changes",

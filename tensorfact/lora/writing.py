@@ -20,9 +20,9 @@ from ..model.example import called_names
 from ..model.parameters import base_parameters, owners_of
 from ..model.sides import is_conv1d
 from ..storage.files import make_folder, write_plain, write_text
-from ..storage.state import Source, state_of
+from ..storage.state import AdapterSource, state_of
 from .files import CONFIG, PREFIX, WEIGHTS
-from .matrices import LowRank, low_rank
+from .matrices import LowRankIncrement, low_rank
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +68,7 @@ class LoraFolder:
 
 
 def to_lora(
-    adapter: Source,
+    adapter: AdapterSource,
     model: nn.Module,
     folder: AnyPath | None,
     *,
@@ -118,7 +118,7 @@ def to_lora(
     resolved = state.description.resolve(model)
     modules = _linear_layers(model, resolved.parameters, example_input)
     kept = _kept_modules(model, state.head if head else {}, modules)
-    layers: dict[str, LowRank] = {}
+    layers: dict[str, LowRankIncrement] = {}
     for tensor in resolved.tensors:
         term, *start = terms_of(state, tensor.name)
         if start:
@@ -207,7 +207,9 @@ def _kept_modules(
     return kept
 
 
-def _described(model: nn.Module, layers: Mapping[str, LowRank], kept: list[str]) -> tuple[dict[str, Tensor], Any]:
+def _described(
+    model: nn.Module, layers: Mapping[str, LowRankIncrement], kept: list[str]
+) -> tuple[dict[str, Tensor], Any]:
     """Return the matrices as peft names them, and the configuration."""
     ranks = [layer.rank for layer in layers.values()]
     usual = max(set(ranks), key=lambda rank: (ranks.count(rank), rank))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..errors import AdaptError, UnusedError
 
 
-class Example(NamedTuple):
+class ExampleInput(NamedTuple):
     """The arguments of one forward pass."""
 
     arguments: tuple[Any, ...] = ()
@@ -23,22 +23,22 @@ class Example(NamedTuple):
         """Run a model on it."""
         return model(*self.arguments, **self.keywords)
 
-    def on(self, device: str) -> Example:
+    def on(self, device: str) -> ExampleInput:
         """Return it on another device."""
         named = {
             name: value.to(device) if isinstance(value, Tensor) else value for name, value in self.keywords.items()
         }
-        return Example(tuple(value.to(device) for value in self.arguments), named)
+        return ExampleInput(tuple(value.to(device) for value in self.arguments), named)
 
 
-def as_example(value: object) -> Example:
+def as_example(value: object) -> ExampleInput:
     """Return the arguments of a forward pass from a tensor, a tuple of arguments, or a mapping of keywords."""
     if isinstance(value, Mapping):
-        return Example((), dict(value))
-    return Example(tuple(value) if isinstance(value, (tuple, list)) else (value,))
+        return ExampleInput((), dict(value))
+    return ExampleInput(tuple(value) if isinstance(value, (tuple, list)) else (value,))
 
 
-def known_example(model: nn.Module) -> Example | None:
+def known_example(model: nn.Module) -> ExampleInput | None:
     """Return an input for a model that says what it takes: timm's `pretrained_cfg`, transformers' `dummy_inputs`."""
     try:
         return _derived(model)
@@ -46,7 +46,7 @@ def known_example(model: nn.Module) -> Example | None:
         return None
 
 
-def _derived(model: nn.Module) -> Example | None:
+def _derived(model: nn.Module) -> ExampleInput | None:
     parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
     if parameter is None or parameter.is_meta:
         return None
@@ -54,13 +54,13 @@ def _derived(model: nn.Module) -> Example | None:
     words = getattr(model, "dummy_inputs", None) if hasattr(model, "config") else None
     keywords = {name: value.to(parameter.device) for name, value in (words or {}).items() if isinstance(value, Tensor)}
     if shape is None:
-        return Example((), keywords) if keywords else None
+        return ExampleInput((), keywords) if keywords else None
     noise = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0), device="cpu")
     image = noise.to(parameter.device, parameter.dtype)
     if not hasattr(model, "config"):
-        return Example((image,))
+        return ExampleInput((image,))
     ids = keywords.get("input_ids") if hasattr(model.config, "text_config") else None
-    return Example((), {"pixel_values": image, **({"input_ids": ids} if ids is not None else {})})
+    return ExampleInput((), {"pixel_values": image, **({"input_ids": ids} if ids is not None else {})})
 
 
 def timm_shape(model: nn.Module) -> tuple[int, ...] | None:
@@ -112,7 +112,7 @@ def observing(model: nn.Module) -> Iterator[None]:
                 module._buffers[name] = buffer
 
 
-def required_example(model: nn.Module, given: object) -> Example:
+def required_example(model: nn.Module, given: object) -> ExampleInput:
     """Return the example that was given, or the one that is known.
 
     Raises:
@@ -158,7 +158,7 @@ def called_names(model: nn.Module, given: object = None) -> set[str] | None:
         return None
     called: set[str] = set()
 
-    def run(one: nn.Module, on: Example) -> bool:
+    def run(one: nn.Module, on: ExampleInput) -> bool:
         called.clear()
         hooks = [
             module.register_forward_pre_hook(lambda _, __, name=name: called.add(name))

@@ -4,10 +4,11 @@ from .cost import Cost, Machine, calibrate, machine
 from .cut import Cut, cuts
 from .dropout import Dropout
 from .network import Core, Mode, Network, Side
-from .order import Contraction, Step, dense_of, plan_contraction, with_input
+from .order import Contraction, ContractionStep, dense_of, plan_contraction, with_input
 
 __all__ = [
     "Contraction",
+    "ContractionStep",
     "Core",
     "Cost",
     "Cut",
@@ -16,7 +17,6 @@ __all__ = [
     "Mode",
     "Network",
     "Side",
-    "Step",
     "calibrate",
     "cuts",
     "dense_of",

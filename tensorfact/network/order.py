@@ -28,7 +28,7 @@ Path = Sequence[tuple[int, ...]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Step:
+class ContractionStep:
     """One product: take the operands at these positions, append the result.
 
     Args:
@@ -66,7 +66,7 @@ class Contraction:
         naive_flops: FLOPs of the better of the two naive orders, first core to last and last to first.
     """
 
-    steps: tuple[Step, ...]
+    steps: tuple[ContractionStep, ...]
     naive_flops: int
 
     @property
@@ -167,11 +167,11 @@ def with_input(network: Network, legs: Sequence[str], output: Sequence[str], tok
     return Network((x, *network.cores), (TOKENS, *output), {**network.sizes, TOKENS: tokens})
 
 
-def _flops(steps: Sequence[Step]) -> int:
+def _flops(steps: Sequence[ContractionStep]) -> int:
     return sum(step.cost.flops for step in steps)
 
 
-def _steps(network: Network, path: Path) -> tuple[Step, ...]:
+def _steps(network: Network, path: Path) -> tuple[ContractionStep, ...]:
     waiting = [(core.name, core.legs) for core in network.cores]
     pairs = _pairwise(path, len(waiting))
     steps = []
@@ -208,11 +208,11 @@ def _step(
     taken: list[tuple[str, tuple[str, ...]]],
     involved: tuple[str, ...],
     result: tuple[str, ...],
-) -> Step:
+) -> ContractionStep:
     letter = dict(zip(involved, string.ascii_letters, strict=False))
     sums = len(result) < len(involved)
     summed, order = _matrix_product([legs for _, legs in taken], result)
-    return Step(
+    return ContractionStep(
         positions,
         f"{','.join(_spell(legs, letter) for _, legs in taken)}->{_spell(result, letter)}",
         summed,

@@ -20,7 +20,7 @@ from .rules import Coordinate, Group, Rule, mode_names
 from .slices import View
 from .tensors import LeftOut, ResolvedPlan, TensorGroup
 
-Cell = tuple[int, ...]
+GridCell = tuple[int, ...]
 Places = dict[str, dict[Coordinate, int]]
 
 
@@ -197,7 +197,7 @@ def _ordered(found: Iterable[Coordinate | None]) -> tuple[Coordinate, ...]:
 
 def _positions(
     group: Group, axes: Axes, matches: list[_Match], where: Places, sizes: Mapping[str, int]
-) -> dict[Cell, int]:
+) -> dict[GridCell, int]:
     """Number the cells of one mode: those that occur if all its axes are stacked, else the whole grid."""
     if all(axis in where for axis in axes):
         cells = {cell for match in matches for cell in _cells(axes, match, where)}
@@ -205,7 +205,7 @@ def _positions(
     return {cell: at for at, cell in enumerate(itertools.product(*(range(sizes[axis]) for axis in axes)))}
 
 
-def _cells(axes: Axes, match: _Match, where: Places) -> Iterator[Cell]:
+def _cells(axes: Axes, match: _Match, where: Places) -> Iterator[GridCell]:
     """Run over a parameter's cells of some axes, the last axis fastest."""
     runs = (
         [where[axis][c] for c in match.along(axis) if c is not None] if axis in where else range(match.sizes[axis])
@@ -215,12 +215,12 @@ def _cells(axes: Axes, match: _Match, where: Places) -> Iterator[Cell]:
 
 
 def _check_filled(
-    group: Group, name: str, matches: list[_Match], where: Places, positions: list[dict[Cell, int]]
+    group: Group, name: str, matches: list[_Match], where: Places, positions: list[dict[GridCell, int]]
 ) -> None:
     """Every place in the stack axes is filled exactly once, or once for each coordinate of the tied axes."""
     stack = group.stack
     claims: dict[tuple[Coordinate, ...], _Match] = {}
-    filled: set[Cell] = set()
+    filled: set[GridCell] = set()
     for match in matches:
         for cell in _cells(stack, match, where):
             key = (*cell, *(match.coordinates[axis] for axis in group.shared))
@@ -247,7 +247,7 @@ def _check_filled(
             )
 
 
-def _view(group: Group, match: _Match, where: Places, positions: list[dict[Cell, int]]) -> View:
+def _view(group: Group, match: _Match, where: Places, positions: list[dict[GridCell, int]]) -> View:
     listed = match.rule.listed
     kept = {
         axis: tuple(at for at in range(size) if axis not in listed or listed[axis][at] is not None)
@@ -269,5 +269,5 @@ def _side(view: View, axes: Axes) -> Side:
     return "stack"
 
 
-def _spell_cell(stack: Axes, cell: Cell, where: Places) -> str:
+def _spell_cell(stack: Axes, cell: GridCell, where: Places) -> str:
     return ", ".join(f"{axis}={list(where[axis])[at]!r}" for axis, at in zip(stack, cell, strict=True)) or "the tensor"

@@ -200,11 +200,11 @@ class HasState(Protocol):
         ...
 
 
-Source = HasState | AdapterState | str | os.PathLike[str]
+AdapterSource = HasState | AdapterState | str | os.PathLike[str]
 """Where an adapter comes from: one on a model, one without, or a file."""
 
 
-def state_of(adapter: Source, model: nn.Module | None = None, *, check_base: bool = True) -> AdapterState:
+def state_of(adapter: AdapterSource, model: nn.Module | None = None, *, check_base: bool = True) -> AdapterState:
     """Return an adapter without its model.
 
     Args:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import FormatError
-from .laws import Rule, require
+from .laws import LawCheck, require
 from .subject import FormatSubject, distance
 
 _SCALE = 1024.0
@@ -162,12 +162,12 @@ def _keeps_given(subject: FormatSubject) -> str | None:
 _SHAPED = ("cores in shape",)
 _SAME = ("dtype and device kept", "decomposition repeats")
 
-DECOMPOSITION_LAWS: tuple[Rule[FormatSubject], ...] = (
-    Rule("cores in shape", "factorize returns the network's cores in its shapes", _shapes, ("every core learns",)),
-    Rule("given cores stay", "a decomposition holds the given cores unchanged", _keeps_given, _SHAPED),
-    Rule(_SAME[0], "cores have the tensor's dtype and device", _kind, _SHAPED),
-    Rule(_SAME[1], "one tensor has one decomposition, whatever torch's random state", _repeats, _SHAPED),
-    Rule("sign and size", "a multiple of a tensor gives that multiple of what was found", _scales, _SAME),
-    Rule("error is true", "the reported error is the measured one, at most 1", _says_its_error, ("sign and size",)),
-    Rule("error falls with rank", "a higher rank leaves no larger error", _falls, ("error is true",)),
+DECOMPOSITION_LAWS: tuple[LawCheck[FormatSubject], ...] = (
+    LawCheck("cores in shape", "factorize returns the network's cores in its shapes", _shapes, ("every core learns",)),
+    LawCheck("given cores stay", "a decomposition holds the given cores unchanged", _keeps_given, _SHAPED),
+    LawCheck(_SAME[0], "cores have the tensor's dtype and device", _kind, _SHAPED),
+    LawCheck(_SAME[1], "one tensor has one decomposition, whatever torch's random state", _repeats, _SHAPED),
+    LawCheck("sign and size", "a multiple of a tensor gives that multiple of what was found", _scales, _SAME),
+    LawCheck("error is true", "the reported error is the measured one, at most 1", _says_its_error, ("sign and size",)),
+    LawCheck("error falls with rank", "a higher rank leaves no larger error", _falls, ("error is true",)),
 )

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from ..formats import Format
 from ..network import Mode
 from .decomposition_laws import DECOMPOSITION_LAWS
-from .laws import Laws, Rule, laws_of
+from .laws import LawCheck, Laws, laws_of
 from .network_laws import NETWORK_LAWS
 from .subject import FormatSubject
 
-FORMAT_LAWS: tuple[Rule[FormatSubject], ...] = (*NETWORK_LAWS, *DECOMPOSITION_LAWS)
+FORMAT_LAWS: tuple[LawCheck[FormatSubject], ...] = (*NETWORK_LAWS, *DECOMPOSITION_LAWS)
 
 
 def check_format(format: Format, modes: Sequence[Mode] | None = None) -> Laws:

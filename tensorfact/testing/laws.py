@@ -154,7 +154,7 @@ class Laws(Sequence[Law]):
 
 
 @dataclasses.dataclass(frozen=True)
-class Rule(Generic[S]):
+class LawCheck(Generic[S]):
     """A law of every subject of a kind.
 
     Args:
@@ -170,7 +170,7 @@ class Rule(Generic[S]):
     needs: tuple[str, ...] = ()
 
 
-def laws_of(subject: S, title: str, rules: Sequence[Rule[S]]) -> Laws:
+def laws_of(subject: S, title: str, rules: Sequence[LawCheck[S]]) -> Laws:
     """Return the laws of one subject. Each is checked once, and its outcome kept.
 
     A law whose needs are not met does not apply, so that one fault breaks one law.

@@ -17,7 +17,7 @@ from ..formats.registry import plain_option, read_option
 from ..network import Mode, Network
 from ..network.initial import deviations, fresh
 from ..network.starts import GIVEN, ZERO
-from .laws import Rule, crashed, require
+from .laws import LawCheck, crashed, require
 from .smallest_model import routes, unchanged_when_subtracted
 from .subject import FormatSubject, distance, evaluated
 
@@ -253,15 +253,15 @@ def _has_zero(subject: FormatSubject) -> bool:
 
 _NETWORK = ("equal arguments, equal network", "modes in order")
 
-NETWORK_LAWS: tuple[Rule[FormatSubject], ...] = (
-    Rule("immutable", "a frozen dataclass with a hash, equal to its copies", _immutable),
-    Rule("options survive JSON", "written as JSON and read, it is the same format", _survives_json, ("immutable",)),
-    Rule(_NETWORK[0], "network(modes) and given(modes) are the same every time", _repeats),
-    Rule(_NETWORK[1], "the network's output is the tensor's modes, in order", _keeps_modes, _NETWORK[:1]),
-    Rule("count", "num_parameters is how many numbers the trained cores hold", _counts, _NETWORK),
-    Rule("dense", "the dense tensor is the einsum that the network states", _is_dense, _NETWORK),
-    Rule("zero start", "fresh factors change no output", _starts_at_zero, ("dense",)),
-    Rule("every core learns", "gradients reach every core within two steps", _learns, ("zero start",)),
-    Rule("scale of the start", "random cores keep the variance of an input", _keeps_scale, ("every core learns",)),
-    Rule("routes agree", "activation, weight and merged give one output", _agrees, ("zero start",)),
+NETWORK_LAWS: tuple[LawCheck[FormatSubject], ...] = (
+    LawCheck("immutable", "a frozen dataclass with a hash, equal to its copies", _immutable),
+    LawCheck("options survive JSON", "written as JSON and read, it is the same format", _survives_json, ("immutable",)),
+    LawCheck(_NETWORK[0], "network(modes) and given(modes) are the same every time", _repeats),
+    LawCheck(_NETWORK[1], "the network's output is the tensor's modes, in order", _keeps_modes, _NETWORK[:1]),
+    LawCheck("count", "num_parameters is how many numbers the trained cores hold", _counts, _NETWORK),
+    LawCheck("dense", "the dense tensor is the einsum that the network states", _is_dense, _NETWORK),
+    LawCheck("zero start", "fresh factors change no output", _starts_at_zero, ("dense",)),
+    LawCheck("every core learns", "gradients reach every core within two steps", _learns, ("zero start",)),
+    LawCheck("scale of the start", "random cores keep the variance of an input", _keeps_scale, ("every core learns",)),
+    LawCheck("routes agree", "activation, weight and merged give one output", _agrees, ("zero start",)),
 )

@@ -17,10 +17,10 @@ from ..adapters import Adapter, adapt, load_adapter
 from ..adapters.liveness import numbers, tolerance_of
 from ..errors import AdaptError, FormatError
 from ..formats import Format, TensorTrain, format_to_dict
-from ..model.example import Example, as_example, known_example, observing, runs
+from ..model.example import ExampleInput, as_example, known_example, observing, runs
 from ..model.parameters import own_parameters
 from ..plan import ResolvedPlan, TensorizationPlan
-from .laws import BrokenError, Laws, Rule, crashed, laws_of, require
+from .laws import BrokenError, LawCheck, Laws, crashed, laws_of, require
 from .subject import distance
 
 _INCREMENT = 0.3
@@ -40,7 +40,7 @@ class PlanSubject:
 
     plan: TensorizationPlan
     original: nn.Module
-    example: Example
+    example: ExampleInput
     format: Format | Mapping[str, Format]
 
     def model(self) -> nn.Module:
@@ -335,18 +335,18 @@ _RESOLVED = ("every parameter once", "resolving writes nothing")
 _EXACT = ("fresh adapter changes nothing", "slices are weights")
 _ROUTES, _UNMERGED = "plan's routes agree", "unmerge restores"
 
-PLAN_LAWS: tuple[Rule[PlanSubject], ...] = (
-    Rule("gather after scatter", "folding what was unfolded gives the tensor, bit for bit", _folds),
-    Rule(_RESOLVED[0], "a parameter is in one tensor or left out", _once),
-    Rule("plan survives JSON", "written as JSON and read, it is the same plan", _reads_back),
-    Rule(_RESOLVED[1], "resolve leaves the model as it was", _only_reads),
-    Rule(_EXACT[0], "in evaluation mode the output is the base model's, bit for bit", _unchanged, _RESOLVED),
-    Rule(_EXACT[1], "slices of the dense tensor are effective minus base weights", _is_weights, _RESOLVED),
-    Rule("base stays frozen", "after a backward pass base parameters have no gradient", _stays_frozen, _RESOLVED),
-    Rule(_ROUTES, "every route and the merged model give one output", _agree, _RESOLVED),
-    Rule(_UNMERGED, "unmerge after merge leaves every bit as it was", _restores, _RESOLVED),
-    Rule("save and load", "a saved adapter gives its output again", _loads, (*_RESOLVED, "plan survives JSON")),
-    Rule(
+PLAN_LAWS: tuple[LawCheck[PlanSubject], ...] = (
+    LawCheck("gather after scatter", "folding what was unfolded gives the tensor, bit for bit", _folds),
+    LawCheck(_RESOLVED[0], "a parameter is in one tensor or left out", _once),
+    LawCheck("plan survives JSON", "written as JSON and read, it is the same plan", _reads_back),
+    LawCheck(_RESOLVED[1], "resolve leaves the model as it was", _only_reads),
+    LawCheck(_EXACT[0], "in evaluation mode the output is the base model's, bit for bit", _unchanged, _RESOLVED),
+    LawCheck(_EXACT[1], "slices of the dense tensor are effective minus base weights", _is_weights, _RESOLVED),
+    LawCheck("base stays frozen", "after a backward pass base parameters have no gradient", _stays_frozen, _RESOLVED),
+    LawCheck(_ROUTES, "every route and the merged model give one output", _agree, _RESOLVED),
+    LawCheck(_UNMERGED, "unmerge after merge leaves every bit as it was", _restores, _RESOLVED),
+    LawCheck("save and load", "a saved adapter gives its output again", _loads, (*_RESOLVED, "plan survives JSON")),
+    LawCheck(
         "every parameter is alive",
         "every adapted parameter moves the output",
         _lives,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .cache import without_autocast
 from .planned import Halves
-from .recompute import Source
+from .recompute import Origin
 
 Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """A layer's own product of its input, weight and bias."""
@@ -57,7 +57,7 @@ class AdaptedLinear(torch.autograd.Function):
         transposed: bool,
         halves: Halves,
         scale: float,
-        source: Source | None,
+        source: Origin | None,
         x: Tensor,
         weight: Tensor,
         bias: Tensor | None,

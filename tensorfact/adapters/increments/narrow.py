@@ -20,7 +20,7 @@ WIDE = 128
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class Rectangle:
     """A rectangle of a narrow matrix (bond, columns), and which of a layer's inputs or outputs it belongs to.
 
     Args:
@@ -35,7 +35,7 @@ class Part:
 
 
 @dataclasses.dataclass(frozen=True)
-class Parts:
+class Rectangles:
     """All rectangles of a narrow matrix, row by row of blocks.
 
     Args:
@@ -44,7 +44,7 @@ class Parts:
         whole: Whether one rectangle belongs to all of them.
     """
 
-    rows: tuple[tuple[Part, ...], ...]
+    rows: tuple[tuple[Rectangle, ...], ...]
     size: int
     whole: bool = dataclasses.field(init=False)
 
@@ -97,7 +97,7 @@ class Parts:
         return torch.cat(rows) if len(rows) > 1 else rows[0]
 
     @property
-    def _all(self) -> list[Part]:
+    def _all(self) -> list[Rectangle]:
         return [part for row in self.rows for part in row]
 
 
@@ -114,9 +114,9 @@ def outer_product(h: Tensor, x: Tensor) -> Tensor:
     return blocks.transpose(0, 1).reshape(h.shape[1], columns)
 
 
-def parts_of(
+def rectangles_of(
     cut: Cut, axes: Sequence[str], sizes: Mapping[str, int], kept: Mapping[str, Sequence[int]], *, inputs: bool
-) -> Parts | None:
+) -> Rectangles | None:
     """Say which inputs or outputs of a layer the matrix of a half belongs to.
 
     Args:
@@ -145,6 +145,9 @@ def parts_of(
         ends = [0, *breaks.tolist(), len(row)]
         bond = slice(at * height, (at + 1) * height)
         rows.append(
-            tuple(Part(slice(int(row[a]), int(row[b - 1]) + 1), bond, slice(a, b)) for a, b in itertools.pairwise(ends))
+            tuple(
+                Rectangle(slice(int(row[a]), int(row[b - 1]) + 1), bond, slice(a, b))
+                for a, b in itertools.pairwise(ends)
+            )
         )
-    return Parts(tuple(rows), math.prod(shape))
+    return Rectangles(tuple(rows), math.prod(shape))

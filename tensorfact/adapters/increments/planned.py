@@ -16,7 +16,7 @@ from ...plan import View
 from ...plan.indexing import take
 from ...plan.slices import own_parts, picks_of, restricted, taken
 from .cache import Formed
-from .narrow import Parts, parts_of
+from .narrow import Rectangles, rectangles_of
 
 NOMINAL_TOKENS = 1024
 """Tokens that the route of a weight is chosen for, and a compiled or exported model planned for."""
@@ -56,8 +56,8 @@ class Halves:
     """
 
     cut: Cut
-    down: Parts
-    up: Parts
+    down: Rectangles
+    up: Rectangles
     pieces: tuple[Piece, Piece]
 
     @property
@@ -145,8 +145,8 @@ class Kind:
         found: list[Halves] = []
         dense = math.prod(len(positions) for positions in self.view.kept.values())
         for cut in cuts(self.network, self.view.inputs, self.view.outputs):
-            down = parts_of(cut, self.view.inputs, self.view.sizes, self.view.kept, inputs=True)
-            up = parts_of(cut, self.view.outputs, self.view.sizes, self.view.kept, inputs=False)
+            down = rectangles_of(cut, self.view.inputs, self.view.sizes, self.view.kept, inputs=True)
+            up = rectangles_of(cut, self.view.outputs, self.view.sizes, self.view.kept, inputs=False)
             if down is not None and up is not None and cut.forward(1).flops <= 2 * dense:
                 found.append(Halves(cut, down, up, (self._matrix(cut.down, cut.bond), self._matrix(cut.up, cut.bond))))
 

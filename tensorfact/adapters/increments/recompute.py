@@ -32,7 +32,7 @@ CHEAP_IN_TIMM = ("LayerNorm", "RmsNorm")
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
+class Recomputation:
     """How to compute a module's output again.
 
     Args:
@@ -69,7 +69,7 @@ def _tensor(output: Any) -> Tensor:
     return output
 
 
-class Source(NamedTuple):
+class Origin(NamedTuple):
     """What a tensor was computed from.
 
     Args:
@@ -78,7 +78,7 @@ class Source(NamedTuple):
         versions: How often the tensor, and what it was computed from, were changed by then.
     """
 
-    recipe: Recipe
+    recipe: Recomputation
     input: Tensor
     versions: tuple[int, int]
 
@@ -108,12 +108,12 @@ def _note(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
     if not torch.is_grad_enabled() or composable(*tensors) or any(tensor.is_inference() for tensor in tensors):
         return
     counted = {name: (parameter, parameter._version) for name, parameter in parameters.items()}
-    recipe = Recipe(module, counted, autocast_dtype(output.device))
-    setattr(output, SOURCE, Source(recipe, arguments[0], (output._version, arguments[0]._version)))
+    recipe = Recomputation(module, counted, autocast_dtype(output.device))
+    setattr(output, SOURCE, Origin(recipe, arguments[0], (output._version, arguments[0]._version)))
 
 
-def source_of(x: Tensor) -> Source | None:
+def source_of(x: Tensor) -> Origin | None:
     """Return what a tensor was computed from, if that was noted and the tensor is still what came out."""
-    source: Source | None = getattr(x, SOURCE, None)
+    source: Origin | None = getattr(x, SOURCE, None)
     same = source is not None and source.versions == (x._version, source.input._version)
     return source if same else None

@@ -4,19 +4,19 @@ import functools
 from collections.abc import Callable
 
 from .added import Added
-from .bottleneck import Adapters, AdaptFormer
+from .bottleneck import AdaptFormer, BottleneckAdapters
 from .method import Method, Trained
 from .noah import Space, Subnet, Supernet
 from .prompts import PromptTuning
 from .published import PROMPT_LENGTHS, prompt_length
 from .search import BUDGET, check_search, search_subnet
-from .weights import BitFit, FullFineTuning, LinearProbe, Weights
+from .weights import BitFit, FullFineTuning, LinearProbe, TrainedWeights
 
 BASELINES: dict[str, Callable[..., Method]] = {
     "linear": LinearProbe,
     "full": FullFineTuning,
     "bitfit": BitFit,
-    "adapter": Adapters,
+    "adapter": BottleneckAdapters,
     "adaptformer": AdaptFormer,
     "vpt-shallow": functools.partial(PromptTuning, deep=False),
     "vpt-deep": functools.partial(PromptTuning, deep=True),
@@ -29,9 +29,9 @@ __all__ = [
     "BUDGET",
     "PROMPT_LENGTHS",
     "AdaptFormer",
-    "Adapters",
     "Added",
     "BitFit",
+    "BottleneckAdapters",
     "FullFineTuning",
     "LinearProbe",
     "Method",
@@ -40,7 +40,7 @@ __all__ = [
     "Subnet",
     "Supernet",
     "Trained",
-    "Weights",
+    "TrainedWeights",
     "check_search",
     "prompt_length",
     "search_subnet",

@@ -83,7 +83,7 @@ def bottlenecked(model: nn.Module, *parts: str) -> Sequence[tuple[Any, int]]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Adapters:
+class BottleneckAdapters:
     """A bottleneck after the MLP of every block.
 
     Args:

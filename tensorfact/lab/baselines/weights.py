@@ -14,7 +14,7 @@ from ...storage.files import write_tensors
 
 
 @dataclasses.dataclass(frozen=True)
-class Weights:
+class TrainedWeights:
     """Some of a model's own parameters, trained directly.
 
     Args:
@@ -50,7 +50,7 @@ class LinearProbe:
 
     label: str = "linear probe"
 
-    def attach(self, model: nn.Module, seed: int) -> Weights:
+    def attach(self, model: nn.Module, seed: int) -> TrainedWeights:
         """Freeze all but the head."""
         return train_only(model, set(head_parameters(model, True)))
 
@@ -61,7 +61,7 @@ class FullFineTuning:
 
     label: str = "full fine-tuning"
 
-    def attach(self, model: nn.Module, seed: int) -> Weights:
+    def attach(self, model: nn.Module, seed: int) -> TrainedWeights:
         """Let everything train."""
         return train_only(model, set(base_parameters(model)))
 
@@ -76,13 +76,13 @@ class BitFit:
 
     label: str = "bitfit"
 
-    def attach(self, model: nn.Module, seed: int) -> Weights:
+    def attach(self, model: nn.Module, seed: int) -> TrainedWeights:
         """Freeze all but biases and the head."""
         biases = {name for name in base_parameters(model) if "bias" in name.rpartition(".")[2]}
         return train_only(model, biases | set(head_parameters(model, True)))
 
 
-def train_only(model: nn.Module, names: set[str]) -> Weights:
+def train_only(model: nn.Module, names: set[str]) -> TrainedWeights:
     """Let only some of a model's parameters require gradients.
 
     Args:
@@ -97,4 +97,4 @@ def train_only(model: nn.Module, names: set[str]) -> Weights:
     for name, parameter in parameters.values():
         parameter.requires_grad_(name in names)
     counted = [p.numel() for name, p in parameters.values() if name in names - head]
-    return Weights(model, tuple(sorted(n for n, _ in parameters.values() if n in names)), sum(counted), flags)
+    return TrainedWeights(model, tuple(sorted(n for n, _ in parameters.values() if n in names)), sum(counted), flags)

@@ -177,7 +177,7 @@ def check_images(images: Sequence[tuple[str, str]], task: str, progress: Progres
         progress(task, done, len(images))
 
 
-class Source(Protocol):
+class ImageSource(Protocol):
     """Images and their labels by position, whoever reads them."""
 
     def __len__(self) -> int: ...
@@ -194,7 +194,7 @@ class SourceImages(Dataset[tuple[Tensor, int]]):
         what: What the source is called in messages.
     """
 
-    def __init__(self, source: Source, transform: Callable[[Any], Tensor], classes: int, what: str) -> None:
+    def __init__(self, source: ImageSource, transform: Callable[[Any], Tensor], classes: int, what: str) -> None:
         self.source, self.transform, self.classes, self.what = source, transform, classes, what
 
     def __len__(self) -> int:

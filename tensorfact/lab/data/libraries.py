@@ -15,7 +15,7 @@ from torch.utils.data import IterableDataset, Subset
 from ...common.checks import AnyPath
 from ...common.progress import Progress, silent
 from ...errors import DataError, nearest
-from .images import Source, SourceImages, transform_of
+from .images import ImageSource, SourceImages, transform_of
 from .splits import SPLITS, Splits, check_classes, cut
 
 VALIDATION = ("validation", "val", "valid")
@@ -239,7 +239,7 @@ def _splits(
     return Splits(what, parts["train"], parts["val"], parts["test"], images["train"].classes)
 
 
-def _timm(name: str, root: AnyPath | None, split: str, download: bool) -> tuple[Any, Source]:
+def _timm(name: str, root: AnyPath | None, split: str, download: bool) -> tuple[Any, ImageSource]:
     """Let timm make one part; return it, and its samples by position."""
     place = None if root is None else str(root)
     try:
@@ -256,7 +256,7 @@ def _timm(name: str, root: AnyPath | None, split: str, download: bool) -> tuple[
     return data, _Files(data.reader) if hasattr(data, "reader") else data  # torchvision's own have no reader
 
 
-def _count(source: Source, what: str) -> int:
+def _count(source: ImageSource, what: str) -> int:
     """Return how many classes the labels say there are."""
     try:
         return 1 + max(int(source[at][1]) for at in range(len(source)))

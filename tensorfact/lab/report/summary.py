@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
-from ..sweep import RELEASED, Cell, Part, Results, Row, Run, overall_mean, task_group
+from ..sweep import RELEASED, Cell, Results, Run, SweepPart, SweepRow, overall_mean, task_group
 from .names import kind_of, rank_of
 
 State = Literal["done", "failed", "unfinished"]
@@ -103,7 +103,7 @@ class RowSummary:
         seconds: The median time of a run.
     """
 
-    row: Row
+    row: SweepRow
     style: int
     kind: str
     cells: tuple[CellSummary, ...]
@@ -126,7 +126,7 @@ class PartSummary:
         rows: Its rows.
     """
 
-    part: Part
+    part: SweepPart
     groups: tuple[str, ...]
     rows: tuple[RowSummary, ...]
 
@@ -175,7 +175,7 @@ def summarize(results: Results) -> Summary:
     labels = list(dict.fromkeys(row.label for part in sweep.parts for row in part.rows))
     cells = {(cell.part, cell.row, cell.task): cell for cell in results.cells}
 
-    def row_of(part: Part, row: Row, tasks: Iterable[str]) -> RowSummary:
+    def row_of(part: SweepPart, row: SweepRow, tasks: Iterable[str]) -> RowSummary:
         own = [cells.get((part.name, row.label, task), Cell(part.name, row.label, task, (), ())) for task in tasks]
         return _row(results, row, labels.index(row.label), own)
 
@@ -187,7 +187,7 @@ def summarize(results: Results) -> Summary:
     return Summary(results, tuple(parts), sweep.protocol)
 
 
-def _row(results: Results, row: Row, style: int, own: Sequence[Cell]) -> RowSummary:
+def _row(results: Results, row: SweepRow, style: int, own: Sequence[Cell]) -> RowSummary:
     cells = tuple(_cell(results, cell) for cell in own)
     groups = list(dict.fromkeys(task_group(cell.task) for cell in cells))
     in_group = {group: [cell for cell in cells if task_group(cell.task) == group] for group in groups}

@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Callable, Iterable
 
 from ...common.table import Table
-from ..sweep import Row, task_group
+from ..sweep import SweepRow, task_group
 from .names import task_label
 from .summary import Mean, PartSummary, RowSummary, Summary
 
@@ -201,7 +201,7 @@ def _mean_column(group: str, mean: Callable[[RowSummary], Mean | None]) -> Colum
     return Column("mean" if group else "overall mean", group, value, text)
 
 
-def _published(value: Callable[[Row], float | None], text: Callable[[float | None], str]) -> Column:
+def _published(value: Callable[[SweepRow], float | None], text: Callable[[float | None], str]) -> Column:
     """Return a column that is empty where nothing was published."""
 
     def shown(row: RowSummary) -> str:

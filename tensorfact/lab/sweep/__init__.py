@@ -2,7 +2,7 @@
 
 from .change import known, narrowed, on_models, trained_for
 from .counts import known_specs, parameters, sizes
-from .definition import RELEASED, Part, Row, Sweep
+from .definition import RELEASED, Sweep, SweepPart, SweepRow
 from .engines import ENGINES, Engine, in_process, pool, ray_cluster
 from .execute import Runner
 from .means import group_means, overall_mean, task_group
@@ -20,14 +20,14 @@ __all__ = [
     "Engine",
     "Measured",
     "Outcome",
-    "Part",
     "Results",
-    "Row",
     "Run",
     "RunSpec",
     "Runner",
     "Settings",
     "Sweep",
+    "SweepPart",
+    "SweepRow",
     "group_means",
     "in_process",
     "known",

@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 from ..methods import search_of
-from .definition import Part, Row, Sweep
+from .definition import Sweep, SweepPart, SweepRow
 from .results import Cell, Results, Run
 from .spec import RunSpec, Stage
 
-Candidates = Callable[[Part, Row, str], Sequence[RunSpec]]
+Candidates = Callable[[SweepPart, SweepRow, str], Sequence[RunSpec]]
 """From a part, a row and a task to the runs to choose among."""
 
 
@@ -22,7 +22,7 @@ def grid(sweep: Sweep) -> Candidates:
     """
     stage: Stage = "released" if sweep.released else "select"
 
-    def candidates(part: Part, row: Row, task: str) -> list[RunSpec]:
+    def candidates(part: SweepPart, row: SweepRow, task: str) -> list[RunSpec]:
         seed = part.seeds_of(sweep)[0]
         return [sweep.spec(part, task, method, scale, seed, stage) for method, scale in row.candidates(task)]
 
@@ -52,7 +52,7 @@ def collect(sweep: Sweep, runs: Mapping[str, Run], candidates: Candidates) -> tu
 
 
 def _cell(
-    sweep: Sweep, part: Part, tried: Sequence[RunSpec], runs: Mapping[str, Run]
+    sweep: Sweep, part: SweepPart, tried: Sequence[RunSpec], runs: Mapping[str, Run]
 ) -> tuple[Sequence[RunSpec], Sequence[RunSpec]]:
     """Return the runs that choose, and, once they have, those that are reported."""
     seeds = part.seeds_of(sweep)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from ...errors import SweepError, nearest
 from ..methods import takes_scale
-from .definition import Part, Row, Sweep
+from .definition import Sweep, SweepPart, SweepRow
 
 T = TypeVar("T")
 
@@ -39,10 +39,10 @@ def narrowed(
     labels = {row.label: row for part in kept for row in part.rows}
     wanted = {row.label for row in _chosen("row", rows, labels)}
 
-    def rows_of(part: Part) -> tuple[Row, ...]:
+    def rows_of(part: SweepPart) -> tuple[SweepRow, ...]:
         own = tuple(dict.fromkeys(map(float, scales)))
         if methods:
-            return tuple(Row(text, (text,), own if own and takes_scale(text) else (None,)) for text in methods)
+            return tuple(SweepRow(text, (text,), own if own and takes_scale(text) else (None,)) for text in methods)
         found = [row for row in part.rows if row.label in wanted]
         if tasks:  # what was published is of others
             found = [dataclasses.replace(row, accuracy=None) for row in found]
@@ -76,7 +76,7 @@ def on_models(sweep: Sweep, models: Iterable[str], **changes: object) -> Sweep:
             raise SweepError(f"model {text!r}", expected=f"NAME, or PART=NAME with a part of {names}", got=name)
     chosen = every | by_part
 
-    def changed(part: Part) -> Part:
+    def changed(part: SweepPart) -> SweepPart:
         part = dataclasses.replace(part, **changes)  # type: ignore[arg-type]
         model = chosen.get(part.name, part.model)
         if model == part.model:

@@ -12,7 +12,7 @@ from ..data import Splits, open_task
 from ..models import load_model, model_shapes, seeded, with_head
 from ..training import Schedule
 from .counts import parameters
-from .definition import Part, Sweep
+from .definition import Sweep, SweepPart
 
 Inputs = Mapping[str, object]
 """What runs read, by name: the sizes of a task's splits, the fingerprint of a model's weights."""
@@ -68,7 +68,7 @@ def compare_inputs(known: Inputs, found: Inputs, folder: Path) -> Inputs:
 
 
 def _check_part(
-    sweep: Sweep, part: Part, root: Path | None, images: bool, progress: Progress, opened: Inputs
+    sweep: Sweep, part: SweepPart, root: Path | None, images: bool, progress: Progress, opened: Inputs
 ) -> dict[str, object]:
     options = {"drop_path_rate": sweep.settings.drop_path} if sweep.settings.drop_path else {}
     with seeded(0):

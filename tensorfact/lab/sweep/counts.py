@@ -12,7 +12,7 @@ from ...common.table import Table
 from ..methods import num_parameters
 from ..models import model_shapes
 from .cells import collect, grid
-from .definition import Part, Row, Sweep
+from .definition import Sweep, SweepPart, SweepRow
 from .means import group_means, overall_mean
 from .spec import RunSpec
 
@@ -26,7 +26,7 @@ def known_specs(sweep: Sweep) -> list[RunSpec]:
     return collect(sweep, {}, grid(sweep))[1]
 
 
-def parameters(sweep: Sweep, part: Part, row: Row, model: nn.Module) -> dict[str, tuple[int, ...]]:
+def parameters(sweep: Sweep, part: SweepPart, row: SweepRow, model: nn.Module) -> dict[str, tuple[int, ...]]:
     """Return the numbers that each of a row's methods trains, the head apart, by task.
 
     Args:
@@ -61,7 +61,7 @@ def printed_size(counts: Mapping[str, float]) -> str:
     return f"{statistics.fmean(round(mean / 1e6, 3) for mean in group_means(counts).values()):.3f}"
 
 
-def sizes(sweep: Sweep, part: Part) -> Table:
+def sizes(sweep: Sweep, part: SweepPart) -> Table:
     """Return a part's rows: what they train, beside what was published, and how many runs they are.
 
     A row that chooses among sizes shows the smallest and the largest.

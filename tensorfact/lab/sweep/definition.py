@@ -15,7 +15,7 @@ RELEASED = "selected on the test split, as in the released code"
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class SweepRow:
     """A row of the table: a method whose options, if there are several, are chosen for every task.
 
     Args:
@@ -54,7 +54,7 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class SweepPart:
     """Rows that one model's table holds.
 
     Args:
@@ -72,7 +72,7 @@ class Part:
     title: str
     model: str
     tasks: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[SweepRow, ...]
     pretrained: bool = False
     checkpoint: str | None = None
     seeds: tuple[int, ...] = ()
@@ -100,7 +100,7 @@ class Sweep:
     """
 
     name: str
-    parts: tuple[Part, ...]
+    parts: tuple[SweepPart, ...]
     seeds: tuple[int, ...] = (0, 1, 2)
     settings: Settings = dataclasses.field(default_factory=Settings)
     released: bool = False
@@ -131,7 +131,7 @@ class Sweep:
             f"the training and validation splits together, with {seeds}, and the test split is read once, at the end."
         )
 
-    def spec(self, part: Part, task: str, method: str, scale: float | None, seed: int, stage: Stage) -> RunSpec:
+    def spec(self, part: SweepPart, task: str, method: str, scale: float | None, seed: int, stage: Stage) -> RunSpec:
         """Return the spec of one run of this sweep."""
         where = (part.pretrained, part.checkpoint)
         return RunSpec(part.model, task, method, scale, seed, stage, self.settings, *where)
@@ -154,12 +154,12 @@ def _settings(data: Any) -> Any:
     return build(Settings, data)
 
 
-def _parts(data: Any) -> tuple[Part, ...]:
-    return tuple(build(Part, part, tasks=tuple, rows=_rows, seeds=tuple) for part in data)
+def _parts(data: Any) -> tuple[SweepPart, ...]:
+    return tuple(build(SweepPart, part, tasks=tuple, rows=_rows, seeds=tuple) for part in data)
 
 
-def _rows(data: Any) -> tuple[Row, ...]:
-    return tuple(build(Row, row, methods=tuple, scales=tuple, by_task=_by_task) for row in data)
+def _rows(data: Any) -> tuple[SweepRow, ...]:
+    return tuple(build(SweepRow, row, methods=tuple, scales=tuple, by_task=_by_task) for row in data)
 
 
 def _by_task(data: Any) -> dict[str, tuple[str, ...]]:

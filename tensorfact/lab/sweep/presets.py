@@ -9,7 +9,7 @@ from typing import Literal
 from ..baselines import prompt_length
 from ..data import FEW_SHOT, VTAB
 from .change import known
-from .definition import Part, Row, Sweep
+from .definition import Sweep, SweepPart, SweepRow
 from .spec import Settings
 
 SCALES = (0.01, 0.1, 1.0, 10.0, 100.0)
@@ -47,9 +47,9 @@ def paper() -> Sweep:
     return Sweep(
         "paper",
         (
-            Part("vtab", "VTAB-1K, ViT-B/16", VIT, VTAB_TASKS, _vit_rows(), pretrained=True),
-            Part("few-shot", "few-shot, ViT-B/16", VIT, few_shot, _few_shot_rows(), pretrained=True, seeds=(0,)),
-            Part("swin", "VTAB-1K, Swin-B", SWIN, VTAB_TASKS, _swin_rows(), pretrained=True),
+            SweepPart("vtab", "VTAB-1K, ViT-B/16", VIT, VTAB_TASKS, _vit_rows(), pretrained=True),
+            SweepPart("few-shot", "few-shot, ViT-B/16", VIT, few_shot, _few_shot_rows(), pretrained=True, seeds=(0,)),
+            SweepPart("swin", "VTAB-1K, Swin-B", SWIN, VTAB_TASKS, _swin_rows(), pretrained=True),
         ),
     )
 
@@ -59,24 +59,28 @@ def small() -> Sweep:
     tasks = ("digits", "fashion-mnist", "sprites-location")
     scales = (1.0, 10.0)
     rows = (
-        *(Row("full fine-tuning", ("full",)), Row("linear probe", ("linear",)), Row("BitFit", ("bitfit",))),
-        Row("VPT-Shallow", tuple(f"vpt-shallow:length={length}" for length in (1, 5, 20))),
-        Row("VPT-Deep", tuple(f"vpt-deep:length={length}" for length in (1, 5, 20))),
-        *(Row("Adapter", ("adapter:hidden=8",)), Row("AdaptFormer", ("adaptformer:hidden=8",))),
-        Row("LoRA", ("lora:rank=8",), scales),
-        Row("NOAH", ("noah:budget=20000,population=20,generations=5",)),
-        Row("FacT-TT4", ("fact-tt:rank=4",), scales),
-        Row("FacT-TT≤16", tuple(f"fact-tt:rank={rank}" for rank in (4, 8, 16)), scales),
-        Row("FacT-TK8", ("fact-tk:rank=8",), scales),
-        Row("FacT-TK≤32", tuple(f"fact-tk:rank={rank}" for rank in (8, 16, 32)), scales),
-        Row("matrix batch", ("matrix-batch:rank=2",), scales),
-        Row("CP", ("cp:rank=32",), scales),
-        Row("tensor ring", ("tensor-ring:rank=4",), scales),
-        Row("LoTR", ("lotr:rank=8",), scales),
-        Row("LoKr", ("lokr:rank=8",), scales),
+        *(
+            SweepRow("full fine-tuning", ("full",)),
+            SweepRow("linear probe", ("linear",)),
+            SweepRow("BitFit", ("bitfit",)),
+        ),
+        SweepRow("VPT-Shallow", tuple(f"vpt-shallow:length={length}" for length in (1, 5, 20))),
+        SweepRow("VPT-Deep", tuple(f"vpt-deep:length={length}" for length in (1, 5, 20))),
+        *(SweepRow("Adapter", ("adapter:hidden=8",)), SweepRow("AdaptFormer", ("adaptformer:hidden=8",))),
+        SweepRow("LoRA", ("lora:rank=8",), scales),
+        SweepRow("NOAH", ("noah:budget=20000,population=20,generations=5",)),
+        SweepRow("FacT-TT4", ("fact-tt:rank=4",), scales),
+        SweepRow("FacT-TT≤16", tuple(f"fact-tt:rank={rank}" for rank in (4, 8, 16)), scales),
+        SweepRow("FacT-TK8", ("fact-tk:rank=8",), scales),
+        SweepRow("FacT-TK≤32", tuple(f"fact-tk:rank={rank}" for rank in (8, 16, 32)), scales),
+        SweepRow("matrix batch", ("matrix-batch:rank=2",), scales),
+        SweepRow("CP", ("cp:rank=32",), scales),
+        SweepRow("tensor ring", ("tensor-ring:rank=4",), scales),
+        SweepRow("LoTR", ("lotr:rank=8",), scales),
+        SweepRow("LoKr", ("lokr:rank=8",), scales),
     )
     settings = Settings(epochs=10, warmup_epochs=1, lr=3e-3)
-    return Sweep("small", (Part("tasks", "the bundled ViT", "nano", tasks, rows),), settings=settings)
+    return Sweep("small", (SweepPart("tasks", "the bundled ViT", "nano", tasks, rows),), settings=settings)
 
 
 PRESETS: dict[str, Callable[[], Sweep]] = {"paper": paper, "small": small}
@@ -95,43 +99,43 @@ def preset(name: str) -> Sweep:
     return known("preset", name, PRESETS)()
 
 
-def _vit_rows() -> tuple[Row, ...]:
+def _vit_rows() -> tuple[SweepRow, ...]:
     return (
-        Row("Full", ("full",), parameters=85_800_000, accuracy=0.689),
-        Row("Linear", ("linear",), parameters=0, accuracy=0.576),
-        Row("BitFit", ("bitfit",), parameters=103_000, accuracy=0.652),
-        Row("VPT-Shallow", (), by_task=_prompts("vit", deep=False), parameters=63_000, accuracy=0.678),
-        Row("VPT-Deep", (), by_task=_prompts("vit", deep=True), parameters=531_000, accuracy=0.72),
-        Row("Adapter", ("adapter:hidden=8",), parameters=157_000, accuracy=0.739),
-        Row("AdaptFormer", ("adaptformer:hidden=8",), parameters=157_000, accuracy=0.747),
-        Row("LoRA", ("lora:rank=8",), parameters=295_000, accuracy=0.745),
-        Row("NOAH", ("noah:budget=361000",), parameters=361_000, accuracy=0.755),
-        Row("FacT-TT4", ("fact-tt:rank=4",), SCALES, parameters=8_448, accuracy=0.735),
-        Row("FacT-TT≤16", tuple(f"fact-tt:rank={rank}" for rank in TT_RANKS), SCALES, accuracy=0.753),
-        Row("FacT-TK8", ("fact-tk:rank=8",), SCALES, parameters=13_952, accuracy=0.74),
-        Row("FacT-TK≤32", tuple(f"fact-tk:rank={rank}" for rank in TK_RANKS), SCALES, accuracy=0.756),
+        SweepRow("Full", ("full",), parameters=85_800_000, accuracy=0.689),
+        SweepRow("Linear", ("linear",), parameters=0, accuracy=0.576),
+        SweepRow("BitFit", ("bitfit",), parameters=103_000, accuracy=0.652),
+        SweepRow("VPT-Shallow", (), by_task=_prompts("vit", deep=False), parameters=63_000, accuracy=0.678),
+        SweepRow("VPT-Deep", (), by_task=_prompts("vit", deep=True), parameters=531_000, accuracy=0.72),
+        SweepRow("Adapter", ("adapter:hidden=8",), parameters=157_000, accuracy=0.739),
+        SweepRow("AdaptFormer", ("adaptformer:hidden=8",), parameters=157_000, accuracy=0.747),
+        SweepRow("LoRA", ("lora:rank=8",), parameters=295_000, accuracy=0.745),
+        SweepRow("NOAH", ("noah:budget=361000",), parameters=361_000, accuracy=0.755),
+        SweepRow("FacT-TT4", ("fact-tt:rank=4",), SCALES, parameters=8_448, accuracy=0.735),
+        SweepRow("FacT-TT≤16", tuple(f"fact-tt:rank={rank}" for rank in TT_RANKS), SCALES, accuracy=0.753),
+        SweepRow("FacT-TK8", ("fact-tk:rank=8",), SCALES, parameters=13_952, accuracy=0.74),
+        SweepRow("FacT-TK≤32", tuple(f"fact-tk:rank={rank}" for rank in TK_RANKS), SCALES, accuracy=0.756),
     )
 
 
-def _few_shot_rows() -> tuple[Row, ...]:
+def _few_shot_rows() -> tuple[SweepRow, ...]:
     return (
-        Row("VPT-Deep", ("vpt-deep:length=8",)),
-        Row("Adapter", ("adapter:hidden=8",), parameters=157_000),
-        Row("AdaptFormer", ("adaptformer:hidden=8",), parameters=157_000),
-        Row("LoRA", ("lora:rank=8",), parameters=295_000),
-        Row("NOAH", ("noah:budget=361000",), parameters=361_000),
-        Row("FacT-TT16", ("fact-tt:rank=16",), SCALES, parameters=61_440),
+        SweepRow("VPT-Deep", ("vpt-deep:length=8",)),
+        SweepRow("Adapter", ("adapter:hidden=8",), parameters=157_000),
+        SweepRow("AdaptFormer", ("adaptformer:hidden=8",), parameters=157_000),
+        SweepRow("LoRA", ("lora:rank=8",), parameters=295_000),
+        SweepRow("NOAH", ("noah:budget=361000",), parameters=361_000),
+        SweepRow("FacT-TT16", ("fact-tt:rank=16",), SCALES, parameters=61_440),
     )
 
 
-def _swin_rows() -> tuple[Row, ...]:
+def _swin_rows() -> tuple[SweepRow, ...]:
     return (
-        Row("Full", ("full",), parameters=86_700_000, accuracy=0.75),
-        Row("Linear", ("linear",), parameters=0, accuracy=0.626),
-        Row("BitFit", ("bitfit",), parameters=201_000, accuracy=0.656),
-        Row("VPT-Shallow", (), by_task=_prompts("swin", deep=False), parameters=3_000, accuracy=0.667),
-        Row("VPT-Deep", (), by_task=_prompts("swin", deep=True), parameters=162_000, accuracy=0.716),
-        Row("FacT-TT16", ("fact-tt:rank=16",), SCALES, parameters=135_168, accuracy=0.774),
+        SweepRow("Full", ("full",), parameters=86_700_000, accuracy=0.75),
+        SweepRow("Linear", ("linear",), parameters=0, accuracy=0.626),
+        SweepRow("BitFit", ("bitfit",), parameters=201_000, accuracy=0.656),
+        SweepRow("VPT-Shallow", (), by_task=_prompts("swin", deep=False), parameters=3_000, accuracy=0.667),
+        SweepRow("VPT-Deep", (), by_task=_prompts("swin", deep=True), parameters=162_000, accuracy=0.716),
+        SweepRow("FacT-TT16", ("fact-tt:rank=16",), SCALES, parameters=135_168, accuracy=0.774),
     )
 
 

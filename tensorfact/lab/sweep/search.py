@@ -13,7 +13,7 @@ from ...errors import SweepError
 from ...storage.files import make_folder
 from ..training import Epoch
 from .cells import Candidates, grid
-from .definition import Part, Row, Sweep
+from .definition import Sweep, SweepPart, SweepRow
 from .execute import Runner
 from .spec import RunSpec
 from .store import Store
@@ -60,7 +60,7 @@ def searched(sweep: Sweep, runner: Runner, trials: int, progress: Progress) -> C
                         among = _Search(runner, among, f"{part.name}, {row.label}, {task}").tried(trials, progress)
                     found[part.name, row.label, task] = among
 
-    def candidates(part: Part, row: Row, task: str) -> Sequence[RunSpec]:
+    def candidates(part: SweepPart, row: SweepRow, task: str) -> Sequence[RunSpec]:
         return found[part.name, row.label, task]
 
     return candidates

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from ...errors import TrainingError
 from ...storage.description import fingerprint
-from .engine import Engine
+from .engine import TrainingEngine
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-def engine_for(model: nn.Module, accelerator: Accelerator | None) -> Engine:
+def engine_for(model: nn.Module, accelerator: Accelerator | None) -> TrainingEngine:
     """Return where a model is trained.
 
     Args:
@@ -32,7 +32,7 @@ def engine_for(model: nn.Module, accelerator: Accelerator | None) -> Engine:
         TrainingError: `fit` cannot use the accelerator.
     """
     if accelerator is None:
-        return Engine(model)
+        return TrainingEngine(model)
     _check(accelerator)
     return Sharded(model, accelerator) if accelerator.is_fsdp2 else Accelerated(model, accelerator)
 
@@ -57,7 +57,9 @@ def _check(accelerator: Accelerator) -> None:
         return
     plugin = accelerator.state.fsdp_plugin
     if plugin.activation_checkpointing:
-        raise TrainingError("fit: FSDP2 with activation_checkpointing", fix="pass checkpointing=True to fit instead")
+        raise TrainingError(
+            "fit: FSDP2 with activation_checkpointing", fix="pass gradient_checkpointing=True to fit instead"
+        )
     if plugin.cpu_ram_efficient_loading:
         raise TrainingError(
             "fit: FSDP2 with cpu_ram_efficient_loading",
@@ -66,7 +68,7 @@ def _check(accelerator: Accelerator) -> None:
         )
 
 
-class Accelerated(Engine):
+class Accelerated(TrainingEngine):
     """The processes of an accelerator, with a whole model each.
 
     Args:

@@ -13,7 +13,7 @@ from .schedule import Samples
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class MicroBatch:
     """What one process computes at a time.
 
     Args:
@@ -25,7 +25,7 @@ class Part:
     weight: float
 
 
-Step = tuple[Part, ...]
+MicroBatches = tuple[MicroBatch, ...]
 """The parts of one batch that one process computes."""
 
 
@@ -37,7 +37,7 @@ def shuffled(count: int) -> list[int]:
 
 def deal(
     order: Sequence[int], size: int, *, processes: int = 1, process: int = 0, parts: int = 1, drop_last: bool = False
-) -> list[Step]:
+) -> list[MicroBatches]:
     """Cut samples into batches and every batch into pieces, as equal as can be; return one process's.
 
     All processes have the same number of steps, and of parts in a step. The pieces of all processes are the batch.
@@ -53,21 +53,21 @@ def deal(
     Examples:
         >>> for step in deal("abcde", 3, processes=2, process=1):
         ...     print(step)
-        (Part(indices=['c'], weight=0.3333333333333333),)
-        (Part(indices=['e'], weight=0.5),)
+        (MicroBatch(indices=['c'], weight=0.3333333333333333),)
+        (MicroBatch(indices=['e'], weight=0.5),)
     """
     stop = len(order) - len(order) % size if drop_last else len(order)
     return [_step(order[start : min(start + size, stop)], processes, process, parts) for start in range(0, stop, size)]
 
 
-def _step(batch: Sequence[int], processes: int, process: int, parts: int) -> Step:
+def _step(batch: Sequence[int], processes: int, process: int, parts: int) -> MicroBatches:
     count, pieces = len(batch), min(parts, -(-len(batch) // processes)) * processes
     bounds = [-(-count * piece // pieces) for piece in range(pieces + 1)]
     mine = ((bounds[at], bounds[at + 1]) for at in range(process, pieces, processes))
-    return tuple(Part(list(batch[start:stop] or batch[:1]), (stop - start) / count) for start, stop in mine)
+    return tuple(MicroBatch(list(batch[start:stop] or batch[:1]), (stop - start) / count) for start, stop in mine)
 
 
-def load(data: Samples, steps: Iterable[Step], workers: int, seed: int) -> Iterable[tuple[Tensor, Tensor]]:
+def load(data: Samples, steps: Iterable[MicroBatches], workers: int, seed: int) -> Iterable[tuple[Tensor, Tensor]]:
     """Return what reads the samples of every part, one part after the other.
 
     Args:

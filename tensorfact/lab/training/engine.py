@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Engine:
+class TrainingEngine:
     """This process alone, with plain torch. What several processes do otherwise, a subclass says.
 
     Args:

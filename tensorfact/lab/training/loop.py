@@ -13,10 +13,10 @@ from ...common.checks import AnyPath
 from ...common.progress import Progress, silent
 from ...errors import TrainingError
 from .accelerated import engine_for
-from .engine import Engine
+from .engine import TrainingEngine
+from .gradient_checkpointing import checkpointed
 from .history import Epoch, History
-from .recomputing import recomputing
-from .run import Run
+from .run import TrainingRun
 from .schedule import Loss, Samples, Schedule, check_number
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def fit(
     workers: int = 0,
     drop_last: bool = False,
     validate_every: int = 1,
-    checkpointing: bool = False,
+    gradient_checkpointing: bool = False,
     on_epoch: Callable[[int, Epoch], object] | None = None,
 ) -> History:
     """Train the parameters that require gradients, and keep the best of them by validation accuracy.
@@ -79,8 +79,8 @@ def fit(
         workers: Processes that read samples; 0 reads in this one.
         drop_last: Leave out the incomplete last batch of an epoch.
         validate_every: Epochs between validations; the last epoch is always validated.
-        checkpointing: Compute activations again in the backward pass, by the model's own `set_grad_checkpointing`
-            (timm) or `activation_checkpointing_enable` (transformers): less memory, more time.
+        gradient_checkpointing: Compute activations again in the backward pass: less memory, more time. The model does
+            it, by timm's `set_grad_checkpointing` or transformers' `activation_checkpointing_enable`.
         on_epoch: Called with the index and the measures of each epoch, in the main process. What it raises ends the
             run.
 
@@ -112,9 +112,13 @@ def fit(
     check_number("accumulation", accumulation, 1)
     check_number("workers", workers, 0)
     engine = engine_for(model, accelerator)
-    run = Run(engine, schedule, loss, accumulation, workers)
+    run = TrainingRun(engine, schedule, loss, accumulation, workers)
     _check_splits(train, val, batch_size if drop_last else 1)
-    with _restored(model), recomputing(engine.module) if checkpointing else contextlib.nullcontext(), _ready(run):
+    with (
+        _restored(model),
+        checkpointed(engine.module) if gradient_checkpointing else contextlib.nullcontext(),
+        _ready(run),
+    ):
         if checkpoint is not None:
             run.resume(checkpoint, run.identity(train, val))
         cuda = {p.device for p in engine.module.parameters()} | {engine.device}
@@ -156,7 +160,7 @@ def _restored(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _ready(run: Run) -> Iterator[None]:
+def _ready(run: TrainingRun) -> Iterator[None]:
     """Get a run's model and optimizer ready, and unwrap the model at the end."""
     try:
         run.engine.prepare(run.optimizer)
@@ -166,7 +170,7 @@ def _ready(run: Run) -> Iterator[None]:
 
 
 def _report(
-    engine: Engine,
+    engine: TrainingEngine,
     index: int,
     epoch: Epoch,
     epochs: int,

@@ -19,15 +19,15 @@ from ...common.checks import AnyPath
 from ...errors import CheckpointError, DivergedError, TrainingError
 from ...model.parameters import ATTRIBUTE
 from ...storage.description import fingerprint
-from .batches import Step, deal, load, shuffled
-from .engine import Engine
+from .batches import MicroBatches, deal, load, shuffled
+from .engine import TrainingEngine
 from .evaluation import BATCH, tally
 from .history import Epoch, History
 from .saved import Identity, Saved
 from .schedule import Loss, Samples, Schedule
 
 
-class Run:
+class TrainingRun:
     """The state of one training run: optimizer, history, best parameters.
 
     Args:
@@ -41,7 +41,7 @@ class Run:
         TrainingError: Nothing requires gradients, or `lr_factors` do not fit the model.
     """
 
-    def __init__(self, engine: Engine, schedule: Schedule, loss: Loss, accumulation: int, workers: int) -> None:
+    def __init__(self, engine: TrainingEngine, schedule: Schedule, loss: Loss, accumulation: int, workers: int) -> None:
         self.engine, self.schedule, self.loss = engine, schedule, loss
         self.accumulation, self.workers = accumulation, workers
         model = engine.module
@@ -104,7 +104,7 @@ class Run:
             self.best = {name: tensor.detach().clone() for name, tensor in self.state().items()}
         return epoch
 
-    def _pass(self, loaded: Iterable[tuple[Tensor, Tensor]], steps: list[Step]) -> list[Tensor]:
+    def _pass(self, loaded: Iterable[tuple[Tensor, Tensor]], steps: list[MicroBatches]) -> list[Tensor]:
         """Make the steps of one epoch; return their losses."""
         index, schedule, engine = len(self.history.epochs), self.schedule, self.engine
         losses, samples = [], iter(loaded)
@@ -120,7 +120,7 @@ class Run:
             losses.append(value)
         return losses
 
-    def _gradients(self, parts: Step, loaded: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
+    def _gradients(self, parts: MicroBatches, loaded: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
         """Add up the gradients of one batch; return this process's part of its loss."""
         engine, values = self.engine, []
         for part in parts:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tensorfact import Format
-from tensorfact.adapters.increments.narrow import MANY, Parts, parts_of
+from tensorfact.adapters.increments.narrow import MANY, Rectangles, rectangles_of
 from tensorfact.network import Core, Cut, Network, cuts
 from tests.helpers import difference, infer
 from tests.layouts import KINDS, Layout, alike, gradients, merged, weights
@@ -61,7 +61,7 @@ def _grid(shape: Sequence[int]) -> list[list[int]]:
 @given(sided())
 def test_products_with_the_parts_are_those_with_the_dense_matrix(drawn: Any) -> None:
     cut, axes, sizes, kept, inputs, rank = drawn
-    parts = parts_of(cut, axes, sizes, kept, inputs=inputs)
+    parts = rectangles_of(cut, axes, sizes, kept, inputs=inputs)
     places = list(_dense(cut, axes, sizes, kept, rank))
     rows: dict[int, list[int]] = {}
     for row, _, feature in sorted(place for place in places if not place[0] % rank):
@@ -100,7 +100,7 @@ def test_the_gradient_of_a_wide_matrix_is_the_plain_product(columns: int, grad: 
         (Core("A", ("in", "_r")), Core("B", ("_r", "out"))), ("in", "out"), {"in": columns, "_r": 3, "out": 2}
     )
     (cut,) = cuts(network, ("in",), ("out",))
-    parts = parts_of(cut, ("in",), {"in": columns}, {"in": range(columns)}, inputs=True)
+    parts = rectangles_of(cut, ("in",), {"in": columns}, {"in": range(columns)}, inputs=True)
     assert parts is not None
     assert parts.whole
     generator = torch.Generator().manual_seed(0)
@@ -110,7 +110,7 @@ def test_the_gradient_of_a_wide_matrix_is_the_plain_product(columns: int, grad: 
             assert difference(parts.outer(h, each), torch.einsum("th,tx->hx", h, each)) < 1e-12
 
 
-def interleaved(size: int) -> Parts | None:
+def interleaved(size: int) -> Rectangles | None:
     """Return the parts of outputs (out role) of which q and v are kept: runs of one, then of two."""
     sizes, kept = {"out": size, "role": 3}, {"out": range(size), "role": (0, 2)}
     network = Network(
@@ -119,7 +119,7 @@ def interleaved(size: int) -> Parts | None:
         {"in": 4, "_r": 2, "out": size, "role": 2},
     )
     (cut,) = cuts(network, ("in",), ("out", "role"))
-    return parts_of(cut, ("out", "role"), sizes, kept, inputs=False)
+    return rectangles_of(cut, ("out", "role"), sizes, kept, inputs=False)
 
 
 def test_a_matrix_in_many_parts_is_not_multiplied_part_by_part() -> None:

@@ -15,9 +15,9 @@ from tensorfact.errors import AdaptError
 from tensorfact.lab import digits
 from tensorfact.lab.baselines import (
     BASELINES,
-    Adapters,
     AdaptFormer,
     BitFit,
+    BottleneckAdapters,
     FullFineTuning,
     LinearProbe,
     Method,
@@ -35,7 +35,7 @@ from tests.lab.baselines.models import METHODS, X, small, swin
         (LinearProbe(), 0),
         (FullFineTuning(), 85_798_656),
         (BitFit(), 102_912),
-        (Adapters(8), 156_768),
+        (BottleneckAdapters(8), 156_768),
         (AdaptFormer(8), 156_768),
         (PromptTuning(50), 50 * 768),
         (PromptTuning(50, deep=True), 12 * 50 * 768),
@@ -97,7 +97,7 @@ def test_attaching_leaves_the_random_state_alone(name: str) -> None:
 
 def test_baselines_are_rows_of_a_comparison() -> None:
     model = lab.nano()
-    rows: list[Any] = [BitFit(), Adapters(4), AdaptFormer(4), PromptTuning(3)]
+    rows: list[Any] = [BitFit(), BottleneckAdapters(4), AdaptFormer(4), PromptTuning(3)]
     found = compare(model, digits(model, train=16, val=8), [], seeds=[0], epochs=1, baselines=rows)
     assert [row.label for row in found.rows] == ["bitfit", "adapter h=4", "adaptformer h=4", "vpt-shallow p=3"]
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tensorfact.lab.data import VTAB
 from tensorfact.lab.report import Summary, page, summarize
 from tensorfact.lab.report.html import page_data
-from tensorfact.lab.sweep import Part, Results, Row, RunSpec, Sweep
+from tensorfact.lab.sweep import Results, RunSpec, Sweep, SweepPart, SweepRow
 from tests.browser import chromium
 from tests.results import HOSTILE, ROWS, example, results, sweep
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @given(st.text(max_size=30), st.text(max_size=30))
 def test_the_page_ends_no_script_before_its_end(label: str, name: str) -> None:
-    part = Part("one", "One", "nano", ("digits",), (Row(f"{label}</script>", ("tt:rank=2",)),))
+    part = SweepPart("one", "One", "nano", ("digits",), (SweepRow(f"{label}</script>", ("tt:rank=2",)),))
     text = page(summarize(Results(Sweep(f"{name}<!--<script>@@DATA@@", (part,)), {}, ())))
     blocks = re.findall(r"<script[^>]*>(.*?)</script>", text, re.DOTALL)
     assert len(blocks) == text.count("<script") == text.count("</script") == 2

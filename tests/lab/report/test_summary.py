@@ -8,13 +8,13 @@ import pytest
 
 from tensorfact.lab.report import summarize
 from tensorfact.lab.report.summary import Summary
-from tensorfact.lab.sweep import Cell, Outcome, Part, Results, Row, Run, Sweep, overall_mean
+from tensorfact.lab.sweep import Cell, Outcome, Results, Run, Sweep, SweepPart, SweepRow, overall_mean
 from tests.results import RANKS, example, rows
 
 
 def finished(accuracies: dict[str, list[float]], counts: dict[str, int]) -> Results:
     """Return one row whose accuracies are known, by task and seed."""
-    part = Part("one", "One", "nano", tuple(accuracies), (Row("tt", ("tt:rank=4",)),))
+    part = SweepPart("one", "One", "nano", tuple(accuracies), (SweepRow("tt", ("tt:rank=4",)),))
     definition = Sweep("known", (part,), seeds=tuple(range(len(next(iter(accuracies.values()))))))
     runs, cells = {}, []
     for task, values in accuracies.items():

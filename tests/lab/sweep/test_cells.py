@@ -7,7 +7,7 @@ import dataclasses
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tensorfact.lab.sweep import Outcome, Row, Run, known_specs
+from tensorfact.lab.sweep import Outcome, Run, SweepRow, known_specs
 from tensorfact.lab.sweep.cells import collect, grid
 from tests.lab.sweep.tiny import TASKS, tiny
 
@@ -19,7 +19,7 @@ def outcome(accuracy: float | None, parameters: int = 1) -> Outcome:
 
 @given(st.lists(st.none() | st.sampled_from([0.1, 0.5, 0.9]), min_size=4, max_size=4))
 def test_the_best_on_the_validation_split_is_reported(accuracies: list[float | None]) -> None:
-    sweep = tiny(Row("TT", ("tt:rank=1", "tt:rank=2"), (1.0, 10.0)))
+    sweep = tiny(SweepRow("TT", ("tt:rank=1", "tt:rank=2"), (1.0, 10.0)))
     tried = [spec for spec in known_specs(sweep) if spec.task == TASKS[0]]
     runs = {spec.id: Run(spec, outcome(value)) for spec, value in zip(tried, accuracies, strict=True)}
     _, needed = collect(sweep, runs, grid(sweep))
@@ -32,7 +32,7 @@ def test_the_best_on_the_validation_split_is_reported(accuracies: list[float | N
 
 
 def test_of_equal_candidates_the_smallest_is_taken() -> None:
-    sweep = tiny(Row("TT", ("tt:rank=2", "tt:rank=1")))
+    sweep = tiny(SweepRow("TT", ("tt:rank=2", "tt:rank=1")))
     tried = [spec for spec in known_specs(sweep) if spec.task == TASKS[0]]
     found = {"tt:rank=2": 20, "tt:rank=1": 10}
     runs = {

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tensorfact.errors import DataError, SweepError, TensorfactError
-from tensorfact.lab.sweep import Row, narrowed, run_sweep
+from tensorfact.lab.sweep import SweepRow, narrowed, run_sweep
 from tests.helpers import refused
 from tests.lab.sweep.tiny import TASKS, tiny
 from tests.make_benchmarks import lay_out_vtab
@@ -42,7 +42,7 @@ def test_damaged_images_are_found_before_anything_trains(tmp_path: Path) -> None
 
 
 def test_other_data_or_weights_need_another_folder(root: Path, tmp_path: Path) -> None:
-    sweep = narrowed(tiny(Row("linear", ("linear",))), tasks=["vtab:svhn"])
+    sweep = narrowed(tiny(SweepRow("linear", ("linear",))), tasks=["vtab:svhn"])
     run_sweep(sweep, tmp_path / "runs", root=root)
     lay_out_vtab(tmp_path / "more", "svhn", images=5)
     with refused(SweepError, "vtab:svhn", "choose another folder"):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tensorfact.lab.models import model_shapes
-from tensorfact.lab.sweep import Part, Row, known_specs, narrowed, parameters, preset, sizes
+from tensorfact.lab.sweep import SweepPart, SweepRow, known_specs, narrowed, parameters, preset, sizes
 from tensorfact.lab.sweep.counts import printed_size
 from tests.lab.sweep.tiny import tiny
 
@@ -24,7 +24,7 @@ def published() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(("part", "row"), list(published()))
-def test_sizes_are_the_published_ones(part: Part, row: Row) -> None:
+def test_sizes_are_the_published_ones(part: SweepPart, row: SweepRow) -> None:
     counts = parameters(preset("paper"), part, row, shapes(part.model))
     printed = float(printed_size({task: float(each[0]) for task, each in counts.items()}))
     assert row.parameters is not None
@@ -63,5 +63,5 @@ def test_the_list_says_sizes_and_runs() -> None:
 
 
 def test_one_candidate_is_not_tried_first() -> None:
-    assert {spec.stage for spec in known_specs(tiny(Row("linear", ("linear",))))} == {"final"}
-    assert {spec.stage for spec in known_specs(tiny(Row("NOAH", ("noah:budget=100",))))} == {"select"}
+    assert {spec.stage for spec in known_specs(tiny(SweepRow("linear", ("linear",))))} == {"final"}
+    assert {spec.stage for spec in known_specs(tiny(SweepRow("NOAH", ("noah:budget=100",))))} == {"select"}

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tensorfact.errors import SweepError
-from tensorfact.lab.sweep import Results, Row, RunSpec, narrowed, read_results, run_sweep
+from tensorfact.lab.sweep import Results, RunSpec, SweepRow, narrowed, read_results, run_sweep
 from tests.helpers import refused
 from tests.lab.sweep.tiny import SHORT, TASKS, tiny
 
@@ -40,7 +40,7 @@ def test_what_is_done_is_not_done_again(done: tuple[Path, Results], root: Path) 
 
 
 def test_a_run_that_diverges_is_never_chosen(root: Path, tmp_path: Path) -> None:
-    sweep = narrowed(tiny(Row("TT", ("tt:rank=1",), (1.0, 3e38))), tasks=["vtab:svhn"])
+    sweep = narrowed(tiny(SweepRow("TT", ("tt:rank=1",), (1.0, 3e38))), tasks=["vtab:svhn"])
     sweep = dataclasses.replace(sweep, settings=dataclasses.replace(SHORT, epochs=3, batch_size=2, lr=1.0), seeds=(0,))
     results = run_sweep(sweep, tmp_path, root=root)
     failed = {run.spec.scale: run.outcome.failure for run in results.runs.values() if run.spec.stage == "select"}
@@ -55,11 +55,11 @@ def test_a_report_is_not_of_the_sweep_before(root: Path, tmp_path: Path) -> None
         yield specs[0]
         raise KeyboardInterrupt
 
-    run_sweep(tiny(Row("linear", ("linear",))), tmp_path, root=root)
+    run_sweep(tiny(SweepRow("linear", ("linear",))), tmp_path, root=root)
     with pytest.raises(KeyboardInterrupt):
-        run_sweep(tiny(Row("BitFit", ("bitfit",))), tmp_path, root=root, engine=stopped)
+        run_sweep(tiny(SweepRow("BitFit", ("bitfit",))), tmp_path, root=root, engine=stopped)
     found = read_results(tmp_path)
     assert {cell.row for cell in found.cells} == {"BitFit"}
     assert not any(cell.runs for cell in found.cells)
     with refused(SweepError, "undone"):
-        run_sweep(tiny(Row("BitFit", ("bitfit",))), tmp_path, root=root, engine=lambda job, specs: iter(()))
+        run_sweep(tiny(SweepRow("BitFit", ("bitfit",))), tmp_path, root=root, engine=lambda job, specs: iter(()))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tensorfact.errors import SweepError
-from tensorfact.lab.sweep import Row, run_sweep
+from tensorfact.lab.sweep import SweepRow, run_sweep
 from tests.helpers import refused
 from tests.lab.sweep.tiny import SWEEP
 
@@ -34,7 +34,7 @@ def test_optuna_searches_prunes_and_goes_on(svhn: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_pruner_stops_what_lags_behind(svhn: Path, tmp_path: Path) -> None:
-    row = Row("TT", ("tt:rank=2", "tt:rank=1"), (0.001, 100.0))
+    row = SweepRow("TT", ("tt:rank=2", "tt:rank=1"), (0.001, 100.0))
     part = dataclasses.replace(SWEEP.parts[0], rows=(row,))
     settings = dataclasses.replace(SWEEP.settings, epochs=8, lr=0.01)
     sweep = dataclasses.replace(SWEEP, parts=(part,), settings=settings, seeds=(0,))

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tensorfact.errors import SweepError
-from tensorfact.lab.sweep import Row, RunSpec, in_process, run_sweep
+from tensorfact.lab.sweep import RunSpec, SweepRow, in_process, run_sweep
 from tests.helpers import refused
 from tests.lab.sweep.tiny import tiny
 from tests.make_benchmarks import lay_out_vtab
@@ -27,11 +27,11 @@ def test_a_folder_in_use_is_refused(root: Path, tmp_path: Path) -> None:
             run_sweep(tiny(), tmp_path, root=root)
         yield from in_process(job, specs)
 
-    run_sweep(tiny(Row("linear", ("linear",))), tmp_path, root=root, engine=engine)
+    run_sweep(tiny(SweepRow("linear", ("linear",))), tmp_path, root=root, engine=engine)
 
 
 def test_a_damaged_result_is_named(root: Path, tmp_path: Path) -> None:
-    sweep = tiny(Row("linear", ("linear",)))
+    sweep = tiny(SweepRow("linear", ("linear",)))
     run_sweep(sweep, tmp_path, root=root)
     path = next(tmp_path.glob("runs/*/result.json"))
     path.write_text(path.read_text()[:40])

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
-from tensorfact.lab.sweep import Part, Row, Settings, Sweep
+from tensorfact.lab.sweep import Settings, Sweep, SweepPart, SweepRow
 
 TASKS = ("vtab:svhn", "vtab:eurosat")
 SHORT = Settings(epochs=1, warmup_epochs=0, batch_size=4)
 
 
-def tiny(*rows: Row, **changes: Any) -> Sweep:
-    rows = rows or (Row("linear", ("linear",)), Row("TT", ("tt:rank=1", "tt:rank=2"), (1.0, 10.0)))
-    return Sweep("tiny", (Part("nano", "nano", "nano", TASKS, rows),), (0, 1), SHORT, **changes)
+def tiny(*rows: SweepRow, **changes: Any) -> Sweep:
+    rows = rows or (SweepRow("linear", ("linear",)), SweepRow("TT", ("tt:rank=1", "tt:rank=2"), (1.0, 10.0)))
+    return Sweep("tiny", (SweepPart("nano", "nano", "nano", TASKS, rows),), (0, 1), SHORT, **changes)
 
 
 SWEEP = Sweep(
     "tiny",
     (
-        Part(
+        SweepPart(
             "nano",
             "nano",
             "nano",
             ("vtab:svhn",),
-            (Row("linear", ("linear",)), Row("TT", ("tt:rank=1", "tt:rank=2"), (1.0, 10.0))),
+            (SweepRow("linear", ("linear",)), SweepRow("TT", ("tt:rank=1", "tt:rank=2"), (1.0, 10.0))),
         ),
     ),
     (0, 1),

@@ -93,7 +93,7 @@ def test_an_accelerator_that_accumulates_is_refused(make: Any) -> None:
     [
         ({"fsdp_version": 1}, "fsdp_version=2"),
         ({"fsdp_version": 2, "cpu_ram_efficient_loading": True}, "cpu_ram_efficient_loading=False"),
-        ({"fsdp_version": 2, "activation_checkpointing": True}, "checkpointing=True"),
+        ({"fsdp_version": 2, "activation_checkpointing": True}, "gradient_checkpointing=True"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:FSDP1 is deprecated", "ignore:sharding_strategy is deprecated")

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from tensorfact.lab.models import make_model
-from tensorfact.model.example import Example as Input
+from tensorfact.model.example import ExampleInput as Input
 from tensorfact.model.example import known_example
 from tensorfact.plan.families import FAMILIES
 from tests.helpers import randomise

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tensorfact import TensorizationPlan, TensorTrain, adapt, plan_for
 from tensorfact.adapters.liveness import numbers
 from tensorfact.lab.models import model_shapes
-from tensorfact.model.example import Example as Input
+from tensorfact.model.example import ExampleInput
 from tensorfact.plan.families import FAMILIES, Blocks, Example
 from tests.helpers import difference, draw, state_bits
 from tests.plan.families.members import MEMBERS, example_of, member
@@ -102,7 +102,7 @@ SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
 """Tensors of published members; the rest of the members are held against what every plan must keep."""
 
 
-def run(model: nn.Module, example: Input) -> Tensor:
+def run(model: nn.Module, example: ExampleInput) -> Tensor:
     with torch.no_grad():
         return numbers(model(*example.arguments, **example.keywords))
 

@@ -77,7 +77,7 @@ def test_checkpointing_changes_no_number_and_is_switched_off_again(kind: str) ->
         part = next(module for module in model.modules() if "GELU" in type(module).__name__)
         part.register_forward_hook(lambda *_, calls=calls: calls.append(1))
         before = switches(model)
-        fit(model, samples, None, epochs=2, batch_size=6, checkpointing=checkpointing, weight_decay=0.0)
+        fit(model, samples, None, epochs=2, batch_size=6, gradient_checkpointing=checkpointing, weight_decay=0.0)
         assert switches(model) == before
         assert all(not torch.equal(p, start[name]) for name, p in model.named_parameters() if name in start)
         found.append((len(calls), dict(model.named_parameters())))
@@ -89,12 +89,12 @@ def test_checkpointing_changes_no_number_and_is_switched_off_again(kind: str) ->
 def test_a_model_without_a_switch_is_refused() -> None:
     model = network()
     with untouched(model), refused(TrainingError, "checkpointing"):
-        run(model, checkpointing=True)
+        run(model, gradient_checkpointing=True)
 
 
 def test_a_switch_that_was_on_stays_on() -> None:
     model: Any = image_model("nano")
     model.set_grad_checkpointing(True)
     samples = TensorDataset(torch.randn(4, 1, 28, 28), torch.zeros(4, dtype=torch.int64))
-    fit(model, samples, None, epochs=1, checkpointing=True)
+    fit(model, samples, None, epochs=1, gradient_checkpointing=True)
     assert model.grad_checkpointing

@@ -15,7 +15,7 @@ TRANSFORMERS = "activation_checkpointing_enable", "gradient_checkpointing_enable
 
 
 @contextlib.contextmanager
-def recomputing(model: nn.Module) -> Iterator[None]:
+def checkpointed(model: nn.Module) -> Iterator[None]:
     """Compute activations again in the backward pass while the context lasts; what was on already stays on.
 
     Args:
@@ -28,16 +28,18 @@ def recomputing(model: nn.Module) -> Iterator[None]:
         able = _able(model)
         if not able:
             raise TrainingError(
-                f"fit: checkpointing=True on {type(model).__name__}",
+                f"fit: gradient_checkpointing=True on {type(model).__name__}",
                 cause=f"neither it nor a module in it has {TIMM}() or {TRANSFORMERS[-1]}()",
-                fix="pass checkpointing=False, or give the model a set_grad_checkpointing(enable) method",
+                fix="pass gradient_checkpointing=False, or give the model a set_grad_checkpointing(enable) method",
             )
         for module in able:
             try:
                 stack.enter_context(_timm(module) if hasattr(module, TIMM) else _transformers(module))
             except (AssertionError, ValueError) as error:  # what timm and transformers raise
                 raise TrainingError(
-                    f"fit: checkpointing=True on {type(module).__name__}", got=str(error), fix="checkpointing=False"
+                    f"fit: gradient_checkpointing=True on {type(module).__name__}",
+                    got=str(error),
+                    fix="gradient_checkpointing=False",
                 ) from error
         yield
 
