@@ -40,7 +40,7 @@ third-party: $(READY)
 	$(BIN)/python -m pytest -c pyproject.toml --rootdir . --pyargs hierarchical_tucker $(THIRD)/tests; status=$$?; \
 	$(BIN)/python -m pip uninstall --quiet --yes tensorfact-hierarchical-tucker; exit $$status
 
-# every method on three tasks, and the page of results that comes of it: an hour on 2 cores; started again, it goes on
+# every method on three tasks, and the page of results that comes of it: an hour on 2 cores; re-running resumes it
 results: $(READY)
 	$(BIN)/tensorfact sweep --preset small --engine pool --processes 2 --device cpu --out runs/small
 	$(BIN)/python -m benchmarks.results_page runs/small

@@ -48,7 +48,7 @@ def adapt(
         model: The model.
         plan: Which weights fold into which tensors.
         format: How each tensor is factored: one format, or one for each group's name.
-        scale: What multiplies the increment: a number, or LoRA's `Alpha(alpha)`, which is divided by the rank; or one
+        scale: Scale s of the update W + s dW: a number, or LoRA's `Alpha(alpha)`, which is divided by the rank; or one
             for each group's name.
         dropout: Probability with which, in training, a rank component of the core that starts at zero is dropped for
             one call; or probabilities of `rank`, of entries of the dense `increment`, and of the `factors`, by name.
@@ -72,7 +72,7 @@ def adapt(
 
     Raises:
         PlanError: The plan does not fit the model.
-        RankError: A rank that a tensor does not allow.
+        RankError: The tensor does not admit this rank.
         AdaptError: The model is adapted already, a number is out of range, or a parameter cannot be adapted.
         UnusedError: The model does not use a parameter.
         DataError: An increment to start from is missing or of another shape.

@@ -50,7 +50,7 @@ def convert(
         The new adapter, and the true relative error of each tensor.
 
     Raises:
-        RankError: A rank that a tensor does not allow, or a tolerance that the format's rank does not reach.
+        RankError: The tensor does not admit this rank, or a tolerance that the format's rank does not reach.
         FormatError: A group without a format, or a format that cannot decompose.
 
     Examples:
@@ -157,7 +157,7 @@ def combine(
         AdaptError: There is no adapter, or a weight is no finite number.
         PlanError: The adapters are not of one plan, or their tensors differ in size.
         FingerprintError: They are of different base models.
-        RankError: A rank that a tensor does not allow, or a tolerance that is not reached.
+        RankError: The tensor does not admit this rank, or a tolerance that is not reached.
 
     Examples:
         >>> from tensorfact import TensorTrain, adapt, combine, plan_for

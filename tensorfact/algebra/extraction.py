@@ -153,7 +153,7 @@ def extract(
     Raises:
         DataError: A tensor is missing, of another shape, or holds NaN or infinity.
         PlanError: The plan does not fit the weights.
-        RankError: A rank that a tensor does not allow, or a tolerance that the format's rank does not reach.
+        RankError: The tensor does not admit this rank, or a tolerance that the format's rank does not reach.
         AdaptError: A model is adapted, or the scale is 0.
         CheckpointError: A file is missing or damaged.
 
@@ -173,7 +173,9 @@ def extract(
     weights = Increments(base, tuned, plan, model)
     resolved = weights.resolved
     if keep and not weights.has_model:
-        raise DataError("extract: keep=True needs a model, to tell parameters from buffers", fix="pass model=")
+        raise DataError(
+            "extract: keep=True needs a model, to tell parameters from buffers", fix="extract(..., model=model)"
+        )
     formats = formats_of(format, [tensor.name for tensor in resolved.tensors])
     changes, cores = [], {}
     errors: dict[str, float] = {}

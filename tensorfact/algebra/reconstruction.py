@@ -102,7 +102,7 @@ def reconstruct(
 
     Raises:
         DataError: A tensor is missing, of another shape, or holds NaN or infinity; or nothing was tuned.
-        RankError: A rank that a tensor does not allow; found before anything is decomposed.
+        RankError: A tensor does not admit this rank; found before anything is decomposed.
         TrainingError: A format is there twice.
 
     Examples:

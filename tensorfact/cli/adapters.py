@@ -25,7 +25,9 @@ FormatText = Annotated[str, typer.Option("--format", help="NAME:option=value: tt
 Tolerance = Annotated[float | None, typer.Option(help="Relative error allowed for each tensor: ranks are found.")]
 RankText = Annotated[str | None, typer.Option("--rank", help="An int, (4,8), or a fraction of the dense size.")]
 Blocks = Annotated[list[str] | None, typer.Option(help="Which weights, as in `tensorfact plan`.", show_default="all")]
-ByShape = Annotated[bool, typer.Option("--by-shape", help="Stack what has one shape, in a model of any family.")]
+ByShape = Annotated[
+    bool, typer.Option("--by-shape", help="For models without a built-in plan: group weights of equal shape.")
+]
 Scale = Annotated[float, typer.Option(help="The adapter's scale; its increment does not depend on it.")]
 
 
@@ -124,7 +126,9 @@ def to_lora_command(
     model: ModelName,
     file: AdapterPath,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The folder to write.")] = None,
-    rank: Annotated[int | None, typer.Option(min=1, help="The highest rank; by default, what is exact.")] = None,
+    rank: Annotated[
+        int | None, typer.Option(min=1, help="Maximum LoRA rank; default: the smallest lossless rank.")
+    ] = None,
     head: Annotated[bool, typer.Option(help="Store the trained head too.")] = True,
     dry_run: DryRun = False,
 ) -> None:

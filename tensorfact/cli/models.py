@@ -46,10 +46,10 @@ def compare_command(
     baseline: Annotated[
         list[str] | None, typer.Option(help="linear, full, bitfit, adapter:hidden=8, ..., repeatable.")
     ] = None,
-    scale: Annotated[float, typer.Option(help="What multiplies the increments.")] = 10.0,
-    seeds: Annotated[int, typer.Option(min=1, help="Training runs a method.")] = 2,
+    scale: Annotated[float, typer.Option(help="Scale s of the update: W + s dW.")] = 10.0,
+    seeds: Annotated[int, typer.Option(min=1, help="Training runs per method, one per seed.")] = 2,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training split.")] = 10,
-    batch_size: Annotated[int, typer.Option(min=1, help="Samples a step.")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, help="Batch size: samples per step.")] = 64,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 3e-3,
     device: Annotated[str, typer.Option(help="Where to train: cpu, cuda, ...; by default a GPU if there is one.")] = "",
     out: Annotated[Path, typer.Option(help="Folder for results.json, table.md and accuracy.png.")] = Path(
@@ -98,7 +98,7 @@ def plan_command(
     ] = None,
     mlp: Annotated[str, typer.Option(help="A d x 4d matrix as d x d 'chunks', or 'whole'.")] = "chunks",
     by_shape: Annotated[
-        bool, typer.Option("--by-shape", help="Stack what has one shape, in a model of any family.")
+        bool, typer.Option("--by-shape", help="For models without a built-in plan: group weights of equal shape.")
     ] = False,
     format: Formats = None,
     draw: Annotated[Path | None, typer.Option("--draw", help="Write a picture of the plan (SVG) to this file.")] = None,

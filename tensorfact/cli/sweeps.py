@@ -56,13 +56,15 @@ def sweep_command(
     scale: Annotated[list[float] | None, typer.Option(help="Scales to choose among, repeatable.")] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Final runs of a row on a task.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training samples.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Samples a step.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Batch size: samples per step.")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
-    precision: Annotated[str | None, typer.Option(help="'bf16' computes products in it.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="Mixed precision: bf16 runs matrix products in bfloat16.")
+    ] = None,
     imagenet_statistics: Annotated[
         bool | None, typer.Option(help="Normalise as the released code does, by ImageNet's statistics.")
     ] = None,
-    trials: Annotated[int, typer.Option(min=0, help="Choose by so many trials of Optuna; 0 tries everything.")] = 0,
+    trials: Annotated[int, typer.Option(min=0, help="Search the options with N Optuna trials; 0 = the full grid.")] = 0,
     engine: Annotated[str, typer.Option(help="'in-process', 'pool' or 'ray'.")] = "in-process",
     processes: Annotated[int, typer.Option(min=1, help="Processes of the pool.")] = 2,
     gpus: Annotated[float, typer.Option(min=0, help="GPUs that the pool shares, or that a run on Ray takes.")] = 0,
@@ -77,7 +79,7 @@ def sweep_command(
     specs: Annotated[bool, typer.Option("--specs", help="Print each run's spec, a line of JSON; do nothing.")] = False,
     out: Out = Path("runs/sweep"),
 ) -> None:
-    """Run methods on tasks, choose their options on the validation split, write a report. Started again, it goes on."""
+    """Run methods on tasks, choose their options on the validation split, write a report. Re-running resumes it."""
     found = known("protocol", protocol, PROTOCOLS)(preset(preset_name))
     found = narrowed(
         found, parts=part or (), rows=row or (), tasks=task or (), methods=method or (), scales=scale or ()
@@ -126,7 +128,7 @@ def run_command(
     ] = None,
     out: Out = Path("runs/sweep"),
 ) -> None:
-    """Do one run of a sweep. Under torchrun or `accelerate launch`, all processes do it together."""
+    """Execute one run of a sweep, also under torchrun or `accelerate launch`."""
     try:
         found = RunSpec.from_json(spec.read_text())
     except (OSError, UnicodeDecodeError) as error:

@@ -146,11 +146,11 @@ def compare(
         formats: Formats; or by the row's label formats, formats for each group, or recipes, which have a plan, and
             may have a scale and other options, of their own.
         plan: Which weights fold into which tensors; `plan_for(model)` by default.
-        scale: What multiplies the increments.
+        scale: Scale s of the update: W + s dW.
         dropout: The adapters' dropout.
         seeds: One training run each.
         epochs: Passes over the training split.
-        batch_size: Samples a step.
+        batch_size: Batch size: samples per step.
         lr: Peak learning rate.
         weight_decay: AdamW's weight decay.
         baselines: The rows to compare with.

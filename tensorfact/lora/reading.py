@@ -57,7 +57,7 @@ def from_lora(
     Raises:
         CheckpointError: A file is missing or damaged, or its description cannot be read.
         DataError: The file has a layer that the model or the plan does not have, of another shape or kind.
-        RankError: A rank that a tensor does not allow, or a tolerance that the format's rank does not reach.
+        RankError: The tensor does not admit this rank, or a tolerance that the format's rank does not reach.
 
     Examples:
         >>> import tempfile

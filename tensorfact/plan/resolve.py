@@ -145,16 +145,42 @@ def _axis_sizes(group: Group, rule: Rule, name: str, shape: tuple[int, ...]) -> 
         unknown = [axis for axis in axes if axis not in known]
         product = math.prod(known[axis] for axis in axes if axis in known)
         if len(unknown) > 1 or size % product or (not unknown and size != product):
-            told = ", ".join(f"{axis}={known[axis]}" for axis in axes if axis in known) or "nothing known"
-            raise SizeError(
-                f"rule {rule.param!r}: parameter {name!r} {shape} does not split as {rule.pattern!r}",
-                expected=f"{size} = the product of {mode_name(axes)} with {told}",
-                got=f"{size} / {product}" if len(unknown) < 2 else f"{len(unknown)} unknown sizes",
-                cause="a coordinate list of the wrong length, or an axis size that is not given",
-                fix=f"list {size}'s parts, or set axis_sizes={{{(unknown or list(axes) or ['axis'])[0]!r}: ...}}",
-            )
+            owner = f"rule {rule.param!r}: parameter {name!r} {shape} does not split as {rule.pattern!r}"
+            raise _does_not_split(owner, size, axes, known)
         sizes |= {axis: known.get(axis, size // product) for axis in axes}
     return sizes
+
+
+def _does_not_split(owner: str, size: int, axes: Axes, known: Mapping[str, int]) -> SizeError:
+    """Return the error of a dimension that its axes do not divide."""
+    told = {axis: known[axis] for axis in axes if axis in known}
+    unknown = [axis for axis in axes if axis not in known]
+    spelled, product = " x ".join(f"{axis}={n}" for axis, n in told.items()), math.prod(told.values())
+    if len(unknown) > 1:
+        return SizeError(
+            owner,
+            expected=f"one axis of unknown size in {mode_name(axes)}",
+            got=", ".join(unknown),
+            fix=f"axis_sizes={{{unknown[0]!r}: ...}}",
+        )
+    if unknown:
+        first = next(iter(told))
+        others = product // told[first]
+        fits = [n for n in range(1, size // others + 1) if size % (n * others) == 0] if size % others == 0 else []
+        return SizeError(
+            owner,
+            expected=f"{size} to be divisible by {spelled}",
+            got=f"{size} / {product}",
+            cause="a coordinate list of the wrong length, or a wrong axis size",
+            fix=f"choose {first} from {', '.join(map(str, fits[:12]))}" if fits else f"axis_sizes={{{first!r}: ...}}",
+        )
+    return SizeError(
+        owner,
+        expected=f"{size} along {mode_name(axes) or 1}",
+        got=f"{spelled or 1}: {product}",
+        cause="a coordinate list of the wrong length, or a wrong axis size",
+        fix=f"list {size} coordinates" if len(told) == 1 else f"give {mode_name(axes) or 1} the product {size}",
+    )
 
 
 def _tensor(group: Group, name: str, matches: list[_Match]) -> TensorGroup:

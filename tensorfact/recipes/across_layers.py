@@ -22,7 +22,7 @@ def fact_tt(model: nn.Module, rank: int = 16, scale: float = 1.0) -> Recipe:
     Args:
         model: The model; it is only read.
         rank: The rank.
-        scale: What multiplies the increment.
+        scale: Scale s of the update: W + s dW.
 
     Returns:
         The recipe.
@@ -50,7 +50,7 @@ def fact_tk(model: nn.Module, rank: int = 32, scale: float = 1.0) -> Recipe:
     Args:
         model: The model; it is only read.
         rank: The rank.
-        scale: What multiplies the increment.
+        scale: Scale s of the update: W + s dW.
 
     Returns:
         The recipe.
@@ -142,7 +142,7 @@ def cara(model: nn.Module, rank: int = 32, scale: float = 1.0, heads: int | None
     Args:
         model: The model; it is only read.
         rank: The rank.
-        scale: What multiplies the increment.
+        scale: Scale s of the update: W + s dW.
         heads: The number of attention heads; by default the one the model states.
 
     Returns:

@@ -266,7 +266,7 @@ def kradapter(model: nn.Module, scale: float = 2.0, roles: Sequence[str] = QV) -
 
     Args:
         model: The model; it is only read.
-        scale: What multiplies the increment.
+        scale: Scale s of the update: W + s dW.
         roles: Which slices are adapted, by their labels in `plan_for(model)`.
 
     Returns:

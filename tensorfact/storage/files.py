@@ -176,9 +176,9 @@ def read_header(path: AnyPath) -> Header:
     seal, body = stored[:_SEAL], stored[_SEAL:]
     if not stored or seal != _seal(body, shapes):
         raise CheckpointError(
-            f"{path} is damaged" if stored else f"{path} is no file of tensorfact's",
-            expected="a header that agrees with its seal",
-            got=f"seal {seal!r}" if stored else "a plain safetensors file, or a damaged header",
+            f"{path} is damaged" if stored else f"{path} is not a tensorfact file",
+            expected="a header that matches its checksum",
+            got=f"checksum {seal!r}" if stored else "a plain safetensors file, or a damaged header",
             fix="pass a file that tensorfact saved, or restore it from a copy",
         )
     try:

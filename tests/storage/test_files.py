@@ -133,7 +133,7 @@ def test_a_header_that_promises_more_than_the_file_holds_is_refused_before_it_co
 
 def test_a_foreign_file_is_refused(tmp_path: Path) -> None:
     save_file({"w": torch.zeros(2)}, tmp_path / "plain")
-    with refused(CheckpointError, str(tmp_path / "plain"), "no file of tensorfact"):
+    with refused(CheckpointError, str(tmp_path / "plain"), "is not a tensorfact file"):
         read_header(tmp_path / "plain")
 
 

@@ -65,7 +65,7 @@ class Increment:
 
         Args:
             base: The stored parameter.
-            scale: What multiplies the increment.
+            scale: Scale s of the update: W + s dW.
             drop: Apply the dropout, if the factors are in training mode.
         """
         wide = torch.promote_types(base.dtype, self._wide)
@@ -80,7 +80,7 @@ class Increment:
 
         Args:
             parameter: The stored parameter.
-            scale: What multiplies the increment.
+            scale: Scale s of the update: W + s dW.
         """
         with torch.no_grad(), without_autocast(parameter.device):
             if self._is_one_product and parameter.dtype == self._wide:
@@ -96,7 +96,7 @@ class Increment:
             x: The layer's input (..., in).
             weight: Its stored weight.
             bias: Its bias, if it has one.
-            scale: What multiplies the increment.
+            scale: Scale s of the update: W + s dW.
 
         Returns:
             The layer's output (..., out).

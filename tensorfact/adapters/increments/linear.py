@@ -25,7 +25,7 @@ def composed(y: Tensor, x: Tensor, down: Tensor, up: Tensor, halves: Halves, sca
         down: The lower matrix (bond, in).
         up: The upper matrix (bond, out).
         halves: What belongs where.
-        scale: What multiplies the increment.
+        scale: Scale s of the update: W + s dW.
     """
     rows = x.reshape(-1, x.shape[-1]).to(y.dtype)
     h = halves.down.project(rows, down.to(y.dtype))

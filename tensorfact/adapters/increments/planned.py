@@ -67,7 +67,7 @@ class Halves:
 
 
 class Kind:
-    """Parameters of one tensor whose networks are equal, but for where in the cores each takes its part.
+    """Parameters that share one contraction plan and differ only in which slice of each core they use.
 
     It is a plan and holds no numbers; copies of a model share it.
 
@@ -140,7 +140,7 @@ class Kind:
     def _halved(self) -> Halves | None:
         """Choose the cut whose products are predicted to be fastest; of equals, the one that is formed fastest.
 
-        A cut that takes more FLOPs a token than the increment itself would is none: its bond is not narrow.
+        Cuts that take more FLOPs per token than the dense increment are rejected: their bond is not narrow.
         """
         found: list[Halves] = []
         dense = math.prod(len(positions) for positions in self.view.kept.values())

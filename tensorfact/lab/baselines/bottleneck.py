@@ -147,7 +147,7 @@ class AdaptFormer:
                 raise AdaptError(
                     f"{type(block).__name__} cannot take AdaptFormer",
                     expected="blocks that normalise before their MLP",
-                    fix="leave this baseline out, or use Adapters",
+                    fix="leave this baseline out, or use BottleneckAdapters",
                 )
         generator = torch.Generator().manual_seed(seed)
         added, hooks = [], []

@@ -52,7 +52,7 @@ def search_subnet(
         space: The sizes to choose from.
         budget: The most numbers a subnet may have, by default the published mean size on ViT-B.
         epochs: Passes over the training split, for the supernet.
-        batch_size: Samples a step.
+        batch_size: Batch size: samples per step.
         lr: Peak learning rate.
         weight_decay: AdamW's weight decay.
         population: How many subnets compete in a generation.

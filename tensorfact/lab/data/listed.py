@@ -111,8 +111,8 @@ def vtab(
         The three parts.
 
     Raises:
-        DataError: An unknown task, a missing list or image, a line or label that is none, a list that is not the two
-            it is made of; file and line are named.
+        DataError: An unknown task, a missing list or image, an invalid line or label, or a combined list that
+            disagrees with its parts; file and line are named.
     """
     one_of(name, VTAB, "vtab: name", DataError)
     task, folder = VTAB[name], Path(root, name)
@@ -155,7 +155,7 @@ def few_shot(
         The three parts.
 
     Raises:
-        DataError: A missing list or image, a line or label that is none, a path that leaves the folder, or a number of
+        DataError: A missing list or image, an invalid line or label, a path that leaves the folder, or a number of
             classes that is none; file and line are named.
     """
     check_classes(classes)

@@ -23,7 +23,7 @@ Engine = Callable[[Job, Sequence[RunSpec]], Iterator[RunSpec]]
 
 
 def in_process(job: Job, specs: Sequence[RunSpec]) -> Iterator[RunSpec]:
-    """Do one run after the other in this process."""
+    """Execute the runs one after another in this process."""
     for spec in specs:
         job(spec)
         yield spec
@@ -57,7 +57,7 @@ def pool(workers: int, gpus: int = 0) -> Engine:
             raise SweepError(
                 "a process of the pool was killed",
                 cause="there is not enough memory",
-                fix="fewer processes; the same command goes on where it was",
+                fix="fewer processes; re-running the same command resumes the sweep",
             ) from error
         finally:
             executor.shutdown(wait=False, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""Do one run: from its spec to its outcome."""
+"""Execute one run described by a RunSpec and return its outcome."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Runner:
         self.run(spec)
 
     def run(self, spec: RunSpec, *, on_epoch: OnEpoch | None = None, progress: Progress = silent) -> Run:
-        """Do a run; one that was interrupted goes on where it was. Processes of a launcher do it together.
+        """Execute a run, or resume one that was interrupted. All processes of a launcher call it.
 
         Args:
             spec: What to run.

@@ -36,7 +36,7 @@ def run_sweep(
 ) -> Results:
     """Do a sweep's runs, those that are not done yet, and write `results.json`.
 
-    Killed at any moment and started again it goes on where it was, and ends with the same results.
+    Re-running the same command resumes the sweep, which ends with the same results whenever it was killed.
 
     Args:
         sweep: What to run.
@@ -48,7 +48,7 @@ def run_sweep(
         keep: Leave what every run trained in its folder.
         tracker: A tracker that accelerate knows; it writes into the runs' folders.
         check: Open every image of every task before anything trains.
-        trials: Choose by so many trials of Optuna instead of by trying everything; 0 for everything.
+        trials: Search the options with this many Optuna trials; 0 tries the full grid.
         progress: Called after every run.
 
     Returns:

@@ -26,7 +26,7 @@ class Settings:
 
     Args:
         epochs: Passes over the training samples.
-        batch_size: Samples a step.
+        batch_size: Batch size: samples per step.
         lr: Peak learning rate.
         weight_decay: AdamW's weight decay.
         warmup_epochs: Passes of linear warm-up.
@@ -72,7 +72,7 @@ class RunSpec:
         model: A model's name, with options in parentheses: `vit_base_patch16_224`, `NAME(img_size=32)`.
         task: A task's name; see `tensorfact.lab.data.open_task`.
         method: A method and its options: `fact-tt:rank=16`, `bitfit`, `tt:rank=4`.
-        scale: What multiplies the increments; None for the method's own.
+        scale: Scale s of the update W + s dW; None for the method's own.
         seed: Seed of the method's factors, of the head and of the order of samples.
         stage: What it trains on and reads.
         settings: The training's numbers.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 class TrainingEngine:
-    """This process alone, with plain torch. What several processes do otherwise, a subclass says.
+    """Single-process training with plain torch. Subclasses override what differs across processes.
 
     Args:
         model: The caller's model.

@@ -39,7 +39,9 @@ def accelerator_for(
     try:
         from accelerate import Accelerator
     except ImportError as error:
-        raise TrainingError("several processes need accelerate", fix="pip install 'tensorfact[train]'") from error
+        raise TrainingError(
+            "--precision, --tracker and multi-process training need accelerate", fix='pip install "tensorfact[train]"'
+        ) from error
     options: dict[str, Any] = {"mixed_precision": precision, "log_with": tracker, "project_dir": folder}
     try:
         with warnings.catch_warnings():

@@ -62,7 +62,7 @@ def fit(
         train: Samples (input, class index).
         val: Samples that choose the best epoch; never trained on. None: the last epoch's parameters stay.
         epochs: Passes over `train`.
-        batch_size: Samples a step, over all processes and parts.
+        batch_size: Batch size: samples per step, over all processes and micro-batches.
         lr: Peak learning rate.
         weight_decay: AdamW's weight decay.
         warmup_epochs: Passes of linear warm-up; a tenth of `epochs` by default.

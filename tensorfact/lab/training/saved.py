@@ -23,7 +23,7 @@ class Identity:
     Args:
         schedule: The numbers that define it.
         frozen: The fingerprint of what does not train.
-        scales: What multiplies the increments of an adapter.
+        scales: Scales of an adapter, by tensor name.
         samples: How many samples there are to train on and to choose by.
     """
 
