@@ -7,13 +7,15 @@ import io
 import os
 import tempfile
 from typing import Any
+from unittest import mock
 
 import torch
 from sybil import Example, Sybil
 from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.markdown import CodeBlockParser
 
-collect_ignore = ["griffe_examples.py"]  # runs in mkdocs, and needs its packages
+from tensorfact.formats import registry
+from tensorfact.plan.families import FAMILIES
 
 _run = PythonEvaluator()
 
@@ -34,6 +36,8 @@ def _output(example: Example) -> str | None:
 def _enter(namespace: dict[str, Any]) -> None:
     """Run a page in a folder of its own, on one thread: its models are small, and its numbers repeat."""
     namespace["_stack"] = stack = contextlib.ExitStack()
+    for known in (registry._formats, FAMILIES):  # a page that adds to them leaves nothing behind
+        stack.enter_context(mock.patch.dict(known))
     stack.callback(torch.set_num_threads, torch.get_num_threads())
     torch.set_num_threads(1)
     folder = stack.enter_context(tempfile.TemporaryDirectory())

@@ -69,12 +69,7 @@ def recompress(
     if unchanged and tolerance is None:
         return Decomposition(format, modes, _weighted(terms[0]), 0.0)
     apart = _apart(target)
-    reach = {
-        mode.name: min(mode.size, math.prod(target.shape([leg for leg in core.legs if leg != mode.name])))
-        for mode in modes
-        for core in [Term(target, {}).holder(mode.name)]
-        if core is not None and mode.name not in apart
-    }
+    reach = _largest_bases(target, [mode for mode in modes if mode.name not in apart])
     places = [dict(zip(apart, at, strict=True)) for at in itertools.product(*(range(target.sizes[m]) for m in apart))]
     blocks = [compress([term.at(place) for term in terms], reach, tolerance or 0.0) for place in places]
     if len(terms) > 1 and sum(block.energy for block in blocks) <= (_NOISE * _magnitude(terms)) ** 2:  # they cancel
@@ -119,6 +114,17 @@ def stored(
     if tolerance is not None and error > tolerance:
         raise out_of_reach(found.format, tolerance, error)
     return dataclasses.replace(found, cores=cores, error=error)
+
+
+def _largest_bases(target: Network, modes: Iterable[Mode]) -> dict[str, int]:
+    """Return how many basis vectors a network can use of each mode that one core alone has."""
+    found = {}
+    for mode in modes:
+        core = Term(target, {}).holder(mode.name)
+        if core is not None:
+            others = target.shape([leg for leg in core.legs if leg != mode.name])
+            found[mode.name] = min(mode.size, math.prod(others))
+    return found
 
 
 def _magnitude(terms: Sequence[Term]) -> float:

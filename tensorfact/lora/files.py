@@ -73,8 +73,8 @@ def read_layers(model: nn.Module, path: AnyPath) -> tuple[dict[str, LowRankIncre
         elif name in parameters:
             kept[name] = _finite(path, key, weights[key])
             if kept[name].shape != parameters[name].shape:
-                shapes = (tuple(each.shape) for each in (parameters[name], kept[name]))
-                raise DataError(f"from_lora: {key!r}", expected=f"shape {next(shapes)}", got=f"{next(shapes)}")
+                expected, got = tuple(parameters[name].shape), tuple(kept[name].shape)
+                raise DataError(f"from_lora: {key!r}", expected=f"shape {expected}", got=f"shape {got}")
         else:
             ours = key.startswith(FACTORS)
             raise DataError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 from ..errors import NetworkError, nearest
@@ -81,27 +81,37 @@ class Network:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sizes", dict(self.sizes))
-        legs = {leg for core in self.cores for leg in core.legs}
-        names = [core.name for core in self.cores]
-        problems = {
-            "there is no core": not self.cores,
-            f"core names {names} are not unique": len(set(names)) < len(names),
-            f"a core has one leg twice in {self}": any(len(set(c.legs)) < len(c.legs) for c in self.cores),
-            f"output {self.output} has a leg twice": len(set(self.output)) < len(self.output),
-            f"output legs {sorted(set(self.output) - legs)} belong to no core": not legs.issuperset(self.output),
-            f"legs {sorted(legs - set(self.sizes))} have no size": not legs <= set(self.sizes),
-            f"sizes {self.sizes} are not all at least 1": any(size < 1 for size in self.sizes.values()),
-            "more than one core starts at zero, so none would learn": [c.start for c in self.cores].count(ZERO) > 1,
-            "the core that starts at zero is not trained, so none would learn": any(
-                core.start == ZERO and not core.trained for core in self.cores
-            ),
-            f"no core of {self} is trained": bool(self.cores) and not any(core.trained for core in self.cores),
-        }
-        for problem, holds in problems.items():
-            if holds:
-                raise NetworkError(f"network: {problem}", fix="correct the format's network()")
+        for problem in (*self._problems_of_legs(), *self._problems_of_starts()):
+            raise NetworkError(f"network: {problem}", fix="correct the format's network()")
         for core in self.cores:
             check_start(core.start, f"core {core.name!r}")
+
+    def _problems_of_legs(self) -> Iterator[str]:
+        legs = {leg for core in self.cores for leg in core.legs}
+        names = [core.name for core in self.cores]
+        if not self.cores:
+            yield "there is no core"
+        if len(set(names)) < len(names):
+            yield f"core names {names} are not unique"
+        if any(len(set(core.legs)) < len(core.legs) for core in self.cores):
+            yield f"a core has one leg twice in {self}"
+        if len(set(self.output)) < len(self.output):
+            yield f"output {self.output} has a leg twice"
+        if not legs.issuperset(self.output):
+            yield f"output legs {sorted(set(self.output) - legs)} belong to no core"
+        if not legs <= set(self.sizes):
+            yield f"legs {sorted(legs - set(self.sizes))} have no size"
+        if any(size < 1 for size in self.sizes.values()):
+            yield f"sizes {self.sizes} are not all at least 1"
+
+    def _problems_of_starts(self) -> Iterator[str]:
+        zeros = [core for core in self.cores if core.start == ZERO]
+        if len(zeros) > 1:
+            yield "more than one core starts at zero, so none would learn"
+        if any(not core.trained for core in zeros):
+            yield "the core that starts at zero is not trained, so none would learn"
+        if not any(core.trained for core in self.cores):
+            yield f"no core of {self} is trained"
 
     def __hash__(self) -> int:
         return hash((self.cores, self.output, tuple(sorted(self.sizes.items()))))

@@ -304,7 +304,8 @@ def _routes() -> tuple[Literal["auto", "weight"], ...]:
 def _tensors(output: object) -> Iterator[Tensor]:
     """Return the tensors of a model's output that have a gradient."""
     if isinstance(output, Tensor):
-        yield from [output] * output.requires_grad
+        if output.requires_grad:
+            yield output
     elif isinstance(output, Mapping):
         yield from (tensor for value in output.values() for tensor in _tensors(value))
     elif isinstance(output, (list, tuple)):

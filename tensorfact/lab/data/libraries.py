@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -186,7 +187,7 @@ def hugging_face(
             differ in their classes, a label is none, or an image is none.
     """
     found = _load(data, config, root)
-    what = str(data) if isinstance(data, AnyPath) else "hugging_face"
+    what = str(data) if isinstance(data, (str, os.PathLike)) else "hugging_face"
     names = {
         "train": train_split,
         "val": val_split or next((name for name in VALIDATION if name in found), None),
@@ -295,7 +296,7 @@ def _load(data: Any, config: str | None, root: AnyPath | None) -> Mapping[str, A
         raise DataError(
             "hugging_face needs the package datasets", got=str(error), fix="pip install 'tensorfact[train]'"
         ) from error
-    if isinstance(data, AnyPath):
+    if isinstance(data, (str, os.PathLike)):
         folder = Path(data)
         saved = (folder / "dataset_dict.json").exists() or (folder / "state.json").exists()
         try:

@@ -104,12 +104,11 @@ def cut(count: int, sizes: Sequence[int | None], *, seed: int, what: str, rest: 
     left = len(sizes) - len(given)
     wrong = any(type(size) is not int or size < 1 for size in given)
     if wrong or left > rest or sum(given) + left > count:
-        raise DataError(
-            f"{what}: the sizes of its parts",
-            expected=f"{'one None at most, the others ' if left and rest else ''}integers of at least 1, "
-            f"together {'below' if left and rest else 'at most'} {count}",
-            got=" + ".join(map(repr, sizes)),
-        )
+        if left and rest:
+            expected = f"one None at most, the others ints of at least 1, together below {count}"
+        else:
+            expected = f"ints of at least 1, together at most {count}"
+        raise DataError(f"{what}: the sizes of its parts", expected=expected, got=" + ".join(map(repr, sizes)))
     order: list[int] = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
     ends = list(itertools.accumulate(count - sum(given) if size is None else size for size in sizes))
     return [order[start:end] for start, end in itertools.pairwise([0, *ends])]

@@ -41,7 +41,7 @@ def test_the_parts_are_drawn_by_a_seed_from_files_that_the_environment_names(
     assert len(images) == 24
     with pytest.raises(DataError, match="at most 30"):
         fashion_mnist(nano(), train=20, val=11, test=20)
-    with pytest.raises(DataError, match="integers of at least 1"):
+    with pytest.raises(DataError, match="ints of at least 1"):
         fashion_mnist(nano(), train=None, val=11, test=20)  # type: ignore[arg-type]
 
 
