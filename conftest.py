@@ -6,9 +6,11 @@ import contextlib
 import io
 import os
 import tempfile
+from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
+import pytest
 import torch
 from sybil import Example, Sybil
 from sybil.evaluators.python import PythonEvaluator
@@ -55,3 +57,13 @@ pytest_collect_file = Sybil(
     setup=_enter,
     teardown=_leave,
 ).pytest()
+
+
+@pytest.fixture(autouse=True)
+def _examples_leave_no_format(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Take back what the example in a docstring registers; the pages of the documentation do so at their end."""
+    if isinstance(request.node, pytest.DoctestItem):
+        with mock.patch.dict(registry._formats):
+            yield
+    else:
+        yield
