@@ -1,0 +1,62 @@
+"""A model's parameters: their names, the modules that own them, and models that cannot be adapted."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from tensorfact import TensorTrain, adapt, plan_for
+from tensorfact.errors import AdaptError, PlanError
+from tensorfact.lab import nano
+from tensorfact.model.parameters import base_parameters, own_parameters, owner_of, owners_of, refuse_adapted
+from tests.helpers import refused
+
+
+def tied() -> nn.Sequential:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    model[1].weight = model[0].weight
+    return model
+
+
+def test_every_name_and_the_first_name_of_a_tied_parameter() -> None:
+    model = tied()
+    assert list(base_parameters(model)) == ["0.weight", "0.bias", "1.weight", "1.bias"]
+    assert list(own_parameters(model)) == ["0.weight", "0.bias", "1.bias"]
+
+
+def test_a_tied_parameter_has_two_owners() -> None:
+    model = tied()
+    assert owners_of(model, ["0.weight"]) == {"0.weight": [(model[0], "weight"), (model[1], "weight")]}
+    assert owner_of(model, "1.bias") == (model[1], "bias")
+
+
+def test_the_parameters_of_an_adapter_are_not_the_model_s() -> None:
+    model = nano()
+    names = set(base_parameters(model))
+    adapt(model, plan_for(model), TensorTrain(rank=2))
+    assert set(base_parameters(model)) == names
+    with refused(AdaptError, "adapted already", "model.tensorfact.remove()"):
+        refuse_adapted(model)
+
+
+@pytest.mark.parametrize("model", [None, "nano", torch.zeros(3)])
+def test_what_is_no_module_is_refused(model: object) -> None:
+    with refused(PlanError, "a torch.nn.Module", fix=False):
+        base_parameters(model)  # type: ignore[arg-type]
+    with refused(AdaptError, "a torch.nn.Module", fix=False):
+        refuse_adapted(model)  # type: ignore[arg-type]
+
+
+def test_a_lazy_module_has_no_shapes_yet() -> None:
+    with refused(PlanError, "'weight' has no shape yet", "run the model once"):
+        base_parameters(nn.LazyLinear(3))
+
+
+def test_recurrent_modules_and_integers_are_refused() -> None:
+    with refused(AdaptError, "'weight_ih_l0'", "GRU", "leave it out of the plan"):
+        owners_of(nn.GRU(2, 2), ["weight_ih_l0"])
+    model = nn.Linear(2, 2)
+    model.weight = nn.Parameter(torch.zeros(2, 2, dtype=torch.int8), requires_grad=False)
+    with refused(AdaptError, "torch.int8"):
+        owners_of(model, ["weight"])
