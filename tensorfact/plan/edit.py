@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ..common.checks import whole_number
+from ..common.checks import one_of, whole_number
 from ..errors import PlanError, nearest
 from .notation import Axes, format_axes, parse_axes
 from .rules import Coordinate, Group, Rule
@@ -28,14 +28,7 @@ def split_axis(groups: Iterable[Group], axis: str, into: Mapping[str, int | None
         PlanError: No group has the axis, or the new axes are none.
     """
     groups = tuple(groups)
-    free = {name for group in groups for name in group.rules[0].free}
-    if axis not in free:
-        raise PlanError(
-            f"split: axis {axis!r}",
-            expected=f"one of {sorted(free)}, which run along the parameters",
-            got=f"{axis!r}{nearest(axis, free)}",
-            fix="use an axis of the rules' patterns",
-        )
+    one_of(axis, _free_axes(groups), "split: axis", PlanError)
     sizes = dict(into) if isinstance(into, Mapping) else {}
     if not sizes or not all(isinstance(name, str) for name in sizes) or list(sizes.values()).count(None) > 1:
         raise PlanError(
@@ -47,6 +40,11 @@ def split_axis(groups: Iterable[Group], axis: str, into: Mapping[str, int | None
         if size is not None:
             whole_number(size, f"split: {axis!r} into {name!r}: size", PlanError, example=12)
     return tuple(_split(group, axis, sizes) if axis in group.rules[0].free else group for group in groups)
+
+
+def _free_axes(groups: Iterable[Group]) -> list[str]:
+    """Return the axes that run along the parameters."""
+    return sorted({axis for group in groups for rule in group.rules for axis in rule.free})
 
 
 def _split(group: Group, axis: str, into: Mapping[str, int | None]) -> Group:
@@ -96,15 +94,8 @@ def swap(groups: Iterable[Group], first: str, second: str, chosen: Chosen) -> tu
         PlanError: An axis or a coordinate is none of the groups', or a rule has other coordinates too.
     """
     groups, places = tuple(groups), {first: second, second: first}
-    free = {axis for group in groups for rule in group.rules for axis in rule.free}
     for axis in places:
-        if axis not in free:
-            raise PlanError(
-                f"swapped: axis {axis!r}",
-                expected=f"one of {sorted(free)}, which run along the parameters",
-                got=f"{axis!r}{nearest(axis, free)}",
-                fix="plan.swapped('in', 'out', role='o')",
-            )
+        one_of(axis, _free_axes(groups), "swapped: axis", PlanError)
     wanted = {axis: set(_wanted(groups, axis, coordinates)) for axis, coordinates in chosen.items()}
 
     def swapped(rule: Rule) -> Rule:
