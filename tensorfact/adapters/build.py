@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -18,7 +18,7 @@ from ..plan.tensors import per_tensor
 from ..storage.description import FACTORS, HEAD, START
 from ..storage.state import AdapterSource, state_of
 from .adapter import Adapter
-from .factors import named
+from .factors import Factors, named
 from .options import AdaptOptions, Route, fresh_seed
 from .scale import Scale, scale_of
 from .start import Init, starting
@@ -99,7 +99,7 @@ def adapt(
     )
     adapter = _built(model, plan, format, scale, head_parameters(model, train_head), options)
     for name, cores in starting(init, adapter).items():
-        adapter.factors[name].assign(cores)  # type: ignore[operator]
+        cast("Factors", adapter.factors[name]).assign(cores)
     if subtract_start:
         adapter.subtract_start()
     return _attached(adapter, options)

@@ -21,12 +21,12 @@ class CountedParameter(nn.Parameter):
     def data(self) -> Tensor:
         """The numbers, without a history."""
         self.accesses += 1
-        return cast("Tensor", torch._C.TensorBase.data.__get__(self))  # type: ignore[attr-defined]
+        return cast("Tensor", torch._C.TensorBase.data.__get__(self))  # type: ignore[attr-defined]  # a descriptor in C
 
     @data.setter
     def data(self, value: Tensor) -> None:
         self.accesses += 1
-        torch._C.TensorBase.data.__set__(self, value)  # type: ignore[attr-defined]
+        torch._C.TensorBase.data.__set__(self, value)  # type: ignore[attr-defined]  # as above
 
 
 class Factors(nn.Module):
@@ -94,7 +94,7 @@ class Factors(nn.Module):
     def tensors(self) -> list[Tensor]:
         """Return the cores in the network's order."""
         stored = self.cores._parameters  # every layer asks; what is not there is parametrized
-        return [stored.get(name) if name in stored else self.cores[name] for name in self._names]  # type: ignore[misc]
+        return [stored.get(name) if name in stored else self.cores[name] for name in self._names]  # type: ignore[misc]  # no core is None
 
     def dense(self) -> Tensor:
         """Return the whole tensor, one dimension a mode."""

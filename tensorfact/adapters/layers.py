@@ -83,7 +83,7 @@ def attach(module: nn.Module, slots: Mapping[str, Slot], *, activation: bool) ->
         activation: Take the activation route when the module is called; only for what `takes_activation` allows.
     """
     product = _product_of(module) if activation else None
-    module.__class__ = _adapted_class(type(module), tuple(sorted(slots)), product)  # type: ignore[arg-type]
+    module.__class__ = _adapted_class(type(module), tuple(sorted(slots)), product)  # type: ignore[arg-type]  # a cache wants hashable arguments, which these are
     module.__dict__[SLOTS] = dict(slots)
 
 

@@ -14,9 +14,8 @@ from ..formats import parse_format
 from ..formats.rank import Rank
 from ..lab.models import load_model, model_shapes
 from ..lora import from_lora, to_lora
-from ..plan import plan_by_shape, plan_for
 from ..storage.state import AdapterSource
-from .console import AdapterPath, Checkpoint, ModelName, Pretrained, app, show
+from .console import AdapterPath, Checkpoint, ModelName, Pretrained, app, plan_of, show
 from .progress import progress_bars
 
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="The adapter file to write.")]
@@ -51,7 +50,7 @@ def extract_command(
     """Make an adapter of a fully fine-tuned model: decompose what tuning changed."""
     target, parsed = _target(out, dry_run, tuned, *([base] if base else [])), parse_format(format)
     host = model_shapes(model) if base is not None else load_model(model, pretrained=pretrained)
-    plan = plan_by_shape(host) if by_shape else plan_for(host, blocks or "all")  # type: ignore[arg-type]
+    plan = plan_of(host, blocks, by_shape=by_shape)
     with progress_bars() as progress:
         found = extract(
             host if base is None else base,
@@ -157,7 +156,7 @@ def from_lora_command(
     """Recompress a LoRA, LoHa or LoKr across the layers of a model."""
     target, parsed = _target(out, dry_run, source), parse_format(format)
     loaded = load_model(model, pretrained=pretrained, checkpoint=checkpoint)
-    plan = plan_by_shape(loaded) if by_shape else plan_for(loaded, blocks or "all")  # type: ignore[arg-type]
+    plan = plan_of(loaded, blocks, by_shape=by_shape)
     with progress_bars() as progress:
         found = from_lora(loaded, source, plan, parsed, tolerance=tolerance, scale=scale, progress=progress)
     _finish(found, target)
@@ -194,7 +193,7 @@ def _finish(found: Recompression, target: Path | None) -> None:
 
 def _rank(text: str | None) -> Rank | None:
     """Read a rank as in a format's options."""
-    return None if text is None else parse_format(f"tt:rank={text}").rank  # type: ignore[attr-defined]
+    return None if text is None else parse_format(f"tt:rank={text}").own_rank
 
 
 def _weighted(text: str) -> tuple[str, float]:

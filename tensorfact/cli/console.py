@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import torch
 import typer
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
+from torch import nn
 
 from ..common.table import Table
 from ..network.cost import usable
+from ..plan import TensorizationPlan, plan_by_shape, plan_for
+from ..plan.families import Blocks, Mlp
 
 app = typer.Typer(
     add_completion=False,
@@ -50,3 +54,19 @@ def show(table: Table, title: str | None = None) -> None:
 def device_of(name: str) -> torch.device:
     """Return the device of a name; of none, a GPU if there is one."""
     return usable(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def plan_of(
+    model: nn.Module, blocks: Sequence[str] | None, mlp: str = "chunks", *, by_shape: bool = False
+) -> TensorizationPlan:
+    """Return the plan that the options of a command ask for.
+
+    Args:
+        model: The model.
+        blocks: Which weights; all by default.
+        mlp: What becomes of the MLPs' matrices.
+        by_shape: Group weights of equal shape instead.
+    """
+    if by_shape:
+        return plan_by_shape(model)
+    return plan_for(model, cast("Sequence[Blocks]", blocks or ["all"]), mlp=cast("Mlp", mlp))

@@ -21,10 +21,10 @@ from ..lab.models import load_model, model_shapes
 from ..lab.report import write_reconstructions, write_report
 from ..model.head import head_parameters
 from ..network import calibrate, machine
-from ..plan import plan_by_shape, plan_for
+from ..plan import plan_for
 from ..storage import AdapterDescription
 from ..storage.files import make_folder, write_tensors, write_text
-from .console import AdapterPath, Checkpoint, Formats, ModelName, Pretrained, app, device_of, show
+from .console import AdapterPath, Checkpoint, Formats, ModelName, Pretrained, app, device_of, plan_of, show
 from .progress import progress_bars
 
 DEFAULT_FORMATS = ("tt:rank=8", "tucker:rank=8", "cp:rank=16", "matrix-batch:rank=4")
@@ -108,7 +108,7 @@ def plan_command(
     shapes = model_shapes(model)
     if by_shape and (blocks or mlp != "chunks"):
         raise PlanError("--by-shape knows no blocks", fix="leave --blocks and --mlp out")
-    plan = plan_by_shape(shapes) if by_shape else plan_for(shapes, blocks or "all", mlp=mlp)  # type: ignore[arg-type]
+    plan = plan_of(shapes, blocks, mlp, by_shape=by_shape)
     resolved = plan.resolve(shapes)
     what = "by shape" if by_shape else f"{', '.join(blocks or ['all'])} blocks"
     show(resolved.table(), f"{model}, {what}")
@@ -138,7 +138,7 @@ def merge_command(
     own = {name: loaded.get_parameter(name).shape for name in head_parameters(loaded, True)}
     resized = {described.head[name][0] for name in own.keys() & described.head if described.head[name] != own[name]}
     if resized and hasattr(loaded, "reset_classifier"):  # the file's head has other classes than the model's
-        loaded.reset_classifier(resized.pop())  # type: ignore[operator]
+        loaded.reset_classifier(resized.pop())  # type: ignore[operator]  # timm's, as in `with_head`
     adapter = load_adapter(loaded, file)
     adapter.merge()
     adapter.remove()

@@ -20,18 +20,18 @@ def progress_bars() -> Iterator[Progress]:
         ...     progress("reading", 1, 1)
     """
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as RichProgress
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with RichProgress(*columns, console=Console(stderr=True), transient=True) as bars:
-        tasks: dict[str, object] = {}
+        tasks: dict[str, TaskID] = {}
 
         def report(task: str, done: int, total: int) -> None:
             if task not in tasks:
                 tasks[task] = bars.add_task(task, total=total)
-            bars.update(tasks[task], completed=done, total=total)  # type: ignore[arg-type]
+            bars.update(tasks[task], completed=done, total=total)
             if done >= total:
-                bars.remove_task(tasks.pop(task))  # type: ignore[arg-type]
+                bars.remove_task(tasks.pop(task))
 
         yield report

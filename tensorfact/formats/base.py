@@ -213,7 +213,7 @@ class Format(abc.ABC):
         """
         if self.own_rank is None:
             raise FormatError(f"{self} has no rank", fix="convert to another format")
-        return dataclasses.replace(self, rank=rank)  # type: ignore[call-arg]
+        return dataclasses.replace(self, rank=rank)  # type: ignore[call-arg]  # a subclass's field
 
     def num_parameters(self, modes: Sequence[Mode]) -> int:
         """Return how many numbers the trained factors of a tensor with these modes hold."""

@@ -10,15 +10,18 @@ from torch import Tensor
 
 from ..common.checks import finite_number
 from ..errors import DataError, RankError
-from ..network import Mode
+from ..network import Mode, Side
 
 
 def default_modes(tensor: Tensor) -> tuple[Mode, ...]:
     """Return modes for a tensor of which nothing is known: the last two are inputs and outputs, the others stacked."""
     if not isinstance(tensor, Tensor) or not tensor.ndim:
         raise DataError("decompose: tensor", expected="a torch.Tensor of at least one dimension", got=repr(tensor)[:80])
-    sides = ["stack"] * (tensor.ndim - 2) + (["in", "out"] if tensor.ndim > 1 else ["out"])
-    return tuple(Mode(f"m{k}", size, side) for k, (size, side) in enumerate(zip(tensor.shape, sides, strict=True)))  # type: ignore[arg-type]
+    stack: list[Side] = ["stack"] * (tensor.ndim - 2)
+    ends: list[Side] = ["in", "out"] if tensor.ndim > 1 else ["out"]
+    return tuple(
+        Mode(f"m{k}", size, side) for k, (size, side) in enumerate(zip(tensor.shape, stack + ends, strict=True))
+    )
 
 
 def check_tolerance(tolerance: object) -> None:

@@ -77,7 +77,7 @@ class TrainingStep:
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
             loss = nn.functional.cross_entropy(self.model(self.x), self.y)
-        loss.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss)
         self.optimizer.step()
 
     def tensors(self) -> list[Tensor]:
@@ -175,11 +175,11 @@ def peak_bytes(step: TrainingStep) -> int:
     return live.peak
 
 
-class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's class has no annotations
     """Counts the bytes of storages that operators make, for as long as each lives."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # nor has its constructor
         self.now = self.peak = 0
         self._known: set[int] = set()
 

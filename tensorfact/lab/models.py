@@ -121,7 +121,7 @@ def with_head(model: nn.Module, classes: int, seed: int) -> nn.Module:
         )
     device = next(model.parameters()).device
     with seeded(seed):
-        model.reset_classifier(classes)  # type: ignore[operator]
+        model.reset_classifier(classes)  # type: ignore[operator]  # timm's, which nn.Module does not declare
     return model.to(device)
 
 

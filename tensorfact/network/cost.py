@@ -134,7 +134,7 @@ def calibrate(device: torch.device | str = "cpu", *, use: bool = True) -> Machin
     large, row = torch.ones(side, side, device=device), torch.ones(length, device=device)
     tiny, into = torch.ones(8, 8, device=device, requires_grad=True), torch.empty(length, device=device)
     with torch.inference_mode(False), torch.enable_grad():
-        launch = _seconds(lambda: torch.mm(tiny, tiny).sum().backward(), device, calls=100)  # type: ignore[no-untyped-call]
+        launch = _seconds(lambda: torch.autograd.backward(torch.mm(tiny, tiny).sum()), device, calls=100)
         stream = _seconds(lambda: torch.add(row, row, out=into), device, calls=3)
         dense = _seconds(lambda: torch.mm(large, large), device, calls=3)
     found = Machine(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from ..common.checks import one_of, whole_number
 from ..errors import PlanError, nearest
@@ -124,9 +123,11 @@ def _wanted(
 ) -> tuple[Coordinate, ...]:
     """Return coordinates of an axis, if the rules give them."""
     known = {c: None for group in groups for rule in group.rules for c in _labels(rule, axis)}
-    given: object = coordinates
-    several = isinstance(given, Iterable) and not isinstance(given, str)
-    wanted: tuple[Any, ...] = tuple(coordinates) if several else (coordinates,)  # type: ignore[arg-type]
+    wanted: tuple[Coordinate, ...]
+    if isinstance(coordinates, Iterable) and not isinstance(coordinates, str):
+        wanted = tuple(coordinates)
+    else:
+        wanted = (coordinates,)
     for coordinate in wanted or (None,):
         if coordinate not in known:
             raise PlanError(

@@ -175,7 +175,7 @@ def _stays_frozen(subject: PlanSubject) -> None:
     model, adapter = subject.adapted(trainable=True)
     with torch.random.fork_rng([]):
         sums = [tensor.square().sum() for tensor in _tensors(subject.example.run(model))]
-        torch.stack(sums).sum().backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(torch.stack(sums).sum())
         runs(lambda: subject.example.run(model.train()))  # a batch of one may be too small for training mode
     own = {id(core) for core in adapter.parameters()}
     base = {name: p for name, p in model.named_parameters() if id(p) not in own}

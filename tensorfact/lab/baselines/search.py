@@ -167,5 +167,5 @@ class _Evolution:
             above = [(k, at) for k in KINDS for at, size in enumerate(sizes[k]) if size > smaller[k][0]]
             kind, at = self.chance.choice(above)
             sizes[kind][at] = max(size for size in smaller[kind] if size < sizes[kind][at])
-            subnet = Subnet(**sizes)  # type: ignore[arg-type]
+            subnet = Subnet(**{each: tuple(found) for each, found in sizes.items()})
         return subnet

@@ -80,7 +80,7 @@ class WindowPrompts(nn.Module):
     def average(self, attention: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         """Take the prompts out of every window again, and keep their mean over an image's windows."""
         length = len(self.tokens)
-        by_image = output[:, :length].unflatten(0, (len(self._met), -1))  # type: ignore[no-untyped-call]
+        by_image = output[:, :length].unflatten(0, (len(self._met), -1))  # type: ignore[no-untyped-call]  # torch's
         self._met = by_image.mean(1)
         return output[:, length:]
 

@@ -149,8 +149,16 @@ def digits(
 
     images, labels = load_digits(return_X_y=True)
     pixels = torch.tensor(images, dtype=torch.float32).reshape(-1, 8, 8) / 16
-    sizes = {"train": train, "val": val, "test": test}
-    return arrays(pixels, labels, model, name="digits", **sizes, imagenet_statistics=imagenet_statistics)  # type: ignore[arg-type]
+    return arrays(
+        pixels,
+        labels,
+        model,
+        name="digits",
+        train=train,
+        val=val,
+        test=test,
+        imagenet_statistics=imagenet_statistics,
+    )
 
 
 def _tensor(array: Array, name: str) -> Tensor:

@@ -77,7 +77,7 @@ def on_models(sweep: Sweep, models: Iterable[str], **changes: object) -> Sweep:
     chosen = every | by_part
 
     def changed(part: SweepPart) -> SweepPart:
-        part = dataclasses.replace(part, **changes)  # type: ignore[arg-type]
+        part = dataclasses.replace(part, **changes)  # type: ignore[arg-type]  # of several types
         model = chosen.get(part.name, part.model)
         if model == part.model:
             return part

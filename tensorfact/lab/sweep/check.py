@@ -11,6 +11,7 @@ from ...storage.description import fingerprint
 from ..data import Splits, open_task
 from ..models import load_model, model_shapes, seeded, with_head
 from ..training import Schedule
+from ..training.schedule import size_of
 from .counts import parameters
 from .definition import Sweep, SweepPart
 
@@ -88,7 +89,7 @@ def _check_part(
 
 
 def _check_steps(sweep: Sweep, task: str, splits: Splits) -> None:
-    count, least = len(splits.final), sweep.settings.batch_size  # type: ignore[arg-type]
+    count, least = size_of(splits.final), sweep.settings.batch_size
     if sweep.settings.drop_last and count < least:
         raise SweepError(
             f"{task} has no whole batch, and incomplete ones are left out",

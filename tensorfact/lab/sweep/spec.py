@@ -187,7 +187,7 @@ def build(cls: type[T], data: object, **read: Callable[[Any], Any]) -> T:
     Raises:
         SweepError: A field is missing or unknown.
     """
-    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]  # T is a dataclass
     needed = {name for name, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING}
     if not isinstance(data, Mapping) or not needed <= data.keys() <= fields.keys():
         got = sorted(data) if isinstance(data, Mapping) else data

@@ -42,7 +42,7 @@ class TrainingEngine:
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a loss."""
-        loss.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss)
 
     def apart(self) -> AbstractContextManager[object]:
         """Return a context in which gradients need not be added over processes: others of the batch follow."""

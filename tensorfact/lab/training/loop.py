@@ -17,7 +17,7 @@ from .engine import TrainingEngine
 from .gradient_checkpointing import checkpointed
 from .history import Epoch, History
 from .run import TrainingRun
-from .schedule import Loss, Samples, Schedule, check_number
+from .schedule import Loss, Samples, Schedule, check_number, size_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -137,13 +137,13 @@ def fit(
 
 def _check_splits(train: Samples, val: Samples | None, least: int) -> None:
     for name, split in (("train", train), ("val", val)):
-        if split is not None and not len(split):  # type: ignore[arg-type]
+        if split is not None and size_of(split) == 0:
             raise TrainingError(f"fit: the {name} split is empty", fix="pass at least one sample")
-    if len(train) < least:  # type: ignore[arg-type]
+    if size_of(train) < least:
         raise TrainingError(
             "fit: drop_last=True leaves no batch",
             expected=f"at least {least} samples, one batch",
-            got=str(len(train)),  # type: ignore[arg-type]
+            got=str(size_of(train)),
             fix="a smaller batch_size, or drop_last=False",
         )
 

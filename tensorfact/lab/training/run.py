@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from .engine import TrainingEngine
 from .evaluation import BATCH, tally
 from .history import Epoch, History
 from .saved import Identity, Saved
-from .schedule import Loss, Samples, Schedule
+from .schedule import Loss, Samples, Schedule, size_of
 
 
 class TrainingRun:
@@ -74,7 +74,7 @@ class TrainingRun:
         """Return what a run that goes on must have in common with this one."""
         adapter: Any = getattr(self.engine.module, ATTRIBUTE, None)
         scales = dict(adapter.scales) if isinstance(adapter, Adapter) else {}
-        samples = tuple(len(part) for part in (train, val) if part is not None)  # type: ignore[arg-type]
+        samples = tuple(size_of(part) for part in (train, val) if part is not None)
         return Identity(self.schedule, self.frozen, scales, samples)
 
     def epoch(self, train: Samples, val: Samples | None) -> Epoch:
@@ -83,12 +83,12 @@ class TrainingRun:
         index = len(self.history.epochs)
         seed = self.schedule.seed * 1_000_003 + index
         torch.manual_seed(seed)
-        order = shuffled(len(train))  # type: ignore[arg-type]
+        order = shuffled(size_of(train))
         own = seed + (self.engine.process << 32)
         if self.engine.process:  # the order is everyone's, dropout is not
             torch.manual_seed(own)
-        dealt = self._share(self.accumulation)
-        steps = deal(order, self.schedule.batch_size, drop_last=self.schedule.drop_last, **dealt)
+        schedule = self.schedule
+        steps = self._deal(order, schedule.batch_size, self.accumulation, drop_last=schedule.drop_last)
         self._train_mode()
         losses = self._pass(load(train, steps, self.workers, own), steps)
         if not all(bool(torch.isfinite(p).all()) for p in self.engine.module.parameters() if p.requires_grad):
@@ -134,7 +134,7 @@ class TrainingRun:
     def _validate(self, val: Samples) -> tuple[float, float]:
         """Return accuracy and loss over the shares of all processes."""
         engine = self.engine
-        steps = deal(range(len(val)), BATCH * engine.processes, **self._share(1))  # type: ignore[arg-type]
+        steps = self._deal(range(size_of(val)), BATCH * engine.processes, 1)
         engine.run.eval()
         with engine.measuring(), torch.random.fork_rng(devices=[]):
             counted = (part.weight > 0 for step in steps for part in step)
@@ -144,8 +144,10 @@ class TrainingRun:
             raise _diverged(f"the validation loss after epoch {len(self.history.epochs)} is {total / count}")
         return right / count, total / count
 
-    def _share(self, parts: int) -> dict[str, int]:
-        return {"processes": self.engine.processes, "process": self.engine.process, "parts": parts}
+    def _deal(self, order: Sequence[int], size: int, parts: int, *, drop_last: bool = False) -> list[MicroBatches]:
+        """Return this process's share of the batches."""
+        processes, process = self.engine.processes, self.engine.process
+        return deal(order, size, processes=processes, process=process, parts=parts, drop_last=drop_last)
 
     def save(self, path: AnyPath, identity: Identity) -> None:
         """Write everything that the next epoch depends on, in the main process."""

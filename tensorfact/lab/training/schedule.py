@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sized
+from typing import Any, cast
 
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -15,6 +15,15 @@ from ...errors import TrainingError
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Samples = Dataset[Any]
+
+
+def size_of(samples: Samples) -> int:
+    """Return how many samples there are; torch's `Dataset` declares no length.
+
+    Args:
+        samples: A data set with a length.
+    """
+    return len(cast("Sized", samples))
 
 
 @dataclasses.dataclass(frozen=True)
