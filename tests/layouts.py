@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from tensorfact import CP, Adapter, Format, Group, MatrixBatch, Rule, TensorizationPlan, TensorTrain, Tucker, adapt
-from tensorfact.adapters.increments import Increment
+from tensorfact.adapters.increments import AnyIncrement, Increment
 from tensorfact.adapters.increments.cache import Formed
 from tests.helpers import difference, draw, layers, layers_plan, randomise
 
@@ -112,7 +112,8 @@ def merged(model: nn.Module, x: Tensor) -> Tensor:
 
 def formed(adapter: Adapter) -> Formed:
     """Return what holds the matrices, which all layers share."""
-    held = {id(slot.increment._matrices): slot.increment._matrices for slot in adapter._slots.values()}
+    increments = [slot.increment for slot in adapter._slots.values()]
+    held = {id(each._matrices): each._matrices for each in increments if isinstance(each, Increment)}
     (one,) = held.values()
     return one
 
@@ -133,7 +134,7 @@ def stack(depth: int = 4, width: int = 6, **options: Any) -> tuple[nn.Sequential
     return model, adapter, x
 
 
-def applied(increment: Increment, x: Tensor) -> Tensor:
+def applied(increment: AnyIncrement, x: Tensor) -> Tensor:
     """Apply an increment, as a layer of zeros without a bias does."""
     view = increment.view
     zero = torch.zeros(view.shape, dtype=x.dtype)

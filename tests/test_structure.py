@@ -202,6 +202,10 @@ EVERY_FAMILY = "tests/plan/families/test_known.py: every family is held against 
 EVERY_FAULT = "tests/testing/test_format_laws.py: for every law there is a format that breaks it"
 
 UNMIRRORED = {
+    **{
+        f"adapters.increments.{name}": "tests/adapters/increments/test_increment.py: every mode, on every kind of layer"
+        for name in ("contracted_input", "execution", "formed_weight", "halves", "narrow_products")
+    },
     "adapters.groups": "tests/adapters/test_adapter.py: learning rates of parameter groups",
     "adapters.options": "tests/adapters/test_build.py: the options of adapt, right and wrong",
     "algebra.changes": "tests/algebra/test_conversion.py: every change that is reported there is one of these",

@@ -14,7 +14,7 @@ from ..common.table import Table
 from ..errors import AdaptError
 from ..network import Cost
 from ..network.cost import seconds_of
-from .increments import NOMINAL_TOKENS, Increment, token_class
+from .increments import NOMINAL_TOKENS, AnyIncrement, token_class
 
 ROUNDS = 5
 
@@ -30,7 +30,7 @@ class Planned:
         parameter: The stored parameter.
     """
 
-    increment: Increment
+    increment: AnyIncrement
     applied: bool
     scale: float
     parameter: Tensor

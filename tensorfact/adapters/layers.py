@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from ..model.parameters import SLOTS
 from ..model.sides import is_conv1d
-from .increments import Increment
-from .increments.linear import Product
+from .increments import AnyIncrement
+from .increments.execution import Product
 
 _numbers = itertools.count()
 _traced: set[int] = set()
@@ -54,7 +54,7 @@ class Slot:
         read: Whether the parameter was read, or its layer called, since it was adapted.
     """
 
-    increment: Increment
+    increment: AnyIncrement
     scale: float
     switch: Switch
     read: bool = False

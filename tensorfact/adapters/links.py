@@ -16,7 +16,7 @@ from ..plan import ResolvedPlan
 from ..storage import AdapterState
 from .explain import Planned
 from .factors import Factors
-from .increments import ShiftedIncrement, increments
+from .increments import Increment, ShiftedIncrement, increments
 from .layers import Slot, Switch, attach, detach, is_attached, takes_activation
 from .options import AdaptOptions, Route
 
@@ -48,6 +48,7 @@ class Links:
         self.factors: dict[str, Factors] = {}
         self.starts: dict[str, Factors] = {}
         self.slots: dict[str, Slot] = {}
+        self._own: dict[str, Increment] = {}
         parameters, generator = base_parameters(model), options.generator()
         for tensor in resolved.tensors:
             network = tensor.network(formats[tensor.name])
@@ -64,6 +65,7 @@ class Links:
             )
             self.factors[tensor.name] = factors
             for name, increment in increments(tensor, factors, options.optimize, options.dropout).items():
+                self._own[name] = increment
                 self.slots[name] = Slot(increment, scales[tensor.name], switch)
         self.owners = owners_of(model, self.slots)
         self.activation = {name for name in self.slots if self._takes_activation(name, options.route)}
@@ -99,7 +101,7 @@ class Links:
             start = copy.deepcopy(self.factors[tensor.name]).requires_grad_(False)
             self.starts[tensor.name] = start
             for name, increment in increments(tensor, start, self.options.optimize).items():
-                self.slots[name].increment = ShiftedIncrement(self.slots[name].increment, increment)
+                self.slots[name].increment = ShiftedIncrement(self._own[name], increment)
 
     def attach(self) -> None:
         """Adapt the owners' layers."""

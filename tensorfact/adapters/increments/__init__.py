@@ -1,12 +1,16 @@
 """Increments of parameters: planned for all that lie alike, formed once, added inside a layer's products."""
 
+from .execution import NOMINAL_TOKENS
 from .increment import Increment, increments
-from .planned import NOMINAL_TOKENS, Kind, token_class
+from .planned import Kind, token_class
 from .recompute import note_sources
 from .shifted import ShiftedIncrement
 
+AnyIncrement = Increment | ShiftedIncrement
+
 __all__ = [
     "NOMINAL_TOKENS",
+    "AnyIncrement",
     "Increment",
     "Kind",
     "ShiftedIncrement",

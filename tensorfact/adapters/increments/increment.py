@@ -1,4 +1,4 @@
-"""The increment of one parameter: formed, or added to what its layer does."""
+"""The increment of one parameter: formed, or run in its layer by the mode that is planned for its kind."""
 
 from __future__ import annotations
 
@@ -8,18 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...network import Dropout, machine
+from ...network import Contraction, Dropout, machine
 from ...plan import TensorGroup
-from ...plan.indexing import as_index, spread, take
 from ...plan.slices import restricted
 from ..factors import Factors
-from .cache import Formed, autocast_dtype, composable, without_autocast
-from .linear import AdaptedLinear, Product, add_into, composed
-from .planned import NOMINAL_TOKENS, Kind
-from .recompute import source_of
+from .cache import Formed, composable, without_autocast
+from .execution import Execution, Masks, Product
+from .formed_weight import FormedWeight
+from .planned import Kind
 
-Masks = Sequence[Tensor | None] | None
-"""What cores are multiplied with; None for a core, or for all, that are kept whole."""
+_FORMED: Execution = FormedWeight()
 
 
 class Increment:
@@ -27,7 +25,7 @@ class Increment:
 
     Args:
         factors: The factors of the tensor that the parameter is in.
-        kind: What is planned for this parameter and those that lie like it.
+        kind: What is planned for this parameter and those that share its contraction plan.
         at: Which of them it is.
         parts: What holds their parts of the cores.
         matrices: What holds their two matrices.
@@ -46,48 +44,6 @@ class Increment:
         self._parts.forget()
         self._matrices.forget()
 
-    def dense(self, *, drop: bool = False) -> Tensor:
-        """Return the increment in the parameter's shape, in at least fp32, whatever autocast is in force.
-
-        Args:
-            drop: Apply the dropout, if the factors are in training mode.
-        """
-        formed = self._formed(self._masks(drop))
-        return nn.functional.dropout(formed, self.dropout.increment) if drop and self._drops_entries else formed
-
-    def _formed(self, masks: Masks) -> Tensor:
-        parts = self._own(masks)
-        with without_autocast(parts[0].device):
-            return self.view.join(self.kind.forming(parts))
-
-    def added_to(self, base: Tensor, scale: float, *, drop: bool = False) -> Tensor:
-        """Return base + scale x increment, computed in at least fp32 and rounded once.
-
-        Args:
-            base: The stored parameter.
-            scale: Scale s of the update: W + s dW.
-            drop: Apply the dropout, if the factors are in training mode.
-        """
-        wide = torch.promote_types(base.dtype, self._wide)
-        if not self._is_one_product or (drop and self._drops):
-            return torch.add(base.to(wide), self.dense(drop=drop).to(wide), alpha=scale).to(base.dtype)
-        with without_autocast(base.device):
-            left, right = self._factored(wide)
-            return torch.addmm(base.to(wide), left, right, alpha=scale).to(base.dtype)
-
-    def add_into(self, parameter: Tensor, scale: float) -> None:
-        """Add scale x increment to a parameter in place, as `added_to` does.
-
-        Args:
-            parameter: The stored parameter.
-            scale: Scale s of the update: W + s dW.
-        """
-        with torch.no_grad(), without_autocast(parameter.device):
-            if self._is_one_product and parameter.dtype == self._wide:
-                parameter.addmm_(*self._factored(parameter.dtype), alpha=scale)
-            else:
-                parameter.copy_(self.added_to(parameter, scale))
-
     def linear(self, product: Product, x: Tensor, weight: Tensor, bias: Tensor | None, scale: float) -> Tensor:
         """Do what a linear layer does, with the increment added.
 
@@ -101,101 +57,91 @@ class Increment:
         Returns:
             The layer's output (..., out).
         """
-        halves, cores = self.kind.halves, self.factors.tensors()
-        if x.is_nested or self._drops_entries:  # a nested tensor has no rows to multiply one by one
-            return product(x, self.added_to(weight, scale, drop=True), bias)
-        if halves is None or self._drops or composable(x, weight, bias, *cores):
-            return self._added(product(x, weight, bias), x, scale)
-        casting = None if x.dtype == torch.float64 else autocast_dtype(x.device)  # which leaves fp64 alone
-        dtype = casting or x.dtype
-        down, up = self._two(cores, dtype)
-        if torch.is_grad_enabled() and any(t.requires_grad for t in (x, weight, bias, down, up) if t is not None):
-            operands = (
-                (x, weight, bias)
-                if casting is None
-                else tuple(t if t is None else t.to(casting) for t in (x, weight, bias))
-            )
-            fused: Tensor = AdaptedLinear.apply(
-                product, self.view.transposed, halves, scale, source_of(x), *operands, down, up
-            )
-            return fused
-        y = product(x, weight, bias)
-        if y.dtype != dtype:
-            return composed(y, x, down, up, halves, scale)
-        add_into(y, x.to(dtype), down, up, halves, scale)
-        return y
+        mode = _FORMED if x.is_nested or self.drops_entries else self.kind.execution
+        return mode.linear(self, product, x, weight, bias, scale)
 
-    def _added(self, y: Tensor, x: Tensor, scale: float) -> Tensor:
-        """Add the increment of an input to a result, in plain differentiable operations."""
-        if self.kind.halves is None:
-            return torch.add(y, self._passed(x, y, self._masks(True)).to(y.dtype), alpha=scale)
-        with without_autocast(x.device):
-            down, up = self.kind.matrices(self._own(self._masks(True)))
-        return composed(y, x, down, up, self.kind.halves, scale)
+    def dense(self, *, drop: bool = False) -> Tensor:
+        """Return the increment in the parameter's shape, in at least fp32, whatever autocast is in force.
 
-    def _passed(self, x: Tensor, like: Tensor, masks: Masks) -> Tensor:
-        """Return what the increment alone makes of an input, in plain differentiable operations (..., out)."""
-        parts, halves = self._own(masks), self.kind.halves
-        if halves is None:
-            return self._contracted(x, parts)
-        with without_autocast(x.device):
-            down, up = self.kind.matrices(parts)
-        return composed(torch.zeros_like(like), x, down, up, halves, 1.0)
+        Args:
+            drop: Apply the dropout, if the factors are in training mode.
+        """
+        formed = self.formed(self.masks(drop))
+        return nn.functional.dropout(formed, self.dropout.increment) if drop and self.drops_entries else formed
 
-    def _contracted(self, x: Tensor, parts: Sequence[Tensor]) -> Tensor:
-        """Contract an input with a network that has no narrow place."""
-        kept, sizes = self.view.kept, self.view.sizes
-        tokens = NOMINAL_TOKENS if torch.compiler.is_compiling() else int(x.numel()) // max(int(x.shape[-1]), 1)
-        z = x.reshape(-1, *(sizes[axis] for axis in self.view.inputs))
-        for dim, axis in enumerate(self.view.inputs, 1):
-            z = take(z, dim, as_index(kept[axis])) if len(kept[axis]) < sizes[axis] else z
-        z = self.kind.applying(tokens)([z, *(part.to(x.dtype) for part in parts)])
-        for dim, axis in enumerate(self.view.outputs, 1):
-            z = spread(z, dim, kept[axis], sizes[axis])
-        return z.reshape(*x.shape[:-1], self.view.shape[self.view.transposed])
+    def added_to(self, base: Tensor, scale: float, *, drop: bool = False) -> Tensor:
+        """Return base + scale x increment, computed in at least fp32 and rounded once.
+
+        Args:
+            base: The stored parameter.
+            scale: Scale s of the update: W + s dW.
+            drop: Apply the dropout, if the factors are in training mode.
+        """
+        wide = base.to(torch.promote_types(base.dtype, self.wide))
+        if drop and self.drops:
+            return torch.add(wide, self.dense(drop=True).to(wide.dtype), alpha=scale).to(base.dtype)
+        return self.kind.execution.added_to(self, wide, scale).to(base.dtype)
+
+    def add_into(self, parameter: Tensor, scale: float) -> None:
+        """Add scale x increment to a parameter in place, as `added_to` does.
+
+        Args:
+            parameter: The stored parameter.
+            scale: Scale s of the update: W + s dW.
+        """
+        with torch.no_grad(), without_autocast(parameter.device):
+            if parameter.dtype == self.wide:
+                self.kind.execution.add_into(self, parameter, scale)
+            else:
+                parameter.copy_(self.added_to(parameter, scale))
+
+    # ----------------------------------------------------------------------------------- what execution modes ask for
 
     @property
-    def _is_one_product(self) -> bool:
-        """Whether the increment is the product of two matrices, with no slot of the parameter frozen."""
-        halves = self.kind.halves
-        return halves is not None and halves.down.whole and halves.up.whole
+    def wide(self) -> torch.dtype:
+        """The dtype in which the increment is formed: the factors' own, at least fp32."""
+        return torch.promote_types(self.factors.dtype, torch.float32)
 
-    def _factored(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Return the two matrices whose product is the increment in the parameter's shape."""
-        down, up = (matrix.to(dtype) for matrix in self._two(self.factors.tensors(), self._wide))
-        return (down.t(), up) if self.view.transposed else (up.t(), down)
+    @property
+    def drops(self) -> bool:
+        """Whether anything is dropped in this call."""
+        return self._may_drop and self.factors.training
 
-    def _two(self, cores: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
-        """Return the two matrices of the cut."""
-        if composable(*cores):
-            return self.kind.matrices(self._own(None))
-        return [one[self.at if len(one) > 1 else 0] for one in self._matrices(cores, dtype)]
+    @property
+    def drops_entries(self) -> bool:
+        """Whether entries of the increment are dropped in this call, for which it has to be formed."""
+        return self._may_drop and bool(self.dropout.increment) and self.factors.training
 
-    def _masks(self, drop: bool) -> Masks:
+    def masks(self, drop: bool) -> Masks:
         """Draw what the cores are multiplied with; None where nothing of them is dropped."""
-        if not drop or not self._drops:
+        if not drop or not self.drops:
             return None
         return self.dropout.masks(self.factors.network, self.factors.tensors())
 
-    def _own(self, masks: Masks) -> list[Tensor]:
+    def parts(self, masks: Masks) -> list[Tensor]:
         """Return this parameter's parts of the cores, in at least fp32."""
         cores = self.factors.tensors()
         if masks is not None or composable(*cores):
             kept = [c if m is None else c * m for c, m in zip(cores, masks or [None] * len(cores), strict=True)]
-            return [part.to(self._wide) for part in self.kind.own(self.at, kept)]
-        return [part[self.at if len(part) > 1 else 0] for part in self._parts(cores, self._wide)]
+            return [part.to(self.wide) for part in self.kind.own(self.at, kept)]
+        return [part[self.at if len(part) > 1 else 0] for part in self._parts(cores, self.wide)]
 
-    @property
-    def _wide(self) -> torch.dtype:
-        return torch.promote_types(self.factors.dtype, torch.float32)
+    def matrices(self, cores: Sequence[Tensor], dtype: torch.dtype) -> Sequence[Tensor]:
+        """Return the two matrices of the cut, formed once for all parameters of the kind."""
+        if composable(*cores):
+            assert self.kind.halves is not None
+            return self.kind.halves.matrices(self.parts(None))
+        return [one[self.at if len(one) > 1 else 0] for one in self._matrices(cores, dtype)]
 
-    @property
-    def _drops(self) -> bool:
-        return self._may_drop and self.factors.training
+    def applying(self, tokens: int) -> Contraction:
+        """Return the order in which an input of so many tokens meets the cores."""
+        return self.kind.applying(tokens)
 
-    @property
-    def _drops_entries(self) -> bool:
-        return self._may_drop and bool(self.dropout.increment) and self.factors.training
+    def formed(self, masks: Masks) -> Tensor:
+        """Return the increment in the parameter's shape, of cores that are multiplied with masks."""
+        parts = self.parts(masks)
+        with without_autocast(parts[0].device):
+            return self.view.join(self.kind.forming(parts))
 
 
 def increments(

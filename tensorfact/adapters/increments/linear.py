@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .cache import without_autocast
-from .planned import Halves
+from .execution import Product
+from .halves import Halves
 from .recompute import Origin
-
-Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""A layer's own product of its input, weight and bias."""
 
 
 def composed(y: Tensor, x: Tensor, down: Tensor, up: Tensor, halves: Halves, scale: float) -> Tensor:

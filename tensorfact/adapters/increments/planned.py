@@ -10,60 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...network import Contraction, Core, Cost, Cut, Machine, Mode, Network, cuts, plan_contraction, with_input
+from ...network import Contraction, Core, Cost, Machine, Mode, Network, cuts, plan_contraction, with_input
 from ...network.cost import product
 from ...plan import View
 from ...plan.indexing import take
 from ...plan.slices import own_parts, picks_of, restricted, taken
 from .cache import Formed
-from .narrow import Rectangles, rectangles_of
-
-NOMINAL_TOKENS = 1024
-"""Tokens that the route of a weight is chosen for, and a compiled or exported model planned for."""
+from .contracted_input import ContractedInput
+from .execution import NOMINAL_TOKENS, Execution
+from .halves import Halves, Piece
+from .narrow import rectangles_of
+from .narrow_products import NarrowProducts
 
 VIEWS = "(parameters)"
 """The leg that runs over the parameters of a kind; no mode or bond is spelled like this."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Piece:
-    """What some cores are contracted to, for one parameter or for all of a kind.
-
-    Args:
-        members: Which cores, by their place in the network.
-        alone: How, for one parameter, from its own parts of the cores.
-        together: How, for all parameters; a core of which each takes its own part has one more leg.
-        stacked: Whether that leg is in the result.
-        shape: The shape of the result for one parameter.
-    """
-
-    members: tuple[int, ...]
-    alone: Contraction
-    together: Contraction
-    stacked: bool
-    shape: tuple[int, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Halves:
-    """A cut network on a layer's inputs and outputs.
-
-    Args:
-        cut: The cut.
-        down: Which inputs meet which part of the lower matrix (bond, inputs).
-        up: Which outputs come from which part of the upper matrix (bond, outputs).
-        pieces: How the two matrices are formed.
-    """
-
-    cut: Cut
-    down: Rectangles
-    up: Rectangles
-    pieces: tuple[Piece, Piece]
-
-    @property
-    def making(self) -> Cost:
-        """What forming the matrices of all parameters costs in a training step."""
-        return sum((piece.together.training for piece in self.pieces), Cost())
 
 
 class Kind:
@@ -88,6 +48,7 @@ class Kind:
         self.shapes = tuple(self.network.shapes().values())
         self.forming = plan_contraction(self.network, optimize, on)
         self.halves = self._halved() if len(self.view.rule.dims) == 2 else None
+        self.execution: Execution = NarrowProducts(self.halves) if self.halves else ContractedInput()
         self._applying: dict[int, Contraction] = {}
         self._positions: dict[tuple[int, torch.device], Tensor] = {}
 
@@ -182,15 +143,6 @@ class Kind:
             cores: The whole cores.
         """
         return own_parts(cores, self.picks[at], self.shapes)
-
-    def matrices(self, parts: Sequence[Tensor]) -> list[Tensor]:
-        """Return the two matrices of one parameter, by plain differentiable products.
-
-        Args:
-            parts: The parameter's parts of the cores.
-        """
-        assert self.halves is not None
-        return [p.alone([parts[at] for at in p.members]).reshape(p.shape) for p in self.halves.pieces]
 
     def formed_parts(self) -> Formed:
         """Return what holds every parameter's parts of the cores."""

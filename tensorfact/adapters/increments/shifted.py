@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from .execution import Product
 from .increment import Increment
-from .linear import Product
 
 
-class ShiftedIncrement(Increment):
+class ShiftedIncrement:
     """The difference of two increments of one parameter: of the factors as they are, and of a frozen copy of the first.
 
     Both are computed alike, so that equal factors give exactly zero.
@@ -20,28 +20,36 @@ class ShiftedIncrement(Increment):
     """
 
     def __init__(self, own: Increment, start: Increment) -> None:
-        super().__init__(own.factors, own.kind, own.at, own._parts, own._matrices, dropout=own.dropout)
-        self.start = start
+        self.own, self.start = own, start
+        self.kind, self.view, self.factors = own.kind, own.view, own.factors
 
     def forget(self) -> None:
         """Form anew what was formed of the cores."""
-        super().forget()
+        self.own.forget()
         self.start.forget()
-
-    def dense(self, *, drop: bool = False) -> Tensor:
-        """Return the difference in the parameter's shape."""
-        masks = self._masks(drop)  # one for both, so that equal factors give zero
-        shifted = self._formed(masks) - self.start._formed(masks)
-        return nn.functional.dropout(shifted, self.dropout.increment) if drop and self._drops_entries else shifted
 
     def linear(self, product: Product, x: Tensor, weight: Tensor, bias: Tensor | None, scale: float) -> Tensor:
         """Do what a linear layer does, with the difference added."""
-        if x.is_nested or self._drops_entries:
+        if x.is_nested or self.own.drops_entries:
             return product(x, self.added_to(weight, scale, drop=True), bias)
-        y, masks = product(x, weight, bias), self._masks(True)
-        through = self._passed(x, y, masks) - self.start._passed(x, y, masks)
+        y, masks, mode = product(x, weight, bias), self.own.masks(True), self.kind.execution
+        through = mode.passed(self.own, x, y, masks) - mode.passed(self.start, x, y, masks)
         return torch.add(y, through.to(y.dtype), alpha=scale)
 
-    @property
-    def _is_one_product(self) -> bool:
-        return False
+    def dense(self, *, drop: bool = False) -> Tensor:
+        """Return the difference in the parameter's shape."""
+        masks = self.own.masks(drop)  # one for both, so that equal factors give zero
+        shifted = self.own.formed(masks) - self.start.formed(masks)
+        return (
+            nn.functional.dropout(shifted, self.own.dropout.increment) if drop and self.own.drops_entries else shifted
+        )
+
+    def added_to(self, base: Tensor, scale: float, *, drop: bool = False) -> Tensor:
+        """Return base + scale x difference, computed in at least fp32 and rounded once."""
+        wide = base.to(torch.promote_types(base.dtype, self.own.wide))
+        return torch.add(wide, self.dense(drop=drop).to(wide.dtype), alpha=scale).to(base.dtype)
+
+    def add_into(self, parameter: Tensor, scale: float) -> None:
+        """Add scale x difference to a parameter in place."""
+        with torch.no_grad():
+            parameter.copy_(self.added_to(parameter, scale))

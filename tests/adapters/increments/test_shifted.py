@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tensorfact import AdapterState, Format, MatrixBatch, TensorTrain, adapt, load_adapter
 from tensorfact.adapters.factors import Factors
+from tensorfact.adapters.increments import ShiftedIncrement
 from tensorfact.algebra.term import terms_of
 from tensorfact.formats import Started
 from tensorfact.storage.files import read_tensors
@@ -92,7 +93,8 @@ def test_both_products_take_the_order_that_was_asked_for(route: Any) -> None:
     adapter = gates(model, optimize="greedy", route=route)
     assert bits(infer(model, X)) == bits(base)
     slot = adapter._slots["blocks.0.attn.qkv.weight"].increment
-    assert slot.kind.optimize == slot.start.kind.optimize == "greedy"  # type: ignore[attr-defined]
+    assert isinstance(slot, ShiftedIncrement)
+    assert slot.kind.optimize == slot.start.kind.optimize == "greedy"
 
 
 def test_gradients_reach_the_factors_and_not_the_start() -> None:

@@ -1,0 +1,79 @@
+"""Execution mode: two narrow products, added inside the layer's own products forward and backward."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .cache import autocast_dtype, composable, without_autocast
+from .execution import Execution, Masks, Product, Running
+from .halves import Halves
+from .linear import AdaptedLinear, add_into, composed
+from .recompute import source_of
+
+
+class NarrowProducts(Execution):
+    """Multiply the input with the two matrices of a cut network.
+
+    Args:
+        halves: The cut and its matrices.
+    """
+
+    def __init__(self, halves: Halves) -> None:
+        self.halves = halves
+
+    def linear(
+        self, own: Running, product: Product, x: Tensor, weight: Tensor, bias: Tensor | None, scale: float
+    ) -> Tensor:
+        """Do what a linear layer does, with the increment added."""
+        cores = own.factors.tensors()
+        if own.drops or composable(x, weight, bias, *cores):
+            y = product(x, weight, bias)
+            return composed(y, x, *self._differentiable(own, x, own.masks(True)), self.halves, scale)
+        casting = None if x.dtype == torch.float64 else autocast_dtype(x.device)  # which leaves fp64 alone
+        dtype = casting or x.dtype
+        down, up = own.matrices(cores, dtype)
+        if torch.is_grad_enabled() and any(t.requires_grad for t in (x, weight, bias, down, up) if t is not None):
+            layer = [x, weight, bias]
+            if casting is not None:
+                layer = [None if t is None else t.to(casting) for t in layer]
+            fused: Tensor = AdaptedLinear.apply(
+                product, own.view.transposed, self.halves, scale, source_of(x), *layer, down, up
+            )
+            return fused
+        y = product(x, weight, bias)
+        if y.dtype != dtype:
+            return composed(y, x, down, up, self.halves, scale)
+        add_into(y, x.to(dtype), down, up, self.halves, scale)
+        return y
+
+    def passed(self, own: Running, x: Tensor, like: Tensor, masks: Masks) -> Tensor:
+        """Return what the increment alone makes of an input."""
+        down, up = self._differentiable(own, x, masks)
+        return composed(torch.zeros_like(like), x, down, up, self.halves, 1.0)
+
+    def added_to(self, own: Running, base: Tensor, scale: float) -> Tensor:
+        """Return base + scale x increment, in one product where no slot of the parameter is frozen."""
+        if not self.halves.whole:
+            return super().added_to(own, base, scale)
+        with without_autocast(base.device):
+            left, right = self._factored(own, base.dtype)
+            return torch.addmm(base, left, right, alpha=scale)
+
+    def add_into(self, own: Running, parameter: Tensor, scale: float) -> None:
+        """Add scale x increment to a parameter in place."""
+        if not self.halves.whole:
+            super().add_into(own, parameter, scale)
+            return
+        with without_autocast(parameter.device):
+            parameter.addmm_(*self._factored(own, parameter.dtype), alpha=scale)
+
+    def _differentiable(self, own: Running, x: Tensor, masks: Masks) -> tuple[Tensor, Tensor]:
+        """Return the two matrices by plain differentiable products."""
+        with without_autocast(x.device):
+            return self.halves.matrices(own.parts(masks))
+
+    def _factored(self, own: Running, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return the two matrices whose product is the increment in the parameter's shape."""
+        down, up = (matrix.to(dtype) for matrix in own.matrices(own.factors.tensors(), own.wide))
+        return (down.t(), up) if own.view.transposed else (up.t(), down)
