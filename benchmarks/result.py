@@ -85,19 +85,23 @@ def machine(device: str) -> dict[str, str]:
 
 
 def write(path: Path, device: str, rows: Mapping[str, Sequence[Row]], order: Sequence[str]) -> None:
-    """Write the rows of some benchmarks to a JSON file, in an order; those of others that are in it stay."""
-    known = json.loads(path.read_text())["benchmarks"] if path.exists() else {}
-    found = {name: [dataclasses.asdict(row) for row in each] for name, each in rows.items()}
-    every = {**known, **found}
+    """Write the rows of some benchmarks to a JSON file, in an order, with the machine that measured each.
+
+    Benchmarks that are in the file and are not measured now stay, with their machines.
+    """
+    every = json.loads(path.read_text()) if path.exists() else {}
+    own = machine(device)
+    for name, each in rows.items():
+        every[name] = {"machine": own, "rows": [dataclasses.asdict(row) for row in each]}
     ordered = {name: every[name] for name in sorted(every, key=list(order).index)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"machine": machine(device), "benchmarks": ordered}, indent=1) + "\n")
+    path.write_text(json.dumps(ordered, indent=1) + "\n")
 
 
-def read(path: Path) -> tuple[dict[str, str], dict[str, list[Row]]]:
-    """Read the machine's name and the rows of a JSON file."""
+def read(path: Path) -> dict[str, tuple[dict[str, str], list[Row]]]:
+    """Read the machine and the rows of every benchmark in a JSON file."""
     content = json.loads(path.read_text())
-    return content["machine"], {name: [Row(**row) for row in each] for name, each in content["benchmarks"].items()}
+    return {name: (each["machine"], [Row(**row) for row in each["rows"]]) for name, each in content.items()}
 
 
 def _lines(path: str) -> list[str]:

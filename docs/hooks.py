@@ -112,11 +112,10 @@ def benchmarks() -> Iterator[str]:
         if not path.exists():
             yield f"Not measured yet: no such machine was at hand. `make bench-{device}` measures and writes it."
             continue
-        machine, found = read(path)
-        yield from ("; ".join(f"{key}: {value}" for key, value in machine.items()) + ".", "")
-        for name, rows in found.items():
+        for name, (machine, rows) in read(path).items():
+            measured = "; ".join(f"{key}: {value}" for key, value in machine.items())
             yield from (f"### {name.capitalize()}", "", f"`python -m benchmarks {name} --device {device}`", "")
-            yield from (*grid(table(rows)), "")
+            yield from (f"{measured}.", "", *grid(table(rows)), "")
 
 
 def families() -> Iterator[str]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import statistics
 from collections.abc import Callable, Iterable, Sequence
 
+import numpy
 import torch
 from torch import Tensor, nn
 
@@ -186,7 +186,7 @@ def _measure(same: Sequence[Planned], tokens: int) -> float:
             _seconds(lambda: [each.increment.added_to(base, each.scale) for each in same], cores, base.device)
             for _ in range(ROUNDS)
         ]
-        return statistics.median(formed[1:]) / len(same)
+        return float(numpy.median(formed[1:])) / len(same)
     width = base.shape[0 if view.transposed else 1]
     with torch.inference_mode(False):
         x = torch.randn(tokens, width, device=base.device).to(base.dtype).requires_grad_()
@@ -203,7 +203,7 @@ def _measure(same: Sequence[Planned], tokens: int) -> float:
         return [product(x, each.increment.added_to(each.parameter.detach(), each.scale), None) for each in same]
 
     pairs = [(_seconds(plain, [x], base.device), _seconds(adapted, [x, *cores], base.device)) for _ in range(ROUNDS)]
-    return statistics.median(long - short for short, long in pairs[1:]) / len(same)
+    return float(numpy.median([long - short for short, long in pairs[1:]])) / len(same)
 
 
 def _seconds(forward: Callable[[], list[Tensor]], inputs: Sequence[Tensor], device: torch.device) -> float:

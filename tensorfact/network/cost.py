@@ -7,10 +7,10 @@ differs by more than a little. `calibrate` measures the constants anew.
 from __future__ import annotations
 
 import dataclasses
-import statistics
 import time
 from collections.abc import Callable
 
+import numpy
 import torch
 
 from ..errors import DeviceError
@@ -178,7 +178,7 @@ def _seconds(call: Callable[[], object], device: torch.device, calls: int, round
             call()
 
     times = [seconds_of(several, device) / calls for _ in range(rounds + 1)]
-    return statistics.median(times[1:])
+    return float(numpy.median(times[1:]))
 
 
 def seconds_of(call: Callable[[], object], device: torch.device) -> float:
