@@ -44,11 +44,20 @@ def spelled(node: ast.expr | None) -> str:
     if isinstance(node, ast.Constant):
         return str(node.value)
     if isinstance(node, ast.JoinedStr):
-        # unparsed alone, a part of an f-string is one of its own: f'{value!r}'
-        return "".join(str(v.value) if isinstance(v, ast.Constant) else ast.unparse(v)[2:-1] for v in node.values)
+        return "".join(v.value if isinstance(v, ast.Constant) else field(v) for v in node.values)
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         return spelled(node.left) + spelled(node.right)
     return f"{{{ast.unparse(node)}}}"
+
+
+def field(node: ast.expr) -> str:
+    """Return an expression of an f-string in its braces.
+
+    Which quotes surround a part that is unparsed alone, and whether an f stands before them, depends on the version of
+    Python.
+    """
+    text = ast.unparse(node)
+    return text[text.index("{") : text.rindex("}") + 1]
 
 
 def messages() -> Iterator[Message]:
