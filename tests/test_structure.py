@@ -202,6 +202,7 @@ EVERY_FAMILY = "tests/plan/families/test_known.py: every family is held against 
 EVERY_FAULT = "tests/testing/test_format_laws.py: for every law there is a format that breaks it"
 
 UNMIRRORED = {
+    "common.aliases": "tests/test_structure.py: names of types, which hold no code",
     **{
         f"adapters.increments.{name}": "tests/adapters/increments/test_increment.py: every mode, on every kind of layer"
         for name in ("contracted_input", "execution", "formed_weight", "halves", "narrow_products")
