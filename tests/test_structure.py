@@ -215,7 +215,7 @@ UNMIRRORED = {
         f"formats.{name}": EVERY_FORMAT
         for name in (
             *("gates", "hadamard", "khatri_rao", "kronecker", "monarch"),
-            *("partial_tucker", "per_slice", "tensor_ring", "tt_matrix", "tucker"),
+            *("partial_tucker", "per_slice", "reshaped_tucker", "tensor_ring", "tt_matrix", "tucker"),
         )
     },
     "lab.baselines.prompts": "tests/lab/baselines/test_method.py: prompts are two of the methods that are tried there",

@@ -22,6 +22,7 @@ from .registry import (
     parse_format,
     register_format,
 )
+from .reshaped_tucker import ReshapedTucker
 from .started import Started
 from .tensor_ring import TensorRing
 from .tensor_train import TensorTrain
@@ -45,6 +46,7 @@ __all__ = [
     "Nested",
     "PartialTucker",
     "PerSlice",
+    "ReshapedTucker",
     "Started",
     "TTMatrix",
     "TensorRing",

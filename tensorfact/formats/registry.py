@@ -25,6 +25,7 @@ from .nested import Nested
 from .options import plain_value, read_options
 from .partial_tucker import PartialTucker
 from .per_slice import Each
+from .reshaped_tucker import ReshapedTucker
 from .started import Started
 from .tensor_ring import TensorRing
 from .tensor_train import TensorTrain
@@ -253,6 +254,7 @@ register_format("cp", CP)
 register_format("matrix-batch", MatrixBatch)
 register_format("tensor-ring", TensorRing)
 register_format("partial-tucker", PartialTucker)
+register_format("reshaped-tucker", ReshapedTucker)
 register_format("block-term", BlockTerm)
 register_format("tt-matrix", TTMatrix)
 register_format("kronecker", Kronecker)

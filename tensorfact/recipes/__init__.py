@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from .across_layers import cara, fact_tk, fact_tt, lorta, lotr, metatt4, metatt5
+from .across_layers import cara, fact_tk, fact_tk_released, fact_tt, lorta, lotr, metatt4, metatt5
 from .per_matrix import kradapter, loha, lokr, lora, loretta, more, quanta, tt_lora, vera
 from .recipe import Recipe
 
@@ -11,6 +11,7 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
     for recipe in (
         fact_tt,
         fact_tk,
+        fact_tk_released,
         lora,
         lotr,
         lorta,
@@ -34,6 +35,7 @@ __all__ = [
     "Recipe",
     "cara",
     "fact_tk",
+    "fact_tk_released",
     "fact_tt",
     "kradapter",
     "loha",

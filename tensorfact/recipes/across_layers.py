@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from ..adapters import Alpha
-from ..formats import CP, PartialTucker, Started, TensorTrain, Tucker
+from ..formats import CP, PartialTucker, ReshapedTucker, Started, TensorTrain, Tucker
 from ..plan import Group, Rule, TensorizationPlan, plan_for
 from .recipe import Recipe, split_heads
 
@@ -45,7 +45,7 @@ def fact_tt(model: nn.Module, rank: int = 16, scale: float = 1.0) -> Recipe:
 def fact_tk(model: nn.Module, rank: int = 32, scale: float = 1.0) -> Recipe:
     """FacT-TK: the same tensor, and Tucker.
 
-    The released code mixes two modes of the MLP's part; this is the equation of the paper, with the same count.
+    This is the equation of the paper; `fact_tk_released` is the released code's, which differs in the MLP.
 
     Args:
         model: The model; it is only read.
@@ -68,6 +68,36 @@ def fact_tk(model: nn.Module, rank: int = 32, scale: float = 1.0) -> Recipe:
         8320
     """
     return Recipe(plan_for(model), Tucker(rank), {"scale": scale})
+
+
+def fact_tk_released(model: nn.Module, rank: int = 32, scale: float = 1.0) -> Recipe:
+    """FacT-TK as released: Tucker, whose part of the core is reshaped for the two matrices of the MLP.
+
+    The count is that of `fact_tk`, and the attention's increments are the same.
+
+    Args:
+        model: The model; it is only read. Every layer needs q, k, v, o and equally many chunks of the MLP's two
+            matrices, as timm's ViT has.
+        rank: The rank.
+        scale: Scale s of the update: W + s dW.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        PlanError: The model is of no known family, or has no such slices.
+
+    Source: S. Jie & Z.-H. Deng, FacT: Factor-Tuning for Lightweight Adaptation on Vision Transformer, AAAI 2023;
+    `FacT/fact_tk.py` of https://github.com/JieShibo/PETL-ViT.
+
+    Examples:
+        >>> from tensorfact import recipes
+        >>> from tensorfact.lab import nano
+        >>> model = nano()
+        >>> recipes.fact_tk_released(model, rank=16).num_parameters(model)
+        8320
+    """
+    return Recipe(plan_for(model).arranged("layer role in out"), ReshapedTucker(rank), {"scale": scale})
 
 
 def lotr(model: nn.Module, rank: int = 2, alpha: float = 2.0, roles: Sequence[str] = QV) -> Recipe:

@@ -40,6 +40,22 @@ def fact_tk(c: Cores, layer: int, role: str) -> Tensor:
     return einsum("abc,a,jb,kc->kj", c["C"], c["U2"][at(layer, role, ROLES)], c["U1"], c["U3"])
 
 
+def fact_tk_released(c: Cores, layer: int, role: str) -> Tensor:
+    """Compute the slice as a layer's forward pass does in the released code, on the unit vectors as its inputs."""
+    r = c["C"].shape[0]
+    core = c["C"] @ c["U2"][layer].T  # (r, r, 12)
+    x = torch.eye(D, dtype=core.dtype)
+    if role in "qkvo":
+        return (x @ c["U1"] @ core[:, :, ROLES.index(role)] @ c["U3"].T).T
+    chunk = int(role[-1])
+    if role.startswith("up"):
+        h = x @ c["U1"] @ core[:, :, 4:8].reshape(r, 4 * r)
+        return (h.reshape(D, 4, r) @ c["U3"].T)[:, chunk].T
+    wide = torch.zeros(D, 4, D, dtype=core.dtype)
+    wide[:, chunk] = x
+    return ((wide @ c["U1"]).reshape(D, 4 * r) @ core[:, :, 8:].reshape(r, 4 * r).T @ c["U3"].T).T
+
+
 def lora(c: Cores, layer: int, role: str) -> Tensor:
     return (c["A"][at(layer, role)] @ c["B"][at(layer, role)]).T
 
@@ -121,6 +137,7 @@ def kradapter(c: Cores, layer: int, role: str) -> Tensor:
 FORMULAS: dict[str, tuple[Formula, tuple[str, ...], float, dict[str, Any]]] = {
     "fact_tt": (fact_tt, ROLES, 0.5, {"rank": 4, "scale": 0.5}),
     "fact_tk": (fact_tk, ROLES, 0.5, {"rank": 4, "scale": 0.5}),
+    "fact_tk_released": (fact_tk_released, ROLES, 0.5, {"rank": 4, "scale": 0.5}),
     "lora": (lora, QV, 2.0, {"rank": 4, "alpha": 8.0}),
     "lotr": (lotr, QV, 2.0, {"rank": 4, "alpha": 8.0}),
     "lorta": (lorta, ("q", "k", "v", "o"), 2.0, {"rank": 4, "alpha": 8.0}),

@@ -1,0 +1,125 @@
+"""Tucker with reshaped slices, as in the released code of FacT-TK."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..common.checks import whole_number
+from ..errors import FormatError
+from ..network import Core, Mode, Network
+from .base import Format
+from .common import mode_sizes
+from .rank import Rank, checked_rank
+
+
+@dataclasses.dataclass(frozen=True)
+class ReshapedTucker(Format):
+    """Tucker in which a chunked matrix takes its part of the core by a reshape, as in the released code of FacT-TK.
+
+    The last stack mode counts the matrices of a layer: first those of Tucker's equation, then the m chunks of a matrix
+    that widens (an MLP's first), then the m chunks of one that narrows (its second). With M[a, b, l] the sum over c of
+    C[a, b, c] U2[l, c], a matrix l of the first kind is U1 M[:, :, l] U3^T. The other two read the r x (r m) matrix of
+    their chunks, in which l runs fastest, as one in which the chunk runs slowest; where the matrix narrows, U1 and U3
+    change places.
+
+    E, K and S hold zeros and ones, are part of the format and not stored. S has 2 r^4 of them: 2.1 million at rank 32.
+
+    Args:
+        rank: One rank for all modes; a fraction of the dense size; or 'full'.
+        whole: The number of matrices of a layer that follow Tucker's equation; 4 for q, k, v and the projection.
+
+    Raises:
+        RankError: A rank below 1, or (once the modes are known) above an input, an output or the number of
+            slices.
+        FormatError: The modes are not one input, one output and at least one stack mode, or the matrices after the
+            first `whole` are not two halves.
+
+    Source: FacT-TK: Jie & Deng, AAAI 2023, `fact_tk.py` of the released code.
+
+    Examples:
+        >>> from tensorfact.formats import ReshapedTucker
+        >>> from tensorfact.network import Mode
+        >>> sides = {"layer": "stack", "role": "stack", "in": "in", "out": "out"}
+        >>> modes = [Mode(name, size, sides[name]) for name, size in zip(sides, (12, 12, 768, 768))]
+        >>> ReshapedTucker(rank=8).num_parameters(modes)
+        13952
+    """
+
+    rank: Rank
+    whole: int = 4
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rank", checked_rank(self.rank, "ReshapedTucker", several=False))
+        whole = whole_number(self.whole, "ReshapedTucker: whole", FormatError, least=0, example=4)
+        object.__setattr__(self, "whole", whole)
+
+    def network(self, modes: Sequence[Mode]) -> Network:
+        """State the factors, the core, and the cores of zeros and ones that reshape."""
+        stack, width, height = self._sides(modes)
+        *layers, role = (mode.name for mode in stack)
+        slices = mode_sizes(stack)
+        limit = min(width.size, height.size, math.prod(slices.values()))
+        (rank,) = self.ranks({"rank": limit}, modes)
+        cores = (  # in this order the trained ones are charged for the sums that have more than one term
+            Core("U1", (width.name, "_in")),
+            Core("S", ("_kind", "_in", "_out", "_row", "_wide"), "given", trained=False),
+            Core("K", (role, "_kind"), "given", trained=False),
+            Core("U2", (*layers, "_role", "_stack")),
+            Core("C", ("_row", "_column", "_stack")),
+            Core("E", (role, "_wide", "_column", "_role"), "given", trained=False),
+            Core("U3", (height.name, "_out"), "zero"),
+        )
+        bonds = dict.fromkeys(("_in", "_out", "_row", "_column", "_wide", "_stack"), rank)
+        sizes = {**mode_sizes(modes), **bonds, "_role": slices[role], "_kind": 2}
+        return Network(cores, tuple(mode.name for mode in modes), sizes)
+
+    def given(self, modes: Sequence[Mode]) -> dict[str, Tensor]:
+        """Return E, K and S.
+
+        E takes entry (column, role) of a chunked matrix to entry (wide, chunk). K tells which matrices narrow. S joins
+        the row to U1 and the wide leg to U3, or where the matrix narrows the row to U3.
+        """
+        network = self.network(modes)
+        roles, rank = network.sizes["_role"], network.sizes["_in"]
+        chunks = (roles - self.whole) // 2
+        moved = torch.zeros(roles, rank, rank, roles, device="cpu")
+        one = torch.eye(rank, device="cpu")
+        for role in range(self.whole):
+            moved[role, :, :, role] = one
+        if chunks:
+            same = torch.eye(rank * chunks, device="cpu")
+            reshaped = same.reshape(chunks, rank, rank, chunks)  # (chunk, wide, column, role)
+            for first in (self.whole, self.whole + chunks):
+                moved[first : first + chunks, :, :, first : first + chunks] = reshaped
+        kinds = (torch.arange(roles, device="cpu") >= self.whole + chunks).long()
+        straight = torch.einsum("pa,qz->pqaz", one, one)
+        return {
+            "E": moved,
+            "K": torch.nn.functional.one_hot(kinds, 2).to(torch.float32),
+            "S": torch.stack([straight, straight.transpose(0, 1)]),
+        }
+
+    def _sides(self, modes: Sequence[Mode]) -> tuple[list[Mode], Mode, Mode]:
+        """Return the stack modes, the input and the output."""
+        stack, inputs, outputs = ([mode for mode in modes if mode.side == side] for side in ("stack", "in", "out"))
+        if not stack or len(inputs) != 1 or len(outputs) != 1:
+            raise FormatError(
+                f"{self}: modes {' '.join(mode.name for mode in modes)}",
+                expected="one input mode, one output mode, and stack modes of which the last one counts the matrices",
+                got=f"{len(inputs)} input, {len(outputs)} output and {len(stack)} stack modes",
+                fix="plan.arranged('layer role in out')",
+            )
+        chunked = stack[-1].size - self.whole
+        if chunked < 0 or chunked % 2:
+            raise FormatError(
+                f"{self}: mode {stack[-1].name}",
+                expected=f"{self.whole} matrices and two matrices of equally many chunks",
+                got=f"size {stack[-1].size}",
+                fix=f"whole={stack[-1].size}" if chunked < 0 else f"whole={self.whole + 1}",
+            )
+        return stack, inputs[0], outputs[0]
