@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 
 import torch
@@ -34,8 +33,7 @@ class ReshapedTucker(Format):
         whole: The number of matrices of a layer that follow Tucker's equation; 4 for q, k, v and the projection.
 
     Raises:
-        RankError: A rank below 1, or (once the modes are known) above an input, an output or the number of
-            slices.
+        RankError: A rank below 1, or (once the modes are known) above the size of the inputs or outputs.
         FormatError: The modes are not one input, one output and at least one stack mode, or the matrices after the
             first `whole` are not two halves.
 
@@ -63,7 +61,7 @@ class ReshapedTucker(Format):
         stack, width, height = self._sides(modes)
         *layers, role = (mode.name for mode in stack)
         slices = mode_sizes(stack)
-        limit = min(width.size, height.size, math.prod(slices.values()))
+        limit = min(width.size, height.size)
         (rank,) = self.ranks({"rank": limit}, modes)
         cores = (  # in this order the trained ones are charged for the sums that have more than one term
             Core("U1", (width.name, "_in")),

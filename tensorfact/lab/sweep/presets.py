@@ -29,8 +29,15 @@ def as_released(sweep: Sweep) -> Sweep:
     settings = dataclasses.replace(
         sweep.settings, dropout=0.1, drop_path=0.1, drop_last=True, validate_every=10, imagenet_statistics=True
     )
-    parts = tuple(dataclasses.replace(part, seeds=part.seeds[:1]) for part in sweep.parts)
+    parts = tuple(
+        dataclasses.replace(part, seeds=part.seeds[:1], rows=tuple(map(_reshaped, part.rows))) for part in sweep.parts
+    )
     return dataclasses.replace(sweep, parts=parts, settings=settings, seeds=sweep.seeds[:1], released=True)
+
+
+def _reshaped(row: SweepRow) -> SweepRow:
+    """Return a row with FacT-TK as the released code computes it."""
+    return dataclasses.replace(row, methods=tuple(m.replace("fact-tk:", "fact-tk-released:") for m in row.methods))
 
 
 PROTOCOLS: dict[str, Callable[[Sweep], Sweep]] = {"validated": validated, "as-released": as_released}

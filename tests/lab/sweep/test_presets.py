@@ -15,4 +15,7 @@ def test_the_paper_has_the_papers_protocol() -> None:
     released = PROTOCOLS["as-released"](sweep)
     assert (released.settings.dropout, released.settings.drop_path, released.seeds) == (0.1, 0.1, (0,))
     assert {spec.stage for spec in known_specs(released)} == {"released"}
+    methods = {method.partition(":")[0] for part in released.parts for row in part.rows for method in row.methods}
+    assert "fact-tk-released" in methods
+    assert "fact-tk" not in methods
     assert "test split" in released.protocol
