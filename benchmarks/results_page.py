@@ -1,25 +1,33 @@
-"""Write what a sweep came to into the documentation's page of results.
+"""Write the tables of measured accuracy into README.md and docs/results.md, from the data in docs/results.
 
-tensorfact sweep --preset small --engine pool --processes 2 --out runs/small
-python -m benchmarks.results_page runs/small
+    python -m benchmarks.results_page                       # from the data that is committed
+    python -m benchmarks.results_page --sweep runs/small --recipes runs/recipes --compare runs/compare
+
+A folder that is given replaces the committed data first: that of `tensorfact sweep --preset small`, of
+`examples/compare_recipes.py` and of `tensorfact compare`.
 """
 
 from __future__ import annotations
 
+import argparse
+import inspect
 import shutil
-import sys
+import statistics
 import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from benchmarks.results_data import COMPARE, DOCS, RECIPES, RUNS, TRIED, read_comparison, read_runs, runs_csv
 from tensorfact.common.table import Table
-from tensorfact.lab.report import Summary, summarize, write_sweep_report
+from tensorfact.lab.report import Summary, draw, summarize, write_sweep_report
+from tensorfact.lab.report.pictures import save
 from tensorfact.lab.report.tables import with_spread
 from tensorfact.lab.sweep import read_results
-from tensorfact.storage.files import make_folder, write_text
+from tensorfact.recipes import RECIPES as METHODS
+from tensorfact.storage.files import write_text
 
-DOCS = Path(__file__).parents[1] / "docs"
-BEGIN, END = "<!-- results: begin, written by benchmarks/results_page.py -->", "<!-- results: end -->"
-KEPT = ("table.csv", "accuracy.png", "tasks.png", "rank.png")
+PICTURES = ("accuracy.png", "tasks.png", "rank.png")
+README = DOCS.parent / "README.md"
 
 
 def chosen(summary: Summary) -> Table:
@@ -30,9 +38,8 @@ def chosen(summary: Summary) -> Table:
         cells = []
         for cell in row.cells:
             scales = [f"scale {scale:g}" for scale in cell.scales if scale is not None]
-            cells.append(
-                ", ".join([*(method.split(":")[1] if ":" in method else "" for method in cell.methods), *scales])
-            )
+            options = [method.partition(":")[2] for method in cell.methods]
+            cells.append(", ".join([*options, *scales]))
         if len(row.row.candidates(part.part.tasks[0])) > 1:
             rows.append((row.row.label, *cells))
     return Table(("chosen", *part.part.tasks), tuple(rows))
@@ -48,26 +55,21 @@ def results(summary: Summary) -> Table:
     return Table(("method", "parameters", *part.part.tasks, "mean"), tuple(rows))
 
 
-def section(summary: Summary) -> str:
-    """Return the generated part of the page."""
+def sweep_section(summary: Summary) -> str:
+    """Return the section of every method on three tasks."""
     settings = summary.results.sweep.settings
     runs = list(summary.results.runs.values())
     seconds = sum(run.measured.seconds for run in runs if run.measured)
     return "\n".join(
         [
-            BEGIN,
-            "",
-            "`make results`, which is `tensorfact sweep --preset small --engine pool --processes 2 --device cpu",
-            "--out runs/small` and `python -m benchmarks.results_page runs/small`:",
-            f"{len(runs)} runs of {settings.epochs} epochs, learning rate",
-            f"{settings.lr:g}, {seconds / 3600:.1f} hours of training on one core each.",
+            f"`make results` trained {len(runs)} runs of {settings.epochs} epochs at learning rate {settings.lr:g}, in",
+            f"{seconds / 3600:.1f} hours on one core each.",
             "",
             summary.protocol,
             "",
             str(results(summary)),
             "",
-            "[The runs](results/table.csv) are a file; `runs/small/report.html` sorts and filters, and has curves,",
-            "costs and every run's spec.",
+            "[Every run](results/runs.csv), with those that chose the options.",
             "",
             "![Test accuracy against trained parameters](results/accuracy.png)",
             "",
@@ -76,25 +78,74 @@ def section(summary: Summary) -> str:
             "What the validation split chose:",
             "",
             str(chosen(summary)),
-            "",
-            END,
         ]
     )
 
 
+def recipes_section() -> str:
+    """Return the table of published methods on one model."""
+    comparison = read_comparison(RECIPES)
+    rows = []
+    for row in sorted(comparison.rows, key=lambda row: row.parameters):
+        name, _, factor = row.label.partition(" x")
+        title = (inspect.getdoc(METHODS[name]) or "").partition(":")[0]
+        accuracies = (with_spread(each) for each in (row.val_accuracy, row.test_accuracy))
+        rows.append(
+            (title, f"`{name}`", f"x {factor}", f"{row.parameters:,}", f"{row.bytes / 1024:,.0f} KiB", *accuracies)
+        )
+    headers = ("method", "recipe", "scale", "parameters", "file", "validation %", "test %")
+    return str(Table(headers, tuple(rows)))
+
+
+def percent(values: Sequence[float]) -> str:
+    """Return the mean over seeds with its standard deviation, in percent."""
+    return f"{100 * statistics.fmean(values):.1f} ± {100 * statistics.stdev(values):.1f}"
+
+
+def sections() -> Iterator[tuple[Path, str, str]]:
+    """Yield every generated section: its file, its name there, and its text."""
+    yield DOCS / "results.md", "sweep", sweep_section(summarize(read_runs(RUNS.read_text())))
+    yield DOCS / "results.md", "recipes", recipes_section()
+    yield README, "compare", str(read_comparison(COMPARE))
+
+
+def placed(page: str, name: str, text: str) -> str:
+    """Return a page with a section in place of the one that it has."""
+    begin, end = f"<!-- {name}: written by benchmarks/results_page.py -->", f"<!-- {name}: end -->"
+    before, found, rest = page.partition(begin)
+    _, ended, after = rest.partition(end)
+    if not found or not ended:
+        raise ValueError(f"no section between {begin} and {end}")
+    return f"{before}{begin}\n\n{text}\n\n{end}{after}"
+
+
+def take(sweep: Path | None, recipes: Path | None, compare: Path | None) -> None:
+    """Replace the committed data, and the pictures that are drawn from it."""
+    if sweep:
+        write_text(RUNS, runs_csv(read_results(sweep)))
+        with tempfile.TemporaryDirectory() as folder:
+            written = {path.name: path for path in write_sweep_report(read_runs(RUNS.read_text()), folder)}
+            for name in PICTURES:
+                shutil.copy(written[name], RUNS.parent / name)
+    if recipes:
+        shutil.copy(recipes / "results.json", RECIPES)
+        shutil.copy(recipes / "tried.csv", TRIED)
+        save(draw(read_comparison(RECIPES)), DOCS / "images" / "recipes.png")
+    if compare:
+        shutil.copy(compare / "results.json", COMPARE)
+        save(draw(read_comparison(COMPARE)), DOCS / "images" / "compare.png")
+
+
 def main() -> None:
-    """Write the section, the report and the pictures."""
-    summary = summarize(read_results(sys.argv[1]))
-    make_folder(DOCS / "results")
-    with tempfile.TemporaryDirectory() as folder:
-        written = {path.name: path for path in write_sweep_report(summary.results, folder)}
-        for name in KEPT:
-            shutil.copy(written[name], DOCS / "results" / name)
-    page = DOCS / "results.md"
-    before, _, rest = page.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    write_text(page, before + section(summary) + after)
-    print(f"written: {page}")
+    """Take new data where it is given, and write every section."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("sweep", "recipes", "compare"):
+        parser.add_argument(f"--{name}", type=Path, help=f"the folder of new runs that replace the data of {name}")
+    options = parser.parse_args()
+    take(options.sweep, options.recipes, options.compare)
+    for path, name, text in sections():
+        write_text(path, placed(path.read_text(), name, text))
+        print(f"written: {path}, {name}")
 
 
 if __name__ == "__main__":

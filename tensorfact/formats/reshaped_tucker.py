@@ -26,7 +26,7 @@ class ReshapedTucker(Format):
     their chunks, in which l runs fastest, as one in which the chunk runs slowest; where the matrix narrows, U1 and U3
     change places.
 
-    E, K and S hold zeros and ones, are part of the format and not stored. S has 2 r^4 of them: 2.1 million at rank 32.
+    A, B and E hold zeros and ones. They are part of the format and not stored.
 
     Args:
         rank: One rank for all modes; a fraction of the dense size; or 'full'.
@@ -57,7 +57,7 @@ class ReshapedTucker(Format):
         object.__setattr__(self, "whole", whole)
 
     def network(self, modes: Sequence[Mode]) -> Network:
-        """State the factors, the core, and the cores of zeros and ones that reshape."""
+        """State the factors, the core, and the cores of zeros and ones that reshape it."""
         stack, width, height = self._sides(modes)
         *layers, role = (mode.name for mode in stack)
         slices = mode_sizes(stack)
@@ -65,42 +65,38 @@ class ReshapedTucker(Format):
         (rank,) = self.ranks({"rank": limit}, modes)
         cores = (  # in this order the trained ones are charged for the sums that have more than one term
             Core("U1", (width.name, "_in")),
-            Core("S", ("_kind", "_in", "_out", "_row", "_wide"), "given", trained=False),
-            Core("K", (role, "_kind"), "given", trained=False),
+            Core("A", (role, "_in", "_row", "_wide"), "given", trained=False),
+            Core("B", (role, "_out", "_row", "_wide"), "given", trained=False),
             Core("U2", (*layers, "_role", "_stack")),
             Core("C", ("_row", "_column", "_stack")),
             Core("E", (role, "_wide", "_column", "_role"), "given", trained=False),
             Core("U3", (height.name, "_out"), "zero"),
         )
         bonds = dict.fromkeys(("_in", "_out", "_row", "_column", "_wide", "_stack"), rank)
-        sizes = {**mode_sizes(modes), **bonds, "_role": slices[role], "_kind": 2}
+        sizes = {**mode_sizes(modes), **bonds, "_role": slices[role]}
         return Network(cores, tuple(mode.name for mode in modes), sizes)
 
     def given(self, modes: Sequence[Mode]) -> dict[str, Tensor]:
-        """Return E, K and S.
+        """Return A, B and E.
 
-        E takes entry (column, role) of a chunked matrix to entry (wide, chunk). K tells which matrices narrow. S joins
-        the row to U1 and the wide leg to U3, or where the matrix narrows the row to U3.
+        E takes entry (column, role) of a chunked matrix to entry (wide, chunk). A joins U1 to the row and B joins U3 to
+        the wide leg; where the matrix narrows, it is the other way around.
         """
         network = self.network(modes)
         roles, rank = network.sizes["_role"], network.sizes["_in"]
         chunks = (roles - self.whole) // 2
-        moved = torch.zeros(roles, rank, rank, roles, device="cpu")
         one = torch.eye(rank, device="cpu")
+        moved = torch.zeros(roles, rank, rank, roles, device="cpu")
         for role in range(self.whole):
             moved[role, :, :, role] = one
-        if chunks:
+        for first in (self.whole, self.whole + chunks):
             same = torch.eye(rank * chunks, device="cpu")
-            reshaped = same.reshape(chunks, rank, rank, chunks)  # (chunk, wide, column, role)
-            for first in (self.whole, self.whole + chunks):
-                moved[first : first + chunks, :, :, first : first + chunks] = reshaped
-        kinds = (torch.arange(roles, device="cpu") >= self.whole + chunks).long()
-        straight = torch.einsum("pa,qz->pqaz", one, one)
-        return {
-            "E": moved,
-            "K": torch.nn.functional.one_hot(kinds, 2).to(torch.float32),
-            "S": torch.stack([straight, straight.transpose(0, 1)]),
-        }
+            last = first + chunks
+            moved[first:last, :, :, first:last] = same.reshape(chunks, rank, rank, chunks)
+        rows = one[:, :, None].expand(rank, rank, rank)  # (either side's leg, row, wide)
+        wide = one[:, None, :].expand(rank, rank, rank)
+        narrows = (torch.arange(roles, device="cpu") >= self.whole + chunks)[:, None, None, None]
+        return {"A": torch.where(narrows, wide, rows), "B": torch.where(narrows, rows, wide), "E": moved}
 
     def _sides(self, modes: Sequence[Mode]) -> tuple[list[Mode], Mode, Mode]:
         """Return the stack modes, the input and the output."""
