@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from tensorfact import CP, Adapter, Format, Group, MatrixBatch, Rule, TensorizationPlan, TensorTrain, Tucker, adapt
-from tensorfact.adapters.increments import AnyIncrement, Increment
-from tensorfact.adapters.increments.cache import Formed
+from tensorfact.adapters.increments import AnyIncrement
 from tests.helpers import difference, draw, layers, layers_plan, randomise
 
 WIDTH = 4
@@ -110,18 +109,9 @@ def merged(model: nn.Module, x: Tensor) -> Tensor:
     return run(other, x)
 
 
-def formed(adapter: Adapter) -> Formed:
-    """Return what holds the matrices, which all layers share."""
-    increments = [slot.increment for slot in adapter._slots.values()]
-    held = {id(each._matrices): each._matrices for each in increments if isinstance(each, Increment)}
-    (one,) = held.values()
-    return one
-
-
-def entry(adapter: Adapter) -> object:
-    """Return what was formed last, or None."""
-    entries = list(formed(adapter)._entries.values())
-    return entries[-1] if entries else None
+def forms(adapter: Adapter) -> list[object]:
+    """Return what was formed so far in the pass that is in progress; nothing outside of one."""
+    return list((adapter._links.passes.forms or {}).values())
 
 
 def stack(depth: int = 4, width: int = 6, **options: Any) -> tuple[nn.Sequential, Adapter, Tensor]:

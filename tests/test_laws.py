@@ -1,11 +1,12 @@
-"""The twelve laws of the design, each a property over plans, models, formats, ranks and dtypes."""
+"""The laws of the design, each a property over plans, models, formats, ranks and dtypes."""
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,9 +14,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
-from tensorfact import Format, MatrixBatch, TensorizationPlan, TensorTrain, Tucker, adapt, load_adapter, plan_for
+from tensorfact import (
+    Adapter,
+    Format,
+    MatrixBatch,
+    TensorizationPlan,
+    TensorTrain,
+    Tucker,
+    adapt,
+    load_adapter,
+    plan_for,
+)
 from tensorfact.adapters.factors import Factors
 from tensorfact.errors import FingerprintError, FormatError, PlanError
 from tensorfact.formats import format_from_dict, format_to_dict
@@ -354,3 +365,113 @@ def test_law_12_without_a_seed_torch_s_state_decides() -> None:
         return bits(adapt(model, plan_for(model), TensorTrain(2)).named_cores()["encoder.U"])
 
     assert core(0) == core(0) != core(1)
+
+
+# ---------------------------------------------------------------------------------------------------- changed factors
+
+
+def _in_place(model: nn.Module, adapter: Adapter) -> None:
+    with torch.no_grad():
+        for core in adapter.parameters():
+            core.mul_(1.5)
+
+
+def _through_data(model: nn.Module, adapter: Adapter) -> None:
+    for core in adapter.parameters():
+        core.data.mul_(1.5)
+
+
+def _assigned_data(model: nn.Module, adapter: Adapter) -> None:
+    for core in adapter.parameters():
+        core.data = 1.5 * core.data
+
+
+def _through_numpy(model: nn.Module, adapter: Adapter) -> None:
+    for core in adapter.parameters():
+        values = core.detach().numpy()
+        values *= 1.5
+
+
+def _fused(kind: Callable[..., torch.optim.Optimizer]) -> Callable[[nn.Module, Adapter], None]:
+    def step(model: nn.Module, adapter: Adapter) -> None:
+        cores = [core for core in adapter.parameters() if core.requires_grad]
+        for core in cores:
+            core.grad = torch.ones_like(core)
+        kind(cores, lr=0.5, fused=True).step()
+
+    return step
+
+
+def _loaded(model: nn.Module, adapter: Adapter) -> None:
+    cores = {name: 1.5 * tensor for name, tensor in adapter.state_dict().items()}
+    adapter.load_state_dict(cores)
+
+
+def _loaded_by_assignment(model: nn.Module, adapter: Adapter) -> None:
+    adapter.load_state_dict({name: 1.5 * tensor for name, tensor in adapter.state_dict().items()}, assign=True)
+
+
+def _moved_into_one_buffer(model: nn.Module, adapter: Adapter) -> None:
+    cores = list(adapter.parameters())
+    flat = torch.cat([core.detach().reshape(-1) for core in cores])
+    for core, part in zip(cores, flat.split([core.numel() for core in cores]), strict=True):
+        core.data = part.view(core.shape)
+    flat.mul_(1.5)
+
+
+def _replaced(model: nn.Module, adapter: Adapter) -> None:
+    for module in adapter.modules():
+        for name, core in module._parameters.items():
+            if core is not None:
+                module._parameters[name] = nn.Parameter(1.5 * core.detach(), requires_grad=core.requires_grad)
+
+
+WRITES: dict[str, Callable[[nn.Module, Adapter], None]] = {
+    "in place": _in_place,
+    "through .data": _through_data,
+    ".data assigned": _assigned_data,
+    "through numpy": _through_numpy,
+    "fused AdamW": _fused(torch.optim.AdamW),
+    "fused Adam": _fused(torch.optim.Adam),
+    "fused SGD": _fused(torch.optim.SGD),
+    "fused Adagrad": _fused(torch.optim.Adagrad),
+    "load_state_dict": _loaded,
+    "load_state_dict(assign=True)": _loaded_by_assignment,
+    "a flat buffer": _moved_into_one_buffer,
+    "new parameters": _replaced,
+}
+
+
+@pytest.mark.parametrize("write", WRITES)
+@pytest.mark.parametrize("route", ["activation", "weight"])
+@settings(max_examples=15)
+@given(adaptation=adaptations(called=True))
+def test_law_13_the_next_forward_uses_what_was_written_to_a_factor(
+    write: str, route: str, adaptation: Adaptation
+) -> None:
+    model, adapter = adaptation.drawn(torch.float64, route=route)
+    before = infer(model, ids())
+    model(ids()).sum().backward()
+    infer(model, ids())  # a look at the output between backward and step
+    WRITES[write](model, adapter)
+    found = infer(model, ids())
+    assert torch.equal(infer(copy.deepcopy(model), ids()), found)
+    assert difference(found, before) > 1e-8
+    adapter.merge()
+    assert difference(infer(model, ids()), found) < TOLERANCE[torch.float64]
+
+
+@pytest.mark.parametrize("route", ["activation", "weight"])
+@settings(max_examples=15)
+@given(adaptation=adaptations(called=True))
+def test_law_13_functional_call_uses_the_tensors_that_it_is_given(route: str, adaptation: Adaptation) -> None:
+    model, _ = adaptation.drawn(torch.float64, route=route)
+    state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    with torch.no_grad():
+        torch.func.functional_call(model, state, (ids(),))
+        for name, tensor in state.items():
+            if name.startswith("tensorfact."):
+                tensor.data.mul_(1.5)
+        found = torch.func.functional_call(model, state, (ids(),))
+    model.load_state_dict(state)
+    assert difference(infer(model, ids()), found) < TOLERANCE[torch.float64]

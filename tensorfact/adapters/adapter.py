@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import Any, Self, cast
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -157,16 +157,11 @@ class Adapter(nn.Module):
         """Return the input: what the adapter adds, the adapted layers add."""
         return input
 
-    def train(self, mode: bool = True) -> Self:
-        """Set the mode, and form anew what is formed of the factors: they may have changed uncounted, by `.data`."""
-        self._links.forget()
-        return super().train(mode)
-
     def attach(self) -> None:
         """Put the adapter on its model; `adapt` does. An error leaves the model as it was."""
         try:
             self._attached = True
-            self._place.take(self, self.head)
+            self._place.take(self, self.head, self._links.passes)
             self._links.attach()
             self.train(self.model.training)
         except BaseException:

@@ -12,23 +12,6 @@ from ..network import Mode, Network, plan_contraction
 from ..network.initial import deviations, fresh
 
 
-class CountedParameter(nn.Parameter):
-    """A parameter that counts how often its `.data` was asked for or set: torch counts no change made through it."""
-
-    accesses = 0
-
-    @property
-    def data(self) -> Tensor:
-        """The numbers, without a history."""
-        self.accesses += 1
-        return cast("Tensor", torch._C.TensorBase.data.__get__(self))  # type: ignore[attr-defined]  # a descriptor in C
-
-    @data.setter
-    def data(self, value: Tensor) -> None:
-        self.accesses += 1
-        torch._C.TensorBase.data.__set__(self, value)  # type: ignore[attr-defined]  # as above
-
-
 class Factors(nn.Module):
     """The cores of one tensor as parameters.
 
@@ -71,7 +54,7 @@ class Factors(nn.Module):
         cores = fresh(network, self.deviations, given, generator)
         self.cores = nn.ParameterDict(
             {
-                core.name: CountedParameter(cores[core.name].to(device, dtype), requires_grad=core.trained)
+                core.name: nn.Parameter(cores[core.name].to(device, dtype), requires_grad=core.trained)
                 for core in network.cores
             }
         )

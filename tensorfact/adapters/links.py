@@ -16,7 +16,7 @@ from ..plan import ResolvedPlan
 from ..storage import AdapterState
 from .explain import Planned
 from .factors import Factors
-from .increments import Increment, ShiftedIncrement, increments
+from .increments import Increment, Passes, ShiftedIncrement, increments
 from .layers import Slot, Switch, attach, detach, is_attached, takes_activation
 from .options import AdaptOptions, Route
 
@@ -33,6 +33,7 @@ class Links:
         scales: Scales by tensor name.
         switch: Whether the increments are added.
         options: The other options of `adapt`.
+        passes: The passes through the model; by default new ones, to be watched.
     """
 
     def __init__(
@@ -43,7 +44,9 @@ class Links:
         scales: Mapping[str, float],
         switch: Switch,
         options: AdaptOptions,
+        passes: Passes | None = None,
     ) -> None:
+        self.passes = passes or Passes()
         self.model, self.resolved, self.scales, self.switch, self.options = model, resolved, scales, switch, options
         self.factors: dict[str, Factors] = {}
         self.starts: dict[str, Factors] = {}
@@ -64,7 +67,7 @@ class Links:
                 generator=generator,
             )
             self.factors[tensor.name] = factors
-            for name, increment in increments(tensor, factors, options.optimize, options.dropout).items():
+            for name, increment in increments(tensor, factors, options.optimize, options.dropout, self.passes).items():
                 self._own[name] = increment
                 self.slots[name] = Slot(increment, scales[tensor.name], switch)
         self.owners = owners_of(model, self.slots)
@@ -77,7 +80,9 @@ class Links:
             state: The formats and the cores.
         """
         options = dataclasses.replace(self.options, seed=None)
-        links = Links(self.model, self.resolved, state.description.formats, self.scales, self.switch, options)
+        links = Links(
+            self.model, self.resolved, state.description.formats, self.scales, self.switch, options, self.passes
+        )
         for name, factors in links.factors.items():
             factors.assign(state.cores(name))
             before = self.factors[name].named_cores()
@@ -100,7 +105,7 @@ class Links:
         for tensor in self.resolved.tensors:
             start = copy.deepcopy(self.factors[tensor.name]).requires_grad_(False)
             self.starts[tensor.name] = start
-            for name, increment in increments(tensor, start, self.options.optimize).items():
+            for name, increment in increments(tensor, start, self.options.optimize, passes=self.passes).items():
                 self.slots[name].increment = ShiftedIncrement(self._own[name], increment)
 
     def attach(self) -> None:
@@ -130,11 +135,6 @@ class Links:
                     cause="a parametrization was registered on it",
                     fix="undo that, for instance by torch.nn.utils.parametrize.remove_parametrizations",
                 )
-
-    def forget(self) -> None:
-        """Form anew what is formed of the factors."""
-        for slot in self.slots.values():
-            slot.increment.forget()
 
     def _places(self) -> Iterable[tuple[str, nn.Module, str]]:
         return ((name, module, at) for name, owners in self.owners.items() for module, at in owners)

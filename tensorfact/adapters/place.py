@@ -11,7 +11,7 @@ from torch.utils.hooks import RemovableHandle
 from ..errors import AdaptError
 from ..model.head import head_buffers
 from ..model.parameters import ATTRIBUTE, base_parameters
-from .increments import note_sources
+from .increments import Passes, note_sources
 from .layers import Slot
 
 
@@ -28,20 +28,20 @@ class Place:
         self._flags: dict[str, bool] = {}
         self._hooks: list[RemovableHandle] = []
 
-    def take(self, adapter: nn.Module, head: tuple[str, ...]) -> None:
+    def take(self, adapter: nn.Module, head: tuple[str, ...], passes: Passes) -> None:
         """Freeze all parameters but the head's and register the adapter.
 
         Args:
             adapter: The adapter.
             head: The names of the head's parameters.
+            passes: The passes through the model, which begin when it is called.
         """
         parameters = base_parameters(self.model)
         self._flags = {name: parameter.requires_grad for name, parameter in parameters.items()}
         trained = {id(parameters[name]) for name in head if name in parameters}
         for parameter in parameters.values():
             parameter.requires_grad_(id(parameter) in trained)
-        if self._recompute:
-            self._hooks = note_sources(self.model)
+        self._hooks = [*passes.watch(self.model), *(note_sources(self.model) if self._recompute else ())]
         self.model.add_module(ATTRIBUTE, adapter)
 
     def leave(self) -> None:

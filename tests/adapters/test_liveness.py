@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tensorfact import Adapter, Group, Rule, TensorizationPlan, TensorTrain, adapt, plan_for
-from tensorfact.adapters.liveness import numbers
+from tensorfact.adapters.liveness import Watch, numbers
 from tensorfact.errors import AdaptError, UnusedError
 from tensorfact.lab import nano
 from tensorfact.model.example import known_example
@@ -63,6 +63,10 @@ def adapted(model: nn.Module, **options: Any) -> Adapter:
     return adapt(model, PLAN, TensorTrain(1), seed=0, **options)
 
 
+def watches(model: nn.Module) -> list[Watch]:
+    return [hook for hook in model._forward_hooks.values() if isinstance(hook, Watch)]
+
+
 def test_the_first_forward_pass_names_an_unused_parameter() -> None:
     model = Branches()
     adapted(model)
@@ -74,9 +78,9 @@ def test_the_first_forward_pass_names_an_unused_parameter() -> None:
 def test_passes_that_together_use_all_are_enough() -> None:
     model = Branches()
     adapted(model)
-    assert len(model._forward_hooks) == 1
+    assert len(watches(model)) == 1
     model(X, (0, 1))
-    assert not model._forward_hooks
+    assert not watches(model)
     model(X)
 
 
@@ -84,7 +88,7 @@ def test_without_the_check_parts_may_stay_unused() -> None:
     model = Branches()
     adapter = adapted(model, check=False)
     model(X)
-    assert not model._forward_hooks
+    assert not watches(model)
     adapter.remove()
 
 
@@ -92,7 +96,7 @@ def test_a_removed_adapter_looks_no_more() -> None:
     model = Branches()
     with untouched(model):
         adapted(model).remove()
-    assert not model._forward_hooks
+    assert not watches(model)
     model(X)
 
 
@@ -104,7 +108,7 @@ def test_a_known_example_tells_at_once_and_leaves_the_model_as_it_was() -> None:
     with untouched(model), refused(UnusedError, "'spare.weight'"):
         adapt(model, plan, TensorTrain(1), seed=0)
     assert torch.equal(torch.random.get_rng_state(), state)
-    assert not model._forward_hooks
+    assert not watches(model)
 
 
 def test_the_look_at_an_example_changes_nothing() -> None:
@@ -113,7 +117,7 @@ def test_the_look_at_an_example_changes_nothing() -> None:
     adapter = adapt(model, plan_for(model), TensorTrain(2), seed=0)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert all(module.training for module in model.modules())
-    assert not model._forward_hooks
+    assert not watches(model)
     assert not any(slot.read for slot in adapter._slots.values()), "a copy without numbers ran instead"
 
 
@@ -121,9 +125,9 @@ def test_an_example_that_does_not_run_tells_nothing() -> None:
     model = cast("Any", nano())
     model.pretrained_cfg = {**model.pretrained_cfg, "input_size": (7, 5, 5), "first_conv": None}  # 7 channels
     adapt(model, plan_for(model), TensorTrain(2))
-    assert len(model._forward_hooks) == 1
+    assert len(watches(model)) == 1
     model(torch.zeros(1, 1, 28, 28))
-    assert not model._forward_hooks
+    assert not watches(model)
 
 
 def test_a_copy_made_before_the_first_pass_is_watched_by_itself() -> None:
@@ -131,7 +135,7 @@ def test_a_copy_made_before_the_first_pass_is_watched_by_itself() -> None:
     adapter = adapted(model)
     twin = copy.deepcopy(model)
     model(X, (0, 1))
-    assert not model._forward_hooks
+    assert not watches(model)
     with refused(UnusedError, "'layers.1.weight'"):
         twin(X)
     cast("Adapter", twin.tensorfact).remove()
@@ -310,4 +314,4 @@ def test_infer_and_watch_get_along_with_sequential_roots() -> None:
     model = layers(3)
     adapt(model, layers_plan(), TensorTrain(2), seed=0)
     infer(model, torch.ones(2, 6))
-    assert not model._forward_hooks
+    assert not watches(model)

@@ -1,5 +1,6 @@
 """Increments of parameters: planned for all that lie alike, formed once, added inside a layer's products."""
 
+from .cache import Passes
 from .execution import NOMINAL_TOKENS
 from .increment import Increment, increments
 from .planned import Kind, token_class
@@ -13,6 +14,7 @@ __all__ = [
     "AnyIncrement",
     "Increment",
     "Kind",
+    "Passes",
     "ShiftedIncrement",
     "increments",
     "note_sources",

@@ -1,19 +1,18 @@
-"""What is formed of the factors once, for all layers, and used until a factor changes."""
+"""What is formed of the factors: once for all layers of a pass through the model, never kept after it."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
+import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.utils.hooks import RemovableHandle
 
-from ..factors import CountedParameter
-
-PLAIN = (Tensor, nn.Parameter, CountedParameter)
+PLAIN = (Tensor, nn.Parameter)
 """What a tensor is if nobody looks on; a subclass may mean anything by an operation."""
 
 Make = Callable[[Sequence[Tensor]], Sequence[Tensor]]
@@ -47,75 +46,103 @@ def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[
     return torch.autocast(device.type, enabled=False) if on else contextlib.nullcontext()
 
 
-@dataclasses.dataclass
-class _Entry:
-    """What was formed, of what.
+class Passes:
+    """The passes through a model that are in progress, at most one for each thread, and what was formed in them.
 
-    Args:
-        sources: What it was formed of, and its storage; held, so that nothing else gets their place in memory.
-        state: What tells whether they changed.
-        tracked: Whether gradients pass through it.
-        results: What was formed, each with one tensor a parameter, or one tensor for all.
+    What is formed of the factors is used within one pass, from the call of the model's root to its return, and never
+    after it, so it does not matter how a factor is changed between two passes.
     """
 
-    sources: tuple[Tensor, ...]
-    state: tuple[object, ...]
+    def __init__(self) -> None:
+        self._open: dict[int, Forms] = {}
+
+    def watch(self, model: nn.Module) -> list[RemovableHandle]:
+        """Begin a pass whenever a model is called.
+
+        Args:
+            model: The root of the adapted layers.
+
+        Returns:
+            The hooks, to be removed.
+        """
+        return [
+            model.register_forward_pre_hook(self._begin, prepend=True),
+            model.register_forward_hook(self._end, always_call=True),
+        ]
+
+    @property
+    def forms(self) -> Forms | None:
+        """What was formed in this thread's pass so far; None outside of any pass."""
+        return self._open.get(threading.get_ident())
+
+    def _begin(self, *_: object) -> None:
+        if not torch.compiler.is_compiling():
+            self._open[threading.get_ident()] = {}
+
+    def _end(self, *_: object) -> None:
+        if not torch.compiler.is_compiling():
+            self._open.pop(threading.get_ident(), None)
+
+    def __reduce__(self) -> tuple[type[Passes], tuple[()]]:
+        return Passes, ()  # a copy is in no pass
+
+
+class Form(NamedTuple):
+    """What was formed.
+
+    Args:
+        tracked: Whether gradients pass through it.
+        results: The results, each with one tensor for each parameter of the kind, or one tensor for all.
+    """
+
     tracked: bool
-    results: tuple[tuple[Tensor, ...], ...] = ()
+    results: tuple[tuple[Tensor, ...], ...]
 
 
 class Formed:
-    """Something formed of tensors, kept until one of them changes or got a gradient through it.
-
-    Torch counts the changes of a tensor, a `CountedParameter` those through `.data`. For what neither counts, a write
-    to memory that numpy shares, everything is formed anew after a backward pass, and when `forget` is called. A deep
-    copy forms its own.
+    """Something formed of the factors: once in a pass for all parameters of a kind, or for one that is called alone.
 
     Args:
-        make: What forms it, in differentiable operations.
-        stacked: For every result, whether its first dimension runs over parameters.
+        passes: The passes through the model.
+        together: What forms it for all parameters, in differentiable operations.
+        alone: The same for one of them.
+        stacked: For every result of `together`, whether its first dimension runs over the parameters.
     """
 
-    def __init__(self, make: Make, stacked: Sequence[bool]) -> None:
-        self._make, self._stacked = make, tuple(stacked)
-        self._entries: dict[torch.dtype, _Entry] = {}
+    def __init__(self, passes: Passes, together: Make, alone: Callable[[int], Make], stacked: Sequence[bool]) -> None:
+        self._passes, self._together, self._alone, self._stacked = passes, together, alone, tuple(stacked)
 
-    def __call__(self, sources: Sequence[Tensor], dtype: torch.dtype) -> tuple[tuple[Tensor, ...], ...]:
-        """Return what is formed: for every result, one tensor a parameter if it is stacked, else one for all.
+    def __call__(self, at: int, sources: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
+        """Return one parameter's results.
 
         Args:
-            sources: Of which tensors.
+            at: Which parameter of the kind.
+            sources: The cores of the whole tensor.
             dtype: The dtype of the results; they are computed in that of the sources.
         """
-        tracked = torch.is_grad_enabled() and any(source.requires_grad for source in sources)
-        state, entry = _state(sources), self._entries.get(dtype)
-        if entry is not None and entry.state == state and entry.tracked >= tracked:
-            return entry.results
-        entry = _Entry((*sources, *(source.detach() for source in sources)), state or (), tracked)
-        if tracked:
-            results = _Form.apply(self._make, dtype, self.forget, *sources)
-        else:
-            with torch.inference_mode(False), torch.no_grad(), without_autocast(sources[0].device):
-                results = [result.to(dtype) for result in self._make(sources)]
-        entry.results = tuple(r.unbind() if s else (r,) for r, s in zip(results, self._stacked, strict=True))
-        if state is not None:
-            self._entries[dtype] = entry
-        return entry.results
-
-    def forget(self) -> None:
-        """Form it anew at the next call."""
-        self._entries.clear()
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Formed:
-        return Formed(self._make, self._stacked)
+        forms = self._passes.forms
+        if forms is None:
+            return _formed(self._alone(at), sources, dtype)
+        form, tracked = forms.get((self, dtype)), _tracked(sources)
+        if form is None or form.tracked < tracked:
+            results = _formed(self._together, sources, dtype)
+            form = Form(tracked, tuple(r.unbind() if s else (r,) for r, s in zip(results, self._stacked, strict=True)))
+            forms[self, dtype] = form
+        return [one[at if len(one) > 1 else 0] for one in form.results]
 
 
-def _state(sources: Sequence[Tensor]) -> tuple[object, ...] | None:
-    """Return what changes whenever one of the tensors does; None where torch does not count changes."""
-    try:
-        return tuple((id(s), s._version, _accesses(s), s.data_ptr(), s.dtype, s.requires_grad) for s in sources)
-    except RuntimeError:  # inference tensors
-        return None
+Forms = dict[tuple[Formed, torch.dtype], Form]
+
+
+def _tracked(sources: Sequence[Tensor]) -> bool:
+    return torch.is_grad_enabled() and any(source.requires_grad for source in sources)
+
+
+def _formed(make: Make, sources: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    if _tracked(sources):
+        return list(_Form.apply(make, dtype, *sources))
+    with torch.inference_mode(False), torch.no_grad(), without_autocast(sources[0].device):
+        return [result.to(dtype) for result in make(sources)]
 
 
 def require_version(tensor: Tensor, version: int, what: str) -> None:
@@ -134,17 +161,17 @@ def require_version(tensor: Tensor, version: int, what: str) -> None:
         )
 
 
-def _accesses(source: Tensor) -> int:
-    return source.accesses if isinstance(source, CountedParameter) else 0
-
-
 class _Form(torch.autograd.Function):
-    """Forms something on a graph of its own, which outlives a backward pass: other passes may come through it."""
+    """Forms something on a graph of its own, which saves nothing outside of it.
+
+    Checkpointing computes a layer again outside of the pass, where it is formed for this layer alone: both ways have to
+    save the same tensors.
+    """
 
     @staticmethod
-    def forward(ctx: Any, make: Make, dtype: torch.dtype, used: Callable[[], None], *sources: Tensor) -> Any:
+    def forward(ctx: Any, make: Make, dtype: torch.dtype, *sources: Tensor) -> Any:
         ctx.set_materialize_grads(False)
-        ctx.make, ctx.dtype, ctx.used, ctx.sources = make, dtype, used, sources
+        ctx.make, ctx.dtype, ctx.sources = make, dtype, sources
         ctx.versions = [None if source.is_inference() else source._version for source in sources]
         ctx.leaves = [source.detach().requires_grad_(source.requires_grad) for source in sources]
         # hooks on saved tensors, as checkpointing sets them, are for the graph outside
@@ -155,7 +182,6 @@ class _Form(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> Any:
-        ctx.used()
         for source, version in zip(ctx.sources, ctx.versions, strict=True):
             if version is not None:  # inside, hooks have switched this check of torch's off
                 require_version(source, version, "a factor")
@@ -174,4 +200,4 @@ class _Form(torch.autograd.Function):
                 allow_unused=True,
             )
         )
-        return None, None, None, *(next(found) if leaf.requires_grad else None for leaf in leaves)
+        return None, None, *(next(found) if leaf.requires_grad else None for leaf in leaves)

@@ -12,7 +12,7 @@ from ...network import Contraction, Dropout, machine
 from ...plan import TensorGroup
 from ...plan.slices import restricted
 from ..factors import Factors
-from .cache import Formed, composable, without_autocast
+from .cache import Formed, Passes, composable, without_autocast
 from .execution import Execution, Masks, Product
 from .formed_weight import FormedWeight
 from .planned import Kind
@@ -38,11 +38,6 @@ class Increment:
         self.factors, self.kind, self.at, self.dropout = factors, kind, at, dropout or Dropout()
         self.view, self._may_drop = kind.views[at], bool(self.dropout)  # asked for at every call
         self._parts, self._matrices = parts, matrices
-
-    def forget(self) -> None:
-        """Form anew what was formed of the cores; for whoever changed them by `.data`, which torch does not count."""
-        self._parts.forget()
-        self._matrices.forget()
 
     def linear(self, product: Product, x: Tensor, weight: Tensor, bias: Tensor | None, scale: float) -> Tensor:
         """Do what a linear layer does, with the increment added.
@@ -124,14 +119,14 @@ class Increment:
         if masks is not None or composable(*cores):
             kept = [c if m is None else c * m for c, m in zip(cores, masks or [None] * len(cores), strict=True)]
             return [part.to(self.wide) for part in self.kind.own(self.at, kept)]
-        return [part[self.at if len(part) > 1 else 0] for part in self._parts(cores, self.wide)]
+        return self._parts(self.at, cores, self.wide)
 
     def matrices(self, cores: Sequence[Tensor], dtype: torch.dtype) -> Sequence[Tensor]:
         """Return the two matrices of the cut, formed once for all parameters of the kind."""
         if composable(*cores):
             assert self.kind.halves is not None
             return self.kind.halves.matrices(self.parts(None))
-        return [one[self.at if len(one) > 1 else 0] for one in self._matrices(cores, dtype)]
+        return self._matrices(self.at, cores, dtype)
 
     def applying(self, tokens: int) -> Contraction:
         """Return the order in which an input of so many tokens meets the cores."""
@@ -145,7 +140,11 @@ class Increment:
 
 
 def increments(
-    tensor: TensorGroup, factors: Factors, optimize: Any = "auto", dropout: Dropout | None = None
+    tensor: TensorGroup,
+    factors: Factors,
+    optimize: Any = "auto",
+    dropout: Dropout | None = None,
+    passes: Passes | None = None,
 ) -> Mapping[str, Increment]:
     """Plan the increments of all parameters of a tensor.
 
@@ -154,10 +153,12 @@ def increments(
         factors: Its factors.
         optimize: The order's optimiser: anything opt_einsum accepts.
         dropout: As in `Increment`.
+        passes: The passes through the model, within which they share what is formed.
 
     Returns:
         Increments by parameter name.
     """
+    passes = passes or Passes()
     alike: dict[object, list[Any]] = {}
     for view in tensor.views:
         network = restricted(factors.network, tensor.modes, view)
@@ -167,7 +168,7 @@ def increments(
     found = {}
     for views in alike.values():
         kind = Kind(factors.network, tensor.modes, views, optimize, on)
-        parts, matrices = kind.formed_parts(), kind.formed_matrices()
+        parts, matrices = kind.formed_parts(passes), kind.formed_matrices(passes)
         for at, view in enumerate(views):
             found[view.parameter] = Increment(factors, kind, at, parts, matrices, dropout=dropout)
     return {view.parameter: found[view.parameter] for view in tensor.views}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from ...network.cost import product
 from ...plan import View
 from ...plan.indexing import take
 from ...plan.slices import own_parts, picks_of, restricted, taken
-from .cache import Formed
+from .cache import Formed, Make, Passes
 from .contracted_input import ContractedInput
 from .execution import NOMINAL_TOKENS, Execution
 from .halves import Halves, Piece
@@ -144,32 +144,35 @@ class Kind:
         """
         return own_parts(cores, self.picks[at], self.shapes)
 
-    def formed_parts(self) -> Formed:
-        """Return what holds every parameter's parts of the cores."""
+    def formed_parts(self, passes: Passes) -> Formed:
+        """Return what forms every parameter's parts of the cores, in the passes through a model."""
         sizes = self.network.sizes
         alone = [Network((c,), c.legs, {leg: sizes[leg] for leg in c.legs}) for c in self.network.cores]
-        return self._formed([self._piece(one, one.shape(one.output)) for one in alone])
+        return self._formed([self._piece(one, one.shape(one.output)) for one in alone], passes)
 
-    def formed_matrices(self) -> Formed:
-        """Return what holds the two matrices of every parameter."""
-        return self._formed(self.halves.pieces if self.halves else ())
+    def formed_matrices(self, passes: Passes) -> Formed:
+        """Return what forms the two matrices of every parameter, in the passes through a model."""
+        return self._formed(self.halves.pieces if self.halves else (), passes)
 
-    def _formed(self, pieces: Sequence[Piece]) -> Formed:
-        return Formed(self._maker(pieces), [piece.stacked for piece in pieces])
-
-    def _maker(self, pieces: Sequence[Piece]) -> Callable[[Sequence[Tensor]], list[Tensor]]:
-        def make(cores: Sequence[Tensor]) -> list[Tensor]:
-            wide = [core.to(torch.promote_types(core.dtype, torch.float32)) for core in cores]
-            gathered = [self._gathered(at, core) for at, core in enumerate(wide)]
+    def _formed(self, pieces: Sequence[Piece], passes: Passes) -> Formed:
+        def together(cores: Sequence[Tensor]) -> list[Tensor]:
+            gathered = [self._gathered(at, core) for at, core in enumerate(_wide(cores))]
             results = []
             for piece in pieces:
-                result = piece.together([gathered[at] for at in piece.members])
                 stack = (len(self.views),) if piece.stacked else ()
+                result = piece.together([gathered[at] for at in piece.members])
                 results.append(result.reshape(*stack, *piece.shape).contiguous())
-            # a core that all take whole would be returned itself
-            return [r.clone() if any(r.data_ptr() == core.data_ptr() for core in cores) else r for r in results]
+            return _apart(results, cores)
 
-        return make
+        def alone(at: int) -> Make:
+            def make(cores: Sequence[Tensor]) -> list[Tensor]:
+                own = self.own(at, _wide(cores))
+                results = [p.alone([own[k] for k in p.members]).reshape(p.shape).contiguous() for p in pieces]
+                return _apart(results, cores)
+
+            return make
+
+        return Formed(passes, together, alone, [piece.stacked for piece in pieces])
 
     def _gathered(self, at: int, core: Tensor) -> Tensor:
         """Return every parameter's part of a core (parameters, *legs); the core itself where all take all of it."""
@@ -186,6 +189,16 @@ class Kind:
         chosen = core.index_select(dim, self._positions[at, core.device])
         split = chosen.reshape(*core.shape[:dim], len(picks), -1, *core.shape[dim + 1 :])
         return split.movedim(dim, 0).reshape(len(picks), *self.shapes[at])
+
+
+def _wide(cores: Sequence[Tensor]) -> list[Tensor]:
+    """Return cores in at least fp32."""
+    return [core.to(torch.promote_types(core.dtype, torch.float32)) for core in cores]
+
+
+def _apart(results: Sequence[Tensor], cores: Sequence[Tensor]) -> list[Tensor]:
+    """Return results in memory of their own: a core that is taken whole would be returned itself."""
+    return [r.clone() if any(r.data_ptr() == core.data_ptr() for core in cores) else r for r in results]
 
 
 def token_class(tokens: int) -> int:

@@ -23,11 +23,6 @@ class ShiftedIncrement:
         self.own, self.start = own, start
         self.kind, self.view, self.factors = own.kind, own.view, own.factors
 
-    def forget(self) -> None:
-        """Form anew what was formed of the cores."""
-        self.own.forget()
-        self.start.forget()
-
     def linear(self, product: Product, x: Tensor, weight: Tensor, bias: Tensor | None, scale: float) -> Tensor:
         """Do what a linear layer does, with the difference added."""
         if x.is_nested or self.own.drops_entries:

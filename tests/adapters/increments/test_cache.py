@@ -1,9 +1,10 @@
-"""What is formed of the factors: once, in time, and anew when a factor changed."""
+"""What is formed of the factors: once for each pass through the model, and never kept after it."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import threading
 from typing import Any, cast
 
 import pytest
@@ -13,20 +14,20 @@ from torch.utils.checkpoint import checkpoint
 
 from tensorfact import Adapter, MatrixBatch
 from tests.helpers import TOLERANCE, difference
-from tests.layouts import LAYOUTS, alike, cores_of, entry, formed, gradients, merged, run, stack, weights
+from tests.layouts import LAYOUTS, alike, cores_of, forms, gradients, merged, run, stack, weights
 
 
 @pytest.mark.parametrize("tracked", [True, False])
 def test_one_forward_pass_over_many_layers_forms_once(tracked: bool) -> None:
     model, adapter, x = stack()
-    entries: list[object] = []
+    seen: list[list[object]] = []
     for layer in list(model)[:-1]:
-        layer.register_forward_hook(lambda *_: entries.append(entry(adapter)))
+        layer.register_forward_hook(lambda *_: seen.append(forms(adapter)))
     with torch.set_grad_enabled(tracked):
         model(x)
-    assert len(entries) == 4
-    assert entries[0] is not None
-    assert all(each is entries[0] for each in entries)
+    assert len(seen) == 4
+    assert all(len(each) == 1 and each[0] is seen[0][0] for each in seen)
+    assert forms(adapter) == []
 
 
 def _step(model: nn.Module, adapter: Adapter) -> None:
@@ -81,18 +82,14 @@ CHANGES = [_step, _copy, _one_copy, _load, _load_assigned, _data, _dtype, _vecto
 
 @pytest.mark.parametrize("route", ["activation", "weight"])
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__.strip("_"))
-def test_inference_reuses_what_was_formed_until_a_core_changes(change: Any, route: str) -> None:
+def test_inference_sees_a_changed_core(change: Any, route: str) -> None:
     model, adapter, x = stack(route=route)
     model.eval()
     before = run(model, x)
-    kept_ = entry(adapter)
-    assert kept_ is not None
     assert torch.equal(run(model, x), before)
-    assert entry(adapter) is kept_
     change(model, adapter)
     x = x.to(next(model.parameters()).dtype)
     found = run(model, x)
-    assert entry(adapter) is not kept_
     assert difference(found, merged(model, x)) < TOLERANCE[x.dtype]
     assert (difference(found, before) > 1e-3) == (change is not _dtype)
 
@@ -126,36 +123,10 @@ def test_several_assignments_of_data_between_two_passes_are_seen() -> None:
         assert difference(run(model, x), merged(model, x)) < 1e-10
 
 
-@pytest.mark.parametrize("route", ["activation", "weight"])
-@pytest.mark.parametrize("mode", ["eval", "train"])
-def test_setting_the_mode_forms_anew(mode: str, route: str) -> None:
-    model, adapter, x = stack(route=route)
-    run(model, x)
-    for parameter in adapter.parameters():
-        parameter.data.add_(0.5)
-    model.eval() if mode == "eval" else model.train()
-    with torch.no_grad():
-        assert difference(model(x), merged(model, x)) < 1e-10
-
-
-@pytest.mark.parametrize("route", ["activation", "weight"])
-def test_a_backward_pass_forms_anew(route: str) -> None:
-    """What changed through `.data`, which torch does not count, is seen after it."""
-    model, adapter, x = stack(route=route)
-    output = model(x)
-    for parameter in adapter.parameters():
-        parameter.data.add_(0.5)
-    output.sum().backward()
-    with torch.no_grad():
-        assert difference(model(x), merged(model, x)) < 1e-10
-    assert difference(model(x), merged(model, x)) < 1e-10
-
-
 def test_two_forward_passes_and_then_two_backward_passes() -> None:
-    model, adapter, x = stack()
+    model, _, x = stack()
     each = [gradients(model, model(z), weights(z)) for z in (x, 2 * x)]
     outputs = [model(x), model(2 * x)]
-    assert entry(adapter) is not None
     for output, expected in zip(outputs, each, strict=True):
         alike(gradients(model, output, weights(x)), expected)
     outputs = [model(x), model(2 * x)]  # the last one first
@@ -212,17 +183,15 @@ def test_training_follows_inference_mode() -> None:
 
 
 def test_inference_follows_training_without_a_backward_pass() -> None:
-    model, adapter, x = stack()
+    model, _, x = stack()
     expected = model(x).detach()
-    found = run(model.eval(), x)  # which forms anew
+    found = run(model.eval(), x)
     assert difference(found, expected) < 1e-12
     assert not found.requires_grad
     model.train()
     model(x)
-    tracked = entry(adapter)
     with torch.no_grad():
         found = model(x)
-    assert entry(adapter) is tracked
     assert difference(found, expected) < 1e-12
     assert not found.requires_grad
 
@@ -241,37 +210,52 @@ def test_a_weight_of_many_parts_is_read_as_its_cores_are_now(name: str) -> None:
         alike(gradients(model, output, weights(output)), gradients(other, other(x), weights(output)))
 
 
-def test_each_dtype_is_formed_once_and_every_one_anew_after_a_change() -> None:
+def test_a_pass_in_another_dtype_forms_its_own() -> None:
     """As a model runs that is evaluated with and without autocast by turns."""
     model, adapter, x = stack()
     model.float()
     x = x.float()
-
-    def halved() -> Tensor:
+    for _ in range(2):
+        assert difference(run(model, x), merged(model, x)) < TOLERANCE[torch.float32]
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            return run(model, x)
+            half = run(model, x)
+        assert difference(half.float(), merged(model, x)) < TOLERANCE[torch.bfloat16]
+        _copy(model, adapter)
 
-    whole, half, kept = run(model, x), halved(), dict(formed(adapter)._entries)
-    assert kept.keys() == {torch.float32, torch.bfloat16}
-    assert torch.equal(run(model, x), whole)
-    assert torch.equal(halved(), half)
-    assert all(formed(adapter)._entries[dtype] is each for dtype, each in kept.items())
-    _copy(model, adapter)
-    assert difference(run(model, x), merged(model, x)) < TOLERANCE[torch.float32]
-    assert difference(halved().float(), merged(model, x)) < TOLERANCE[torch.bfloat16]
-    model(x).sum().backward()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        model(x).sum().backward()
-    assert not formed(adapter)._entries
+
+def test_a_pass_that_fails_is_over() -> None:
+    model, adapter, x = stack()
+    with pytest.raises(RuntimeError):
+        model(x[:, 1:])
+    assert forms(adapter) == []
+    for core in adapter.parameters():
+        core.data.mul_(2)
+    assert difference(run(model[0], x), run(copy.deepcopy(model)[0], x)) < 1e-12
+
+
+def test_threads_have_passes_of_their_own() -> None:
+    model, _, x = stack()
+    expected = run(model, x)
+    gate, found = threading.Barrier(2), []
+
+    def wait(*_: object) -> None:
+        gate.wait(10)
+
+    handle = model[1].register_forward_hook(wait)
+    threads = [threading.Thread(target=lambda: found.append(run(model, x))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    handle.remove()
+    assert [torch.equal(each, expected) for each in found] == [True, True]
 
 
 def test_a_deep_copy_shares_nothing_that_was_formed() -> None:
     model, adapter, x = stack()
     output = model(x)
     other: Any = copy.deepcopy(model)
-    mine, its = formed(adapter), formed(other.tensorfact)
-    assert its is not mine
-    assert entry(other.tensorfact) is None
+    assert other.tensorfact._links.passes is not adapter._links.passes
     assert other.tensorfact._slots["0.weight"].increment.factors is other.tensorfact.factors["stack"]
     expected = gradients(other, other(x), weights(x))
     assert all(parameter.grad is None for parameter in adapter.parameters())
