@@ -11,6 +11,7 @@ from torch import nn
 from ..errors import AdaptError
 from ..formats import Format
 from ..model.head import head_parameters
+from ..model.memory import refuse_shared_memory
 from ..model.parameters import base_parameters, refuse_adapted
 from ..network import Dropout
 from ..plan import TensorizationPlan
@@ -189,6 +190,7 @@ def _built(
     formats = resolved.formats(format)
     given = per_tensor(scale, list(formats), "scale")
     scales = {tensor.name: scale_of(given[tensor.name], formats[tensor.name], tensor) for tensor in resolved.tensors}
+    refuse_shared_memory(model, resolved.parameters)
     parameters = base_parameters(model)
     trained = {id(parameters[name]) for name in head}
     if both := [name for name in resolved.parameters if id(parameters[name]) in trained]:

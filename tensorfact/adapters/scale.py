@@ -5,11 +5,15 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import torch
+
 from ..common.checks import finite_number
 from ..errors import AdaptError
 from ..formats import Format
 from ..formats.search import spelled_rank
 from ..plan import TensorGroup
+
+LARGEST = torch.finfo(torch.float32).max
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +58,14 @@ def scale_of(scale: object, format: Format, tensor: TensorGroup) -> float:
         AdaptError: It is no finite number, or the format has several ranks.
     """
     given = scale.alpha if isinstance(scale, Alpha) else scale
-    value = finite_number(given, f"adapt: tensor {tensor.name!r}: scale", AdaptError)
+    value = finite_number(
+        given,
+        f"adapt: tensor {tensor.name!r}: scale",
+        AdaptError,
+        fits=lambda number: abs(number) <= LARGEST,
+        expected=f"a number up to {LARGEST:.3g}, the largest of fp32",
+        example=1.0,
+    )
     if not isinstance(scale, Alpha):
         return value
     if format.own_rank is None:
