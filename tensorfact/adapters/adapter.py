@@ -24,11 +24,12 @@ from .explain import Explanation, explain
 from .factors import Factors, named
 from .groups import parameter_groups
 from .increments import NOMINAL_TOKENS
-from .layers import Switch
 from .links import Links
 from .liveness import Liveness, Watch, measure
 from .options import AdaptOptions
 from .place import Originals, Place, head_state, require_attached
+from .slots import Switch
+from .stored import refuse_merged
 
 
 class Adapter(nn.Module):
@@ -93,6 +94,7 @@ class Adapter(nn.Module):
             AdaptError: It is merged already, or removed.
         """
         self._require(merged=False, changing=True)
+        self._links.check_base()
         self._originals.replace(self._slots)
         self._switch.on = False
 
@@ -161,7 +163,7 @@ class Adapter(nn.Module):
         """Put the adapter on its model; `adapt` does. An error leaves the model as it was."""
         try:
             self._attached = True
-            self._place.take(self, self.head, self._links.passes)
+            self._place.take(self, self.head, self._links.passes, self._before_loading)
             self._links.attach()
             self.train(self.model.training)
         except BaseException:
@@ -173,6 +175,10 @@ class Adapter(nn.Module):
         self.watch.stop()
         self._place.leave()
         self._attached = False
+
+    def _before_loading(self, model: nn.Module, state: Mapping[str, Tensor], prefix: str, *_: object) -> None:
+        if not self.merged:
+            refuse_merged(self._slots, self.factors, state, prefix)
 
     def _require(self, merged: bool | None = None, *, changing: bool = False) -> None:
         require_attached(self._attached, disabled=changing and self._disabled)
@@ -306,6 +312,7 @@ class Adapter(nn.Module):
             AdaptError: The adapter, or the head it trained, is no longer on the model.
         """
         self._require()
+        self._links.check_base()
         head = head_state(self.model, self.head)
         description = AdapterDescription(
             self.plan,

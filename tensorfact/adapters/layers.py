@@ -7,9 +7,7 @@ else of the module changes: parameters, buffers, hooks and `state_dict` keys sta
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,60 +16,9 @@ from torch import Tensor, nn
 
 from ..model.parameters import SLOTS
 from ..model.sides import is_conv1d
-from .increments import AnyIncrement
 from .increments.execution import Product
-
-_numbers = itertools.count()
-_traced: set[int] = set()
-
-
-@dataclasses.dataclass
-class Switch:
-    """Whether an adapter's increments are added; shared by all its layers.
-
-    Args:
-        on: Whether they are.
-        number: Tells adapters apart.
-    """
-
-    on: bool = True
-    number: int = dataclasses.field(default_factory=lambda: next(_numbers))
-
-    @property
-    def traced(self) -> bool:
-        """Whether a compiler has traced a layer of the adapter; what it runs since then, no slot records."""
-        return self.number in _traced
-
-
-@dataclasses.dataclass
-class Slot:
-    """One adapted parameter of one module.
-
-    Args:
-        increment: The parameter's increment.
-        scale: What multiplies it.
-        switch: Whether it is added.
-        read: Whether the parameter was read, or its layer called, since it was adapted.
-    """
-
-    increment: AnyIncrement
-    scale: float
-    switch: Switch
-    read: bool = False
-
-    def effective(self, base: Tensor, *, drop: bool = False) -> Tensor:
-        """Return base + scale x increment, computed in at least fp32 and rounded once.
-
-        Args:
-            base: The stored parameter.
-            drop: Apply the dropout, if the factors are in training mode.
-        """
-        return self.increment.added_to(base, self.scale, drop=drop)
-
-    @property
-    def sharded(self) -> bool:
-        """Whether the factors lie in shards on several processes, as FSDP2 keeps them between forward passes."""
-        return any(hasattr(core, "device_mesh") for core in self.increment.factors.tensors())
+from .slots import Slot, record
+from .stored import confirm
 
 
 def attach(module: nn.Module, slots: Mapping[str, Slot], *, activation: bool) -> None:
@@ -85,6 +32,8 @@ def attach(module: nn.Module, slots: Mapping[str, Slot], *, activation: bool) ->
     product = _product_of(module) if activation else None
     module.__class__ = _adapted_class(type(module), tuple(sorted(slots)), product)  # type: ignore[arg-type]  # a cache wants hashable arguments, which these are
     module.__dict__[SLOTS] = dict(slots)
+    for name, slot in slots.items():
+        slot.stored = module._parameters[name]
 
 
 def is_attached(module: nn.Module) -> bool:
@@ -102,22 +51,6 @@ def detach(module: nn.Module) -> None:
 def takes_activation(module: nn.Module, name: str) -> bool:
     """Return whether a parameter is the weight of a plain linear layer, which can take the activation route."""
     return name == "weight" and _product_of(module) is not None
-
-
-def _trace(number: int) -> None:
-    """Note that a compiler traces; runs then, and not when the compiled code runs."""
-    _traced.add(number)
-
-
-# what torch.compiler.assume_constant_result does; calling it imports the compiler, which takes longer than torch itself
-vars(_trace)["_dynamo_marked_constant"] = True
-
-
-def _record(slot: Slot) -> None:
-    if torch.compiler.is_compiling():
-        _trace(slot.switch.number)
-    else:
-        slot.read = True
 
 
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -142,8 +75,10 @@ def _product_of(module: nn.Module) -> Product | None:
 def _forward(product: Product) -> Callable[[Any, Tensor], Tensor]:
     def forward(self: Any, input: Tensor) -> Tensor:
         slot: Slot = self.__dict__[SLOTS]["weight"]
-        _record(slot)
-        weight, bias = self._parameters["weight"], self.bias
+        record(slot)
+        weight, bias = self._parameters.get("weight"), self.bias
+        if not torch.compiler.is_compiling() and weight is not slot.stored:
+            confirm(slot, weight)
         if not slot.switch.on:
             return product(input, weight, bias)
         return slot.increment.linear(product, input, weight, bias, slot.scale)
@@ -154,10 +89,12 @@ def _forward(product: Product) -> Callable[[Any, Tensor], Tensor]:
 def _effective(name: str) -> property:
     def read(self: Any) -> Tensor:
         slot: Slot = self.__dict__[SLOTS][name]
-        base: Tensor = self._parameters[name]
+        base: Tensor = self._parameters.get(name)
         if slot.sharded:  # FSDP2 looks for the shard it stored; in a forward pass everything is gathered
             return base
-        _record(slot)
+        if not torch.compiler.is_compiling() and base is not slot.stored:
+            confirm(slot, base)
+        record(slot)
         return slot.effective(base, drop=True) if slot.switch.on else base
 
     return property(read)
@@ -171,6 +108,13 @@ def _adapted_class(base: type[nn.Module], names: tuple[str, ...], product: Produ
     body: dict[str, Any] = {name: _effective(name) for name in names}
     body |= {"forward": _forward(product)} if product else {}
     body |= {"__module__": base.__module__, "__doc__": base.__doc__}
+    body["__reduce_ex__"] = lambda self, protocol: (_empty, (base, names, product), self.__getstate__())
     adapted: type[nn.Module] = type(f"Adapted{base.__name__}", (base,), body)
     _bases[adapted] = base
     return adapted
+
+
+def _empty(base: type[nn.Module], names: tuple[str, ...], product: Product | None) -> nn.Module:
+    """Return an adapted module that pickle fills: its class is made here and has no name to be imported by."""
+    adapted = _adapted_class(base, names, product)
+    return adapted.__new__(adapted)

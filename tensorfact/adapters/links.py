@@ -11,14 +11,16 @@ from torch import nn
 
 from ..errors import AdaptError
 from ..formats import Format
-from ..model.parameters import base_parameters, owners_of
+from ..model.parameters import base_parameters, owner_of, owners_of
 from ..plan import ResolvedPlan
 from ..storage import AdapterState
 from .explain import Planned
 from .factors import Factors
 from .increments import Increment, Passes, ShiftedIncrement, increments
-from .layers import Slot, Switch, attach, detach, is_attached, takes_activation
+from .layers import attach, detach, is_attached, takes_activation
 from .options import AdaptOptions, Route
+from .slots import Slot, Switch
+from .stored import confirm
 
 
 class Links:
@@ -69,7 +71,7 @@ class Links:
             self.factors[tensor.name] = factors
             for name, increment in increments(tensor, factors, options.optimize, options.dropout, self.passes).items():
                 self._own[name] = increment
-                self.slots[name] = Slot(increment, scales[tensor.name], switch)
+                self.slots[name] = Slot(name, increment, scales[tensor.name], switch)
         self.owners = owners_of(model, self.slots)
         self.activation = {name for name in self.slots if self._takes_activation(name, options.route)}
 
@@ -135,6 +137,26 @@ class Links:
                     cause="a parametrization was registered on it",
                     fix="undo that, for instance by torch.nn.utils.parametrize.remove_parametrizations",
                 )
+
+    def check_base(self) -> None:
+        """Raise unless the model still holds the adapted layers, with their base weights.
+
+        Raises:
+            AdaptError: A layer was replaced, or a base weight by what was made of the effective one.
+        """
+        self.check_intact()
+        for name, slot in self.slots.items():
+            module, attribute = owner_of(self.model, name)
+            if not any(module is owner for owner, _ in self.owners[name]):
+                raise AdaptError(
+                    f"the layer of {name!r} was replaced after it was adapted",
+                    expected="the adapted layer",
+                    got=type(module).__name__,
+                    fix="put the adapted layer back, or call adapter.remove() and adapt the model again",
+                )
+            found = module._parameters.get(attribute)
+            if found is not slot.stored:
+                confirm(slot, found)
 
     def _places(self) -> Iterable[tuple[str, nn.Module, str]]:
         return ((name, module, at) for name, owners in self.owners.items() for module, at in owners)

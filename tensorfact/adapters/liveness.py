@@ -14,7 +14,7 @@ from ..common.table import Table
 from ..errors import AdaptError, UnusedError
 from ..model.example import ExampleInput, known_example, observing, outline, runs
 from ..model.parameters import base_parameters
-from .layers import Slot, Switch
+from .slots import Slot, Switch
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +11,9 @@ from torch.utils.hooks import RemovableHandle
 
 from ..errors import AdaptError
 from ..model.head import head_buffers
-from ..model.parameters import ATTRIBUTE, base_parameters
+from ..model.parameters import ATTRIBUTE, base_parameters, owner_of
 from .increments import Passes, note_sources
-from .layers import Slot
+from .slots import Slot
 
 
 class Place:
@@ -28,29 +29,43 @@ class Place:
         self._flags: dict[str, bool] = {}
         self._hooks: list[RemovableHandle] = []
 
-    def take(self, adapter: nn.Module, head: tuple[str, ...], passes: Passes) -> None:
+    def take(
+        self, adapter: nn.Module, head: tuple[str, ...], passes: Passes, before_loading: Callable[..., None]
+    ) -> None:
         """Freeze all parameters but the head's and register the adapter.
 
         Args:
             adapter: The adapter.
             head: The names of the head's parameters.
             passes: The passes through the model, which begin when it is called.
+            before_loading: Called with the model, a state dict and the model's prefix in it, before that is loaded.
         """
         parameters = base_parameters(self.model)
         self._flags = {name: parameter.requires_grad for name, parameter in parameters.items()}
         trained = {id(parameters[name]) for name in head if name in parameters}
         for parameter in parameters.values():
             parameter.requires_grad_(id(parameter) in trained)
-        self._hooks = [*passes.watch(self.model), *(note_sources(self.model) if self._recompute else ())]
+        self._hooks = [self.model.register_load_state_dict_pre_hook(before_loading)]
+        self._hooks += [*passes.watch(self.model), *(note_sources(self.model) if self._recompute else ())]
         self.model.add_module(ATTRIBUTE, adapter)
+        self.model.__dict__["get_parameter"] = functools.partial(_get_parameter, self.model)
 
     def leave(self) -> None:
         """Undo `take`: every parameter requires gradients as it did before."""
         for hook in self._hooks:
             hook.remove()
         self.model._modules.pop(ATTRIBUTE, None)
+        self.model.__dict__.pop("get_parameter", None)
         for name, parameter in base_parameters(self.model).items():
             parameter.requires_grad_(self._flags.get(name, parameter.requires_grad))
+
+
+def _get_parameter(model: nn.Module, target: str) -> nn.Parameter:
+    """Do what `model.get_parameter` does; its own reads `layer.weight`, which is the effective weight."""
+    module, attribute = owner_of(model, target)
+    if (parameter := module._parameters.get(attribute)) is not None:
+        return parameter
+    return type(model).get_parameter(model, target)
 
 
 class Originals:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -122,7 +123,7 @@ class Formed:
         """
         forms = self._passes.forms
         if forms is None:
-            return _formed(self._alone(at), sources, dtype)
+            return _formed(functools.partial(self._alone, at), sources, dtype)
         form, tracked = forms.get((self, dtype)), _tracked(sources)
         if form is None or form.tracked < tracked:
             results = _formed(self._together, sources, dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +16,7 @@ from ...network.cost import product
 from ...plan import View
 from ...plan.indexing import take
 from ...plan.slices import own_parts, picks_of, restricted, taken
-from .cache import Formed, Make, Passes
+from .cache import Formed, Passes
 from .contracted_input import ContractedInput
 from .execution import NOMINAL_TOKENS, Execution
 from .halves import Halves, Piece
@@ -155,24 +156,26 @@ class Kind:
         return self._formed(self.halves.pieces if self.halves else (), passes)
 
     def _formed(self, pieces: Sequence[Piece], passes: Passes) -> Formed:
-        def together(cores: Sequence[Tensor]) -> list[Tensor]:
-            gathered = [self._gathered(at, core) for at, core in enumerate(_wide(cores))]
-            results = []
-            for piece in pieces:
-                stack = (len(self.views),) if piece.stacked else ()
-                result = piece.together([gathered[at] for at in piece.members])
-                results.append(result.reshape(*stack, *piece.shape).contiguous())
-            return _apart(results, cores)
+        stacked = [piece.stacked for piece in pieces]
+        return Formed(
+            passes, functools.partial(self._together, pieces), functools.partial(self._alone, pieces), stacked
+        )
 
-        def alone(at: int) -> Make:
-            def make(cores: Sequence[Tensor]) -> list[Tensor]:
-                own = self.own(at, _wide(cores))
-                results = [p.alone([own[k] for k in p.members]).reshape(p.shape).contiguous() for p in pieces]
-                return _apart(results, cores)
+    def _together(self, pieces: Sequence[Piece], cores: Sequence[Tensor]) -> list[Tensor]:
+        """Form pieces for all parameters at once."""
+        gathered = [self._gathered(at, core) for at, core in enumerate(_wide(cores))]
+        results = []
+        for piece in pieces:
+            stack = (len(self.views),) if piece.stacked else ()
+            result = piece.together([gathered[at] for at in piece.members])
+            results.append(result.reshape(*stack, *piece.shape).contiguous())
+        return _apart(results, cores)
 
-            return make
-
-        return Formed(passes, together, alone, [piece.stacked for piece in pieces])
+    def _alone(self, pieces: Sequence[Piece], at: int, cores: Sequence[Tensor]) -> list[Tensor]:
+        """Form pieces for one parameter."""
+        own = self.own(at, _wide(cores))
+        results = [p.alone([own[k] for k in p.members]).reshape(p.shape).contiguous() for p in pieces]
+        return _apart(results, cores)
 
     def _gathered(self, at: int, core: Tensor) -> Tensor:
         """Return every parameter's part of a core (parameters, *legs); the core itself where all take all of it."""
