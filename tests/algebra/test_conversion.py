@@ -165,7 +165,7 @@ def test_the_error_is_that_of_the_numbers_that_are_stored(dtype: torch.dtype) ->
     true = distance(load_adapter(model, found.state, check=False), expected)
     assert found.changes[0].error == pytest.approx(true, rel=0.1, abs=3e-8)
     assert true < 1e-6
-    with refused(RankError, "below what the dtype can show"):
+    with refused(RankError, "below the precision of the dtype"):
         convert(adapter, Tucker("full"), tolerance=1e-10)
 
 
