@@ -1,4 +1,4 @@
-"""Adapters made of adapters: converted, rounded and added, against the dense increments."""
+"""Conversion, rounding and addition of adapters, compared with the dense increments."""
 
 from __future__ import annotations
 
@@ -193,14 +193,14 @@ def test_a_sum_is_the_dense_sum(kind: Any, adaptation: Adaptation, weights: tupl
 
 def test_a_format_without_a_rank_has_no_larger_one_for_a_sum() -> None:
     (_, one, _), (_, two, _) = stacked(KhatriRao(), seed=1), stacked(KhatriRao(), seed=2)
-    with refused(FormatError, "KhatriRao", "pass the sum's format"):
+    with refused(FormatError, "KhatriRao", "pass the format of the sum"):
         combine({one: 1.0, two: 1.0})
     assert combine({one: 1.0, two: 1.0}, format=MatrixBatch("full")).changes[0].error < 1e-6
 
 
 def test_a_sum_that_no_rank_holds_is_refused() -> None:
     (_, one, _), (_, two, _) = (stacked(Each(Nested(MatrixBatch(2), {"A": TensorTrain(1)})), seed=s) for s in (1, 2))
-    with refused(FormatError, "holds no exact sum", "MatrixBatch"):
+    with refused(FormatError, "cannot represent the sum exactly", "MatrixBatch"):
         combine({one: 1.0, two: 1.0})
 
 
