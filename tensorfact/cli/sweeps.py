@@ -148,7 +148,7 @@ def run_command(
         found = RunSpec.from_json(spec.read_text())
     except (OSError, UnicodeDecodeError) as error:
         raise SweepError(
-            f"{spec} cannot be read", got=str(error), fix="tensorfact sweep --specs | head -1 > FILE"
+            f"cannot read {spec}", got=str(error), fix="tensorfact sweep --specs | head -1 > FILE"
         ) from error
     runner = Runner(out, data_root, str(device_of(device)), loaders, keep, tracker)
     with progress_bars() as progress:
