@@ -51,7 +51,7 @@ def sweep_command(
     ] = None,
     task: Annotated[
         Words,
-        typer.Option(help="Tasks in place of the preset's, repeatable: digits, vtab:cifar, folder:PATH, hf:X."),
+        typer.Option(help="Tasks in place of the preset's, repeatable: digits, vtab:NAME, folder:PATH, hf:NAME."),
     ] = None,
     model: Annotated[
         Words,

@@ -127,7 +127,7 @@ def _cell(cell: CellSummary, ids: Mapping[str, int]) -> JsonObject:
 
 
 def _selected(cell: CellSummary) -> list[float | None]:
-    """Return the validation curve of the chosen candidate, or else the mean one of the reported runs."""
+    """Return the validation curve of the chosen candidate, or else the mean curve of the reported runs."""
     runs = [cell.chosen] if cell.chosen else list(cell.runs)
     return _means([_curve(run, "val_accuracy") for run in runs])
 

@@ -176,7 +176,7 @@ def _coerce(of: object, name: str, kind: type, *, positive: bool = False) -> Non
     elif kind is int:
         value = whole_number(value, name, SweepError, least=0 if name == "seed" else 1)
         if value >= 2**53:  # JSON numbers are exact up to there
-            raise SweepError(name, expected="an int below 2**53", got=repr(value), fix=f"{name}=0")
+            raise SweepError(name, expected="an int below 2**53", got=repr(value), fix=f"{name}=1")
     else:
         if positive:
             value = finite_number(value, name, SweepError, fits=lambda v: v > 0, expected="a finite number above 0")
