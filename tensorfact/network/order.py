@@ -10,11 +10,10 @@ import dataclasses
 import functools
 import math
 import string
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import opt_einsum
 import torch
-from opt_einsum.typing import OptimizeKind
 from torch import Tensor
 
 from ..errors import NetworkError
@@ -24,10 +23,11 @@ from .network import Core, Network
 TOKENS = "(tokens)"
 """The leg of an input over its samples and positions; no mode or bond has this name."""
 
-Optimize = OptimizeKind
-"""The `optimize` argument of opt_einsum: the name of a method, such as `greedy`, or an optimiser object."""
-
 Path = Sequence[tuple[int, ...]]
+"""For each step of a contraction, the positions of its operands."""
+
+Optimize = str | Callable[..., Path]
+"""The `optimize` argument of opt_einsum: the name of a method, such as `greedy`, or an optimiser object."""
 
 
 @dataclasses.dataclass(frozen=True)
