@@ -52,10 +52,16 @@ class TensorfactError(Exception):
         cause: str = "",
         fix: str = "",
     ) -> None:
-        contrast = [f"expected {expected}" if expected else "", f"got {got}" if got else ""]
-        sentences = [": ".join(part for part in (problem, ", ".join(filter(None, contrast))) if part)]
-        sentences += [f"Usual cause: {cause}"] if cause else []
-        sentences += [f"Fix: {fix}"] if fix else []
+        contrast = []
+        if expected:
+            contrast.append(f"expected {expected}")
+        if got:
+            contrast.append(f"got {got}")
+        sentences = [f"{problem}: {', '.join(contrast)}" if contrast else problem]
+        if cause:
+            sentences.append(f"Usual cause: {cause}")
+        if fix:
+            sentences.append(f"Fix: {fix}")
         super().__init__(" ".join(s if s.endswith("?") else f"{s.rstrip('.')}." for s in sentences))
 
 

@@ -1,4 +1,4 @@
-"""Networks: what makes an einsum, and what is derived from it."""
+"""Networks: which ones are valid, and their derived properties."""
 
 from __future__ import annotations
 
