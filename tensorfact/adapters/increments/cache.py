@@ -1,4 +1,4 @@
-"""What is formed of the factors once, for all layers, and used until a factor changes."""
+"""Cache of tensors that are formed from the factors once for all layers, and reused until a factor changes."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from torch.autograd import forward_ad
 from ..factors import CountedParameter
 
 PLAIN = (Tensor, nn.Parameter, CountedParameter)
-"""What a tensor is if nobody looks on; a subclass may mean anything by an operation."""
+"""Ordinary tensor types; other subclasses may redefine operations."""
 
 Make = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 
 
 def composable(*tensors: Tensor | None) -> bool:
-    """Return whether plain differentiable operations are called for: a compiler, a transform or a subclass looks on.
+    """Return whether plain differentiable operations are required: under a compiler, a transform or tensor subclasses.
 
     Args:
-        tensors: What is computed with.
+        tensors: Operands of the computation.
     """
     return (
         torch.compiler.is_compiling()
@@ -35,7 +35,7 @@ def composable(*tensors: Tensor | None) -> bool:
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
-    """Return the dtype of the autocast in force on a device; None where there is none."""
+    """Return the dtype of the active autocast on a device, or None."""
     kind = device.type
     on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
     return torch.get_autocast_dtype(kind) if on else None
@@ -49,13 +49,13 @@ def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[
 
 @dataclasses.dataclass
 class _Entry:
-    """What was formed, of what.
+    """One cached result.
 
     Args:
-        sources: What it was formed of, and its storage; held, so that nothing else gets their place in memory.
-        state: What tells whether they changed.
-        tracked: Whether gradients pass through it.
-        results: What was formed, each with one tensor a parameter, or one tensor for all.
+        sources: The source tensors and their storage; held, so that their memory is not reused.
+        state: Identities and versions of the sources, compared to detect changes.
+        tracked: Whether gradients pass through the results.
+        results: The formed tensors: for each result one tensor per parameter, or one tensor for all.
     """
 
     sources: tuple[Tensor, ...]
@@ -65,15 +65,15 @@ class _Entry:
 
 
 class Formed:
-    """Something formed of tensors, kept until one of them changes or got a gradient through it.
+    """Results formed from source tensors, cached until a source changes or receives a gradient through them.
 
-    Torch counts the changes of a tensor, a `CountedParameter` those through `.data`. For what neither counts, a write
-    to memory that numpy shares, everything is formed anew after a backward pass, and when `forget` is called. A deep
-    copy forms its own.
+    Torch counts in-place changes of a tensor, and `CountedParameter` those through `.data`. Neither counts writes to
+    memory shared with numpy, so the cache is also cleared after a backward pass and by `forget`. A deep copy starts
+    with an empty cache.
 
     Args:
-        make: What forms it, in differentiable operations.
-        stacked: For every result, whether its first dimension runs over parameters.
+        make: Forms the results from the sources, in differentiable operations.
+        stacked: For each result, whether its first dimension runs over parameters.
     """
 
     def __init__(self, make: Make, stacked: Sequence[bool]) -> None:
@@ -81,11 +81,11 @@ class Formed:
         self._entries: dict[torch.dtype, _Entry] = {}
 
     def __call__(self, sources: Sequence[Tensor], dtype: torch.dtype) -> tuple[tuple[Tensor, ...], ...]:
-        """Return what is formed: for every result, one tensor a parameter if it is stacked, else one for all.
+        """Return the results: each one tensor per parameter if it is stacked, else one tensor for all.
 
         Args:
-            sources: Of which tensors.
-            dtype: The dtype of the results; they are computed in that of the sources.
+            sources: The source tensors.
+            dtype: Dtype of the results; they are computed in the dtype of the sources.
         """
         tracked = torch.is_grad_enabled() and any(source.requires_grad for source in sources)
         state, entry = _state(sources), self._entries.get(dtype)
@@ -103,15 +103,15 @@ class Formed:
         return entry.results
 
     def forget(self) -> None:
-        """Form it anew at the next call."""
+        """Clear the cache."""
         self._entries.clear()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Formed:
+    def __deepcopy__(self, memo: object) -> Formed:
         return Formed(self._make, self._stacked)
 
 
 def _state(sources: Sequence[Tensor]) -> tuple[object, ...] | None:
-    """Return what changes whenever one of the tensors does; None where torch does not count changes."""
+    """Return a value that changes whenever one of the tensors does; None if torch does not count their changes."""
     try:
         return tuple((id(s), s._version, _accesses(s), s.data_ptr(), s.dtype, s.requires_grad) for s in sources)
     except RuntimeError:  # inference tensors
@@ -119,12 +119,12 @@ def _state(sources: Sequence[Tensor]) -> tuple[object, ...] | None:
 
 
 def require_version(tensor: Tensor, version: int, what: str) -> None:
-    """Raise what torch raises for a tensor that was changed between a forward pass and its backward pass.
+    """Raise torch's error for a tensor that was changed in place between a forward pass and its backward pass.
 
     Args:
-        tensor: The tensor.
-        version: How often it was changed by the forward pass.
-        what: What it is.
+        tensor: A tensor needed by the backward pass.
+        version: Its version in the forward pass.
+        what: What the tensor is, for the message.
     """
     if tensor._version != version:
         raise RuntimeError(
@@ -139,28 +139,30 @@ def _accesses(source: Tensor) -> int:
 
 
 class _Form(torch.autograd.Function):
-    """Forms something on a graph of its own, which outlives a backward pass: other passes may come through it."""
+    """Forms the results on a separate autograd graph, which is kept for further backward passes."""
 
     @staticmethod
-    def forward(ctx: Any, make: Make, dtype: torch.dtype, used: Callable[[], None], *sources: Tensor) -> Any:
+    def forward(
+        ctx: Any, make: Make, dtype: torch.dtype, used: Callable[[], None], *sources: Tensor
+    ) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
         ctx.make, ctx.dtype, ctx.used, ctx.sources = make, dtype, used, sources
         ctx.versions = [None if source.is_inference() else source._version for source in sources]
         ctx.leaves = [source.detach().requires_grad_(source.requires_grad) for source in sources]
-        # hooks on saved tensors, as checkpointing sets them, are for the graph outside
+        # saved-tensor hooks, as set by checkpointing, are meant for the outer graph only
         inside = torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)
         with torch.enable_grad(), inside, without_autocast(sources[0].device):
             ctx.results = [result.to(dtype) for result in make(ctx.leaves)]
         return tuple(result.detach() for result in ctx.results)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> Any:
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         ctx.used()
         for source, version in zip(ctx.sources, ctx.versions, strict=True):
-            if version is not None:  # inside, hooks have switched this check of torch's off
+            if version is not None:  # the hooks on the separate graph disable torch's own check
                 require_version(source, version, "a factor")
         leaves, results = ctx.leaves, ctx.results
-        twice = torch.is_grad_enabled()  # a gradient of the gradient will be asked for
+        twice = torch.is_grad_enabled()  # create_graph=True: double backward
         if twice:
             leaves, results = ctx.sources, [result.to(ctx.dtype) for result in ctx.make(ctx.sources)]
         met = [(r, g) for r, g in zip(results, gradients, strict=True) if g is not None and r.requires_grad]
