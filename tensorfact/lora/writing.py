@@ -189,7 +189,7 @@ def _kept_modules(
         module = name.rpartition(".")[0]
         if not module or module in adapted:
             raise AdaptError(
-                f"to_lora: peft cannot store {name!r}, which is not in a module without LoRA",
+                f"to_lora: peft cannot store {name!r}: it stores whole modules without LoRA",
                 fix="pass head=False and save it separately",
             )
         if also := [other for other, _ in model.named_modules() if other.endswith(module) and other != module]:

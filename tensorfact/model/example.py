@@ -74,9 +74,8 @@ def timm_shape(model: nn.Module) -> tuple[int, ...] | None:
     first = config.get("first_conv")
     with contextlib.suppress(AttributeError):  # created with another number of channels than pretrained
         channels = model.get_parameter(f"{first}.weight").shape[1]
-    sizes = (
-        getattr(module, "img_size", None) for module in model.modules()
-    )  # created for another size than pretrained
+    # a model may be created for another image size than it was pretrained on
+    sizes = (getattr(module, "img_size", None) for module in model.modules())
     own = next((found for found in sizes if isinstance(found, tuple)), tuple(size))
     return (int(channels), *own)
 

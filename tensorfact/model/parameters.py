@@ -63,7 +63,7 @@ def refuse_adapted(model: nn.Module) -> None:
     if adapted or hasattr(model, ATTRIBUTE):
         raise AdaptError(
             f"the model is adapted already ({(adapted or [ATTRIBUTE])[0]})",
-            fix="call model.tensorfact.remove() first; merge() before it keeps the trained change",
+            fix="call model.tensorfact.remove() first, and merge() before that to keep the trained change",
         )
     for name, module in model.named_modules():
         found = dict(module.named_children()).get(BASELINE)
@@ -73,7 +73,7 @@ def refuse_adapted(model: nn.Module) -> None:
 
 
 def owners_of(model: nn.Module, names: Iterable[str]) -> Owners:
-    """Return every module that holds one of the parameters, several for a tied parameter.
+    """Return the modules that hold each of the parameters; a tied parameter has several.
 
     Raises:
         AdaptError: A parameter or its module cannot be adapted.

@@ -51,7 +51,7 @@ def resolve(groups: Iterable[Group], model: nn.Module) -> ResolvedPlan:
         for match in _matches(group, model, parameters):
             earlier = claims.setdefault(id(parameters[match.name]), match)
             if earlier.rule is match.rule and earlier.name != match.name:
-                continue  # a tied parameter, already matched under its first name
+                continue  # a module used at two places of the model; its first name stands for both
             if earlier is not match:
                 raise ClaimError(
                     f"parameter {match.name!r} {match.shape} is claimed twice",
@@ -180,7 +180,7 @@ def _does_not_split(owner: str, size: int, axes: Axes, known: Mapping[str, int])
             fix=f"choose {first} from {', '.join(map(str, fits[:12]))}" if fits else f"axis_sizes={{{first!r}: ...}}",
         )
     if not axes:
-        return SizeError(owner, expected="size 1 where the pattern has 1", got=str(size), fix="name an axis instead")
+        return SizeError(owner, expected="size 1 where the pattern has 1", got=str(size), fix="write an axis name")
     return SizeError(
         owner,
         expected=f"{mode_name(axes)} of size {size}",
