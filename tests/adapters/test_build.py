@@ -189,7 +189,7 @@ def test_a_default_device_does_not_decide_where_factors_live(tmp_path: Any) -> N
 def test_a_partition_value_holds_no_dot() -> None:
     rule = Rule("{layer}.weight", "out in", kind="a.b")
     plan = TensorizationPlan((Group("g", "layer in out", (rule,), partition="kind"),))
-    with refused(PlanError, "'a.b' holds a dot"):
+    with refused(PlanError, "'a.b' contains a dot"):
         adapt(layers(), plan, TT)
 
 
