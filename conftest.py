@@ -1,4 +1,4 @@
-"""Run the README and the documentation: every `python` block; an `output` block is what the one before it printed."""
+"""Test the README and the documentation: run every `python` block, and compare its output with the `output` block."""
 
 from __future__ import annotations
 
@@ -31,14 +31,15 @@ def _python(example: Example) -> str | None:
 
 def _output(example: Example) -> str | None:
     expected, got = str(example.parsed), example.namespace["_printed"]
-    same = expected.split() == got.split()  # a page may break a long line
-    return None if same else f"the block before printed:\n{got}\nthe page says:\n{expected}"
+    if expected.split() == got.split():  # a page may break a long line
+        return None
+    return f"the code block printed:\n{got}\nthe page says:\n{expected}"
 
 
 def _enter(namespace: dict[str, Any]) -> None:
-    """Run a page in a folder of its own, on one thread: its models are small, and its numbers repeat."""
+    """Run a page in a temporary folder and on one thread, so that its numbers are reproducible."""
     namespace["_stack"] = stack = contextlib.ExitStack()
-    for known in (registry._formats, FAMILIES):  # a page that adds to them leaves nothing behind
+    for known in (registry._formats, FAMILIES):  # undo what a page registers
         stack.enter_context(mock.patch.dict(known))
     stack.callback(torch.set_num_threads, torch.get_num_threads())
     torch.set_num_threads(1)
@@ -61,7 +62,7 @@ pytest_collect_file = Sybil(
 
 @pytest.fixture(autouse=True)
 def _examples_leave_no_format(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Take back what the example in a docstring registers; the pages of the documentation do so at their end."""
+    """Undo what the example of a docstring registers; `_enter` does the same for pages."""
     if isinstance(request.node, pytest.DoctestItem):
         with mock.patch.dict(registry._formats):
             yield

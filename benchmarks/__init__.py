@@ -1,1 +1,1 @@
-"""Benchmarks: `python -m benchmarks` prints tables of ratios beside their targets, and writes JSON."""
+"""Benchmarks: `python -m benchmarks` prints tables of ratios with their targets, and writes them as JSON."""

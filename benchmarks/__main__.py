@@ -14,24 +14,26 @@ from .result import RESULTS, Row, table, write
 
 
 def main() -> None:
-    """Run benchmarks, print their tables, write their JSON."""
+    """Run benchmarks, print their tables and write a JSON file."""
     everything = {**BENCHMARKS, **CUDA_ALONE}
     lines = [f"  {name:10} {each.__doc__}" for name, each in everything.items()]
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Measure ratios, print them beside their targets, write JSON.\n\n" + "\n".join(lines),
-        epilog="All of them take up to ten minutes on two CPU cores, which should be idle.",
+        description="Measure ratios, print them with their targets, and write JSON.\n\n" + "\n".join(lines),
+        epilog="All benchmarks together take up to ten minutes on two idle CPU cores.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help="which; by default all")
-    parser.add_argument("--patience", type=float, help="seconds a comparison may take; more of them, less noise")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="benchmarks to run; default: all")
+    parser.add_argument(
+        "--patience", type=float, help="time limit of a comparison in seconds; more time gives less noise"
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--out", type=Path, help="the JSON file; by default benchmarks/results/DEVICE.json")
+    parser.add_argument("--out", type=Path, help="JSON file to write; default: benchmarks/results/DEVICE.json")
     options = parser.parse_args()
     if unknown := set(options.names) - set(everything):
-        parser.error(f"no benchmark {sorted(unknown)[0]!r}; there are {', '.join(everything)}")
+        parser.error(f"unknown benchmark {sorted(unknown)[0]!r}; choose from {', '.join(everything)}")
     if options.device == "cuda" and not torch.cuda.is_available():
-        parser.error("torch sees no CUDA device here; --device cpu")
+        parser.error("torch finds no CUDA device; pass --device cpu")
     chosen = options.names or list(everything if options.device == "cuda" else BENCHMARKS)
     setting = CPU if options.device == "cpu" else CUDA
     if options.patience:

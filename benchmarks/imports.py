@@ -1,4 +1,4 @@
-"""What importing the package costs beside the libraries that it is made of."""
+"""Import time of the package, compared with that of the libraries it is built on."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ ROUNDS = 7
 
 
 def imports(setting: object) -> list[Row]:
-    """Seconds to import the package in a fresh process, and the multiple of importing its libraries alone."""
+    """Import time in a fresh process, in seconds and as a multiple of that of its libraries alone."""
     statements = {name: f"import {name}" for name in ("torch", LIBRARIES, "tensorfact")}
     seconds: dict[str, list[float]] = {name: [] for name in statements}
     for statement in statements.values():
         _seconds(statement)  # writes the bytecode, which an installed package has
-    for _ in range(ROUNDS):  # one after the other, so that every round has its own neighbours
+    for _ in range(ROUNDS):  # alternating, so that each ratio compares neighbours in time
         for name, statement in statements.items():
             seconds[name].append(_seconds(statement))
     ratios = [own / base for own, base in zip(seconds["tensorfact"], seconds[LIBRARIES], strict=True)]
@@ -28,7 +28,7 @@ def imports(setting: object) -> list[Row]:
 
 
 def _seconds(statement: str) -> float:
-    """Time an import within its process, so that the start of Python is left out."""
+    """Time an import inside a new process, without the start of Python."""
     code = f"import time; start = time.perf_counter(); {statement}; print(time.perf_counter() - start)"
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}
     command = [sys.executable, "-c", code]

@@ -1,4 +1,4 @@
-"""The benchmarks. Each returns rows; every ratio is between neighbours in time, in one process."""
+"""The benchmarks. Each returns rows; every ratio compares measurements that are adjacent in time, in one process."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ OWN, LORA = "tensor-train", "peft LoRA, all linear"
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """On what, and how precisely.
+    """Device, batch, dtype and number of rounds of a benchmark.
 
     Args:
         device: `cpu` or `cuda`.
-        batch: Images a step.
-        autocast: The dtype of products; None for fp32.
-        rounds: How many rounds are timed for what has a target, at most; a third of it for the rest.
-        patience: Seconds after which fewer rounds will do, for what has a target; a third of it for the rest.
+        batch: Images per step.
+        autocast: Autocast dtype of matrix products; None for fp32.
+        rounds: Maximum number of timed rounds of the methods with a target; the others get a third.
+        patience: Time limit in seconds of the methods with a target; the others get a third.
     """
 
     device: str
@@ -58,7 +58,7 @@ class Setting:
     patience: float = 90
 
     def data(self, batch: int | None = None) -> tuple[Tensor, Tensor]:
-        """Return random images and labels."""
+        """Return random images (batch, 3, 224, 224) and labels (batch,)."""
         count, generator = batch or self.batch, torch.Generator().manual_seed(0)
         x = torch.randn(count, 3, 224, 224, generator=generator)
         return x.to(self.device), torch.randint(0, 100, (count,), generator=generator).to(self.device)
@@ -81,7 +81,7 @@ CUDA = Setting("cuda", 64, torch.bfloat16, 30)
 
 
 def training(setting: Setting) -> list[Row]:
-    """A training step, in multiples of the frozen floor's."""
+    """Time of a training step, as a multiple of the frozen floor."""
     base = vit(BASE, setting.device)
     bottom = setting.step(floor(copy.deepcopy(base)))
     cuda, work = setting.device == "cuda", f"ViT-B/16, {setting}"
@@ -108,7 +108,7 @@ def training(setting: Setting) -> list[Row]:
 
 
 def limit(setting: Setting) -> list[Row]:
-    """Why not less: the six narrow products of every layer alone, without all that surrounds them."""
+    """Lower bound of an adapted step: only the six narrow products of every layer, without any overhead."""
     base, work = vit(BASE, setting.device), f"ViT-B/16, {setting}"
     tokens = 197 * setting.batch
     blocks = base.get_submodule("blocks")
@@ -128,13 +128,13 @@ def limit(setting: Setting) -> list[Row]:
 
 
 class NarrowProducts:
-    """The products that adapting adds to a training step, or, if wide, those that the layers have anyway.
+    """The matrix products that an adapter adds to a training step, or, if wide, those of the layers themselves.
 
     Args:
-        shapes: Inputs and outputs of every layer.
-        tokens: How many tokens.
-        setting: On what, and how precisely.
-        wide: The layers' own products.
+        shapes: Numbers of inputs and outputs of every layer.
+        tokens: Number of tokens in a batch.
+        setting: Gives device and dtype.
+        wide: Run the products of the layers instead of the narrow ones.
     """
 
     def __init__(self, shapes: list[tuple[int, int]], tokens: int, setting: Setting, *, wide: bool = False) -> None:
@@ -151,7 +151,7 @@ class NarrowProducts:
         self.flops = sum(2 * tokens * (2 * i * o if wide else 3 * RANK * (i + o)) for i, o in shapes)
 
     def __call__(self) -> None:
-        """Run them."""
+        """Run all products once."""
         for x, y, *matrices in self.layers:
             if self.wide:
                 nn.functional.linear(x, matrices[0])
@@ -167,7 +167,7 @@ class NarrowProducts:
 
 
 def compiled(setting: Setting) -> list[Row]:
-    """A compiled training step, in multiples of the compiled floor's, and its memory."""
+    """Time and memory of a compiled training step, as multiples of the compiled floor."""
     base, work = vit(BASE, setting.device), f"ViT-B/16, {setting}, compiled"
     attach = {"floor": floor, OWN: PEERS[OWN], LORA: PEERS[LORA]}
 
@@ -190,20 +190,22 @@ def compiled(setting: Setting) -> list[Row]:
 
 
 def memory(setting: Setting) -> list[Row]:
-    """The most memory that a training step takes, in multiples of the frozen floor's."""
+    """Peak memory of a training step, as a multiple of the frozen floor."""
     base, work = vit(BASE), f"ViT-B/16, {setting}"
 
     def make(name: str) -> TrainingStep:
         attach = floor if name == "floor" else PEERS[name]
         return setting.step(attach(copy.deepcopy(base)).to(setting.device))
 
-    names = [name for name in PEERS if name not in ("Tucker", "CP")]  # which keep what the tensor-train keeps
+    names = [
+        name for name in PEERS if name not in ("Tucker", "CP")
+    ]  # these keep the same activations as the tensor-train
     peaks = {name: _peak_alone(make, name) for name in ("floor", *names)}
     return [median_row("memory", f"{name} / floor", work, [peaks[name] / peaks["floor"]]) for name in names]
 
 
 def inference(setting: Setting) -> list[Row]:
-    """A forward pass without gradients, in multiples of the base model's."""
+    """Time of a forward pass without gradients, as a multiple of the base model."""
     base, work = vit(BASE, setting.device), f"ViT-B/16, {setting}"
     models = copies(base, [OWN, LORA, "matrix-batch"])
     merged = PEERS[OWN](copy.deepcopy(base))
@@ -216,7 +218,7 @@ def inference(setting: Setting) -> list[Row]:
 
 
 def growth(setting: Setting) -> list[Row]:
-    """How a training step grows with rank, depth and width, and tokens, in multiples of its floor's."""
+    """Time of a training step by rank, depth and width, and tokens, as a multiple of the frozen floor."""
     rounds = setting.rounds // 3 + 1
     rows = []
 
@@ -239,7 +241,7 @@ def growth(setting: Setting) -> list[Row]:
 
 
 def upkeep(setting: Setting) -> list[Row]:
-    """Seconds to adapt, merge, save and load; and how much of the dense weights `adapt` allocates."""
+    """Seconds to adapt, merge, save and load; and memory that `adapt` allocates, as a share of the largest weight."""
     rows: list[Row] = []
     sizes = ("vit_tiny_patch16_224", "vit_small_patch16_224", BASE, "vit_large_patch16_224", "vit_giant_patch14_224")
     for name in sizes:
@@ -278,7 +280,7 @@ def _upkeep_of(model: nn.Module, name: str, setting: Setting) -> Iterator[Row]:
 
 
 def _allocated_by_adapt(model: nn.Module, plan: TensorizationPlan, work: str, most: float | None) -> Row:
-    """Return the most that `adapt` allocates at once, as a share of the largest adapted weight."""
+    """Return the peak memory that `adapt` allocates, as a share of the largest adapted weight."""
     live = LiveBytes()
     with live:
         adapter = adapt(model, plan, TensorTrain(RANK), seed=0)
@@ -288,7 +290,7 @@ def _allocated_by_adapt(model: nn.Module, plan: TensorizationPlan, work: str, mo
 
 
 def algebra(setting: Setting) -> list[Row]:
-    """Rounding and conversion on ViT-L's tensor: seconds, and the most they allocate as a share of the dense tensor."""
+    """Rounding and conversion on the tensor of ViT-L: seconds, and peak memory as a share of the dense tensor."""
     with torch.device("meta"):
         model = timm.create_model("vit_large_patch16_224")
     (tensor,) = plan_for(model).resolve(model).tensors
@@ -318,7 +320,7 @@ def algebra(setting: Setting) -> list[Row]:
 
 
 def _peak_alone(make: Callable[[str], TrainingStep], name: str) -> int:
-    """Measure the peak of one training step with nothing else on the device."""
+    """Measure the peak memory of one training step with nothing else on the device."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

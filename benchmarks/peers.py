@@ -1,4 +1,4 @@
-"""What is measured against what: ways to make one model train, each on a copy of its own."""
+"""Methods that the benchmarks compare: each makes a copy of one model trainable."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ FIRST = "blocks.0.attn.qkv.weight"
 LINEAR = ["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"]
 
 Peer = Callable[[nn.Module], nn.Module]
-"""Takes a model, makes it train, and returns what is called."""
+"""Makes a model trainable in place, and returns the module to call."""
 
 
 def vit(name: str, device: str = "cpu") -> nn.Module:
-    """Return a randomly initialised ViT of timm's with 100 classes."""
+    """Return a randomly initialised ViT of timm with 100 classes."""
     torch.manual_seed(0)
     model: nn.Module = timm.create_model(name, num_classes=100)
     return model.to(device)
 
 
 def floor(model: nn.Module) -> nn.Module:
-    """Freeze all but the head, with gradients through every block: no method that adapts every block is faster."""
+    """Freeze all but the head, with gradients through every block: a lower bound for methods that adapt every block."""
     freeze_to_floor(model, FIRST)
     return model
 
 
 def adapted(format: Format, **options: bool | str) -> Peer:
-    """Return a peer: this library, on every linear layer."""
+    """Return a peer: a tensorfact adapter on every linear layer."""
 
     def attach(model: nn.Module) -> nn.Module:
         adapt(model, plan_for(model), format, seed=0, check=False, **options)  # type: ignore[arg-type]
@@ -46,7 +46,7 @@ def adapted(format: Format, **options: bool | str) -> Peer:
 
 
 def lora(layers: list[str]) -> Peer:
-    """Return a peer: peft's LoRA of the same rank on some layers, the head trained as well."""
+    """Return a peer: LoRA by peft, of the same rank, on some layers; the head trains as well."""
 
     def attach(model: nn.Module) -> nn.Module:
         config = peft.LoraConfig(r=RANK, target_modules=layers, modules_to_save=["head"])
@@ -62,14 +62,14 @@ def full(model: nn.Module) -> nn.Module:
 
 
 class SeparateCalls(nn.Module):
-    """A linear layer with the paper's tensor-train, in the manner of its released code: three calls for each matrix.
+    """A linear layer with FacT-TT as in its released code: three calls for each matrix.
 
     Args:
         linear: The frozen layer.
-        u: Shared by all layers (rank, width).
-        v: Shared by all layers (width, rank).
-        chunks: How many matrices the layer's outputs (q, k, v; the wide layer of the MLP) or inputs are cut into.
-        over_inputs: Whether the inputs are cut.
+        u: Layer with weight (rank, width), shared by all layers.
+        v: Layer with weight (width, rank), shared by all layers.
+        chunks: Number of matrices into which the outputs (q, k, v; first layer of the MLP) or the inputs are split.
+        over_inputs: Split the inputs instead of the outputs.
     """
 
     def __init__(self, linear: nn.Linear, u: nn.Linear, v: nn.Linear, chunks: int, *, over_inputs: bool) -> None:
@@ -82,7 +82,7 @@ class SeparateCalls(nn.Module):
     v: nn.Linear
 
     def forward(self, x: Tensor) -> Tensor:
-        """Add the increment of every matrix to the layer's result."""
+        """Return the output of the layer plus the increments of its matrices."""
         y: Tensor = self.linear(x)
         inputs = x.chunk(self.chunks, -1) if self.over_inputs else [x] * self.chunks
         parts = [self.v(middle(self.u(part))) for middle, part in zip(self.middle, inputs, strict=True)]
@@ -90,7 +90,7 @@ class SeparateCalls(nn.Module):
 
 
 def separate_calls(model: nn.Module) -> nn.Module:
-    """Make a ViT train factors as the released FacT code does."""
+    """Attach FacT-TT to a ViT as its released code does."""
     for name, parameter in base_parameters(model).items():
         parameter.requires_grad_(name.startswith("head."))
     width = base_parameters(model)["blocks.0.attn.proj.weight"].shape[1]
@@ -122,7 +122,7 @@ PEERS: dict[str, Peer] = {
     "peft LoRA, q k v": lora(["attn.qkv"]),
     "full fine-tuning": full,
 }
-"""Every way to train, by its label. peft adapts a fused q, k, v as one matrix, so its q, v row has k too."""
+"""Peers by label. peft adapts a fused qkv weight as one matrix, so there is a row for q k v and none for q v."""
 
 
 def copies(base: nn.Module, names: list[str]) -> dict[str, nn.Module]:

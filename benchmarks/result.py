@@ -1,4 +1,4 @@
-"""What a benchmark finds: ratios with their targets, on a named machine."""
+"""Results of benchmarks: measured values with their targets, and the machine that measured them."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One measured number.
+    """One measured value.
 
     Args:
-        benchmark: The benchmark that found it.
-        what: What was measured, as a multiple of what.
-        work: The model, batch and settings.
-        value: The median.
-        low: The lowest of the rounds.
-        high: The highest of the rounds.
-        most: The target: at most this; None if there is none.
+        benchmark: Name of the benchmark.
+        what: Measured quantity; a ratio is written `A / B`.
+        work: Model, batch and settings.
+        value: Median over the rounds.
+        low: Minimum over the rounds.
+        high: Maximum over the rounds.
+        most: Target: the largest value that is accepted; None without a target.
         unit: `x` for a ratio, `s` for seconds.
     """
 
@@ -43,20 +43,20 @@ class Row:
 
     @property
     def holds(self) -> str:
-        """Whether the target holds, as a word."""
+        """`yes` or `no` for a value with a target, otherwise empty."""
         return "" if self.most is None else "yes" if round(self.value, 3) <= self.most else "no"
 
 
 def median_row(
     benchmark: str, what: str, work: str, values: Sequence[float], most: float | None = None, unit: str = "x"
 ) -> Row:
-    """Return the row of some rounds."""
+    """Return a row with median, minimum and maximum of the values of all rounds."""
     value, low, high = (round(number, 4) for number in (statistics.median(values), min(values), max(values)))
     return Row(benchmark, what, work, value, low, high, most, unit)
 
 
 def table(rows: Iterable[Row]) -> Table:
-    """Return rows as a table, without a column that says which benchmark."""
+    """Return rows of one benchmark as a table."""
     return Table(
         ("measured", "on", "median", "lowest", "highest", "target", "holds"),
         tuple(
@@ -73,7 +73,7 @@ def table(rows: Iterable[Row]) -> Table:
 
 
 def machine(device: str) -> dict[str, str]:
-    """Name the machine and what runs on it."""
+    """Describe the machine: device, threads, system and package versions."""
     cpu = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     found = {
         "device": torch.cuda.get_device_name() if device == "cuda" else (cpu[0] if cpu else platform.processor()),
@@ -85,9 +85,9 @@ def machine(device: str) -> dict[str, str]:
 
 
 def write(path: Path, device: str, rows: Mapping[str, Sequence[Row]], order: Sequence[str]) -> None:
-    """Write the rows of some benchmarks to a JSON file, in an order, with the machine that measured each.
+    """Write the rows of some benchmarks and this machine to a JSON file, sorted by `order`.
 
-    Benchmarks that are in the file and are not measured now stay, with their machines.
+    Other benchmarks in the file are kept, with their machines.
     """
     every = json.loads(path.read_text()) if path.exists() else {}
     own = machine(device)

@@ -1,4 +1,4 @@
-"""What the documentation generates when it is built: the model families, and the tables of the benchmarks."""
+"""Generate parts of the documentation: the model families, the gallery and the tables of the benchmarks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-sys.path.append(str(Path(__file__).parents[1]))  # the benchmarks are no part of the installed package
+sys.path.append(str(Path(__file__).parents[1]))  # the benchmarks are not part of the installed package
 
 from benchmarks.result import RESULTS, read, table
 from tensorfact import TensorTrain, plan_for, recipes
@@ -26,7 +26,7 @@ RANK = 16
 
 
 def on_page_markdown(markdown: str, **context: Any) -> str:
-    """Put generated text where a page asks for it; mkdocs calls this for every page."""
+    """Replace the markers in a page by generated text; mkdocs calls this for every page."""
     sections = {"<!-- families -->": families, "<!-- benchmarks -->": benchmarks, "<!-- gallery -->": gallery}
     for marker, generate in sections.items():
         if marker in markdown:
@@ -94,23 +94,23 @@ def sentence(text: str) -> str:
 
 
 def title_of(name: str) -> str:
-    """Return what a recipe's method is called."""
+    """Return the name of a recipe's method."""
     return (recipes.RECIPES[name].__doc__ or "").partition(":")[0]
 
 
 def code_of(source: str) -> list[str]:
-    """Return a function without its description."""
+    """Return the lines of a function without its docstring."""
     head, _, body = source.split('"""')
     return [*head.rstrip().splitlines(), *body.strip("\n").splitlines()]
 
 
 def benchmarks() -> Iterator[str]:
-    """Write what was measured on every machine."""
+    """Write the tables measured on each device."""
     for device in ("cpu", "cuda"):
         path = RESULTS / f"{device}.json"
         yield from (f"## On a {'CPU' if device == 'cpu' else 'GPU'}", "")
         if not path.exists():
-            yield f"Not measured yet: no such machine was at hand. `make bench-{device}` measures and writes it."
+            yield f"Not measured yet. Run `make bench-{device}` to measure it."
             continue
         for name, (machine, rows) in read(path).items():
             measured = "; ".join(f"{key}: {value}" for key, value in machine.items())

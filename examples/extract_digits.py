@@ -1,18 +1,18 @@
-"""Extract adapters from a fully fine-tuned model, and compare them with adapters that were trained as such.
+"""Extract adapters from a fully fine-tuned model, and compare them with trained adapters of equal format and rank.
 
 Usage:
     python examples/extract_digits.py
 
-The bundled model is tuned on scikit-learn's digits, every weight of it. What that changed is decomposed in several
-formats and ranks; beside each, an adapter of the same format and rank is trained from the start, on the same data with
-the same number of epochs and learning rate. A table is printed, and drawn to `--out`. Nothing is downloaded.
+All weights of the bundled model are fine-tuned on scikit-learn's digits. The change of the weights is decomposed in
+several formats and ranks. For each, an adapter of the same format and rank is also trained, with the same data, epochs
+and learning rate. The script prints a table and writes a plot to `--out`. Nothing is downloaded.
 
-An extracted adapter also holds what the plan does not cover (biases, norms, embeddings, the head) as it was tuned
-(`keep=True`); a trained one learns its factors and the head, and leaves the rest alone. The table counts the factors.
+An extracted adapter also stores the tuned values of all parameters outside the plan (biases, norms, embeddings, the
+head; `keep=True`). A trained adapter trains its factors and the head only. The table counts the factors.
 
-With OMP_NUM_THREADS=1 the command took 3 minutes and 21 seconds. Full fine-tuning classified 96.2 % of the test images
-rightly. A tensor train of rank 8 (6,144 parameters) reached 95.9 % trained and 57.2 % extracted; a matrix batch of rank
-8 (110,592 parameters) 96.1 % and 95.2 %. That is one seed: differences of a point say nothing.
+With OMP_NUM_THREADS=1 the command took 3 minutes and 21 seconds. Full fine-tuning reached a test accuracy of 96.2 %, a
+tensor train of rank 8 (6,144 parameters) 95.9 % trained and 57.2 % extracted, a matrix batch of rank 8 (110,592
+parameters) 96.1 % and 95.2 %. With a single seed, differences of one point are not significant.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ FORMATS: dict[str, list[Format]] = {
 
 
 class Point(NamedTuple):
-    """One format and rank: the numbers in its factors, and what came of it; accuracies from 0 to 1."""
+    """Results of one format and rank: parameters of the factors, error of the extraction, test accuracies 0 to 1."""
 
     kind: str
     label: str
@@ -65,12 +65,12 @@ class Point(NamedTuple):
 
 
 def accuracy(model: nn.Module, samples: Samples) -> float:
-    """Return the fraction of images classified rightly."""
+    """Return the fraction of images that are classified correctly."""
     return evaluate(model, samples)[0]
 
 
 def without_increments(base: nn.Module, tuned: nn.Module, plan: TensorizationPlan) -> nn.Module:
-    """Return the tuned model with the weights that the plan covers set back: what `keep` alone amounts to."""
+    """Return the tuned model with the base weights where the plan covers them: the effect of `keep` alone."""
     model, before = copy.deepcopy(tuned), base.state_dict()
     covered = {name: before[name] for name in plan.resolve(base).parameters}
     model.load_state_dict(covered, strict=False)
@@ -78,11 +78,11 @@ def without_increments(base: nn.Module, tuned: nn.Module, plan: TensorizationPla
 
 
 def draw(points: list[Point], tuned: float, kept: float, title: str) -> Figure:
-    """Draw test accuracy against parameters (log axis), two series a kind of format."""
+    """Plot test accuracy against parameters (log axis), with two series per format."""
     figure = Figure(figsize=(8, 4.2), layout="constrained")
     axes = figure.add_subplot()
     axes.axhline(100 * tuned, color="black", linewidth=1, label="full fine-tuning")
-    axes.axhline(100 * kept, color="black", linewidth=1, linestyle=":", label="its biases, norms, etc. alone")
+    axes.axhline(100 * kept, color="black", linewidth=1, linestyle=":", label="its biases, norms, etc. only")
     for number, kind in enumerate(dict.fromkeys(point.kind for point in points)):
         mine = [point for point in points if point.kind == kind]
         sizes, colour = [point.parameters for point in mine], f"C{number}"
@@ -100,19 +100,19 @@ def draw(points: list[Point], tuned: float, kept: float, title: str) -> Figure:
 
 
 def main() -> None:
-    """Tune everything, extract, train the same formats, print and draw."""
+    """Fine-tune all weights, extract adapters, train adapters of the same formats, print and plot."""
     parser = argparse.ArgumentParser(description="Extract adapters from a fully fine-tuned model.")
-    parser.add_argument("--epochs", type=int, default=10, help="of every training")
-    parser.add_argument("--lr", type=float, default=3e-3, help="of every training")
-    parser.add_argument("--scale", type=float, default=10.0, help="of the trained adapters")
+    parser.add_argument("--epochs", type=int, default=10, help="epochs of every training run")
+    parser.add_argument("--lr", type=float, default=3e-3, help="learning rate of every training run")
+    parser.add_argument("--scale", type=float, default=10.0, help="scale of the trained adapters")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="only the lowest rank of each format")
-    parser.add_argument("--out", type=Path, default=Path("runs/examples/extract.png"), help="where to draw")
+    parser.add_argument("--out", type=Path, default=Path("runs/examples/extract.png"), help="PNG file for the plot")
     args = parser.parse_args()
 
     base = nano()
     torch.manual_seed(args.seed)
-    base.reset_classifier(10)  # type: ignore[operator]  # part of the base: every run starts from this very head
+    base.reset_classifier(10)  # type: ignore[operator]  # part of the base model: all runs start with the same head
     data, plan = digits(base), plan_for(base)
 
     def train(model: nn.Module) -> float:
@@ -125,7 +125,7 @@ def main() -> None:
     covered = sum(tuned.get_parameter(name).numel() for name in plan.resolve(base).parameters)
     kept = accuracy(without_increments(base, tuned, plan), data.test)
     print(f"full fine-tuning, {numbers:,} parameters: validation {100 * val:.1f} %, test {100 * test:.1f} %")
-    print(f"its {numbers - covered:,} biases, norms, embeddings and head alone: test {100 * kept:.1f} %", flush=True)
+    print(f"its {numbers - covered:,} biases, norms, embeddings and head only: test {100 * kept:.1f} %", flush=True)
 
     points = []
     for kind, formats in FORMATS.items():
@@ -154,7 +154,7 @@ def main() -> None:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     title = f"nano on digits, {args.epochs} epoch(s), seed {args.seed}"
     draw(points, test, kept, title).savefig(args.out, dpi=160)
-    print(f"drawn to {args.out}")
+    print(f"plot: {args.out}")
 
 
 if __name__ == "__main__":

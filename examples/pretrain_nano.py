@@ -1,11 +1,11 @@
-"""Pretrain the bundled model on Fashion-MNIST and write the checkpoint the package ships.
+"""Pretrain the bundled model on Fashion-MNIST and write the checkpoint that is part of the package.
 
 Usage:
     python examples/pretrain_nano.py --data FOLDER --out tensorfact/lab/assets/nano.safetensors
 
-`--data` is the folder of Debian's package dataset-fashion-mnist (gzipped IDX files), or any folder into which
-torchvision may download the same files. 30 epochs take 25 to 50 minutes on two CPU cores and a minute on a GPU.
-The run resumes from `OUT.training` when it is started again.
+`--data` is the folder of Debian's package dataset-fashion-mnist (gzipped IDX files), or any folder to which
+torchvision can download the same files. 30 epochs take 25 to 50 minutes on two CPU cores and a minute on a GPU.
+Running the same command again resumes from the checkpoint beside `--out`, with the suffix `.training`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 
 
 class Augmented(Dataset[tuple[Tensor, Tensor]]):
-    """Training images, flipped at random and shifted by up to two pixels; a whole batch is drawn at once."""
+    """Training images with random flips and shifts of up to two pixels, augmented one batch at a time."""
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
         self.images = torch.nn.functional.pad(images, (2, 2, 2, 2), value=float(images.min()))
@@ -64,10 +64,12 @@ def load(folder: Path, *, train: bool) -> tuple[Tensor, Tensor]:
 
 
 def main() -> None:
-    """Train, round to fp16, measure what was rounded, write."""
+    """Train, round to fp16, evaluate the rounded model, write the checkpoint."""
     parser = argparse.ArgumentParser(description="Pretrain the bundled model on Fashion-MNIST.")
-    parser.add_argument("--data", type=Path, default=DEBIAN, help="folder of the data (default: Debian's package)")
-    parser.add_argument("--out", type=Path, default=Path("nano.safetensors"))
+    parser.add_argument(
+        "--data", type=Path, default=DEBIAN, help="folder of the data; default: that of Debian's package"
+    )
+    parser.add_argument("--out", type=Path, default=Path("nano.safetensors"), help="checkpoint to write")
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()

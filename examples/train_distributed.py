@@ -5,8 +5,8 @@ Usage:
     torchrun --nproc-per-node 2 examples/train_distributed.py
     accelerate launch --multi_gpu --num_processes 2 examples/train_distributed.py
 
-`fit` takes the same samples in the same order on any number of processes, so that the results agree up to rounding.
-`--cpu` leaves GPUs alone; several processes without GPUs need it.
+`fit` uses the same samples in the same order for any number of processes, so that results agree up to rounding.
+`--cpu` ignores GPUs, and is required for several processes without GPUs.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from tensorfact.lab import digits, evaluate, nano
 
 
 def main() -> None:
-    """Train, and print what came of it in the main process."""
+    """Train; print the accuracies and save the adapter in the main process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--accumulation", type=int, default=1, help="parts that every process computes a batch in")
+    parser.add_argument("--accumulation", type=int, default=1, help="gradient accumulation steps per batch")
     parser.add_argument("--mixed-precision", choices=["no", "bf16", "fp16"], default="no")
-    parser.add_argument("--gradient-checkpointing", action="store_true", help="less memory, more time")
-    parser.add_argument("--cpu", action="store_true", help="leave GPUs alone")
-    parser.add_argument("--checkpoint", type=Path, help="a file to resume from")
-    parser.add_argument("--out", type=Path, help="where to save the adapter")
+    parser.add_argument("--gradient-checkpointing", action="store_true", help="recompute activations to save memory")
+    parser.add_argument("--cpu", action="store_true", help="train on the CPU")
+    parser.add_argument("--checkpoint", type=Path, help="file to save the training state to, and to resume from")
+    parser.add_argument("--out", type=Path, help="adapter file to write")
     args = parser.parse_args()
 
     accelerator = Accelerator(cpu=args.cpu, mixed_precision=args.mixed_precision)

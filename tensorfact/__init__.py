@@ -61,16 +61,16 @@ __all__ = [
 ]
 
 _LATER = {"compare": "lab", "fit": "lab", "lab": "lab", "testing": "testing", "drawing": "drawing"}
-"""What is imported on first use, and the room it comes from: the lab imports timm, the conformance kit hypothesis."""
+"""Names imported on first use, and their subpackage: `lab` imports timm and `testing` imports hypothesis."""
 
-if not TYPE_CHECKING:  # a checker sees the imports above, and no other attribute
+if not TYPE_CHECKING:  # a type checker would accept any attribute of a module with __getattr__
 
     def __getattr__(name: str) -> object:
         if name not in _LATER:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         try:
             room = import_module(f".{_LATER[name]}", __name__)
-        except ImportError as error:  # help() and completion ask for every name
+        except ImportError as error:  # help() and completion expect an AttributeError
             fix = "pip install 'tensorfact[testing]'" if name == "testing" else "pip install --upgrade tensorfact"
             raise AttributeError(f"{__name__}.{name} cannot be imported: {error}. Fix: {fix}.") from error
         return room if name == _LATER[name] else getattr(room, name)

@@ -2,22 +2,22 @@
 
 ```text
 TensorfactError
-├── PlanError            a rule, group or plan that cannot mean what it says
+├── PlanError            an invalid rule, group or plan, or a plan that does not fit the model
 │   ├── NoMatchError     a rule matches no parameter
-│   ├── ClaimError       two rules claim one parameter, or two slices one place
+│   ├── ClaimError       two rules claim one parameter, or two slices overlap
 │   └── SizeError        a size that does not divide, or two sizes for one axis
-├── NetworkError         cores and legs that do not make an einsum
-├── FormatError          an unknown format, or options it does not have
-│   └── RankError        a rank below 1 or above what the modes allow
-├── AdaptError           a model that cannot take, or does not hold, the adapter
-│   └── UnusedError      an adapted parameter that the model does not use
-├── CheckpointError      a file that is damaged, foreign or unreadable
+├── NetworkError         cores and legs that do not form an einsum
+├── FormatError          an unknown format or option
+│   └── RankError        a rank below 1, or above the maximum for the modes
+├── AdaptError           a model that cannot be adapted, or an adapter in the wrong state
+│   └── UnusedError      an adapted parameter that the forward pass does not use
+├── CheckpointError      a damaged, foreign or unreadable file
 │   └── FingerprintError a file made for another base model
-├── DeviceError          a device that torch cannot compute on here
-├── DataError            data that is missing, damaged or mislabelled
-├── TrainingError        nothing to train, or labels that are no class indices
+├── DeviceError          a device that torch cannot use on this machine
+├── DataError            missing, damaged or mislabelled data
+├── TrainingError        invalid training options, nothing to train, or invalid labels
 │   └── DivergedError    a loss that is no longer finite
-└── SweepError           no sweep, or a folder of runs that cannot be gone on with
+└── SweepError           an invalid sweep, or a run folder that cannot be resumed
 ```
 """
 
@@ -28,14 +28,14 @@ from collections.abc import Iterable
 
 
 class TensorfactError(Exception):
-    """What went wrong, in one line that ends with the way out.
+    """Base class of all errors; the message is one line: problem, expected, got, usual cause, fix.
 
     Args:
         problem: What is wrong, naming the argument, rule, parameter or file.
-        expected: What would have been right.
-        got: What arrived.
+        expected: The valid values.
+        got: The value that was passed.
         cause: The usual cause.
-        fix: What to do about it.
+        fix: What to type or do.
 
     Examples:
         >>> from tensorfact.errors import RankError
@@ -52,15 +52,21 @@ class TensorfactError(Exception):
         cause: str = "",
         fix: str = "",
     ) -> None:
-        contrast = [f"expected {expected}" if expected else "", f"got {got}" if got else ""]
-        sentences = [": ".join(part for part in (problem, ", ".join(filter(None, contrast))) if part)]
-        sentences += [f"Usual cause: {cause}"] if cause else []
-        sentences += [f"Fix: {fix}"] if fix else []
+        contrast = []
+        if expected:
+            contrast.append(f"expected {expected}")
+        if got:
+            contrast.append(f"got {got}")
+        sentences = [f"{problem}: {', '.join(contrast)}" if contrast else problem]
+        if cause:
+            sentences.append(f"Usual cause: {cause}")
+        if fix:
+            sentences.append(f"Fix: {fix}")
         super().__init__(" ".join(s if s.endswith("?") else f"{s.rstrip('.')}." for s in sentences))
 
 
 class PlanError(TensorfactError, ValueError):
-    """A rule, group or plan that cannot mean what it says."""
+    """An invalid rule, group or plan, or a plan that does not fit the model."""
 
 
 class NoMatchError(PlanError):
@@ -68,7 +74,7 @@ class NoMatchError(PlanError):
 
 
 class ClaimError(PlanError):
-    """A parameter claimed twice, or two slices in one place of a tensor."""
+    """A parameter claimed by two rules, or two slices of a tensor that overlap."""
 
 
 class SizeError(PlanError):
@@ -76,19 +82,19 @@ class SizeError(PlanError):
 
 
 class NetworkError(TensorfactError, ValueError):
-    """Cores and legs that do not make an einsum."""
+    """Cores and legs that do not form an einsum."""
 
 
 class FormatError(TensorfactError, ValueError):
-    """An unknown format, or options that a format does not have."""
+    """An unknown format, or an option that the format does not have."""
 
 
 class RankError(FormatError):
-    """A rank below 1 or above what the modes allow.
+    """A rank below 1, or above the maximum for the modes.
 
     Args:
         problem: As in `TensorfactError`.
-        allowed: The nearest ranks that the modes allow, one a bond or mode; None where the ranks mean nothing.
+        allowed: The nearest valid ranks, one per bond or mode; None if their number is wrong.
         parts: The other arguments of `TensorfactError`.
     """
 
@@ -98,15 +104,15 @@ class RankError(FormatError):
 
 
 class AdaptError(TensorfactError, ValueError):
-    """A model that cannot take, or does not hold, the adapter."""
+    """A model that cannot be adapted, or an adapter in the wrong state."""
 
 
 class UnusedError(AdaptError):
-    """An adapted parameter that the model's forward pass does not use: an adapter without effect."""
+    """An adapted parameter that the model's forward pass does not use, so that adapting it has no effect."""
 
 
 class CheckpointError(TensorfactError, ValueError):
-    """A file that is damaged, foreign or unreadable."""
+    """A damaged, foreign or unreadable file."""
 
 
 class FingerprintError(CheckpointError):
@@ -114,34 +120,34 @@ class FingerprintError(CheckpointError):
 
 
 class DeviceError(TensorfactError, RuntimeError):
-    """A device that torch cannot compute on here."""
+    """A device that torch cannot use on this machine."""
 
 
 class DataError(TensorfactError, ValueError):
-    """Data that is missing, damaged or mislabelled."""
+    """Missing, damaged or mislabelled data."""
 
 
 class TrainingError(TensorfactError, RuntimeError):
-    """Nothing to train, or a loss that is no number."""
+    """Invalid training options, nothing to train, or invalid labels."""
 
 
 class DivergedError(TrainingError):
-    """A loss that is no longer finite: the run's own doing, and the same each time."""
+    """A loss that is no longer finite; the same run diverges again when it is repeated."""
 
 
 class SweepError(TensorfactError, ValueError):
-    """A sweep or a run that is not described as one, or a folder of runs that cannot be gone on with."""
+    """An invalid sweep or run, or a run folder that cannot be resumed."""
 
 
 def nearest(word: str, options: Iterable[str]) -> str:
-    """Return `"; did you mean X?"` for the option nearest to `word`, or nothing.
+    """Return `"; did you mean X?"` for the option nearest to `word`.
 
     Args:
-        word: What arrived.
-        options: What would have been valid.
+        word: The unknown name.
+        options: The valid names.
 
     Returns:
-        The hint, empty where nothing comes close.
+        The hint, or an empty string if no option is close.
 
     Examples:
         >>> nearest("tuker", ["tt", "tucker"])

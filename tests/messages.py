@@ -44,7 +44,7 @@ def spelled(node: ast.expr | None) -> str:
     if isinstance(node, ast.Constant):
         return str(node.value)
     if isinstance(node, ast.JoinedStr):
-        return "".join(v.value if isinstance(v, ast.Constant) else field(v) for v in node.values)
+        return "".join(str(v.value) if isinstance(v, ast.Constant) else field(v) for v in node.values)
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         return spelled(node.left) + spelled(node.right)
     return f"{{{ast.unparse(node)}}}"

@@ -1,4 +1,4 @@
-"""Adapt a model: the only place that changes one."""
+"""Attach adapters to a model; the only room that changes a model."""
 
 from .adapter import Adapter
 from .build import adapt, load_adapter

@@ -1,10 +1,10 @@
-"""The adapter: factors of all tensors, attached to one model."""
+"""The adapter: the factors of all tensors, attached to one model."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import Any, cast
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -22,7 +22,7 @@ from ..storage import AdapterState
 from ..storage.description import FACTORS, HEAD, START, AdapterDescription, fingerprint
 from .explain import Explanation, explain
 from .factors import Factors, named
-from .groups import parameter_groups
+from .groups import ParameterGroup, parameter_groups
 from .increments import NOMINAL_TOKENS
 from .links import Links
 from .liveness import Liveness, Watch, measure
@@ -33,18 +33,18 @@ from .stored import refuse_merged
 
 
 class Adapter(nn.Module):
-    """The factors of all tensors, attached to one model. Made by `adapt` and `load_adapter`.
+    """The factors of all tensors, attached to one model. Created by `adapt` and `load_adapter`.
 
     It is registered on the model's root as `model.tensorfact`, so the factors follow `.to()`, `deepcopy` and
-    `state_dict`, each once. Called as a module it returns its input, so that a `Sequential` root goes on working.
+    `state_dict`, each once. Called as a module it returns its input, so that a `Sequential` root still works.
 
     Args:
-        model: The model.
-        plan: The plan.
+        model: The base model.
+        plan: The weights to adapt, and how they fold into tensors.
         resolved: The plan, resolved on the model.
         formats: Formats by tensor name.
         scales: Scales by tensor name.
-        head: The names of the head's parameters.
+        head: Names of the trained head's parameters.
         options: The other options of `adapt`.
     """
 
@@ -59,7 +59,7 @@ class Adapter(nn.Module):
         options: AdaptOptions,
     ) -> None:
         super().__init__()
-        self.__dict__["_model"] = model  # not as a child: the model holds the adapter
+        self.__dict__["_model"] = model  # not as a submodule: the adapter is a submodule of the model
         self.plan, self.resolved, self.head = plan, resolved, head
         self.formats, self.scales = dict(formats), dict(scales)
         self.dropout, self.seed, self._options = options.dropout.plain, options.seed, options
@@ -73,25 +73,25 @@ class Adapter(nn.Module):
         self.watch = Watch(self.model, self._slots, self.resolved)
 
     def subtract_start(self) -> None:
-        """Subtract from the increments what they are now, before it is attached; `adapt` does."""
+        """Subtract the increments' present values, so that training starts from the base model; used by `adapt`."""
         self._links.subtract_start()
         self._link(self._links)
 
     @property
     def model(self) -> nn.Module:
-        """The model that the adapter is linked to."""
+        """The model that the adapter was created for."""
         return cast("nn.Module", self.__dict__["_model"])
 
     @property
     def merged(self) -> bool:
-        """Whether the base weights hold the increments."""
+        """Whether the increments are merged into the base weights."""
         return bool(self._originals.values)
 
     def merge(self) -> None:
         """Write the effective weights into the base parameters; the originals are kept for `unmerge`.
 
         Raises:
-            AdaptError: It is merged already, or removed.
+            AdaptError: The adapter is already merged, disabled or removed.
         """
         self._require(merged=False, changing=True)
         self._links.check_base()
@@ -99,22 +99,22 @@ class Adapter(nn.Module):
         self._switch.on = False
 
     def unmerge(self) -> None:
-        """Write the original base parameters back, bit for bit.
+        """Restore the original base parameters, bit for bit.
 
         Raises:
-            AdaptError: It is not merged, or removed.
+            AdaptError: The adapter is not merged, disabled or removed.
         """
         self._require(merged=True, changing=True)
         self._originals.restore()
         self._switch.on = True
 
     def remove(self) -> None:
-        """Take the adapter off the model. Merged weights stay merged; else the model is the base model again.
+        """Remove the adapter from the model: merged weights stay merged, otherwise the base model is restored.
 
-        The head keeps its trained values, and every parameter requires gradients as it did before.
+        The head keeps its trained values. The `requires_grad` flags are restored.
 
         Raises:
-            AdaptError: It is removed already.
+            AdaptError: The adapter is disabled or already removed, or a layer was changed after it was adapted.
         """
         self._require(changing=True)
         self._links.check_intact()
@@ -123,12 +123,12 @@ class Adapter(nn.Module):
 
     @contextlib.contextmanager
     def disabled(self) -> Iterator[None]:
-        """Run the base model while the context lasts, also if merged. The head stays as trained.
+        """Context manager in which the model runs as the base model with the trained head, even if merged.
 
-        A merged adapter is merged anew at the end, with its factors as they are then.
+        A merged adapter is merged again on exit, with its factors at that time.
 
         Raises:
-            AdaptError: It is removed.
+            AdaptError: The adapter is removed.
 
         Examples:
             >>> import torch
@@ -142,7 +142,7 @@ class Adapter(nn.Module):
             True
         """
         self._require()
-        if self._disabled:  # within another disabled() of the same adapter
+        if self._disabled:  # nested in another disabled() of the same adapter
             yield
             return
         if merged := self.merged:
@@ -155,12 +155,12 @@ class Adapter(nn.Module):
             if merged:
                 self.merge()
 
-    def forward(self, input: Any) -> Any:
-        """Return the input: what the adapter adds, the adapted layers add."""
+    def forward(self, input: object) -> object:
+        """Return the input unchanged; the increments are added in the adapted layers."""
         return input
 
     def attach(self) -> None:
-        """Put the adapter on its model; `adapt` does. An error leaves the model as it was."""
+        """Attach the adapter to its model; used by `adapt`. On an error the model is left unchanged."""
         try:
             self._attached = True
             self._place.take(self, self.head, self._links.passes, self._before_loading)
@@ -187,23 +187,23 @@ class Adapter(nn.Module):
 
     @property
     def num_parameters(self) -> int:
-        """How many numbers the trained factors hold, the head apart."""
+        """Number of trained parameters in the factors, without the head."""
         return sum(cast("Factors", factors).num_parameters for factors in self.factors.values())
 
-    def parameter_groups(self, lr: float, factors: Mapping[str, float] | None = None) -> list[dict[str, Any]]:
-        """Return what trains in groups of one learning rate, for a torch optimizer.
+    def parameter_groups(self, lr: float, factors: Mapping[str, float] | None = None) -> list[ParameterGroup]:
+        """Group the trained parameters by learning rate, for a torch optimizer.
 
         Args:
             lr: The learning rate.
-            factors: Multiples of it: by a core's name (`V`), by tensor and core (`encoder.V`), or for the `head`.
+            factors: Multiples of `lr` by core (`V`), by tensor and core (`encoder.V`), or for the `head`.
 
         Returns:
             One group for each multiple, with `params` and `lr`.
 
         Raises:
-            AdaptError: A name is none of these, or a multiple no positive number.
+            AdaptError: A name is unknown, or a multiple is not a positive number.
 
-        Source: LoRA+: S. Hayou et al., ICML 2024, trains B faster than A.
+        Source: S. Hayou et al., LoRA+, ICML 2024, which trains B faster than A.
 
         Examples:
             >>> from tensorfact import MatrixBatch, adapt, plan_for
@@ -222,7 +222,7 @@ class Adapter(nn.Module):
             parameter_name: The parameter's name in the model.
 
         Raises:
-            AdaptError: The adapter does not change this parameter.
+            AdaptError: The parameter is not adapted.
 
         Examples:
             >>> from tensorfact import TensorTrain, adapt, plan_for
@@ -234,28 +234,28 @@ class Adapter(nn.Module):
         """
         if parameter_name not in self._slots:
             raise AdaptError(
-                f"the adapter does not change {parameter_name!r}",
-                expected=f"one of {len(self._slots)} parameters",
+                "delta: parameter_name",
+                expected=f"one of the {len(self._slots)} adapted parameters",
                 got=f"{parameter_name!r}{nearest(parameter_name, self._slots)}",
-                fix="see adapter.resolved.parameters",
+                fix="pass a name from adapter.resolved.parameters",
             )
         slot = self._slots[parameter_name]
         return slot.increment.dense() * slot.scale
 
     def check(self, example_input: object = None) -> Liveness:
-        """Perturb every adapted parameter by itself: does the output move, and is adapted the same as merged?
+        """Check that each adapted parameter affects the output, and that adapted and merged model agree.
 
-        Runs the model twice for each parameter, in evaluation mode. The model is left as it was, bit for bit.
+        Runs the model at least twice per parameter, in evaluation mode. The model is restored bit for bit.
 
         Args:
-            example_input: A tensor, a tuple of arguments, or a mapping of keywords; by default, an input that timm's
-                `pretrained_cfg`, transformers' `config` or its `dummy_inputs` describes.
+            example_input: A tensor, a tuple of arguments, or a mapping of keyword arguments; default: an input derived
+                from timm's `pretrained_cfg`, or transformers' `config` or `dummy_inputs`.
 
         Returns:
-            How far every parameter moves the output, and the difference between adapted and merged model.
+            For each parameter, the change of the output and the difference between adapted and merged model.
 
         Raises:
-            AdaptError: A parameter is dead, adapted differs from merged, or there is no example input.
+            AdaptError: A parameter has no effect, adapted and merged model differ, or an example input is needed.
 
         Examples:
             >>> from tensorfact import TensorTrain, adapt, plan_for
@@ -269,17 +269,17 @@ class Adapter(nn.Module):
         return measure(self.model, self._slots, required_example(self.model, example_input)).verified()
 
     def explain(self, tokens: int = NOMINAL_TOKENS, *, measure: bool = False) -> Explanation:
-        """Say what the contraction planner chose, what that costs, and on request how long it takes.
+        """Show the route, contraction order, cost and time of each kind of adapted parameter.
 
         Args:
-            tokens: Tokens of one forward pass (batch times positions); rounded up to a power of two, as in use.
-            measure: Time a training step of one layer of each kind, beside the base layer's.
+            tokens: Tokens in one forward pass (batch times positions); rounded up to a power of two, as in training.
+            measure: Also measure the time that a training step takes longer than with the base layers.
 
         Returns:
-            For every kind of parameter its route, order, FLOPs, and the cost and predicted time of a training step.
+            For each kind: route, order, FLOPs, and the cost and predicted time of a training step.
 
         Raises:
-            AdaptError: `tokens` is no positive int.
+            AdaptError: `tokens` is not a positive int, or `measure=True` on the meta device.
 
         Examples:
             >>> from tensorfact import TensorTrain, adapt, plan_for
@@ -298,18 +298,18 @@ class Adapter(nn.Module):
             path: The file; its folder must exist.
 
         Raises:
-            AdaptError: The adapter, or the head it trained, is no longer on the model.
-            CheckpointError: It cannot be written; a file that was there is unchanged.
+            AdaptError: The adapter, or the head it trained, was removed from the model.
+            CheckpointError: The file cannot be written; an existing file is left unchanged.
             FormatError: A format has no registered name.
         """
         self.state.save(path)
 
     @property
     def state(self) -> AdapterState:
-        """The adapter without its model, as it is now: what `save` writes.
+        """A copy of the adapter without its model; `save` writes it to a file.
 
         Raises:
-            AdaptError: The adapter, or the head it trained, is no longer on the model.
+            AdaptError: The adapter, or the head it trained, was removed from the model.
         """
         self._require()
         self._links.check_base()
@@ -333,9 +333,9 @@ class Adapter(nn.Module):
     def convert(
         self, format: Format | Mapping[str, Format], *, tolerance: float | None = None, progress: Progress = silent
     ) -> Recompression:
-        """Convert the factors to another format, in place, with the arguments and the result of `tensorfact.convert`.
+        """Convert the factors to another format in place; arguments and result are those of `tensorfact.convert`.
 
-        The factors are new parameters: create the optimizer again.
+        The factors become new parameters: create a new optimizer.
 
         Raises:
             AdaptError: The adapter is merged, disabled or removed.
@@ -359,9 +359,9 @@ class Adapter(nn.Module):
         budget: int | None = None,
         progress: Progress = silent,
     ) -> Recompression:
-        """Lower the ranks, in place, with the arguments and the result of `tensorfact.round_ranks`.
+        """Lower the ranks in place; arguments and result are those of `tensorfact.round_ranks`.
 
-        The factors are new parameters: create the optimizer again.
+        The factors become new parameters: create a new optimizer.
 
         Raises:
             AdaptError: The adapter is merged, disabled or removed.
@@ -372,11 +372,11 @@ class Adapter(nn.Module):
     def to_lora(
         self, folder: AnyPath, *, rank: int | None = None, head: bool = True, example_input: object = None
     ) -> LoraFolder:
-        """Write the adapter as a LoRA folder that peft loads, with the arguments of `tensorfact.to_lora`."""
+        """Write the adapter as a LoRA folder that peft loads; arguments as in `tensorfact.to_lora`."""
         return to_lora(self, self.model, folder, rank=rank, head=head, example_input=example_input)
 
     def _take(self, found: Recompression) -> Recompression:
-        """Put other factors in the place of these; an error leaves the model as it was."""
+        """Replace the factors by those of a conversion; on an error the model is left unchanged."""
         self._links.check_intact()
         links = self._links.with_cores(found.state)
         self._links.detach()
@@ -389,7 +389,7 @@ class Adapter(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """The fingerprint of the base weights that the adapter belongs to."""
+        """Fingerprint of the base weights, by which a file is matched to its base model."""
         return fingerprint({**base_parameters(self.model), **self._originals.values}, tuple(self._slots))
 
     def extra_repr(self) -> str:

@@ -1,9 +1,9 @@
-"""Adapt a model with fresh factors, or with those of a file."""
+"""Create an adapter with fresh factors (`adapt`), or load one from a file (`load_adapter`)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import nn
@@ -14,6 +14,7 @@ from ..model.head import head_parameters
 from ..model.memory import refuse_shared_memory
 from ..model.parameters import base_parameters, refuse_adapted
 from ..network import Dropout
+from ..network.order import Optimize
 from ..plan import TensorizationPlan
 from ..plan.tensors import per_tensor
 from ..storage.description import FACTORS, HEAD, START
@@ -35,48 +36,49 @@ def adapt(
     route: Route = "auto",
     train_head: bool | str = True,
     seed: int | None = None,
-    optimize: Any = "auto",
+    optimize: Optimize = "auto",
     check: bool = True,
     recompute: bool = False,
     init: Init = None,
     subtract_start: bool = False,
 ) -> Adapter:
-    """Give a model trainable factors of its weights' increment, in place; the base freezes, the head trains.
+    """Adapt a model in place: add trainable tensor-network factors to its weights, freeze the rest, train the head.
 
-    The output does not change until training does. An error leaves the model as it was.
+    The increment starts at zero unless `init` gives one. On an error the model is left unchanged.
 
     Args:
-        model: The model.
-        plan: Which weights fold into which tensors.
-        format: How each tensor is factored: one format, or one for each group's name.
-        scale: Scale s of the update W + s dW: a number, or LoRA's `Alpha(alpha)`, which is divided by the rank; or one
-            for each group's name.
-        dropout: Probability with which, in training, a rank component of the core that starts at zero is dropped for
-            one call; or probabilities of `rank`, of entries of the dense `increment`, and of the `factors`, by name.
-        route: `activation` never forms the increment, `weight` forms it; `auto` picks the cheaper for each weight.
-        train_head: Train and store the head that `pretrained_cfg["classifier"]` names, or the module of this name.
-        seed: Seed of the random cores; by default they come from torch's own state.
-        optimize: What plans the order of contraction: anything opt_einsum accepts.
-        check: Refuse a parameter that the model does not use. It is found by one forward pass in evaluation mode where
-            an example input is known (timm's `pretrained_cfg`, transformers' `dummy_inputs`), else in the first one.
-        recompute: Compute the outputs of torch's normalisations and activation functions again in the backward pass
-            where an adapted layer would keep them: less memory, for a little time.
-        init: What the factors start from. None: random numbers. `"hosvd"`: the leading directions of the stacked base
-            weights, found by the format's decomposition. Either way the increment is zero. Or the increment to start
-            from: another adapter, one without a model, the path of a file, or increments by parameter name, as
-            `Adapter.delta` returns.
-        subtract_start: Subtract from the increment what it starts from, a frozen copy, so that any start leaves the
-            output unchanged. What is drawn from `seed` is not stored; what `init` gives is.
+        model: The model to adapt.
+        plan: The weights to adapt, and how they fold into tensors.
+        format: How each tensor is factored: one format, or formats by group name.
+        scale: Scale s of the update: W + s dW. A number, or LoRA's `Alpha(alpha)`, which is divided by the rank; or
+            scales by group name.
+        dropout: Probability of dropping a rank component of the zero core in each call during training; or
+            probabilities by name for `rank`, entries of the dense `increment`, and entries of the `factors`.
+        route: `activation` never forms the increment, `weight` forms it; `auto` picks the faster for each weight.
+        train_head: Train and store the head: True for the one that `pretrained_cfg["classifier"]` names, or the name
+            of a module.
+        seed: Seed of the random cores; default: drawn from torch's global generator.
+        optimize: How contraction orders are planned: the name of an opt_einsum method, or an optimiser object.
+        check: Raise an error for a parameter that the model does not use. Checked in one forward pass in evaluation
+            mode if an example input is known (timm's `pretrained_cfg`, transformers' `dummy_inputs`), else in the
+            first forward pass.
+        recompute: Recompute the outputs of torch's normalisations and activation functions in the backward pass
+            instead of keeping them for the adapted layers: less memory, slightly slower.
+        init: Initial factors. None: random. `"hosvd"`: the leading directions of the stacked base weights, from the
+            format's decomposition. Both start with a zero increment. To start from a given increment: another
+            adapter, an `AdapterState`, the path of a file, or increments by parameter name, as from `Adapter.delta`.
+        subtract_start: Subtract a frozen copy of the initial increment, so that any start leaves the output
+            unchanged. A copy drawn from `seed` is not stored in files; one from `init` is.
 
     Returns:
-        The adapter, also found as `model.tensorfact`.
+        The adapter, also available as `model.tensorfact`.
 
     Raises:
         PlanError: The plan does not fit the model.
         RankError: The tensor does not admit this rank.
-        AdaptError: The model is adapted already, a number is out of range, or a parameter cannot be adapted.
+        AdaptError: The model is already adapted, an argument is invalid, or a parameter cannot be adapted.
         UnusedError: The model does not use a parameter.
-        DataError: An increment to start from is missing or of another shape.
+        DataError: An increment in `init` is missing or has another shape than its parameter.
 
     Source: Jie & Deng, FacT, AAAI 2023.
 
@@ -112,17 +114,17 @@ def load_adapter(
     *,
     route: Route = "auto",
     check_base: bool = True,
-    optimize: Any = "auto",
+    optimize: Optimize = "auto",
     check: bool = True,
     recompute: bool = False,
 ) -> Adapter:
-    """Adapt a model with the factors, and the head, of a file.
+    """Load an adapter and its trained head from a file, and attach them to a model.
 
     Args:
-        model: The base model the file was trained on, with a head of the same size.
-        path: A file that `Adapter.save` wrote, an adapter without a model, or one on another model.
+        model: The base model that the adapter was trained on, with a head of the same size.
+        path: A file written by `Adapter.save`, an `AdapterState`, or an adapter on another model.
         route: As in `adapt`.
-        check_base: Refuse a model whose base weights are not those the adapter was trained on.
+        check_base: Raise an error if the base weights are not those that the adapter was trained on.
         optimize: As in `adapt`.
         check: As in `adapt`.
         recompute: As in `adapt`.
@@ -134,7 +136,7 @@ def load_adapter(
         CheckpointError: The file is missing, damaged, or does not fit the model's sizes.
         FingerprintError: The file was made for another base model.
         PlanError: The file's plan does not fit the model.
-        AdaptError: The model is adapted already.
+        AdaptError: The model is already adapted.
 
     Examples:
         >>> import tempfile, pathlib
@@ -182,10 +184,10 @@ def _built(
     head: tuple[str, ...],
     options: AdaptOptions,
 ) -> Adapter:
-    """Return an adapter with fresh factors that is not on its model yet."""
+    """Return an adapter with fresh factors, not yet attached to its model."""
     refuse_adapted(model)
     if not isinstance(plan, TensorizationPlan):
-        raise AdaptError("adapt: plan", expected="a TensorizationPlan", got=repr(plan), fix="plan_for(model)")
+        raise AdaptError("adapt: plan", expected="a TensorizationPlan", got=repr(plan), fix="plan=plan_for(model)")
     resolved = plan.resolve(model)
     formats = resolved.formats(format)
     given = per_tensor(scale, list(formats), "scale")
@@ -195,8 +197,8 @@ def _built(
     trained = {id(parameters[name]) for name in head}
     if both := [name for name in resolved.parameters if id(parameters[name]) in trained]:
         raise AdaptError(
-            f"adapt: {both[0]!r} is in the plan and in the head that trains",
-            fix="leave the head out of the plan, or pass train_head=False",
+            f"adapt: {both[0]!r} is in both the plan and the trained head",
+            fix="pass train_head=False, or leave the head out of the plan",
         )
     return Adapter(model, plan, resolved, formats, scales, head, options)
 

@@ -1,4 +1,4 @@
-"""What the planner chose for every kind of parameter, what it costs, and on request how long it takes, as a table."""
+"""The table behind `Adapter.explain`: route, contraction order, cost and time of each kind of parameter."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ ROUNDS = 5
 
 @dataclasses.dataclass(frozen=True)
 class Planned:
-    """One adapted parameter, as the explanation needs it.
+    """One adapted parameter, as input of `explain`.
 
     Args:
-        increment: Its increment.
-        applied: Whether the increment is applied where the layer is called.
-        scale: What multiplies it.
-        parameter: The stored parameter.
+        increment: The parameter's increment.
+        applied: Whether the parameter takes the activation route.
+        scale: Scale s of the update: W + s dW.
+        parameter: The stored base parameter.
     """
 
     increment: AnyIncrement
@@ -38,20 +38,20 @@ class Planned:
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """One row of an explanation: all parameters that are contracted alike.
+    """One row of an explanation: parameters of one kind that take the same route. Figures are per parameter.
 
     Args:
-        parameters: Their names.
-        route: `activation` (where the layer is called; a weight that is read is formed) or `weight`.
-        order: The chosen products. `x (U) (S V)` is an input that meets two matrices, each formed once for all
+        parameters: Names of the parameters.
+        route: `activation` (used in the layer's call; reading the weight still forms it) or `weight`.
+        order: The chosen products. `x (U) (S V)` multiplies the input by two matrices, each formed once for all
             layers.
-        flops: Multiplications and additions of one forward pass of one of them.
-        naive_flops: The same for the better of the two naive orders.
-        largest_intermediate: Numbers in the largest intermediate result.
-        cost: What one of them costs in a training step.
-        predicted: Seconds of that, by the constants of `calibrate`.
-        itemsize: Bytes of one number.
-        measured: Seconds that a step of one layer takes longer than the base layer's; None if not asked for.
+        flops: Multiplications and additions in a forward pass.
+        naive_flops: FLOPs of the better of the two naive orders.
+        largest_intermediate: Number of elements in the largest intermediate result.
+        cost: Cost of a training step.
+        predicted: Predicted time of a training step in seconds, by the constants of `calibrate`.
+        itemsize: Bytes per element.
+        measured: Measured time of a training step in seconds beyond that of the base layer; None if not measured.
     """
 
     parameters: tuple[str, ...]
@@ -68,11 +68,11 @@ class Choice:
 
 @dataclasses.dataclass(frozen=True)
 class Explanation:
-    """What the planner chose for every kind of parameter. Printed, it is a table.
+    """Result of `Adapter.explain`; `str` gives a table.
 
     Args:
-        tokens: The number of tokens planned for.
-        choices: One entry for all parameters that are contracted alike.
+        tokens: Number of tokens in a forward pass.
+        choices: One entry for each kind of parameter and route.
     """
 
     tokens: int
@@ -80,7 +80,7 @@ class Explanation:
 
     @property
     def flops(self) -> int:
-        """Multiplications and additions that the increments add to one forward pass."""
+        """FLOPs that all increments together add to a forward pass."""
         return sum(choice.flops * len(choice.parameters) for choice in self.choices)
 
     def __str__(self) -> str:
@@ -111,36 +111,31 @@ class Explanation:
             for c in self.choices
         )
         table = Table((*headers, *(["measured"] if measured else [])), rows)
+        measured_note = ", time beyond the base layer's (of a layer that is not linear: of forming the weight)"
         return (
-            f"planned for {self.tokens:,} tokens: {self.flops:,} FLOPs in all in a forward pass\n{table}\n"
-            "activation: where the layer is called; where its weight is read instead, the increment is formed\n"
-            "all figures are of one parameter of the row; FLOPs: forward; naive: core by core, the better direction\n"
-            "of a training step: step FLOPs, memory moved, memory kept for the backward pass, calls of a kernel, and"
-            " the time predicted from these"
-            + (
-                "; measured: how much longer it takes than the base layer, or, where the layer is not linear, how long"
-                " forming the weight takes"
-                if measured
-                else ""
-            )
+            f"planned for {self.tokens:,} tokens: {self.flops:,} FLOPs in a forward pass\n{table}\n"
+            "activation: in the layer's call; the increment is still formed when the weight is read\n"
+            "figures are per parameter; FLOPs: forward pass; naive: core by core in the better direction\n"
+            "per training step: step FLOPs, memory moved, memory kept for the backward pass, kernel launches, predicted"
+            f" time{measured_note if measured else ''}"
         )
 
 
 def explain(planned: Iterable[Planned], tokens: int, *, measure: bool = False) -> Explanation:
-    """Collect what was planned.
+    """Collect the planner's choices; see `Adapter.explain`.
 
     Args:
-        planned: Every adapted parameter.
-        tokens: The number of tokens of one forward pass; the planner rounds it up to a power of two.
-        measure: Time a step of one layer of each row.
+        planned: The adapted parameters.
+        tokens: Number of tokens in a forward pass; rounded up to a power of two.
+        measure: Also measure the time of a training step.
 
     Raises:
-        AdaptError: `tokens` is no positive int.
+        AdaptError: `tokens` is not a positive int, or `measure=True` on the meta device.
     """
     planned = list(planned)
     if measure and any(each.parameter.is_meta for each in planned):
         raise AdaptError(
-            "explain: measure=True on a model without numbers", fix="make it on another device than 'meta'"
+            "explain: measure=True needs a model with values, not one on the meta device", fix="measure=False"
         )
     tokens = whole_number(tokens, "explain: tokens", AdaptError, example=NOMINAL_TOKENS)
     alike: dict[tuple[object, bool], list[Planned]] = {}
@@ -174,10 +169,10 @@ def _choice(same: list[Planned], tokens: int, measure: bool) -> Choice:
 
 
 def _measure(same: Sequence[Planned], tokens: int) -> float:
-    """Return how much longer a step of one adapted layer takes than that of its base, median of pairs of both.
+    """Return the median of the extra time that a training step takes in an adapted layer over its base layer.
 
-    All layers of the kind run, since what they share is formed once for all. Of what is no linear layer, only the
-    forming of the weight is timed.
+    All layers of the kind run, since they share matrices that are formed once. If the layer is not linear, only
+    forming the weight is timed.
     """
     view, base = same[0].increment.view, same[0].parameter.detach()
     cores = [core for core in same[0].increment.factors.tensors() if core.requires_grad]
@@ -207,7 +202,7 @@ def _measure(same: Sequence[Planned], tokens: int) -> float:
 
 
 def _seconds(forward: Callable[[], list[Tensor]], inputs: Sequence[Tensor], device: torch.device) -> float:
-    """Time a forward and a backward pass, which adds to no gradient."""
+    """Time a forward and a backward pass, without accumulating gradients."""
 
     def step() -> None:
         with torch.inference_mode(False), torch.enable_grad():

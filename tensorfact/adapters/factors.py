@@ -1,4 +1,4 @@
-"""The trainable cores of one tensor: everything a format needs, derived once from its network."""
+"""The trainable cores of one tensor, created from its network."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class Factors(nn.Module):
     Args:
         network: The network; its `zero` core starts at zero.
         modes: The tensor's modes.
-        extents: Over how many coordinates of each mode one slice runs; its size by default.
-        given: The cores that the format gives.
-        dtype: The cores' dtype.
-        device: Where the cores live.
-        generator: A CPU generator, so that one seed gives the same numbers on any device.
+        extents: Number of coordinates of each mode in one slice; default: the mode's size.
+        given: Cores whose values come from the format, by name.
+        dtype: Dtype of the cores.
+        device: Device of the cores.
+        generator: A CPU generator, so that a seed gives the same values on any device.
 
-    Random cores are normal with variance 1 / (terms the core adds to a sum), so that for an input of independent
-    entries of variance 1, everything the zero core is applied to in one slice has variance 1, at every rank and width.
+    Random cores are normal with variance 1 / fan-in. For an input of independent entries of variance 1, everything the
+    zero core is applied to in one slice then has variance 1, at every rank and width.
 
     Examples:
         >>> import torch
@@ -62,12 +62,12 @@ class Factors(nn.Module):
 
     @property
     def num_parameters(self) -> int:
-        """How many numbers the trained cores hold."""
+        """Number of parameters in the trained cores."""
         return self.network.num_parameters
 
     @property
     def dtype(self) -> torch.dtype:
-        """The cores' dtype."""
+        """Dtype of the cores."""
         return self.tensors()[0].dtype
 
     def named_cores(self) -> dict[str, Tensor]:
@@ -76,18 +76,18 @@ class Factors(nn.Module):
 
     def tensors(self) -> list[Tensor]:
         """Return the cores in the network's order."""
-        stored = self.cores._parameters  # every layer asks; what is not there is parametrized
+        stored = self.cores._parameters  # faster than ParameterDict's lookup; a parametrized core is not in it
         return [stored.get(name) if name in stored else self.cores[name] for name in self._names]  # type: ignore[misc]  # no core is None
 
     def dense(self) -> Tensor:
-        """Return the whole tensor, one dimension a mode."""
+        """Return the dense tensor, with one dimension per mode."""
         return plan_contraction(self.network)(self.tensors())
 
     def assign(self, cores: Mapping[str, Tensor]) -> None:
         """Overwrite the cores' values.
 
         Args:
-            cores: A tensor of the right shape for every core, by name.
+            cores: New values by core name.
         """
         with torch.no_grad():
             for name, core in self.cores.items():
@@ -98,6 +98,6 @@ def named(factors: nn.ModuleDict) -> dict[str, Tensor]:
     """Return the cores of several tensors, named `TENSOR.CORE`.
 
     Args:
-        factors: Factors by tensor name.
+        factors: `Factors` by tensor name.
     """
     return {f"{t}.{c}": core for t, f in factors.items() for c, core in cast("Factors", f).named_cores().items()}

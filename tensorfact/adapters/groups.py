@@ -1,4 +1,4 @@
-"""What trains, in groups of one learning rate."""
+"""Trained parameters in groups by learning rate, for torch optimizers."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from ..common.checks import finite_number, one_of
 from ..errors import AdaptError
 from ..model.parameters import base_parameters
 
+ParameterGroup = dict[str, Any]
+"""One parameter group of a torch optimizer, with `params` and `lr`."""
+
 
 def parameter_groups(
     model: nn.Module,
@@ -18,18 +21,18 @@ def parameter_groups(
     head: tuple[str, ...],
     lr: float,
     factors: Mapping[str, float] | None,
-) -> list[dict[str, Any]]:
-    """Return the parameters that require gradients in groups of one learning rate.
+) -> list[ParameterGroup]:
+    """Group the parameters that require gradients by learning rate.
 
     Args:
         model: The adapted model.
-        cores: Its cores, named `TENSOR.CORE`.
-        head: The names of the head's parameters.
+        cores: Cores by name, `TENSOR.CORE`.
+        head: Names of the head's parameters.
         lr: The learning rate.
-        factors: As in `Adapter.parameter_groups`.
+        factors: Multiples of `lr` by name, as in `Adapter.parameter_groups`.
 
     Raises:
-        AdaptError: A name is no core's and not `head`, or a multiple is no positive number.
+        AdaptError: A name is neither a core nor `head`, or a multiple is not a positive number.
     """
     words = {id(core): [name.rpartition(".")[2], name] for name, core in cores.items()}
     parameters = base_parameters(model)
@@ -37,13 +40,13 @@ def parameter_groups(
     known = sorted({word for each in words.values() for word in each})
     multiples = {}
     for name, factor in (factors or {}).items():
-        one_of(name, known, "parameter_groups: factors", AdaptError)
+        one_of(name, known, "parameter_groups: factors", AdaptError, fix=f"factors={{{known[0]!r}: 16.0}}")
         multiples[name] = finite_number(
             factor,
             f"parameter_groups: factors[{name!r}]",
             AdaptError,
             fits=lambda m: m > 0,
-            expected="a multiple above 0",
+            expected="a number above 0",
         )
     groups: dict[float, list[Tensor]] = {}
     for parameter in model.parameters():

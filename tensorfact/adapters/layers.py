@@ -1,15 +1,15 @@
-"""Adapted modules: reading an adapted parameter gives the effective weight, calling a linear layer never forms it.
+"""Adapted modules: reading an adapted parameter gives the effective weight, calling a linear layer need not form it.
 
-A module is adapted by changing its class to a subclass made here: the adapted parameter's name becomes a property over
-the stored parameter, so a model that reads `layer.weight` without calling the layer is adapted just the same. Nothing
-else of the module changes: parameters, buffers, hooks and `state_dict` keys stay what they were.
+A module is adapted by changing its class to a subclass created here. In it, the adapted parameter's name is a property
+that computes the effective weight from the stored parameter, so a model that reads `layer.weight` without calling the
+layer is adapted as well. Parameters, buffers, hooks and `state_dict` keys of the module do not change.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ def attach(module: nn.Module, slots: Mapping[str, Slot], *, activation: bool) ->
     Args:
         module: The module that owns the parameters.
         slots: Slots by the parameter's name in the module.
-        activation: Take the activation route when the module is called; only for what `takes_activation` allows.
+        activation: Use the activation route when the module is called; requires `takes_activation`.
     """
     product = _product_of(module) if activation else None
     module.__class__ = _adapted_class(type(module), tuple(sorted(slots)), product)  # type: ignore[arg-type]  # a cache wants hashable arguments, which these are
@@ -37,19 +37,19 @@ def attach(module: nn.Module, slots: Mapping[str, Slot], *, activation: bool) ->
 
 
 def is_attached(module: nn.Module) -> bool:
-    """Return whether a module is as `attach` left it, so that `detach` can undo it."""
+    """Return whether a module still has the class that `attach` gave it, so that `detach` can undo it."""
     return SLOTS in module.__dict__ and type(module) in _bases
 
 
 def detach(module: nn.Module) -> None:
-    """Undo `attach`; a module that is not adapted stays as it is."""
+    """Undo `attach`; does nothing to a module that is not adapted."""
     if SLOTS in module.__dict__:
         module.__class__ = _bases[type(module)]
         del module.__dict__[SLOTS]
 
 
 def takes_activation(module: nn.Module, name: str) -> bool:
-    """Return whether a parameter is the weight of a plain linear layer, which can take the activation route."""
+    """Return whether a parameter can take the activation route: whether it is the weight of a plain linear layer."""
     return name == "weight" and _product_of(module) is not None
 
 
@@ -63,8 +63,8 @@ def _conv1d(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _product_of(module: nn.Module) -> Product | None:
-    """Return what a linear layer does when it is called; None for what is no plain linear layer."""
-    own = _bases.get(type(module), type(module))  # an adapted layer is what it was before
+    """Return the function that a plain linear layer computes; None for any other module."""
+    own = _bases.get(type(module), type(module))  # an adapted layer counts as what it was before
     if isinstance(module, nn.Linear) and own.forward is nn.Linear.forward:
         return _linear
     if is_conv1d(module) and own.forward.__qualname__ == "Conv1D.forward":
@@ -72,8 +72,15 @@ def _product_of(module: nn.Module) -> Product | None:
     return None
 
 
-def _forward(product: Product) -> Callable[[Any, Tensor], Tensor]:
-    def forward(self: Any, input: Tensor) -> Tensor:
+class _Layer(Protocol):
+    """An adapted module, as `self` of the functions below."""
+
+    _parameters: dict[str, Tensor]
+    bias: Tensor | None
+
+
+def _forward(product: Product) -> Callable[[_Layer, Tensor], Tensor]:
+    def forward(self: _Layer, input: Tensor) -> Tensor:
         slot: Slot = self.__dict__[SLOTS]["weight"]
         record(slot)
         weight, bias = self._parameters.get("weight"), self.bias
@@ -87,7 +94,7 @@ def _forward(product: Product) -> Callable[[Any, Tensor], Tensor]:
 
 
 def _effective(name: str) -> property:
-    def read(self: Any) -> Tensor:
+    def read(self: _Layer) -> Tensor:
         slot: Slot = self.__dict__[SLOTS][name]
         base: Tensor = self._parameters.get(name)
         if slot.sharded:  # FSDP2 looks for the shard it stored; in a forward pass everything is gathered
@@ -105,7 +112,7 @@ _bases: dict[type[nn.Module], type[nn.Module]] = {}
 
 @functools.cache
 def _adapted_class(base: type[nn.Module], names: tuple[str, ...], product: Product | None) -> type[nn.Module]:
-    body: dict[str, Any] = {name: _effective(name) for name in names}
+    body: dict[str, object] = {name: _effective(name) for name in names}
     body |= {"forward": _forward(product)} if product else {}
     body |= {"__module__": base.__module__, "__doc__": base.__doc__}
     body["__reduce_ex__"] = lambda self, protocol: (_empty, (base, names, product), self.__getstate__())

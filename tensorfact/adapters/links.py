@@ -1,4 +1,4 @@
-"""The link between factors and a model: every adapted parameter's increment, its owners and its route."""
+"""Links between factors and a model: the increment, owning modules and route of each adapted parameter."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from .stored import confirm
 
 
 class Links:
-    """Fresh factors for the tensors of a plan, and how each parameter of a model takes its part of them.
+    """Fresh factors for the tensors of a plan, and the increment of each adapted parameter.
 
-    Nothing changes on the model before `attach`.
+    The model does not change before `attach`.
 
     Args:
-        model: The model.
-        resolved: The plan, resolved on it.
+        model: The base model.
+        resolved: The plan, resolved on the model.
         formats: Formats by tensor name.
         scales: Scales by tensor name.
         switch: Whether the increments are added.
@@ -57,7 +57,7 @@ class Links:
         parameters, generator = base_parameters(model), options.generator()
         for tensor in resolved.tensors:
             network = tensor.network(formats[tensor.name])
-            options.dropout.masked_core(network)  # an error where there is nothing to drop
+            options.dropout.masked_core(network)  # raises if there is nothing to drop
             stored = [parameters[view.parameter] for view in tensor.views]
             factors = Factors(
                 network,
@@ -76,10 +76,10 @@ class Links:
         self.activation = {name for name in self.slots if self._takes_activation(name, options.route)}
 
     def with_cores(self, state: AdapterState) -> Links:
-        """Return links to the same parameters with other factors; cores that are frozen stay frozen.
+        """Return links to the same parameters with other factors; frozen cores stay frozen.
 
         Args:
-            state: The formats and the cores.
+            state: The new formats and cores.
         """
         options = dataclasses.replace(self.options, seed=None)
         links = Links(
@@ -95,7 +95,7 @@ class Links:
         return links
 
     def planned(self) -> list[Planned]:
-        """Return what `explain` needs of every adapted parameter."""
+        """Return the input of `explain` for each adapted parameter."""
         parameters = base_parameters(self.model)
         return [
             Planned(slot.increment, name in self.activation, slot.scale, parameters[name])
@@ -103,7 +103,7 @@ class Links:
         ]
 
     def subtract_start(self) -> None:
-        """From every increment subtract what it is now: that of a frozen copy of the factors."""
+        """Subtract from each increment that of a frozen copy of the factors."""
         for tensor in self.resolved.tensors:
             start = copy.deepcopy(self.factors[tensor.name]).requires_grad_(False)
             self.starts[tensor.name] = start
@@ -111,7 +111,7 @@ class Links:
                 self.slots[name].increment = ShiftedIncrement(self._own[name], increment)
 
     def attach(self) -> None:
-        """Adapt the owners' layers."""
+        """Adapt the modules that own the parameters."""
         modules: dict[nn.Module, dict[str, str]] = {}
         for name, module, attribute in self._places():
             modules.setdefault(module, {})[attribute] = name
@@ -120,22 +120,22 @@ class Links:
             attach(module, slots, activation=names.get("weight") in self.activation)
 
     def detach(self) -> None:
-        """Undo `attach`; layers that are not adapted stay as they are."""
+        """Undo `attach`; does nothing to layers that are not adapted."""
         for _, module, _ in self._places():
             detach(module)
 
     def check_intact(self) -> None:
-        """Raise unless every layer is as `attach` left it, so that `detach` can undo it.
+        """Check that each layer still has the class that `attach` gave it, so that `detach` can undo it.
 
         Raises:
-            AdaptError: A layer's class was changed since.
+            AdaptError: A layer's class was changed afterwards.
         """
         for _, module, attribute in self._places():
             if not is_attached(module):
                 raise AdaptError(
-                    f"{type(module).__name__}, which owns {attribute!r}, was changed after it was adapted",
-                    cause="a parametrization was registered on it",
-                    fix="undo that, for instance by torch.nn.utils.parametrize.remove_parametrizations",
+                    f"the class of the {type(module).__name__} that owns {attribute!r} was changed after adapt()",
+                    cause="a parametrization was registered on the module",
+                    fix="undo it first, as with torch.nn.utils.parametrize.remove_parametrizations",
                 )
 
     def check_base(self) -> None:
@@ -167,9 +167,9 @@ class Links:
         if route == "activation" and not able:
             module, attribute = owners[0]
             raise AdaptError(
-                f"route='activation' on {name!r}",
+                f"adapt: route='activation' on {name!r}",
                 expected="the weight of a linear layer",
                 got=f"{attribute!r} of {type(module).__name__}",
-                fix="use route='auto'",
+                fix="route='auto'",
             )
         return able and (route == "activation" or (route == "auto" and kind.apply_is_faster))

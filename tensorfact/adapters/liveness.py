@@ -1,4 +1,4 @@
-"""Whether adapted parameters have any effect: an example input for a model, and what one forward pass tells."""
+"""Check that the model uses its adapted parameters: `Adapter.check`, and a hook on the first forward pass."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from .slots import Slot, Switch
 
 @dataclasses.dataclass(frozen=True)
 class Effect:
-    """What one adapted parameter does to a model's output.
+    """Effect of one adapted parameter on a model's output.
 
     Args:
-        parameter: Its name.
+        parameter: Name of the parameter.
         moved: Largest change of the output, as a fraction of the largest output, when the increment is as large as the
-            weight.
+            weight, or 1000 times as large if that has no effect.
         difference: Largest difference between adapted and merged output, as a fraction of the largest output.
     """
 
@@ -35,11 +35,11 @@ class Effect:
 
 @dataclasses.dataclass(frozen=True)
 class Liveness:
-    """What every adapted parameter does to a model's output. Printed, it is a table.
+    """Effects of all adapted parameters on a model's output; `str` gives a table.
 
     Args:
         effects: One entry for each parameter.
-        tolerance: Above this difference, adapted and merged model are not the same.
+        tolerance: Largest difference at which adapted and merged model count as equal.
     """
 
     effects: tuple[Effect, ...]
@@ -47,12 +47,12 @@ class Liveness:
 
     @property
     def dead(self) -> tuple[str, ...]:
-        """The parameters whose change does not reach the output."""
+        """The parameters that do not affect the output."""
         return tuple(effect.parameter for effect in self.effects if not effect.moved)
 
     @property
     def apart(self) -> tuple[str, ...]:
-        """The parameters whose adapted model is not the merged one."""
+        """The parameters for which adapted and merged model differ."""
         return tuple(effect.parameter for effect in self.effects if not effect.difference <= self.tolerance)
 
     def __str__(self) -> str:
@@ -60,21 +60,21 @@ class Liveness:
         return str(Table(("parameter", "output moved by", "adapted - merged"), tuple(rows)))
 
     def verified(self) -> Liveness:
-        """Return this, if nothing is wrong.
+        """Return this object, or raise an error if a parameter fails the check.
 
         Raises:
-            AdaptError: A parameter is dead, or adapted differs from merged.
+            AdaptError: A parameter has no effect, or adapted and merged model differ.
         """
         if self.dead:
             raise AdaptError(
-                f"the output does not depend on {listed(self.dead)}",
-                cause="the parameter is not used in this forward pass, or a frozen scale of zero comes after it",
+                f"check: the output does not depend on {listed(self.dead)}",
+                cause="this input does not reach the parameter, or its output is multiplied by a frozen zero",
                 fix="leave it out of the plan, or pass an example_input that uses it",
             )
         if self.apart:
             raise AdaptError(
-                f"adapted and merged model differ in {listed(self.apart)}",
-                expected=f"a difference up to {self.tolerance:.1e}",
+                f"check: adapted and merged model differ for {listed(self.apart)}",
+                expected=f"a difference of at most {self.tolerance:.1e}",
                 got=f"{max(effect.difference for effect in self.effects):.1e}",
                 cause="the model keeps a copy of the weight, or is not deterministic in evaluation mode",
                 fix="leave it out of the plan",
@@ -83,19 +83,19 @@ class Liveness:
 
 
 def numbers(output: object) -> Tensor:
-    """Return all floating-point numbers of an output, a tensor or containers of tensors, in one row.
+    """Return all floating-point values of an output, a tensor or a container of tensors, as one vector.
 
     Raises:
-        AdaptError: There are none, or none is finite.
+        AdaptError: The output has no finite floating-point values.
     """
     found = [tensor.detach().double().flatten() for tensor in _tensors(output) if tensor.is_floating_point()]
     row = torch.cat(found) if found else torch.empty(0)
     if not bool(row.isfinite().any()):
         raise AdaptError(
             "check: the model's output",
-            expected="finite floating-point numbers in tensors, containers or dataclasses",
-            got=f"{type(output).__name__} with {len(row)} floating-point numbers",
-            fix="pass an example_input for which there are some",
+            expected="finite floating-point values in tensors, containers or dataclasses",
+            got=f"{type(output).__name__} with {len(row)} floating-point values, none of them finite",
+            fix="pass an example_input with a finite output",
         )
     return row
 
@@ -116,30 +116,30 @@ def _tensors(output: object) -> Iterator[Tensor]:
 
 
 def tolerance_of(model: nn.Module) -> float:
-    """Return how far two exact routes through a model may lie apart: the square root of its precision."""
+    """Return the tolerance for comparing two exact routes through a model: the square root of its machine epsilon."""
     dtypes = {p.dtype for p in base_parameters(model).values() if p.is_floating_point()}
     return math.sqrt(max(torch.finfo(dtype).eps for dtype in dtypes))
 
 
 class Watch:
-    """A forward hook that sees that every adapted parameter is used, and takes itself off once all were.
+    """Forward hook that checks that every adapted parameter is used; it removes itself after the first such pass.
 
     Args:
         model: The adapted model.
-        slots: The adapted parameters.
-        plans: What a copy of the model need not copy.
+        slots: The adapted parameters, by name.
+        plans: An object that copies of the model share, to save time: the resolved plan.
     """
 
     def __init__(self, model: nn.Module, slots: Mapping[str, Slot], plans: object) -> None:
         self.model, self.slots, self.plans = model, slots, plans
 
     def start(self) -> None:
-        """Run the model on its example input if one is known; else the first forward pass is looked at.
+        """Run the model on its example input, or if none is known, check the first forward pass.
 
-        A copy without numbers runs where it can: it computes nothing and reaches none of the model's state.
+        If possible, a copy on the meta device runs instead: it computes nothing and leaves the model's state alone.
 
         Raises:
-            UnusedError: The model ran on the example, and a parameter was not used.
+            UnusedError: The model ran on the example without using a parameter.
         """
         self.model.register_forward_hook(self)
         if (example := known_example(self.model)) is None:
@@ -151,46 +151,46 @@ class Watch:
                 runs(lambda: example.run(self.model))
 
     def stop(self) -> None:
-        """Take the hook off."""
+        """Remove the hook."""
         hooks = self.model._forward_hooks
         for key in [key for key, hook in hooks.items() if hook is self]:
             del hooks[key]
 
     def __call__(self, model: nn.Module, inputs: object, output: object) -> None:
-        """Look at one forward pass."""
+        """Check one forward pass."""
         if torch.compiler.is_compiling() or any(slot.switch.traced for slot in self.slots.values()):
             return
         if model.training and _drops_layers(model):
             return
         if unused := [name for name, slot in self.slots.items() if not slot.read]:
             raise UnusedError(
-                f"the model's forward pass does not use {listed(unused)}, so the adapter has no effect there",
-                cause="a part of the model that this input does not reach, that is skipped at random in training, or"
-                " that keeps a copy of its weights",
-                fix="leave it out of the plan, or pass check=False if other passes reach it",
+                f"the forward pass does not use {listed(unused)}, so the adapter has no effect there",
+                cause="this input does not reach that part of the model, or the model skips it at random in training or"
+                " keeps a copy of its weights",
+                fix="leave it out of the plan, or pass check=False if other inputs use it",
             )
         self.stop()
 
 
 def _drops_layers(model: nn.Module) -> bool:
-    """Return whether transformers' configuration says that layers are skipped at random in training."""
+    """Return whether the model's transformers configuration skips layers at random in training (layerdrop)."""
     settings = getattr(getattr(model, "config", None), "__dict__", {})
     return any(settings[name] for name in settings if "layerdrop" in name.replace("_", ""))
 
 
 def listed(names: Sequence[str]) -> str:
-    """Return up to three names, and how many more there are."""
+    """Return up to three names and the number of the others, as text."""
     shown = ", ".join(map(repr, names[:3]))
     return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
 
 
 def measure(model: nn.Module, slots: Mapping[str, Slot], example: ExampleInput) -> Liveness:
-    """Give one parameter after another an increment as large as itself, and watch the output.
+    """Give each parameter in turn an increment as large as the weight, and measure the change of the output.
 
     Args:
-        model: The adapted model; it is left as it was, bit for bit.
-        slots: The adapted parameters.
-        example: What to run it on.
+        model: The adapted model; it is restored bit for bit.
+        slots: The adapted parameters, by name.
+        example: The example input.
     """
     parameters = base_parameters(model)
     effects = []
@@ -200,7 +200,7 @@ def measure(model: nn.Module, slots: Mapping[str, Slot], example: ExampleInput) 
         for name, slot in slots.items():
             increment = slot.increment.dense().norm() or torch.tensor(1.0)
             whole = float((parameters[name].detach().to(increment.dtype).norm() or 1.0) / increment)
-            for size in (1.0, 1e3):  # as large as the weight, or, where small scales follow it, larger
+            for size in (1.0, 1e3):  # a small scale after the layer can hide an increment as large as the weight
                 slot.scale, slot.switch = size * whole, Switch(on=True)
                 adapted = numbers(example.run(model))
                 merged = _merged(model, parameters[name], slot, example)
@@ -223,7 +223,7 @@ def _merged(model: nn.Module, parameter: Tensor, slot: Slot, example: ExampleInp
 
 
 def _apart(found: Tensor, expected: Tensor) -> float:
-    """Return the largest difference where a finite number is expected, as a fraction of the largest such number."""
+    """Return the largest difference at finite expected values, as a fraction of the largest of these."""
     finite = expected.isfinite()
     if len(found) != len(expected):
         return math.inf
@@ -233,7 +233,7 @@ def _apart(found: Tensor, expected: Tensor) -> float:
 
 @contextlib.contextmanager
 def _changed(slots: Mapping[str, Slot]) -> Iterator[None]:
-    """Draw all cores at random and switch every slot off; put everything back at the end."""
+    """Set all cores to random values and switch every slot off; restore both on exit."""
     kept = [(slot, slot.scale, slot.switch) for slot in slots.values()]
     cores = {id(core): core for slot in slots.values() for core in slot.increment.factors.tensors()}
     values = {key: core.detach().clone() for key, core in cores.items()}

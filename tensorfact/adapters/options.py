@@ -1,39 +1,40 @@
-"""How factors are put on a model, checked once: what `adapt` and `load_adapter` have in common."""
+"""Options that `adapt` and `load_adapter` share, checked once."""
 
 from __future__ import annotations
 
 import dataclasses
 import operator
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 
 from ..common.checks import one_of
 from ..errors import AdaptError
 from ..network import Dropout
+from ..network.order import Optimize
 
 Route = Literal["auto", "activation", "weight"]
 
 
 @dataclasses.dataclass(frozen=True)
 class AdaptOptions:
-    """Options of `adapt` that its parts read.
+    """Options of `adapt` that are passed on to its parts.
 
     Args:
-        dropout: What is dropped in training.
+        dropout: Dropout probabilities in training.
         route: How increments are applied; see `adapt`.
-        optimize: What plans the order of contraction: anything opt_einsum accepts.
-        check: Refuse a parameter that the model does not use.
-        recompute: Compute the outputs of cheap modules again in the backward pass.
-        seed: What draws the random cores; None where they are overwritten.
+        optimize: The name of an opt_einsum method, or an optimiser object.
+        check: Raise an error for a parameter that the model does not use.
+        recompute: Recompute the outputs of cheap modules in the backward pass.
+        seed: Seed of the random cores; None if they are overwritten.
 
     Raises:
-        AdaptError: A route or a seed that there is not.
+        AdaptError: The route or the seed is invalid.
     """
 
     dropout: Dropout = dataclasses.field(default_factory=Dropout)
     route: Route = "auto"
-    optimize: Any = "auto"
+    optimize: Optimize = "auto"
     check: bool = True
     recompute: bool = False
     seed: int | None = None
@@ -48,10 +49,10 @@ class AdaptOptions:
             raise AdaptError("adapt: seed", expected="an int or None", got=repr(self.seed), fix="seed=0") from error
 
     def generator(self) -> torch.Generator:
-        """Return what draws the random cores, on the CPU."""
+        """Return a CPU generator for the random cores, seeded with `seed`."""
         return torch.Generator() if self.seed is None else torch.Generator().manual_seed(self.seed)
 
 
 def fresh_seed() -> int:
-    """Draw a seed from torch's own state."""
+    """Draw a seed from torch's global generator."""
     return int(torch.randint(1 << 62, (), device="cpu"))

@@ -1,4 +1,4 @@
-"""What an adapter changes on a model apart from its layers: what trains, the root's children, merged weights."""
+"""Changes that an adapter makes to a model outside its layers: `requires_grad`, the root's children, merged weights."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from .slots import Slot
 
 
 class Place:
-    """The adapter's place on a model's root; while it is taken, only the head of the base model trains.
+    """Registers an adapter on a model's root; meanwhile all base parameters but the head's are frozen.
 
     Args:
-        model: The model.
-        recompute: Whether cheap modules note what their outputs were computed from.
+        model: The base model.
+        recompute: Whether outputs of cheap modules are recomputed in the backward pass.
     """
 
     def __init__(self, model: nn.Module, *, recompute: bool) -> None:
@@ -51,7 +51,7 @@ class Place:
         self.model.__dict__["get_parameter"] = functools.partial(_get_parameter, self.model)
 
     def leave(self) -> None:
-        """Undo `take`: every parameter requires gradients as it did before."""
+        """Undo `take`, and restore the `requires_grad` flags."""
         for hook in self._hooks:
             hook.remove()
         self.model._modules.pop(ATTRIBUTE, None)
@@ -69,10 +69,10 @@ def _get_parameter(model: nn.Module, target: str) -> nn.Parameter:
 
 
 class Originals:
-    """The base parameters that merged weights have replaced.
+    """Copies of the base parameters that were replaced by merged weights.
 
     Args:
-        model: The model.
+        model: The adapted model.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -80,7 +80,7 @@ class Originals:
         self.values: dict[str, Tensor] = {}
 
     def replace(self, slots: Mapping[str, Slot]) -> None:
-        """Write the effective weights into the base parameters; an error leaves them as they were.
+        """Write the effective weights into the base parameters; on an error they are restored.
 
         Args:
             slots: The adapted parameters, by name.
@@ -96,20 +96,21 @@ class Originals:
             raise
 
     def require(self, merged: bool) -> None:
-        """Raise unless the weights are merged, or unless they are not.
+        """Check that the weights are merged, or that they are not.
 
         Args:
-            merged: What they have to be.
+            merged: The required state.
 
         Raises:
-            AdaptError: They are not.
+            AdaptError: The weights are in the other state.
         """
-        if merged != bool(self.values):
-            state = "not merged" if merged else "merged already"
-            raise AdaptError(f"the adapter is {state}", fix=f"adapter.{'' if merged else 'un'}merge()")
+        if merged and not self.values:
+            raise AdaptError("the adapter is not merged", fix="call adapter.merge() first")
+        if self.values and not merged:
+            raise AdaptError("the adapter is already merged", fix="call adapter.unmerge() first")
 
     def restore(self) -> None:
-        """Write the base parameters back, bit for bit."""
+        """Restore the base parameters, bit for bit."""
         parameters = base_parameters(self.model)
         with torch.no_grad():
             for name, original in self.values.items():
@@ -118,36 +119,36 @@ class Originals:
 
 
 def head_state(model: nn.Module, head: tuple[str, ...]) -> dict[str, Tensor]:
-    """Return the head's parameters and the buffers beside them, by name.
+    """Return the parameters and buffers of the head, by name.
 
     Args:
-        model: The model.
-        head: The names of the head's parameters.
+        model: The adapted model.
+        head: Names of the head's parameters.
 
     Raises:
-        AdaptError: The head was replaced.
+        AdaptError: The head was replaced or removed.
     """
     parameters = base_parameters(model)
     if missing := [name for name in head if name not in parameters]:
         raise AdaptError(
-            f"the model's head has no {missing[0]!r} any more",
-            cause="the head was replaced or taken off after adapt()",
-            fix="put the head back, or adapt with train_head=False",
+            f"the model no longer has the head parameter {missing[0]!r}",
+            cause="the head was replaced or removed after adapt()",
+            fix="restore the head, or call adapt with train_head=False",
         )
     return {**{name: parameters[name] for name in head}, **head_buffers(model, head)}
 
 
 def require_attached(attached: bool, *, disabled: bool) -> None:
-    """Raise unless an adapter is on its model and may be changed.
+    """Check that an adapter is attached to its model and, for changes, not disabled.
 
     Args:
-        attached: Whether it is on its model.
-        disabled: Whether it is disabled, and is to be changed.
+        attached: Whether the adapter is attached to its model.
+        disabled: Whether the adapter is disabled and about to be changed.
 
     Raises:
-        AdaptError: It was removed, or is disabled.
+        AdaptError: The adapter was removed, or is disabled.
     """
     if not attached:
-        raise AdaptError("the adapter was removed from its model", fix="adapt the model again, or load a saved file")
+        raise AdaptError("the adapter was removed from its model", fix="call adapt() or load_adapter() again")
     if disabled:
-        raise AdaptError("the adapter is disabled", fix="leave `with adapter.disabled()` first")
+        raise AdaptError("the adapter is disabled", fix="make this call outside `with adapter.disabled():`")

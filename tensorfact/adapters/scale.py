@@ -1,4 +1,4 @@
-"""What multiplies an increment: a number, or one that depends on the rank."""
+"""Scale s of the update W + s dW: a number, or LoRA's alpha divided by the rank."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ LARGEST = torch.finfo(torch.float32).max
 class Alpha:
     """A scale that depends on the rank: LoRA's alpha / r.
 
-    A format with several ranks has no one rank to divide by; one without a rank is scaled by 1, as LoKr does where both
-    its matrices are whole.
+    The format needs one rank: several different ranks are an error. A format without a rank gets scale 1, as in LoKr
+    with two full matrices.
 
     Args:
         alpha: The numerator.
-        root: Divide by the square root of the rank instead, as rank-stabilised LoRA does.
+        root: Divide by the square root of the rank, as in rank-stabilised LoRA.
 
     Source: E. Hu et al., LoRA, ICLR 2022; D. Kalajdzievski, rsLoRA, 2023.
 
@@ -43,19 +43,19 @@ class Alpha:
 
 
 Scale = float | Alpha
-"""What multiplies an increment."""
+"""The `scale` argument of `adapt`, for one tensor."""
 
 
 def scale_of(scale: object, format: Format, tensor: TensorGroup) -> float:
-    """Return the number that multiplies a tensor's increment.
+    """Return the scale of a tensor's increment as a number.
 
     Args:
-        scale: What `adapt` takes.
-        format: The tensor's format.
+        scale: A number or an `Alpha`.
+        format: The tensor's format, whose rank divides an `Alpha`.
         tensor: The tensor.
 
     Raises:
-        AdaptError: It is no finite number, or the format has several ranks.
+        AdaptError: The scale is not a finite number, or an `Alpha` meets a format with several ranks.
     """
     given = scale.alpha if isinstance(scale, Alpha) else scale
     value = finite_number(
@@ -74,10 +74,10 @@ def scale_of(scale: object, format: Format, tensor: TensorGroup) -> float:
     if isinstance(rank, tuple):
         if len(set(rank)) > 1:
             raise AdaptError(
-                f"adapt: scale {scale} of {tensor.name!r}",
-                expected="a format of one rank",
+                f"adapt: tensor {tensor.name!r}: scale={scale}",
+                expected="a format with one rank",
                 got=f"rank={rank}",
-                fix="pass a number",
+                fix=f"pass a number, scale={value}",
             )
         rank = rank[0]
     return value / (math.sqrt(rank) if scale.root else rank)

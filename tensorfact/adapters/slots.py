@@ -1,4 +1,4 @@
-"""The adapted parameters of a model: what is added to each, and whether it is."""
+"""The adapted parameters of a model: the increment of each, its scale, and whether it is added."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _traced: set[int] = set()
 
 @dataclasses.dataclass
 class Switch:
-    """Whether an adapter's increments are added; shared by all its layers.
+    """Switches an adapter's increments on and off; shared by all its layers.
 
     Args:
-        on: Whether they are.
-        number: Tells adapters apart.
+        on: Whether the increments are added.
+        number: Unique number of the adapter.
     """
 
     on: bool = True
@@ -28,7 +28,7 @@ class Switch:
 
     @property
     def traced(self) -> bool:
-        """Whether a compiler has traced a layer of the adapter; what it runs since then, no slot records."""
+        """Whether a compiler has traced a layer of the adapter; compiled code does not set `Slot.read`."""
         return self.number in _traced
 
 
@@ -39,10 +39,10 @@ class Slot:
     Args:
         name: The parameter's name in the model.
         increment: The parameter's increment.
-        scale: What multiplies it.
-        switch: Whether it is added.
+        scale: Scale s of the update: W + s dW.
+        switch: Whether the increment is added.
         read: Whether the parameter was read, or its layer called, since it was adapted.
-        stored: The base parameter that its layers are known to hold.
+        stored: The base parameter that the layers are known to hold.
     """
 
     name: str
@@ -63,21 +63,21 @@ class Slot:
 
     @property
     def sharded(self) -> bool:
-        """Whether the factors lie in shards on several processes, as FSDP2 keeps them between forward passes."""
+        """Whether the factors are sharded over several processes, as FSDP2 keeps them between forward passes."""
         return any(hasattr(core, "device_mesh") for core in self.increment.factors.tensors())
 
 
 def _trace(number: int) -> None:
-    """Note that a compiler traces; runs then, and not when the compiled code runs."""
+    """Record that a compiler has traced an adapter; runs during tracing only, not in compiled code."""
     _traced.add(number)
 
 
-# what torch.compiler.assume_constant_result does; calling it imports the compiler, which takes longer than torch itself
+# same as torch.compiler.assume_constant_result, without importing the compiler, which takes longer than importing torch
 vars(_trace)["_dynamo_marked_constant"] = True
 
 
 def record(slot: Slot) -> None:
-    """Note that the parameter of a slot is used."""
+    """Record that a parameter was used."""
     if torch.compiler.is_compiling():
         _trace(slot.switch.number)
     else:

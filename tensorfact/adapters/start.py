@@ -1,4 +1,4 @@
-"""What the factors of an adapter start from, if not from random numbers."""
+"""Initial factors from the `init` argument of `adapt`: HOSVD of the base weights, another adapter, or increments."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from .factors import Factors
 HOSVD: Literal["hosvd"] = "hosvd"
 
 Init = None | HasState | AdapterState | str | os.PathLike[str] | Mapping[str, Tensor]
-"""What `adapt` takes as `init`."""
+"""The `init` argument of `adapt`."""
 
 Cores = Mapping[str, Tensor]
 
 
 def starting(init: Init, adapter: Adapter) -> dict[str, Cores]:
-    """Return the cores that an adapter starts from, by tensor name; none for random ones.
+    """Return the initial cores of an adapter, by tensor name; an empty dict for random ones.
 
     Args:
-        init: As in `adapt`.
-        adapter: The adapter, with fresh factors, before it is attached.
+        init: The `init` argument of `adapt`.
+        adapter: The adapter with fresh factors, before it is attached.
 
     Raises:
-        AdaptError: `init` is none of what it may be.
-        PlanError: The adapter to start from has another plan.
-        DataError: An increment is missing, or of another shape than its parameter.
+        AdaptError: `init` has an unsupported type or value.
+        PlanError: The adapter given as `init` has another plan.
+        DataError: An increment is missing, or has another shape than its parameter.
     """
     if init is None:
         return {}
@@ -54,24 +54,24 @@ def starting(init: Init, adapter: Adapter) -> dict[str, Cores]:
     if not is_file and not isinstance(getattr(given, "state", given), AdapterState):
         raise AdaptError(
             "adapt: init",
-            expected="None, 'hosvd', an adapter, the file of one, or increments by parameter name",
+            expected="None, 'hosvd', an adapter, the path of an adapter file, or increments by parameter name",
             got=repr(given)[:80],
-            fix="init='hosvd', or init='adapter.safetensors'",
+            fix="init='hosvd' or init='adapter.safetensors'",
         )
     state = state_of(init)
     own = {tensor.name: tensor.modes for tensor in tensors}
     if dict(state.description.modes) != own:
         raise PlanError(
-            "adapt: init has other tensors than the plan",
+            "adapt: the tensors of init do not match the plan",
             expected=" and ".join(map(sizes_of, own.values())),
             got=" and ".join(map(sizes_of, state.description.modes.values())),
-            fix="adapt(model, init.description.plan, ...) on a model of the same size",
+            fix="adapt a model of the same size with the plan that init was made with",
         )
     return {tensor.name: _converted(tensor, state, adapter) for tensor in tensors}
 
 
 def _directions(tensor: TensorGroup, adapter: Adapter) -> Cores:
-    """Decompose the base weights; one core stays zero, the others get the size of random ones."""
+    """Decompose the base weights; the zero core stays zero, the others are scaled to the norm of random cores."""
     factors = cast("Factors", adapter.factors[tensor.name])
     dense = tensor.gather({name: p.detach().float() for name, p in base_parameters(adapter.model).items()})
     found = adapter.formats[tensor.name].decompose(dense, tensor.modes)
@@ -91,15 +91,15 @@ def _increment(tensor: TensorGroup, increments: Mapping[str, Tensor], adapter: A
         if not isinstance(given, Tensor) or tuple(given.shape) != view.shape:
             got = f"shape {tuple(given.shape)}" if isinstance(given, Tensor) else "nothing"
             raise DataError(
-                f"adapt: init has no increment of {view.parameter!r}",
+                f"adapt: init[{view.parameter!r}]",
                 expected=f"a tensor of shape {view.shape}",
                 got=f"{got}{nearest(view.parameter, increments)}",
-                fix="give one for every parameter of the plan: {name: tuned[name] - base[name], ...}",
+                fix="pass an increment for each parameter of the plan, such as tuned[name] - base[name]",
             )
         if bool(view.frozen_part(given).any()):
             raise DataError(
                 f"adapt: init changes a part of {view.parameter!r} that the plan leaves frozen",
-                fix="set it to zero, or list the part's coordinate in the plan",
+                fix="set this part of the increment to zero, or include its coordinates in the plan",
             )
     parts = {view.parameter: increments[view.parameter].detach().float() for view in tensor.views}
     scale = _scale(tensor, adapter)
@@ -114,5 +114,5 @@ def _converted(tensor: TensorGroup, state: AdapterState, adapter: Adapter) -> Co
 def _scale(tensor: TensorGroup, adapter: Adapter) -> float:
     scale = adapter.scales[tensor.name]
     if not scale:
-        raise AdaptError(f"adapt: init with the scale 0 of tensor {tensor.name!r}", fix="scale=1.0")
+        raise AdaptError(f"adapt: tensor {tensor.name!r}: init needs a scale other than 0", fix="scale=1.0")
     return scale

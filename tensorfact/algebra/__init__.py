@@ -1,4 +1,4 @@
-"""Adapters from adapters and from weights, computed on the factors: convert, round, combine, extract, reconstruct."""
+"""Operations on factors: convert, round and combine adapters; extract adapters from weights; rank formats."""
 
 from .changes import Change, Recompression
 from .conversion import combine, convert, round_ranks

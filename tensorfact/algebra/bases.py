@@ -1,4 +1,4 @@
-"""Factored tensors in orthonormal bases of their modes: a small dense core that holds all that matters."""
+"""Compress factored tensors to a small dense core in orthonormal bases of their modes."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from torch import Tensor
 from .term import Term, gram
 
 ROOM = 1 << 21
-"""Numbers that a dense core may always hold: 16 MiB."""
+"""A dense core of up to this many elements (16 MiB) is never truncated."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Compressed:
-    """A tensor as a small core and, for some modes, an orthonormal basis: core x_m bases[m].
+    """A tensor as a small core with orthonormal bases for some modes: core x_m bases[m].
 
     Args:
-        core: The core, one dimension a mode, in fp64.
-        bases: For the modes that became smaller, a basis (size, kept) with orthonormal columns.
-        dropped: The squared Frobenius norm of what the bases leave out; orthogonal to what they keep.
+        core: The core, one dimension per mode, in fp64.
+        bases: A basis (size, kept) with orthonormal columns for every mode that was compressed.
+        dropped: The squared Frobenius norm of the truncated part, which is orthogonal to the kept part.
     """
 
     core: Tensor
@@ -36,19 +36,20 @@ class Compressed:
 
 
 def compress(terms: Sequence[Term], reach: Mapping[str, int], tolerance: float = 0.0) -> Compressed:
-    """Bring a sum of factored tensors into orthonormal bases of its modes.
+    """Compress a sum of factored tensors to a core in orthonormal bases of its modes.
 
-    A mode longer than the bonds that end in it is brought to their size by a QR decomposition, which loses nothing. If
-    the core would still be large beside the factors, as it is for one matrix a slice, modes are cut to what the target
-    can hold by the eigenvectors of the unfolding's Gram matrix, one after the other (Vannieuwenhoven et al. 2012).
+    A mode longer than the bonds of its core is reduced to their size by a QR decomposition, without loss. If the core
+    is still large compared to the factors, as with one matrix per slice, the modes are truncated one after the other to
+    what the target format can represent, by eigenvectors of the Gram matrix of the unfolding (Vannieuwenhoven et al.
+    2012).
 
     Args:
         terms: The summands, on the same modes.
-        reach: The modes that may become smaller, and the largest rank of their unfoldings in the target.
-        tolerance: The relative error that may be spent where modes are cut.
+        reach: The modes to compress, each with the largest rank of its unfolding in the target format.
+        tolerance: The relative error that truncation may cause.
 
     Returns:
-        The core and the bases.
+        The core, the bases and the truncated energy.
     """
     parts = [term.wide() for term in terms]
     bases: dict[str, Tensor] = {}
@@ -73,14 +74,14 @@ def compress(terms: Sequence[Term], reach: Mapping[str, int], tolerance: float =
 
 
 def _room(parts: Sequence[Term]) -> int:
-    """Return how many numbers the core may hold: as many as it takes to be small beside the factors."""
+    """Return the largest core size that is small compared to the factors."""
     return max(ROOM, 2 * sum(term.stored for term in parts))
 
 
 def _leading(gram: Tensor, most: int, tolerance: float) -> tuple[Tensor, float]:
-    """Return the leading eigenvectors (size, kept), and the energy of the others."""
+    """Return the leading eigenvectors (size, kept), and the energy of the dropped ones."""
     values, vectors = torch.linalg.eigh(gram)
     energies = values.clamp(min=0).flip(0)
-    tails = energies.flip(0).cumsum(0).flip(0)  # tails[k] is what the first k leave
+    tails = energies.flip(0).cumsum(0).flip(0)  # tails[k] is the energy without the first k
     kept = min(max(int((tails > tolerance**2 * tails[0]).sum()), 1), most)
     return vectors.flip(1)[:, :kept], float(energies[kept:].sum())

@@ -1,4 +1,4 @@
-"""What became of the tensors of an adapter."""
+"""Results of conversion, rounding, addition and extraction: a new adapter with the error of every tensor."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from ..storage import AdapterState
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """What became of one of the plan's tensors.
+    """The result for one tensor of the plan.
 
     Args:
-        tensor: Its name.
-        source: What it was.
-        numbers: How many numbers it took.
-        format: The new format.
-        parameters: How many numbers its factors hold.
-        error: The relative error in the Frobenius norm, measured.
+        tensor: The tensor's name.
+        source: The label of the old format, or `dense`.
+        numbers: Number of elements before.
+        format: The new format, with explicit ranks.
+        parameters: Number of elements of the new factors.
+        error: The measured relative error in the Frobenius norm.
     """
 
     tensor: str
@@ -33,11 +33,11 @@ class Change:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Recompression:
-    """A new adapter, and what it lost. Printed, it is a table.
+    """A new adapter and the error of each of its tensors. It prints as a table.
 
     Args:
-        state: The adapter, without a model: `save` it, or give it to `load_adapter`.
-        changes: One for each of the plan's tensors.
+        state: The adapter, not attached to a model: call `save`, or pass it to `load_adapter`.
+        changes: One entry per tensor of the plan.
     """
 
     state: AdapterState
@@ -47,22 +47,22 @@ class Recompression:
         """Write the adapter to a file; see `AdapterState.save`.
 
         Args:
-            path: The file.
+            path: Path of the safetensors file to write.
         """
         self.state.save(path)
 
     @property
     def parameters(self) -> int:
-        """How many numbers the new factors hold."""
+        """Number of elements of the new factors."""
         return sum(change.parameters for change in self.changes)
 
     @property
     def shrank(self) -> float:
-        """How many times fewer numbers the new factors hold than what they were made of."""
+        """Compression ratio: the number of elements before, divided by that of the new factors."""
         return sum(change.numbers for change in self.changes) / self.parameters
 
     def table(self) -> Table:
-        """Return one row for each tensor: what it was, what it is, and the relative error."""
+        """Return one row per tensor: the old format, the new format, and the relative error."""
         rows = [
             (
                 change.tensor,

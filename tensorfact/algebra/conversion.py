@@ -1,4 +1,4 @@
-"""Adapters made of adapters: converted to another format, rounded to lower ranks, combined."""
+"""Convert adapters to another format, round them to lower ranks, and add them."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from .term import Term, terms_of
 Found = Callable[[str, Sequence[Term]], Decomposition]
 
 _EXACT = 1e-9
-"""The relative error of a sum that counts as none."""
+"""A sum with a relative error below this counts as exact."""
 _FITTED = 1e-6
-"""The same where least squares found the sum, whose equations resolve 1e-7."""
+"""The same bound for sums found by least squares, which resolve errors of about 1e-7."""
 
 
 def convert(
@@ -37,21 +37,21 @@ def convert(
     tolerance: float | None = None,
     progress: Progress = silent,
 ) -> Recompression:
-    """Bring an adapter into another format, in factor space.
+    """Convert an adapter to another format, without forming the dense increments where possible.
 
     Args:
-        adapter: An adapter, one without a model, or a file. It is not changed.
-        format: The format: one for all tensors, or one for each group's name.
-        tolerance: The relative error allowed for each tensor; the lowest ranks that reach it are found, none above
-            the format's own. Rank 'full' sets no bound.
+        adapter: An `Adapter`, an `AdapterState` or a file. It is not changed.
+        format: One format for all tensors, or a dict from group names to formats.
+        tolerance: The largest relative error of each tensor. The lowest ranks that keep it are used, none above the
+            format's own; rank 'full' sets no upper bound.
         progress: Called after each tensor.
 
     Returns:
-        The new adapter, and the true relative error of each tensor.
+        The new adapter, and the measured relative error of each tensor.
 
     Raises:
-        RankError: The tensor does not admit this rank, or a tolerance that the format's rank does not reach.
-        FormatError: A group without a format, or a format that cannot decompose.
+        RankError: A tensor does not admit the rank, or the tolerance cannot be reached at the format's rank.
+        FormatError: A group has no format, or a format has no decomposition.
 
     Examples:
         >>> from tensorfact import TensorTrain, Tucker, adapt, convert, plan_for
@@ -78,17 +78,18 @@ def round_ranks(
     budget: int | None = None,
     progress: Progress = silent,
 ) -> Recompression:
-    """Lower an adapter's ranks, in factor space; no rank rises.
+    """Lower the ranks of an adapter; no rank is raised. Pass exactly one of `rank`, `tolerance` and `budget`.
 
     Args:
-        adapter: An adapter, one without a model, or a file. It is not changed.
-        rank: The new rank: one for all bonds, one each, or a fraction of the dense size.
-        tolerance: The relative error allowed for each tensor; the lowest ranks that reach it are found.
-        budget: How many numbers the factors of all tensors may hold; the highest rank, one for all bonds, is found.
+        adapter: An `Adapter`, an `AdapterState` or a file. It is not changed.
+        rank: The new rank: one for all bonds, one per bond, or a fraction of the dense size.
+        tolerance: The largest relative error of each tensor; the lowest ranks that keep it are used.
+        budget: The largest number of parameters of all tensors together; the highest rank within it, one for all
+            bonds, is used.
         progress: Called after each tensor.
 
     Returns:
-        The new adapter, and the true relative error of each tensor.
+        The new adapter, and the measured relative error of each tensor.
 
     Raises:
         RankError: Not exactly one of `rank`, `tolerance` and `budget` was given, or it cannot be met.
@@ -108,13 +109,13 @@ def round_ranks(
     given = {"rank": rank, "tolerance": tolerance, "budget": budget}
     if [value is None for value in given.values()].count(False) != 1:
         raise RankError(
-            "round",
-            expected="one of rank, tolerance and budget",
+            "round_ranks",
+            expected="exactly one of rank, tolerance and budget",
             got=" and ".join(name for name, value in given.items() if value is not None) or "none",
-            fix="give one of them",
+            fix="round_ranks(adapter, rank=4)",
         )
     if budget is not None:
-        budget = whole_number(budget, "round: budget", RankError, example=20000)
+        budget = whole_number(budget, "round_ranks: budget", RankError, example=20000)
     lower = {} if rank is None else _ranked(state, rank)
     lower |= {} if budget is None else _within(state, budget)
 
@@ -135,29 +136,29 @@ def combine(
     check_base: bool = True,
     progress: Progress = silent,
 ) -> Recompression:
-    """Add adapters of one plan, each times a weight: sums, differences, multiples.
+    """Return the weighted sum of adapters that share a plan.
 
-    The sum of the increments, scales included, is exact in factor space: ranks add. A format that holds no exact sum at
-    any rank, such as a Kronecker product, is refused; pass the sum's `format`. With `rank` or `tolerance` the sum is
-    then rounded.
+    The sum of the increments, scales included, is exact: ranks add. Some formats, such as a Kronecker product, cannot
+    represent the sum at any rank; pass another `format` then. With `rank` or `tolerance` the sum is rounded.
 
     Args:
-        adapters: Weights by adapter: one on a model, one without, or a file.
-        format: The format of the sum; by default the first adapter's, its ranks those of all together.
-        rank: The sum's rank, as in `round`.
-        tolerance: The relative error allowed for each tensor.
-        keep_head: Keep the first adapter's head; else the sum has none.
-        check_base: Refuse adapters of different base models.
+        adapters: The weight of every adapter. A key is an `Adapter`, an `AdapterState` or a file.
+        format: The format of the sum; by default that of the first adapter, with the sum of the ranks.
+        rank: The rank of the sum, as in `round_ranks`.
+        tolerance: The largest relative error of each tensor.
+        keep_head: Keep the head of the first adapter; otherwise the sum has no head.
+        check_base: Raise if the adapters have different base models.
         progress: Called after each tensor.
 
     Returns:
-        The sum, with the first adapter's scale, and the true relative error of each tensor.
+        The sum, with the first adapter's scale, and the measured relative error of each tensor.
 
     Raises:
-        AdaptError: There is no adapter, or a weight is no finite number.
-        PlanError: The adapters are not of one plan, or their tensors differ in size.
-        FingerprintError: They are of different base models.
-        RankError: The tensor does not admit this rank, or a tolerance that is not reached.
+        AdaptError: There is no adapter, or a weight is not a finite number.
+        PlanError: The adapters have different plans, or tensors of different sizes.
+        FingerprintError: The adapters have different base models.
+        RankError: A tensor does not admit the rank, or the tolerance cannot be reached.
+        FormatError: The format cannot represent the sum.
 
     Examples:
         >>> from tensorfact import TensorTrain, adapt, combine, plan_for
@@ -177,7 +178,7 @@ def combine(
     for other, _ in states[1:]:
         _check_alike(first, other, check_base=check_base)
     if zero := [name for name, scale in first.description.scales.items() if not scale]:
-        raise AdaptError(f"combine: the first adapter's scale of {zero[0]!r} is 0", fix="put another adapter first")
+        raise AdaptError(f"combine: the first adapter's scale of {zero[0]!r} is 0", fix="pass another adapter first")
     formats = formats_of(first.description.formats if format is None else format, first.names)
     if rank is not None or (format is None and tolerance is not None):
         formats = {name: at_rank(each, FULL if rank is None else rank, name) for name, each in formats.items()}
@@ -192,18 +193,21 @@ def combine(
 
 
 def _added(terms: Sequence[Term], formats: Sequence[Format], modes: Sequence[Mode]) -> Decomposition:
-    """Add factored tensors of one format: ranks add, up to what the modes allow; to 'full' if that is not exact."""
+    """Add factored tensors of one format: ranks add up to what the modes admit, then 'full' if that is not exact."""
     kinds = {type(format).__name__ for format in formats}
     if len(kinds) > 1:
         raise FormatError(
             "combine: adapters of different formats",
             got=", ".join(sorted(kinds)),
-            fix="pass the sum's format, with a rank or a tolerance",
+            fix="pass the format of the sum: format=TensorTrain('full'), tolerance=0.01",
         )
     if len(terms) == 1:
         return recompress(terms, modes, formats[0])
     if formats[0].own_rank is None:
-        raise FormatError(f"combine: {formats[0]} has no rank that could grow", fix="pass the sum's format")
+        raise FormatError(
+            f"combine: {formats[0]} has no rank to increase",
+            fix="pass the format of the sum: format=MatrixBatch('full')",
+        )
     total = tuple(map(sum, zip(*_alike([format.explicit(modes) for format in formats]), strict=True)))
     format = at_rank(formats[0], _least(total), "").fitted(modes)
     cores = direct_sum(terms)
@@ -216,15 +220,15 @@ def _added(terms: Sequence[Term], formats: Sequence[Format], modes: Sequence[Mod
     if found.error < _FITTED:
         return found
     raise FormatError(
-        f"combine: {formats[0]} holds no exact sum",
-        expected=f"a relative error below {_FITTED:g} at some rank",
+        f"combine: {formats[0]} cannot represent the sum exactly",
+        expected=f"a relative error below {_FITTED:g}",
         got=f"{found.error:.2g} at rank 'full'",
-        fix="pass the sum's format, with a rank or a tolerance: format=MatrixBatch('full')",
+        fix="pass the format of the sum: format=MatrixBatch('full')",
     )
 
 
 def _ranked(state: AdapterState, rank: Rank) -> dict[str, Format]:
-    """Return every tensor's format at a new rank, and no higher than its own."""
+    """Return the format of every tensor at a new rank, none above its own."""
     formats: dict[str, Format] = {}
     for name, format in state.description.formats.items():
         modes = state.description.modes[name]
@@ -234,24 +238,24 @@ def _ranked(state: AdapterState, rank: Rank) -> dict[str, Format]:
             continue
         lower = tuple(map(min, *_alike([each.explicit(modes) for each in (given, format)])))
         formats[name] = at_rank(format, _least(lower), name)
-        formats[name].network(modes)  # too many ranks, or too few
+        formats[name].network(modes)  # raises if the number of ranks is wrong
     return formats
 
 
 def _alike(formats: Sequence[Format]) -> list[tuple[int, ...]]:
-    """Return the explicit ranks of formats of one kind, as many numbers each."""
+    """Return the explicit ranks of formats of one kind as tuples of equal length."""
     ranks = [spelled_rank(format) for format in formats]
     count = max((len(rank) for rank in ranks if isinstance(rank, tuple)), default=1)
     return [rank if isinstance(rank, tuple) else (rank,) * count for rank in ranks]
 
 
 def _least(ranks: tuple[int, ...]) -> Rank:
-    """Return a rank as one number where it is."""
+    """Return a tuple of one rank as an int, others unchanged."""
     return ranks if len(ranks) > 1 else ranks[0]
 
 
 def _within(state: AdapterState, budget: int) -> dict[str, Format]:
-    """Return every tensor's format at the highest rank, one for all, at which they keep to a budget."""
+    """Return the format of every tensor at the highest common rank within a parameter budget."""
     formats, modes = state.description.formats, state.description.modes
 
     def at_most(rank: int) -> dict[str, Format]:
@@ -262,10 +266,9 @@ def _within(state: AdapterState, budget: int) -> dict[str, Format]:
 
     if numbers(1) > budget:
         raise RankError(
-            f"round: a budget of {budget:,} numbers",
-            expected=f"at least {numbers(1):,}, which rank 1 takes",
-            got=f"{budget:,}",
-            fix=f"budget={numbers(1)}, or convert to a format with fewer numbers",
+            f"round_ranks: budget of {budget:,} parameters",
+            expected=f"at least {numbers(1):,}, the size at rank 1",
+            fix=f"use budget={numbers(1)}, or convert to a smaller format",
         )
     if state.num_parameters <= budget:
         return dict(formats)
@@ -274,18 +277,20 @@ def _within(state: AdapterState, budget: int) -> dict[str, Format]:
 
 
 def at_rank(format: Format, rank: Rank, tensor: str) -> Format:
-    """Return a format at another rank.
+    """Return a format with another rank.
 
     Args:
         format: The format.
-        rank: The rank.
-        tensor: The name of the tensor it is for.
+        rank: The new rank.
+        tensor: The name of its tensor, for the message.
 
     Raises:
         FormatError: The format has no rank.
     """
     if format.own_rank is None:
-        raise FormatError(f"{format} of tensor {tensor!r} has no rank", fix="convert it to another format")
+        raise FormatError(
+            f"{format} of tensor {tensor!r} has no rank", fix="convert it to another format: TensorTrain('full')"
+        )
     return format.with_rank(rank)
 
 
@@ -295,15 +300,15 @@ def _check_alike(first: AdapterState, other: AdapterState, *, check_base: bool) 
             "combine: adapters of different plans",
             expected=" and ".join(map(sizes_of, first.description.modes.values())),
             got=" and ".join(map(sizes_of, other.description.modes.values())),
-            cause="other rules, other blocks, or a model of another size",
-            fix="adapt with one plan; convert() changes formats, not plans",
+            cause="different rules, different blocks, or models of different size",
+            fix="create the adapters with the same plan; convert() changes the format only",
         )
     if check_base and first.description.fingerprint != other.description.fingerprint:
         raise FingerprintError(
             "combine: adapters of different base models",
             expected=f"base fingerprint {first.description.fingerprint}",
             got=other.description.fingerprint,
-            fix="pass check_base=False if the bases are close enough for a sum to mean something",
+            fix="use one base model, or pass check_base=False",
         )
 
 
@@ -316,7 +321,7 @@ def _reworked(
     tolerance: float | None,
     head: Mapping[str, Tensor] | None = None,
 ) -> Recompression:
-    """Replace the factors of every tensor by those found for the weighted sum; numbers keep their device."""
+    """Replace the factors of every tensor by those found for the weighted sum, on the same device."""
     changes, formats, cores = [], {}, {}
     for done, name in enumerate(first.names, 1):
         own = first.description.scales[name]
@@ -342,7 +347,7 @@ def _finite(state: AdapterState, name: str, weight: float) -> list[Term]:
             if not bool(value.isfinite().all()):
                 raise DataError(
                     f"core {core!r} of tensor {name!r} holds NaN or infinity",
-                    cause="training that diverged",
-                    fix="use an earlier adapter",
+                    cause="diverged training",
+                    fix="use an adapter from before training diverged",
                 )
     return terms

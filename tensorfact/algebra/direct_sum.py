@@ -1,4 +1,4 @@
-"""The sum of factored tensors of one kind: cores side by side along the diagonal of their bonds."""
+"""The exact sum of factored tensors of one format: block-diagonal cores."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from .term import Term
 
 
 def direct_sum(terms: Sequence[Term]) -> Mapping[str, Tensor] | None:
-    """Add factored tensors exactly; every bond of the sum is as long as those of the summands together.
+    """Add factored tensors exactly by block-diagonal cores; bond sizes add.
 
     Args:
-        terms: Summands whose networks differ in the sizes of bonds alone.
+        terms: Summands whose networks differ only in bond sizes.
 
     Returns:
-        The cores of the sum, by name; None where the bonds do not connect the cores, or a core is not trained, so that
-        there is no such sum.
+        The cores of the sum by name, or None if it does not exist: the networks differ otherwise, bonds do not connect
+        all cores, or a core is not trained.
 
     Source: I. Oseledets, SIAM J. Sci. Comput. 2011, section 4.1, for tensor trains.
     """
@@ -47,7 +47,7 @@ def _form(network: Network) -> object:
 
 
 def _connected(network: Network) -> bool:
-    """Return whether one can go from any core to any other along bonds."""
+    """Return whether the bonds connect all cores."""
     reached = {network.cores[0].name}
     for _ in network.cores:
         legs = {leg for c in network.cores if c.name in reached for leg in c.legs if leg not in network.output}

@@ -1,4 +1,4 @@
-"""An adapter from a fully fine-tuned model: the increment of its weights, decomposed."""
+"""Extract an adapter from a fully fine-tuned model by decomposing the change of its weights."""
 
 from __future__ import annotations
 
@@ -25,22 +25,23 @@ from ..storage.files import StoredTensors
 from .changes import Change, Recompression
 
 Weights = nn.Module | Mapping[str, Tensor] | AnyPath
-"""Where weights come from: a model, a state dict, or a safetensors file, of which no more is read than is needed."""
+"""A source of weights: a model, a state dict, or a safetensors file, from which tensors are read on demand."""
 
 
 class Increments:
-    """What full fine-tuning changed, parameter by parameter; nothing is read before it is asked for.
+    """The weight increments of full fine-tuning, read on demand and folded into the tensors of a plan.
 
     Args:
         base: The weights before fine-tuning.
-        tuned: The weights after it.
-        plan: Which weights fold into which tensors.
-        model: A model to resolve the plan on; by default `base` or `tuned`, if one is a model, else bare names.
+        tuned: The weights after fine-tuning.
+        plan: The plan that folds weights into tensors.
+        model: The model to resolve the plan on; by default `base` or `tuned`, if one is a model, else only names and
+            shapes of the weights.
 
     Raises:
-        DataError: A tensor is missing, or of another shape.
+        DataError: A tensor is missing or has another shape.
         PlanError: The plan does not fit the weights.
-        AdaptError: A model is adapted.
+        AdaptError: A model has an adapter.
         CheckpointError: A file is missing or damaged.
     """
 
@@ -53,21 +54,21 @@ class Increments:
         _check(self.resolved, self.before, self.after)
 
     def of(self, tensor: TensorGroup) -> dict[str, Tensor]:
-        """Return the increments of the parameters in a tensor, by name.
+        """Return the increments of the parameters of a tensor group, by parameter name.
 
         Args:
-            tensor: The tensor.
+            tensor: A tensor group of the resolved plan.
 
         Raises:
-            DataError: One holds NaN or infinity.
+            DataError: An increment contains NaN or infinity.
         """
         return {view.parameter: _difference(view.parameter, self.before, self.after) for view in tensor.views}
 
     def dense(self, tensor: TensorGroup) -> Tensor:
-        """Return the increments in a tensor, folded.
+        """Return the increments of a tensor group, folded into one dense tensor.
 
         Args:
-            tensor: The tensor.
+            tensor: A tensor group of the resolved plan.
         """
         return tensor.gather(self.of(tensor))
 
@@ -77,11 +78,11 @@ class LeftOver:
     """A parameter that the plan does not cover.
 
     Args:
-        parameter: Its name.
-        shape: Its shape.
-        change: How far it was tuned, as a fraction of its norm; None where that cannot be said.
-        stored: Whether the adapter holds it as it is.
-        note: Why it cannot be compared, if so.
+        parameter: The parameter's name.
+        shape: The parameter's shape.
+        change: The relative change |tuned - base| / |base|; None if the two cannot be compared.
+        stored: Whether the adapter stores the tuned value.
+        note: Why the two cannot be compared; empty if they can.
     """
 
     parameter: str
@@ -93,12 +94,12 @@ class LeftOver:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Extraction(Recompression):
-    """An adapter that stands for a fine-tuned model, and what it lost. Printed, it is a table of the tensors.
+    """An adapter that approximates a fine-tuned model, and its errors. It prints as a table of the tensors.
 
     Args:
-        state: The adapter, without a model.
-        changes: One for each of the plan's tensors.
-        errors: The relative error of every parameter's increment in the Frobenius norm.
+        state: The adapter, not attached to a model.
+        changes: One entry per tensor of the plan.
+        errors: The relative error of every parameter's increment in the Frobenius norm, by parameter name.
         left_over: The parameters that the plan does not cover.
     """
 
@@ -106,7 +107,7 @@ class Extraction(Recompression):
     left_over: tuple[LeftOver, ...]
 
     def left_over_table(self) -> Table:
-        """Return one row for each parameter that was tuned and is not covered, the most changed first."""
+        """Return one row per tuned parameter that the plan does not cover, the most changed first."""
         tuned = [each for each in self.left_over if each.change is None or each.change]
         rows = [
             (
@@ -132,29 +133,29 @@ def extract(
     keep: bool = False,
     progress: Progress = silent,
 ) -> Extraction:
-    """Decompose what full fine-tuning changed: W_tuned - W_base, folded by a plan.
+    """Extract an adapter from a fully fine-tuned model: decompose W_tuned - W_base, folded by a plan.
 
     Args:
         base: The weights before fine-tuning: a model, a state dict, or a safetensors file.
-        tuned: The weights after it.
-        plan: Which weights fold into which tensors.
-        format: The format: one for all tensors, or one for each group's name.
-        model: A model of this architecture to resolve the plan on, without numbers if you like; by default `base` or
-            `tuned`, if one is a model. Without any, every weight is taken to be stored as (outputs, inputs, ...).
-        scale: The scale that the adapter gets; its increment does not depend on it.
-        tolerance: The relative error allowed for each tensor; the lowest ranks that reach it are found, none above
-            the format's own. Rank 'full' sets no bound.
-        keep: Store what was tuned and is not covered (biases, norms, the head) as it is. Needs a model.
+        tuned: The weights after fine-tuning.
+        plan: The plan that folds weights into tensors.
+        format: One format for all tensors, or a dict from group names to formats.
+        model: A model of this architecture to resolve the plan on, which may be on the meta device; by default `base`
+            or `tuned`, if one is a model. Without a model, weights are assumed to be stored as (outputs, inputs, ...).
+        scale: The scale of the adapter; its increment does not depend on it.
+        tolerance: The largest relative error of each tensor. The lowest ranks that keep it are used, none above the
+            format's own; rank 'full' sets no upper bound.
+        keep: Also store tuned parameters that the plan does not cover (biases, norms, the head). Needs a model.
         progress: Called after each tensor.
 
     Returns:
-        The adapter, the error of each tensor and each parameter, and what the plan does not cover.
+        The adapter, the error of each tensor and each parameter, and the parameters that the plan does not cover.
 
     Raises:
-        DataError: A tensor is missing, of another shape, or holds NaN or infinity.
+        DataError: A tensor is missing, has another shape, or contains NaN or infinity.
         PlanError: The plan does not fit the weights.
-        RankError: The tensor does not admit this rank, or a tolerance that the format's rank does not reach.
-        AdaptError: A model is adapted, or the scale is 0.
+        RankError: A tensor does not admit the rank, or the tolerance cannot be reached at the format's rank.
+        AdaptError: A model has an adapter, or the scale is 0.
         CheckpointError: A file is missing or damaged.
 
     Examples:
@@ -174,13 +175,13 @@ def extract(
     resolved = weights.resolved
     if keep and not weights.has_model:
         raise DataError(
-            "extract: keep=True needs a model, to tell parameters from buffers", fix="extract(..., model=model)"
+            "extract: keep=True needs a model to distinguish parameters from buffers", fix="pass model=model"
         )
     formats = formats_of(format, [tensor.name for tensor in resolved.tensors])
     changes, cores = [], {}
     errors: dict[str, float] = {}
     for done, tensor in enumerate(resolved.tensors, 1):
-        tensor.network(formats[tensor.name])  # an error that names the tensor, before anything is read
+        tensor.network(formats[tensor.name])  # raise early, before any weight is read
         increments = weights.of(tensor)
         dense = tensor.gather(increments) / scale
         found = formats[tensor.name].decompose(dense, tensor.modes, tolerance=tolerance)
@@ -203,14 +204,14 @@ def extract(
 
 
 def check_scale(owner: str, scale: object) -> None:
-    """Raise unless an increment can be divided by this.
+    """Raise unless a scale is finite and not 0.
 
     Args:
         owner: The function, for the message.
-        scale: What was given.
+        scale: The scale given by the user.
 
     Raises:
-        AdaptError: It is no finite number, or 0.
+        AdaptError: The scale is 0 or not a finite number.
     """
     finite_number(scale, f"{owner}: scale", AdaptError, fits=bool, expected="a finite number that is not 0")
 
@@ -228,12 +229,12 @@ def _named(weights: Weights) -> Mapping[str, Tensor]:
 
 
 def _skeleton(weights: Mapping[str, Tensor]) -> nn.Module:
-    """Return modules without numbers that hold parameters of these names and shapes."""
+    """Build a module tree on the meta device with parameters of these names and shapes."""
     root = nn.Module()
     if odd := [name for name in weights if not _is_path(name, weights)]:
         raise DataError(
-            f"extract: {odd[0]!r} names no parameter of a module",
-            cause="a name that is a module's too, or is taken",
+            f"extract: {odd[0]!r} cannot be the name of a parameter",
+            cause="a part of the name is empty, an attribute of nn.Module, or the name of another weight",
             fix="pass model=, a model of this architecture",
         )
     for name in weights:
@@ -250,14 +251,14 @@ def _skeleton(weights: Mapping[str, Tensor]) -> nn.Module:
 
 
 def _is_path(name: str, weights: Mapping[str, Tensor]) -> bool:
-    """Return whether a tensor can be a parameter in a tree of modules."""
+    """Return whether a name can be that of a parameter in a module tree."""
     parts = name.split(".")
     above = {".".join(parts[:at]) for at in range(1, len(parts))}
     return all(part and not hasattr(nn.Module(), part) for part in parts) and not above & weights.keys()
 
 
 def _check(resolved: ResolvedPlan, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:
-    """Hold names and shapes against the plan before anything is decomposed."""
+    """Check names and shapes against the plan before anything is decomposed."""
     shapes = {view.parameter: view.shape for tensor in resolved.tensors for view in tensor.views}
     for name, shape in shapes.items():
         for which, weights in (("base", before), ("tuned", after)):
@@ -267,8 +268,8 @@ def _check(resolved: ResolvedPlan, before: Mapping[str, Tensor], after: Mapping[
                     f"extract: the {which} weights at {name!r}",
                     expected=f"shape {shape}",
                     got=f"shape {found}" if found is not None else "no such tensor",
-                    cause="weights of another architecture, or with a prefix before every name",
-                    fix="pass weights of one model before and after fine-tuning",
+                    cause="weights of another architecture, or names with an additional prefix",
+                    fix="pass the weights of one model before and after fine-tuning",
                 )
 
 
@@ -282,13 +283,13 @@ def _difference(name: str, before: Mapping[str, Tensor], after: Mapping[str, Ten
     old, new = before[name].detach().cpu(), after[name].detach().cpu()
     wide = torch.promote_types(torch.promote_types(old.dtype, new.dtype), torch.float32)
     if wide.is_complex:
-        raise DataError(f"extract: {name!r}", expected="real numbers", got=f"{old.dtype} and {new.dtype}")
+        raise DataError(f"extract: {name!r}", expected="a real dtype", got=f"{old.dtype} and {new.dtype}")
     found = new.to(wide) - old.to(wide)
     if not bool(found.isfinite().all()):
         raise DataError(
             f"extract: {name!r} holds NaN or infinity",
-            got=f"{int((~found.isfinite()).sum()):,} of {found.numel():,} numbers",
-            cause="training that diverged, or a damaged file",
+            got=f"{int((~found.isfinite()).sum()):,} of {found.numel():,} values",
+            cause="diverged training, or a damaged file",
             fix="extract from an earlier checkpoint",
         )
     return found
@@ -304,7 +305,7 @@ def _errors(tensor: TensorGroup, found: Tensor, increments: Mapping[str, Tensor]
 
 
 def _left_over(weights: Increments, *, keep: bool) -> tuple[tuple[LeftOver, ...], dict[str, Tensor]]:
-    """Compare what the plan does not cover, and return what is to be stored as it is."""
+    """Compare the parameters that the plan does not cover, and return the values to store."""
     before, after = weights.before, weights.after
     parameters, covered = base_parameters(weights.host), set(weights.resolved.parameters)
     aliases = {id(parameters[name]) for name in covered}
@@ -323,7 +324,7 @@ def _left_over(weights: Increments, *, keep: bool) -> tuple[tuple[LeftOver, ...]
 
 
 def _frozen_parts(weights: Increments) -> Iterator[LeftOver]:
-    """Compare the parts of the plan's parameters that it leaves frozen."""
+    """Compare the parts of covered parameters that the plan leaves frozen."""
     for tensor in weights.resolved.tensors:
         for view in tensor.views:
             apart = float(
@@ -339,7 +340,7 @@ def _frozen_parts(weights: Increments) -> Iterator[LeftOver]:
 def _sound(name: str, weights: Mapping[str, Tensor]) -> Tensor:
     value = weights[name].detach().cpu().clone()
     if value.is_floating_point() and not bool(value.isfinite().all()):
-        raise DataError(f"extract: {name!r} holds NaN or infinity and would be stored", fix="keep=False, or repair it")
+        raise DataError(f"extract: {name!r} holds NaN or infinity", fix="pass keep=False, or use torch.nan_to_num")
     return value
 
 

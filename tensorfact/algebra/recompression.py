@@ -1,4 +1,4 @@
-"""Bring a sum of factored tensors into a format: conversion, rounding and addition are all this."""
+"""Find the factors of a sum of factored tensors in a format; conversion, rounding and addition all use this."""
 
 from __future__ import annotations
 
@@ -22,30 +22,29 @@ from .term import Term, energy
 Position = dict[str, int]
 
 _NOISE = 1e-12
-"""A sum this small beside its summands is what rounding leaves of zero."""
+"""A sum smaller than this fraction of its summands is rounding error and counts as zero."""
 
 
 def recompress(
     terms: Sequence[Term], modes: Sequence[Mode], format: Format, *, tolerance: float | None = None
 ) -> Decomposition:
-    """Find the factors of a format for a sum of factored tensors, without forming it where the networks allow.
+    """Find the factors of a sum of factored tensors in a format, without forming the dense sum where possible.
 
-    The tensor is brought into orthonormal bases of its modes, the small core is decomposed by the format's own
-    method, and the bases are multiplied back. For tensor trains and Tucker that is what TT-SVD and HOSVD of the dense
-    tensor give. Where all of a format's cores tell a mode's coordinates apart, as LoRA's two matrices tell the layers,
-    each coordinate is done by itself.
+    The sum is compressed to a small core in orthonormal bases of its modes, the core is decomposed by the format, and
+    the bases are multiplied back. For tensor trains and Tucker the result is that of TT-SVD and HOSVD of the dense
+    tensor. A mode that is a leg of all cores, such as the layers in LoRA, is handled coordinate by coordinate.
 
     Args:
         terms: The summands, on the same modes.
-        modes: The modes.
-        format: The format; its rank is the rank of the result, or with `tolerance` the highest that is tried.
-        tolerance: The relative error in the Frobenius norm that is allowed.
+        modes: The modes of the tensor.
+        format: The target format; its rank is the rank of the result, or with `tolerance` an upper bound.
+        tolerance: The largest relative error in the Frobenius norm.
 
     Returns:
-        The format with its ranks, the cores in fp64, and the true relative error.
+        The format with explicit ranks, the cores in fp64, and the measured relative error.
 
     Raises:
-        RankError: A rank that the modes do not allow, or a tolerance that the format's rank does not reach.
+        RankError: The modes do not admit the rank, or the tolerance cannot be reached at the format's rank.
         FormatError: The format has no decomposition.
 
     Source: I. Oseledets 2011, algorithm 2, for tensor trains; Vannieuwenhoven et al., SIAM J. Sci. Comput. 2012.
@@ -70,14 +69,17 @@ def recompress(
         return Decomposition(format, modes, _weighted(terms[0]), 0.0)
     apart = _apart(target)
     reach = _largest_bases(target, [mode for mode in modes if mode.name not in apart])
-    places = [dict(zip(apart, at, strict=True)) for at in itertools.product(*(range(target.sizes[m]) for m in apart))]
+    coordinates = itertools.product(*(range(target.sizes[mode]) for mode in apart))
+    places = [dict(zip(apart, at, strict=True)) for at in coordinates]
     blocks = [compress([term.at(place) for term in terms], reach, tolerance or 0.0) for place in places]
-    if len(terms) > 1 and sum(block.energy for block in blocks) <= (_NOISE * _magnitude(terms)) ** 2:  # they cancel
+    if (
+        len(terms) > 1 and sum(block.energy for block in blocks) <= (_NOISE * _magnitude(terms)) ** 2
+    ):  # the terms cancel
         format = format if tolerance is None else capped(format, 1, modes)
         return Decomposition(format, modes, idle(format, modes, blocks[0].core), 0.0)
     solved = _solve(blocks, modes, format, tolerance)
     if tolerance is not None and not solved.error <= tolerance:
-        if unchanged:  # least squares did not find what was there already
+        if unchanged:  # least squares missed the solution that exists
             return Decomposition(format, modes, _weighted(terms[0]), 0.0)
         raise out_of_reach(format, tolerance, solved.error)
     network = solved.format.network(modes)
@@ -89,19 +91,19 @@ def recompress(
 def stored(
     terms: Sequence[Term], found: Decomposition, dtype: torch.dtype, tolerance: float | None = None
 ) -> Decomposition:
-    """Round the numbers of a result to the dtype that they are stored in, and measure its error again.
+    """Round the cores of a result to the dtype in which they are stored, and measure the error again.
 
     Args:
-        terms: What was recompressed.
+        terms: The summands that were recompressed.
         found: The result, in fp64.
-        dtype: The dtype; below fp32, fp32 is taken.
-        tolerance: The relative error that was asked for.
+        dtype: The dtype to store; at least fp32 is used.
+        tolerance: The largest relative error.
 
     Returns:
-        The result with other numbers, and the true relative error, which is known to 1e-8.
+        The rounded result with its relative error, measured to about 1e-8.
 
     Raises:
-        RankError: The rounded numbers do not keep the tolerance.
+        RankError: The rounded cores exceed the tolerance.
     """
     dtype = torch.promote_types(dtype, torch.float32)
     cores = {name: core.to(dtype) for name, core in found.cores.items()}
@@ -117,7 +119,7 @@ def stored(
 
 
 def _largest_bases(target: Network, modes: Iterable[Mode]) -> dict[str, int]:
-    """Return how many basis vectors a network can use of each mode that one core alone has."""
+    """Return the largest useful basis size of each mode that belongs to only one core."""
     found = {}
     for mode in modes:
         core = Term(target, {}).holder(mode.name)
@@ -138,7 +140,7 @@ def _weighted(term: Term) -> dict[str, Tensor]:
 
 
 def _apart(network: Network) -> tuple[str, ...]:
-    """Return the modes whose coordinates all cores tell apart, so that a network holds one tensor for each."""
+    """Return the modes that are legs of all cores: the network is a separate one for each of their coordinates."""
     if len(network.cores) == 1:
         return ()
     return tuple(leg for leg in network.output if all(leg in core.legs for core in network.cores))
@@ -152,7 +154,7 @@ class _Solved:
 
 
 def _solve(blocks: list[Compressed], modes: Sequence[Mode], format: Format, tolerance: float | None) -> _Solved:
-    """Decompose the cores of all blocks at one rank: the format's, or the lowest that the tolerance allows."""
+    """Decompose the cores of all blocks at one rank: the format's, or the lowest that keeps the tolerance."""
     if tolerance is None:
         return _at_rank(blocks, modes, format)
     if len(blocks) > 1:
@@ -161,7 +163,7 @@ def _solve(blocks: list[Compressed], modes: Sequence[Mode], format: Format, tole
     small, kept = _small(block, modes), block.energy - block.dropped
     left = tolerance**2 * block.energy - block.dropped
     fitted = format.fitted(small)
-    if not 0 < left < kept:  # everything was spent, or there is nothing to keep
+    if not 0 < left < kept:  # truncation spent the tolerance, or rank 1 is enough
         return _at_rank(blocks, modes, fitted if left <= 0 else capped(fitted, 1, small))
     scale = block.core.abs().max()
     return _at_rank(blocks, modes, fitted.within(block.core / scale, small, math.sqrt(left / kept)))
@@ -185,7 +187,7 @@ def _small(block: Compressed, modes: Sequence[Mode]) -> tuple[Mode, ...]:
 
 
 def _expanded(network: Network, block: Compressed, part: Decomposition) -> dict[str, Tensor]:
-    """Return a block's cores with the network's bonds, in the modes' own coordinates."""
+    """Return the cores of a block, padded to the network's bonds and multiplied by the bases."""
     cores = {}
     for core in network.cores:
         value = part.cores[core.name]
@@ -202,7 +204,7 @@ def _expanded(network: Network, block: Compressed, part: Decomposition) -> dict[
 
 
 def _joined(network: Network, blocks: Iterable[tuple[Position, Mapping[str, Tensor]]]) -> dict[str, Tensor]:
-    """Put the cores of all blocks in their places."""
+    """Assemble the cores from those of all blocks."""
     cores: dict[str, Tensor] = {}
     for place, parts in blocks:
         if not place:

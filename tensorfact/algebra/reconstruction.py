@@ -1,14 +1,14 @@
-"""How well formats hold a given increment, without training."""
+"""Rank formats by how well they approximate a given weight increment, without training."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from torch import nn
 
+from ..common.aliases import JsonObject
 from ..common.progress import Progress, silent
 from ..common.table import Table
 from ..errors import TrainingError
@@ -19,11 +19,11 @@ from .extraction import Increments, Weights
 
 @dataclasses.dataclass(frozen=True)
 class Reconstruction:
-    """What one format makes of the increment.
+    """The error of one format.
 
     Args:
-        label: The format.
-        parameters: How many numbers its factors hold.
+        label: The label of the row, by default the format with its options.
+        parameters: Number of elements of its factors.
         error: The relative error over all tensors in the Frobenius norm.
         errors: The relative error of every tensor, by name.
     """
@@ -36,28 +36,28 @@ class Reconstruction:
 
 @dataclasses.dataclass(frozen=True)
 class Reconstructions:
-    """Formats by how well they hold an increment. Printed, it is a table, the smallest format first.
+    """The errors of several formats on one increment. It prints as a table, the smallest format first.
 
     Args:
-        rows: One for each format.
-        numbers: How many numbers the increment holds.
+        rows: One entry per format.
+        numbers: Number of elements of the dense increment.
     """
 
     rows: tuple[Reconstruction, ...]
     numbers: int
 
     def is_best(self, row: Reconstruction) -> bool:
-        """Return whether no other format has a smaller error with as few numbers.
+        """Return whether no format with as few or fewer parameters has a smaller error.
 
         Args:
-            row: The format.
+            row: One of `rows`.
         """
         return not any(
             other.parameters <= row.parameters and other.error < row.error for other in self.rows if other is not row
         )
 
     def table(self) -> Table:
-        """Return one row a format, the smallest first; those that no other of their size betters are marked."""
+        """Return one row per format, the smallest first; the best at their size are marked."""
         rows = tuple(
             (
                 row.label,
@@ -70,8 +70,8 @@ class Reconstructions:
         )
         return Table(("format", "parameters", "of dense", "relative error", "at its size"), rows)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything as plain JSON data."""
+    def to_dict(self) -> JsonObject:
+        """Return all rows as a JSON object."""
         return {"numbers": self.numbers, "rows": [dataclasses.asdict(row) for row in self.rows]}
 
     def __str__(self) -> str:
@@ -87,23 +87,23 @@ def reconstruct(
     model: nn.Module | None = None,
     progress: Progress = silent,
 ) -> Reconstructions:
-    """Decompose the increment of a fine-tuned model in many formats, and measure what each loses.
+    """Decompose the increment of a fine-tuned model in several formats and compare their errors.
 
     Args:
         base: The weights before fine-tuning: a model, a state dict, or a safetensors file.
-        tuned: The weights after it.
-        formats: Formats, or formats (or one for each group) by the row's label.
-        plan: Which weights fold into which tensors.
-        model: As in `extract`.
+        tuned: The weights after fine-tuning.
+        formats: An iterable of formats, or a dict from row labels to formats or to dicts from group names to formats.
+        plan: The plan that folds weights into tensors.
+        model: A model to resolve the plan on, as in `extract`.
         progress: Called after each decomposition.
 
     Returns:
-        One row for each format.
+        One row per format.
 
     Raises:
-        DataError: A tensor is missing, of another shape, or holds NaN or infinity; or nothing was tuned.
-        RankError: A tensor does not admit this rank; found before anything is decomposed.
-        TrainingError: A format is there twice.
+        DataError: A tensor is missing, has another shape, or contains NaN or infinity.
+        RankError: A tensor does not admit the rank; checked before anything is decomposed.
+        TrainingError: There is no format, or a format occurs twice.
 
     Examples:
         >>> import torch
@@ -122,7 +122,9 @@ def reconstruct(
     given = list(formats.items() if isinstance(formats, Mapping) else ((format_label(f), f) for f in formats))
     labels = [label for label, _ in given]
     if not given or len(set(labels)) < len(labels):
-        raise TrainingError("reconstruct: formats", expected="at least one, each once", got=", ".join(labels) or "none")
+        raise TrainingError(
+            "reconstruct: formats", expected="one or more, without duplicates", got=", ".join(labels) or "none"
+        )
     chosen = {label: increments.resolved.formats(format) for label, format in given}
     counts = {label: increments.resolved.num_parameters(each) for label, each in chosen.items()}
     losses: dict[str, dict[str, float]] = {label: {} for label in labels}
@@ -138,7 +140,7 @@ def reconstruct(
 
 
 def _total(errors: Mapping[str, float], energies: Mapping[str, float]) -> float:
-    """Return the relative error of all tensors together."""
+    """Return the relative error over all tensors."""
     whole = sum(energies.values())
     lost = sum(errors[name] ** 2 * energy for name, energy in energies.items())
     return math.sqrt(lost / whole) if whole else 0.0

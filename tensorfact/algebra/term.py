@@ -1,4 +1,4 @@
-"""A factored tensor, and what can be had of it without forming it."""
+"""A factored tensor with operations that do not form the dense tensor."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from ..network import Core, Network, dense_of, plan_contraction
 from ..storage import AdapterState
 
 _TWIN = "'"
-"""What tells the second of two networks from the first where they are contracted with each other."""
+"""Suffix for the names of the second of two networks that are contracted with each other."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Term:
-    """A factored tensor times a number: one summand. A dense tensor is a network of one core.
+    """One summand: a factored tensor times a weight. A dense tensor is a network of one core.
 
     Args:
         network: The network; its output legs are the tensor's modes.
         cores: The cores by name.
-        weight: What multiplies the tensor.
+        weight: Factor of the tensor.
     """
 
     network: Network
@@ -33,27 +33,27 @@ class Term:
         """Return a dense tensor as a term.
 
         Args:
-            dense: The tensor, one dimension a mode.
+            dense: The tensor, one dimension per mode.
             modes: The modes' names.
         """
         sizes = dict(zip(modes, dense.shape, strict=True))
         return cls(Network((Core("T", modes),), modes, sizes), {"T": dense})
 
     def wide(self) -> Term:
-        """Return this with cores in fp64, which products of many factors need."""
+        """Return this term with its cores in fp64, for accurate products of many factors."""
         return dataclasses.replace(self, cores={name: core.detach().double() for name, core in self.cores.items()})
 
     def dense(self) -> Tensor:
-        """Return the tensor, one dimension a mode."""
+        """Return the dense tensor, one dimension per mode."""
         return dense_of(self.network, self.cores) * self.weight
 
     def holder(self, leg: str) -> Core | None:
-        """Return the core that has a leg, if it is the only one."""
+        """Return the only core with a leg, or None if there are several."""
         holders = [core for core in self.network.cores if leg in core.legs]
         return holders[0] if len(holders) == 1 else None
 
     def unfolded(self, leg: str) -> Tensor:
-        """Return the one core that has a leg as a matrix (leg, all its others).
+        """Return the only core with a leg as a matrix (leg, all other legs).
 
         Args:
             leg: A leg with a holder.
@@ -62,11 +62,11 @@ class Term:
         return self.cores[core.name].movedim(core.legs.index(leg), 0).reshape(self.network.sizes[leg], -1)
 
     def folded(self, leg: str, matrix: Tensor) -> Term:
-        """Return this with the core that has a leg taken from a matrix, whose rows may be fewer: undoes `unfolded`.
+        """Replace the only core with a leg by a matrix, possibly with fewer rows: the inverse of `unfolded`.
 
         Args:
             leg: A leg with a holder.
-            matrix: The core (leg, all its others).
+            matrix: The core as a matrix (leg, all other legs).
         """
         core = self._held(leg)
         others = self.network.shape([other for other in core.legs if other != leg])
@@ -75,10 +75,10 @@ class Term:
         return Term(self._resized(sizes), {**self.cores, core.name: value}, self.weight)
 
     def at(self, place: Mapping[str, int]) -> Term:
-        """Return the part at one coordinate of some legs, which keep size 1.
+        """Return the slice at one coordinate of some legs, which keep size 1.
 
         Args:
-            place: The coordinate of each of these legs.
+            place: The coordinate of each leg.
         """
         cores = {}
         for core in self.network.cores:
@@ -90,11 +90,11 @@ class Term:
         return Term(self._resized(sizes), cores, self.weight)
 
     def inner(self, other: Term, mode: str) -> Tensor:
-        """Return the product of two tensors, unfolded along a mode (mode of this, mode of the other).
+        """Return the matrix product of the unfoldings of two tensors (mode of this, mode of the other).
 
         Args:
-            other: A tensor with the same modes.
-            mode: The mode that is not summed.
+            other: A term with the same modes.
+            mode: The mode that is not contracted.
         """
         shared = set(self.network.output) - {mode}
         twins = tuple(
@@ -111,7 +111,7 @@ class Term:
 
     @property
     def stored(self) -> int:
-        """How many numbers the cores hold."""
+        """Number of elements of all cores."""
         return sum(core.numel() for core in self.cores.values())
 
     def _held(self, leg: str) -> Core:
@@ -124,12 +124,12 @@ class Term:
 
 
 def terms_of(state: AdapterState, tensor: str, weight: float = 1.0) -> list[Term]:
-    """Return one tensor of an adapter, without its scale: its factors, less the start if that is subtracted.
+    """Return the terms of one tensor of an adapter, without its scale: the factors, minus a subtracted start.
 
     Args:
         state: The adapter.
         tensor: The tensor's name.
-        weight: What multiplies it.
+        weight: Factor of the tensor.
     """
     network, start = state.network(tensor), state.start(tensor)
     terms = [Term(network, state.cores(tensor), weight)]
@@ -137,11 +137,11 @@ def terms_of(state: AdapterState, tensor: str, weight: float = 1.0) -> list[Term
 
 
 def gram(terms: list[Term], mode: str) -> Tensor:
-    """Return the Gram matrix of a sum's unfolding along a mode (mode, mode), from inner products of the summands.
+    """Return the Gram matrix (mode, mode) of the unfolding of a sum, from inner products of the summands.
 
     Args:
         terms: The summands.
-        mode: The mode.
+        mode: The mode along which the sum is unfolded.
     """
     size = terms[0].network.sizes[mode]
     total = terms[0].cores[next(iter(terms[0].cores))].new_zeros(size, size)
@@ -154,7 +154,7 @@ def gram(terms: list[Term], mode: str) -> Tensor:
 
 
 def energy(terms: list[Term]) -> float:
-    """Return the squared Frobenius norm of a sum, from inner products; known to 1e-16 of the summands' energies.
+    """Return the squared Frobenius norm of a sum, accurate to 1e-16 of the energies of the summands.
 
     Args:
         terms: The summands, in fp64.

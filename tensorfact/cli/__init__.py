@@ -1,4 +1,4 @@
-"""The command line. Every mistake a user can make ends in one line and exit code 2."""
+"""The command line. Errors of the library are printed as one line on standard error, with exit code 2."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line.
 
     Args:
-        arguments: The words after the program's name; by default those it was started with.
+        arguments: Command-line arguments without the program name; default: `sys.argv[1:]`.
     """
     try:
         app(arguments)

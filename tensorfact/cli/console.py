@@ -1,4 +1,4 @@
-"""What all commands share: the application, their options, how a table is shown."""
+"""Shared by all commands: the application, common options, printing of tables."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ app = typer.Typer(
 )
 
 ModelName = Annotated[str, typer.Argument(help="'nano' (bundled), any timm name, hf:NAME (transformers), torch:CLASS.")]
-AdapterPath = Annotated[Path, typer.Argument(help="A file that Adapter.save wrote.")]
-Pretrained = Annotated[bool, typer.Option("--pretrained", help="Load timm's pretrained weights.")]
+AdapterPath = Annotated[Path, typer.Argument(help="An adapter file, written by Adapter.save.")]
+Pretrained = Annotated[bool, typer.Option("--pretrained", help="Load pretrained weights, from a cache or the network.")]
 Checkpoint = Annotated[Path | None, typer.Option(help="A safetensors file with the model's weights.")]
 Formats = Annotated[list[str] | None, typer.Option("--format", help="NAME:option=value, repeatable: tt:rank=16.")]
 
 
 def show(table: Table, title: str | None = None) -> None:
-    """Print a table; what reads a pipe gets whole lines.
+    """Print a table: with borders in a terminal, as unwrapped Markdown lines into a pipe.
 
     Args:
-        table: The table.
-        title: What it is.
+        table: Headers and rows.
+        title: Line printed above the table.
     """
     console = Console()
     if not console.is_terminal:
@@ -52,20 +52,20 @@ def show(table: Table, title: str | None = None) -> None:
 
 
 def device_of(name: str) -> torch.device:
-    """Return the device of a name; of none, a GPU if there is one."""
+    """Return the device with this name; for an empty name, a GPU if there is one, else the CPU."""
     return usable(name or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def plan_of(
     model: nn.Module, blocks: Sequence[str] | None, mlp: str = "chunks", *, by_shape: bool = False
 ) -> TensorizationPlan:
-    """Return the plan that the options of a command ask for.
+    """Build a plan from the options of a command.
 
     Args:
-        model: The model.
-        blocks: Which weights; all by default.
-        mlp: What becomes of the MLPs' matrices.
-        by_shape: Group weights of equal shape instead.
+        model: The model to plan for; its shapes are enough.
+        blocks: Kinds of blocks to adapt, such as `attention`; default: all.
+        mlp: `chunks` splits the d x 4d matrices of an MLP into d x d ones; `whole` keeps them.
+        by_shape: Group weights of equal shape, for models without a built-in plan; ignores `blocks` and `mlp`.
     """
     if by_shape:
         return plan_by_shape(model)

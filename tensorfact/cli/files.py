@@ -1,4 +1,4 @@
-"""Commands that need no model: what formats there are, what a file holds."""
+"""Commands that need no model: formats, inspect."""
 
 from __future__ import annotations
 
@@ -26,18 +26,16 @@ SPLIT_MODES = (
     *(Mode("out1", 24, "out"), Mode("out2", 32, "out")),
 )
 EXAMPLE_OPTIONS = {"rank": 4, "format": TensorTrain(rank=4), "cores": {"U": TensorTrain(rank=2)}}
-"""What the formats' options are in the list, if they have them."""
+"""Values for the required options of the formats in the list."""
 
 
 @app.command("formats")
 def formats_command(
-    draw: Annotated[
-        Path | None, typer.Option("--draw", help="Write each format's picture (SVG) to this folder.")
-    ] = None,
+    draw: Annotated[Path | None, typer.Option("--draw", help="Folder for one SVG picture of each format.")] = None,
 ) -> None:
     """List the formats, their options, and their networks on ViT-B's 144 x 768 x 768 tensor at rank 4.
 
-    Formats that need inputs and outputs in several modes get 24 x 32 for each 768.
+    Formats that need several input and output modes get 24 x 32 in place of each 768.
     """
     rows = []
     if draw is not None:
@@ -45,7 +43,7 @@ def formats_command(
     for name in available_formats():
         try:
             cls = get_format(name)
-        except FormatError as error:  # of an installed package
+        except FormatError as error:  # an installed package whose format cannot be loaded
             rows.append((name, str(error), "", "", ""))
             continue
         summary = (cls.__doc__ or "").strip().splitlines()[0]
@@ -61,7 +59,7 @@ def formats_command(
 
 
 def _example(cls: type[Format]) -> tuple[Format | None, tuple[Mode, ...]]:
-    """Return a format of a class, and modes that it allows; None for one whose options are not known here."""
+    """Return an example of a format and modes that it accepts; None if `EXAMPLE_OPTIONS` lacks a required option."""
     names = {field.name: field.default is dataclasses.MISSING for field in dataclasses.fields(cls)}
     options = {name: value for name, value in EXAMPLE_OPTIONS.items() if names.get(name)}
     for modes in (EXAMPLE_MODES, SPLIT_MODES):
@@ -76,8 +74,8 @@ def _example(cls: type[Format]) -> tuple[Format | None, tuple[Mode, ...]]:
 
 @app.command("inspect")
 def inspect_command(file: AdapterPath) -> None:
-    """Print what an adapter file holds."""
-    adapter = AdapterState.load(file).description  # its tensors too, so that a damaged file is said to be one
+    """Print the contents of an adapter file: tensors, formats, scales, cores, head and plan."""
+    adapter = AdapterState.load(file).description  # reads the tensors too, to detect a damaged file
     shapes = {name: "x".join(map(str, shape)) for name, shape in adapter.shapes.items()}
     rows = []
     for name, format in adapter.formats.items():

@@ -1,4 +1,4 @@
-"""Commands that need a model: compare, plan, merge; and what the planner knows of the machine."""
+"""Commands that need a model: compare, plan, merge; and calibrate, which measures the machine."""
 
 from __future__ import annotations
 
@@ -41,27 +41,35 @@ def compare_command(
     model: Annotated[str, typer.Option(help="'nano' (bundled) or any timm model name.")] = "nano",
     pretrained: Pretrained = False,
     checkpoint: Checkpoint = None,
-    data: Annotated[str, typer.Option(help="A task, such as digits, or a folder with train, val, test.")] = "digits",
+    data: Annotated[
+        str, typer.Option(help="A task, such as digits, or a folder of images with subfolders train, val, test.")
+    ] = "digits",
     format: Formats = None,
     baseline: Annotated[
-        list[str] | None, typer.Option(help="linear, full, bitfit, adapter:hidden=8, ..., repeatable.")
+        list[str] | None,
+        typer.Option(
+            help="Baselines, repeatable: linear, full, bitfit, adapter:hidden=8, ...", show_default="linear, full"
+        ),
     ] = None,
     scale: Annotated[float, typer.Option(help="Scale s of the update: W + s dW.")] = 10.0,
     seeds: Annotated[int, typer.Option(min=1, help="Training runs per method, one per seed.")] = 2,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training split.")] = 10,
     batch_size: Annotated[int, typer.Option(min=1, help="Batch size: samples per step.")] = 64,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 3e-3,
-    device: Annotated[str, typer.Option(help="Where to train: cpu, cuda, ...; by default a GPU if there is one.")] = "",
+    device: Annotated[
+        str, typer.Option(help="Device to train on: cpu, cuda, ...; default: a GPU if there is one.")
+    ] = "",
     out: Annotated[Path, typer.Option(help="Folder for results.json, table.md and accuracy.png.")] = Path(
         "runs/compare"
     ),
     increment: Annotated[
-        Path | None, typer.Option(help="Fine-tuned weights (safetensors): rank formats by error, train nothing.")
+        Path | None, typer.Option(help="Fine-tuned weights (safetensors): rank formats by reconstruction error.")
     ] = None,
 ) -> None:
-    """Train formats on one model and data set, beside the linear probe and full fine-tuning.
+    """Train formats on one model and data set, and compare them with the linear probe and full fine-tuning.
 
-    With --increment nothing is trained: formats are ranked by how well they hold what full fine-tuning changed.
+    With --increment nothing is trained: formats are ranked by how closely they reproduce the change of the weights in
+    full fine-tuning.
     """
     if increment is not None:
         _rank(model, pretrained, checkpoint, increment, format or INCREMENT_FORMATS, out)
@@ -94,31 +102,33 @@ def plan_command(
     model: ModelName,
     blocks: Annotated[
         list[str] | None,
-        typer.Option(help="Which weights, repeatable: all, attention, mlp, conv, depthwise.", show_default="all"),
+        typer.Option(help="Blocks to adapt, repeatable: all, attention, mlp, conv, depthwise.", show_default="all"),
     ] = None,
-    mlp: Annotated[str, typer.Option(help="A d x 4d matrix as d x d 'chunks', or 'whole'.")] = "chunks",
+    mlp: Annotated[
+        str, typer.Option(help="The d x 4d matrices of an MLP: split into d x d 'chunks', or 'whole'.")
+    ] = "chunks",
     by_shape: Annotated[
         bool, typer.Option("--by-shape", help="For models without a built-in plan: group weights of equal shape.")
     ] = False,
     format: Formats = None,
-    draw: Annotated[Path | None, typer.Option("--draw", help="Write a picture of the plan (SVG) to this file.")] = None,
+    draw: Annotated[Path | None, typer.Option("--draw", help="SVG file for a picture of the plan.")] = None,
 ) -> None:
-    """Print the tensors of a model's plan, what it leaves out, and what each format would train. Needs no weights."""
+    """Print the tensors of a model's plan, the parameters left out, and the size of each format. Needs no weights."""
     formats = list(map(parse_format, format or ["tt:rank=16"]))
     shapes = model_shapes(model)
     if by_shape and (blocks or mlp != "chunks"):
-        raise PlanError("--by-shape knows no blocks", fix="leave --blocks and --mlp out")
+        raise PlanError("--by-shape cannot be combined with --blocks or --mlp", fix="leave out --blocks and --mlp")
     plan = plan_of(shapes, blocks, mlp, by_shape=by_shape)
     resolved = plan.resolve(shapes)
     what = "by shape" if by_shape else f"{', '.join(blocks or ['all'])} blocks"
     show(resolved.table(), f"{model}, {what}")
-    show(resolved.left_out_table(), f"left out; the tensors hold {resolved.share:.0%} of what could be stacked")
+    show(resolved.left_out_table(), f"left out; the tensors hold {resolved.share:.0%} of the matrices and kernels")
     counts = []
     for each in formats:
         fitted = resolved.fitted(each)
-        lower = " (less where a tensor allows no more)" if set(fitted.values()) != {each} else ""
+        lower = " (a lower rank where a tensor does not admit this one)" if set(fitted.values()) != {each} else ""
         counts.append((format_label(each) + lower, f"{resolved.num_parameters(fitted):,}"))
-    show(Table(("format", "parameters"), tuple(counts)), "trained parameters, the head apart")
+    show(Table(("format", "parameters"), tuple(counts)), "trained parameters, excluding the head")
     if draw is not None:
         write_text(draw, picture_of(plan.resolve(shapes)) + "\n")
         typer.echo(f"picture: {draw}")
@@ -128,16 +138,16 @@ def plan_command(
 def merge_command(
     model: ModelName,
     file: AdapterPath,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The merged weights, as safetensors.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Safetensors file for the merged weights.")],
     pretrained: Pretrained = False,
     checkpoint: Checkpoint = None,
 ) -> None:
-    """Write a model's weights with an adapter merged into them."""
+    """Merge an adapter into the weights of a model, and write the weights."""
     described = AdapterDescription.read(file)
     loaded = load_model(model, pretrained=pretrained, checkpoint=checkpoint)
     own = {name: loaded.get_parameter(name).shape for name in head_parameters(loaded, True)}
     resized = {described.head[name][0] for name in own.keys() & described.head if described.head[name] != own[name]}
-    if resized and hasattr(loaded, "reset_classifier"):  # the file's head has other classes than the model's
+    if resized and hasattr(loaded, "reset_classifier"):  # the saved head has another number of classes
         loaded.reset_classifier(resized.pop())  # type: ignore[operator]  # timm's, as in `with_head`
     adapter = load_adapter(loaded, file)
     adapter.merge()
@@ -148,37 +158,38 @@ def merge_command(
 
 @app.command("calibrate")
 def calibrate_command(device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu") -> None:
-    """Measure the three constants that the planner predicts times with."""
+    """Measure the three constants of this machine from which the planner predicts run times."""
     known = machine(device_of(device))
     found = calibrate(device, use=False)
     rows = tuple(
         (what, spell(now), spell(before))
         for what, spell, now, before in (
-            ("products of large matrices", "{:.3g} FLOP/s".format, found.flops_per_second, known.flops_per_second),
+            ("large matrix products", "{:.3g} FLOP/s".format, found.flops_per_second, known.flops_per_second),
             ("element-wise operations", "{:.3g} bytes/s".format, found.bytes_per_second, known.bytes_per_second),
-            ("the smallest product", "{:.3g} s".format, found.seconds_per_launch, known.seconds_per_launch),
+            ("smallest matrix product", "{:.3g} s".format, found.seconds_per_launch, known.seconds_per_launch),
         )
     )
-    show(Table(("constant", "measured", "planned with"), rows), f"{found.device}, {torch.get_num_threads()} thread(s)")
-    typer.echo(f"tensorfact.network.calibrate({device!r}) in a program measures, and plans with that from then on")
+    show(Table(("constant", "measured", "in use"), rows), f"{found.device}, {torch.get_num_threads()} thread(s)")
+    typer.echo(f"to measure and use these constants in a program, call tensorfact.network.calibrate({device!r})")
 
 
 def _distinct(texts: Sequence[str]) -> dict[str, Format]:
     parsed = [parse_format(text) for text in texts]
     formats = {format_label(f): f for f in parsed}
     if len(formats) < len(parsed):
-        raise TrainingError("compare: a format is there twice", got=", ".join(map(format_label, parsed)))
+        labels = ", ".join(map(format_label, parsed))
+        raise TrainingError("compare: the same format is given twice", got=labels, fix="pass each --format once")
     return formats
 
 
 def _rank(
     name: str, pretrained: bool, checkpoint: Path | None, increment: Path, formats: Sequence[str], out: Path
 ) -> None:
-    """Compare formats by what they lose of an increment."""
+    """Rank formats by their reconstruction error on the increment of fine-tuned weights."""
     chosen, model = _distinct(formats), load_model(name, pretrained=pretrained, checkpoint=checkpoint)
     plan = plan_for(model)
     with progress_bars() as progress:
         found = reconstruct(model, increment, chosen, plan=plan, progress=progress)
-    files = write_reconstructions(found, out, f"what {increment.name} changed of {name}")
-    show(found.table(), f"the increment of {increment}: {found.numbers:,} numbers")
+    files = write_reconstructions(found, out, f"increment of {increment.name} over {name}")
+    show(found.table(), f"increment of {increment}: {found.numbers:,} numbers")
     typer.echo(f"written: {', '.join(map(str, files))}")

@@ -10,7 +10,7 @@ from ..common.progress import Progress
 
 @contextlib.contextmanager
 def progress_bars() -> Iterator[Progress]:
-    """Show one bar a task on standard error while the context lasts.
+    """Show one progress bar per task on standard error, inside the context.
 
     Yields:
         The callback to pass as `progress=`.

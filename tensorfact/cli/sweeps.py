@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -32,10 +32,11 @@ from ..lab.sweep import (
 from .console import app, device_of, show
 from .progress import progress_bars
 
-Out = Annotated[Path, typer.Option("--out", "-o", help="The folder of runs.")]
-DataRoot = Annotated[Path | None, typer.Option(help="The folder with the benchmarks' folders.")]
-Device = Annotated[str, typer.Option(help="Where to train: cpu, cuda, ...; by default a GPU if there is one.")]
-Loaders = Annotated[int, typer.Option(min=0, help="Processes that load images for a run.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the runs and the report.")]
+DataRoot = Annotated[Path | None, typer.Option(help="Folder with one subfolder of data per benchmark.")]
+Device = Annotated[str, typer.Option(help="Device to train on: cpu, cuda, ...; default: a GPU if there is one.")]
+Loaders = Annotated[int, typer.Option(min=0, help="Data-loading processes per run.")]
+Tracker = Annotated[str | None, typer.Option(help="Tracker of accelerate: tensorboard, wandb, ...")]
 Words = list[str] | None
 
 
@@ -43,18 +44,27 @@ Words = list[str] | None
 def sweep_command(
     preset_name: Annotated[str, typer.Option("--preset", help="'small' (the bundled model), or 'paper'.")] = "small",
     data_root: DataRoot = None,
-    part: Annotated[Words, typer.Option(help="Parts of the preset to run, repeatable; all by default.")] = None,
-    row: Annotated[Words, typer.Option(help="Rows to run, by label, repeatable; all by default.")] = None,
-    method: Annotated[Words, typer.Option(help="Rows of your own, repeatable: tt:rank=4, lora:rank=8, bitfit.")] = None,
-    task: Annotated[Words, typer.Option(help="Tasks, repeatable: digits, vtab:cifar, folder:PATH, hf:NAME.")] = None,
-    model: Annotated[Words, typer.Option(help="Another model, for all parts or one: NAME, or PART=NAME.")] = None,
-    pretrained: Annotated[bool | None, typer.Option(help="Load timm's pretrained weights, or none.")] = None,
+    part: Annotated[Words, typer.Option(help="Parts of the preset to run, repeatable; default: all.")] = None,
+    row: Annotated[Words, typer.Option(help="Rows of the preset to run, by label, repeatable; default: all.")] = None,
+    method: Annotated[
+        Words, typer.Option(help="Methods in place of the preset's rows, repeatable: tt:rank=4, lora:rank=8, bitfit.")
+    ] = None,
+    task: Annotated[
+        Words,
+        typer.Option(help="Tasks in place of the preset's, repeatable: digits, vtab:NAME, folder:PATH, hf:NAME."),
+    ] = None,
+    model: Annotated[
+        Words,
+        typer.Option(help="Model in place of the preset's, repeatable: NAME for all parts, PART=NAME for one."),
+    ] = None,
+    pretrained: Annotated[bool | None, typer.Option(help="Load pretrained weights; default: as in the preset.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="A safetensors file with the model's weights.")] = None,
     protocol: Annotated[
-        str, typer.Option(help="'validated', or 'as-released': chosen on the test split.")
+        str,
+        typer.Option(help="Choose options on the validation split ('validated') or on the test split ('as-released')."),
     ] = "validated",
     scale: Annotated[list[float] | None, typer.Option(help="Scales to choose among, repeatable.")] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Final runs of a row on a task.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Final runs per row and task, one per seed.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training samples.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Batch size: samples per step.")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
@@ -62,29 +72,36 @@ def sweep_command(
         str | None, typer.Option(help="Mixed precision: bf16 runs matrix products in bfloat16.")
     ] = None,
     imagenet_statistics: Annotated[
-        bool | None, typer.Option(help="Normalise as the released code does, by ImageNet's statistics.")
+        bool | None, typer.Option(help="Normalise images with the mean and deviation of ImageNet, as FacT's code does.")
     ] = None,
     trials: Annotated[int, typer.Option(min=0, help="Search the options with N Optuna trials; 0 = the full grid.")] = 0,
-    engine: Annotated[str, typer.Option(help="'in-process', 'pool' or 'ray'.")] = "in-process",
-    processes: Annotated[int, typer.Option(min=1, help="Processes of the pool.")] = 2,
-    gpus: Annotated[float, typer.Option(min=0, help="GPUs that the pool shares, or that a run on Ray takes.")] = 0,
-    address: Annotated[str | None, typer.Option(help="A Ray cluster; by default one on this machine.")] = None,
+    engine: Annotated[
+        str, typer.Option(help="Where runs execute: 'in-process', 'pool' (several processes) or 'ray' (a cluster).")
+    ] = "in-process",
+    processes: Annotated[int, typer.Option(min=1, help="Number of processes of the pool.")] = 2,
+    gpus: Annotated[float, typer.Option(min=0, help="GPUs shared by the pool, or GPUs per run on Ray.")] = 0,
+    address: Annotated[str | None, typer.Option(help="Address of a Ray cluster; default: one on this machine.")] = None,
     device: Device = "",
     loaders: Loaders = 0,
-    check: Annotated[bool, typer.Option(help="Open every image before anything trains.")] = True,
-    tracker: Annotated[str | None, typer.Option(help="A tracker that accelerate knows: tensorboard, ...")] = None,
+    check: Annotated[bool, typer.Option(help="Open every image before training starts.")] = True,
+    tracker: Tracker = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List rows, sizes and numbers of runs; do nothing.")
+        bool, typer.Option("--dry-run", help="List rows, parameter counts and numbers of runs, and exit.")
     ] = False,
-    specs: Annotated[bool, typer.Option("--specs", help="Print each run's spec, a line of JSON; do nothing.")] = False,
+    specs: Annotated[
+        bool, typer.Option("--specs", help="Print the specs of the runs, one line of JSON each, and exit.")
+    ] = False,
     out: Out = Path("runs/sweep"),
 ) -> None:
-    """Run methods on tasks, choose their options on the validation split, write a report. Re-running resumes it."""
+    """Run methods on tasks, choose their options on the validation split, and write a report.
+
+    Re-running the same command resumes the sweep.
+    """
     found = known("protocol", protocol, PROTOCOLS)(preset(preset_name))
     found = narrowed(
         found, parts=part or (), rows=row or (), tasks=task or (), methods=method or (), scales=scale or ()
     )
-    changes: dict[str, Any] = {} if pretrained is None else {"pretrained": pretrained}
+    changes: dict[str, object] = {} if pretrained is None else {"pretrained": pretrained}
     changes |= {} if checkpoint is None else {"checkpoint": str(checkpoint)}
     settings = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "precision": precision}
     settings |= {"imagenet_statistics": imagenet_statistics}
@@ -97,7 +114,7 @@ def sweep_command(
         for each in found.parts:
             show(sizes(found, each), f"{each.name}: {each.title}, {each.model}, {len(each.tasks)} task(s)")
         chosen = ", ".join(f"{name} {value}" for name, value in dataclasses.asdict(found.settings).items())
-        typer.echo(f"{len(known_specs(found)):,} runs before anything is chosen. {found.protocol} Each: {chosen}.")
+        typer.echo(f"{len(known_specs(found)):,} runs before options are chosen. {found.protocol} Settings: {chosen}.")
         return
     made = known("engine", engine, ENGINES)(processes, gpus, address)
     with progress_bars() as progress:
@@ -118,39 +135,37 @@ def sweep_command(
 
 @app.command("run")
 def run_command(
-    spec: Annotated[Path, typer.Argument(help="A run's spec: a file with a line of `tensorfact sweep --specs`.")],
+    spec: Annotated[Path, typer.Argument(help="Spec of the run: a file with one line of `tensorfact sweep --specs`.")],
     data_root: DataRoot = None,
     device: Device = "",
     loaders: Loaders = 0,
-    keep: Annotated[bool, typer.Option("--keep", help="Keep what was trained beside the result.")] = False,
-    tracker: Annotated[
-        str | None, typer.Option(help="A tracker that accelerate knows: tensorboard, wandb, ...")
-    ] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the trained parameters in the folder of the run.")] = False,
+    tracker: Tracker = None,
     out: Out = Path("runs/sweep"),
 ) -> None:
-    """Execute one run of a sweep, also under torchrun or `accelerate launch`."""
+    """Execute one run of a sweep, in one process or under torchrun or `accelerate launch`."""
     try:
         found = RunSpec.from_json(spec.read_text())
     except (OSError, UnicodeDecodeError) as error:
         raise SweepError(
-            f"{spec} cannot be read", got=str(error), fix="tensorfact sweep --specs | head -1 > FILE"
+            f"cannot read {spec}", got=str(error), fix="tensorfact sweep --specs | head -1 > FILE"
         ) from error
     runner = Runner(out, data_root, str(device_of(device)), loaders, keep, tracker)
     with progress_bars() as progress:
         run = runner.run(found, progress=progress)
-    if os.environ.get("RANK", "0") == "0":  # of a launcher's processes, the first
+    if os.environ.get("RANK", "0") == "0":  # only the first process of a launcher prints
         shown = ("parameters", "val_accuracy", "test_accuracy", "failure")
         typer.echo(json.dumps({"run": found.id, **{name: getattr(run.outcome, name) for name in shown}}))
 
 
 @app.command("report")
 def report_command(
-    runs: Annotated[Path, typer.Argument(help="The folder of runs.")],
+    runs: Annotated[Path, typer.Argument(help="Folder of runs, written by `tensorfact sweep --out`.")],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Where to write; the folder of runs by default.")
+        Path | None, typer.Option("--out", "-o", help="Folder for the report; default: the folder of runs.")
     ] = None,
 ) -> None:
-    """Write the report of a sweep, finished or not: one page for the browser, tables, pictures."""
+    """Write the report of a sweep, finished or not: an HTML page, tables and pictures."""
     _report(read_results(runs), out or runs)
 
 

@@ -1,1 +1,1 @@
-"""What every room may use: aligned tables and progress callbacks."""
+"""Shared helpers: argument checks, type aliases, aligned tables and progress callbacks."""

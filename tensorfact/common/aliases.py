@@ -1,4 +1,4 @@
-"""Types of values whose content another library or a caller decides."""
+"""Type aliases for values whose content is decided by another library or by the caller."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 JsonObject = dict[str, Any]
-"""An object of a JSON document, or the arguments that one is written from."""
+"""A JSON object."""
 
 Options = Mapping[str, Any]
-"""Keyword arguments that are passed on to a function, or to the constructor of a dataclass."""
+"""Keyword arguments that are passed on to a function or a dataclass."""

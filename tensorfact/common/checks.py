@@ -1,4 +1,4 @@
-"""Checks of arguments: each returns the value it was given as its plain type, or raises with one form of message."""
+"""Argument checks: each returns the value as a plain Python type, or raises an error with a uniform message."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from typing import SupportsFloat, SupportsIndex
 from ..errors import TensorfactError, nearest
 
 ErrorClass = type[TensorfactError]
-"""The class of the error that a check raises."""
+"""Class of the error that a check raises."""
 
 AnyPath = str | os.PathLike[str]
-"""What is taken wherever a path is asked for."""
+"""Types that are accepted as a path."""
 
 
 def whole_number(
     value: object, argument: str, kind: ErrorClass, *, least: int = 1, expected: str = "", example: object = None
 ) -> int:
-    """Return a whole number of at least some size: an int, or what counts as one, such as numpy's integers.
+    """Check that a value is an integer of at least `least`, numpy integers included, and return it as an int.
 
     Args:
-        value: What was given.
-        argument: The argument, as in `explain: tokens`.
-        kind: The class of the error.
-        least: The least value that is allowed.
-        expected: What was expected; by default `an int of at least LEAST`.
-        example: A value that would be right, for the fix; by default `least`.
+        value: The value to check.
+        argument: Where the value was passed, as in `explain: tokens`.
+        kind: Class of the error.
+        least: Smallest valid value.
+        expected: The valid values in words; default: `an int of at least LEAST`.
+        example: A valid value, for the fix; default: `least`.
 
     Raises:
-        TensorfactError: Of class `kind`; a bool, a float, or a smaller number.
+        TensorfactError: Of class `kind`, if the value is a bool, a float or less than `least`.
 
     Examples:
         >>> from tensorfact.errors import AdaptError
@@ -43,7 +43,7 @@ def whole_number(
     if isinstance(value, SupportsIndex) and not isinstance(value, bool):
         try:
             number = operator.index(value)
-        except TypeError:  # a tensor of several numbers, or of floats
+        except TypeError:  # a tensor with several elements, or of floats
             number = least - 1
         if number >= least:
             return number
@@ -61,18 +61,18 @@ def finite_number(
     expected: str = "a finite number",
     example: object = 1.0,
 ) -> float:
-    """Return a finite number in some range, as a float.
+    """Check that a value is a finite number in some range, and return it as a float.
 
     Args:
-        value: What was given.
-        argument: The argument, as in `adapt: scale`.
-        kind: The class of the error.
-        fits: Whether a finite number is allowed.
-        expected: What was expected, in words.
-        example: A value that would be right, for the fix.
+        value: The value to check.
+        argument: Where the value was passed, as in `adapt: scale`.
+        kind: Class of the error.
+        fits: Returns whether a finite number is in the range.
+        expected: The valid values in words.
+        example: A valid value, for the fix.
 
     Raises:
-        TensorfactError: Of class `kind`; a bool, a text, NaN, infinity, or a number that does not fit.
+        TensorfactError: Of class `kind`, if the value is a bool, a string, NaN, infinite or out of range.
 
     Examples:
         >>> from tensorfact.errors import AdaptError
@@ -83,7 +83,7 @@ def finite_number(
     if isinstance(value, SupportsFloat) and not isinstance(value, bool):
         try:
             number = float(value)
-        except (TypeError, ValueError, OverflowError, RuntimeError):  # a tensor of several numbers, or of none
+        except (TypeError, ValueError, OverflowError, RuntimeError):  # a tensor with several elements, or with none
             number = math.nan
         if math.isfinite(number) and fits(number):
             return number
@@ -91,31 +91,32 @@ def finite_number(
 
 
 def probability(value: object, argument: str, kind: ErrorClass) -> float:
-    """Return a probability below 1, at which something is left.
+    """Check that a value is a dropout probability, 0 <= p < 1, and return it as a float.
 
     Args:
-        value: What was given.
-        argument: The argument, as in `adapt: dropout`.
-        kind: The class of the error.
+        value: The value to check.
+        argument: Where the value was passed, as in `adapt: dropout`.
+        kind: Class of the error.
 
     Raises:
-        TensorfactError: Of class `kind`; no finite number, or none from 0 to below 1.
+        TensorfactError: Of class `kind`, if the value is not a number or out of range.
     """
     name = _name(argument)
     return finite_number(value, argument, kind, fits=lambda p: 0 <= p < 1, expected=f"0 <= {name} < 1", example=0.1)
 
 
-def one_of(value: object, names: Iterable[str], argument: str, kind: ErrorClass) -> str:
-    """Return a name that is one of several.
+def one_of(value: object, names: Iterable[str], argument: str, kind: ErrorClass, *, fix: str = "") -> str:
+    """Check that a value is one of several names, and return it.
 
     Args:
-        value: What was given.
-        names: The names; the first stands in the fix.
-        argument: The argument, as in `adapt: route`.
-        kind: The class of the error.
+        value: The value to check.
+        names: The valid names.
+        argument: Where the value was passed, as in `adapt: route`.
+        kind: Class of the error.
+        fix: What to type; default: the argument with the first name.
 
     Raises:
-        TensorfactError: Of class `kind`; not one of the names.
+        TensorfactError: Of class `kind`, if the value is not one of the names.
 
     Examples:
         >>> from tensorfact.errors import AdaptError
@@ -133,20 +134,20 @@ Fix: route='auto'.
         argument,
         expected=f"{', '.join(most)} or {last}" if most else last,
         got=f"{value!r}{hint}",
-        fix=f"{_name(argument)}={known[0]!r}",
+        fix=fix or f"{_name(argument)}={known[0]!r}",
     )
 
 
 def file_path(value: object, argument: str, kind: ErrorClass) -> Path:
-    """Return a path from a `str` or an `os.PathLike`.
+    """Check that a value is a `str` or an `os.PathLike`, and return it as a `Path`.
 
     Args:
-        value: What was given.
-        argument: The argument, as in `load_adapter: path`.
-        kind: The class of the error.
+        value: The value to check.
+        argument: Where the value was passed, as in `load_adapter: path`.
+        kind: Class of the error.
 
     Raises:
-        TensorfactError: Of class `kind`; something else, an empty path, or one with a null character.
+        TensorfactError: Of class `kind`, if the value is of another type, empty, or has a null character.
     """
     given = os.fspath(value) if isinstance(value, os.PathLike) else value
     if isinstance(given, str) and given and "\0" not in given:
@@ -159,5 +160,5 @@ def _refused(kind: ErrorClass, argument: str, expected: str, got: object, exampl
 
 
 def _name(argument: str) -> str:
-    """Return the bare name in `owner: name`."""
+    """Return the name in `owner: name`."""
     return argument.rpartition(": ")[2]

@@ -1,12 +1,12 @@
-"""Progress as a callback, so that the library prints nothing by itself."""
+"""Progress callbacks: the library itself prints nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 Progress = Callable[[str, int, int], None]
-"""Called with (what is being done, units done, units in all)."""
+"""Called with (description of the task, units done, total units)."""
 
 
 def silent(task: str, done: int, total: int) -> None:
-    """Report nothing: the default of the library."""
+    """Ignore progress; the default callback."""

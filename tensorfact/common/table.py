@@ -1,4 +1,4 @@
-"""Rows under headers, printed as aligned text that is also Markdown."""
+"""Tables printed as aligned Markdown."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A table of strings.
+    """A table of strings; `str` gives aligned Markdown.
 
     Args:
-        headers: The columns' names.
-        rows: One tuple of cells a row, as long as `headers`.
+        headers: Column names.
+        rows: One tuple of cells per row, as long as `headers`.
 
     Examples:
         >>> print(Table(("format", "count"), (("tt", "8,448"),)))

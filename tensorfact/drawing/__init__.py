@@ -1,4 +1,4 @@
-"""Pictures of networks, formats and plans, as SVG; nothing that is drawn knows of it."""
+"""Draw networks, formats and plans as SVG."""
 
 from .pictures import draw
 

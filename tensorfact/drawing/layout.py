@@ -1,8 +1,8 @@
-"""Where the nodes, lines and open legs of a network's picture go.
+"""Layout of a network diagram: positions of nodes, lines and open legs.
 
-Cores with open legs stand in a row, their open legs below. What holds no open leg stands above, level by level by its
-distance from that row: other cores, and a dot for every leg that three or more cores share. So a line joins two
-neighbours of a row, or two rows that follow each other, or it is an arc over its row.
+Cores with open legs form the bottom row, with their open legs below. Other cores, and a dot for every leg that three or
+more cores share, form rows above it, by their distance from the bottom row. A line therefore joins two neighbours in a
+row or two adjacent rows, or it is an arc above its row.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from ..network import Core, Network
 from .svg import SMALL, Box, Point, apart, text_width
 
 NODE, DOT = 44.0, 4.5
-"""The height of a node, and the radius of a dot."""
+"""Height of a node, and radius of a dot."""
 
 _GAP, _LEG, _TRACK, _LEVEL = 34.0, 46.0, 26.0, 92.0
-"""Least distances: between nodes, the length of an open leg, between arcs, between rows."""
+"""Minimum distances: between nodes, the length of an open leg, between arcs, between rows."""
 
 _APART = 14.0
-"""The least distance between the labels of open legs."""
+"""Minimum distance between the labels of open legs."""
 
 _NEARLY = 8.0
-"""What is drawn upright rather than with so small a slope."""
+"""A line with a smaller horizontal offset than this is drawn vertical."""
 
 
 @dataclasses.dataclass(eq=False)
 class Item:
-    """A core, or the dot of a leg, with its place; y grows downwards."""
+    """A core or the dot of a leg, with its position; y grows downwards."""
 
     name: str
     core: Core | None
@@ -42,22 +42,22 @@ class Item:
     y: float = 0.0
 
     def box(self, margin: float = 0.0) -> Box:
-        """Return the box around it, with a margin."""
+        """Return the bounding box with a margin."""
         return Box.around(self.x, self.y, self.width + 2 * margin, self.height + 2 * margin)
 
     def top(self, dx: float) -> float:
-        """Return how far above the centre the outline is."""
+        """Return the height of the outline above the centre, at horizontal offset `dx`."""
         radius = min(self.width, self.height) / 2
         beyond = max(0.0, abs(dx) - (self.width / 2 - radius))
         return self.height / 2 - radius + math.sqrt(max(0.0, radius**2 - beyond**2))
 
     def anchor(self, x: float) -> float:
-        """Return the place on its middle line that is nearest to `x`, from where lines to there start."""
+        """Return the point on the middle line nearest to `x`, where lines in that direction start."""
         reach = max(0.0, self.width - self.height) / 2
         return max(self.x - reach, min(self.x + reach, x))
 
     def edge(self, towards: Point) -> Point:
-        """Return where the line to a point leaves the outline, which is a half circle around each end's anchor."""
+        """Return where the line to a point crosses the outline, whose ends are half circles."""
         start = self.anchor(towards[0])
         dx, dy = towards[0] - start, towards[1] - self.y
         share = min(self.width, self.height) / 2 / (math.hypot(dx, dy) or 1.0)
@@ -66,7 +66,7 @@ class Item:
 
 @dataclasses.dataclass(eq=False)
 class End:
-    """An open leg: the cores that hold it, and where it ends."""
+    """An open leg: its cores, and the position of its end."""
 
     label: str
     side: str
@@ -76,7 +76,7 @@ class End:
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """A drawn bond: the points it passes, how it is drawn, and the label beside it."""
+    """A drawn bond: points on its path, its SVG path data, and its label."""
 
     points: tuple[Point, ...]
     data: str
@@ -84,14 +84,14 @@ class Line:
 
     @property
     def middle(self) -> tuple[Point, Point]:
-        """The piece beside which the label is: all of a straight line, the top of an arc, the middle of a bow."""
+        """The segment next to the label: a whole straight line, the top of an arc, the middle of a curve."""
         at = len(self.points) // 2
         return self.points[at - 1], self.points[at]
 
 
 @dataclasses.dataclass(frozen=True)
 class Bond:
-    """What joins two items: a leg, or the spoke of a dot, which has no label."""
+    """A connection of two items: a leg, or an unlabelled spoke of a dot."""
 
     first: Item
     second: Item
@@ -100,7 +100,7 @@ class Bond:
 
 @dataclasses.dataclass
 class Layout:
-    """Everything of a picture but its elements."""
+    """Positions of all nodes, bonds and open legs of a diagram."""
 
     rows: list[list[Item]]
     bonds: list[Bond]
@@ -115,7 +115,7 @@ class Layout:
         return [item for row in self.rows for item in row]
 
     def move(self, dx: float, dy: float) -> None:
-        """Shift nodes and ends, where there is no bond."""
+        """Shift all nodes and ends of a layout without bonds."""
         for item in self.items:
             item.x, item.y = item.x + dx, item.y + dy
         for end in self.ends:
@@ -123,7 +123,7 @@ class Layout:
         self.bottom, self.dots = self.bottom + dy, self.dots + dy
 
     def strokes(self, end: End) -> list[tuple[Point, Point]]:
-        """Return the straight lines of an open leg: from its core down, or from all its cores to its dot and down."""
+        """Return the line segments of an open leg: down from its core, or from all its cores to its dot and down."""
         if len(end.held) > 1:
             dot = (end.x, self.dots)
             return [*((item.edge(dot), dot) for item in end.held), (dot, (end.x, self.bottom))]
@@ -136,12 +136,12 @@ class Layout:
 
 
 def arrange(network: Network, sides: Mapping[str, str], scale: float) -> Layout:
-    """Give everything in a network's picture its place.
+    """Compute the layout of a network diagram.
 
     Args:
         network: The network.
         sides: The side of every mode, by name.
-        scale: How much wider than usual the gaps are.
+        scale: Factor of all gaps; 1 is the usual width.
     """
     items, bonds, ends = _items(network, sides)
     rows: list[list[Item]] = [[] for _ in range(1 + max(item.level for item in items))]
@@ -155,7 +155,7 @@ def arrange(network: Network, sides: Mapping[str, str], scale: float) -> Layout:
 
 
 def _items(network: Network, sides: Mapping[str, str]) -> tuple[list[Item], list[Bond], list[End]]:
-    """Return the cores and closed dots with their levels, what joins them, and the open legs."""
+    """Return cores and dots of closed legs with their levels, the bonds, and the open legs."""
     cores = {core.name: Item(core.name, core, 0.0, NODE) for core in network.cores}
     dots, bonds, ends = [], [], []
     for leg in dict.fromkeys(leg for core in network.cores for leg in core.legs):
@@ -178,7 +178,7 @@ def _items(network: Network, sides: Mapping[str, str]) -> tuple[list[Item], list
 
 
 def _levels(items: Sequence[Item], bonds: Sequence[Bond], ground: Sequence[Item]) -> None:
-    """Give every item its distance from the cores with open legs; what is not joined to them stands beside them."""
+    """Set the level of every item: its distance from the cores with open legs, or 0 if not connected to them."""
     beside = collections.defaultdict(list)
     for bond in bonds:
         beside[id(bond.first)].append(bond.second)
@@ -200,7 +200,7 @@ def _levels(items: Sequence[Item], bonds: Sequence[Bond], ground: Sequence[Item]
 
 
 def _spread(layout: Layout, scale: float) -> None:
-    """Place everything from left to right: the row of open legs, their ends, then each row over the one below."""
+    """Set horizontal positions: the bottom row, the ends of open legs, then each row above the one below."""
     wider = scale
     for _ in range(14):
         _spread_row(layout, wider)
@@ -228,7 +228,7 @@ def _spread(layout: Layout, scale: float) -> None:
 
 
 def _spread_row(layout: Layout, scale: float) -> None:
-    """Place the row of open legs, with room for its labels and those of the bonds between neighbours."""
+    """Place the bottom row, with room for the labels of open legs and of bonds between neighbours."""
     for left, item in itertools.pairwise(layout.rows[0]):
         labels = [
             text_width(b.label, SMALL) for b in layout.bonds if {id(b.first), id(b.second)} == {id(left), id(item)}
@@ -239,13 +239,13 @@ def _spread_row(layout: Layout, scale: float) -> None:
 
 
 def _legs(layout: Layout, item: Item) -> float:
-    """Return the width of the labels of a core's own open legs."""
+    """Return the total width of the labels of a core's own open legs."""
     own = [text_width(end.label) + _APART for end in layout.ends if end.held == (item,)]
     return sum(own) - _APART if own else 0.0
 
 
 def _wanted(layout: Layout, end: End) -> float:
-    """Return where an open leg should end: below its core, in the order of its legs, or amid its cores."""
+    """Return the preferred x of an open leg: below its core in leg order, or amid its cores."""
     if len(end.held) > 1:
         return _amid([item.x for item in end.held])
     own = [other for other in layout.ends if other.held == end.held]
@@ -256,18 +256,18 @@ def _wanted(layout: Layout, end: End) -> float:
 
 
 def _amid(xs: Sequence[float]) -> float:
-    """Return the middle of some places, right above one of them if it nearly is."""
+    """Return the mean of x positions, or the nearest of them if it is close to the mean."""
     mean = sum(xs) / len(xs)
     nearest = min(xs, key=lambda x: abs(x - mean))
     return nearest if abs(nearest - mean) < _NEARLY else mean
 
 
 def _raise(layout: Layout, scale: float) -> None:
-    """Place everything from bottom to top, so steep that no line meets a node on its way."""
+    """Set vertical positions, far enough apart that no line crosses a node."""
     for lower, upper in zip(layout.rows, layout.rows[1:], strict=False):
         between = [b for b in layout.bonds if {b.first.level, b.second.level} == {lower[0].level, upper[0].level}]
         pairs = [sorted((bond.first, bond.second), key=lambda item: item.level) for bond in between]
-        spans = [abs(a.x - b.x) for a, b in pairs if a.core and b.core]  # these lines have labels between them
+        spans = [abs(a.x - b.x) for a, b in pairs if a.core and b.core]  # these lines have labels
         least = _LEVEL if any(item.core for item in upper) else 0.75 * _LEVEL
         least = max([least, *(min(0.7 * span, 240.0) for span in spans)])
         rise = max([least * scale, *(_steep(a.anchor(b.x), b.anchor(a.x), [*lower, *upper], (a, b)) for a, b in pairs)])
@@ -283,7 +283,7 @@ def _raise(layout: Layout, scale: float) -> None:
 
 
 def _steep(start: float, end: float, others: Sequence[Item], own: Sequence[Item]) -> float:
-    """Return how high a straight line must rise from one row to the next to pass between the nodes of both."""
+    """Return the rise between two rows at which a straight line passes between the nodes of both."""
     span, needed = abs(end - start), 0.25 * abs(end - start)
     for item in others:
         if item in own or not min(start, end) - item.width / 2 < item.x < max(start, end) + item.width / 2:
@@ -298,7 +298,7 @@ def _steep(start: float, end: float, others: Sequence[Item], own: Sequence[Item]
 
 
 def _tracks(layout: Layout, row: Sequence[Item]) -> dict[int, int]:
-    """Return how high the arc of each bond between two items of a row that are no neighbours runs, by its number."""
+    """Return the track (height level) of every arc between non-neighbours in a row, by the number of the bond."""
     at = {id(item): k for k, item in enumerate(row)}
     spans = {
         number: sorted((at[id(bond.first)], at[id(bond.second)]))
@@ -314,7 +314,7 @@ def _tracks(layout: Layout, row: Sequence[Item]) -> dict[int, int]:
 
 
 def _route(layout: Layout) -> None:
-    """Find the lines of all bonds: arcs over a row, and between neighbours a straight line, or a bow each."""
+    """Route all bonds: arcs above a row, straight lines or curves otherwise."""
     tracks = {number: track for row in layout.rows for number, track in _tracks(layout, row).items()}
     ports = _ports(layout, tracks)
     alike = collections.defaultdict(list)
@@ -329,7 +329,7 @@ def _route(layout: Layout) -> None:
 
 
 def _ports(layout: Layout, tracks: Mapping[int, int]) -> dict[int, dict[int, float]]:
-    """Return where arcs leave their items, left of the centre if they go left, so that none crosses another there."""
+    """Return the horizontal offsets at which arcs leave their items, ordered so that arcs do not cross there."""
     ports: dict[int, dict[int, float]] = {number: {} for number in tracks}
     for item in layout.items:
         mine = [n for n in tracks if item in (layout.bonds[n].first, layout.bonds[n].second)]
@@ -348,7 +348,7 @@ def _ports(layout: Layout, tracks: Mapping[int, int]) -> dict[int, dict[int, flo
 
 
 def _arc(bond: Bond, track: int, ports: Mapping[int, float]) -> Line:
-    """Go up from one item, across, and down to the other, with round corners."""
+    """Return an arc with round corners: up from one item, across, and down to the other."""
     left, right = sorted((bond.first, bond.second), key=lambda item: item.x)
     a, b = left.x + ports[id(left)], right.x + ports[id(right)]
     height = left.y - NODE / 2 - 22 - _TRACK * track
@@ -362,7 +362,7 @@ def _arc(bond: Bond, track: int, ports: Mapping[int, float]) -> Line:
 
 
 def _bow(bond: Bond, place: float) -> Line:
-    """Go straight, or beside the straight line where several bonds join the same two items."""
+    """Return a straight line, or a curve next to it where several bonds join the same two items."""
     a, b = bond.first, bond.second
     long = math.hypot(b.x - a.x, b.y - a.y)
     across = ((b.y - a.y) / long, -(b.x - a.x) / long)
@@ -376,7 +376,7 @@ def _bow(bond: Bond, place: float) -> Line:
 
 
 def _between(start: Point, bend: Point, end: Point, t: float) -> Point:
-    """Return a point of a quadratic Bezier curve; with `bend` at its end it is a straight line for t of 0 and 1."""
+    """Return a point of a quadratic Bezier curve."""
     weights = ((1 - t) ** 2, 2 * t * (1 - t), t**2)
     x, y = (sum(w * p[k] for w, p in zip(weights, (start, bend, end), strict=True)) for k in (0, 1))
     return x, y

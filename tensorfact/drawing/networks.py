@@ -1,4 +1,4 @@
-"""A network as a picture in Penrose's notation: cores are nodes, bonds are lines, open legs end free."""
+"""Draw a network in Penrose notation: cores are nodes, bonds are lines, and open legs have a free end."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from .layout import DOT, Item, Layout, Line, arrange
 from .svg import HEADING, SMALL, Box, Canvas, Point, text_box, text_width
 
 _SCALES = (1.0, 1.2, 1.45, 1.75, 2.1, 2.6)
-"""How much wider the gaps become, one after the other, until every label has a place."""
+"""Factors of the gaps, tried in this order until every label fits."""
 
 _ALONG = (0.5, 0.42, 0.58, 0.35, 0.65, 0.27, 0.73, 0.2, 0.8)
-"""Where along its line a label may be, the best place first."""
+"""Positions of a label along its line, the best first."""
 
 _SIDES = {"in": "inputs", "out": "outputs", "stack": "stack"}
 _OVERLAP, _CROSSED = 1000.0, 20.0
 
 Label = tuple[float, float, str]
-"""The middle of a small text, and the text."""
+"""Centre (x, y) and content of a small text."""
 
 
 def network_diagram(network: Network, modes: Sequence[Mode], title: str = "") -> str:
-    """Draw a network in Penrose's notation.
+    """Draw a network in Penrose notation.
 
-    A core that starts at zero is hollow, one that is not trained is dashed. A leg that three or more cores share, or
-    an open leg of several cores, is a dot joined to each of them.
+    A core that starts at zero is hollow, and one that is not trained is dashed. A leg of three or more cores, or an
+    open leg of several cores, is a dot joined to each of them.
 
     Args:
         network: The network.
-        modes: The modes of its tensor; their sides colour the open legs of these names.
-        title: A line above the picture.
+        modes: The tensor's modes; their sides set the colours of the open legs.
+        title: A title above the picture.
 
     Returns:
-        The text of an SVG file, which suits light and dark pages.
+        The text of an SVG file, for light and dark pages.
 
     Examples:
         >>> from tensorfact.network import Mode
@@ -65,14 +65,14 @@ def draw_tensor(canvas: Canvas, x: float, y: float, name: str, modes: Sequence[M
     """Draw one tensor: a node with a leg for each of its modes.
 
     Args:
-        canvas: Where to.
-        x: The node's centre.
-        y: The node's centre.
+        canvas: The canvas to draw on.
+        x: The centre of the node.
+        y: The centre of the node.
         name: The tensor's name.
-        modes: Its modes.
+        modes: The tensor's modes.
 
     Returns:
-        The box around it, labels included.
+        The bounding box, labels included.
 
     Examples:
         >>> draw_tensor(Canvas(), 0, 0, "W", [Mode("in", 8, "in"), Mode("out", 8, "out")]).top
@@ -93,7 +93,7 @@ def draw_tensor(canvas: Canvas, x: float, y: float, name: str, modes: Sequence[M
 
 
 def _label(layout: Layout) -> tuple[list[Label], float]:
-    """Find a place for the size of every bond and dot, and say how crowded the most crowded of them is."""
+    """Place the size label of every bond and dot; return the labels and the highest placement cost."""
     taken = [text_box(end.x, layout.bottom + 10, end.label) for end in layout.ends]
     taken += [item.box(2.0) for item in layout.items]
     strokes = [pair for line in layout.lines for pair in zip(line.points, line.points[1:], strict=False)]
@@ -118,7 +118,7 @@ def _crowding(place: Point, text: str, taken: Sequence[Box], strokes: Sequence[t
 
 
 def _beside_line(line: Line) -> Iterator[tuple[float, Point]]:
-    """Yield the places beside a line, each with how far it is from the best: the middle, above."""
+    """Yield the places next to a line with their cost; the best is above its middle."""
     start, end = line.middle
     dx, dy = end[0] - start[0], end[1] - start[1]
     long = (dx**2 + dy**2) ** 0.5 or 1.0
@@ -142,7 +142,7 @@ def _beside_dot(item: Item) -> Iterator[tuple[float, Point]]:
 
 
 def _draw(canvas: Canvas, layout: Layout) -> None:
-    """Draw lines, then dots and nodes, then the labels of the open legs."""
+    """Draw lines, dots, nodes and the labels of the open legs."""
     for line in layout.lines:
         canvas.path(line.points, "tf-line", line.data)
     for end in layout.ends:
@@ -166,7 +166,7 @@ def _draw(canvas: Canvas, layout: Layout) -> None:
 
 
 def _frame(canvas: Canvas, network: Network, layout: Layout, title: str) -> None:
-    """Add the title above, and below a legend of what occurs."""
+    """Add the title above the diagram, and a legend of the styles it uses below."""
     bounds = canvas.bounds
     middle = (bounds.left + bounds.right) / 2
     if title:

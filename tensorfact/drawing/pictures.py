@@ -1,4 +1,4 @@
-"""One function that draws a network, a format on some modes, or a resolved plan."""
+"""Draw a network, a format on given modes, or a resolved plan."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from .plans import plan_diagram
 
 
 def draw(subject: Network | Format | ResolvedPlan, modes: Sequence[Mode] = (), title: str = "") -> str:
-    """Draw a network or a format in Penrose's notation, or how a plan folds parameters into tensors.
+    """Draw a network or a format in Penrose notation, or how a plan folds parameters into tensors.
 
     Args:
-        subject: A network; a format, which needs `modes`; or a plan, resolved on a model.
-        modes: The tensor's modes. Their sides colour the open legs of a network.
-        title: A line above the picture of a network or a format.
+        subject: A network; a format, which needs `modes`; or a resolved plan.
+        modes: The tensor's modes; their sides set the colours of the open legs.
+        title: A title above the picture of a network or a format.
 
     Returns:
-        The text of an SVG file, which suits light and dark pages.
+        The text of an SVG file, for light and dark pages.
 
     Raises:
-        NetworkError: The subject is none of these, or the modes are none.
-        FormatError: A format without modes, or one that does not allow them.
+        NetworkError: The subject has another type, or `modes` is not a tuple of modes.
+        FormatError: A format without modes, or modes that do not suit it.
 
     Examples:
         >>> from tensorfact import TensorTrain, plan_for
@@ -41,7 +41,7 @@ def draw(subject: Network | Format | ResolvedPlan, modes: Sequence[Mode] = (), t
     if not isinstance(given, (tuple, list)) or not all(isinstance(mode, Mode) for mode in given):
         raise NetworkError(
             "draw: modes",
-            expected="Mode objects in a tuple",
+            expected="a tuple of Mode objects",
             got=repr(given)[:80],
             fix="draw(format, plan.resolve(model).tensors[0].modes)",
         )
@@ -67,7 +67,7 @@ def _(subject: Network, modes: tuple[Mode, ...], title: str) -> str:
 def _(subject: Format, modes: tuple[Mode, ...], title: str) -> str:
     if not modes:
         raise FormatError(
-            f"draw: {subject} has no network without modes",
+            f"draw: {subject} needs modes",
             fix="draw(format, plan.resolve(model).tensors[0].modes)",
         )
     return network_diagram(subject.network(modes), modes, title)

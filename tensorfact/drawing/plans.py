@@ -1,4 +1,4 @@
-"""A resolved plan as a picture: how the parameters of a model fold into tensors, slice by slice."""
+"""Draw a resolved plan: how the parameters of a model fold into tensors, slice by slice."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ PALETTE = (
     *("#4e86c6", "#e08a3c", "#3fa27c", "#b8689f", "#c9a227", "#7a6fc0", "#c8605a", "#4aa9b8", "#8c8f3a", "#a07855"),
     *("#9dbde1", "#eebd91", "#94ccb5", "#d7a8c8", "#e0cb86", "#b4addb", "#e0a5a1", "#99cfd7", "#bdbf86", "#c9b09a"),
 )
-"""Colours of rules, the second half paler; with more rules they come round again."""
+"""Colours of rules, the second half paler; they repeat if there are more rules."""
 
 _ROWS, _COLUMNS, _LAST = 16, 24, 3
-"""The most rows and columns of a grid, and how many of the last ones stay where it is shortened."""
+"""Maximum number of rows and columns of a grid, and the number of last ones shown in a shortened grid."""
 
 _KEYS, _HIGH, _GAP, _BETWEEN = 20, 15.0, 2.0, 38.0
 _MORE_ROWS, _MORE_COLUMNS = "\N{VERTICAL ELLIPSIS}", "\N{HORIZONTAL ELLIPSIS}"
@@ -33,9 +33,9 @@ class _Grid:
 
     Args:
         tensor: The tensor.
-        rows: The coordinates of its first stack axis, None where some are left out.
-        columns: The coordinates of its other stack axes, None where some are left out.
-        filled: The rules whose parameters fill a slice.
+        rows: The coordinates of its first stack axis; None stands for omitted ones.
+        columns: The coordinates of its other stack axes; None stands for omitted ones.
+        filled: The rules whose parameters fill each slice.
     """
 
     tensor: TensorGroup
@@ -53,19 +53,19 @@ class _Grid:
 
     @property
     def width(self) -> float:
-        """How wide a cell is."""
+        """The width of a cell."""
         widest = max(text_width(label, SMALL - 1) for label in self.column_labels)
         return max(22.0, widest + 6) if widest <= 40 else 22.0
 
     @property
     def head(self) -> float:
-        """How high the labels above the columns are."""
+        """The height of the column labels."""
         widest = max(text_width(label, SMALL - 1) for label in self.column_labels)
         return (widest if widest > 40 else SMALL) + 6 if any(self.column_labels) else 0.0
 
     @property
     def side(self) -> float:
-        """How wide the labels beside the rows are, the name of the axis included."""
+        """The width of the row labels, including the name of the axis."""
         axes = [*self.tensor.coordinates][:1]
         return max(text_width(label, SMALL) for label in (*self.row_labels, *axes)) + 8 if axes else 0.0
 
@@ -74,10 +74,10 @@ def plan_diagram(resolved: ResolvedPlan) -> str:
     """Draw how parameters fold into tensors: a grid of slices for each tensor, coloured by the rule that fills them.
 
     Args:
-        resolved: A plan, resolved on a model.
+        resolved: A resolved plan.
 
     Returns:
-        The text of an SVG file, which suits light and dark pages.
+        The text of an SVG file, for light and dark pages.
 
     Examples:
         >>> import torch
@@ -145,15 +145,15 @@ def _spell(place: SliceCoordinates | None, elided: str) -> str:
 def _draw_row(
     canvas: Canvas, grid: _Grid, node: Box, colours: Mapping[Rule, str], xs: tuple[float, float], y: float
 ) -> float:
-    """Draw a tensor's node, its grid to the right of it, and return where they end.
+    """Draw the node of a tensor with its grid to the right, and return the y at which they end.
 
     Args:
-        canvas: Where to.
+        canvas: The canvas to draw on.
         grid: The slices.
         node: The box of the tensor's node, its centre at (0, 0).
         colours: The colour of every rule.
-        xs: The centre of all nodes, and where all grids begin.
-        y: Where the row begins.
+        xs: The x of the centres of all nodes, and the left edge of all grids.
+        y: The top of the row.
     """
     axes = list(grid.tensor.coordinates)
     head = grid.head + (SMALL + 6 if len(axes) > 1 else 0.0)
@@ -176,7 +176,7 @@ def _draw_row(
 
 
 def _draw_labels(canvas: Canvas, grid: _Grid, x: float, y: float, head: float) -> None:
-    """Name the axes, the rows and the columns."""
+    """Draw the names of the axes and the labels of rows and columns."""
     axes = list(grid.tensor.coordinates)
     width = len(grid.columns) * (grid.width + _GAP) - _GAP
     if len(axes) > 1:
@@ -195,7 +195,7 @@ def _draw_labels(canvas: Canvas, grid: _Grid, x: float, y: float, head: float) -
 
 
 def _draw_key(canvas: Canvas, colours: Mapping[Rule, str], x: float, y: float) -> float:
-    """Say which colour is which rule, and return where the key ends."""
+    """Draw the key of rule colours, and return the y at which it ends."""
     shown = list(colours)[:_KEYS]
     pattern = x + 20 + max(text_width(rule.param) for rule in shown) + 18
     for rule in shown:

@@ -1,4 +1,4 @@
-"""Pictures as SVG text: a canvas of lines, shapes and labels that knows its bounds and suits light and dark pages."""
+"""Write SVG: a canvas of lines, shapes and labels that tracks its bounds, with styles for light and dark pages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from xml.sax.saxutils import escape, quoteattr
 Point = tuple[float, float]
 
 TEXT, SMALL, HEADING = 12.0, 11.0, 14.0
-"""Font sizes: of names and labels, of sizes and legends, and of a title."""
+"""Font sizes: names and labels; sizes and legends; titles."""
 
 MARGIN = 16.0
 
@@ -35,17 +35,17 @@ _STYLE = """
 .tf-stack-line{stroke:#2ec4a0}.tf-stack-fill{fill:#2ec4a0}
 }
 """
-"""The colours by class. Those of light pages can be read on dark ones too, for pages that do not say what they are."""
+"""Styles by class. The light colours are also readable on dark pages that do not declare a colour scheme."""
 
 _NARROW, _WIDE = frozenset("iljtfrI.,:;|!'()[]{}/ -1"), frozenset("mwMW@%&")
 
 
 def text_width(text: str, size: float = TEXT) -> float:
-    """Estimate how wide a text is, on the safe side of common sans-serif fonts.
+    """Estimate the width of a text from above, for common sans-serif fonts.
 
     Args:
-        text: One line.
-        size: Its font size.
+        text: A single line.
+        size: Font size.
 
     Examples:
         >>> text_width("iii") < text_width("nnn") < text_width("MMM")
@@ -66,13 +66,13 @@ def _advance(letter: str) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Box:
-    """A rectangle along the axes; y grows downwards.
+    """An axis-aligned rectangle; y grows downwards.
 
     Args:
-        left: Its least x.
-        top: Its least y.
-        right: Its greatest x.
-        bottom: Its greatest y.
+        left: Smallest x.
+        top: Smallest y.
+        right: Largest x.
+        bottom: Largest y.
     """
 
     left: float
@@ -82,16 +82,16 @@ class Box:
 
     @classmethod
     def around(cls, x: float, y: float, width: float, height: float) -> Box:
-        """Return the box with this centre."""
+        """Return the box with a given centre and size."""
         return cls(x - width / 2, y - height / 2, x + width / 2, y + height / 2)
 
     def overlaps(self, other: Box) -> bool:
-        """Whether the two have an area in common."""
+        """Return whether two boxes overlap."""
         across = self.left < other.right and other.left < self.right
         return across and self.top < other.bottom and other.top < self.bottom
 
     def meets(self, start: Point, end: Point) -> bool:
-        """Whether a straight line passes through the box (Liang & Barsky 1984)."""
+        """Return whether a line segment passes through the box (Liang & Barsky 1984)."""
         low, high = 0.0, 1.0
         for from_, to, least, most in (
             (start[0], end[0], self.left, self.right),
@@ -107,7 +107,7 @@ class Box:
         return low < high
 
     def union(self, other: Box) -> Box:
-        """Return the smallest box around both."""
+        """Return the smallest box that contains both."""
         return Box(
             min(self.left, other.left),
             min(self.top, other.top),
@@ -117,14 +117,14 @@ class Box:
 
 
 def text_box(x: float, y: float, text: str, size: float = TEXT, anchor: str = "middle") -> Box:
-    """Return the box of a text whose vertical middle is at `y`.
+    """Return the bounding box of a text.
 
     Args:
-        x: Where its anchor is.
-        y: Its middle.
-        text: One line.
-        size: Its font size.
-        anchor: `start`, `middle` or `end`.
+        x: Position of the anchor.
+        y: Vertical middle.
+        text: A single line.
+        size: Font size.
+        anchor: Part of the text at `x`: `start`, `middle` or `end`.
     """
     width = text_width(text, size)
     left = x - width * {"start": 0.0, "middle": 0.5, "end": 1.0}[anchor]
@@ -132,7 +132,7 @@ def text_box(x: float, y: float, text: str, size: float = TEXT, anchor: str = "m
 
 
 class Canvas:
-    """Elements of a picture in the order they are painted, and the box around them.
+    """The elements of a picture in painting order, and their bounding box.
 
     Examples:
         >>> canvas = Canvas()
@@ -147,16 +147,16 @@ class Canvas:
 
     @property
     def bounds(self) -> Box:
-        """The box around everything."""
+        """The bounding box of all elements."""
         return self._bounds or Box(0.0, 0.0, 0.0, 0.0)
 
     def path(self, points: Sequence[Point], style: str, data: str | None = None) -> None:
         """Add a line through points.
 
         Args:
-            points: The points, which also bound it.
-            style: Its classes.
-            data: What to draw instead of straight pieces, in SVG's words.
+            points: The points, which also set its bounding box.
+            style: Space-separated style classes.
+            data: SVG path data to draw instead of straight segments.
         """
         data = data or "M" + "L".join(f"{_n(x)} {_n(y)}" for x, y in points)
         xs, ys = [x for x, _ in points], [y for _, y in points]
@@ -164,11 +164,11 @@ class Canvas:
         self.parts.append(f'<path class="{style}" d="{data}"/>')
 
     def pill(self, x: float, y: float, width: float, height: float, style: str) -> None:
-        """Add a shape with round ends around a centre: a circle where width and height are equal."""
+        """Add a shape with round ends around a centre; a circle if width and height are equal."""
         self.rect(Box.around(x, y, width, height), style, min(width, height) / 2)
 
     def rect(self, box: Box, style: str, radius: float = 0.0, fill: str = "") -> None:
-        """Add a rectangle with rounded corners; `fill` is a colour beside those of the classes."""
+        """Add a rectangle with rounded corners; `fill` is the colour if the style sets none."""
         self._grow(box)
         size = f'width="{_n(box.right - box.left)}" height="{_n(box.bottom - box.top)}"'
         colour = f' fill="{fill}"' if fill else ""
@@ -194,13 +194,13 @@ class Canvas:
         """Add a line of text.
 
         Args:
-            x: Where its anchor is.
-            y: Its vertical middle.
-            text: What it says.
-            style: Its classes beside `tf-text`.
-            size: Its font size.
-            anchor: `start`, `middle` or `end`.
-            upright: Turn it by a quarter about its anchor, to be read from below.
+            x: Position of the anchor.
+            y: Vertical middle.
+            text: A single line.
+            style: Space-separated style classes in addition to `tf-text`.
+            size: Font size.
+            anchor: Part of the text at `x`: `start`, `middle` or `end`.
+            upright: Rotate the text by 90 degrees about its anchor, to read upwards.
         """
         box, turned = text_box(x, y, text, size, anchor), ""
         if upright:
@@ -212,10 +212,10 @@ class Canvas:
         self.parts.append(f'<text class="{classes}" {place}>{escape(_plain(text))}</text>')
 
     def svg(self, title: str) -> str:
-        """Return the picture.
+        """Return the picture as the text of an SVG file.
 
         Args:
-            title: What it shows, for those who cannot see it.
+            title: Description of the picture for screen readers.
         """
         bounds = self.bounds
         left, top = math.floor(bounds.left - MARGIN), math.floor(bounds.top - MARGIN)
@@ -231,16 +231,16 @@ class Canvas:
 
 
 def apart(wanted: Sequence[float], widths: Sequence[float], gap: float, weights: Sequence[float] = ()) -> list[float]:
-    """Move things on a line apart, as little as possible (least squares, by pooling neighbours that collide).
+    """Move overlapping intervals apart with the smallest squared shift, by pooling adjacent violators.
 
     Args:
-        wanted: Where their centres should be.
-        widths: How wide they are.
-        gap: The least distance between two of them.
-        weights: How much each of them resists; by default all alike.
+        wanted: Preferred centres.
+        widths: Widths of the intervals.
+        gap: Minimum gap between two intervals.
+        weights: Weights of the squared shifts; by default all equal.
 
     Returns:
-        Their centres, in the order given.
+        The new centres, in the given order.
 
     Source: M. Ayer et al., Annals of Mathematical Statistics 1955.
 
@@ -271,5 +271,5 @@ def _n(number: float) -> str:
 
 
 def _plain(text: str) -> str:
-    """Replace what XML cannot hold."""
+    """Replace characters that XML does not allow."""
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)

@@ -1,4 +1,4 @@
-"""Formats: rank choices and the networks they imply, one file a format."""
+"""Tensor formats: their options and the networks they imply, one file per format."""
 
 from .base import Decomposition, Format
 from .block_term import BlockTerm

@@ -1,4 +1,4 @@
-"""The contract of a format: rank choices, and the network they imply for given modes."""
+"""The base class of formats: options such as the rank, and the network that they imply for given modes."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from .rank import Rank, spread_rank
 from .search import capped, largest, smallest, spelled_rank
 
 _HIGHEST = 1 << 40
-"""Above every rank that a tensor allows."""
+"""A rank above that of any tensor."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Format(abc.ABC):
     """How a tensor is factored.
 
-    A format is a frozen dataclass of its options with one method, `network`. Counts, shapes, reconstruction,
-    application, cost, merging, files and (unless `factorize` knows better) decomposition are derived from that network.
+    A format is a frozen dataclass of options with one abstract method, `network`. Parameter counts, shapes,
+    reconstruction, application, cost, merging, files and a default decomposition are derived from that network.
 
     Examples:
         >>> from tensorfact.network import Mode
@@ -40,7 +40,7 @@ class Format(abc.ABC):
 
     @abc.abstractmethod
     def network(self, modes: Sequence[Mode]) -> Network:
-        """State the cores and legs for a tensor with these modes.
+        """Return the network of cores and legs for a tensor with these modes.
 
         Args:
             modes: The tensor's modes, in order.
@@ -49,17 +49,17 @@ class Format(abc.ABC):
             A network whose output legs are the modes' names in the same order.
 
         Raises:
-            RankError: A rank that the modes do not allow.
+            RankError: The modes do not admit the rank.
         """
 
     def factorize(self, tensor: Tensor, modes: Sequence[Mode]) -> Mapping[str, Tensor]:
-        """Find cores that reconstruct a tensor as well as the ranks allow: what a format may do better in `decompose`.
+        """Compute the cores of the best approximation of a tensor at this format's ranks; called by `decompose`.
 
-        By default alternating least squares over the network's cores.
+        The default is alternating least squares over the cores of the network. Override it with a better algorithm.
 
         Args:
-            tensor: A finite tensor in fp32 or fp64 that is not zero, its largest entry 1; one dimension a mode.
-            modes: Its modes.
+            tensor: A finite, nonzero tensor in fp32 or fp64 with largest absolute value 1, one dimension per mode.
+            modes: The tensor's modes.
 
         Returns:
             The cores by name, in the shapes of the network.
@@ -70,25 +70,26 @@ class Format(abc.ABC):
         return least_squares(self.network(modes), tensor, self.given(modes))
 
     def given(self, modes: Sequence[Mode]) -> Mapping[str, Tensor]:
-        """Return the cores that are part of the format: those that start `given` in the network, never trained.
+        """Return the cores with fixed values: those whose start is `given` in the network. They are never trained.
 
         Args:
             modes: The tensor's modes.
 
         Returns:
-            The cores by name; none by default.
+            The cores by name; empty by default.
         """
         return {}
 
     def within(self, tensor: Tensor, modes: Sequence[Mode], tolerance: float) -> Self:
-        """Lower the rank as far as a relative error allows; for a format that can tell ranks from singular values.
+        """Lower the rank to the smallest that keeps the relative error within a tolerance.
 
-        By default the smallest rank, one for all bonds, is searched by decomposing.
+        The default searches one rank for all bonds by trial decompositions. Override it where singular values give the
+        ranks directly.
 
         Args:
-            tensor: As in `factorize`.
-            modes: Its modes.
-            tolerance: The relative error in the Frobenius norm.
+            tensor: The tensor, as in `factorize`.
+            modes: The tensor's modes.
+            tolerance: The largest relative error in the Frobenius norm.
 
         Returns:
             This format with explicit ranks, none above its own.
@@ -98,21 +99,21 @@ class Format(abc.ABC):
     def decompose(
         self, tensor: Tensor, modes: Sequence[Mode] | None = None, *, tolerance: float | None = None
     ) -> Decomposition:
-        """Find cores that reconstruct a dense tensor as well as the ranks allow, or as a tolerance asks.
+        """Decompose a dense tensor at this format's ranks, or at the lowest ranks that keep a tolerance.
 
-        It is computed in fp32, or in fp64 if the tensor is, whatever the magnitude of the numbers.
+        The tensor is scaled to a largest absolute value of 1 and decomposed in fp32, or in fp64 if it is fp64.
 
         Args:
-            tensor: The tensor, one dimension a mode.
-            modes: Its modes; by default the last two are inputs and outputs, those before are stacked.
-            tolerance: The relative error in the Frobenius norm that is allowed; the lowest ranks that reach it are
-                found, none above the format's own. Rank 'full' sets no bound.
+            tensor: The tensor, one dimension per mode.
+            modes: The tensor's modes; by default the last two are inputs and outputs, and the others are stacked.
+            tolerance: The largest relative error in the Frobenius norm. The lowest ranks that keep it are used, none
+                above the format's own; rank 'full' sets no upper bound.
 
         Returns:
-            The format with its ranks, the cores, and the true relative error.
+            The format with explicit ranks, the cores, and the measured relative error.
 
         Raises:
-            RankError: A rank that the modes do not allow, or a tolerance that the format's rank does not reach.
+            RankError: The modes do not admit the rank, or the tolerance cannot be reached at the format's rank.
             DataError: The tensor does not have the modes' sizes, or holds NaN or infinity.
             FormatError: The format has no decomposition.
 
@@ -136,7 +137,7 @@ class Format(abc.ABC):
         format = self.explicit(modes) if tolerance is None else self.within(dense, modes, tolerance)
         found = format.factorize(dense, modes)
         given = format.given(modes)
-        each = scale ** (1 / (len(found) - len(given)))  # on all cores, so that none overflows
+        each = scale ** (1 / (len(found) - len(given)))  # spread over all cores to avoid overflow
         cores = {name: core if name in given else core * each for name, core in found.items()}
         error = relative_error(dense, dense_of(format.network(modes), cores) / scale)
         if tolerance is not None and not error <= tolerance:
@@ -144,13 +145,13 @@ class Format(abc.ABC):
         return Decomposition(format, modes, cores, error)
 
     def explicit(self, modes: Sequence[Mode]) -> Self:
-        """Return this format with its rank spelled out: what 'full' or a fraction of the dense size mean here.
+        """Return this format with an explicit rank: resolve 'full' or a fraction of the dense size for these modes.
 
         Args:
             modes: The tensor's modes.
 
         Raises:
-            RankError: Even rank 1 takes more numbers than the fraction allows.
+            RankError: Rank 1 already has more parameters than the fraction allows.
 
         Examples:
             >>> from tensorfact import CP
@@ -164,17 +165,17 @@ class Format(abc.ABC):
             return self
         if isinstance(rank, str):
             highest = self.with_rank(_HIGHEST).fitted(modes)
-            return highest if highest.own_rank != _HIGHEST else self.with_rank(1)  # there is no bond
+            return highest if highest.own_rank != _HIGHEST else self.with_rank(1)  # the network has no bond
         return largest(self, modes, int(rank * math.prod(mode.size for mode in modes)))
 
     def fitted(self, modes: Sequence[Mode]) -> Self:
-        """Return this format with its rank lowered to what the modes allow, if they allow less.
+        """Return this format with its rank lowered to the highest that the modes admit.
 
         Args:
             modes: The tensor's modes.
 
         Raises:
-            FormatError: The format does not fit these modes at any such rank.
+            FormatError: The modes do not suit this format at any rank.
         """
         try:
             self.network(modes)
@@ -185,7 +186,7 @@ class Format(abc.ABC):
         return self
 
     def ranks(self, limits: Mapping[str, int], modes: Sequence[Mode]) -> tuple[int, ...]:
-        """Return the rank of every bond or mode, held against what the modes allow.
+        """Return the rank of every bond or mode, checked against its limit.
 
         Args:
             limits: The largest useful rank of each bond or mode, by its name.
@@ -198,25 +199,25 @@ class Format(abc.ABC):
 
     @property
     def own_rank(self) -> Rank | None:
-        """The rank as it was given; None for a format that has none."""
+        """The rank as given by the user; None for a format without a rank."""
         rank: Rank | None = getattr(self, "rank", None)
         return rank
 
     def with_rank(self, rank: Rank) -> Self:
-        """Return this format at another rank.
+        """Return this format with another rank.
 
         Args:
-            rank: The rank.
+            rank: One rank, one per bond or mode, a fraction of the dense size, or 'full'.
 
         Raises:
             FormatError: The format has no rank.
         """
         if self.own_rank is None:
-            raise FormatError(f"{self} has no rank", fix="convert to another format")
+            raise FormatError(f"{self} has no rank", fix="use a format with a rank: TensorTrain(rank=4)")
         return dataclasses.replace(self, rank=rank)  # type: ignore[call-arg]  # a subclass's field
 
     def num_parameters(self, modes: Sequence[Mode]) -> int:
-        """Return how many numbers the trained factors of a tensor with these modes hold."""
+        """Return the number of trainable parameters for a tensor with these modes."""
         return self.network(modes).num_parameters
 
     def __str__(self) -> str:
@@ -227,12 +228,12 @@ class Format(abc.ABC):
 
 
 def idle(format: Format, modes: Sequence[Mode], like: Tensor) -> dict[str, Tensor]:
-    """Return cores that stand for zero and can be trained all the same: one is zero, the others are not.
+    """Return trainable cores of the zero tensor: one core is zero, the others are random.
 
     Args:
-        format: The format.
+        format: The format, with an explicit rank.
         modes: The tensor's modes.
-        like: A tensor of the dtype and on the device that the cores get.
+        like: A tensor with the dtype and device of the result.
     """
     network, given = format.network(modes), format.given(modes)
     zero = zero_core(network).name
@@ -251,13 +252,13 @@ def _error(format: Format, dense: Tensor, modes: Sequence[Mode]) -> float:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Decomposition:
-    """Cores that stand for a tensor.
+    """The result of decomposing a tensor: a format with explicit ranks and its cores.
 
     Args:
-        format: The format; its ranks are those that were found.
+        format: The format, with the ranks of the cores.
         modes: The tensor's modes.
         cores: The cores by name, in the shapes of the format's network.
-        error: The relative error in the Frobenius norm, measured: |tensor - dense()| / |tensor|; 0 for a zero tensor.
+        error: The measured relative error |tensor - dense()| / |tensor| in the Frobenius norm; 0 for a zero tensor.
     """
 
     format: Format
@@ -272,11 +273,11 @@ class Decomposition:
 
     @property
     def num_parameters(self) -> int:
-        """How many numbers the cores hold."""
+        """Number of elements of all cores."""
         return sum(core.numel() for core in self.cores.values())
 
     def dense(self) -> Tensor:
-        """Return the tensor that the cores stand for, one dimension a mode."""
+        """Return the reconstructed tensor, one dimension per mode."""
         return dense_of(self.network, self.cores)
 
     def __str__(self) -> str:

@@ -13,12 +13,12 @@ from .rank import Rank, check_count, checked_rank
 
 @dataclasses.dataclass(frozen=True)
 class BlockTerm(Format):
-    """A sum of Tucker terms: every core has one more leg, which tells the terms apart. The last factors start at zero.
+    """A sum of Tucker terms, indexed by an extra leg `_0` of every core. The last factors start at zero.
 
-    With one block it is Tucker, with rank 1 it is CP with weights.
+    One block gives Tucker; rank 1 gives CP with weights.
 
     Args:
-        rank: One rank for all modes, or one a mode in the tensor's own order; a fraction of the dense size; or 'full'.
+        rank: One rank for all modes, or one per mode in the tensor's order; a fraction of the dense size; or 'full'.
         blocks: The number of terms.
 
     Raises:
@@ -42,7 +42,7 @@ class BlockTerm(Format):
         object.__setattr__(self, "blocks", check_count(self.blocks, "BlockTerm: blocks"))
 
     def network(self, modes: Sequence[Mode]) -> Network:
-        """State the cores and the factors of all terms."""
+        """Return the network of cores and factors of all terms."""
         sizes = mode_sizes(modes)
         bonds = {f"_{name}": rank for name, rank in zip(sizes, self.ranks(sizes, modes), strict=True)}
         *factors, last = [

@@ -1,4 +1,4 @@
-"""What formats share: the order of modes, cores that hold nothing, ranks from singular values, tensorly on torch."""
+"""Helpers shared by formats: mode order, zero cores, ranks from singular values, and tensorly on torch."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from ..network.starts import ZERO
 
 
 def arranged(modes: Sequence[Mode]) -> tuple[Mode, ...]:
-    """Return the modes as inputs, stacks, outputs: the paper's U, Sigma, V. The last one's factor starts at zero."""
+    """Return the modes in the order inputs, stacks, outputs: U, Sigma, V of FacT."""
     return tuple(mode for side in ("in", "stack", "out") for mode in modes if mode.side == side)
 
 
 def in_pairs(modes: Sequence[Mode], owner: str) -> tuple[list[Mode], list[Mode]]:
-    """Return the inputs and the outputs, if there are two or more, and as many of one as of the other.
+    """Return the input and the output modes, of which there must be two or more, in equal number.
 
     Args:
-        modes: The modes.
+        modes: The tensor's modes.
         owner: The format, for messages.
 
     Raises:
-        FormatError: There are not.
+        FormatError: There are fewer than two inputs, or the numbers of inputs and outputs differ.
     """
     inputs, outputs = ([mode for mode in modes if mode.side == side] for side in ("in", "out"))
     if len(inputs) != len(outputs) or len(inputs) < 2:
         raise FormatError(
             f"{owner}: modes {' '.join(mode.name for mode in modes)}",
-            expected="two or more input modes, and as many output modes",
-            got=f"{len(inputs)} and {len(outputs)}",
+            expected="two or more input modes, and the same number of output modes",
+            got=f"{len(inputs)} input and {len(outputs)} output modes",
             fix="split them in the plan: plan.split('in', {'in1': 24, 'in2': 32})",
         )
     return inputs, outputs
@@ -46,31 +46,31 @@ def mode_sizes(modes: Sequence[Mode]) -> dict[str, int]:
 
 
 def grown(core: Tensor, shape: Sequence[int]) -> Tensor:
-    """Return a core padded with zeros to its shape: ranks beyond what a decomposition needs hold nothing."""
+    """Return a core padded with zeros to a shape, for ranks above those that a decomposition found."""
     missing = [want - have for have, want in zip(core.shape, shape, strict=True)]
     return torch.nn.functional.pad(core, [n for each in reversed(missing) for n in (0, each)])
 
 
 def zero_core(network: Network) -> Core:
-    """Return the core that starts at zero; the first trained one of a network that has none."""
+    """Return the core that starts at zero, or else the first trained core."""
     trained = [core for core in network.cores if core.trained]
     return next((core for core in trained if core.start == ZERO), trained[0])
 
 
 def enough(unfolding: Tensor, share: float) -> int:
-    """Return the smallest rank of a matrix that leaves a given error.
+    """Return the smallest rank at which a truncated SVD keeps an error bound.
 
     Args:
-        unfolding: The matrix, or matrices (..., rows, columns) that get one rank.
-        share: The allowed error in the Frobenius norm.
+        unfolding: A matrix, or a batch of matrices (..., rows, columns) that share one rank.
+        share: The largest absolute error in the Frobenius norm.
     """
     energies = torch.linalg.svdvals(unfolding).double().square().reshape(-1, min(unfolding.shape[-2:])).sum(0)
-    tails = energies.flip(0).cumsum(0).flip(0)  # tails[r] is what rank r leaves
+    tails = energies.flip(0).cumsum(0).flip(0)  # tails[r] is the squared error at rank r
     return max(int((tails > share**2).sum()), 1)
 
 
 @contextmanager
 def tensorly_on_torch() -> Iterator[None]:
-    """Let tensorly work on torch tensors here and in this thread only."""
+    """Run tensorly with its torch backend inside the block, in this thread only."""
     with tensorly.backend_context("pytorch", local_threadsafe=True):
         yield

@@ -18,25 +18,25 @@ from .rank import Rank, checked_rank
 
 _STARTS = 3
 _EXACT = 1e-10
-"""A relative error that no further start needs to better."""
+"""No further start is tried once the relative error is this small."""
 
 _LARGE = 1 << 20
-"""Numbers of a tensor that is first brought into its leading directions."""
+"""Tensors with more elements than this are compressed by a Tucker decomposition first."""
 
 _RIDGES = (0.0, 1e-9, 1e-6)
-"""Ridges of the least squares, tried in this order; the last is far above what rounding can cancel."""
+"""Ridge terms of the least squares, tried in this order; the last exceeds any rounding error."""
 
 
 @dataclasses.dataclass(frozen=True)
 class CP(Format):
-    """A sum of rank-one tensors: a factor a mode, all sharing the rank's leg. The last factor starts at zero.
+    """A sum of rank-one tensors: one factor per mode, all sharing the leg `_r`. The last factor starts at zero.
 
     Args:
         rank: The number of terms; a fraction of the dense size; or 'full'.
-        weights: Train a weight for every term, which starts at 1; without, it stays 1.
+        weights: Add a trained weight for every term, starting at 1.
 
     Raises:
-        RankError: A rank below 1, or (once the modes are known) above the number that is always enough.
+        RankError: A rank below 1, or (once the modes are known) above the number of terms that represents any tensor.
 
     Source: F. Hitchcock, J. Math. Phys. 1927; Kolda & Bader, SIAM Review 2009.
 
@@ -56,7 +56,7 @@ class CP(Format):
         object.__setattr__(self, "weights", bool(self.weights))
 
     def network(self, modes: Sequence[Mode]) -> Network:
-        """State the factors."""
+        """Return the network of factors."""
         sizes = mode_sizes(modes)
         (rank,) = self.ranks({"terms": _always_enough(modes)}, modes)
         cores = [Core(f"U{k}", (mode.name, "_r")) for k, mode in enumerate(arranged(modes), 1)]
@@ -65,9 +65,9 @@ class CP(Format):
         return Network(tuple(cores), tuple(sizes), {**sizes, "_r": rank})
 
     def factorize(self, tensor: Tensor, modes: Sequence[Mode]) -> dict[str, Tensor]:
-        """Decompose by alternating least squares (Kolda & Bader 2009), the best of several starts: HOSVD, then random.
+        """Decompose by alternating least squares (Kolda & Bader 2009), best of several starts: HOSVD, then random.
 
-        The best CP approximation may not exist, and alternating least squares may stop at a local one.
+        A best CP approximation may not exist, and alternating least squares may stop at a local minimum.
         """
         network = self.network(modes)
         rank = network.sizes["_r"]
@@ -88,7 +88,7 @@ class CP(Format):
         return {name: core.to(tensor.dtype) for name, core in best.items()}
 
     def _compressed(self, tensor: Tensor, modes: Sequence[Mode], ranks: list[int]) -> dict[str, Tensor]:
-        """Fit in the leading directions of every mode, which hold a tensor of this rank, many times faster.
+        """Fit a Tucker-compressed tensor, which is much faster, and expand the factors.
 
         Source: R. Bro & C. Andersson, Chemometrics and Intelligent Laboratory Systems 1998.
         """
@@ -102,7 +102,7 @@ class CP(Format):
         }
 
     def _exact(self, tensor: Tensor, modes: Sequence[Mode]) -> dict[str, Tensor]:
-        """Take every fibre along the longest mode for a term of its own."""
+        """Return an exact decomposition with one term per fibre along the longest mode."""
         long = max(range(tensor.ndim), key=lambda dim: tensor.shape[dim])
         others = [dim for dim in range(tensor.ndim) if dim != long]
         fibres = tensor.movedim(long, -1).reshape(-1, tensor.shape[long])
@@ -114,13 +114,13 @@ class CP(Format):
 
 
 def _named(network: Network, factors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the cores by name, from the factors by mode; weights are 1."""
+    """Return the cores by name from the factors by mode, with all weights 1."""
     ones = torch.ones_like(next(iter(factors.values()))[0])
     return {core.name: factors.get(core.legs[0], ones) for core in network.cores}
 
 
 def _always_enough(modes: Sequence[Mode]) -> int:
-    """Return a number of terms that holds every tensor: one for each fibre along the longest mode."""
+    """Return a number of terms that represents any tensor: one per fibre along the longest mode."""
     sizes = mode_sizes(modes).values()
     return math.prod(sizes) // max(sizes)
 
@@ -140,7 +140,7 @@ def _least_squares(tensor: Tensor, rank: int, start: int) -> tuple[Tensor, list[
         for ridge in _RIDGES[:-1]:
             try:
                 weights, factors = fit(l2_reg=ridge)
-            except RuntimeError:  # singular: the tensor needs fewer terms
+            except RuntimeError:  # singular: fewer terms suffice
                 continue
             return weights, factors
         weights, factors = fit(l2_reg=_RIDGES[-1])

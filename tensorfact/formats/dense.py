@@ -1,4 +1,4 @@
-"""A dense tensor that is to be decomposed: its modes, its checks, and errors relative to it."""
+"""Checks of a dense tensor before it is decomposed, its default modes, and relative errors."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from ..network import Mode, Side
 
 
 def default_modes(tensor: Tensor) -> tuple[Mode, ...]:
-    """Return modes for a tensor of which nothing is known: the last two are inputs and outputs, the others stacked."""
+    """Return default modes for a tensor: the last two are inputs and outputs, the others are stacked."""
     if not isinstance(tensor, Tensor) or not tensor.ndim:
-        raise DataError("decompose: tensor", expected="a torch.Tensor of at least one dimension", got=repr(tensor)[:80])
+        raise DataError("decompose: tensor", expected="a torch.Tensor of one or more dimensions", got=repr(tensor)[:80])
     stack: list[Side] = ["stack"] * (tensor.ndim - 2)
     ends: list[Side] = ["in", "out"] if tensor.ndim > 1 else ["out"]
     return tuple(
@@ -25,54 +25,53 @@ def default_modes(tensor: Tensor) -> tuple[Mode, ...]:
 
 
 def check_tolerance(tolerance: object) -> None:
-    """Raise unless this is a relative error that can be asked for.
+    """Raise unless a tolerance is a valid relative error.
 
     Raises:
-        RankError: It is no number in (0, 1).
+        RankError: The tolerance is not a number in (0, 1).
     """
     meant = "a relative error, 0 < tolerance < 1"
     finite_number(tolerance, "tolerance", RankError, fits=lambda t: 0 < t < 1, expected=meant, example=0.01)
 
 
 def out_of_reach(format: object, tolerance: float, error: float) -> RankError:
-    """Return the error of a tolerance that a format does not reach.
+    """Return the error for a tolerance that a format cannot reach.
 
     Args:
-        format: The format.
-        tolerance: The relative error that was asked for.
-        error: The one that was reached.
+        format: The format, for the message.
+        tolerance: The requested relative error.
+        error: The relative error that was reached.
     """
     return RankError(
-        f"{format}: tolerance {tolerance:g}",
-        expected="a relative error that a rank of this format reaches",
-        got=f"{error:.3g}",
-        cause="a rank that is too low, or a tolerance below what the dtype can show",
-        fix="rank='full', a larger tolerance, or fp64",
+        f"{format}: tolerance {tolerance:g} cannot be reached",
+        got=f"a relative error of {error:.3g}",
+        cause="the rank is too low, or the tolerance is below the precision of the dtype",
+        fix="use rank='full', a larger tolerance, or fp64",
     )
 
 
 def checked(tensor: Tensor, modes: Sequence[Mode]) -> Tensor:
-    """Return a tensor in at least fp32, where linear algebra exists, if it is finite and has the modes' sizes."""
+    """Check that a tensor is dense, real, finite and matches the modes; return it in fp32 or fp64."""
     names = [mode.name for mode in modes if isinstance(mode, Mode)]
     if len(set(names)) < len(modes):
         raise DataError("decompose: modes", expected="Mode objects with different names", got=repr(modes))
     sizes = tuple(mode.size for mode in modes)
     plain = isinstance(tensor, Tensor) and tensor.layout == torch.strided and not tensor.is_meta
-    eight_bits = plain and tensor.is_floating_point() and tensor.itemsize < 2  # which torch promotes to nothing
+    eight_bits = plain and tensor.is_floating_point() and tensor.itemsize < 2  # torch cannot promote these
     if not plain or tuple(tensor.shape) != sizes or tensor.is_complex() or eight_bits:
         got = f"{tensor.dtype} {tuple(tensor.shape)}" if isinstance(tensor, Tensor) else type(tensor).__name__
         raise DataError(
-            "decompose: tensor", expected=f"dense real numbers of shape {sizes}, one dimension a mode", got=got
+            "decompose: tensor", expected=f"a dense real tensor of shape {sizes}, one dimension per mode", got=got
         )
     if not math.prod(sizes):
-        raise DataError("decompose: tensor", expected="a tensor that holds numbers", got=f"shape {sizes}")
+        raise DataError("decompose: tensor", expected="a tensor with at least one element", got=f"shape {sizes}")
     dense = tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))
     if not bool(dense.isfinite().all()):
         count = int((~dense.isfinite()).sum())
         raise DataError(
-            f"decompose: {count:,} of {dense.numel():,} numbers are NaN or infinite",
-            cause="weights that diverged, or a damaged file",
-            fix="repair them, for instance with torch.nan_to_num",
+            f"decompose: {count:,} of {dense.numel():,} values are NaN or infinite",
+            cause="diverged training, or a damaged file",
+            fix="replace them with torch.nan_to_num(tensor)",
         )
     return dense
 

@@ -1,4 +1,4 @@
-"""The format of trained diagonals between random matrices: VeRA."""
+"""The format with trained diagonals between frozen random cores: VeRA."""
 
 from __future__ import annotations
 
@@ -16,17 +16,16 @@ from .wrapper import Wrapper
 
 @dataclasses.dataclass(frozen=True)
 class Diagonals(Wrapper):
-    """Another format's cores, random, frozen and shared by all slices, with a trained diagonal on every bond of theirs.
+    """Frozen random cores of another format, shared by all slices, with a trained diagonal on every bond.
 
-    Every slice has diagonals of its own: one for each bond, starting at a constant, and one for the outputs of the core
-    that would have started at zero, which starts at zero.
+    Every slice has its own diagonals: one per bond, starting at a constant, and one on the outputs, starting at zero.
 
     Args:
         format: The format of one slice: `TensorTrain(256)` on inputs and outputs is VeRA.
-        value: What the diagonals of the bonds start from.
+        value: Initial value of the diagonals on the bonds.
 
     Raises:
-        FormatError: The tensor has stack modes alone.
+        FormatError: The tensor has only stack modes, or `value` is 0 or not finite.
 
     Source: VeRA: D. Kopiczko et al., ICLR 2024.
 
@@ -50,7 +49,7 @@ class Diagonals(Wrapper):
         object.__setattr__(self, "value", value)
 
     def network(self, modes: Sequence[Mode]) -> Network:
-        """State the frozen cores and the diagonals."""
+        """Return the network of frozen cores and diagonals."""
         network = self.format.network(self.inner(modes))
         stack = tuple(mode.name for mode in modes if mode.side == "stack")
         outputs = tuple(leg for leg in zero_core(network).legs if leg in network.output)
@@ -67,5 +66,5 @@ class Diagonals(Wrapper):
         """Return the modes of a slice."""
         found = slice_modes(modes)
         if not found:
-            raise FormatError(f"{self}: modes", expected="an input or output mode", got="stack modes alone")
+            raise FormatError(f"{self}: modes", expected="an input or output mode", got="only stack modes")
         return found

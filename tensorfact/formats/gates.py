@@ -13,14 +13,14 @@ from .per_slice import PerSlice
 
 @dataclasses.dataclass(frozen=True)
 class Gates(PerSlice):
-    """A circuit for every slice: one gate for each pair of axes, which maps both, one after the other.
+    """A circuit of gates for every slice: one gate per pair of axes, applied one after the other.
 
-    Inputs and outputs are split into as many modes each by the plan: `plan.split("in", {"a": 16, "b": 8, "c": 6})`.
+    The plan splits inputs and outputs into the same number of modes: `plan.split("in", {"a": 16, "b": 8, "c": 6})`.
     Every axis keeps its input size until its last gate gives it its output size. No gate starts at zero: to start from
     the base model, pass `subtract_start=True` to `adapt`.
 
     Raises:
-        FormatError: The modes are not two or more inputs and as many outputs.
+        FormatError: There are fewer than two inputs, or the numbers of inputs and outputs differ.
 
     Source: QuanTA: Z. Chen et al., NeurIPS 2024.
 
@@ -36,7 +36,7 @@ class Gates(PerSlice):
     """
 
     def slice_network(self, modes: Sequence[Mode]) -> Network:
-        """State the gates, from the last pair of axes to the first."""
+        """Return the network of gates, from the last pair of axes to the first."""
         inputs, outputs = in_pairs(modes, str(self))
         pairs = [pair[::-1] for pair in itertools.combinations(range(len(inputs) - 1, -1, -1), 2)]
         sizes, wires, cores = mode_sizes(modes), [mode.name for mode in inputs], []

@@ -19,7 +19,7 @@ class Hadamard(PerSlice):
 
     Args:
         rank: The rank of every matrix; a fraction of the dense size; or 'full'.
-        matrices: How many matrices are multiplied.
+        matrices: Number of low-rank matrices that are multiplied.
 
     Raises:
         RankError: A rank or a number of matrices below 1, or (once the modes are known) a rank above the smaller side.
@@ -44,7 +44,7 @@ class Hadamard(PerSlice):
         object.__setattr__(self, "matrices", check_count(self.matrices, "Hadamard: matrices"))
 
     def slice_network(self, modes: Sequence[Mode]) -> Network:
-        """State the factors of every matrix."""
+        """Return the network of the factors of all matrices in a slice."""
         inputs, outputs = ([mode for mode in modes if mode.side == side] for side in ("in", "out"))
         (rank,) = self.ranks({"rank": matrix_limit(inputs, outputs)}, modes)
         cores = []

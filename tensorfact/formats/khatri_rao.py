@@ -16,11 +16,10 @@ from .per_slice import PerSlice
 
 @dataclasses.dataclass(frozen=True)
 class KhatriRao(PerSlice):
-    """The row-wise Kronecker product of two thin matrices for every slice, cut to the inputs' number. U starts at zero.
+    """The row-wise Kronecker product of two matrices, truncated to the inputs, for every slice. U starts at zero.
 
-    Row o of a slice is V[o] (x) U[o]: input n is entry (n div d, n mod d) of it, with d the rounded-up square root of
-    the number of inputs. J and I say so, as matrices of zeros and ones that are part of the format. Nothing bounds the
-    rank of a slice.
+    Row o of a slice is V[o] (x) U[o]: input n is its entry (n div d, n mod d), with d the rounded-up square root of
+    the number of inputs. The fixed 0-1 matrices J and I select these entries. A slice can have full rank.
 
     Source: KRAdapter: P. Albert et al., ICCV 2025.
 
@@ -35,7 +34,7 @@ class KhatriRao(PerSlice):
     """
 
     def slice_network(self, modes: Sequence[Mode]) -> Network:
-        """State the two matrices, and which input is which of their columns."""
+        """Return the network of V, U and the selection matrices J, I."""
         inputs, outputs = (tuple(mode.name for mode in modes if mode.side == side) for side in ("in", "out"))
         wide, tall = _digits(modes)
         cores = (
@@ -47,7 +46,7 @@ class KhatriRao(PerSlice):
         return Network(cores, tuple(mode.name for mode in modes), {**mode_sizes(modes), "_i": wide, "_j": tall})
 
     def given(self, modes: Sequence[Mode]) -> dict[str, Tensor]:
-        """Return J and I."""
+        """Return the selection matrices J and I."""
         shape = [mode.size for mode in modes if mode.side == "in"]
         wide, tall = _digits(modes)
         number = torch.arange(math.prod(shape), device="cpu")
@@ -59,7 +58,7 @@ class KhatriRao(PerSlice):
 
 
 def _digits(modes: Sequence[Mode]) -> tuple[int, int]:
-    """Return how many columns U and V have."""
+    """Return the numbers of columns of U and V."""
     count = math.prod(mode.size for mode in modes if mode.side == "in")
     wide = math.isqrt(count - 1) + 1
     return wide, -(-count // wide)

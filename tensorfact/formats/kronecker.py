@@ -15,15 +15,15 @@ from .rank import Rank, checked_rank, matrix_limit
 class Kronecker(PerSlice):
     """A Kronecker product of small matrices for every slice: W1 (out1, in1), W2 (out2, in2), ...
 
-    The last matrix starts at zero.
-    Inputs and outputs are split into as many modes each by the plan: `plan.split("in", {"in1": 24, "in2": 32})`.
+    The last matrix starts at zero. The plan splits inputs and outputs into the same number of modes:
+    `plan.split("in", {"in1": 24, "in2": 32})`.
 
     Args:
-        rank: Factor the last matrix into two of this rank, W2a and W2b; by default it is whole.
+        rank: Factor the last matrix into two matrices of this rank, such as W2a and W2b; by default it is not factored.
 
     Raises:
         RankError: A rank below 1, or (once the modes are known) above the smaller side of the last matrix.
-        FormatError: The modes are not two or more inputs and as many outputs.
+        FormatError: There are fewer than two inputs, or the numbers of inputs and outputs differ.
 
     Source: LoKr: S. Yeh et al., LyCORIS, ICLR 2024; KronA: A. Edalati et al., 2022.
 
@@ -44,7 +44,7 @@ class Kronecker(PerSlice):
             object.__setattr__(self, "rank", checked_rank(self.rank, "Kronecker", several=False))
 
     def slice_network(self, modes: Sequence[Mode]) -> Network:
-        """State the matrices."""
+        """Return the network of the matrices of a slice."""
         inputs, outputs = in_pairs(modes, str(self))
         cores = [Core(f"W{k}", (o.name, i.name)) for k, (i, o) in enumerate(zip(inputs, outputs, strict=True), 1)]
         sizes, last = mode_sizes(modes), cores.pop()

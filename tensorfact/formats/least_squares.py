@@ -1,4 +1,4 @@
-"""Alternating least squares over the cores of any network: the decomposition of a format that knows no better one."""
+"""Alternating least squares over the cores of any network: the default decomposition of a format."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from ..network import Core, Network, plan_contraction
 
 _SWEEPS, _STARTS = 200, 3
 _STALLED = 1e-7
-"""A sweep that lowers the relative error by less than this part of it ends the fit."""
+"""The fit stops after a sweep that lowers the error by less than this fraction."""
 _EXACT = 1e-7
-"""A relative error that no other start need beat: what normal equations resolve in fp64."""
+"""No further start is tried once the relative error is this small: the resolution of normal equations in fp64."""
 _TWIN = "'"
 
 
@@ -26,23 +26,22 @@ def least_squares(
     given: Mapping[str, Tensor] | None = None,
     start: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """Fit a network's cores to a tensor, the best of several starts.
+    """Fit the cores of a network to a tensor and return the best of several starts.
 
-    A network is linear in each of its cores, so that with the others held still the best one is a least-squares
-    solution: of the normal equations, whose matrix and right-hand side are networks themselves. The error never rises;
-    it may stop at a local minimum.
+    A network is linear in each core, so with the other cores fixed the optimal core solves a linear least-squares
+    problem, here by its normal equations. The error never rises, but the fit may stop at a local minimum.
 
     Args:
-        network: The network.
-        tensor: What to fit, one dimension an output leg.
+        network: The network to fit.
+        tensor: The target, one dimension per output leg.
         given: Cores that keep their values.
-        start: Cores to start from first; random ones by default.
+        start: Cores of the first start; random by default.
 
     Returns:
         The cores by name, in the tensor's dtype.
 
     Raises:
-        FormatError: A leg that is no output belongs to one core alone.
+        FormatError: A bond belongs to only one core.
 
     Source: alternating least squares as for CP (Kolda & Bader, SIAM Review 2009), for any multilinear network.
 
@@ -78,7 +77,7 @@ def _random(network: Network, like: Tensor, seed: int) -> dict[str, Tensor]:
 
 
 def _fit(free: list[_Solver], dense: Tensor, cores: dict[str, Tensor]) -> tuple[float, dict[str, Tensor]]:
-    """Sweep over the cores until the error stalls; return it, relative, and the cores."""
+    """Sweep over the cores until the error stalls; return the relative error and the cores."""
     whole, error = float(dense.square().sum()), math.inf
     for _ in range(_SWEEPS):
         before = error
@@ -92,7 +91,7 @@ def _fit(free: list[_Solver], dense: Tensor, cores: dict[str, Tensor]) -> tuple[
 
 
 def _balance(cores: dict[str, Tensor], names: list[str]) -> None:
-    """Give all cores one norm, which changes nothing but keeps the equations well scaled."""
+    """Scale all cores to the same norm, which keeps the equations well conditioned; the product is unchanged."""
     norms = [float(torch.linalg.vector_norm(cores[name])) for name in names]
     if all(norms):
         mean = math.exp(sum(math.log(norm) for norm in norms) / len(norms))
@@ -102,14 +101,14 @@ def _balance(cores: dict[str, Tensor], names: list[str]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Solver:
-    """How one core is solved for, the others held still.
+    """The normal equations for one core with the other cores fixed.
 
     Args:
-        core: The core.
-        legs: Its legs, sorted: open ones that others have too, open ones of its own, bonds.
-        counts: How many of each.
-        side: The network of the tensor and the others, of the right-hand side.
-        gram: The network of the others with themselves, of the matrix; None for a core alone.
+        core: The core to solve for.
+        legs: Its legs, sorted: open legs shared with other cores, its own open legs, bonds.
+        counts: The number of legs of each kind.
+        side: The network of the right-hand side: the target tensor and the other cores.
+        gram: The network of the matrix: the other cores contracted with themselves; None if there are none.
     """
 
     core: Core
@@ -120,14 +119,17 @@ class _Solver:
 
     @classmethod
     def of(cls, network: Network, core: Core) -> _Solver:
-        """Plan how a core of a network is solved for."""
+        """Set up the normal equations for a core of a network."""
         others = [other for other in network.cores if other is not core]
         shared = {leg for other in others for leg in other.legs}
         batch = tuple(leg for leg in core.legs if leg in network.output and leg in shared)
         own = tuple(leg for leg in core.legs if leg in network.output and leg not in shared)
         bonds = tuple(leg for leg in core.legs if leg not in network.output)
         if lone := [leg for leg in bonds if leg not in shared]:
-            raise FormatError(f"network {network}: leg {lone[0]!r} ends in {core.name!r}", fix="remove it")
+            raise FormatError(
+                f"network {network}: bond {lone[0]!r} belongs only to core {core.name!r}",
+                fix="remove the leg, or add it to a second core",
+            )
         target = Core("T", network.output)
         sizes = network.sizes
         side = _network((target, *others), (*batch, *own, *bonds), sizes)
@@ -140,7 +142,7 @@ class _Solver:
         return cls(core, (*batch, *own, *bonds), (len(batch), len(own), len(bonds)), side, gram)
 
     def solve(self, cores: Mapping[str, Tensor], dense: Tensor) -> tuple[Tensor, float]:
-        """Return the best core, and how much of the tensor's energy the network then explains."""
+        """Return the optimal core, and the squared norm of the tensor that the network then explains."""
         others = [cores[core.name] for core in self.side.cores[1:]]
         side = plan_contraction(self.side)([dense, *others])
         batch, own, bonds = (math.prod(part) for part in self._split(side.shape))

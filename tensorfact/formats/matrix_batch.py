@@ -1,4 +1,4 @@
-"""The matrix-batch format: LoRA, one low-rank matrix a slice."""
+"""The matrix-batch format: LoRA, one low-rank matrix per slice."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .rank import Rank, checked_rank, matrix_limit
 class MatrixBatch(PerSlice):
     """Two matrices A (inputs, rank) and B (rank, outputs) for every coordinate of the stack modes. B starts at zero.
 
-    On a plan that picks q and v this is LoRA.
+    On a plan of the q and v projections this is LoRA.
 
     Args:
         rank: The rank of every matrix; a fraction of the dense size; or 'full'.
@@ -44,7 +44,7 @@ class MatrixBatch(PerSlice):
         object.__setattr__(self, "rank", checked_rank(self.rank, "MatrixBatch", several=False))
 
     def slice_network(self, modes: Sequence[Mode]) -> Network:
-        """State the two matrices of a slice."""
+        """Return the network of the two matrices of a slice."""
         _, rows, columns = self._sides(modes)
         (rank,) = self.ranks({"rank": matrix_limit(rows, columns)}, modes)
         inputs, outputs = (tuple(mode.name for mode in side) for side in (rows, columns))
@@ -52,7 +52,7 @@ class MatrixBatch(PerSlice):
         return Network(cores, tuple(mode.name for mode in modes), {**mode_sizes(modes), "_r": rank})
 
     def factorize(self, tensor: Tensor, modes: Sequence[Mode]) -> dict[str, Tensor]:
-        """Decompose by one truncated SVD a slice, optimal by Eckart and Young (1936)."""
+        """Decompose every slice by a truncated SVD, which is optimal (Eckart and Young 1936)."""
         network = self.network(modes)
         u, s, vh = torch.linalg.svd(self._slices(tensor, modes), full_matrices=False)
         rank, shapes = network.sizes["_r"], network.shapes()
@@ -60,13 +60,13 @@ class MatrixBatch(PerSlice):
         return {"A": a.reshape(shapes["A"]), "B": b.reshape(shapes["B"])}
 
     def within(self, tensor: Tensor, modes: Sequence[Mode], tolerance: float) -> Self:
-        """Find the one rank at which all slices together leave the error."""
+        """Find the smallest common rank at which all slices together keep the tolerance."""
         share = tolerance * float(torch.linalg.vector_norm(tensor))
         high = self.network(modes).sizes["_r"]
         return dataclasses.replace(self, rank=min(enough(self._slices(tensor, modes), share), high))
 
     def _slices(self, tensor: Tensor, modes: Sequence[Mode]) -> Tensor:
-        """Return the matrices that get factored one by one (stack, inputs, outputs)."""
+        """Return the slices as a batch of matrices (stack, inputs, outputs)."""
         names, sides = [mode.name for mode in modes], self._sides(modes)
         order = [names.index(mode.name) for side in sides for mode in side]
         return tensor.permute(order).reshape([math.prod(mode.size for mode in side) for side in sides])

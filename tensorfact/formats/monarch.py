@@ -19,9 +19,9 @@ from .rank import Rank, checked_rank, matrix_limit
 class Monarch(PerSlice):
     """Two block-diagonal matrices with a transposition between them, for every slice. The second starts at zero.
 
-    Inputs (k p) are blocks k of p, outputs (s q) interleave the blocks q: the plan splits them, as in
-    `plan.split("in", {"k": 4, "p": None})`. One k and one q give a p x s block of the slice, and this is its low-rank
-    factorisation: rank 1 is Monarch, more is a block tensor train.
+    The plan splits the inputs into k blocks of size p, and the outputs into s groups of size q, as in
+    `plan.split("in", {"k": 4, "p": None})`. Every pair of k and q has a p x s block, which is factored at low rank:
+    rank 1 is Monarch, a higher rank is a block tensor train.
 
     Args:
         rank: The rank of every block; a fraction of the dense size; or 'full'.
@@ -48,14 +48,14 @@ class Monarch(PerSlice):
         object.__setattr__(self, "rank", checked_rank(self.rank, "Monarch", several=False))
 
     def slice_network(self, modes: Sequence[Mode]) -> Network:
-        """State the two matrices."""
+        """Return the network of the two matrices of a slice."""
         k, p, s, q = self._sides(modes)
         (rank,) = self.ranks({"rank": matrix_limit([p], [s])}, modes)
         cores = (Core("L", (k.name, p.name, q.name, "_r")), Core("R", (k.name, q.name, "_r", s.name), "zero"))
         return Network(cores, tuple(mode.name for mode in modes), {**mode_sizes(modes), "_r": rank})
 
     def slice_factorize(self, tensor: Tensor, modes: Sequence[Mode]) -> Mapping[str, Tensor]:
-        """Decompose by one truncated SVD a block, which is optimal."""
+        """Decompose every block by a truncated SVD, which is optimal."""
         names, (k, p, s, q) = [mode.name for mode in modes], self._sides(modes)
         blocks = tensor.permute([names.index(mode.name) for mode in (k, q, p, s)])
         u, values, vh = torch.linalg.svd(blocks, full_matrices=False)
@@ -69,7 +69,7 @@ class Monarch(PerSlice):
             raise FormatError(
                 f"{self}: modes {' '.join(mode.name for mode in modes)}",
                 expected="two input modes (block, within) and two output modes (within, block)",
-                got=f"{len(inputs)} and {len(outputs)}",
+                got=f"{len(inputs)} input and {len(outputs)} output modes",
                 fix="split them in the plan: plan.split('in', {'k': 4, 'p': None})",
             )
         return (*inputs, *outputs)

@@ -1,4 +1,4 @@
-"""A format whose cores are factored by others."""
+"""A format whose cores are factored by other formats."""
 
 from __future__ import annotations
 
@@ -17,18 +17,17 @@ from .wrapper import Wrapper
 
 @dataclasses.dataclass(frozen=True)
 class Nested(Wrapper):
-    """A format within a format: some cores of the one are tensors that others factor.
+    """A format within a format: selected cores of an outer format are factored by inner formats.
 
-    A core's modes are the tensor's own, and its bonds: an input where the bond comes from an earlier core, an output
-    where it goes to a later one. The factors of core A are named `A_U`, `A_V`, ... An inner rank that the outer one
-    leaves no room for is lowered.
+    A core's legs become its modes: a bond to an earlier core is an input, a bond to a later core is an output. The
+    factors of core A are named `A_U`, `A_V`, ... An inner rank is lowered where the core does not admit it.
 
     Args:
-        format: The outer format. Its rank is the rank of this.
-        cores: Formats by the name of the core that they factor.
+        format: The outer format, which also provides the rank.
+        cores: The inner formats, by the name of the core that they factor.
 
     Raises:
-        FormatError: Not a format; or (once the modes are known) a core that the outer format does not have.
+        FormatError: An argument is not a format; or (once the modes are known) the outer format has no such core.
 
     Source: LoRETTA: Y. Yang et al., NAACL 2024, which folds LoRA's two matrices into tensor-trains.
 
@@ -46,15 +45,19 @@ class Nested(Wrapper):
     def __post_init__(self) -> None:
         super().__post_init__()
         given: object = tuple(self.cores.items()) if isinstance(self.cores, Mapping) else self.cores
-        pairs = (
-            tuple(tuple(p) if isinstance(p, (tuple, list)) else () for p in given) if isinstance(given, tuple) else ()
-        )
+        listed = given if isinstance(given, tuple) else ()
+        pairs = tuple(tuple(pair) if isinstance(pair, (tuple, list)) else () for pair in listed)
         if not pairs or not all(len(p) == 2 and isinstance(p[0], str) and isinstance(p[1], Format) for p in pairs):
-            raise FormatError("Nested: cores", expected="formats by the name of a core", got=repr(self.cores))
+            raise FormatError(
+                "Nested: cores",
+                expected="a dict from core names to formats",
+                got=repr(self.cores),
+                fix="Nested(MatrixBatch(8), {'A': TensorTrain(5)})",
+            )
         object.__setattr__(self, "cores", pairs)
 
     def network(self, modes: Sequence[Mode]) -> Network:
-        """State the outer network with the inner ones in the place of cores."""
+        """Return the outer network with the factored cores replaced by the inner networks."""
         outer = self.format.network(modes)
         cores, sizes = {core.name: [core] for core in outer.cores}, dict(outer.sizes)
         for core, format, own in self._inner(modes):
@@ -75,7 +78,7 @@ class Nested(Wrapper):
         return Network(tuple(each for found in cores.values() for each in found), outer.output, sizes)
 
     def factorize(self, tensor: Tensor, modes: Sequence[Mode]) -> Mapping[str, Tensor]:
-        """Decompose by the outer format, then its cores by the inner ones, then fit all to the tensor."""
+        """Decompose by the outer format, then the cores by the inner formats, then refine all by least squares."""
         found = dict(self.format.factorize(tensor, modes))
         for core, format, own in self._inner(modes):
             inner = format.fitted(own).decompose(found.pop(core.name), own).cores
@@ -83,31 +86,35 @@ class Nested(Wrapper):
         return least_squares(self.network(modes), tensor, self.given(modes), start=found)
 
     def given(self, modes: Sequence[Mode]) -> Mapping[str, Tensor]:
-        """Return the cores that are part of one of the formats."""
+        """Return the fixed cores of the outer and inner formats."""
         found = dict(self.format.given(modes))
         for core, format, own in self._inner(modes):
             found |= {f"{core.name}_{name}": value for name, value in format.fitted(own).given(own).items()}
         return found
 
     def _inner(self, modes: Sequence[Mode]) -> Iterator[tuple[Core, Format, tuple[Mode, ...]]]:
-        """Return every core that is factored, by which format, and its modes."""
+        """Yield every factored core, its inner format, and the core's modes."""
         network, sides = self.format.network(modes), {mode.name: mode.side for mode in modes}
         names = [core.name for core in network.cores]
         for name, format in dict(self.cores).items():
             if name not in names:
-                raise FormatError(f"{self}: core {name!r}", expected=f"one of {names}", got=nearest(name, names))
+                raise FormatError(
+                    f"{self}: unknown core",
+                    expected=f"one of {', '.join(names)}",
+                    got=f"{name!r}{nearest(name, names)}",
+                )
             core = network.cores[names.index(name)]
             if core.start not in ("normal", ZERO):
                 raise FormatError(
                     f"{self}: core {name!r} starts {core.start!r}",
-                    expected="a core that starts 'normal' or at zero, to be factored",
-                    fix="give the factors their starts: Started(Nested(...), {'A_U': 'normal:0.1'})",
+                    expected="'normal' or 'zero' for a core that is factored",
+                    fix="set the starts of the factors: Started(Nested(...), {'A_U': 'normal:0.1'})",
                 )
             earlier = {leg for other in network.cores[: names.index(name)] for leg in other.legs}
             own = (
                 Mode(leg, network.sizes[leg], sides[leg])
                 if leg in sides
-                else Mode(f"({leg})", network.sizes[leg], "in" if leg in earlier else "out")  # no bond is spelled so
+                else Mode(f"({leg})", network.sizes[leg], "in" if leg in earlier else "out")  # no bond has such a name
                 for leg in core.legs
             )
             yield core, format, tuple(own)

@@ -1,18 +1,19 @@
-"""Options as they are written on a command line and in files: `rank=4,order=(0,1)`."""
+"""Parse options written on the command line and in files: `rank=4,order=(0,1)`."""
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Callable
-from typing import Any
+
+from ..common.aliases import JsonObject
 
 
-def plain_value(value: ast.expr, read: Callable[[ast.expr], Any]) -> Any:
-    """Return a value: a literal, or a bare word, which is a string.
+def plain_value(value: ast.expr, read: Callable[[ast.expr], object]) -> object:
+    """Evaluate an expression: a literal, or a bare word, which is read as a string.
 
     Args:
         value: The expression.
-        read: How what is inside a tuple or a dict is read.
+        read: Evaluates the elements of a tuple or a dict.
     """
     if isinstance(value, ast.Tuple):
         return tuple(read(each) for each in value.elts)
@@ -21,20 +22,20 @@ def plain_value(value: ast.expr, read: Callable[[ast.expr], Any]) -> Any:
     return value.id if isinstance(value, ast.Name) else ast.literal_eval(value)
 
 
-def literal(value: ast.expr) -> Any:
-    """Return a value that holds literals and bare words alone."""
+def literal(value: ast.expr) -> object:
+    """Evaluate an expression of literals and bare words."""
     return plain_value(value, literal)
 
 
-def read_options(text: str, read: Callable[[ast.expr], Any] = literal) -> dict[str, Any]:
-    """Read options by name.
+def read_options(text: str, read: Callable[[ast.expr], object] = literal) -> JsonObject:
+    """Parse comma-separated options into a dict.
 
     Args:
-        text: `name=value` with commas between.
-        read: How a value is read.
+        text: Options as `name=value`, separated by commas.
+        read: Evaluates a value.
 
     Raises:
-        ValueError: It is not written so, or a name is there twice.
+        ValueError: The text has another syntax, or a name occurs twice.
 
     Examples:
         >>> read_options("rank=4,order=(0,1),start=zero,deep=True")

@@ -1,4 +1,4 @@
-"""Tucker with factors for the sides of the matrices alone."""
+"""Partial Tucker: factors for input and output modes only."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from .tucker import Tucker
 
 @dataclasses.dataclass(frozen=True)
 class PartialTucker(Tucker):
-    """Tucker-2: factors for inputs and outputs, while the core C keeps the stack modes whole.
+    """Tucker-2: factors for inputs and outputs only; the core C keeps the stack modes at full size.
 
     Args:
-        rank: One rank for all factors, or one a factor in the tensor's own order; a fraction of the dense size; or
+        rank: One rank for all factors, or one per factor in the tensor's order; a fraction of the dense size; or
             'full'.
 
     Raises:
         RankError: A rank below 1, or (once the modes are known) above the mode's size.
-        FormatError: The tensor has stack modes alone.
+        FormatError: The tensor has only stack modes.
 
     Source: L. Tucker, Psychometrika 1966; LoTR: Bershatsky et al., 2024.
 
@@ -35,5 +35,5 @@ class PartialTucker(Tucker):
     def _factored(self, modes: Sequence[Mode]) -> tuple[Mode, ...]:
         found = tuple(mode for mode in modes if mode.side != "stack")
         if not found:
-            raise FormatError(f"{self}: modes", expected="an input or output mode", got="stack modes alone")
+            raise FormatError(f"{self}: modes", expected="an input or output mode", got="only stack modes")
         return found

@@ -1,4 +1,4 @@
-"""Formats with factors of their own for every coordinate of the stack modes: one small network a slice."""
+"""Formats with separate factors for every coordinate of the stack modes: one small network per slice."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from .wrapper import Wrapper
 
 @dataclasses.dataclass(frozen=True)
 class PerSlice(Format, abc.ABC):
-    """A format that factors every slice by itself: it states one slice's network, and each core gets the stack modes.
+    """A format that factors every slice separately: each core of the network of one slice also gets the stack modes.
 
-    A core that the format gives is the same for all slices.
+    Cores with fixed values (`given`) are shared by all slices.
     """
 
     @abc.abstractmethod
     def slice_network(self, modes: Sequence[Mode]) -> Network:
-        """State the network of one slice.
+        """Return the network of one slice.
 
         Args:
             modes: The modes of a slice: the tensor's inputs and outputs, in the tensor's order.
@@ -37,13 +37,13 @@ class PerSlice(Format, abc.ABC):
         """Decompose one slice; alternating least squares by default.
 
         Args:
-            tensor: A slice, as in `factorize`; it may be zero.
-            modes: Its modes.
+            tensor: A slice with largest absolute value 1, one dimension per mode.
+            modes: The modes of the slice.
         """
         return least_squares(self.slice_network(modes), tensor, self.given(modes))
 
     def network(self, modes: Sequence[Mode]) -> Network:
-        """State the slices' network, with the stack modes on every core."""
+        """Return the network of all slices, with the stack modes on every core."""
         slice = slice_modes(modes)
         stack = tuple(mode.name for mode in modes if mode.side == "stack")
         network = self.slice_network(slice)
@@ -82,7 +82,7 @@ def slice_modes(modes: Sequence[Mode]) -> tuple[Mode, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Each(Wrapper, PerSlice):
-    """A format for every slice by itself, instead of one for the whole tensor: `Each(TensorTrain(5))`.
+    """Apply a format to every slice separately instead of to the whole tensor: `Each(TensorTrain(5))`.
 
     Args:
         format: The format of one slice.
@@ -97,13 +97,13 @@ class Each(Wrapper, PerSlice):
     """
 
     def slice_network(self, modes: Sequence[Mode]) -> Network:
-        """State the format's network on one slice."""
+        """Return the inner format's network on one slice."""
         if not modes:
-            raise FormatError(f"{self}: modes", expected="an input or output mode", got="stack modes alone")
+            raise FormatError(f"{self}: modes", expected="an input or output mode", got="only stack modes")
         return self.format.network(modes)
 
     def slice_factorize(self, tensor: Tensor, modes: Sequence[Mode]) -> Mapping[str, Tensor]:
-        """Decompose one slice as the format does."""
+        """Decompose one slice by the inner format."""
         return self.format.factorize(tensor, modes)
 
     def inner(self, modes: Sequence[Mode]) -> tuple[Mode, ...]:

@@ -1,4 +1,4 @@
-"""Ranks: what a user may give, what the modes allow, and the search for one that suits."""
+"""Ranks: validation, the limits that the modes set, and the search for a suitable rank."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from ..errors import RankError
 from ..network import Mode
 
 Rank = int | float | Literal["full"] | tuple[int, ...]
-"""One rank for all bonds or modes, or one each; a fraction of the dense tensor's numbers; or the highest there is."""
+"""One rank for all bonds or modes; one per bond or mode; a fraction of the dense size; or the highest rank."""
 
 Explicit = int | tuple[int, ...]
-"""A rank that is spelled out."""
+"""A rank given as one or several ints, not as a fraction or 'full'."""
 
 FULL: Literal["full"] = "full"
 
 
 def checked_rank(rank: object, owner: str, *, several: bool = True) -> Rank:
-    """Return a rank that may mean something.
+    """Validate a rank and return it in its canonical form.
 
     Args:
-        rank: What the user gave.
+        rank: The rank given by the user.
         owner: The format's name, for messages.
-        several: Whether one for each bond or mode may be given.
+        several: Whether one rank per bond or mode is allowed.
 
     Raises:
-        RankError: It is neither a positive int, nor a fraction in (0, 1], nor 'full', nor (if allowed) positive ints.
+        RankError: The rank is not a positive int, a fraction in (0, 1], 'full' or (if allowed) positive ints.
 
     Examples:
         >>> checked_rank([2, 3], "Tucker"), checked_rank(0.1, "Tucker"), checked_rank("full", "Tucker")
@@ -45,29 +45,29 @@ def checked_rank(rank: object, owner: str, *, several: bool = True) -> Rank:
 
 
 def check_count(count: object, owner: str, meant: str = "an int of at least 1") -> int:
-    """Return a number of ranks, terms or the like.
+    """Validate a positive count, such as a rank or a number of terms.
 
     Args:
-        count: What the user gave.
-        owner: The option, for messages.
-        meant: What it should have been.
+        count: The value given by the user.
+        owner: The format and the option, for messages.
+        meant: The expected value, for messages.
 
     Raises:
-        RankError: It is no int of at least 1.
+        RankError: The count is not an int of at least 1.
     """
     return whole_number(count, owner, RankError, expected=meant, example=4)
 
 
 def is_explicit(rank: object) -> TypeGuard[Explicit]:
-    """Return whether a rank is spelled out, so that it means the same for all modes."""
+    """Return whether a rank is given as ints, which do not depend on the modes."""
     return not isinstance(rank, (str, float))
 
 
 def spread_rank(rank: Explicit, limits: Mapping[str, int], owner: str) -> tuple[int, ...]:
-    """Give every bond or mode its rank and hold it against what the modes allow.
+    """Return the rank of every bond or mode, checked against its limit.
 
     Args:
-        rank: One rank for all, or one each.
+        rank: One rank for all bonds or modes, or one per bond or mode.
         limits: The largest useful rank of each bond or mode, by its name.
         owner: The format, for messages.
 
@@ -78,17 +78,23 @@ def spread_rank(rank: Explicit, limits: Mapping[str, int], owner: str) -> tuple[
         RankError: Too many or too few ranks, or one above its limit.
     """
     ranks = (rank,) * len(limits) if isinstance(rank, int) else rank
-    allowed = tuple(min(r, limit) for r, limit in zip(ranks, limits.values(), strict=False))
-    if len(ranks) != len(limits) or allowed != ranks:
-        fits = len(ranks) == len(limits)
-        bounds = ", ".join(f"{name} <= {limit}" for name, limit in limits.items())
+    bounds = ", ".join(f"{name} <= {limit}" for name, limit in limits.items())
+    if len(ranks) != len(limits):
         raise RankError(
-            f"{owner}",
-            expected=f"{'' if fits else f'{len(limits)} rank(s), '}{bounds or 'no rank'}",
+            owner,
+            expected=f"{len(limits)} rank(s), {bounds}" if limits else "a single rank",
             got=f"rank={rank}",
-            cause="" if not fits else "a mode of the tensor is smaller than the rank",
-            fix=f"use rank={allowed if fits else tuple(limits.values())} or less",
-            allowed=allowed if fits else None,
+            fix=f"use rank={tuple(limits.values())} or less" if limits else "use rank=1",
+        )
+    allowed = tuple(min(r, limit) for r, limit in zip(ranks, limits.values(), strict=True))
+    if allowed != ranks:
+        raise RankError(
+            owner,
+            expected=bounds,
+            got=f"rank={rank}",
+            cause="a mode of the tensor is smaller than the rank",
+            fix=f"use rank={allowed if len(allowed) > 1 else allowed[0]} or less",
+            allowed=allowed,
         )
     return ranks
 
@@ -99,13 +105,13 @@ def matrix_limit(rows: Sequence[Mode], columns: Sequence[Mode]) -> int:
 
 
 def first_that(holds: Callable[[int], bool], high: int) -> int:
-    """Return the smallest number in 1..high for which a monotone condition holds; `high` if it holds for none.
+    """Return the smallest number in 1..high for which a monotone condition holds, or `high` if there is none.
 
-    Small numbers are tried first, since large ones cost more.
+    Small numbers are tried first because large ranks are more expensive to try.
 
     Args:
-        holds: The condition; once it holds, it holds for all larger numbers.
-        high: The last number.
+        holds: The condition; if it holds for a number, it holds for all larger numbers.
+        high: The largest number.
 
     Examples:
         >>> first_that(lambda n: n * n > 50, 100)

@@ -1,4 +1,4 @@
-"""Names for formats, used in files and on the command line. In Python a format object is passed as it is."""
+"""Registry of format names, used in files and on the command line. Python code passes format objects."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import importlib.metadata
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
 
+from ..common.aliases import JsonObject, Options
 from ..errors import FormatError, nearest
 from .base import Format
 from .block_term import BlockTerm
@@ -33,16 +33,16 @@ from .tt_matrix import TTMatrix
 from .tucker import Tucker
 
 GROUP = "tensorfact.formats"
-"""The entry-point group in which an installed package names its formats."""
+"""The entry-point group under which installed packages register formats."""
 
 _formats: dict[str, type[Format]] = {}
 
 
 def register_format(name: str, format: type[Format]) -> None:
-    """Give a format a name in files and on the command line.
+    """Register a format class under a name for files and the command line.
 
     Args:
-        name: The name; case does not count, and `_` is read as `-`.
+        name: The name; it is case-insensitive, and `_` is read as `-`.
         format: A frozen dataclass derived from `Format`.
 
     Raises:
@@ -62,20 +62,22 @@ def register_format(name: str, format: type[Format]) -> None:
     if not (isinstance(format, type) and issubclass(format, Format) and dataclasses.is_dataclass(format)):
         raise FormatError(f"register_format({name!r})", expected="a dataclass derived from Format", got=repr(format))
     if "name" in {f.name for f in dataclasses.fields(format)}:
-        raise FormatError(f"{format.__name__}: an option cannot be called 'name', which names the format in files")
+        raise FormatError(
+            f"{format.__name__}: option 'name' is reserved for the name in files", fix="rename the option"
+        )
     if _formats.get(key, format) is not format:
         raise FormatError(f"format name {key!r} is taken by {_formats[key].__name__}", fix="choose another name")
     _formats[key] = format
 
 
 def get_format(name: str) -> type[Format]:
-    """Return the format class of a name.
+    """Return the format class registered under a name.
 
     Args:
-        name: A registered name; case does not count, and `_` is read as `-`.
+        name: A registered name; it is case-insensitive, and `_` is read as `-`.
 
     Raises:
-        FormatError: No format has this name.
+        FormatError: No format is registered under this name.
 
     Examples:
         >>> get_format("matrix_batch").__name__
@@ -85,23 +87,25 @@ def get_format(name: str) -> type[Format]:
     if key not in _formats and (entry := _installed().get(key)):
         try:
             register_format(key, entry.load())
-        except Exception as error:  # whatever the other package's code raises
+        except Exception as error:  # the other package may raise anything
             owner = entry.dist.name if entry.dist else "a package"
             raise FormatError(
-                f"format {key!r} of {owner} cannot be loaded from {entry.value!r}", got=repr(error), fix=f"mend {owner}"
+                f"format {key!r} of {owner} cannot be loaded from {entry.value!r}",
+                got=repr(error),
+                fix=f"reinstall or uninstall {owner}",
             ) from error
     if key not in _formats:
         raise FormatError(
             f"unknown format {name!r}",
             expected=f"one of {', '.join(available_formats())}",
             got=f"{name!r}{nearest(key, _formats)}",
-            fix="see `tensorfact formats`, or call register_format first",
+            fix="list the names with `tensorfact formats`, or call register_format first",
         )
     return _formats[key]
 
 
 def available_formats() -> tuple[str, ...]:
-    """Return the registered names and those of installed packages, sorted.
+    """Return the names of all formats, including those of installed packages, sorted.
 
     Examples:
         >>> {"cp", "matrix-batch", "tt", "tucker"} <= set(available_formats())
@@ -111,13 +115,13 @@ def available_formats() -> tuple[str, ...]:
 
 
 def parse_format(text: str) -> Format:
-    """Read a format as written on the command line.
+    """Parse a format written on the command line.
 
     Args:
         text: A name and its options: `tt:rank=16`, `tucker:rank=(4,8,8)`, `each:format=tt(rank=5)`.
 
     Raises:
-        FormatError: An unknown name or option, or a value that cannot be read.
+        FormatError: An unknown name or option, or invalid syntax.
 
     Examples:
         >>> parse_format("tt:rank=16")
@@ -126,17 +130,17 @@ def parse_format(text: str) -> Format:
     name, _, rest = text.partition(":")
     cls = get_format(name)
     try:
-        # a hyphen stands in the name of a format within this one: matrix-batch(rank=4)
+        # inner formats may have a hyphen in their name: matrix-batch(rank=4)
         options = read_options(re.sub(r"(?<=[a-z])-(?=[a-z])", "_", rest), _option)
-    except FormatError:  # of a format within this one
+    except FormatError:  # of an inner format
         raise
     except ValueError as error:
-        raise FormatError(f"format {text!r}", expected="NAME:option=value,...", got=text, fix="tt:rank=16") from error
+        raise FormatError("format", expected="NAME:option=value,...", got=repr(text), fix="tt:rank=16") from error
     return _build(name, cls, options)
 
 
 def format_label(format: Format) -> str:
-    """Return a short name with the options that are set, for tables.
+    """Return the name of a format with its non-default options, for tables.
 
     Examples:
         >>> format_label(TensorTrain(rank=16))
@@ -148,14 +152,14 @@ def format_label(format: Format) -> str:
     return " ".join([_name(format) or type(format).__name__, *(f"{key}={_spelled(o)}" for key, o in options.items())])
 
 
-def format_to_dict(format: Format) -> dict[str, Any]:
-    """Return a format as plain JSON data.
+def format_to_dict(format: Format) -> JsonObject:
+    """Serialize a format to a JSON object.
 
     Args:
         format: A format whose class is registered.
 
     Raises:
-        FormatError: Its class has no name.
+        FormatError: The class of the format is not registered.
 
     Examples:
         >>> format_to_dict(Tucker(rank=8))
@@ -165,22 +169,22 @@ def format_to_dict(format: Format) -> dict[str, Any]:
         values = {f: getattr(format, f.name) for f in dataclasses.fields(format)}
         return {"name": name, **{f.name: plain_option(value) for f, value in values.items() if value != f.default}}
     raise FormatError(
-        f"{type(format).__name__} has no name to be stored under",
+        f"{type(format).__name__} is not registered, so it cannot be saved",
         fix=f"call register_format('my-format', {type(format).__name__}) first",
     )
 
 
-def format_from_dict(data: Mapping[str, Any]) -> Format:
-    """Read what `format_to_dict` wrote.
+def format_from_dict(data: Options) -> Format:
+    """Restore a format from the JSON object that `format_to_dict` returns.
 
     Args:
-        data: The name and the options.
+        data: The name of the format and its options.
 
     Raises:
-        FormatError: An unknown name or option, or a missing one.
+        FormatError: An unknown name, or an unknown or missing option.
     """
     if not isinstance(data, Mapping) or not isinstance(data.get("name"), str):
-        raise FormatError("a stored format", expected='{"name": ..., options}', got=json.dumps(data, default=repr))
+        raise FormatError("stored format", expected='{"name": "tt", "rank": 4}', got=json.dumps(data, default=repr))
     return _build(data["name"], get_format(data["name"]), {k: v for k, v in data.items() if k != "name"})
 
 
@@ -189,31 +193,31 @@ def _installed() -> dict[str, importlib.metadata.EntryPoint]:
 
 
 def _name(format: Format) -> str:
-    """Return the name of a format's class; none if it has none."""
+    """Return the registered name of a format's class, or an empty string."""
     known = {cls: name for name, cls in _formats.items()}
-    if type(format) not in known:  # a package may have given it one without being asked for it yet
+    if type(format) not in known:  # an entry point that is not loaded yet may name it
         for name, entry in _installed().items():
             if entry.value == f"{type(format).__module__}:{type(format).__qualname__}":
                 known[get_format(name)] = name
     return known.get(type(format), "")
 
 
-def plain_option(value: Any) -> Any:
-    """Return an option as JSON holds it: formats as their options, tuples as lists."""
+def plain_option(value: object) -> object:
+    """Convert an option to JSON: formats to objects, tuples to lists."""
     if isinstance(value, Format):
         return format_to_dict(value)
     return [plain_option(each) for each in value] if isinstance(value, tuple) else value
 
 
-def read_option(value: Any) -> Any:
-    """Undo `plain_option`."""
+def read_option(value: object) -> object:
+    """Restore an option from JSON: the inverse of `plain_option`."""
     if isinstance(value, Mapping) and "name" in value:
         return format_from_dict(value)
     return tuple(read_option(each) for each in value) if isinstance(value, list) else value
 
 
-def _spelled(value: Any) -> str:
-    """Return an option as a table shows it."""
+def _spelled(value: object) -> str:
+    """Return the text of an option in a table."""
     if isinstance(value, Format):
         return f"({format_label(value)})"
     if isinstance(value, tuple):
@@ -221,30 +225,31 @@ def _spelled(value: Any) -> str:
     return str(value)
 
 
-def _option(value: ast.expr) -> Any:
-    """Return the value of an option; a bare word is a string, a call a format: `rank=full`, `format=tt(rank=5)`."""
+def _option(value: ast.expr) -> object:
+    """Evaluate an option: a bare word is a string, and a call is a format, as in `rank=full` or `format=tt(rank=5)`."""
     if isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and not value.args:
         options = {word.arg or "": _option(word.value) for word in value.keywords}
         return _build(value.func.id, get_format(value.func.id), options)
     return plain_value(value, _option)
 
 
-def _build(name: str, cls: type[Format], options: Mapping[str, Any]) -> Format:
+def _build(name: str, cls: type[Format], options: Options) -> Format:
     known = {f.name: f for f in dataclasses.fields(cls)}
     missing = [n for n, f in known.items() if f.default is dataclasses.MISSING and n not in options]
     if missing or not options.keys() <= known.keys():
+        needed = ",".join(f"{option}=..." for option in missing or known)
         raise FormatError(
             f"format {name!r}",
             expected=f"options {', '.join(known)}" if known else "no options",
             got=", ".join(options) or "none",
-            fix=f"{name}:{','.join(f'{n}=...' for n in missing or known)}".removesuffix(":"),
+            fix=f"{name}:{needed}" if needed else name,
         )
     return cls(**{key: read_option(value) for key, value in options.items()})
 
 
 def _normal(name: str) -> str:
     if not isinstance(name, str) or not name.strip():
-        raise FormatError("a format's name", expected="a word", got=repr(name))
+        raise FormatError("format name", expected="a non-empty str", got=repr(name))
     return name.strip().lower().replace("_", "-")
 
 

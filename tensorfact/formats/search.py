@@ -1,4 +1,4 @@
-"""Search for the rank of a format: one rank for all bonds, the lowest that suits, the highest within a budget."""
+"""Search for the rank of a format: the lowest that meets a condition, or the highest within a parameter budget."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from .rank import FULL, Explicit, Rank, first_that, is_explicit
 
 
 class Ranked(Protocol):
-    """What the search asks of a format."""
+    """The methods of a format that the search uses."""
 
     @property
     def own_rank(self) -> Rank | None:
-        """The rank as it was given; None for a format that has none."""
+        """The rank as given by the user; None for a format without a rank."""
 
     def with_rank(self, rank: Rank) -> Self:
-        """Return this format at another rank."""
+        """Return this format with another rank."""
 
     def explicit(self, modes: Sequence[Mode]) -> Self:
-        """Return this format with its rank spelled out."""
+        """Return this format with an explicit rank."""
 
     def fitted(self, modes: Sequence[Mode]) -> Self:
-        """Return this format with its rank lowered to what the modes allow."""
+        """Return this format with its rank lowered to the highest that the modes admit."""
 
     def num_parameters(self, modes: Sequence[Mode]) -> int:
-        """Return how many numbers the trained factors hold."""
+        """Return the number of trainable parameters."""
 
 
 F = TypeVar("F", bound=Ranked)
 
 
 def spelled_rank(format: Ranked) -> Explicit:
-    """Return the rank of a format in which it is explicit; 1 for a format that has none.
+    """Return the explicit rank of a format, or 1 for a format without a rank.
 
     Args:
-        format: The format, as its `explicit` returns it.
+        format: A format returned by `explicit`.
     """
     rank = format.own_rank
     assert is_explicit(rank) or rank is None
@@ -45,21 +45,21 @@ def spelled_rank(format: Ranked) -> Explicit:
 
 
 def highest_rank(format: Ranked) -> int:
-    """Return the highest of the ranks of a format in which they are explicit.
+    """Return the highest of the explicit ranks of a format.
 
     Args:
-        format: The format, as its `explicit` returns it.
+        format: A format returned by `explicit`.
     """
     rank = spelled_rank(format)
     return max(rank) if isinstance(rank, tuple) else rank
 
 
 def capped(format: F, rank: int, modes: Sequence[Mode]) -> F:
-    """Return a format with no rank above one: that rank for all bonds, or the format's own where that is lower.
+    """Return a format with all ranks capped at a maximum and at what the modes admit.
 
     Args:
         format: The format.
-        rank: The highest rank.
+        rank: The maximum for every bond or mode.
         modes: The tensor's modes.
 
     Examples:
@@ -77,27 +77,27 @@ def capped(format: F, rank: int, modes: Sequence[Mode]) -> F:
 
 
 def smallest(format: F, modes: Sequence[Mode], suits: Callable[[F], bool]) -> F:
-    """Return a format at the smallest rank, one for all bonds, that suits; at its own if none does.
+    """Return a format at the smallest rank, one for all bonds, that meets a condition, or else at its own rank.
 
     Args:
         format: The format.
         modes: The tensor's modes.
-        suits: Whether a format suits; if it does, so do all with higher ranks.
+        suits: The condition; if it holds at a rank, it holds at all higher ranks.
     """
     high = highest_rank(format.explicit(modes))
     return capped(format, first_that(lambda rank: suits(capped(format, rank, modes)), high), modes)
 
 
 def largest(format: F, modes: Sequence[Mode], budget: int) -> F:
-    """Return a format at the largest rank, one for all bonds, whose factors hold no more numbers than a budget.
+    """Return a format at the largest rank, one for all bonds, whose parameter count stays within a budget.
 
     Args:
-        format: The format; a rank that is a fraction sets no bound.
+        format: The format; its own rank is an upper bound unless it is a fraction or 'full'.
         modes: The tensor's modes.
-        budget: How many numbers.
+        budget: The largest number of parameters.
 
     Raises:
-        RankError: Rank 1 takes more.
+        RankError: Rank 1 exceeds the budget.
     """
     bounded = format.own_rank is None or is_explicit(format.own_rank)
     top = format if bounded else format.with_rank(FULL).explicit(modes)
@@ -107,9 +107,8 @@ def largest(format: F, modes: Sequence[Mode], budget: int) -> F:
     if rank < 1:
         least = capped(top, 1, modes).num_parameters(modes)
         raise RankError(
-            f"{format}: a budget of {budget:,} numbers",
-            expected=f"at least {least:,}, which rank 1 takes",
-            got=f"{budget:,}",
-            fix=f"budget={least}",
+            f"{format}: budget of {budget:,} parameters",
+            expected=f"at least {least:,}, the size at rank 1",
+            fix=f"use budget={least}, or a larger fraction as the rank",
         )
     return capped(top, rank, modes)

@@ -1,4 +1,4 @@
-"""A format whose cores start, or stay, otherwise."""
+"""A format with other initial values for some cores, or with frozen cores."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from .wrapper import Wrapper
 
 @dataclasses.dataclass(frozen=True)
 class Started(Wrapper):
-    """A format with other starts, or with cores that are not trained.
+    """Set the initialization of some cores of a format, and freeze others.
 
     Args:
         format: The format.
-        starts: What some cores start from, by name: `zero`, `normal`, `uniform`, `orthogonal`, `xavier`, or
-            `constant:0.1`; with a number as in `normal:0.02`, that deviation, bound or gain. If one is to start at
-            zero, the one that did so before starts `normal`. If none is left, a fresh adapter changes the output.
-        frozen: The names of cores that keep what they start from.
+        starts: The start of some cores by name: `zero`, `normal`, `uniform`, `orthogonal`, `xavier` or
+            `constant:0.1`; a number as in `normal:0.02` sets the standard deviation, bound or gain. If a core is set to
+            `zero`, the core that started at zero before starts `normal`. Without a zero core, a fresh adapter changes
+            the output of the model.
+        frozen: The names of cores that are not trained.
 
     Raises:
-        FormatError: A start that is none; or (once the modes are known) a core that the format does not have.
+        FormatError: An invalid start; or (once the modes are known) a core that the format does not have.
 
     Examples:
         >>> from tensorfact.network import Mode
@@ -46,28 +47,32 @@ class Started(Wrapper):
         try:
             starts = tuple((str(name), check_start(start, f"core {name!r}")) for name, start in given)
             if GIVEN in dict(starts).values():
-                raise NetworkError("a core starts 'given' only in a format's own network")
+                raise NetworkError("start 'given' is reserved for cores whose values the format provides")
         except (TypeError, ValueError) as error:
             raise FormatError(f"Started: {error}", fix="Started(format, {'V': 'normal:0.02'})") from error
         if isinstance(self.frozen, str) or not all(isinstance(name, str) for name in self.frozen):
-            raise FormatError("Started: frozen", expected="a list of core names", got=repr(self.frozen))
+            raise FormatError(
+                "Started: frozen", expected="a list of core names", got=repr(self.frozen), fix="frozen=['U']"
+            )
         object.__setattr__(self, "starts", starts)
         object.__setattr__(self, "frozen", tuple(self.frozen))
 
     def network(self, modes: Sequence[Mode]) -> Network:
-        """State the format's network with these starts."""
+        """Return the format's network with these starts and frozen cores."""
         network = self.format.network(modes)
         if given := [core.name for core in network.cores if core.start == GIVEN and core.name in dict(self.starts)]:
-            raise FormatError(f"{self}: core {given[0]!r} is given by {self.format}", fix="leave it out")
+            raise FormatError(
+                f"{self}: the format provides the values of core {given[0]!r}", fix=f"remove {given[0]!r} from starts"
+            )
         try:
             return network.started(dict(self.starts), self.frozen)
         except NetworkError as error:
             raise FormatError(f"{self}: {error}") from error
 
     def factorize(self, tensor: Tensor, modes: Sequence[Mode]) -> Mapping[str, Tensor]:
-        """Decompose as the format does."""
+        """Decompose by the inner format."""
         return self.format.factorize(tensor, modes)
 
     def within(self, tensor: Tensor, modes: Sequence[Mode], tolerance: float) -> Self:
-        """Lower the rank as the format does."""
+        """Lower the rank by the inner format."""
         return dataclasses.replace(self, format=self.format.within(tensor, modes, tolerance))

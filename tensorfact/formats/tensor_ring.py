@@ -17,11 +17,11 @@ from .rank import Rank, checked_rank, matrix_limit
 
 @dataclasses.dataclass(frozen=True)
 class TensorRing(Format):
-    """A tensor-train whose ends are joined by one more bond. The last core starts at zero.
+    """A tensor-train whose ends are joined by a closing bond. The last core starts at zero.
 
     Args:
-        rank: One rank for all bonds, or one a bond: along the ring of inputs, stacks, outputs, the closing bond last; a
-            fraction of the dense size; or 'full'.
+        rank: One rank for all bonds, or one per bond: along the ring of inputs, stacks, outputs, the closing bond last;
+            a fraction of the dense size; or 'full'.
 
     Raises:
         RankError: A rank below 1, or (once the modes are known) above the smaller side of its bond.
@@ -42,7 +42,7 @@ class TensorRing(Format):
         object.__setattr__(self, "rank", checked_rank(self.rank, "TensorRing"))
 
     def network(self, modes: Sequence[Mode]) -> Network:
-        """State the ring."""
+        """Return the ring of cores."""
         ring, count = arranged(modes), len(modes)
         limits = {f"bond {k}": matrix_limit(ring[:k], ring[k:]) for k in range(1, count)}
         if count > 1:
@@ -58,7 +58,7 @@ class TensorRing(Format):
     def factorize(self, tensor: Tensor, modes: Sequence[Mode]) -> dict[str, Tensor]:
         """Decompose by a sequence of SVDs (Zhao et al. 2016), the better of an open and a closed ring.
 
-        The first SVD's rank is split between two bonds; with a closing bond of rank 1 this is TT-SVD.
+        The rank of the first SVD is split between two bonds; with a closing bond of rank 1 this is TT-SVD.
         """
         network, names = self.network(modes), [mode.name for mode in modes]
         if len(modes) == 1:
@@ -75,7 +75,7 @@ class TensorRing(Format):
 
 
 def _rings(dense: Tensor, ranks: list[int]) -> Iterator[list[Tensor]]:
-    """Decompose with the closing bond open, and with it as wide as the first mode allows."""
+    """Yield the cores for a closing bond of rank 1, and for the widest one that the first mode admits."""
     *inner, closing = ranks
     if dense.ndim == 2:  # tensorly wants three modes
         for left, middle, right in _rings(dense[:, None], [*inner, *inner, closing]):

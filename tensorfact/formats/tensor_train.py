@@ -20,11 +20,11 @@ from .rank import Rank, checked_rank, matrix_limit
 
 @dataclasses.dataclass(frozen=True)
 class TensorTrain(Format):
-    """A chain of cores, one a mode; on `(layer role) in out` the paper's U - Sigma - V.
+    """A chain of cores, one per mode; on `(layer role) in out` this is U - Sigma - V of FacT-TT.
 
     Args:
-        rank: One rank for all bonds, or one a bond, along the chain; a fraction of the dense size; or 'full'.
-        order: The mode names along the chain. By default inputs, stacks, outputs. The last core starts at zero.
+        rank: One rank for all bonds, or one per bond along the chain; a fraction of the dense size; or 'full'.
+        order: The mode names along the chain; by default inputs, stacks, outputs. The last core starts at zero.
 
     Raises:
         RankError: A rank below 1, or (once the modes are known) above the smaller side of its bond.
@@ -48,11 +48,11 @@ class TensorTrain(Format):
         if self.order is not None:
             names = list(self.order) if isinstance(self.order, (tuple, list)) else [None]
             if not all(isinstance(name, str) for name in names):
-                raise FormatError("TensorTrain: order", expected="a list of mode names", got=repr(self.order))
+                raise FormatError("TensorTrain: order", expected="a tuple of mode names", got=repr(self.order))
             object.__setattr__(self, "order", tuple(self.order))
 
     def network(self, modes: Sequence[Mode]) -> Network:
-        """State the chain."""
+        """Return the chain of cores."""
         chain = self._chain(modes)
         limits = {f"bond {k}": matrix_limit(chain[:k], chain[k:]) for k in range(1, len(chain))}
         ranks = self.ranks(limits, modes) if limits else ()
@@ -71,7 +71,7 @@ class TensorTrain(Format):
         order = [names.index(mode.name) for mode in self._chain(modes)]
         ranks = [1, *(network.sizes[f"_{k}"] for k in range(1, len(modes))), 1]
         dense = tensor.permute(order)
-        with tensorly_on_torch():  # tensorly clips ranks that are wider than their neighbours need
+        with tensorly_on_torch():  # tensorly lowers ranks above what their neighbours admit
             train = tensorly.decomposition.tensor_train(dense, ranks) if len(modes) > 1 else [dense[None, :, None]]
         shapes = [
             (left, mode.size, right) for left, mode, right in zip(ranks, self._chain(modes), ranks[1:], strict=False)
@@ -81,7 +81,7 @@ class TensorTrain(Format):
         return {core.name: grown(found, shape).reshape(final[core.name]) for core, found, shape in cores}
 
     def within(self, tensor: Tensor, modes: Sequence[Mode], tolerance: float) -> Self:
-        """Give every bond the rank that leaves its share of the error: tolerance / sqrt(modes - 1)."""
+        """Give every bond the smallest rank with a truncation error of at most tolerance / sqrt(modes - 1)."""
         chain = self._chain(modes)
         if len(chain) == 1:
             return self.explicit(modes)

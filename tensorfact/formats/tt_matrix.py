@@ -21,11 +21,11 @@ from .tensor_train import TensorTrain
 class TTMatrix(Format):
     """A tensor-train matrix, or matrix-product operator: the k-th core has the k-th input and the k-th output mode.
 
-    Stack modes come first in the chain, with a core each. The last core starts at zero. Inputs and outputs are split
-    into several modes by the plan: `plan.split("in", {"in1": 24, "in2": 32})`.
+    Stack modes come first in the chain, one core each. The last core starts at zero. The plan splits inputs and outputs
+    into several modes: `plan.split("in", {"in1": 24, "in2": 32})`.
 
     Args:
-        rank: One rank for all bonds, or one a bond, along the chain; a fraction of the dense size; or 'full'.
+        rank: One rank for all bonds, or one per bond along the chain; a fraction of the dense size; or 'full'.
 
     Raises:
         RankError: A rank below 1, or (once the modes are known) above the smaller side of its bond.
@@ -46,7 +46,7 @@ class TTMatrix(Format):
         object.__setattr__(self, "rank", checked_rank(self.rank, "TTMatrix"))
 
     def network(self, modes: Sequence[Mode]) -> Network:
-        """State the chain."""
+        """Return the chain of cores."""
         sites = _sites(modes)
         before = [[mode for site in sites[:k] for mode in site] for k in range(1, len(sites))]
         limits = {
@@ -62,7 +62,7 @@ class TTMatrix(Format):
         return Network(tuple(cores), tuple(mode.name for mode in modes), {**mode_sizes(modes), **ranks})
 
     def factorize(self, tensor: Tensor, modes: Sequence[Mode]) -> dict[str, Tensor]:
-        """Decompose by TT-SVD of the tensor whose modes are the cores' pairs."""
+        """Decompose by TT-SVD of the tensor with one merged mode per core."""
         network, train = self.network(modes), _train(modes)
         found = self._as_train().factorize(_paired(tensor, modes), train)
         shapes = network.shapes()
@@ -72,7 +72,7 @@ class TTMatrix(Format):
         }
 
     def within(self, tensor: Tensor, modes: Sequence[Mode], tolerance: float) -> Self:
-        """Give every bond the rank that leaves its share of the error, as in a tensor-train."""
+        """Give every bond the smallest rank that keeps its share of the error, as in a tensor-train."""
         found = self._as_train().within(_paired(tensor, modes), _train(modes), tolerance)
         return dataclasses.replace(self, rank=found.rank)
 
@@ -81,19 +81,19 @@ class TTMatrix(Format):
 
 
 def _sites(modes: Sequence[Mode]) -> list[tuple[Mode, ...]]:
-    """Return the modes of every core: each stack mode alone, then inputs and outputs in pairs as far as they reach."""
+    """Return the modes of every core: each stack mode alone, then inputs and outputs in pairs, then the rest."""
     stack, inputs, outputs = ([mode for mode in modes if mode.side == side] for side in ("stack", "in", "out"))
     pairs = itertools.zip_longest(inputs, outputs)
     return [*((mode,) for mode in stack), *(tuple(mode for mode in pair if mode) for pair in pairs)]
 
 
 def _train(modes: Sequence[Mode]) -> tuple[Mode, ...]:
-    """Return one mode for every core."""
+    """Return one merged mode per core."""
     return tuple(Mode(f"site{k}", math.prod(m.size for m in site), "stack") for k, site in enumerate(_sites(modes)))
 
 
 def _paired(tensor: Tensor, modes: Sequence[Mode]) -> Tensor:
-    """Return a tensor with one dimension for every core."""
+    """Return a tensor with one dimension per core."""
     names = [mode.name for mode in modes]
     order = [names.index(mode.name) for site in _sites(modes) for mode in site]
     return tensor.permute(order).reshape([mode.size for mode in _train(modes)])

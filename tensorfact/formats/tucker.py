@@ -19,10 +19,10 @@ from .rank import Rank, checked_rank
 
 @dataclasses.dataclass(frozen=True)
 class Tucker(Format):
-    """One small core C and a factor a mode: U1, U2, ... for inputs, stacks, outputs. The last factor starts at zero.
+    """A core C and one factor per mode: U1, U2, ... for inputs, stacks, outputs. The last factor starts at zero.
 
     Args:
-        rank: One rank for all modes, or one a mode in the tensor's own order; a fraction of the dense size; or 'full'.
+        rank: One rank for all modes, or one per mode in the tensor's order; a fraction of the dense size; or 'full'.
 
     Raises:
         RankError: A rank below 1, or (once the modes are known) above the mode's size.
@@ -43,7 +43,7 @@ class Tucker(Format):
         object.__setattr__(self, "rank", checked_rank(self.rank, type(self).__name__))
 
     def network(self, modes: Sequence[Mode]) -> Network:
-        """State the core and the factors."""
+        """Return the network of the core and the factors."""
         sizes, factored = mode_sizes(modes), self._factored(modes)
         ranks = dict(zip(mode_sizes(factored), self.ranks(mode_sizes(factored), modes), strict=True))
         factors = [Core(f"U{k}", (mode.name, f"_{mode.name}")) for k, mode in enumerate(arranged(factored), 1)]
@@ -57,9 +57,9 @@ class Tucker(Format):
         network, factored = self.network(modes), self._factored(modes)
         dims = [at for at, mode in enumerate(modes) if mode in factored]
         sizes = [network.sizes[f"_{mode.name}"] if mode in factored else mode.size for mode in modes]
-        for dim in dims:  # no unfolding of the core has more columns than this
+        for dim in dims:  # the unfolding of the core has no more columns than this
             sizes[dim] = min(sizes[dim], math.prod(sizes) // sizes[dim])
-        single = tensor.ndim == 1  # tensorly wants two modes
+        single = tensor.ndim == 1  # tensorly needs two modes
         with tensorly_on_torch():
             dense, ranks = tensor[:, None] if single else tensor, [sizes[dim] for dim in dims]
             (core, factors), _ = tensorly.decomposition.partial_tucker(dense, ranks, dims)
@@ -69,7 +69,7 @@ class Tucker(Format):
         return {c.name: grown(found["C" if c.name == "C" else c.legs[0]], shapes[c.name]) for c in network.cores}
 
     def within(self, tensor: Tensor, modes: Sequence[Mode], tolerance: float) -> Self:
-        """Give every mode the rank that leaves its share of the error: tolerance / sqrt(factors)."""
+        """Give every mode the smallest rank with a truncation error of at most tolerance / sqrt(factors)."""
         factored = self._factored(modes)
         share = tolerance * float(torch.linalg.vector_norm(tensor)) / math.sqrt(len(factored))
         highest = dict(zip(mode_sizes(factored), self.ranks(mode_sizes(factored), modes), strict=True))
@@ -81,5 +81,5 @@ class Tucker(Format):
         return dataclasses.replace(self, rank=tuple(ranks))
 
     def _factored(self, modes: Sequence[Mode]) -> tuple[Mode, ...]:
-        """Return the modes that get a factor, in the tensor's order."""
+        """Return the modes with a factor, in the tensor's order."""
         return tuple(modes)

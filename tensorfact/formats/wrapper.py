@@ -1,4 +1,4 @@
-"""Formats made of another format: they share its rank, and what becomes of the network is theirs."""
+"""The base class of formats that wrap another format and change its network."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from .rank import Rank
 
 @dataclasses.dataclass(frozen=True)
 class Wrapper(Format, abc.ABC):
-    """A format that changes another's network. Its rank is the other's.
+    """A format that changes the network of an inner format and shares its rank.
 
     Args:
-        format: The other.
+        format: The inner format.
     """
 
     format: Format
@@ -32,15 +32,15 @@ class Wrapper(Format, abc.ABC):
             )
 
     def given(self, modes: Sequence[Mode]) -> Mapping[str, Tensor]:
-        """Return the cores that are part of the other format."""
+        """Return the fixed cores of the inner format."""
         return self.format.given(self.inner(modes))
 
     def explicit(self, modes: Sequence[Mode]) -> Self:
-        """Return this with the other format's rank spelled out, on the modes that it gets."""
+        """Return this format with the rank of the inner format made explicit for its modes."""
         return dataclasses.replace(self, format=self.format.explicit(self.inner(modes)))
 
     def inner(self, modes: Sequence[Mode]) -> tuple[Mode, ...]:
-        """Return the modes that the other format gets; all by default.
+        """Return the modes of the inner format; by default all modes.
 
         Args:
             modes: The tensor's modes.
@@ -49,9 +49,9 @@ class Wrapper(Format, abc.ABC):
 
     @property
     def own_rank(self) -> Rank | None:
-        """The other format's rank; None if it has none."""
+        """The rank of the inner format; None if it has none."""
         return self.format.own_rank
 
     def with_rank(self, rank: Rank) -> Self:
-        """Return this with the other format at another rank."""
+        """Return this format with another rank of the inner format."""
         return dataclasses.replace(self, format=self.format.with_rank(rank))

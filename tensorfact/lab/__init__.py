@@ -1,4 +1,4 @@
-"""Training, measuring, comparing and reporting: everything that needs data."""
+"""Training, measurement, comparison and reports: everything that needs data."""
 
 from .bundled import nano
 from .comparison import Comparison, compare

@@ -11,17 +11,17 @@ from ..storage.files import read_tensors
 
 CHECKPOINT = Path(__file__).parent / "assets" / "nano.safetensors"
 MEAN, STD = 0.2860, 0.3530
-"""Mean and standard deviation of Fashion-MNIST's 60,000 training images, pixels 0 to 1."""
+"""Mean and standard deviation of the pixels, scaled to 0 to 1, of Fashion-MNIST's 60,000 training images."""
 
 
 def nano(*, pretrained: bool = True, num_classes: int = 10) -> nn.Module:
     """Build the bundled ViT: 6 layers, width 96, 3 heads, 7 x 7 patches of 28 x 28 grey images.
 
-    It is timm's `VisionTransformer`, so whatever works on it works on timm's larger ones.
+    It is a `timm.models.VisionTransformer`, so code that works on it also works on the larger ones of timm.
 
     Args:
-        pretrained: Load the bundled Fashion-MNIST weights. With another `num_classes` the head starts afresh.
-        num_classes: Width of the head.
+        pretrained: Load the bundled Fashion-MNIST weights. With `num_classes` other than 10 the head is new.
+        num_classes: Number of outputs of the head.
 
     Returns:
         The model in evaluation mode, fp32, on the CPU. Input: (batch, 1, 28, 28).

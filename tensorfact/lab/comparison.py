@@ -1,4 +1,4 @@
-"""Compare formats on one model and one data set, beside the linear probe and full fine-tuning."""
+"""Compare formats on one model and one data set, with the linear probe and full fine-tuning as baselines."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from ..algebra import reconstruct
 from ..algebra.extraction import Weights
+from ..common.aliases import JsonObject, Options
 from ..common.progress import Progress, silent
 from ..common.table import Table
 from ..errors import TrainingError
@@ -30,25 +30,25 @@ from .data import Splits
 from .measure import TrainingStep, freeze_to_floor, peak_bytes, step_ratios
 from .methods import Adapting
 from .models import with_head
-from .training import Schedule, evaluate, fit
+from .training import Samples, Schedule, evaluate, fit
 
 PACKAGES = ("torch", "timm", "tensorly", "opt_einsum", "numpy")
 
 
 @dataclasses.dataclass(frozen=True)
 class ComparisonRow:
-    """What was measured of one method.
+    """Measurements of one method.
 
     Args:
-        label: The method.
-        parameters: Numbers that train, the head apart.
-        bytes: Size of the file that holds what was trained, the head included.
-        val_accuracy: Validation accuracy of the best epoch, one a seed, 0 to 1.
-        test_accuracy: Test accuracy of the same parameters, one a seed, 0 to 1.
-        step_ratio: Time of a training step as a multiple of the frozen floor's.
-        peak_bytes: Most memory that tensors take during a training step.
-        merge_error: Largest difference of merged and adapted outputs, over the largest output.
-        increment_error: Relative error with which the format holds the given increment; None without one.
+        label: Name of the method.
+        parameters: Number of trained parameters, excluding the head.
+        bytes: File size of the trained parameters, including the head.
+        val_accuracy: Validation accuracy of the best epoch for each seed, 0 to 1.
+        test_accuracy: Test accuracy of the same parameters for each seed, 0 to 1.
+        step_ratio: Time of a training step divided by that of the frozen floor.
+        peak_bytes: Peak memory of tensors during a training step.
+        merge_error: Largest absolute difference between merged and adapted outputs, over the largest output.
+        increment_error: Relative error of the given increment in this format; None if no increment was given.
     """
 
     label: str
@@ -64,19 +64,19 @@ class ComparisonRow:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Rows of methods on one model and data set. Printed, it is a table.
+    """Result of `compare`: one row per method. `print` shows it as a table.
 
     Args:
-        rows: One row a method.
-        run_info: When, on what and with which settings it ran.
+        rows: Measurements, one row per method.
+        run_info: Date, machine, package versions, model, data, plan and settings, as JSON data.
     """
 
     rows: tuple[ComparisonRow, ...]
-    run_info: Mapping[str, Any]
+    run_info: JsonObject
 
     def table(self) -> Table:
-        """Return the rows as text: accuracies in percent with the spread (standard deviation) over seeds."""
-        headers = (
+        """Return the rows as a table: accuracies in percent, mean ± standard deviation over seeds."""
+        headers = [
             "method",
             "parameters",
             "file",
@@ -85,10 +85,9 @@ class Comparison:
             "step/floor",
             "peak memory",
             "merge error",
-            *(["increment error"] if any(row.increment_error is not None for row in self.rows) else []),
-        )
-        rows = tuple(
-            (
+        ]
+        rows = [
+            [
                 row.label,
                 f"{row.parameters:,}",
                 f"{row.bytes / 1024:,.0f} KiB",
@@ -97,14 +96,17 @@ class Comparison:
                 f"{row.step_ratio:.2f}",
                 f"{row.peak_bytes / 2**20:,.1f} MiB",
                 f"{row.merge_error:.0e}" if row.merge_error else "0",
-                *(["" if row.increment_error is None else f"{row.increment_error:.3g}"] if len(headers) > 8 else []),
-            )
+            ]
             for row in self.rows
-        )
-        return Table(headers, rows)
+        ]
+        if any(row.increment_error is not None for row in self.rows):
+            headers.append("increment error")
+            for row, cells in zip(self.rows, rows, strict=True):
+                cells.append("" if row.increment_error is None else f"{row.increment_error:.3g}")
+        return Table(tuple(headers), tuple(map(tuple, rows)))
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything as plain JSON data, in the sections `run_info`, `train_info` and `meta_info`."""
+    def to_dict(self) -> JsonObject:
+        """Return JSON data in three sections: `run_info`, `train_info` and `meta_info`."""
         train = ("val_accuracy", "test_accuracy", "step_ratio", "peak_bytes", "merge_error", "increment_error")
         rows = {row.label: dataclasses.asdict(row) for row in self.rows}
         return {
@@ -134,27 +136,28 @@ def compare(
     increment: Weights | None = None,
     progress: Progress = silent,
 ) -> Comparison:
-    """Train every format on the same model, data and seeds, and measure what each costs.
+    """Train several formats on the same model, data and seeds, and compare their accuracy and cost.
 
-    Every run starts from a copy of `model` with a fresh head. Only the validation split chooses anything; the test
-    split is read once, with the chosen parameters. The step time is measured interleaved with the frozen floor: the
-    frozen model with gradients through all blocks and a training head.
+    Every run starts from a copy of `model` with a new head. The best epoch is chosen on the validation split; the test
+    split is evaluated once, with the parameters of that epoch. Step times are measured alternately with the frozen
+    floor: the frozen model with a trained head and with gradients through all blocks.
 
     Args:
         model: A timm model, or one with `pretrained_cfg` and `reset_classifier`; it is not changed.
-        data: What to train on, choose by and report on.
-        formats: Formats; or by the row's label formats, formats for each group, or recipes, which have a plan, and
-            may have a scale and other options, of their own.
-        plan: Which weights fold into which tensors; `plan_for(model)` by default.
+        data: Training, validation and test splits.
+        formats: A list of formats; or a mapping from row labels to formats, to formats for each group, or to recipes.
+            A recipe has its own plan, and may set its own scale and other options.
+        plan: Plan that folds weights into tensors; default: `plan_for(model)`.
         scale: Scale s of the update: W + s dW.
-        dropout: The adapters' dropout.
-        seeds: One training run each.
+        dropout: Dropout probability of the adapters.
+        seeds: Random seeds; each method trains once per seed.
         epochs: Passes over the training split.
         batch_size: Batch size: samples per step.
         lr: Peak learning rate.
-        weight_decay: AdamW's weight decay.
-        baselines: The rows to compare with.
-        increment: Fine-tuned weights of the model; how well each format holds their increment is one more column.
+        weight_decay: Weight decay of AdamW.
+        baselines: Methods to compare with.
+        increment: Fine-tuned weights of the model; adds a column with the relative error of each format on their
+            increment.
         progress: Called after each epoch of each run.
 
     Returns:
@@ -162,10 +165,10 @@ def compare(
 
     Raises:
         PlanError: The plan does not fit the model.
-        RankError: A rank that the plan's tensors do not allow; found before anything trains.
-        AdaptError: The model cannot get a fresh head.
-        DataError: The increment's weights do not fit the model.
-        TrainingError: There is no seed, or a label is there twice, or a run's loss is not finite.
+        RankError: A tensor of the plan does not admit a rank; raised before training starts.
+        AdaptError: The head of the model cannot be replaced.
+        DataError: The weights in `increment` do not fit the model.
+        TrainingError: `seeds` is empty, two methods have the same label, or a loss is not finite.
 
     Examples:
         >>> from tensorfact import TensorTrain, compare
@@ -183,11 +186,12 @@ def compare(
     }
     methods = [*baselines, *(Adapting(label, _always(recipe)) for label, recipe in recipes.items())]
     labels = [method.label for method in methods]
-    if not seeds or len(set(labels)) < len(labels):
-        problem = "no seed" if not seeds else f"a label twice among {labels}"
-        raise TrainingError(f"compare: {problem}", fix="pass at least one seed, and formats that differ")
-    settings: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "weight_decay": weight_decay}
-    Schedule(**settings, warmup_epochs=0, seed=0)  # every mistake in a number or a rank shows before anything trains
+    if not seeds:
+        raise TrainingError("compare: seeds is empty", fix="seeds=[0]")
+    if len(set(labels)) < len(labels):
+        raise TrainingError("compare: two methods have the same label", got=", ".join(labels), fix="pass each once")
+    settings: Options = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "weight_decay": weight_decay}
+    Schedule(**settings, warmup_epochs=0, seed=0)  # raises for invalid numbers before training starts
     for method in methods:
         method.attach(_fresh(model, data.classes, seeds[0]), seeds[0])
 
@@ -230,14 +234,12 @@ class _Run:
     merge_error: float
 
 
-def _run(
-    model: nn.Module, data: Splits, method: Method, seed: int, settings: Mapping[str, Any], progress: Progress
-) -> _Run:
-    """Train one method with one seed, and measure what came of it."""
+def _run(model: nn.Module, data: Splits, method: Method, seed: int, settings: Options, progress: Progress) -> _Run:
+    """Train one method with one seed, and measure accuracies, file size and merge error."""
     copied = _fresh(model, data.classes, seed)
     trained = method.attach(copied, seed)
     val = fit(copied, data.train, data.val, seed=seed, progress=progress, **settings).val_accuracy
-    assert val is not None  # there is a validation split
+    assert val is not None  # `fit` got a validation split
     test, _ = evaluate(copied, data.test)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "trained.safetensors")
@@ -250,7 +252,7 @@ def _run(
 def _costs(
     model: nn.Module, data: Splits, methods: Sequence[Method], plan: TensorizationPlan, seed: int, batch_size: int
 ) -> dict[str, tuple[float, int]]:
-    """Measure every method's step against the floor, and its peak memory."""
+    """Measure the step time relative to the floor, and the peak memory, of every method."""
     x, y = _batch(data.train, batch_size, model)
     bottom = _fresh(model, data.classes, seed)
     freeze_to_floor(bottom, plan.resolve(bottom).parameters[0])
@@ -266,11 +268,11 @@ def _costs(
 
 
 def _fresh(model: nn.Module, classes: int, seed: int) -> nn.Module:
-    """Copy a model and give it a new head."""
+    """Return a copy of the model with a new head."""
     return with_head(copy.deepcopy(model), classes, seed)
 
 
-def _batch(data: Any, size: int, model: nn.Module) -> tuple[Tensor, Tensor]:
+def _batch(data: Samples, size: int, model: nn.Module) -> tuple[Tensor, Tensor]:
     x, y = next(iter(DataLoader(data, size)))
     device = next(model.parameters()).device
     return x.to(device), y.to(device)
@@ -296,7 +298,7 @@ def _labelled(formats: Iterable[Format]) -> dict[str, Format]:
     return {format_label(format): format for format in formats}
 
 
-def _run_info(model: nn.Module, data: Splits, plan: TensorizationPlan) -> dict[str, Any]:
+def _run_info(model: nn.Module, data: Splits, plan: TensorizationPlan) -> JsonObject:
     device = next(model.parameters()).device
     gpu = {"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
     return {

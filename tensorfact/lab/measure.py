@@ -1,4 +1,4 @@
-"""Measure training steps: time as a multiple of the frozen floor, interleaved, and peak memory."""
+"""Measure the time of training steps, relative to the frozen floor, and their peak memory."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import math
 import statistics
 import time
 import weakref
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,23 +20,23 @@ from ..network.cost import seconds_of
 
 
 class MeasuredStep(Protocol):
-    """Something to be timed: a training step, a forward pass."""
+    """A callable to be timed: a training step or a forward pass."""
 
     @property
     def device(self) -> torch.device:
-        """Where it runs."""
+        """Device on which the step runs."""
 
     def __call__(self) -> None:
-        """Run it."""
+        """Run the step once."""
 
 
 class ForwardPass:
     """One forward pass in evaluation mode, without gradients, as a callable.
 
     Args:
-        model: The model; put into evaluation mode.
+        model: The model; switched to evaluation mode.
         x: Inputs (batch, ...).
-        autocast: The dtype to compute products in; by default, that of the model.
+        autocast: Autocast dtype of matrix products; default: no autocast.
     """
 
     def __init__(self, model: nn.Module, x: Tensor, *, autocast: torch.dtype | None = None) -> None:
@@ -44,11 +44,11 @@ class ForwardPass:
 
     @property
     def device(self) -> torch.device:
-        """Where it runs."""
+        """Device of the inputs."""
         return self.x.device
 
     def __call__(self) -> None:
-        """Run the model."""
+        """Run the model once."""
         with torch.no_grad(), torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
             self.model(self.x)
 
@@ -57,10 +57,10 @@ class TrainingStep:
     """One whole training step as a callable: forward, loss, backward, AdamW.
 
     Args:
-        model: A model of which some parameters require gradients; put into training mode.
+        model: A model with parameters that require gradients; switched to training mode.
         x: Inputs (batch, ...).
         y: Class indices (batch,).
-        autocast: The dtype to compute products in; by default, that of the model.
+        autocast: Autocast dtype of matrix products; default: no autocast.
     """
 
     def __init__(self, model: nn.Module, x: Tensor, y: Tensor, *, autocast: torch.dtype | None = None) -> None:
@@ -69,11 +69,11 @@ class TrainingStep:
 
     @property
     def device(self) -> torch.device:
-        """Where it runs."""
+        """Device of the inputs."""
         return self.x.device
 
     def __call__(self) -> None:
-        """Run the step."""
+        """Run the step once."""
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
             loss = nn.functional.cross_entropy(self.model(self.x), self.y)
@@ -81,7 +81,7 @@ class TrainingStep:
         self.optimizer.step()
 
     def tensors(self) -> list[Tensor]:
-        """Return what exists between steps: model, gradients, optimiser state, data."""
+        """Return the tensors that are kept between steps: model, gradients, optimiser state, data."""
         parameters = list(self.model.parameters())
         gradients = [p.grad for p in parameters if p.grad is not None]
         state = [t for values in self.optimizer.state.values() for t in values.values() if isinstance(t, Tensor)]
@@ -89,14 +89,14 @@ class TrainingStep:
 
 
 def freeze_to_floor(model: nn.Module, first: str) -> None:
-    """Make a model the frozen floor: the head trains and gradients pass through every block, and nothing else.
+    """Make a model the frozen floor of step times: only the head trains, and gradients pass through every block.
 
-    Whoever adapts the first block needs the gradients of all later ones. Here they are asked for by the smallest
-    parameter beside the first adapted one, its bias in most models.
+    An adapter of the first block needs gradients through all later blocks. Here one small parameter causes them: the
+    smallest one in the module of the first adapted parameter, in most models its bias.
 
     Args:
-        model: The model, changed in place.
-        first: The name of the first parameter that an adapter would change.
+        model: The model; `requires_grad` of its parameters is changed in place.
+        first: Name of the first parameter that an adapter would change.
     """
     parameters, head = base_parameters(model), head_parameters(model, True)
     module = first.rpartition(".")[0]
@@ -107,15 +107,16 @@ def freeze_to_floor(model: nn.Module, first: str) -> None:
 
 
 def step_ratios(floor: MeasuredStep, steps: Mapping[str, MeasuredStep], *, rounds: int = 9) -> dict[str, float]:
-    """Time steps against the floor: floor, step, floor, step and so on, in every round.
+    """Time steps as multiples of the floor, alternating in every round: floor, step, floor, step, ...
 
     Args:
-        floor: The step that counts as 1.
+        floor: The reference step, whose time counts as 1.
         steps: Steps by name.
-        rounds: How many rounds to time, after two that warm up.
+        rounds: Number of timed rounds, after two rounds of warm-up.
 
     Returns:
-        For every step the median over rounds of its time divided by the mean of the floor's before and after it.
+        For every step the median, over the rounds, of its time divided by the mean of the floor times just before and
+        after it.
     """
     return {name: statistics.median(values) for name, values in all_step_ratios(floor, steps, rounds=rounds).items()}
 
@@ -128,14 +129,14 @@ def all_step_ratios(
     warmup: int = 2,
     seconds: float = math.inf,
 ) -> dict[str, list[float]]:
-    """Time steps against the floor as `step_ratios` does, and return the ratios of all rounds.
+    """Time steps as `step_ratios` does, and return the ratios of all rounds instead of their median.
 
     Args:
-        floor: The step that counts as 1.
+        floor: The reference step, whose time counts as 1.
         steps: Steps by name.
-        rounds: How many rounds to time.
-        warmup: How many rounds to run before.
-        seconds: After so many seconds no round is begun, once there are three.
+        rounds: Maximum number of timed rounds.
+        warmup: Number of rounds that run before and are not timed.
+        seconds: Time limit: no new round starts after it, once three rounds are timed.
     """
     start = time.perf_counter()
     ratios: dict[str, list[float]] = {name: [] for name in steps}
@@ -152,13 +153,13 @@ def all_step_ratios(
 
 
 def peak_bytes(step: TrainingStep) -> int:
-    """Measure the most memory that tensors take at once during a step: model, optimiser and data included.
+    """Measure the peak memory of tensors during a step, including model, optimiser and data.
 
-    On a GPU the allocator tells. On the CPU every operator's results are counted while they live; what an operator
-    allocates and frees inside itself is not seen.
+    On a GPU it is the peak of CUDA's allocator. On the CPU the results of operators are counted while they exist;
+    memory that an operator allocates and frees internally is not counted.
 
     Args:
-        step: The step; run twice, the first time to make the optimiser's state.
+        step: The step; run twice, since the first call creates the state of the optimiser.
     """
     step()
     device = step.device
@@ -176,16 +177,16 @@ def peak_bytes(step: TrainingStep) -> int:
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's class has no annotations
-    """Counts the bytes of storages that operators make, for as long as each lives."""
+    """Count the bytes of the storages that operators create, until each is freed."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # nor has its constructor
+        super().__init__()  # type: ignore[no-untyped-call]  # its constructor neither
         self.now = self.peak = 0
         self._known: set[int] = set()
 
     def count(self, tensor: Tensor) -> None:
-        """Count a tensor's storage, once, until it is freed."""
-        if tensor.is_meta:  # takes no memory
+        """Count the storage of a tensor, once, until it is freed."""
+        if tensor.is_meta:  # has no memory
             return
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
@@ -196,7 +197,13 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's 
         self.peak = max(self.peak, self.now)
         weakref.finalize(storage, self._free, key, size)
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):

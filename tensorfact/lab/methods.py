@@ -1,15 +1,16 @@
-"""Methods by name: baselines, published recipes, and formats on a model's own plan."""
+"""Methods by name: baselines, published recipes, and formats with the default plan of a model."""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from torch import nn
 
 from ..adapters import Adapter
+from ..common.aliases import Options
 from ..errors import SweepError, nearest
 from ..formats import available_formats, parse_format
 from ..formats.options import read_options
@@ -21,40 +22,40 @@ from .data import Splits
 T = TypeVar("T")
 
 SEARCH = "noah"
-"""The method that is searched for before it is trained."""
+"""Name of the method whose architecture is searched before it is trained."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Adapting:
-    """The method of a row that trains an adapter.
+    """A method that attaches an adapter to the model.
 
     Args:
-        label: The row's name.
-        recipe: From a model to the plan, the format or formats, and other options of `adapt`.
-        options: Options of `adapt` that take precedence.
+        label: Name of the row.
+        recipe: Function from a model to a recipe: plan, format or formats, and options of `adapt`.
+        options: Options of `adapt`; they take precedence over those of the recipe.
     """
 
     label: str
     recipe: Callable[[nn.Module], Recipe]
-    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    options: Options = dataclasses.field(default_factory=dict)
 
     def attach(self, model: nn.Module, seed: int) -> Adapter:
-        """Adapt the model."""
+        """Attach the adapter to the model, in place."""
         return self.recipe(model).adapt(model, seed=seed, **self.options)
 
 
 def method_of(text: str, *, scale: float | None = None, dropout: float = 0.0) -> Method:
-    """Return a method as it is written in a run's spec.
+    """Parse a method, written as in the spec of a run.
 
     Args:
-        text: A name and its options. A baseline: `bitfit`, `vpt-deep:length=10`; a recipe: `lora:rank=8`,
-            `fact-tt:rank=16`; or a format, on the model's own plan: `cp:rank=8`.
-        scale: What multiplies an adapter's increments; None for the method's own.
-        dropout: An adapter's dropout.
+        text: Name and options of a baseline (`bitfit`, `vpt-deep:length=10`), of a recipe (`lora:rank=8`,
+            `fact-tt:rank=16`), or of a format (`cp:rank=8`), which uses the default plan of the model.
+        scale: Scale s of an adapter's update W + s dW; None: the default of the method.
+        dropout: Dropout probability of an adapter.
 
     Raises:
-        SweepError: An unknown name or option, or a scale for a baseline.
-        FormatError: A format's option is wrong.
+        SweepError: Unknown name or option, or a scale for a baseline.
+        FormatError: Invalid options of a format.
 
     Examples:
         >>> from tensorfact.lab import nano
@@ -66,7 +67,7 @@ def method_of(text: str, *, scale: float | None = None, dropout: float = 0.0) ->
     adapting = {**({} if scale is None else {"scale": scale}), **({"dropout": dropout} if dropout else {})}
     if name in BASELINES:
         if scale is not None:
-            raise SweepError(f"method {text!r} takes no scale", got=f"{scale:g}", fix="leave the scale out")
+            raise SweepError(f"method {text!r} has no scale", got=f"scale={scale:g}", fix="scale=None")
         return _checked(text, lambda: BASELINES[name](**options))
     recipe = RECIPES.get(name.replace("-", "_"))
     if recipe is not None:
@@ -76,17 +77,17 @@ def method_of(text: str, *, scale: float | None = None, dropout: float = 0.0) ->
 
 
 def search_of(text: str) -> Callable[..., str] | None:
-    """Return, of a method that has to be searched for, the search; of any other, None.
+    """Return the architecture search of a method; None if the method has no search.
 
     Args:
         text: As in `method_of`, or `noah:budget=361000`.
 
     Returns:
-        From a model with its new head, `Splits` and the arguments `seed`, `epochs`, `batch_size`, `lr`,
-        `weight_decay` and `progress` to the method that was found, as text.
+        Function that takes a model with a new head, `Splits` and the keyword arguments `seed`, `epochs`, `batch_size`,
+        `lr`, `weight_decay` and `progress`, and returns the method that the search found, as text.
 
     Raises:
-        SweepError: An unknown name, or options that cannot be read.
+        SweepError: Unknown name, or options that cannot be parsed.
     """
     name, options = read_method(text)
     if name != SEARCH:
@@ -100,28 +101,28 @@ def search_of(text: str) -> Callable[..., str] | None:
 
 
 def takes_scale(text: str) -> bool:
-    """Return whether a method is an adapter, whose increments a scale multiplies.
+    """Return whether a method has a scale: adapters do, baselines do not.
 
     Args:
         text: As in `method_of`.
 
     Raises:
-        SweepError: An unknown name, or options that cannot be read.
+        SweepError: Unknown name, or options that cannot be parsed.
     """
     return read_method(text)[0] not in (*BASELINES, SEARCH)
 
 
 def num_parameters(text: str, model: nn.Module, *, scale: float | None = None, dropout: float = 0.0) -> int:
-    """Return how many numbers a method trains, the head apart; of one that is searched for, how many at most.
+    """Count the parameters that a method trains, excluding the head; for a searched method, its budget.
 
     Args:
         text: As in `method_of`.
-        model: A model, of which shapes are enough; it is left as it was.
+        model: The model, on any device, `meta` included; it is restored afterwards.
         scale: As in `method_of`.
         dropout: As in `method_of`.
 
     Raises:
-        TensorfactError: The method is unknown, or the model cannot take it.
+        TensorfactError: The method is unknown, or does not apply to the model.
     """
     name, options = read_method(text)
     if name == SEARCH:
@@ -133,14 +134,14 @@ def num_parameters(text: str, model: nn.Module, *, scale: float | None = None, d
     return trained.num_parameters
 
 
-def read_method(text: str) -> tuple[str, dict[str, Any]]:
-    """Return a method's name and, for all but formats, its options.
+def read_method(text: str) -> tuple[str, Options]:
+    """Parse the name of a method and its options; the options of a format are left to `parse_format`.
 
     Args:
         text: As in `method_of`.
 
     Raises:
-        SweepError: An unknown name, or options that cannot be read.
+        SweepError: Unknown name, or options that cannot be parsed.
 
     Examples:
         >>> read_method("Fact_TT:rank=16")
@@ -155,17 +156,21 @@ def read_method(text: str) -> tuple[str, dict[str, Any]]:
             f"unknown method {text!r}",
             expected=f"one of {', '.join(known)}",
             got=f"{name!r}{nearest(name, known)}",
-            fix="write NAME:option=value, such as lora:rank=8",
+            fix="lora:rank=8",
         )
     try:
         return name, read_options(rest) if name in own else {}
     except ValueError as error:
-        raise SweepError(f"method {text!r}", expected="NAME:option=value,...", got=text, fix="lora:rank=8") from error
+        raise SweepError(
+            f"cannot parse the options of method {text!r}", expected="NAME:option=value,...", fix="lora:rank=8"
+        ) from error
 
 
 def _checked(text: str, make: Callable[[], T]) -> T:
-    """Make a method; an option it does not know is said to be one."""
+    """Call `make`, and turn the TypeError of an unknown or missing option into a SweepError."""
     try:
         return make()
     except TypeError as error:
-        raise SweepError(f"method {text!r}", got=str(error), cause="an option that it does not have") from error
+        raise SweepError(
+            f"method {text!r}", got=str(error), cause="an unknown or a missing option", fix="lora:rank=8"
+        ) from error

@@ -1,4 +1,4 @@
-"""LoRA in and out: the folders and files of peft and LyCORIS."""
+"""LoRA files of peft and LyCORIS: `from_lora` reads them, `to_lora` writes peft's."""
 
 from .reading import from_lora
 from .writing import LoraFolder, to_lora

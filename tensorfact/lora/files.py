@@ -1,4 +1,4 @@
-"""LoRA, LoHa and LoKr files of peft and LyCORIS, read as two matrices for every layer."""
+"""Read LoRA, LoHa and LoKr files of peft and LyCORIS as two matrices per layer."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..common.aliases import Options
 from ..common.checks import AnyPath
 from ..errors import CheckpointError, DataError, nearest
 from ..model.parameters import base_parameters
@@ -22,31 +22,32 @@ from .matrices import LowRankIncrement
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 
-Config = Mapping[str, Any]
+Config = Options
+"""The content of peft's `adapter_config.json`; empty for a file without one."""
 
 _PART = re.compile(
     r"(?P<layer>.+)\.(?P<part>lora_(?:A|B|down|up)(?:\.\w+)?\.weight|hada_w[12]_[ab]|lokr_w[12](?:_[ab])?|alpha)"
 )
 _UNCHANGING = (True, False, "gaussian", "eva", "orthogonal")
-"""Starts of peft's LoRA that leave the base weights as they are; what others train belongs to other weights."""
+"""Values of peft's `init_lora_weights` that keep the base weights. The others change them before training."""
 
 _UNREADABLE = ("lora_magnitude_vector", "dora_scale", "lora_embedding", "hada_t", "lokr_t", "lora_mid")
 _LYCORIS = re.compile(r"^(?:lycoris|lora_unet|lora_te\d?|lora_transformer|lora)_")
 
 
 def read_layers(model: nn.Module, path: AnyPath) -> tuple[dict[str, LowRankIncrement], dict[str, Tensor]]:
-    """Read a file's increments, scale included, and what it stores as it is.
+    """Read a file's increments, scale included, and the parameters that it stores whole.
 
     Args:
-        model: The model that the names belong to.
-        path: A folder of peft's, or a safetensors file of peft's or LyCORIS's.
+        model: The base model, whose names the file's layers have.
+        path: A folder of peft, or a safetensors file of peft or LyCORIS.
 
     Returns:
-        The increments by parameter name, and the other tensors by parameter name.
+        The increments, and the parameters stored whole, both by parameter name.
 
     Raises:
         CheckpointError: A file is missing or damaged, or its description cannot be read.
-        DataError: A layer that the model does not have, or of a kind that cannot be read.
+        DataError: The model does not have a layer of the file, or a layer is of a kind that cannot be read.
     """
     path = Path(path)
     config = _config(path / CONFIG) if path.is_dir() else {}
@@ -63,12 +64,16 @@ def read_layers(model: nn.Module, path: AnyPath) -> tuple[dict[str, LowRankIncre
                 f"from_lora: {path} holds {key!r}",
                 expected="LoRA, LoHa or LoKr of linear layers",
                 cause="DoRA, an embedding or a convolution",
-                fix="merge it in its own library and extract() the difference",
+                fix="merge it with the library that wrote it, and extract() the difference",
             )
         if found := _PART.fullmatch(name):
             own, part = parts.setdefault(found["layer"], {}), _part(found["part"])
             if part in own:
-                raise DataError(f"from_lora: {path} holds {part!r} of {found['layer']!r} twice: several adapters")
+                raise DataError(
+                    f"from_lora: {path} holds {part!r} of layer {found['layer']!r} twice",
+                    cause="several adapters in one file",
+                    fix="save one adapter per file",
+                )
             own[part] = _finite(path, key, weights[key])
         elif name in parameters:
             kept[name] = _finite(path, key, weights[key])
@@ -76,12 +81,7 @@ def read_layers(model: nn.Module, path: AnyPath) -> tuple[dict[str, LowRankIncre
                 expected, got = tuple(parameters[name].shape), tuple(kept[name].shape)
                 raise DataError(f"from_lora: {key!r}", expected=f"shape {expected}", got=f"shape {got}")
         else:
-            ours = key.startswith(FACTORS)
-            raise DataError(
-                f"from_lora: {path} holds {key!r}, which is no part of LoRA and no parameter of the model",
-                cause="an adapter of this library" if ours else "a file for another model",
-                fix="load_adapter reads it, convert changes its format" if ours else "pass LoRA's file and its model",
-            )
+            raise _foreign(path, key)
     layers = {}
     for layer, each in parts.items():
         module = layer if layer in modules else spelled.get(_LYCORIS.sub("", layer), "")
@@ -94,8 +94,22 @@ def read_layers(model: nn.Module, path: AnyPath) -> tuple[dict[str, LowRankIncre
             )
         layers[modules[module]] = _two(path, layer, each, config)
     if not layers:
-        raise DataError(f"from_lora: {path} holds no layer", expected="LoRA, LoHa or LoKr matrices", got="none")
+        raise DataError(f"from_lora: {path} holds no layers", expected="LoRA, LoHa or LoKr matrices")
     return layers, kept
+
+
+def _foreign(path: Path, key: str) -> DataError:
+    """Return the error for a tensor that belongs neither to LoRA nor to the model."""
+    if key.startswith(FACTORS):
+        return DataError(
+            f"from_lora: {path} is a tensorfact adapter, not LoRA",
+            fix="load_adapter(model, path); convert() changes its format",
+        )
+    return DataError(
+        f"from_lora: {path} holds {key!r}, which is neither a LoRA matrix nor a parameter of the model",
+        cause="a file for another model",
+        fix="pass a LoRA file and its base model",
+    )
 
 
 def _config(path: Path) -> Config:
@@ -104,13 +118,16 @@ def _config(path: Path) -> Config:
         kind = config["peft_type"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f"cannot read {path}", expected="the JSON of a peft adapter", got=repr(error), fix="pass peft's folder"
+            f"cannot read {path}",
+            expected="the JSON of a peft adapter",
+            got=repr(error),
+            fix="pass the folder that peft's save_pretrained wrote",
         ) from error
     if config.get("init_lora_weights", True) not in _UNCHANGING:
         raise DataError(
             f"from_lora: {path}",
-            expected="LoRA on the base model's own weights",
-            got=f"init_lora_weights={config['init_lora_weights']!r}, which changes them",
+            expected="an init_lora_weights that keeps the base model's weights",
+            got=repr(config["init_lora_weights"]),
             fix="convert it in peft: save_pretrained(..., path_initial_model_for_weight_conversion=...)",
         )
     _check_numbers(path, config)
@@ -125,7 +142,7 @@ def _config(path: Path) -> Config:
 
 
 def _check_numbers(path: Path, config: Config) -> None:
-    """Hold ranks and alphas of a configuration against what they may be."""
+    """Check the ranks, alphas and patterns of a configuration."""
     patterns = {key: config.get(key) or {} for key in ("rank_pattern", "alpha_pattern")}
     try:
         numbers = [config.get("r", 8), config.get("lora_alpha", config.get("alpha", 8))]
@@ -141,14 +158,14 @@ def _check_numbers(path: Path, config: Config) -> None:
         pass
     raise CheckpointError(
         f"{path} is damaged",
-        expected="a rank r of at least 1, an alpha, and patterns of them by module name",
+        expected="a rank r of at least 1, a number lora_alpha, and patterns with such values",
         got=", ".join(f"{key}={config.get(key)!r}" for key in ("r", "lora_alpha", "alpha", *patterns)),
         fix="restore it from a copy",
     )
 
 
 def _part(spelled: str) -> str:
-    """Return what a matrix is; a name of the adapter in between is left out, and LyCORIS's names are peft's."""
+    """Return a matrix's name without the name of the adapter, LyCORIS's names translated to peft's."""
     word = spelled.split(".")[0]
     return {"lora_down": "lora_A", "lora_up": "lora_B"}.get(word, word)
 
@@ -156,7 +173,8 @@ def _part(spelled: str) -> str:
 def _finite(path: Path, key: str, tensor: Tensor) -> Tensor:
     if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
         raise DataError(
-            f"from_lora: {key!r} of {path} holds NaN, infinity, or no real numbers", fix="use an earlier checkpoint"
+            f"from_lora: {key!r} of {path} holds NaN or infinity, or is not floating point",
+            fix="use an earlier checkpoint",
         )
     return tensor
 
@@ -174,28 +192,28 @@ def _two(path: Path, layer: str, parts: Mapping[str, Tensor], config: Config) ->
             f"from_lora: layer {layer!r} of {path}",
             expected="the matrices of LoRA, LoHa or LoKr on a linear layer",
             got=", ".join(f"{name} {tuple(part.shape)}" for name, part in parts.items()),
-            cause="a convolution, or a file that is not whole",
+            cause="a convolution, or an incomplete file",
         ) from error
     scale = _scale(layer, parts, config, rank)
     return LowRankIncrement(down, up * scale, 0.0, sum(part.numel() for part in wide.values()))
 
 
 def _scale(layer: str, parts: Mapping[str, Tensor], config: Config, rank: int | None) -> float:
-    """Return what multiplies the product: alpha / rank, or with rsLoRA alpha / sqrt(rank)."""
-    if "alpha" in parts:  # LyCORIS; without a rank, where all matrices are whole, it is 1
+    """Return the scale of a layer's product: alpha / rank, or alpha / sqrt(rank) with rsLoRA."""
+    if "alpha" in parts:  # LyCORIS; the scale is 1 if no matrix is factored
         return float(parts["alpha"]) / rank if rank else 1.0
     if not config:
         return 1.0
     own = int(_pattern(layer, config.get("rank_pattern")) or config.get("r", 8))
     if rank is not None and rank != own:
-        raise DataError(f"from_lora: layer {layer!r}", expected=f"rank {own}, as its configuration says", got=str(rank))
+        raise DataError(f"from_lora: layer {layer!r}", expected=f"rank {own} of its configuration", got=str(rank))
     usual = config.get("lora_alpha", config.get("alpha", own))
     alpha = float(_pattern(layer, config.get("alpha_pattern")) or usual)
     return alpha / (math.sqrt(own) if config.get("use_rslora") else own)
 
 
-def _pattern(layer: str, patterns: Any) -> Any:
-    """Return the value of the first pattern that fits a layer, as peft finds it."""
+def _pattern(layer: str, patterns: Mapping[str, float] | None) -> float | None:
+    """Return the value of the first pattern that matches a layer, by peft's rule."""
     for pattern, value in (patterns or {}).items():
         if re.match(rf"(.*\.)?({pattern})$", layer):
             return value
@@ -209,7 +227,7 @@ def _lora(parts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, int | None]:
 
 
 def _loha(parts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, int | None]:
-    """Two low-rank matrices multiplied entry by entry: a matrix of the product of their ranks."""
+    """The elementwise product of two low-rank matrices has the product of their ranks."""
     b1, a1, b2, a2 = (parts[f"hada_w{k}"] for k in ("1_a", "1_b", "2_a", "2_b"))
     _require_matrices(b1, a1, b2, a2)
     down = torch.einsum("ri,si->rsi", a1, a2).flatten(0, 1)
@@ -218,14 +236,14 @@ def _loha(parts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, int | None]:
 
 
 def _lokr(parts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, int | None]:
-    """A Kronecker product: its low-rank factors are those of its two matrices, multiplied likewise."""
+    """The factors of a Kronecker product are the Kronecker products of its matrices' factors."""
     (up1, down1), (up2, down2) = (_factored(parts, f"lokr_w{k}") for k in (1, 2))
     rank = next((part.shape[0] for name, part in parts.items() if name.endswith("_b")), None)
     return torch.kron(down1, down2), torch.kron(up1, up2), rank
 
 
 def _factored(parts: Mapping[str, Tensor], name: str) -> tuple[Tensor, Tensor]:
-    """Return a matrix of LoKr as a product, with the identity where it is whole."""
+    """Return a matrix of LoKr as a product; a matrix stored whole is multiplied by the identity."""
     if name not in parts:
         _require_matrices(parts[f"{name}_a"], parts[f"{name}_b"])
         return parts[f"{name}_a"], parts[f"{name}_b"]
@@ -237,7 +255,7 @@ def _factored(parts: Mapping[str, Tensor], name: str) -> tuple[Tensor, Tensor]:
 
 def _require_matrices(*parts: Tensor) -> None:
     if any(part.ndim != 2 for part in parts):
-        raise ValueError("no matrix")
+        raise ValueError("not a matrix")
 
 
 _KINDS: dict[str, Callable[[Mapping[str, Tensor]], tuple[Tensor, Tensor, int | None]]] = {

@@ -1,4 +1,4 @@
-"""Increments of linear layers as two matrices: what LoRA files hold, and how they lie in a plan's tensors."""
+"""Increments of linear layers as two matrices, taken from a factored tensor and stacked into one."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from ..plan.notation import Axes
 from ..plan.slices import own_parts, picks_of, restricted
 
 _EXACT = 1e-12
-"""The relative error at which a rank counts as found; products are in fp64."""
+"""The relative error up to which a rank counts as exact; products are in fp64."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LowRankIncrement:
-    """An increment up @ down of a linear layer.
+    """The increment `up @ down` of a linear layer.
 
     Args:
         down: The lower matrix (rank, inputs).
         up: The upper matrix (outputs, rank).
-        error: The relative error in the Frobenius norm that is known of.
-        numbers: How many numbers it was stored in.
+        error: The relative error in the Frobenius norm, if it was approximated.
+        numbers: The number of entries in the file that it was read from.
     """
 
     down: Tensor
@@ -41,21 +41,22 @@ class LowRankIncrement:
 
     @property
     def rank(self) -> int:
-        """The number of components."""
+        """The number of rows of `down` and columns of `up`."""
         return self.down.shape[0]
 
 
 def low_rank(
     tensor: TensorGroup, view: View, network: Network, cores: Mapping[str, Tensor], rank: int | None
 ) -> LowRankIncrement:
-    """Return one parameter's part of a factored tensor as two matrices, of the lowest rank that is exact.
+    """Return one parameter's slice of a factored tensor as two matrices of the lowest exact rank.
 
     Args:
         tensor: The tensor.
-        view: The parameter, of two dimensions.
+        view: Where the parameter, a matrix, lies in the tensor.
         network: The tensor's network.
-        cores: Its cores by name.
-        rank: The highest rank; above it the best approximation (Eckart and Young 1936) is taken.
+        cores: The tensor's cores by name.
+        rank: The maximum rank; a slice that needs more gets the best approximation (Eckart and Young 1936). None sets
+            no bound.
     """
     order = [core.name for core in network.cores]
     part = restricted(network, tensor.modes, view)
@@ -74,7 +75,7 @@ def low_rank(
 
 
 def _whole(matrix: Tensor, view: View, axes: Axes) -> Tensor:
-    """Return a matrix (rank, *kept axes) over all of a parameter's coordinates (rank, coordinates)."""
+    """Return a matrix (rank, *kept axes) as (rank, all coordinates of the parameter), zero in frozen slots."""
     legs = [axis for axis in view.order if axis in axes]
     for dim, axis in enumerate(legs, 1):
         matrix = spread(matrix, dim, view.kept[axis], view.sizes[axis])
@@ -86,10 +87,10 @@ def stacked(tensor: TensorGroup, layers: Mapping[str, LowRankIncrement]) -> Term
 
     Args:
         tensor: The tensor that the layers' weights are folded into.
-        layers: The increments by parameter name; what is missing is zero.
+        layers: The increments by parameter name; parameters that are missing get zero.
 
     Raises:
-        DataError: A mode of the tensor runs along parameters and tells them apart at once, or parameters share a slice.
+        DataError: A mode mixes stack axes with inputs or outputs, or parameters share a slice or are not matrices.
     """
     _check(tensor)
     rank = max((layers[view.parameter].rank for view in tensor.views if view.parameter in layers), default=1)
@@ -115,8 +116,8 @@ def stacked(tensor: TensorGroup, layers: Mapping[str, LowRankIncrement]) -> Term
 def _block(view: View, modes: list[int], matrix: Tensor, *, outputs: bool) -> Tensor:
     """Return a parameter's matrix (rank, coordinates) over modes of its tensor (*modes, rank).
 
-    Along axes of the parameter's other side, such as the role in a fused weight's outputs for the matrix that meets the
-    inputs, the numbers repeat.
+    The numbers repeat along axes of the parameter's other side, such as the role of a fused weight, which lies in the
+    outputs, for the matrix of the inputs.
     """
     own = [axis for axis in view.order if (axis in view.outputs) == outputs]
     part = matrix.reshape(-1, *(view.sizes[axis] for axis in own))
@@ -142,8 +143,8 @@ def _check(tensor: TensorGroup) -> None:
             )
             if mixed or tensor.tied or len(view.rule.dims) != 2:
                 raise DataError(
-                    f"tensor {tensor.name!r}, mode {mode.name!r}: low-rank matrices of layers do not fit",
-                    expected="matrices, and modes that tell layers apart, or run along inputs, or along outputs",
+                    f"from_lora: mode {mode.name!r} of tensor {tensor.name!r} cannot hold low-rank matrices of layers",
+                    expected="matrices as parameters, and modes of stack axes, inputs or outputs alone",
                     got=f"{view.rule.pattern!r} in {' '.join(m.name for m in tensor.modes)!r}",
                     fix="merge the increments into a copy of the model and extract() the difference",
                 )

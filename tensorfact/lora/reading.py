@@ -1,4 +1,4 @@
-"""From LoRA: the files of peft and LyCORIS as adapters."""
+"""`from_lora`: read LoRA files of peft and LyCORIS as adapters."""
 
 from __future__ import annotations
 
@@ -37,27 +37,27 @@ def from_lora(
     scale: float = 1.0,
     progress: Progress = silent,
 ) -> Recompression:
-    """Recompress a LoRA, LoHa or LoKr across layers, in factor space.
+    """Read a LoRA, LoHa or LoKr file and recompress it across layers, in factor space.
 
     Args:
-        model: The base model; it is not changed.
-        path: A folder of peft's, or a safetensors file of peft's or LyCORIS's.
+        model: The base model; it is only read.
+        path: A folder of peft, or a safetensors file of peft or LyCORIS.
         plan: Which weights fold into which tensors; it must cover the file's layers.
-        format: The format: one for all tensors, or one for each group's name.
-        rank: The format's rank, if it is to be another.
-        tolerance: The relative error allowed for each tensor; the lowest ranks that reach it are found, none above the
+        format: One format for all tensors, or formats by group name.
+        rank: A rank to use instead of the format's own.
+        tolerance: The relative error allowed for each tensor; the lowest ranks that reach it are used, at most the
             format's own. Rank 'full' sets no bound.
-        scale: The scale that the adapter gets; its increment does not depend on it.
+        scale: The scale of the adapter, for later training; its increment does not depend on it.
         progress: Called after each tensor.
 
     Returns:
-        The adapter, to be given to `load_adapter`; the true relative error of each tensor; and, as `shrank`, how many
-        times fewer numbers it takes.
+        The adapter, to pass to `load_adapter`; the true relative error of each tensor; and, as `shrank`, how many times
+        fewer numbers it has.
 
     Raises:
         CheckpointError: A file is missing or damaged, or its description cannot be read.
-        DataError: The file has a layer that the model or the plan does not have, of another shape or kind.
-        RankError: The tensor does not admit this rank, or a tolerance that the format's rank does not reach.
+        DataError: A layer of the file is not in the model or the plan, or is of another shape or kind.
+        RankError: A tensor does not admit the rank, or the format's rank does not reach the tolerance.
 
     Examples:
         >>> import tempfile
@@ -76,7 +76,9 @@ def from_lora(
     for name, layer in layers.items():
         _check_layer(name, layer, views)
     if both := sorted(kept.keys() & views.keys()):
-        raise DataError(f"from_lora: the file stores {both[0]!r} as it is, and the plan covers it", fix="leave it out")
+        raise DataError(
+            f"from_lora: the file stores {both[0]!r} whole, but the plan covers it", fix="leave it out of the plan"
+        )
     formats = formats_of(format, [tensor.name for tensor in resolved.tensors])
     formats = {name: each if rank is None else at_rank(each, rank, name) for name, each in formats.items()}
     changes, cores = [], {}

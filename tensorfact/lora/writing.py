@@ -1,4 +1,4 @@
-"""To LoRA: an adapter as a folder that peft loads."""
+"""`to_lora`: write an adapter as a folder that peft loads."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
 from ..algebra.term import terms_of
+from ..common.aliases import JsonObject
 from ..common.checks import AnyPath, whole_number
 from ..common.progress import Progress, silent
 from ..common.table import Table
@@ -27,12 +27,12 @@ from .matrices import LowRankIncrement, low_rank
 
 @dataclasses.dataclass(frozen=True)
 class Exported:
-    """What one linear layer became as LoRA.
+    """One linear layer, exported as LoRA.
 
     Args:
-        module: Its name.
-        rank: Its rank.
-        error: The relative error in the Frobenius norm; not 0 only where a rank was asked for.
+        module: The layer's name in the model.
+        rank: The LoRA rank.
+        error: The relative error in the Frobenius norm; 0 unless `rank` was limited.
     """
 
     module: str
@@ -46,8 +46,8 @@ class LoraFolder:
 
     Args:
         path: The folder; None if nothing was written.
-        layers: Its layers.
-        parameters: How many numbers its matrices hold.
+        layers: The exported layers.
+        parameters: The number of entries in all matrices.
     """
 
     path: Path | None
@@ -55,7 +55,7 @@ class LoraFolder:
     parameters: int
 
     def table(self) -> Table:
-        """Return one row for each rank: how many layers have it, and the largest error among them."""
+        """Return a table with one row per rank: the layers of this rank, and the largest error among them."""
         rows = []
         for rank in sorted({layer.rank for layer in self.layers}):
             same = [layer for layer in self.layers if layer.rank == rank]
@@ -77,26 +77,26 @@ def to_lora(
     example_input: object = None,
     progress: Progress = silent,
 ) -> LoraFolder:
-    """Write an adapter as a LoRA folder of peft's: `adapter_config.json` and `adapter_model.safetensors`.
+    """Write an adapter as a LoRA folder of peft: `adapter_config.json` and `adapter_model.safetensors`.
 
-    Every linear layer gets the lowest rank that is exact: the rank of the network through the layer. A layer that the
-    model does not call cannot be LoRA: peft would leave it as it is.
+    Every linear layer gets the smallest lossless rank: the rank of the network through the layer. A layer whose weight
+    the model reads without calling the layer cannot be exported, since peft changes only calls.
 
     Args:
-        adapter: An adapter, one without a model, or a file.
-        model: The model, adapted or not, with or without numbers.
-        folder: Where to write; made if it does not exist. None writes nothing.
-        rank: The highest rank of a layer; a layer that needs more is approximated as well as that rank can.
-        head: Store the trained head too, in `modules_to_save`.
-        example_input: What to run the model on to see which layers it calls; by default an input that the model is
-            known to take, as in `Adapter.check`. Without any, all layers are taken to be called.
+        adapter: An adapter on a model, an adapter state, or the path of an adapter file.
+        model: The model, adapted or not; it may be on the meta device.
+        folder: The folder to write; it is created if it does not exist. None writes nothing.
+        rank: The maximum LoRA rank; layers that need more are approximated. By default the smallest lossless rank.
+        head: Whether to store the trained head too, in `modules_to_save`.
+        example_input: An input for a forward pass that finds which layers are called, as in `Adapter.check`; by default
+            a known one. Without any, all layers count as called.
         progress: Called after each layer.
 
     Returns:
         The layers' ranks and errors.
 
     Raises:
-        AdaptError: A parameter is not the weight of a linear layer, or the layer is not called.
+        AdaptError: A parameter is not the weight of a linear layer that the model calls.
         CheckpointError: The folder cannot be written.
 
     Source: E. Hu et al., LoRA, ICLR 2022; the folder's layout is that of peft 0.17 and later.
@@ -123,7 +123,7 @@ def to_lora(
         term, *start = terms_of(state, tensor.name)
         if start:
             raise AdaptError(
-                f"to_lora: tensor {tensor.name!r} subtracts its start, so that it is no one network",
+                f"to_lora: tensor {tensor.name!r} subtracts its start and is not a single network",
                 fix="convert it first: convert(adapter, MatrixBatch('full'), tolerance=1e-6).state",
             )
         for view in tensor.views:
@@ -147,12 +147,12 @@ def to_lora(
 
 def _check_folder(folder: AnyPath) -> None:
     """Raise where the files cannot be written, before anything is computed."""
-    odd = not str(folder) or "\0" in str(folder)
-    if odd or any(Path(folder, name).is_dir() for name in (CONFIG, WEIGHTS)) or Path(folder).is_file():
+    invalid = not str(folder) or "\0" in str(folder)
+    if invalid or any(Path(folder, name).is_dir() for name in (CONFIG, WEIGHTS)) or Path(folder).is_file():
         raise CheckpointError(
             f"to_lora: cannot write to {str(folder)!r}",
-            expected="a folder, or the path of one to be made",
-            fix="choose another",
+            expected="the path of a folder",
+            fix="choose another path",
         )
 
 
@@ -165,12 +165,14 @@ def _linear_layers(model: nn.Module, parameters: tuple[str, ...], example_input:
         for module, attribute in owners:
             linear = attribute == "weight" and (isinstance(module, nn.Linear) or is_conv1d(module))
             if not linear or (called is not None and names[module] not in called):
+                got = f"{attribute!r} of {type(module).__name__.removeprefix('Adapted')}"
+                if linear:
+                    got += ", which is read, not called"
                 raise AdaptError(
-                    f"to_lora: {parameter!r} cannot be LoRA",
+                    f"to_lora: {parameter!r} cannot be exported as LoRA",
                     expected="the weight of a linear layer that the model calls",
-                    got=f"{attribute!r} of {type(module).__name__.removeprefix('Adapted')}"
-                    + (", which is read, not called" if linear else ""),
-                    cause="peft changes what a linear layer does when it is called, and nothing else",
+                    got=got,
+                    cause="peft changes only the calls of linear layers",
                     fix="leave it out of the plan, or merge() and save the model's weights",
                 )
             found.setdefault(parameter, []).append(names[module])
@@ -180,20 +182,20 @@ def _linear_layers(model: nn.Module, parameters: tuple[str, ...], example_input:
 def _kept_modules(
     model: nn.Module, head: Mapping[str, Tensor], layers: Mapping[str, list[str]]
 ) -> dict[str, dict[str, Tensor]]:
-    """Return what is stored as it is, by the module that holds it."""
+    """Return the parameters that are stored whole, by the module that holds them."""
     kept: dict[str, dict[str, Tensor]] = {}
     adapted = {name for names in layers.values() for name in names}
     for name, value in head.items():
         module = name.rpartition(".")[0]
         if not module or module in adapted:
             raise AdaptError(
-                f"to_lora: {name!r} is stored as it is, which peft can do for whole modules without LoRA alone",
-                fix="pass head=False and store it apart",
+                f"to_lora: peft cannot store {name!r}: it stores whole modules without LoRA",
+                fix="pass head=False and save it separately",
             )
         if also := [other for other, _ in model.named_modules() if other.endswith(module) and other != module]:
             raise AdaptError(
-                f"to_lora: peft would take {also[0]!r} for {module!r}, since its name ends alike",
-                fix="pass head=False and store the head apart",
+                f"to_lora: peft would mistake {also[0]!r} for {module!r}, since its name has the same ending",
+                fix="pass head=False and save the head separately",
             )
         kept.setdefault(module, {})[name] = value
     parameters = base_parameters(model)
@@ -201,7 +203,10 @@ def _kept_modules(
         own = {name for name in parameters if name.rpartition(".")[0] == module}
         missing = sorted(own - values.keys())
         if any(parameters[name].is_meta for name in missing):
-            raise AdaptError(f"to_lora: {missing[0]!r}, beside the head, has no numbers", fix="pass a model")
+            raise AdaptError(
+                f"to_lora: {missing[0]!r}, in the head's module, is on the meta device",
+                fix="pass a model with weights, or head=False",
+            )
         if missing:
             values |= {name: parameters[name].detach() for name in missing}
     return kept
@@ -209,8 +214,8 @@ def _kept_modules(
 
 def _described(
     model: nn.Module, layers: Mapping[str, LowRankIncrement], kept: list[str]
-) -> tuple[dict[str, Tensor], Any]:
-    """Return the matrices as peft names them, and the configuration."""
+) -> tuple[dict[str, Tensor], JsonObject]:
+    """Return the matrices under peft's names, and the content of `adapter_config.json`."""
     ranks = [layer.rank for layer in layers.values()]
     usual = max(set(ranks), key=lambda rank: (ranks.count(rank), rank))
     patterns = {f"^{re.escape(name)}": layer.rank for name, layer in layers.items() if layer.rank != usual}

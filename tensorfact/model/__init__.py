@@ -1,1 +1,1 @@
-"""What is asked of an `nn.Module`: its parameters and who owns them, sides, the head, what stacks, an example input."""
+"""Queries on an `nn.Module`: its parameters and their owners, output dimensions, head, stacks, example input."""

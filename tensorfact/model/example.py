@@ -1,11 +1,11 @@
-"""An example input for a model, and a forward pass on it that leaves no trace."""
+"""Example inputs for a model, and forward passes that leave the model as it was."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,19 +16,21 @@ from ..errors import AdaptError, UnusedError
 class ExampleInput(NamedTuple):
     """The arguments of one forward pass."""
 
-    arguments: tuple[Any, ...] = ()
-    keywords: Mapping[str, Any] = {}
+    arguments: tuple[object, ...] = ()
+    keywords: Mapping[str, object] = {}
 
     def run(self, model: nn.Module) -> object:
-        """Run a model on it."""
+        """Call a model with these arguments."""
         return model(*self.arguments, **self.keywords)
 
     def on(self, device: str) -> ExampleInput:
-        """Return it on another device."""
-        named = {
-            name: value.to(device) if isinstance(value, Tensor) else value for name, value in self.keywords.items()
-        }
-        return ExampleInput(tuple(value.to(device) for value in self.arguments), named)
+        """Return the arguments with their tensors on another device."""
+        named = {name: _moved(value, device) for name, value in self.keywords.items()}
+        return ExampleInput(tuple(_moved(value, device) for value in self.arguments), named)
+
+
+def _moved(value: object, device: str) -> object:
+    return value.to(device) if isinstance(value, Tensor) else value
 
 
 def as_example(value: object) -> ExampleInput:
@@ -39,10 +41,10 @@ def as_example(value: object) -> ExampleInput:
 
 
 def known_example(model: nn.Module) -> ExampleInput | None:
-    """Return an input for a model that says what it takes: timm's `pretrained_cfg`, transformers' `dummy_inputs`."""
+    """Return an input made from timm's `pretrained_cfg` or transformers' `dummy_inputs`; None for other models."""
     try:
         return _derived(model)
-    except Exception:  # whatever a model says of itself
+    except Exception:  # the attributes of an unknown model may be anything
         return None
 
 
@@ -64,15 +66,16 @@ def _derived(model: nn.Module) -> ExampleInput | None:
 
 
 def timm_shape(model: nn.Module) -> tuple[int, ...] | None:
-    """Return the (channels, height, width) of the images that a timm model was made for; None of another model."""
+    """Return the (channels, height, width) of a timm model's images; None for other models."""
     config = getattr(model, "pretrained_cfg", None)
     if not isinstance(config, Mapping) or "input_size" not in config:
         return None
     channels, *size = config["input_size"]
     first = config.get("first_conv")
-    with contextlib.suppress(AttributeError):  # a model whose channels are not those it was pretrained on
+    with contextlib.suppress(AttributeError):  # created with another number of channels than pretrained
         channels = model.get_parameter(f"{first}.weight").shape[1]
-    sizes = (getattr(module, "img_size", None) for module in model.modules())  # made for another size than pretrained
+    # a model may be created for another image size than it was pretrained on
+    sizes = (getattr(module, "img_size", None) for module in model.modules())
     own = next((found for found in sizes if isinstance(found, tuple)), tuple(size))
     return (int(channels), *own)
 
@@ -89,7 +92,7 @@ def _transformers_shape(model: nn.Module) -> tuple[int, ...] | None:
 
 @contextlib.contextmanager
 def observing(model: nn.Module) -> Iterator[None]:
-    """Run a model without gradients, in evaluation mode; leave modes, buffers and torch's random state as they were."""
+    """Evaluate a model without gradients; afterwards restore modes, buffers and torch's random state."""
     modes = {module: module.training for module in model.modules()}
     buffers = [
         (module, name, buffer, buffer.detach().clone())
@@ -107,35 +110,35 @@ def observing(model: nn.Module) -> Iterator[None]:
             module.training = mode
         with torch.no_grad():
             for module, name, buffer, value in buffers:
-                if not torch.equal(buffer, value):  # what did not change may be read-only
+                if not torch.equal(buffer, value):  # an unchanged buffer may be read-only
                     buffer.copy_(value)
                 module._buffers[name] = buffer
 
 
 def required_example(model: nn.Module, given: object) -> ExampleInput:
-    """Return the example that was given, or the one that is known.
+    """Return the given example input, or by default a known one.
 
     Raises:
-        AdaptError: None was given, and none is known.
+        AdaptError: No example input is given or known, or the model is on the meta device.
     """
     if any(parameter.is_meta for parameter in model.parameters()):
-        raise AdaptError("check: the model has shapes and no numbers", fix="make it on another device than 'meta'")
+        raise AdaptError("check: the model is on the meta device", fix="create it on 'cpu' or 'cuda'")
     found = known_example(model) if given is None else as_example(given)
     if found is None:
         raise AdaptError(
             f"check: no example input is known for {type(model).__name__}",
             expected="a timm model's pretrained_cfg, or a transformers model's dummy_inputs",
-            fix="pass check(example_input), a tensor, a tuple of arguments or a dict of keywords",
+            fix="call check(example_input) with a tensor, a tuple of arguments or a dict of keywords",
         )
     return found
 
 
 def outline(model: nn.Module, shared: object = None) -> nn.Module:
-    """Return a copy of a model whose parameters and buffers have shapes and no numbers.
+    """Return a copy of a model on the meta device, where tensors have shapes but no values.
 
     Args:
-        model: The model.
-        shared: What the copy shares with it.
+        model: The model to copy.
+        shared: An object that the copy refers to instead of copying it.
     """
     memo: dict[int, object] = {}
     for tensor in (*model.parameters(), *model.buffers()):
@@ -145,13 +148,13 @@ def outline(model: nn.Module, shared: object = None) -> nn.Module:
 
 
 def called_names(model: nn.Module, given: object = None) -> set[str] | None:
-    """Return the names of the modules that a forward pass calls; None where no example input is known.
+    """Return the names of the modules that a forward pass calls; None without an example input that runs.
 
-    A copy without numbers runs where it can.
+    The pass runs on a copy on the meta device if that works.
 
     Args:
         model: The model.
-        given: What to run it on; by default an input that it is known to take.
+        given: The example input; by default a known one.
     """
     example = known_example(model) if given is None else as_example(given)
     if example is None:
@@ -176,7 +179,7 @@ def called_names(model: nn.Module, given: object = None) -> set[str] | None:
 
 
 def runs(forward: Callable[[], object]) -> bool:
-    """Return whether a forward pass can be run; what cannot tells nothing, and the first real input will."""
+    """Return whether a forward pass runs; every error but `UnusedError` means that it does not."""
     try:
         forward()
     except UnusedError:

@@ -1,4 +1,4 @@
-"""The classifier of a model: its parameters and buffers."""
+"""The head of a model, its classifier: parameters and buffers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .parameters import base_parameters
 
 
 def head_prefixes(model: nn.Module) -> tuple[str, ...]:
-    """Return the names of the modules that timm says are the classifier: `pretrained_cfg["classifier"]`."""
+    """Return the names of a timm model's classifier modules, from `pretrained_cfg["classifier"]`."""
     config = getattr(model, "pretrained_cfg", None)
     named = config.get("classifier") if isinstance(config, Mapping) else None
     names = named if isinstance(named, (tuple, list)) else (named,)
@@ -19,12 +19,12 @@ def head_prefixes(model: nn.Module) -> tuple[str, ...]:
 
 
 def is_below(name: str, prefixes: tuple[str, ...]) -> bool:
-    """Return whether a parameter is one of these, or inside a module of these names."""
+    """Return whether a parameter has one of these names or lies in a module of one of them."""
     return any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes)
 
 
 def head_buffers(model: nn.Module, head: Iterable[str]) -> dict[str, Tensor]:
-    """Return the buffers beside the head's parameters: the running statistics of a normalisation in it."""
+    """Return the buffers of the head's modules, such as a normalisation's running statistics."""
     modules = {name.rpartition(".")[0] for name in head}
     return {name: buffer for name, buffer in model.named_buffers() if name.rpartition(".")[0] in modules}
 
@@ -32,7 +32,9 @@ def head_buffers(model: nn.Module, head: Iterable[str]) -> dict[str, Tensor]:
 def head_parameters(model: nn.Module, train_head: bool | str) -> tuple[str, ...]:
     """Return the names of the head's parameters."""
     if not isinstance(train_head, (bool, str)):
-        raise AdaptError("adapt: train_head", expected="True, False or a module's name", got=repr(train_head))
+        raise AdaptError(
+            "adapt: train_head", expected="True, False or a module's name", got=repr(train_head), fix="train_head=True"
+        )
     if not train_head or not isinstance(model, nn.Module):
         return ()
     prefixes = (train_head,) if isinstance(train_head, str) else head_prefixes(model)

@@ -1,4 +1,4 @@
-"""A model's parameters: their names, and the modules that own them. Nothing here writes to a model."""
+"""A model's parameters: their names, and the modules that own them. The model is only read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ATTRIBUTE = "tensorfact"
 """The name under which an adapter is registered on a model's root."""
 
 BASELINE = "baseline"
-"""The same for what a baseline adds to a model."""
+"""The name under which a baseline registers what it adds to a module."""
 
 SLOTS = "_tensorfact"
 """The attribute in which an adapted module keeps its slots."""
@@ -23,23 +23,23 @@ Owners = dict[str, list[tuple[nn.Module, str]]]
 
 
 def base_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return all parameters but an adapter's, by every name they have.
+    """Return all parameters but an adapter's; a tied parameter has several names.
 
     Raises:
-        PlanError: This is no module, or its shapes are not known yet.
+        PlanError: `model` is not a module, or has lazy parameters without a shape.
     """
     if not isinstance(model, nn.Module):
         raise PlanError("model", expected="a torch.nn.Module", got=repr(model)[:80])
     if lazy := [n for n, p in model.named_parameters() if isinstance(p, nn.parameter.UninitializedParameter)]:
         raise PlanError(
-            f"parameter {lazy[0]!r} has no shape yet", fix="run the model once, which sizes its lazy modules"
+            f"parameter {lazy[0]!r} has no shape yet", fix="run the model once to initialize its lazy modules"
         )
     named = model.named_parameters(remove_duplicate=False)
     return {name: parameter for name, parameter in named if not name.startswith(f"{ATTRIBUTE}.")}
 
 
 def own_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return all parameters but an adapter's, each once, by the first name it has."""
+    """Return all parameters but an adapter's, each once, by its first name."""
     named = base_parameters(model)
     first = {id(parameter): name for name, parameter in reversed(named.items())}
     return {name: parameter for name, parameter in named.items() if first[id(parameter)] == name}
@@ -52,26 +52,32 @@ def owner_of(model: nn.Module, parameter: str) -> tuple[nn.Module, str]:
 
 
 def refuse_adapted(model: nn.Module) -> None:
-    """Raise unless this is a module that holds neither an adapter nor what a baseline added."""
+    """Raise if a model cannot take an adapter: it is compiled, or already has an adapter or a baseline."""
     if not isinstance(model, nn.Module):
         raise AdaptError("adapt: model", expected="a torch.nn.Module", got=type(model).__name__)
     if hasattr(model, "_orig_mod"):
-        raise AdaptError("adapt: the model is compiled already", fix="adapt the model itself, then torch.compile it")
+        raise AdaptError(
+            "adapt: the model is compiled already", fix="adapt the original model, then call torch.compile"
+        )
     adapted = [name or "the model" for name, module in model.named_modules() if SLOTS in module.__dict__]
     if adapted or hasattr(model, ATTRIBUTE):
         raise AdaptError(
             f"the model is adapted already ({(adapted or [ATTRIBUTE])[0]})",
-            fix="call model.tensorfact.remove() first; merge() before that keeps what it learned",
+            fix="call model.tensorfact.remove() first, and merge() before that to keep the trained change",
         )
     for name, module in model.named_modules():
         found = dict(module.named_children()).get(BASELINE)
-        if hasattr(found, "remove"):  # a model may have a module of this name of its own, without that
+        if hasattr(found, "remove"):  # a model may have a module of this name itself, without `remove`
             path = ".".join(filter(None, ("model", name, BASELINE)))
-            raise AdaptError("the model has a baseline on it already", fix=f"call {path}.remove() first")
+            raise AdaptError("the model already has a baseline", fix=f"call {path}.remove() first")
 
 
 def owners_of(model: nn.Module, names: Iterable[str]) -> Owners:
-    """Find every module that holds one of the parameters, tied ones included, and refuse what cannot be adapted."""
+    """Return the modules that hold each of the parameters; a tied parameter has several.
+
+    Raises:
+        AdaptError: A parameter or its module cannot be adapted.
+    """
     parameters = base_parameters(model)
     by_id = {id(parameters[name]): name for name in names}
     owners: Owners = {name: [] for name in names}
@@ -83,13 +89,13 @@ def owners_of(model: nn.Module, names: Iterable[str]) -> Owners:
             owners[name].append((module, attribute))
             if parameter.is_inference():
                 raise AdaptError(
-                    f"{name!r} was made in torch.inference_mode() and cannot be changed",
-                    fix="make or load the model outside of it",
+                    f"{name!r} was created in torch.inference_mode() and cannot be changed",
+                    fix="create or load the model outside inference_mode",
                 )
             if isinstance(module, (nn.RNNBase, torch.jit.ScriptModule)) or not parameter.is_floating_point():
                 raise AdaptError(
                     f"{name!r} ({parameter.dtype}) of {type(module).__name__} cannot be adapted",
-                    cause="recurrent and scripted modules keep copies of their weights; integers have no increment",
+                    cause="a recurrent or scripted module copies its weights; an integer weight cannot be trained",
                     fix="leave it out of the plan",
                 )
     return owners

@@ -1,4 +1,4 @@
-"""Which dimension of a parameter holds the outputs, and which modules lay it out in another way."""
+"""Which dimension of a parameter is the output, and which modules store it second."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ def is_conv1d(module: nn.Module) -> bool:
 def is_transposed(module: nn.Module, attribute: str) -> bool:
     """Return whether a parameter's outputs are its second dimension.
 
-    So it is in transposed convolutions, embeddings, and transformers' `Conv1D`.
+    True for transposed convolutions, embeddings, and transformers' `Conv1D`.
     """
     kinds = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Embedding, nn.EmbeddingBag)
     return attribute == "weight" and (isinstance(module, kinds) or is_conv1d(module))
 
 
 def is_depthwise(module: nn.Module, parameter: Tensor) -> bool:
-    """Return whether a parameter is the kernel of a convolution that keeps its channels apart."""
+    """Return whether a parameter is the kernel of a depthwise convolution."""
     return getattr(module, "groups", 1) > 1 and parameter.dim() > 2 and parameter.shape[1] == 1

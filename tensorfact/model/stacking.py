@@ -1,4 +1,4 @@
-"""Which parameters can be stacked, by their shape, and why the others cannot."""
+"""Which parameters can be stacked by their shape, and why others cannot."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from .parameters import own_parameters, owner_of
 from .sides import is_depthwise, is_transposed
 
 VECTOR = "a vector"
-"""The reason not to stack a bias, a norm's weight, or another parameter along one dimension."""
+"""The reason for a bias, a norm's weight, or another parameter with one dimension."""
 
 ALONE = "the only one of its shape"
 UNNAMED = "no rule names it"
-"""Why a parameter that could be stacked is not."""
+"""The reasons for a parameter that can be stacked but is in no tensor."""
 
 
 def stack_shape(model: nn.Module, name: str, parameter: Tensor) -> tuple[int, ...]:
-    """Return the sizes that parameters of one stack share: outputs, inputs, a kernel's positions if there are several.
+    """Return the sizes that parameters of one stack share: outputs, inputs, and a kernel's size unless it is 1.
 
     Args:
         model: The model.
         name: The parameter's name.
-        parameter: The parameter, of at least two dimensions.
+        parameter: A parameter of at least two dimensions.
     """
     first, second, *kernel = parameter.shape
     outputs, inputs = (second, first) if is_transposed(*owner_of(model, name)) else (first, second)
@@ -33,19 +33,19 @@ def stack_shape(model: nn.Module, name: str, parameter: Tensor) -> tuple[int, ..
 
 
 def stackable(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Return the stack shapes of all parameters that nothing keeps from being stacked, by their first name."""
+    """Return the stack shape of every parameter that can be stacked, by its first name."""
     found = {name: p for name, p in own_parameters(model).items() if not obstacle(model, name, p)}
     return {name: stack_shape(model, name, parameter) for name, parameter in found.items()}
 
 
 def repeated(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    """Return those of what `stackable` found that share their shape with another."""
+    """Return the entries of `stackable` whose shape occurs at least twice."""
     counts = collections.Counter(shapes.values())
     return {name: shape for name, shape in shapes.items() if counts[shape] > 1}
 
 
 def obstacle(model: nn.Module, name: str, parameter: Tensor) -> str:
-    """Return why a parameter is not one to stack, or nothing.
+    """Return the reason why a parameter cannot be stacked; an empty string if it can.
 
     Args:
         model: The model.
@@ -54,11 +54,11 @@ def obstacle(model: nn.Module, name: str, parameter: Tensor) -> str:
     """
     module, attribute = owner_of(model, name)
     if is_below(name, head_prefixes(model)):
-        return "the head, which trains by itself"
+        return "the head, trained directly"
     if not parameter.is_floating_point():
-        return "no floating-point numbers"
+        return "not floating point"
     if isinstance(module, nn.RNNBase):
-        return "recurrent: the module reads copies of its weights"
+        return "recurrent: the module uses copies of its weights"
     if sum(size > 1 for size in parameter.shape) < 2:
         return VECTOR
     if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):

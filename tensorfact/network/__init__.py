@@ -1,4 +1,4 @@
-"""Tensor networks as data, and how they are contracted; owns opt_einsum."""
+"""Tensor networks as data, their contraction and its cost; the only room that imports opt_einsum."""
 
 from .cost import Cost, Machine, calibrate, machine
 from .cut import Cut, cuts

@@ -1,7 +1,7 @@
-"""What a product costs: operations, numbers moved, numbers kept for the backward pass, launches; and how long it takes.
+"""Cost model of tensor products: FLOPs, memory traffic, memory kept for the backward pass, launches and time.
 
-The time is linear in the costs, with three constants for each kind of device: crude, and enough to tell apart what
-differs by more than a little. `calibrate` measures the constants anew.
+The predicted time is linear in the costs, with three constants per device type. That is crude, but ranks alternatives
+that differ by more than a little. `calibrate` measures the constants.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from ..errors import DeviceError
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What some products cost.
+    """Cost of one or more products.
 
     Args:
         flops: Multiplications and additions.
-        moved: Numbers read and written.
-        kept: Numbers kept for the backward pass.
-        launches: Calls of a kernel.
+        moved: Elements read and written.
+        kept: Elements kept for the backward pass.
+        launches: Kernel launches.
 
     Examples:
         >>> Cost(flops=10, launches=1) + 2 * Cost(flops=1, moved=3, launches=1)
@@ -52,9 +52,9 @@ def product(rows: int, summed: int, columns: int, *, added: bool = False) -> Cos
 
     Args:
         rows: Rows of the left matrix.
-        summed: Its columns, and the rows of the right matrix.
+        summed: Columns of the left matrix, which are the rows of the right one.
         columns: Columns of the right matrix.
-        added: Whether the result is added to what is there, which is then read as well.
+        added: Whether the product is added to an existing matrix, which is then read as well.
     """
     moved = rows * summed + summed * columns + (2 if added else 1) * rows * columns
     return Cost(2 * rows * summed * columns, moved, 0, 1)
@@ -62,13 +62,13 @@ def product(rows: int, summed: int, columns: int, *, added: bool = False) -> Cos
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """How fast a kind of device is.
+    """Speed of a device type, as the three constants of the cost model.
 
     Args:
-        device: The type of device: `cpu`, `cuda`.
-        flops_per_second: In large products of fp32 matrices.
-        bytes_per_second: In element-wise operations on large tensors, read and written bytes together.
-        seconds_per_launch: For the smallest product, in a graph: one of it and its two gradients.
+        device: The device type: `cpu`, `cuda`.
+        flops_per_second: FLOP rate of large fp32 matrix products.
+        bytes_per_second: Memory bandwidth of element-wise operations on large tensors, reads plus writes.
+        seconds_per_launch: Overhead of one kernel, measured on tiny products and their gradients.
     """
 
     device: str
@@ -77,11 +77,11 @@ class Machine:
     seconds_per_launch: float
 
     def seconds(self, cost: Cost, itemsize: int = 4) -> float:
-        """Predict how long something takes.
+        """Predict the time of a computation in seconds.
 
         Args:
-            cost: What it costs.
-            itemsize: Bytes of one number.
+            cost: Cost of the computation.
+            itemsize: Bytes per element.
 
         Examples:
             >>> round(Machine("cpu", 1e11, 1e10, 1e-6).seconds(Cost(flops=10**9, moved=10**6, launches=10)), 6)
@@ -95,14 +95,14 @@ class Machine:
 
 
 _machines: dict[str, Machine] = {"cpu": Machine("cpu", 1.9e11, 3.7e10, 1.5e-5)}
-"""The CPU's constants are those of two cores, by `tensorfact calibrate`; what is not here is measured when needed."""
+"""Known machines by device type (the CPU measured on two cores); others are calibrated on first use."""
 
 
 def machine(device: torch.device | str) -> Machine:
-    """Return how fast a device of this type is, measured once a process where it is not known.
+    """Return the constants of a device type; unknown ones are measured once per process.
 
     Args:
-        device: The device. One that computes nothing (`meta`) counts as a CPU.
+        device: The device; `meta` counts as a CPU.
     """
     kind = torch.device(device).type
     if kind == "meta":
@@ -111,19 +111,19 @@ def machine(device: torch.device | str) -> Machine:
 
 
 def calibrate(device: torch.device | str = "cpu", *, use: bool = True) -> Machine:
-    """Measure how fast a device is, with the threads in use, and plan with that from now on in this process.
+    """Measure the speed of a device with the current number of threads, and use it for all later plans of this process.
 
-    Takes about a second. What was adapted before keeps its plans.
+    Takes about a second. Models that are adapted already keep their plans.
 
     Args:
-        device: The device.
-        use: Plan with what was measured; else only return it.
+        device: The device to measure.
+        use: Use the result for later plans; if False, only return it.
 
     Returns:
-        Its constants.
+        The measured constants.
 
     Raises:
-        DeviceError: torch cannot compute on the device.
+        DeviceError: torch cannot use the device on this machine.
 
     Examples:
         >>> calibrate("cpu", use=False).device
@@ -149,13 +149,13 @@ def calibrate(device: torch.device | str = "cpu", *, use: bool = True) -> Machin
 
 
 def usable(device: torch.device | str) -> torch.device:
-    """Return a device that torch can compute on.
+    """Check that torch can compute on a device, and return it as a `torch.device`.
 
     Args:
         device: The device, or its name.
 
     Raises:
-        DeviceError: There is no such device here, or it holds no numbers.
+        DeviceError: The device is unknown, not available on this machine, or `meta`.
     """
     try:
         found = torch.device(device)
@@ -163,15 +163,15 @@ def usable(device: torch.device | str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         raise DeviceError(
             f"device {device!r}",
-            expected="a device that torch can compute on here, such as 'cpu'",
+            expected="a device that torch can use on this machine",
             got=str(error).splitlines()[0],
-            fix="'cpu', or 'cuda' on a machine with a GPU and its driver",
+            fix="use 'cpu'",
         ) from error
     return found
 
 
 def _seconds(call: Callable[[], object], device: torch.device, calls: int, rounds: int = 5) -> float:
-    """Return the median over rounds of the time of one call; the first round warms up."""
+    """Return the median time of one call over several rounds, after one round of warm-up."""
 
     def several() -> None:
         for _ in range(calls):
@@ -182,14 +182,11 @@ def _seconds(call: Callable[[], object], device: torch.device, calls: int, round
 
 
 def seconds_of(call: Callable[[], object], device: torch.device) -> float:
-    """Time a call, until the device has done what it was given.
+    """Time a call in seconds, including the work it queued on the device.
 
     Args:
-        call: What to time.
-        device: Where it computes.
-
-    Returns:
-        Seconds.
+        call: The function to time.
+        device: The device it computes on.
     """
     _wait(device)
     start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Where a network can be cut in two, so that an input meets one narrow matrix and its result another."""
+"""Cut a network in two, so that an input is multiplied by one narrow matrix and the result by another."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from .cost import Cost, product
 from .network import Core, Network
 
 FEW = 8
-"""Of up to so many cores every division into two halves is looked at; of more, those along the cores' order."""
+"""Up to this many cores, every division into two halves is tried; above it, only those along the order of the cores."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Cut:
     """Two halves of a network, inputs -> bond and bond -> outputs.
 
-    A leg that both halves share and that stays open makes their matrices block-diagonal: one block on that side of
-    the bond for each coordinate. LoRA on a fused q, k, v has one on the side of the outputs.
+    An open leg shared by both halves makes the matrix on its side block-diagonal, with one block per coordinate. LoRA
+    on a fused q, k, v has such a leg on the output side.
 
     Args:
-        down: The half that meets the inputs; its output is (*blocks, *bond, *its own inputs).
-        up: The half that gives the outputs; its output is (*blocks, *bond, *its own outputs).
-        blocks: The open legs that both halves share; either all are inputs, or all are outputs.
-        over_inputs: Whether they are inputs.
-        bond: How many numbers pass between the halves for one token, blocks included.
+        down: The half on the input side; its output is (*blocks, *bond, *its own inputs).
+        up: The half on the output side; its output is (*blocks, *bond, *its own outputs).
+        blocks: Open legs shared by both halves; either all are inputs, or all are outputs.
+        over_inputs: Whether `blocks` are inputs.
+        bond: Size of the bond between the halves per token, blocks included.
     """
 
     down: Network
@@ -36,19 +36,19 @@ class Cut:
     bond: int
 
     def forward(self, tokens: int) -> Cost:
-        """Return what both products cost; the halves are formed by then.
+        """Return the cost of both products in a forward pass, without forming the two matrices.
 
         Args:
-            tokens: How many tokens.
+            tokens: Number of tokens.
         """
         (down, bond_in, inputs), (up, bond_out, outputs) = self._blocks
         return down * product(tokens, inputs, bond_in) + up * product(tokens, bond_out, outputs, added=True)
 
     def training(self, tokens: int) -> Cost:
-        """Return what both products and their gradients cost.
+        """Return the cost of both products and their gradients in a training step.
 
         Args:
-            tokens: How many tokens.
+            tokens: Number of tokens.
         """
         (down, bond_in, inputs), (up, bond_out, outputs) = self._blocks
         to_input = up * product(tokens, outputs, bond_out) + down * product(tokens, bond_in, inputs, added=True)
@@ -57,7 +57,7 @@ class Cut:
 
     @property
     def _blocks(self) -> list[tuple[int, int, int]]:
-        """For the lower and the upper matrix: how many blocks, and the rows and columns of each."""
+        """For the down and the up matrix: the number of blocks, and the rows and columns of each."""
         found = []
         for half, blocked in ((self.down, self.over_inputs), (self.up, not self.over_inputs)):
             count = math.prod(half.shape(self.blocks)) if blocked else 1
@@ -72,12 +72,12 @@ def cuts(network: Network, inputs: Sequence[str], outputs: Sequence[str]) -> Ite
     """Find every way to cut a network between its inputs and its outputs.
 
     Args:
-        network: The network; its output legs are the inputs and the outputs.
-        inputs: The legs that an input is contracted with.
-        outputs: The legs of the result.
+        network: The network; its open legs are `inputs` and `outputs` together.
+        inputs: Legs that are contracted with a layer's input.
+        outputs: Legs of the layer's output.
 
     Returns:
-        The cuts; none for a network in which a core has inputs and outputs of its own, such as a Kronecker product.
+        The cuts; none if a core has inputs and outputs of its own, as in a Kronecker product.
 
     Examples:
         >>> from tensorfact.network import Core, Network
@@ -109,7 +109,7 @@ def cuts(network: Network, inputs: Sequence[str], outputs: Sequence[str]) -> Ite
 
 
 def _divisions(count: int) -> Iterator[frozenset[int]]:
-    """Return the cores of the lower half, for every division into two halves that are not empty."""
+    """Yield the positions of the cores in the down half, for every division into two nonempty halves."""
     everyone = range(count)
     if count <= FEW:
         for size in range(1, count):

@@ -1,10 +1,9 @@
-"""Where dropout acts on an increment, and with which probability."""
+"""Dropout on an increment: its rank components, its dense entries or its cores."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +16,13 @@ from .starts import ZERO
 
 @dataclasses.dataclass(frozen=True)
 class Dropout:
-    """Probabilities with which, in training, parts of an increment are dropped for one call; what is kept is scaled up.
+    """Dropout probabilities of an increment: masks are drawn anew for each call, in training mode only.
 
     Args:
-        rank: A component of the bonds of the core that starts at zero, LoRA's activation of width r; where that has
-            none, of the last trained core that has some.
-        increment: An entry of the dense increment, which is then formed.
-        factors: An entry of a trained core.
+        rank: Drop components of the zero core's bonds (in LoRA, of the activation of width r). If the zero core has
+            no bond, the last trained core with a bond is used.
+        increment: Drop entries of the dense increment, which is then formed.
+        factors: Drop entries of the trained cores.
     """
 
     rank: float = 0.0
@@ -32,23 +31,25 @@ class Dropout:
 
     @classmethod
     def of(cls, given: object) -> Dropout:
-        """Read what `adapt` takes: a probability, of `rank`, or probabilities by name.
+        """Read the `dropout` argument of `adapt`.
 
         Args:
-            given: The argument.
+            given: A probability, which is used as `rank`, or a mapping from names to probabilities.
 
         Raises:
-            AdaptError: It is neither, or a probability is out of range.
+            AdaptError: A name is unknown, or a probability is out of range.
         """
         names = [field.name for field in dataclasses.fields(cls)]
-        values: Mapping[Any, Any] = given if isinstance(given, Mapping) else {"rank": given}
-        for name in values:
-            one_of(name, names, "adapt: dropout", AdaptError)
-        return cls(**{name: probability(value, "adapt: dropout", AdaptError) for name, value in values.items()})
+        values: Mapping[object, object] = given if isinstance(given, Mapping) else {"rank": given}
+        found = {}
+        for key, value in values.items():
+            name = one_of(key, names, "adapt: dropout", AdaptError, fix="dropout={'rank': 0.1}")
+            found[name] = probability(value, "adapt: dropout", AdaptError)
+        return cls(**found)
 
     @property
     def plain(self) -> float | dict[str, float]:
-        """The shortest thing that `of` reads as this."""
+        """The shortest argument for which `of` returns this object."""
         used = {name: value for name, value in dataclasses.asdict(self).items() if value}
         return self.rank if used.keys() <= {"rank"} else used
 
@@ -56,31 +57,30 @@ class Dropout:
         return any(dataclasses.astuple(self))
 
     def masked_core(self, network: Network) -> Core | None:
-        """Return the core whose bonds are masked: the one that starts at zero, else the last trained one with bonds.
+        """Return the core whose bonds `rank` masks: the zero core, or else the last trained core with a bond.
 
         Args:
-            network: The network.
+            network: The network of the tensor.
 
         Raises:
-            AdaptError: No trained core has a bond, as where a Kronecker product's matrices are whole.
+            AdaptError: No trained core has a bond, as in a Kronecker product of two full matrices.
         """
         if not self.rank:
             return None
         ranked = [core for core in network.cores if core.trained and not set(core.legs) <= set(network.output)]
         if not ranked:
             raise AdaptError(
-                f"adapt: dropout of rank components: {network} has none",
-                cause="no trained core has a bond",
-                fix="dropout={'factors': 0.1}, or {'increment': 0.1}",
+                f"adapt: dropout: no trained core of {network} has a bond, so there are no rank components to drop",
+                fix="dropout={'factors': 0.1} or dropout={'increment': 0.1}",
             )
         return next((core for core in ranked if core.start == ZERO), ranked[-1])
 
     def masks(self, network: Network, cores: list[Tensor]) -> list[Tensor | None]:
-        """Draw what the cores are multiplied with: zero where something is dropped; None for a core that is kept whole.
+        """Draw the dropout masks that the cores are multiplied with; None for a core without dropout.
 
         Args:
-            network: The network.
-            cores: Its cores, in its order.
+            network: The network of the tensor.
+            cores: Its cores, in the network's order.
         """
         chosen, found = self.masked_core(network), []
         for core, tensor in zip(network.cores, cores, strict=True):

@@ -1,4 +1,4 @@
-"""First values of a network's cores: their standard deviations, and the numbers drawn with them."""
+"""Initial values of a network's cores: their standard deviations and the random draws."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .starts import drawn
 
 
 def deviations(network: Network, modes: Sequence[Mode], extents: Mapping[str, int] | None = None) -> dict[str, float]:
-    """Return the standard deviation of every core that keeps the variance of what it is applied to.
+    """Return the standard deviation for each core that preserves the variance of its input, by core name.
 
     Args:
-        network: The network.
+        network: The network of the tensor.
         modes: The tensor's modes.
-        extents: Over how many coordinates of each mode one slice runs; its size by default.
+        extents: Number of coordinates of each mode in one slice; default: the mode's size.
     """
     inputs = {mode.name: (extents or {}).get(mode.name, mode.size) for mode in modes if mode.side == "in"}
     return {core.name: 1 / math.sqrt(network.fan_in(core, inputs)) for core in network.cores}
@@ -30,13 +30,13 @@ def fresh(
     given: Mapping[str, Tensor] | None = None,
     generator: torch.Generator | None = None,
 ) -> dict[str, Tensor]:
-    """Return what the cores of a network start from, in fp32 on the CPU, drawn one after the other.
+    """Draw the initial cores of a network, in its order, in fp32 on the CPU.
 
     Args:
-        network: The network.
-        deviations: What `deviations` returned for it.
-        given: The cores that the format gives.
-        generator: A CPU generator; torch's own by default.
+        network: The network of the tensor.
+        deviations: Standard deviations by core name, from `deviations`.
+        given: Cores whose values come from the format, by name.
+        generator: A CPU generator; default: torch's global one.
     """
     shapes, given = network.shapes(), given or {}
     return {

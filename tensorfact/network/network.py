@@ -1,4 +1,4 @@
-"""A tensor network as data: cores, their named legs, and which legs stay open. It holds no numbers."""
+"""A tensor network as data: cores, their named legs and the open legs. It holds no numbers."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Mode:
 
     Args:
         name: One axis (`in`) or several merged (`(layer role)`).
-        size: How many coordinates it has.
-        side: `stack` if it tells parameters apart, `in` or `out` if it runs along a parameter's inputs or outputs.
+        size: Number of coordinates.
+        side: `in` or `out` for a mode along the inputs or outputs of a parameter, `stack` for one across parameters.
 
     Examples:
         >>> Mode("(layer role)", 144, "stack").size
@@ -34,15 +34,15 @@ class Mode:
 
 @dataclasses.dataclass(frozen=True)
 class Core:
-    """One tensor of a network.
+    """One factor of a network.
 
     Args:
-        name: Its name, unique in the network.
-        legs: The names of its dimensions, in order. A leg that several cores share is a bond, or, if it is also an
-            output, a common index.
-        start: What it starts from. `normal` cores start random, the `zero` core starts at zero so that training starts
-            from the base model; for the others see `tensorfact.network.starts`.
-        trained: Whether it is a parameter. What is not trained is not counted, nor stored if it can be drawn again.
+        name: Name of the core, unique in the network.
+        legs: Names of its dimensions, in order. A leg shared by several cores is a bond, or, if it is also an output,
+            a common index.
+        start: Initialisation. `normal` cores are random; the `zero` core is zero, so that training starts from the
+            base model. See `tensorfact.network.starts` for the others.
+        trained: Whether the core is trained. Frozen cores are not counted, and not stored if their seed is known.
     """
 
     name: str
@@ -58,10 +58,11 @@ class Network:
     Args:
         cores: The cores, in the order of the naive left-to-right contraction.
         output: The open legs, in the order of the result's dimensions.
-        sizes: The size of every leg.
+        sizes: Sizes by leg.
 
     Raises:
-        NetworkError: A leg without a size, an output that no core has, a name used twice, a second zero core.
+        NetworkError: A leg has no size, an output leg belongs to no core, a name is used twice, no core is trained, or
+            a second core starts at zero.
 
     Examples:
         >>> matrix = Network(
@@ -81,37 +82,40 @@ class Network:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sizes", dict(self.sizes))
-        for problem in (*self._problems_of_legs(), *self._problems_of_starts()):
-            raise NetworkError(f"network: {problem}", fix="correct the format's network()")
+        for problem, fix in (*self._problems_of_legs(), *self._problems_of_starts()):
+            raise NetworkError(f"network: {problem}", fix=fix)
         for core in self.cores:
             check_start(core.start, f"core {core.name!r}")
 
-    def _problems_of_legs(self) -> Iterator[str]:
+    def _problems_of_legs(self) -> Iterator[tuple[str, str]]:
+        """Yield every problem with names, legs and sizes, each with its fix."""
         legs = {leg for core in self.cores for leg in core.legs}
         names = [core.name for core in self.cores]
         if not self.cores:
-            yield "there is no core"
+            yield "it has no cores", "pass at least one Core"
         if len(set(names)) < len(names):
-            yield f"core names {names} are not unique"
+            yield f"core names {names} are not unique", "give each core its own name"
         if any(len(set(core.legs)) < len(core.legs) for core in self.cores):
-            yield f"a core has one leg twice in {self}"
+            yield f"a core of {self} has the same leg twice", "give each dimension of a core its own leg"
         if len(set(self.output)) < len(self.output):
-            yield f"output {self.output} has a leg twice"
+            yield f"output {self.output} has the same leg twice", "list each output leg once"
         if not legs.issuperset(self.output):
-            yield f"output legs {sorted(set(self.output) - legs)} belong to no core"
+            absent = sorted(set(self.output) - legs)
+            yield f"output legs {absent} belong to no core", "add each of them to a core, or remove it from output"
         if not legs <= set(self.sizes):
-            yield f"legs {sorted(legs - set(self.sizes))} have no size"
+            yield f"legs {sorted(legs - set(self.sizes))} have no size", "add them to sizes"
         if any(size < 1 for size in self.sizes.values()):
-            yield f"sizes {self.sizes} are not all at least 1"
+            yield f"sizes {self.sizes} are not all at least 1", "pass sizes of at least 1"
 
-    def _problems_of_starts(self) -> Iterator[str]:
+    def _problems_of_starts(self) -> Iterator[tuple[str, str]]:
+        """Yield every combination of starts and frozen cores that cannot be trained, each with its fix."""
         zeros = [core for core in self.cores if core.start == ZERO]
         if len(zeros) > 1:
-            yield "more than one core starts at zero, so none would learn"
+            yield "more than one core starts at zero, so all gradients are zero", "start='zero' for one core only"
         if any(not core.trained for core in zeros):
-            yield "the core that starts at zero is not trained, so none would learn"
+            yield "the core that starts at zero is frozen, so the increment stays zero", "train this core"
         if not any(core.trained for core in self.cores):
-            yield f"no core of {self} is trained"
+            yield f"no core of {self} is trained", "train at least one core"
 
     def __hash__(self) -> int:
         return hash((self.cores, self.output, tuple(sorted(self.sizes.items()))))
@@ -130,19 +134,18 @@ class Network:
 
     @property
     def num_parameters(self) -> int:
-        """How many numbers the trained cores hold together."""
+        """Number of parameters in the trained cores."""
         return sum(math.prod(self.shape(core.legs)) for core in self.cores if core.trained)
 
     def started(self, starts: Mapping[str, str], frozen: Iterable[str] = ()) -> Network:
-        """Return this network with other starts.
+        """Return a copy of this network with other starts and frozen cores.
 
         Args:
-            starts: What some cores start from, by name. If one of them is to start at zero, the core that did so
-                before starts `normal`.
-            frozen: The names of cores that are not trained.
+            starts: New starts by core name. If one of them is `zero`, the present zero core becomes `normal`.
+            frozen: Names of cores to freeze.
 
         Raises:
-            NetworkError: There is no such core, or no such start.
+            NetworkError: A core or a start is unknown.
 
         Examples:
             >>> from tensorfact.network import Mode
@@ -172,15 +175,15 @@ class Network:
         return dataclasses.replace(self, cores=tuple(cores))
 
     def fan_in(self, core: Core, summed: Mapping[str, int]) -> int:
-        """Return how many terms `core` adds to a sum when the network meets an input.
+        """Return the fan-in of a core: the number of terms it sums over when the network is contracted with an input.
 
-        A bond is charged to the later of its cores, an input to the first that has it, and neither if the zero core has
-        it; the product over the random cores is then the number of terms in one component of what the zero core is
-        applied to.
+        A bond is counted for the later of its cores and an input leg for the first core that has it; legs of the zero
+        core are not counted. The product over the random cores is then the number of terms in each component that the
+        zero core is applied to.
 
         Args:
-            core: One of the cores.
-            summed: The output legs that an input is contracted with, and over how many coordinates.
+            core: One of the network's cores.
+            summed: Open legs that are contracted with an input, and the number of coordinates of each in one slice.
         """
         zero = {leg for other in self.cores if other.start == ZERO for leg in other.legs}
         earlier = {leg for other in self.cores[: self.cores.index(core)] for leg in other.legs}

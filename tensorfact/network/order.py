@@ -1,6 +1,6 @@
-"""How to contract a network: opt_einsum plans the order once on sizes, explicit two-operand steps run it.
+"""Contraction of a network: opt_einsum plans the order once from the sizes, and two-operand steps execute it.
 
-`torch.einsum` on three or more operands plans at every call and recompiles for every batch size; a plan made here is
+`torch.einsum` with three or more operands plans at every call and recompiles for every batch size. A plan made here is
 plain data, so a compiled model sees a fixed list of products.
 """
 
@@ -10,8 +10,7 @@ import dataclasses
 import functools
 import math
 import string
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import opt_einsum
 import torch
@@ -22,23 +21,27 @@ from .cost import Cost, Machine, machine
 from .network import Core, Network
 
 TOKENS = "(tokens)"
-"""The leg of an input that runs over its samples and positions; no mode or bond is spelled like this."""
+"""The leg of an input over its samples and positions; no mode or bond has this name."""
 
 Path = Sequence[tuple[int, ...]]
+"""For each step of a contraction, the positions of its operands."""
+
+Optimize = str | Callable[..., Path]
+"""The `optimize` argument of opt_einsum: the name of a method, such as `greedy`, or an optimiser object."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ContractionStep:
-    """One product: take the operands at these positions, append the result.
+    """One product: remove the operands at these positions from the list, append their product.
 
     Args:
         operands: Positions of the operands, in the order of the equation.
         equation: The einsum of the step.
-        summed: For a matrix product (no common open leg), the dimensions summed in either operand; else None.
+        summed: For a matrix product (no common open leg), the summed dimensions of each operand; else None.
         order: For a matrix product, the order of its dimensions in the result.
-        description: The product with leg names, to be read.
-        cost: What it costs.
-        elements: Numbers in the result.
+        description: The product in leg names, for display.
+        cost: Cost of the product.
+        elements: Number of elements in the result.
     """
 
     operands: tuple[int, ...]
@@ -50,8 +53,8 @@ class ContractionStep:
     elements: int
 
     def __call__(self, taken: Sequence[Tensor]) -> Tensor:
-        """Multiply; a plain matrix product runs as one, which is faster than a batch of one."""
-        if self.summed is None or taken[0].dtype != taken[-1].dtype:  # as autocast may leave them; einsum casts
+        """Compute the product; matrix products use `tensordot`, as einsum would run a slower batched product."""
+        if self.summed is None or taken[0].dtype != taken[-1].dtype:  # dtypes differ under autocast; einsum casts them
             return torch.einsum(self.equation, *taken)
         product: Tensor = torch.tensordot(taken[0], taken[1], self.summed)
         return product if self.order == tuple(range(product.ndim)) else product.permute(self.order)
@@ -76,19 +79,19 @@ class Contraction:
 
     @property
     def cost(self) -> Cost:
-        """What all steps cost once."""
+        """Cost of all steps in a forward pass."""
         return sum((step.cost for step in self.steps), Cost())
 
     @property
     def training(self) -> Cost:
-        """What all steps cost in a training step: once forward, and once for the gradient of either operand."""
+        """Cost of all steps in a training step: once forward, and once for the gradient of each of the two operands."""
         once = self.cost
         operands = sum(step.cost.moved - step.elements for step in self.steps)
         return 3 * once + Cost(kept=operands)
 
     @property
     def largest_intermediate(self) -> int:
-        """Numbers in the largest result of a step."""
+        """Number of elements in the largest result of a step."""
         return max(step.elements for step in self.steps)
 
     def __str__(self) -> str:
@@ -98,7 +101,7 @@ class Contraction:
         """Contract tensors given in the order of the network's cores.
 
         Args:
-            operands: One tensor a core, each with its core's legs as dimensions.
+            operands: One tensor per core, each with its core's legs as dimensions.
 
         Returns:
             The result, with the network's output legs as dimensions.
@@ -112,13 +115,13 @@ class Contraction:
 
 
 @functools.lru_cache(maxsize=4096)
-def plan_contraction(network: Network, optimize: Any = "auto", on: Machine | None = None) -> Contraction:
-    """Choose the fastest pairwise order of those that take no more FLOPs than either naive order.
+def plan_contraction(network: Network, optimize: Optimize = "auto", on: Machine | None = None) -> Contraction:
+    """Choose the fastest pairwise order among those with no more FLOPs than either naive order.
 
     Args:
-        network: What to contract.
-        optimize: Whatever opt_einsum accepts: the name of a method, or an optimiser object.
-        on: Where it will run; a CPU by default.
+        network: The network to contract.
+        optimize: The name of an opt_einsum method, or an optimiser object.
+        on: The machine to predict times for; default: the CPU.
 
     Returns:
         The steps with their costs.
@@ -147,22 +150,24 @@ def plan_contraction(network: Network, optimize: Any = "auto", on: Machine | Non
 
 
 def with_input(network: Network, legs: Sequence[str], output: Sequence[str], tokens: int) -> Network:
-    """Put an input in front of a network: the einsum of the activation route.
+    """Add an input in front of a network's cores: the einsum of the activation route.
 
     Args:
-        network: Cores whose open legs include `legs` and `output`.
-        legs: The legs that the input is contracted with, in the order of its last dimensions.
-        output: The legs of one token's result.
-        tokens: How many tokens to plan for.
+        network: A network whose open legs include `legs` and `output`.
+        legs: Legs that the input is contracted with, in the order of its last dimensions.
+        output: Legs of the result for one token.
+        tokens: Number of tokens to plan for.
 
     Returns:
         A network whose first core is the input (tokens, *legs) and whose output is (tokens, *output).
 
     Raises:
-        NetworkError: A core or a leg of the network has the input's name.
+        NetworkError: A core or a leg of the network has the name of the input or its token leg.
     """
     if TOKENS in network.sizes:
-        raise NetworkError(f"network {network}: leg {TOKENS!r} is the input's", fix="rename the leg in the format")
+        raise NetworkError(
+            f"network {network}: the leg name {TOKENS!r} is reserved for the input", fix="rename the leg in the format"
+        )
     x = Core("x", (TOKENS, *legs))
     return Network((x, *network.cores), (TOKENS, *output), {**network.sizes, TOKENS: tokens})
 
@@ -176,7 +181,7 @@ def _steps(network: Network, path: Path) -> tuple[ContractionStep, ...]:
     pairs = _pairwise(path, len(waiting))
     steps = []
     for number, positions in enumerate(pairs):
-        # whoever holds the result's first leg stands first, so that the product needs no transposition
+        # the operand with the first leg of the result goes first, so that the product needs no transposition
         ordered = sorted(positions, key=lambda at: (network.output[:1] != waiting[at][1][:1], at))
         taken = [waiting[at] for at in ordered]
         waiting = [operand for at, operand in enumerate(waiting) if at not in positions]
@@ -190,7 +195,7 @@ def _steps(network: Network, path: Path) -> tuple[ContractionStep, ...]:
 
 
 def _pairwise(path: Path, count: int) -> list[tuple[int, ...]]:
-    """Split steps of several operands, which an optimiser may propose, into steps of two; highest position first."""
+    """Split the path's steps of three or more operands into steps of two; the highest position comes first."""
     pairs: list[tuple[int, ...]] = []
     for group in path:
         first, *others = sorted(group, reverse=True)
@@ -230,7 +235,7 @@ def _step(
 def _matrix_product(
     taken: list[tuple[str, ...]], result: tuple[str, ...]
 ) -> tuple[tuple[list[int], list[int]] | None, tuple[int, ...]]:
-    """Return the summed dimensions and the result's order if the product of two operands is a matrix product."""
+    """Return the summed dimensions and the result's order of a matrix product; (None, ()) for any other product."""
     if len(taken) != 2:
         return None, ()
     left, right = taken
@@ -247,10 +252,10 @@ def _spell(legs: Sequence[str], letter: Mapping[str, str]) -> str:
 
 
 def dense_of(network: Network, cores: Mapping[str, Tensor]) -> Tensor:
-    """Contract cores to the tensor they stand for.
+    """Contract the cores of a network to a dense tensor.
 
     Args:
         network: The network.
-        cores: A core of the network's shape for every name.
+        cores: The cores by name.
     """
     return plan_contraction(network)([cores[core.name] for core in network.cores])

@@ -1,4 +1,4 @@
-"""What a core starts from: a word, and for some a number, as in `normal`, `normal:0.5` and `constant:0.1`."""
+"""Initialisations of a core, written as text: `normal`, `normal:0.5`, `constant:0.1`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..errors import NetworkError, nearest
 ZERO, GIVEN = "zero", "given"
 
 _Draw = Callable[[tuple[int, ...], float, torch.Generator | None], Tensor]
-"""Shape, size, source of random numbers -> values in fp32 on the CPU."""
+"""(shape, size, generator) -> initial values in fp32 on the CPU."""
 
 
 def _normal(shape: tuple[int, ...], size: float, generator: torch.Generator | None) -> Tensor:
@@ -40,27 +40,27 @@ def _constant(shape: tuple[int, ...], size: float, generator: torch.Generator | 
 
 _DRAWS: dict[str, tuple[_Draw, Callable[[float], float]]] = {
     "normal": (_normal, lambda deviation: deviation),
-    "uniform": (_uniform, lambda deviation: math.sqrt(3) * deviation),  # of the same variance
+    "uniform": (_uniform, lambda deviation: math.sqrt(3) * deviation),  # same variance as normal
     "orthogonal": (_orthogonal, lambda _: 1.0),
     "xavier": (_xavier, lambda _: 1.0),
     "constant": (_constant, lambda _: 1.0),
     ZERO: (_constant, lambda _: 0.0),
     GIVEN: (_constant, lambda _: 0.0),
 }
-"""How each start is drawn, and its size where the start names none: a function of the deviation that keeps variance."""
+"""For each start, how it is drawn, and its default size as a function of the variance-preserving deviation."""
 
 
 def check_start(start: object, owner: str) -> str:
-    """Return a start that can be drawn.
+    """Check that a start is valid, and return it.
 
     Args:
-        start: `zero`; `normal` or `uniform`, of the variance that keeps a signal's, or `normal:DEVIATION` and
-            `uniform:BOUND`; `orthogonal` or `xavier` of the core as a matrix (all legs but the last, last), or with
-            `:GAIN`; `constant:VALUE`; `given`, by the format.
-        owner: Whose start it is, for messages.
+        start: `zero`; `normal` or `uniform` (variance-preserving), `normal:DEVIATION` or `uniform:BOUND`;
+            `orthogonal` or `xavier` of the core as a matrix (all legs but the last, last), optionally with `:GAIN`;
+            `constant` or `constant:VALUE`; `given` for a core whose values come from the format.
+        owner: What the start belongs to, such as `core 'U'`, for messages.
 
     Raises:
-        NetworkError: It is none of these.
+        NetworkError: The start is not one of these.
 
     Examples:
         >>> check_start("normal:0.5", "U")
@@ -68,15 +68,16 @@ def check_start(start: object, owner: str) -> str:
     """
     word, colon, size = start.partition(":") if isinstance(start, str) else ("", "", "")
     try:
-        number = float(size) if colon else 1.0  # 0 would be a second zero, which keeps all cores from learning
+        number = float(size) if colon else 1.0  # 0 is refused: with a second zero core all gradients would be zero
         known = word in _DRAWS and math.isfinite(number) and bool(number) and not (colon and word in (ZERO, GIVEN))
     except ValueError:
         known = False
     if not known:
         raise NetworkError(
             f"{owner}: start",
-            expected=f"one of {', '.join(_DRAWS)}, or with a number, as in 'normal:0.5'",
+            expected=f"one of {', '.join(_DRAWS)}, or one with a nonzero number, such as 'normal:0.5'",
             got=f"{start!r}{nearest(word, _DRAWS)}",
+            fix="start='normal'",
         )
     return str(start)
 
@@ -84,14 +85,14 @@ def check_start(start: object, owner: str) -> str:
 def drawn(
     start: str, shape: Sequence[int], deviation: float, generator: torch.Generator | None, given: Tensor | None = None
 ) -> Tensor:
-    """Return a core's first values, in fp32 on the CPU.
+    """Draw the initial values of a core, in fp32 on the CPU.
 
     Args:
-        start: What it starts from.
-        shape: Its shape.
-        deviation: The standard deviation that keeps the variance of what it is applied to.
-        generator: The source of random numbers; torch's own by default.
-        given: The values, where the format gives them.
+        start: A start, as in `check_start`.
+        shape: Shape of the core.
+        deviation: The standard deviation that preserves the variance of the core's input.
+        generator: A CPU generator; default: torch's global one.
+        given: The values of a core that starts `given`.
 
     Examples:
         >>> drawn("constant:0.5", (2,), 1.0, None)

@@ -1,4 +1,4 @@
-"""Other groups from given ones: an axis split into several, other modes, fewer coordinates."""
+"""Functions that return edited groups: split an axis, select coordinates, swap two axes, replace the modes."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from .notation import Axes, format_axes, parse_axes
 from .rules import Coordinate, Group, Rule
 
 Chosen = Mapping[str, Coordinate | Iterable[Coordinate]]
-"""Coordinates by axis: one, or several."""
+"""For each axis, one coordinate or several."""
 
 
 def split_axis(groups: Iterable[Group], axis: str, into: Mapping[str, int | None]) -> tuple[Group, ...]:
     """Split an axis that runs along the parameters into several, the last running fastest.
 
     Args:
-        groups: The groups; those without the axis stay as they are.
-        axis: The axis.
-        into: The new axes and their sizes; one may be None, what remains.
+        groups: The groups of a plan; groups without the axis are returned unchanged.
+        axis: The axis to split, such as `in`.
+        into: The new axes and their sizes; at most one size may be None and is inferred.
 
     Raises:
-        PlanError: No group has the axis, or the new axes are none.
+        PlanError: No group has the axis, or the new axes or sizes are invalid.
     """
     groups = tuple(groups)
     one_of(axis, _free_axes(groups), "split: axis", PlanError)
@@ -32,7 +32,7 @@ def split_axis(groups: Iterable[Group], axis: str, into: Mapping[str, int | None
     if not sizes or not all(isinstance(name, str) for name in sizes) or list(sizes.values()).count(None) > 1:
         raise PlanError(
             f"split: {axis!r} into {into!r}",
-            expected="the new axes and their sizes, ints of at least 1, or one None",
+            expected="a dict of new axes and their sizes, at most one of them None",
             fix=f"plan.split({axis!r}, {{'head': 12, 'dim': None}})",
         )
     for name, size in sizes.items():
@@ -50,27 +50,36 @@ def _split(group: Group, axis: str, into: Mapping[str, int | None]) -> Group:
     def renamed(dims: tuple[Axes, ...]) -> tuple[Axes, ...]:
         return tuple(tuple(new for old in dim for new in (into if old == axis else (old,))) for dim in dims)
 
-    modes = tuple(
-        each for dim in group.dims for each in (tuple((new,) for new in into) if dim == (axis,) else renamed((dim,)))
-    )
+    modes: list[Axes] = []
+    for dim in group.dims:
+        if dim == (axis,):
+            modes += [(new,) for new in into]
+        else:
+            modes += renamed((dim,))
     rules = tuple(Rule(rule.param, format_axes(renamed(rule.dims)), **dict(rule.coordinates)) for rule in group.rules)
-    known = {name: size for name, size in (group.axis_sizes or {}).items() if name != axis}
-    told, product = (group.axis_sizes or {}).get(axis), math.prod(size or 1 for size in into.values())
-    rest = told // product if told and not told % product else None
-    known |= {name: found for name, size in into.items() if (found := size or rest)}
-    apart = None if group.partition is None else " ".join(" ".join(into) if a == axis else a for a in group.apart)
-    return dataclasses.replace(group, modes=format_axes(modes), rules=rules, axis_sizes=known, partition=apart)
+    sizes = dict(group.axis_sizes or {})
+    whole = sizes.pop(axis, None)
+    product = math.prod(size or 1 for size in into.values())
+    for name, size in into.items():
+        if size is not None:
+            sizes[name] = size
+        elif whole is not None and whole % product == 0:
+            sizes[name] = whole // product
+    partition = None if group.partition is None else " ".join(renamed((group.apart,))[0])
+    return dataclasses.replace(
+        group, modes=format_axes(tuple(modes)), rules=rules, axis_sizes=sizes, partition=partition
+    )
 
 
 def select(groups: Iterable[Group], chosen: Chosen) -> tuple[Group, ...]:
-    """Keep some coordinates of axes that rules label; the others stay frozen, and rules without any are left out.
+    """Keep some coordinates of labelled axes and freeze the rest; rules without a kept coordinate are dropped.
 
     Args:
-        groups: The groups; one that has none of the axes stays as it is.
-        chosen: Coordinates by axis.
+        groups: The groups of a plan; groups that do not label the axes are returned unchanged.
+        chosen: The coordinates to keep, by axis.
 
     Raises:
-        PlanError: An axis or a coordinate is none of the groups', or nothing is left.
+        PlanError: The groups do not have an axis or coordinate, or no coordinate is given.
     """
     groups = tuple(groups)
     for axis, coordinates in chosen.items():
@@ -81,16 +90,16 @@ def select(groups: Iterable[Group], chosen: Chosen) -> tuple[Group, ...]:
 
 
 def swap(groups: Iterable[Group], first: str, second: str, chosen: Chosen) -> tuple[Group, ...]:
-    """Let two axes change places in the patterns of some rules, whose parameters then lie transposed.
+    """Swap two axes in the patterns of some rules, so that their parameters lie transposed in the tensor.
 
     Args:
-        groups: The groups.
-        first: An axis.
-        second: Another.
-        chosen: Coordinates by axis; rules with all of these are changed, without any, all rules.
+        groups: The groups of a plan.
+        first: An axis that runs along the parameters.
+        second: Another such axis.
+        chosen: The rules to change, by their coordinates; by default all rules.
 
     Raises:
-        PlanError: An axis or a coordinate is none of the groups', or a rule has other coordinates too.
+        PlanError: The groups do not have an axis or coordinate, or only some of a rule's coordinates are chosen.
     """
     groups, places = tuple(groups), {first: second, second: first}
     for axis in places:
@@ -101,13 +110,20 @@ def swap(groups: Iterable[Group], first: str, second: str, chosen: Chosen) -> tu
         labels = {axis: set(_labels(rule, axis)) for axis in wanted}
         if not all(labels[axis] & wanted[axis] for axis in wanted):
             return rule
-        if any(not labels[axis] <= wanted[axis] for axis in wanted) or not set(places) <= set(rule.free):
+        if not set(places) <= set(rule.free):
             raise PlanError(
                 f"swapped: rule {rule.param!r}",
-                expected=f"{first!r} and {second!r} along its parameters, and all coordinates in {chosen}",
-                got=f"{rule.pattern!r}, {labels}",
-                fix="choose all coordinates of a rule, or none",
+                expected=f"a pattern with the unlabelled axes {first!r} and {second!r}",
+                got=repr(rule.pattern),
+                fix="choose the rules to change by their labels, such as role='o'",
             )
+        for axis in wanted:
+            if not labels[axis] <= wanted[axis]:
+                raise PlanError(
+                    f"swapped: only some coordinates of rule {rule.param!r} are chosen",
+                    got=f"{axis}={chosen[axis]!r}",
+                    fix=f"{axis}={list(_labels(rule, axis))}",
+                )
         return _renamed(rule, places)
 
     return tuple(dataclasses.replace(group, rules=tuple(map(swapped, group.rules))) for group in groups)
@@ -121,7 +137,7 @@ def _renamed(rule: Rule, places: Mapping[str, str]) -> Rule:
 def _wanted(
     groups: tuple[Group, ...], axis: str, coordinates: Coordinate | Iterable[Coordinate]
 ) -> tuple[Coordinate, ...]:
-    """Return coordinates of an axis, if the rules give them."""
+    """Return the chosen coordinates of an axis as a tuple; raise if the rules do not have one."""
     known = {c: None for group in groups for rule in group.rules for c in _labels(rule, axis)}
     wanted: tuple[Coordinate, ...]
     if isinstance(coordinates, Iterable) and not isinstance(coordinates, str):
@@ -132,10 +148,10 @@ def _wanted(
         if coordinate not in known:
             raise PlanError(
                 f"{axis}={coordinate!r}",
-                expected=f"coordinates that the rules give: {list(known)}",
+                expected=f"labels of the rules: {list(known)}",
                 got=f"{coordinate!r}{nearest(str(coordinate), map(str, known))}",
-                cause="an axis that the parameters' names tell, such as a layer, or a label of another model",
-                fix="see plan.groups[0].rules",
+                cause="a label of another model, or an axis captured from parameter names, such as layer",
+                fix="print(plan.groups[0].rules) and choose one of their labels",
             )
     return wanted
 
@@ -159,11 +175,11 @@ def _chosen(group: Group, axis: str, wanted: tuple[Coordinate, ...]) -> tuple[Ru
 
 
 def arrange(groups: Iterable[Group], modes: str) -> tuple[Group, ...]:
-    """Give all groups other modes of the same axes.
+    """Replace the modes of all groups by others made of the same axes.
 
     Args:
-        groups: The groups.
-        modes: The modes: `"in layer role out"`.
+        groups: The groups of a plan.
+        modes: The new modes as an axis string: `"in layer role out"`.
 
     Raises:
         PlanError: A group's rules do not have these axes.

@@ -44,10 +44,10 @@ def spread(tensor: Tensor, dim: int, positions: Sequence[int], size: int) -> Ten
 
 
 def mesh(index: tuple[Index, ...]) -> tuple[slice | Tensor, ...]:
-    """Return what indexes a block: slices where all are, else an open mesh of positions.
+    """Return an index for a block of a tensor: slices if all are slices, else an open mesh as of `numpy.ix_`.
 
     Args:
-        index: For every dimension, where the block lies.
+        index: The positions of the block in every dimension.
     """
     slices = [i for i in index if isinstance(i, slice)]
     if len(slices) == len(index):

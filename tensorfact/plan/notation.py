@@ -12,12 +12,12 @@ _TOKEN = re.compile(r"\s*(\(|\)|[A-Za-z][A-Za-z0-9_]*|1(?![A-Za-z0-9_]))")
 
 
 def parse_axes(text: str, owner: str) -> tuple[Axes, ...]:
-    """Split an axis string into one tuple of axis names a dimension.
+    """Split an axis string into one tuple of axis names per dimension.
 
     Args:
         text: Names separated by spaces; parentheses join several axes into one dimension, the last running fastest;
             `1` is a dimension of size one without an axis.
-        owner: What the string belongs to, for messages.
+        owner: What the string belongs to, for error messages.
 
     Returns:
         The axes of every dimension, in order.
@@ -53,12 +53,12 @@ def parse_axes(text: str, owner: str) -> tuple[Axes, ...]:
         raise _malformed(text, owner, "the end of the string")
     names = [axis for dim in dims for axis in dim]
     if twice := sorted({axis for axis in names if names.count(axis) > 1}):
-        raise PlanError(f"{owner}: {text!r} names axis {twice[0]!r} twice", fix="give each axis one place")
+        raise PlanError(f"{owner}: {text!r} names axis {twice[0]!r} twice", fix="remove one of them")
     return tuple(dims)
 
 
 def format_axes(dims: tuple[Axes, ...]) -> str:
-    """Write what `parse_axes` reads.
+    """Return the axis string of some dimensions: the inverse of `parse_axes`.
 
     Args:
         dims: The axes of every dimension.
@@ -75,7 +75,9 @@ def format_axes(dims: tuple[Axes, ...]) -> str:
 
 def mode_name(axes: Axes) -> str:
     """Return the name of one dimension: `in`, `(layer role)`, or `1`."""
-    return axes[0] if len(axes) == 1 else f"({' '.join(axes)})" if axes else "1"
+    if not axes:
+        return "1"
+    return axes[0] if len(axes) == 1 else f"({' '.join(axes)})"
 
 
 def _malformed(text: str, owner: str, rest: str) -> PlanError:
@@ -83,5 +85,5 @@ def _malformed(text: str, owner: str, rest: str) -> PlanError:
         f"{owner}: cannot read the axis string",
         expected="names, parentheses and 1, as in '(role out) in'",
         got=f"{text!r} (stuck at {rest!r})",
-        fix="write one name a dimension, or join several as (a b)",
+        fix="write one name per dimension, or (a b) for several axes in one",
     )

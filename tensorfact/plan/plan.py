@@ -1,14 +1,14 @@
-"""The plan: groups as frozen data, JSON both ways. It knows no model until it is resolved."""
+"""`TensorizationPlan`: groups as frozen data, to and from JSON. A plan knows no model until it is resolved."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from torch import nn
 
+from ..common.aliases import JsonObject
 from ..errors import PlanError, nearest
 from .edit import arrange, select, split_axis, swap
 from .resolve import resolve
@@ -21,10 +21,10 @@ class TensorizationPlan:
     """Which parameters of a model fold into which tensors.
 
     Args:
-        groups: The groups; every one makes one tensor, or one for each value of its partition.
+        groups: The groups; each makes one tensor, or one for every value of its partition.
 
     Raises:
-        PlanError: There is no group, or two have one name.
+        PlanError: There is no group, or two groups have the same name.
 
     Examples:
         >>> plan = TensorizationPlan([
@@ -41,22 +41,27 @@ class TensorizationPlan:
         groups = tuple(self.groups) if isinstance(self.groups, (list, tuple)) else ()
         object.__setattr__(self, "groups", groups)
         if not groups or not all(isinstance(group, Group) for group in groups):
-            raise PlanError("TensorizationPlan", expected="a list of at least one Group", got=repr(given))
+            raise PlanError(
+                "TensorizationPlan: groups",
+                expected="a list of at least one Group",
+                got=repr(given),
+                fix="TensorizationPlan([Group(...)])",
+            )
         names = [group.name for group in groups]
         if twice := [name for name in names if names.count(name) > 1]:
             raise PlanError(f"two groups are named {twice[0]!r}", fix="give each group its own name")
 
     def resolve(self, model: nn.Module) -> ResolvedPlan:
-        """Find every tensor, slice and size on a model, which is only read.
+        """Resolve the plan on a model: find the tensors, their sizes and the slice of each parameter.
 
         Args:
-            model: The model.
+            model: A model with the parameters that the rules name; it is only read.
 
         Returns:
-            The tensors; printed, a table of which parameter fills which slice.
+            The resolved plan; printed, it is a table of which parameter fills which slice.
 
         Raises:
-            PlanError: The plan does not fit the model; the message names rule, parameter, shape and fix.
+            PlanError: The plan does not fit the model; the message names the rule, parameter, shape and fix.
 
         Examples:
             >>> from tensorfact import TensorTrain, plan_for
@@ -68,14 +73,14 @@ class TensorizationPlan:
         return resolve(self.groups, model)
 
     def split(self, axis: str, into: Mapping[str, int | None]) -> TensorizationPlan:
-        """Return a plan with an axis split into several, each a mode of its own where the axis was one.
+        """Return a plan with an axis split into several; if the axis is a mode, each new axis becomes one.
 
         Args:
-            axis: An axis that runs along the parameters: `in`.
-            into: The new axes and their sizes, the last running fastest; one may be None, what remains.
+            axis: An axis that runs along the parameters, such as `in`.
+            into: The new axes and their sizes, the last running fastest; at most one size may be None and is inferred.
 
         Raises:
-            PlanError: No group has the axis, or the new ones contradict it.
+            PlanError: No group has the axis, or the new axes or sizes are invalid.
 
         Examples:
             >>> from tensorfact import plan_for
@@ -87,13 +92,13 @@ class TensorizationPlan:
         return TensorizationPlan(split_axis(self.groups, axis, into))
 
     def only(self, **chosen: Coordinate | Iterable[Coordinate]) -> TensorizationPlan:
-        """Return a plan of some coordinates of the axes that rules label; what else there is stays frozen.
+        """Return a plan with only some labels, such as the roles q and v; the other weights stay frozen.
 
         Args:
-            chosen: Coordinates by axis: `role=["q", "v"]`.
+            chosen: The labels to keep, by axis: `role=["q", "v"]`.
 
         Raises:
-            PlanError: An axis or a coordinate is none of the plan's.
+            PlanError: The plan does not have an axis or label, or no label is given.
 
         Examples:
             >>> from tensorfact import plan_for
@@ -104,15 +109,15 @@ class TensorizationPlan:
         return TensorizationPlan(select(self.groups, chosen))
 
     def swapped(self, first: str, second: str, **chosen: Coordinate | Iterable[Coordinate]) -> TensorizationPlan:
-        """Return a plan in which some parameters lie transposed: two axes change places in the patterns of their rules.
+        """Return a plan in which some parameters lie transposed: two axes are swapped in their rules' patterns.
 
         Args:
-            first: An axis.
-            second: Another, of the same size wherever the parameters share a tensor with others.
-            chosen: Coordinates by axis, which say whose: `role=["down0", "down1"]`.
+            first: An axis that runs along the parameters, such as `in`.
+            second: Another such axis; both need the same size where the parameters share a tensor with others.
+            chosen: Labels of the rules to change, by axis: `role=["down0", "down1"]`; by default all rules.
 
         Raises:
-            PlanError: An axis or a coordinate is none of the plan's, or of a rule's parameters only some are chosen.
+            PlanError: The plan does not have an axis or label, or only some of a rule's labels are chosen.
 
         Examples:
             >>> from tensorfact import plan_for
@@ -125,14 +130,14 @@ class TensorizationPlan:
 
     @classmethod
     def joined(cls, plans: Mapping[str, TensorizationPlan]) -> TensorizationPlan:
-        """Return a plan of the groups of several.
+        """Join several plans into one.
 
         Args:
-            plans: Plans by the name that their group gets; groups of a plan named `""` keep theirs, and where a plan
-                has several, the name is put before theirs.
+            plans: Plans by the name that their group gets. If a plan has several groups, the name becomes a prefix,
+                `NAME_GROUP`; under the key `""`, groups keep their names.
 
         Raises:
-            PlanError: Two groups have one name.
+            PlanError: Two groups get the same name.
 
         Examples:
             >>> from tensorfact import TensorizationPlan, plan_for
@@ -144,21 +149,24 @@ class TensorizationPlan:
         """
         right = isinstance(plans, Mapping) and all(isinstance(plan, cls) for plan in plans.values())
         if not right:
-            raise PlanError("joined", expected="plans by name", got=repr(plans)[:80], fix="{'a': plan, 'b': other}")
-        named = [
-            group
-            if not name
-            else dataclasses.replace(group, name=name if len(plan.groups) == 1 else f"{name}_{group.name}")
-            for name, plan in plans.items()
-            for group in plan.groups
-        ]
-        return cls(tuple(named))
+            raise PlanError(
+                "joined", expected="a dict of plans by name", got=repr(plans)[:80], fix="{'a': plan, 'b': other}"
+            )
+        groups: list[Group] = []
+        for name, plan in plans.items():
+            if not name:
+                groups += plan.groups
+            elif len(plan.groups) == 1:
+                groups.append(dataclasses.replace(plan.groups[0], name=name))
+            else:
+                groups += [dataclasses.replace(group, name=f"{name}_{group.name}") for group in plan.groups]
+        return cls(tuple(groups))
 
     def arranged(self, modes: str) -> TensorizationPlan:
-        """Return a plan whose groups have other modes of the same axes.
+        """Return a plan whose tensors have other modes, made of the same axes.
 
         Args:
-            modes: The modes: `"in layer role out"`.
+            modes: The new modes as an axis string: `"in layer role out"`.
 
         Raises:
             PlanError: A group's rules do not have these axes.
@@ -181,18 +189,20 @@ class TensorizationPlan:
         """Read a plan from JSON.
 
         Args:
-            text: What `to_json` wrote, or the like by hand.
+            text: JSON in the form that `to_json` writes.
 
         Returns:
             The plan.
 
         Raises:
-            PlanError: The text is no JSON, has unknown or missing keys, or means no valid plan.
+            PlanError: The text is not JSON, has unknown or missing keys, or does not describe a valid plan.
         """
         try:
             data = json.loads(text)
         except (ValueError, TypeError, RecursionError) as error:
-            raise PlanError("the plan is no JSON", got=str(error), fix="pass what to_json() returned") from error
+            raise PlanError(
+                "the plan is not valid JSON", got=str(error), fix="pass the text that to_json() returns"
+            ) from error
         plan = _keys(data, "plan", {"groups": list})
         return cls(tuple(_group(group) for group in plan["groups"]))
 
@@ -213,18 +223,21 @@ def _rule(data: object) -> Rule:
 
 def _keys(
     data: object, owner: str, required: Mapping[str, type], optional: Mapping[str, type] | None = None
-) -> dict[str, Any]:
-    """Return a JSON object whose keys and value types are as they should be."""
+) -> JsonObject:
+    """Return a JSON object after checking its keys and the types of its values."""
     known = {**required, **(optional or {})}
     if not isinstance(data, dict):
-        raise PlanError(f"a {owner} in JSON", expected=f"an object with {', '.join(known)}", got=repr(data)[:80])
+        raise PlanError(f"{owner} in JSON", expected=f"an object with {', '.join(known)}", got=repr(data)[:80])
     for key in data.keys() - known.keys():
         raise PlanError(
-            f"a {owner} in JSON has the unknown key {key!r}{nearest(key, known)}", fix="remove or correct it"
+            f"{owner} in JSON has an unknown key",
+            expected=f"keys {', '.join(known)}",
+            got=f"{key!r}{nearest(key, known)}",
+            fix=f"rename or remove {key!r}",
         )
     for key, kind in known.items():
         if (key in data or key in required) and not isinstance(data.get(key), kind):
             raise PlanError(
-                f"a {owner} in JSON: {key!r}", expected=f"a {kind.__name__}", got=repr(data.get(key, "nothing"))[:80]
+                f"{owner} in JSON: {key!r}", expected=f"a {kind.__name__}", got=repr(data.get(key, "nothing"))[:80]
             )
     return dict(data)

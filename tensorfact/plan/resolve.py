@@ -1,4 +1,4 @@
-"""Find the tensors that groups mean on a model. Nothing here writes to it."""
+"""Resolve groups on a model: match parameters to rules, infer sizes, place slices. The model is only read."""
 
 from __future__ import annotations
 
@@ -21,24 +21,27 @@ from .slices import View
 from .tensors import LeftOut, ResolvedPlan, TensorGroup
 
 GridCell = tuple[int, ...]
+"""A position on each of some axes."""
+
 Places = dict[str, dict[Coordinate, int]]
+"""For each stack axis, the position of every coordinate."""
 
 
 def resolve(groups: Iterable[Group], model: nn.Module) -> ResolvedPlan:
-    """Find every tensor, slice and size that groups mean on a model.
+    """Resolve groups on a model: find the tensors, their sizes and the slice of each parameter.
 
     Args:
         groups: The groups of a plan.
         model: The model; it is only read.
 
     Returns:
-        The tensors.
+        The tensors, and the parameters that are in none of them.
 
     Raises:
         NoMatchError: A rule matches no parameter.
         ClaimError: A parameter, or a place in a tensor, is claimed twice.
-        SizeError: A size does not divide, or an axis has two sizes.
-        PlanError: A tensor has places that no parameter fills.
+        SizeError: A dimension is not divisible by the sizes of its axes, or an axis has two sizes.
+        PlanError: A slice of a tensor is filled by no parameter.
     """
     parameters = base_parameters(model)
     claims: dict[int, _Match] = {}
@@ -48,21 +51,23 @@ def resolve(groups: Iterable[Group], model: nn.Module) -> ResolvedPlan:
         for match in _matches(group, model, parameters):
             earlier = claims.setdefault(id(parameters[match.name]), match)
             if earlier.rule is match.rule and earlier.name != match.name:
-                continue  # one module at two places of a model; its first name stands for all
+                continue  # a module used at two places of the model; its first name stands for both
             if earlier is not match:
                 raise ClaimError(
                     f"parameter {match.name!r} {match.shape} is claimed twice",
                     got=f"rule {earlier.rule.param!r} (as {earlier.name!r}) and rule {match.rule.param!r}",
                     cause="two templates fit one name, or two names share one tied tensor",
-                    fix="make the templates exclude each other",
+                    fix="change the templates so that only one matches this parameter",
                 )
             parts.setdefault(match.apart(group), []).append(match)
         numbers = all(isinstance(value, int) for values in parts for value in values)
         for values, matches in sorted(parts.items()) if numbers else parts.items():
             name = f"{group.name}[{','.join(map(str, values))}]" if values else group.name
-            if "." in name:  # as no name of a module may
+            if "." in name:  # a tensor's name becomes a module's, which torch forbids to hold a dot
                 value = next(value for value in values if "." in str(value))
-                raise PlanError(f"group {group.name!r}: partition value {value!r} holds a dot", fix="rename the value")
+                raise PlanError(
+                    f"group {group.name!r}: partition value {value!r} contains a dot", fix="use values without dots"
+                )
             tensors.append(_tensor(group, name, matches))
     names = [tensor.name for tensor in tensors]
     if twice := [name for name in names if names.count(name) > 1]:
@@ -84,7 +89,7 @@ def _left_out(model: nn.Module, claimed: set[int]) -> Iterator[LeftOut]:
 
 @dataclasses.dataclass(frozen=True)
 class _Match:
-    """One parameter that a rule matched: its coordinates off the pattern, and the sizes of its axes."""
+    """A parameter that a rule matched: its coordinates outside the pattern, and the sizes of the pattern's axes."""
 
     name: str
     shape: tuple[int, ...]
@@ -94,11 +99,11 @@ class _Match:
     transposed: bool
 
     def apart(self, group: Group) -> tuple[Coordinate, ...]:
-        """Return what tells this parameter's tensor from the group's others: coordinates, and sizes of free axes."""
+        """Return the partition's value: for each of its axes a coordinate, or the size if it runs along parameters."""
         return tuple(self.sizes[axis] if axis in self.sizes else self.coordinates[axis] for axis in group.apart)
 
     def along(self, axis: str) -> tuple[Coordinate | None, ...]:
-        """Return the coordinates that the parameter has on a stack axis."""
+        """Return the parameter's coordinates on a stack axis."""
         return self.rule.listed.get(axis) or (self.coordinates[axis],)
 
 
@@ -118,13 +123,13 @@ def _matches(group: Group, model: nn.Module, parameters: Mapping[str, Tensor]) -
             raise NoMatchError(
                 f"group {group.name!r}: rule {rule.param!r} matches none of the model's {len(parameters)} parameters",
                 got=f"names such as {', '.join(_like(rule, parameters))}",
-                cause="the template is not this model's naming, or lacks '.weight'",
+                cause="the template does not follow the model's names, or lacks '.weight'",
                 fix="print [name for name, _ in model.named_parameters()] and copy a name, with {axis} for its number",
             )
 
 
 def _like(rule: Rule, names: Iterable[str]) -> list[str]:
-    """Return up to three parameter names, the likest to the template first."""
+    """Return up to three parameter names, the most similar to the template first."""
     parts = set(rule.param.split("."))
     return [repr(n) for n in sorted(names, key=lambda name: -len(parts & set(name.split("."))))[:3]]
 
@@ -152,7 +157,7 @@ def _axis_sizes(group: Group, rule: Rule, name: str, shape: tuple[int, ...]) -> 
 
 
 def _does_not_split(owner: str, size: int, axes: Axes, known: Mapping[str, int]) -> SizeError:
-    """Return the error of a dimension that its axes do not divide."""
+    """Return the error for a dimension whose size does not match its axes."""
     told = {axis: known[axis] for axis in axes if axis in known}
     unknown = [axis for axis in axes if axis not in known]
     spelled, product = " x ".join(f"{axis}={n}" for axis, n in told.items()), math.prod(told.values())
@@ -161,7 +166,7 @@ def _does_not_split(owner: str, size: int, axes: Axes, known: Mapping[str, int])
             owner,
             expected=f"one axis of unknown size in {mode_name(axes)}",
             got=", ".join(unknown),
-            fix=f"axis_sizes={{{unknown[0]!r}: ...}}",
+            fix=f"pass axis_sizes={{{unknown[0]!r}: ...}} to the group",
         )
     if unknown:
         first = next(iter(told))
@@ -169,17 +174,19 @@ def _does_not_split(owner: str, size: int, axes: Axes, known: Mapping[str, int])
         fits = [n for n in range(1, size // others + 1) if size % (n * others) == 0] if size % others == 0 else []
         return SizeError(
             owner,
-            expected=f"{size} to be divisible by {spelled}",
-            got=f"{size} / {product}",
+            expected=f"a size divisible by {spelled}",
+            got=str(size),
             cause="a coordinate list of the wrong length, or a wrong axis size",
             fix=f"choose {first} from {', '.join(map(str, fits[:12]))}" if fits else f"axis_sizes={{{first!r}: ...}}",
         )
+    if not axes:
+        return SizeError(owner, expected="size 1 where the pattern has 1", got=str(size), fix="write an axis name")
     return SizeError(
         owner,
-        expected=f"{size} along {mode_name(axes) or 1}",
-        got=f"{spelled or 1}: {product}",
+        expected=f"{mode_name(axes)} of size {size}",
+        got=spelled if len(told) == 1 else f"{spelled} = {product}",
         cause="a coordinate list of the wrong length, or a wrong axis size",
-        fix=f"list {size} coordinates" if len(told) == 1 else f"give {mode_name(axes) or 1} the product {size}",
+        fix=f"list {size} coordinates" if len(told) == 1 else f"choose sizes with the product {size}",
     )
 
 
@@ -232,7 +239,7 @@ def _positions(
 
 
 def _cells(axes: Axes, match: _Match, where: Places) -> Iterator[GridCell]:
-    """Run over a parameter's cells of some axes, the last axis fastest."""
+    """Iterate over a parameter's cells along some axes, the last axis fastest."""
     runs = (
         [where[axis][c] for c in match.along(axis) if c is not None] if axis in where else range(match.sizes[axis])
         for axis in axes
@@ -243,7 +250,7 @@ def _cells(axes: Axes, match: _Match, where: Places) -> Iterator[GridCell]:
 def _check_filled(
     group: Group, name: str, matches: list[_Match], where: Places, positions: list[dict[GridCell, int]]
 ) -> None:
-    """Every place in the stack axes is filled exactly once, or once for each coordinate of the tied axes."""
+    """Raise unless every cell of the stack axes is filled once, or once per coordinate of the tied axes."""
     stack = group.stack
     claims: dict[tuple[Coordinate, ...], _Match] = {}
     filled: set[GridCell] = set()
@@ -288,7 +295,7 @@ def _view(group: Group, match: _Match, where: Places, positions: list[dict[GridC
 
 
 def _side(view: View, axes: Axes) -> Side:
-    """Return the side of a mode: where the tensor's first parameter has the first axis that runs along it."""
+    """Return the side of a mode: that of its first axis along the tensor's first parameter, else `stack`."""
     for axis in axes:
         if axis in view.rule.free:
             return "out" if axis in view.outputs else "in"

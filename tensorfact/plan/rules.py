@@ -6,10 +6,10 @@ import dataclasses
 import functools
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from torch import nn
 
+from ..common.aliases import JsonObject
 from ..common.checks import one_of, whole_number
 from ..errors import PlanError
 from .notation import Axes, mode_name, parse_axes
@@ -23,17 +23,17 @@ _AXIS = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 @dataclasses.dataclass(frozen=True, init=False)
 class Rule:
-    """One parameter-name template, and how that parameter's dimensions split into axes.
+    """A template of parameter names, and how the dimensions of a matching parameter split into axes.
 
     Args:
-        param: The parameter's name; `{axis}` captures a coordinate, any text without a dot:
+        param: The template: a parameter's name in which `{axis}` captures a coordinate, any text without a dot:
             `blocks.{layer}.attn.qkv.weight`.
         pattern: The axes of every dimension: `"(role out) in"`. `1` is a dimension of size one.
-        coordinates: For an axis that is not in the pattern, the coordinate this parameter has: `role="o"`. For an axis
-            in the pattern, the coordinates along it: `role=["q", None, "v"]`; `None` leaves that part frozen.
+        coordinates: For an axis that is not in the pattern, the coordinate of the whole parameter: `role="o"`. For an
+            axis in the pattern, the coordinates along it: `role=["q", None, "v"]`; `None` leaves that part frozen.
 
     Raises:
-        PlanError: The template, the pattern or the coordinates contradict themselves.
+        PlanError: The template, the pattern or the coordinates are invalid, or contradict each other.
 
     Examples:
         >>> rule = Rule("blocks.{layer}.attn.qkv.weight", "(role out) in", role=["q", None, "v"])
@@ -66,17 +66,17 @@ class Rule:
 
     @property
     def captured(self) -> tuple[str, ...]:
-        """The axes whose coordinate the parameter's name tells."""
+        """The axes whose coordinate is captured from the parameter's name."""
         return tuple(_CAPTURE.findall(self.param))
 
     @property
     def fixed(self) -> dict[str, Coordinate]:
-        """The axes on which the whole parameter has one given coordinate."""
+        """The axes with one given coordinate for the whole parameter, and that coordinate."""
         return {axis: c for axis, c in self.coordinates if not isinstance(c, tuple)}
 
     @property
     def listed(self) -> dict[str, tuple[Coordinate | None, ...]]:
-        """The axes of the pattern whose coordinates are given one by one."""
+        """The axes of the pattern with a list of coordinates, and that list."""
         return {axis: c for axis, c in self.coordinates if isinstance(c, tuple)}
 
     @property
@@ -90,7 +90,7 @@ class Rule:
         return frozenset((*self.captured, *self.fixed, *self.listed, *self.free))
 
     def match(self, name: str) -> dict[str, Coordinate] | None:
-        """Return the coordinates that a parameter's name tells, or None if the template does not fit it."""
+        """Return the coordinates captured from a parameter's name, or None if it does not match the template."""
         found = self.regex.fullmatch(name)
         if found is None:
             return None
@@ -98,30 +98,40 @@ class Rule:
 
     @functools.cached_property
     def regex(self) -> re.Pattern[str]:
-        """What a parameter's name must look like; a group for every captured axis."""
+        """The template as a regular expression with a named group for every captured axis."""
         parts = _CAPTURE.split(self.param)
         return re.compile("".join(f"(?P<{p}>[^.]+)" if i % 2 else re.escape(p) for i, p in enumerate(parts)))
 
     def _check(self) -> None:
         owner = f"rule {self.param!r}"
         if not isinstance(self.param, str) or not isinstance(self.pattern, str) or not self.param:
-            raise PlanError(owner, expected="a parameter-name template and an axis string", got=repr(self.pattern))
+            raise PlanError(
+                owner,
+                expected="a template of parameter names and an axis string",
+                got=f"{self.param!r}, {self.pattern!r}",
+                fix="Rule('blocks.{layer}.attn.proj.weight', 'out in')",
+            )
         in_pattern = {axis for dim in self.dims for axis in dim}
         bad = [axis for axis in self.captured if not _AXIS.fullmatch(axis)]
         if bad or "{" in _CAPTURE.sub("", self.param) or "}" in _CAPTURE.sub("", self.param):
             raise PlanError(
-                owner, expected="captures such as {layer}", got=self.param, fix="name an axis in the braces"
+                owner, expected="captures such as {layer}", got=self.param, fix="write an axis name between { and }"
             )
         if "}{" in self.param or any(part.count("{") > 3 for part in self.param.split(".")):
-            raise PlanError(owner, expected="captures with text between them, at most three between two dots")
+            raise PlanError(
+                owner,
+                expected="text between captures, and at most three captures between two dots",
+                got=self.param,
+                fix="capture fewer axes",
+            )
         names = [*self.captured, *self.fixed]
         if twice := [axis for axis in names if names.count(axis) > 1]:
-            raise PlanError(f"{owner}: axis {twice[0]!r} gets two coordinates", fix="capture it once, or give it once")
+            raise PlanError(f"{owner}: axis {twice[0]!r} gets two coordinates", fix="keep one of them")
         for axis in names:
             if axis in in_pattern:
                 raise PlanError(
-                    f"{owner}: axis {axis!r} runs along the parameter and has one coordinate too",
-                    fix=f"remove {axis!r} from the pattern {self.pattern!r}, or list its coordinates",
+                    f"{owner}: axis {axis!r} is in the pattern and has a single coordinate too",
+                    fix=f"remove {axis!r} from the pattern {self.pattern!r}, or give a list of coordinates",
                 )
         for axis, coordinates in self.coordinates:
             self._check_coordinates(owner, axis, coordinates, in_pattern)
@@ -131,18 +141,19 @@ class Rule:
         given = [value for value in values if value is not None]
         if isinstance(coordinates, tuple) and axis not in in_pattern:
             raise PlanError(
-                f"{owner}: {axis}={list(coordinates)} lists coordinates along an axis that the pattern does not have",
+                f"{owner}: {axis}={list(coordinates)} is a list, but the pattern does not have this axis",
                 got=repr(self.pattern),
-                fix=f"put {axis!r} into the pattern, or give one coordinate",
+                fix=f"add {axis!r} to the pattern, or give a single coordinate",
             )
         if not given or any(isinstance(v, bool) or not isinstance(v, (int, str)) for v in given):
             raise PlanError(
                 f"{owner}: {axis}",
                 expected="coordinates that are ints or strings",
                 got=repr(coordinates),
+                fix=f"{axis}=['q', None, 'v']" if isinstance(coordinates, tuple) else f"{axis}='q'",
             )
         if len(set(given)) < len(given):
-            raise PlanError(f"{owner}: {axis}={list(values)} lists a coordinate twice", fix="name each part once")
+            raise PlanError(f"{owner}: {axis}={list(values)} lists a coordinate twice", fix="use each coordinate once")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,13 +163,13 @@ class Group:
     Args:
         name: The group's name; it names the tensor.
         modes: The tensor's modes as an axis string: `"(layer role) in out"`.
-        rules: The rules; every one places its parameters on the same axes.
-        partition: Axes that tell tensors apart, separated by spaces. Of an axis of coordinates, which is then no mode,
-            one tensor for each coordinate: Swin's `"stage"`. Of axes that run along the parameters, one tensor for each
-            of their sizes: `"in out"`.
-        axis_sizes: Sizes of axes that a pattern alone does not determine: `{"head": 12}`.
+        rules: The rules; all of them have the same axes.
+        partition: Axes, separated by spaces, that divide the group into several tensors. An axis with coordinates makes
+            one tensor per coordinate and is not a mode: `"stage"` for Swin. Axes that run along the parameters make one
+            tensor per combination of sizes: `"in out"`.
+        axis_sizes: Sizes of axes that the shapes alone do not determine: `{"head": 12}`.
         tied: Axes, separated by spaces, along which parameters share one slice: with `"layer"`, and no `layer` in the
-            modes, all layers have one increment.
+            modes, all layers share one increment.
 
     Raises:
         PlanError: The modes and the rules do not have the same axes.
@@ -183,11 +194,13 @@ class Group:
         object.__setattr__(self, "axis_sizes", dict(self.axis_sizes) if self.axis_sizes else None)
         owner = f"group {self.name!r}"
         if not isinstance(self.name, str) or not self.name or set(self.name) & set(".[]"):
-            raise PlanError(owner, expected="a name without '.', '[' and ']'", got=repr(self.name))
+            raise PlanError(
+                owner, expected="a name without '.', '[' and ']'", got=repr(self.name), fix="rename the group"
+            )
         if self.name == "training" or hasattr(nn.ModuleDict, self.name):
-            raise PlanError(f"{owner}: torch's modules have an attribute of this name", fix="choose another name")
+            raise PlanError(f"{owner}: torch modules already have an attribute of this name", fix="rename the group")
         if not self.rules or not all(isinstance(rule, Rule) for rule in self.rules):
-            raise PlanError(owner, expected="a list of at least one Rule", got=repr(given))
+            raise PlanError(owner, expected="a list of at least one Rule", got=repr(given), fix="pass [Rule(...)]")
         self._check_axes(owner)
         for axis, size in (self.axis_sizes or {}).items():
             one_of(axis, self.rules[0].free, f"{owner}: axis_sizes", PlanError)
@@ -203,44 +216,46 @@ class Group:
 
     @property
     def stack(self) -> tuple[str, ...]:
-        """The axes of the tensor that tell parameters, or labelled parts of them, apart."""
+        """The stack axes: the tensor's axes whose coordinates are parameters, or labelled parts of them."""
         free = set(self.rules[0].free)
         return tuple(axis for dim in self.dims for axis in dim if axis not in free)
 
     @functools.cached_property
     def apart(self) -> Axes:
-        """The axes of the partition."""
+        """The axes in `partition`."""
         return _names(self.partition, f"group {self.name!r}: partition")
 
     @functools.cached_property
     def shared(self) -> Axes:
-        """The tied axes."""
+        """The axes in `tied`."""
         return _names(self.tied, f"group {self.name!r}: tied")
 
     def _check_axes(self, owner: str) -> None:
         modes = {axis for dim in self.dims for axis in dim}
         if () in self.dims:
-            raise PlanError(f"{owner}: modes {self.modes!r} hold a mode without an axis", fix="name its axis")
+            raise PlanError(f"{owner}: modes {self.modes!r} contain a mode without an axis", fix="remove 1 and ()")
         free = set(self.rules[0].free)
         outside = (set(self.apart) - free) | set(self.shared)
         if both := sorted(set(self.apart) & set(self.shared)):
-            raise PlanError(f"{owner}: axis {both[0]!r} tells tensors apart and is tied", fix="keep one of the two")
+            raise PlanError(f"{owner}: axis {both[0]!r} is in partition and in tied", fix="remove it from one of them")
         expected = modes | outside
+        described = f"the axes of modes {self.modes!r}"
+        if outside:
+            described += f", and one coordinate on {', '.join(map(repr, sorted(outside)))}"
         for rule in self.rules:
             if rule.axes != expected or outside & (set(rule.free) | set(rule.listed) | modes):
                 raise PlanError(
                     f"{owner}, rule {rule.param!r}",
-                    expected=f"the axes of modes {self.modes!r}"
-                    + (f" and {', '.join(map(repr, sorted(outside)))} as one coordinate each" if outside else ""),
-                    got=f"{', '.join(sorted(rule.axes)) or 'none'}",
+                    expected=described,
+                    got=", ".join(sorted(rule.axes)) or "none",
                     cause=f"missing {sorted(expected - rule.axes)}, not in the modes {sorted(rule.axes - expected)}",
                     fix="give every rule each axis once: in the pattern, as {axis} in the name, or as axis=coordinate",
                 )
             if set(rule.free) != free:
                 raise PlanError(
-                    f"{owner}: axes {sorted(set(rule.free) ^ free)} run freely in one of the rules"
-                    f" {self.rules[0].param!r} and {rule.param!r} and have coordinates in the other",
-                    fix="treat an axis the same way in every rule of a group",
+                    f"{owner}: axes {sorted(set(rule.free) ^ free)} have coordinates in only one of the rules"
+                    f" {self.rules[0].param!r} and {rule.param!r}",
+                    fix="label these axes in all rules of the group, or in none",
                 )
 
 
@@ -250,17 +265,19 @@ def _names(text: str | None, owner: str) -> Axes:
         return ()
     dims = parse_axes(text, owner)
     if any(len(dim) != 1 for dim in dims):
-        raise PlanError(owner, expected="axis names separated by spaces", got=repr(text), fix="'stage', or 'in out'")
+        raise PlanError(
+            owner, expected="axis names separated by spaces", got=repr(text), fix='write "stage" or "in out"'
+        )
     return tuple(dim[0] for dim in dims)
 
 
-def rule_to_dict(rule: Rule) -> dict[str, Any]:
+def rule_to_dict(rule: Rule) -> JsonObject:
     """Return a rule as plain JSON data."""
     listed = {axis: list(c) if isinstance(c, tuple) else c for axis, c in rule.coordinates}
     return {"param": rule.param, "pattern": rule.pattern, **({"coordinates": listed} if listed else {})}
 
 
-def group_to_dict(group: Group) -> dict[str, Any]:
+def group_to_dict(group: Group) -> JsonObject:
     """Return a group as plain JSON data."""
     options = {"partition": group.partition, "axis_sizes": group.axis_sizes, "tied": group.tied}
     return {

@@ -1,4 +1,4 @@
-"""How one parameter lies in one tensor: its slice, and the part of a network that belongs to it."""
+"""`View`: where one parameter lies in its tensor, and the part of the tensor's network that gives its increment."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .notation import Axes
 from .rules import Rule
 
 Picks = tuple[tuple[int, Index], ...]
-"""What one parameter takes of a core: an index for some of its dimensions."""
+"""The slice of a core that one parameter uses: pairs of a dimension and an index."""
 
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """How one parameter lies in one tensor.
+    """Where one parameter lies in one tensor.
 
     Args:
         parameter: The parameter's name.
@@ -26,8 +26,8 @@ class View:
         shape: The parameter's shape.
         sizes: The size of every axis of the rule's pattern along the parameter, frozen slots included.
         kept: For every axis of the pattern, the positions that are not frozen.
-        index: For every mode of the tensor, where the parameter lies.
-        axes: For every mode of the tensor, the axes along which the parameter runs there.
+        index: For every mode of the tensor, the positions of the parameter.
+        axes: For every mode of the tensor, the axes of it that run along the parameter.
         transposed: Whether the parameter's outputs are its second dimension, as in transformers' `Conv1D`.
     """
 
@@ -41,7 +41,7 @@ class View:
     transposed: bool = False
 
     def __deepcopy__(self, memo: object) -> View:
-        return self  # frozen, with a number for every coordinate
+        return self  # immutable, and large: it holds an integer for every coordinate
 
     @property
     def outputs(self) -> Axes:
@@ -50,7 +50,7 @@ class View:
 
     @property
     def inputs(self) -> Axes:
-        """The axes of the parameter's inputs: all that are no outputs."""
+        """The axes of the parameter's inputs: all other axes."""
         return tuple(axis for axis in self.order if axis not in self.outputs)
 
     @property
@@ -59,14 +59,14 @@ class View:
         return tuple(axis for dim in self.rule.dims for axis in dim)
 
     def split(self, parameter: Tensor) -> Tensor:
-        """Return the parts of a parameter that are in the tensor (*axes of `order`)."""
+        """Return the part of a parameter that is in the tensor, one dimension per axis of `order`."""
         tensor = parameter.reshape([self.sizes[axis] for axis in self.order])
         for dim, axis in enumerate(self.order):
             tensor = take(tensor, dim, as_index(self.kept[axis]))
         return tensor
 
     def frozen_part(self, parameter: Tensor) -> Tensor:
-        """Return a parameter without the parts that are in the tensor, which are zero there.
+        """Return the frozen part of a parameter: zero where the parameter is in the tensor.
 
         Args:
             parameter: A tensor of the parameter's shape.
@@ -76,19 +76,19 @@ class View:
         return parameter - self.join(self.split(parameter))
 
     def join(self, parts: Tensor) -> Tensor:
-        """Return a tensor of the parameter's shape from its parts (*axes of `order`), zero in frozen slots."""
+        """Return a tensor of the parameter's shape, zero in frozen slots: the inverse of `split`."""
         for dim, axis in enumerate(self.order):
             parts = spread(parts, dim, self.kept[axis], self.sizes[axis])
         return parts.reshape(self.shape)
 
 
 def restricted(network: Network, modes: Sequence[Mode], view: View) -> Network:
-    """Return a network cut down to one parameter.
+    """Return the network of one parameter's slice of a tensor.
 
     Args:
         network: The tensor's network.
         modes: The tensor's modes.
-        view: The parameter.
+        view: Where the parameter lies in the tensor.
     """
     axes = {mode.name: axes for mode, axes in zip(modes, view.axes, strict=True)}
     cores = tuple(
@@ -101,12 +101,12 @@ def restricted(network: Network, modes: Sequence[Mode], view: View) -> Network:
 
 
 def picks_of(network: Network, modes: Sequence[Mode], view: View) -> tuple[Picks, ...]:
-    """Return what a parameter takes of every core.
+    """Return the slice of every core that a parameter uses.
 
     Args:
         network: The tensor's network.
         modes: The tensor's modes.
-        view: The parameter.
+        view: Where the parameter lies in the tensor.
     """
     index = {
         mode.name: index for mode, index in zip(modes, view.index, strict=True) if index != as_index(range(mode.size))
@@ -115,22 +115,22 @@ def picks_of(network: Network, modes: Sequence[Mode], view: View) -> tuple[Picks
 
 
 def own_parts(cores: Iterable[Tensor], picks: Iterable[Picks], shapes: Iterable[tuple[int, ...]]) -> list[Tensor]:
-    """Return the parts of the cores that a parameter takes, in the shapes of its network.
+    """Return the slices of the cores that a parameter uses, in the shapes of its network.
 
     Args:
         cores: The tensor's cores, in the network's order.
-        picks: What the parameter takes of every core.
-        shapes: The shapes of the cores in the parameter's network, which `restricted` returns.
+        picks: The slice of every core, as `picks_of` returns them.
+        shapes: The shapes of the cores in the network that `restricted` returns.
     """
     return [taken(core, own).reshape(shape) for core, own, shape in zip(cores, picks, shapes, strict=True)]
 
 
 def taken(core: Tensor, picks: Picks) -> Tensor:
-    """Return the part of a core that a parameter takes, with the core's own dimensions.
+    """Return the slice of a core that a parameter uses; it has the core's dimensions.
 
     Args:
-        core: The core.
-        picks: What the parameter takes of it.
+        core: The whole core.
+        picks: The slice, as `picks_of` returns it.
     """
     for dim, index in picks:
         core = take(core, dim, index)

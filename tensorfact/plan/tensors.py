@@ -1,4 +1,4 @@
-"""A plan meets a model: tensors, their modes, the place of every parameter in them. Nothing here writes to a model."""
+"""`ResolvedPlan` and `TensorGroup`: the tensors of a plan on one model, and the parameters folded into them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class TensorGroup:
         name: The group's name, with the partition's value: `encoder`, `stages[0]`.
         group: The group's name.
         modes: The tensor's modes.
-        views: The parameters in it.
+        views: Where each of its parameters lies.
         coordinates: The coordinates of every stack axis, in order.
         tied: Whether several parameters share a slice.
     """
@@ -57,20 +57,21 @@ class TensorGroup:
             format: The format.
 
         Raises:
-            FormatError: The format does not allow these modes; the message names the tensor.
+            FormatError: The format does not accept these modes; the message names the tensor.
         """
         try:
             return format.network(self.modes)
         except RankError as error:
-            lower = "; plan.resolve(model).fitted(format) lowers a rank where it must" if error.allowed else ""
-            problem = f"tensor {self.name!r} {self.shape}: {str(error).rstrip('.')}{lower}"
+            problem = f"tensor {self.name!r} {self.shape}: {str(error).rstrip('.')}"
+            if error.allowed:
+                problem += "; or plan.resolve(model).fitted(format), which lowers ranks that are too high"
             raise RankError(problem, allowed=error.allowed) from error
         except FormatError as error:
             raise type(error)(f"tensor {self.name!r} {self.shape}: {error}") from error
 
     @property
     def extents(self) -> dict[str, int]:
-        """How many coordinates of every mode one slice runs over: fewer than its size where stacked axes are in it."""
+        """Number of coordinates of each mode in one slice; less than the mode's size if it contains stack axes."""
         view = self.views[0]
         free = {axis: len(view.kept[axis]) for axis in view.rule.free}
         return {
@@ -85,7 +86,7 @@ class TensorGroup:
             parameters: Tensors by parameter name.
 
         Returns:
-            The tensor, one dimension a mode; a slice that parameters share is their mean.
+            The tensor, one dimension per mode; a slice that parameters share is their mean.
         """
         first = parameters[self.views[0].parameter]
         dense, count = first.new_zeros(self.shape), first.new_zeros(self.shape if self.tied else ())
@@ -103,10 +104,10 @@ class TensorGroup:
         return dense
 
     def scatter(self, dense: Tensor) -> dict[str, Tensor]:
-        """Unfold a dense tensor into one tensor a parameter, zero in frozen slots: the inverse of `gather`.
+        """Unfold a dense tensor into one tensor per parameter, zero in frozen slots: the inverse of `gather`.
 
         Args:
-            dense: The tensor, one dimension a mode.
+            dense: The tensor, one dimension per mode.
 
         Returns:
             Tensors of the parameters' shapes, by name.
@@ -129,7 +130,7 @@ class LeftOut:
     Args:
         parameter: Its name.
         shape: Its shape.
-        reason: Why.
+        reason: Why it is left out, such as `a vector`.
     """
 
     parameter: str
@@ -139,11 +140,11 @@ class LeftOut:
 
 @dataclasses.dataclass(frozen=True)
 class ResolvedPlan:
-    """The tensors that a plan makes of one model. Printed, it is a table of tensors and slices.
+    """The tensors of a plan on one model. Printed, it is a table of tensors and slices.
 
     Args:
         tensors: The tensors, in the plan's order.
-        left_out: The model's other parameters, and why they are in no tensor.
+        left_out: The model's other parameters, each with a reason.
     """
 
     tensors: tuple[TensorGroup, ...]
@@ -162,30 +163,30 @@ class ResolvedPlan:
         return tuple(view.parameter for tensor in self.tensors for view in tensor.views)
 
     def formats(self, format: Format | Mapping[str, Format]) -> dict[str, Format]:
-        """Give every tensor its format.
+        """Return the format of every tensor.
 
         Args:
-            format: One format for all, or one for each group's (or tensor's) name.
+            format: One format for all tensors, or formats by the name of a group or tensor.
 
         Returns:
             Formats by tensor name.
 
         Raises:
-            FormatError: A group without a format, a name without a group, or something that is no format.
+            FormatError: A tensor has no format, a name is unknown, or a value is not a Format.
         """
         return formats_of(format, [tensor.name for tensor in self.tensors])
 
     def fitted(self, format: Format | Mapping[str, Format]) -> dict[str, Format]:
-        """Give every tensor its format, the rank lowered where a tensor allows no more: small kernels, short stacks.
+        """Return the format of every tensor, with ranks lowered to what small tensors admit.
 
         Args:
-            format: One format for all, or one for each group's (or tensor's) name.
+            format: One format for all tensors, or formats by the name of a group or tensor.
 
         Returns:
             Formats by tensor name, to be passed to `adapt`.
 
         Raises:
-            FormatError: As in `formats`, or a format that does not fit a tensor at any rank.
+            FormatError: As in `formats`, or a format does not fit a tensor at any rank.
 
         Examples:
             >>> import torch
@@ -198,16 +199,16 @@ class ResolvedPlan:
         return {tensor.name: formats[tensor.name].fitted(tensor.modes) for tensor in self.tensors}
 
     def num_parameters(self, format: Format | Mapping[str, Format]) -> int:
-        """Return how many numbers the factors of all tensors hold.
+        """Return the number of trained parameters of all tensors together.
 
         Args:
-            format: One format for all groups, or one for each group's name.
+            format: One format for all tensors, or formats by the name of a group or tensor.
         """
         formats = self.formats(format)
         return sum(tensor.network(formats[tensor.name]).num_parameters for tensor in self.tensors)
 
     def table(self) -> Table:
-        """Return one row for each tensor and rule: mode sizes, and which parameters fill which slices."""
+        """Return a table with one row per tensor and rule: mode sizes, and which parameters fill which slices."""
         rows = []
         for tensor in self.tensors:
             by_rule: dict[str, list[View]] = {}
@@ -224,13 +225,13 @@ class ResolvedPlan:
 
     @property
     def share(self) -> float:
-        """The share of the numbers in matrices and kernels, embeddings and tables apart, that is in the tensors."""
+        """The fraction of the model's matrix and kernel entries, without embeddings and tables, in the tensors."""
         inside = sum(math.prod(view.shape) for tensor in self.tensors for view in tensor.views)
         outside = sum(math.prod(left.shape) for left in self.left_out if left.reason in (ALONE, UNNAMED))
         return inside / (inside + outside)
 
     def left_out_table(self) -> Table:
-        """Return one row for all left-out parameters whose names differ in numbers alone, and one for all vectors."""
+        """Return a table of the left-out parameters; names that differ only in numbers share a row, as do vectors."""
         alike: dict[tuple[str, tuple[int, ...], str], int] = {}
         for left in self.left_out:
             if left.reason != VECTOR:
@@ -246,10 +247,10 @@ class ResolvedPlan:
 
 
 def formats_of(format: Format | Mapping[str, Format], tensors: Iterable[str]) -> dict[str, Format]:
-    """Give every tensor its format.
+    """Return the format of every tensor.
 
     Args:
-        format: One format for all, or one for each group's (or tensor's) name.
+        format: One format for all tensors, or formats by the name of a group or tensor.
         tensors: The names of a plan's tensors.
 
     Raises:
@@ -262,13 +263,13 @@ def formats_of(format: Format | Mapping[str, Format], tensors: Iterable[str]) ->
                 f"the format of tensor {name!r}",
                 expected="a Format object such as TensorTrain(rank=8)",
                 got=repr(each),
-                fix="pass an object, not a name or a class; get_format(name) finds the class of a name",
+                fix="pass TensorTrain(rank=8), or get_format(name)(rank=8) for a format by name",
             )
     return formats
 
 
 def group_of(tensor: str) -> str:
-    """Return the group's name in a tensor's name.
+    """Return the name of the group that a tensor belongs to.
 
     Examples:
         >>> group_of("stages[0]")
@@ -278,15 +279,15 @@ def group_of(tensor: str) -> str:
 
 
 def per_tensor(value: T | Mapping[str, T], tensors: Iterable[str], owner: str) -> dict[str, T]:
-    """Give every tensor its value from one value for all, or one for each group's or tensor's name.
+    """Return a value for every tensor.
 
     Args:
-        value: One value, or a mapping.
+        value: One value for all tensors, or values by the name of a group or tensor.
         tensors: The names of a plan's tensors.
-        owner: What the value is, for messages.
+        owner: What the value is, for error messages.
 
     Raises:
-        FormatError: A name of the mapping is no group, or a group has no value.
+        FormatError: A name in the mapping is unknown, or a tensor has no value.
     """
     names = tuple(tensors)
     if not isinstance(value, Mapping):
@@ -296,9 +297,9 @@ def per_tensor(value: T | Mapping[str, T], tensors: Iterable[str], owner: str) -
     if unknown := sorted(set(map(str, value)) - known):
         raise FormatError(
             f"{owner} for {unknown[0]!r}",
-            expected=f"groups {sorted(known)}",
-            got=repr(unknown[0]),
-            fix="use these names",
+            expected=f"one of {sorted(known)}",
+            got=f"{unknown[0]!r}{nearest(unknown[0], known)}",
+            fix="rename or remove this entry",
         )
     if missing:
         raise FormatError(

@@ -1,4 +1,4 @@
-"""Published methods, each a plan and a format: `tensorfact.recipes.lora(model).adapt(model)`."""
+"""Published methods as plans and formats: `tensorfact.recipes.lora(model).adapt(model)`."""
 
 from collections.abc import Callable
 
@@ -28,7 +28,7 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
         kradapter,
     )
 }
-"""All of them by name."""
+"""The recipes by name."""
 
 __all__ = [
     "RECIPES",

@@ -1,4 +1,4 @@
-"""Published methods with factors of their own for every matrix."""
+"""Published methods with separate factors for every matrix."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ QV = ("q", "v")
 
 
 def lora(model: nn.Module, rank: int = 8, alpha: float = 8.0, roles: Sequence[str] = QV) -> Recipe:
-    """LoRA: two matrices for every weight.
+    """LoRA: a product of two low-rank matrices for every weight.
 
     Args:
         model: The model; it is only read.
-        rank: The rank.
+        rank: The rank of the product.
         alpha: The scale is alpha / rank.
-        roles: Which slices are adapted, by their labels in `plan_for(model)`.
+        roles: The slices to adapt, by their labels in `plan_for(model)`.
 
     Returns:
         The recipe.
 
     Raises:
-        PlanError: The model is of no known family, or has no such slices.
+        PlanError: The model is not of a known family, or does not have these slices.
 
     Source: E. Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022.
 
@@ -57,20 +57,20 @@ def lora(model: nn.Module, rank: int = 8, alpha: float = 8.0, roles: Sequence[st
 def loretta(
     model: nn.Module, rank: int = 8, tensor_rank: int = 5, alpha: float = 8.0, roles: Sequence[str] = QV
 ) -> Recipe:
-    """LoRETTA (rep): LoRA whose two matrices are folded and are tensor-trains. It does not start at zero.
+    """LoRETTA (rep): LoRA whose two matrices are folded into tensor-trains. The increment does not start at zero.
 
     Args:
         model: The model; it is only read.
         rank: LoRA's rank.
         tensor_rank: The rank of the tensor-trains.
         alpha: The scale is alpha / rank.
-        roles: Which slices are adapted, by their labels in `plan_for(model)`.
+        roles: The slices to adapt, by their labels in `plan_for(model)`.
 
     Returns:
         The recipe.
 
     Raises:
-        PlanError: The model is of no known family, or has no such slices.
+        PlanError: The model is not of a known family, or does not have these slices.
 
     Source: Y. Yang et al., LoRETTA: Low-Rank Economic Tensor-Train Adaptation, NAACL 2024.
 
@@ -90,19 +90,19 @@ def loretta(
 
 
 def tt_lora(model: nn.Module, rank: int = 5, alpha: float = 1.0, roles: Sequence[str] = QV) -> Recipe:
-    """TT-LoRA: every weight folded to six modes, and a tensor-train. It does not start at zero.
+    """TT-LoRA: every weight folded to six modes, as a tensor-train. The increment does not start at zero.
 
     Args:
         model: The model; it is only read.
-        rank: The rank.
-        alpha: The scale.
-        roles: Which slices are adapted, by their labels in `plan_for(model)`.
+        rank: The rank of the tensor-train.
+        alpha: Scale s of the update: W + s dW.
+        roles: The slices to adapt, by their labels in `plan_for(model)`.
 
     Returns:
         The recipe.
 
     Raises:
-        PlanError: The model is of no known family, or has no such slices.
+        PlanError: The model is not of a known family, or does not have these slices.
 
     Source: A. Anjum et al., Tensor Train Low-rank Approximation (TT-LoRA), 2024.
 
@@ -120,19 +120,19 @@ def tt_lora(model: nn.Module, rank: int = 5, alpha: float = 1.0, roles: Sequence
 
 
 def lokr(model: nn.Module, rank: int | None = 8, alpha: float = 8.0, roles: Sequence[str] = QV) -> Recipe:
-    """LoKr, KronA: a Kronecker product of two small matrices for every weight, the second low-rank or (None) whole.
+    """LoKr, KronA: a Kronecker product of two small matrices for every weight, the second of low rank.
 
     Args:
         model: The model; it is only read.
-        rank: The rank of the second matrix; None for a whole one.
+        rank: The rank of the second matrix; None for a full matrix.
         alpha: The scale is alpha / rank.
-        roles: Which slices are adapted, by their labels in `plan_for(model)`.
+        roles: The slices to adapt, by their labels in `plan_for(model)`.
 
     Returns:
         The recipe.
 
     Raises:
-        PlanError: The model is of no known family, or has no such slices.
+        PlanError: The model is not of a known family, or does not have these slices.
 
     Source: S. Yeh et al., LyCORIS, ICLR 2024; A. Edalati et al., KronA, 2022.
 
@@ -154,15 +154,15 @@ def loha(model: nn.Module, rank: int = 8, alpha: float = 8.0, roles: Sequence[st
 
     Args:
         model: The model; it is only read.
-        rank: The rank.
+        rank: The rank of each of the two matrices.
         alpha: The scale is alpha / rank.
-        roles: Which slices are adapted, by their labels in `plan_for(model)`.
+        roles: The slices to adapt, by their labels in `plan_for(model)`.
 
     Returns:
         The recipe.
 
     Raises:
-        PlanError: The model is of no known family, or has no such slices.
+        PlanError: The model is not of a known family, or does not have these slices.
 
     Source: N. Hyeon-Woo et al., FedPara, ICLR 2022; S. Yeh et al., LyCORIS, ICLR 2024.
 
@@ -177,18 +177,18 @@ def loha(model: nn.Module, rank: int = 8, alpha: float = 8.0, roles: Sequence[st
 
 
 def vera(model: nn.Module, rank: int = 256, roles: Sequence[str] = QV) -> Recipe:
-    """VeRA: two frozen random matrices for all weights, and two trained diagonals for each.
+    """VeRA: two frozen random matrices shared by all weights, and two trained diagonals for each.
 
     Args:
         model: The model; it is only read.
-        rank: The rank.
-        roles: Which slices are adapted, by their labels in `plan_for(model)`.
+        rank: The inner dimension of the random matrices.
+        roles: The slices to adapt, by their labels in `plan_for(model)`.
 
     Returns:
         The recipe.
 
     Raises:
-        PlanError: The model is of no known family, or has no such slices.
+        PlanError: The model is not of a known family, or does not have these slices.
 
     Source: D. Kopiczko et al., VeRA: Vector-based Random Matrix Adaptation, ICLR 2024.
 
@@ -203,18 +203,18 @@ def vera(model: nn.Module, rank: int = 256, roles: Sequence[str] = QV) -> Recipe
 
 
 def quanta(model: nn.Module, axes: Sequence[int] | None = None, roles: Sequence[str] = QV) -> Recipe:
-    """QuanTA: inputs and outputs folded to three axes, a gate for each pair, and a frozen copy of the start subtracted.
+    """QuanTA: a gate for each pair of three axes, to which inputs and outputs are folded; the start is subtracted.
 
     Args:
         model: The model; it is only read.
-        axes: The sizes of the three axes; by default the most even ones.
-        roles: Which slices are adapted, by their labels in `plan_for(model)`.
+        axes: The sizes of the three axes; by default as equal as possible.
+        roles: The slices to adapt, by their labels in `plan_for(model)`.
 
     Returns:
         The recipe.
 
     Raises:
-        PlanError: The model is of no known family, or has no such slices.
+        PlanError: The model is not of a known family, or does not have these slices.
 
     Source: Z. Chen et al., QuanTA: Efficient High-Rank Fine-Tuning of LLMs, NeurIPS 2024.
 
@@ -235,18 +235,18 @@ def quanta(model: nn.Module, axes: Sequence[int] | None = None, roles: Sequence[
 
 
 def more(model: nn.Module, blocks: int = 4, roles: Sequence[str] = ("q", "k", "v")) -> Recipe:
-    """MoRe: a Monarch matrix for every weight, two block-diagonal matrices with a transposition between them.
+    """MoRe: a Monarch matrix for every weight, two block-diagonal matrices with a permutation between them.
 
     Args:
         model: The model; it is only read.
-        blocks: How many blocks inputs and outputs have.
-        roles: Which slices are adapted, by their labels in `plan_for(model)`.
+        blocks: The number of blocks of inputs and outputs.
+        roles: The slices to adapt, by their labels in `plan_for(model)`.
 
     Returns:
         The recipe.
 
     Raises:
-        PlanError: The model is of no known family, or has no such slices.
+        PlanError: The model is not of a known family, or does not have these slices.
 
     Source: W. Tan et al., MoRe Fine-Tuning with 10x Fewer Parameters, 2024; T. Dao et al., Monarch, ICML 2022.
 
@@ -267,13 +267,13 @@ def kradapter(model: nn.Module, scale: float = 2.0, roles: Sequence[str] = QV) -
     Args:
         model: The model; it is only read.
         scale: Scale s of the update: W + s dW.
-        roles: Which slices are adapted, by their labels in `plan_for(model)`.
+        roles: The slices to adapt, by their labels in `plan_for(model)`.
 
     Returns:
         The recipe.
 
     Raises:
-        PlanError: The model is of no known family, or has no such slices.
+        PlanError: The model is not of a known family, or does not have these slices.
 
     Source: P. Albert et al., Towards Higher Effective Rank in Parameter-Efficient Fine-Tuning Using Khatri-Rao Product,
     ICCV 2025.

@@ -1,4 +1,4 @@
-"""What a recipe is: a plan, a format and options of `adapt`."""
+"""`Recipe`: a published method as a plan, a format and options of `adapt`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from ..adapters import Adapter, adapt
+from ..common.aliases import Options
 from ..errors import PlanError
 from ..formats import Format
 from ..plan import TensorizationPlan
@@ -17,12 +18,12 @@ from ..plan import TensorizationPlan
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """A published method on one model.
+    """A published method for one model.
 
     Args:
         plan: Which weights fold into which tensors.
-        format: How each tensor is factored: one format, or one for each group's name.
-        options: What else the method sets in `adapt`.
+        format: How each tensor is factored: one format for all, or formats by group name.
+        options: Other arguments of `adapt` that the method sets, such as `scale`.
 
     Examples:
         >>> from tensorfact import recipes
@@ -34,19 +35,19 @@ class Recipe:
 
     plan: TensorizationPlan
     format: Format | Mapping[str, Format]
-    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    options: Options = dataclasses.field(default_factory=dict)
 
     def adapt(self, model: nn.Module, **options: Any) -> Adapter:
-        """Adapt a model.
+        """Attach the method's factors to a model.
 
         Args:
-            model: The model.
-            options: Other options of `adapt`; they take precedence over the recipe's.
+            model: The model that the recipe was made for; it is adapted in place.
+            options: Other arguments of `adapt`; they take precedence over the recipe's.
         """
         return adapt(model, self.plan, self.format, **{**self.options, **options})
 
     def num_parameters(self, model: nn.Module) -> int:
-        """Return how many numbers train, the head apart.
+        """Return the number of trained parameters, without the head.
 
         Args:
             model: The model; it is only read.
@@ -55,44 +56,44 @@ class Recipe:
 
 
 def width(plan: TensorizationPlan, model: nn.Module, axis: str) -> int:
-    """Return the size that a mode has in all of a plan's tensors.
+    """Return the size of a mode that is the same in all of a plan's tensors.
 
     Args:
         plan: The plan.
-        model: The model.
-        axis: The mode's name.
+        model: A model that the plan fits.
+        axis: The mode's name, such as `in`.
 
     Raises:
-        PlanError: They have several sizes.
+        PlanError: The tensors have several sizes.
     """
     tensors = plan.resolve(model).tensors
     sizes = {mode.size for tensor in tensors for mode in tensor.modes if mode.name == axis}
     if len(sizes) != 1:
         raise PlanError(
-            f"the width {axis!r} that is to be folded",
-            expected="one for all tensors",
+            f"cannot fold the width {axis!r}",
+            expected="one width in all tensors",
             got=f"{sorted(sizes)} in {', '.join(tensor.name for tensor in tensors)}",
             cause="stages of several widths, or keys and values with fewer heads",
-            fix="pass roles= of one width, or a plan and format by hand",
+            fix="roles=['q'], or adapt() with your own plan and format",
         )
     return sizes.pop()
 
 
 def heads_of(model: nn.Module, heads: int | None) -> int:
-    """Return the number of attention heads: as given, or as the model says it.
+    """Return the number of attention heads: the given one, or that of the model's modules or config.
 
     Args:
         model: The model.
-        heads: The number; None to look for it.
+        heads: The number, if it is known; None to read it from the model.
 
     Raises:
-        PlanError: The model does not say it, or says several.
+        PlanError: The model states no number, or several.
     """
     if heads is not None:
         return heads
-    told = [getattr(module, "num_heads", None) for module in model.modules()]
-    told += [getattr(getattr(model, "config", None), "num_attention_heads", None)]
-    found = {int(number) for number in told if isinstance(number, int)}
+    stated = [getattr(module, "num_heads", None) for module in model.modules()]
+    stated += [getattr(getattr(model, "config", None), "num_attention_heads", None)]
+    found = {int(number) for number in stated if isinstance(number, int)}
     if len(found) != 1:
         raise PlanError(
             "the number of attention heads",
@@ -104,16 +105,16 @@ def heads_of(model: nn.Module, heads: int | None) -> int:
 
 
 def split_heads(plan: TensorizationPlan, model: nn.Module, axis: str, heads: int | None) -> TensorizationPlan:
-    """Split an axis of a plan into heads and what is within one: axes `head` and `dim`.
+    """Split an axis of a plan into `head`, the attention head, and `dim`, the dimension within a head.
 
     Args:
         plan: The plan.
-        model: The model.
-        axis: The axis.
-        heads: The number of heads; None to look for it.
+        model: A model that the plan fits.
+        axis: The axis to split, `in` or `out`.
+        heads: The number of heads; None to read it from the model.
 
     Raises:
-        PlanError: The model does not say how many heads it has, or its tensors have heads of several sizes.
+        PlanError: The number of heads is not known, or the tensors have heads of several sizes.
     """
     split = plan.split(axis, {"head": heads_of(model, heads), "dim": None})
     sizes = {mode.size for tensor in split.resolve(model).tensors for mode in tensor.modes if mode.name == "dim"}
@@ -123,17 +124,17 @@ def split_heads(plan: TensorizationPlan, model: nn.Module, axis: str, heads: int
             expected="heads of one size in all tensors",
             got=f"sizes {sorted(sizes)}",
             cause="grouped-query attention, whose keys and values have fewer heads",
-            fix="pass roles= of one width, such as roles=['q']",
+            fix="roles=['q']",
         )
     return split
 
 
 def fold(size: int, parts: int) -> tuple[int, ...]:
-    """Return the most even factors of a number, rising.
+    """Return the factors of a number that are closest to each other, in ascending order.
 
     Args:
-        size: The number.
-        parts: How many factors.
+        size: The number to factor.
+        parts: The number of factors.
 
     Examples:
         >>> fold(768, 2), fold(768, 3)

@@ -1,4 +1,4 @@
-"""What an adapter file says of its adapter, and how that is held against the file and against a model."""
+"""`AdapterDescription`: an adapter without its numbers, in a file's header, checked against file and model."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import hashlib
 import json
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
+from ..common.aliases import JsonObject
 from ..common.checks import AnyPath
 from ..errors import CheckpointError, FingerprintError, TensorfactError
 from ..formats import Format, format_from_dict, format_to_dict
@@ -27,16 +28,16 @@ KIND = "adapter"
 FACTORS, START, HEAD = "factors.", "start.", "head."
 _SAMPLES = 1024
 _MOST = 1 << 28
-"""Numbers that a file may ask to be drawn: 1 GiB."""
+"""The most numbers that a file may leave out to be drawn from its seed: 1 GiB in fp32."""
 
 
 @dataclasses.dataclass(frozen=True)
 class LeftOutCores:
-    """Cores that a file does not hold, since they can be drawn again, bit for bit.
+    """Cores that a file leaves out, since they can be rebuilt bit for bit.
 
     Args:
-        names: Their names in the file.
-        digest: A digest of their numbers.
+        names: Their names, as they would be in the file.
+        digest: A digest of their names and numbers.
     """
 
     names: frozenset[str]
@@ -44,29 +45,29 @@ class LeftOutCores:
 
     @classmethod
     def of(cls, cores: Mapping[str, Tensor]) -> LeftOutCores:
-        """Return the entry for these cores.
+        """Return the names and the digest of some cores.
 
         Args:
-            cores: The cores by their names in the file.
+            cores: The cores by name, as in a file.
         """
         return cls(frozenset(cores), _digest(cores))
 
 
 @dataclasses.dataclass(frozen=True)
 class AdapterDescription:
-    """An adapter as a file describes it: everything but the numbers.
+    """An adapter as described in a file's header: everything but the numbers.
 
     Args:
         plan: The plan.
         formats: Formats by tensor name.
         scales: Scales by tensor name.
-        dropout: The dropout it was trained with: a probability, or probabilities by name.
+        dropout: The dropout in training: a probability, or probabilities by name.
         fingerprint: The fingerprint of the base model's adapted parameters.
         modes: The modes of every tensor, by its name.
         head: The shapes of the head's parameters and buffers, by their names in the model.
-        extents: Over how many coordinates of every mode one slice of a tensor runs, where that is known.
-        seed: What the first values of the cores were drawn from; None where they were not drawn.
-        subtracts_start: Whether the increment is that of `factors` less that of `start`.
+        extents: By tensor name, the number of coordinates of each mode in one slice; may be empty.
+        seed: The seed of the cores' initial values; None if they were not drawn.
+        subtracts_start: Whether the increment is that of `factors` minus that of `start`.
     """
 
     plan: TensorizationPlan
@@ -82,32 +83,37 @@ class AdapterDescription:
 
     @classmethod
     def read(cls, path: AnyPath) -> AdapterDescription:
-        """Read the description of a file; no tensor is allocated.
+        """Read an adapter file's description without allocating a tensor.
 
         Args:
             path: A file that `Adapter.save` wrote.
 
         Returns:
-            The description, which agrees with the names and shapes of the file's tensors.
+            The description; the names and shapes of the file's tensors match it.
 
         Raises:
-            CheckpointError: The file is missing, damaged or no adapter.
+            CheckpointError: The file is missing, damaged or not an adapter file.
         """
         return cls.of(read_header(path))[0]
 
     @classmethod
     def of(cls, header: Header) -> tuple[AdapterDescription, LeftOutCores]:
-        """Return what a header describes, and what its file leaves out.
+        """Return the description in a header, and the cores that its file leaves out.
 
         Args:
-            header: The header.
+            header: The header of an adapter file.
 
         Raises:
-            CheckpointError: It describes no adapter, or not the tensors that the file holds.
+            CheckpointError: It does not describe an adapter, or does not match the file's tensors.
         """
         path, body = header.path, header.metadata
         if body.get("kind") != KIND:
-            raise CheckpointError(f"{path} holds no adapter", expected=f"kind {KIND!r}", got=repr(body.get("kind")))
+            raise CheckpointError(
+                f"{path} is not an adapter file",
+                expected=f"kind {KIND!r}",
+                got=repr(body.get("kind")),
+                fix="pass a file that adapter.save(path) wrote",
+            )
         heads = {name.removeprefix(HEAD): shape for name, shape in header.shapes.items() if name.startswith(HEAD)}
         try:
             plan = TensorizationPlan.from_json(json.dumps(body["plan"]))
@@ -125,37 +131,43 @@ class AdapterDescription:
         except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
             if isinstance(error, TensorfactError):
                 raise CheckpointError(f"{path}: {error}") from error
-            raise CheckpointError(f"{path} is damaged: its description cannot be read", got=repr(error)) from error
+            raise CheckpointError(
+                f"{path} is damaged: its description cannot be read", got=repr(error), fix="restore it from a copy"
+            ) from error
         found = cls(plan, formats, scales, dropout, fingerprint, modes, heads, extents, seed, subtracts)
         found._check(header, left_out)
         return found, left_out
 
     def _check(self, header: Header, left_out: LeftOutCores) -> None:
-        """Hold the formats against the tensors of a file, before any is allocated."""
+        """Check the names and shapes of a file's tensors against the formats, before any is allocated."""
         try:
             expected, unchanged = self.shapes, self._redrawable()
         except TensorfactError as error:
             raise CheckpointError(
-                f"{header.path} is damaged: its formats do not fit its tensors", got=str(error)
+                f"{header.path} is damaged: its formats do not fit its tensors",
+                got=str(error),
+                fix="restore it from a copy",
             ) from error
         drawn = {name: unchanged[name] for name in left_out.names if name in unchanged}
         stored = {**header.shapes, **drawn}
         for name in sorted(expected.keys() | stored.keys()):
             if expected.get(name) != stored.get(name):
                 raise CheckpointError(
-                    f"{header.path} is damaged: it does not hold the cores of its formats, at {name!r}",
+                    f"{header.path} is damaged: tensor {name!r} does not match its description",
                     expected=f"shape {expected.get(name, 'none')}",
                     got=f"{stored.get(name, 'none')}",
                     fix="restore it from a copy",
                 )
         if drawn.keys() != left_out.names or sum(map(math.prod, drawn.values())) > _MOST:
-            raise CheckpointError(f"{header.path} is damaged: it leaves out what cannot be drawn again")
+            raise CheckpointError(
+                f"{header.path} is damaged: it leaves out cores that cannot be rebuilt", fix="restore it from a copy"
+            )
 
-    def metadata(self, left_out: LeftOutCores) -> dict[str, Any]:
-        """Return what a file's header holds, plain JSON data.
+    def metadata(self, left_out: LeftOutCores) -> JsonObject:
+        """Return the description as JSON data for a file's header.
 
         Args:
-            left_out: What the file leaves out.
+            left_out: The cores that the file leaves out.
 
         Raises:
             FormatError: A format has no registered name.
@@ -178,7 +190,7 @@ class AdapterDescription:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of every tensor: `factors.TENSOR.CORE`, `start.TENSOR.CORE`, `head.PARAMETER`."""
+        """The shapes of all stored tensors: `factors.TENSOR.CORE`, `start.TENSOR.CORE`, `head.PARAMETER`."""
         prefixes = (FACTORS, START) if self.subtracts_start else (FACTORS,)
         cores = {
             f"{prefix}{tensor}.{core}": shape
@@ -197,10 +209,10 @@ class AdapterDescription:
         return self.formats[tensor].network(self.modes[tensor])
 
     def resolve(self, model: nn.Module) -> ResolvedPlan:
-        """Find the plan's tensors on a model.
+        """Resolve the plan on a model and check its sizes.
 
         Args:
-            model: The model, which is only read.
+            model: The model; it is only read.
 
         Raises:
             PlanError: The plan does not fit the model.
@@ -219,16 +231,16 @@ class AdapterDescription:
                     expected=sizes_of(self.modes.get(name, ())) or "no such tensor",
                     got=sizes_of(found.get(name, ())) or "no such tensor",
                     cause="a model of another size",
-                    fix="use the model it was made for",
+                    fix="pass the model it was trained on",
                 )
 
     def check_fits(self, model: nn.Module, *, check_base: bool = True, source: str = "the adapter") -> None:
-        """Hold the base weights, the tensors' sizes and the head against a model.
+        """Check that the base weights, the tensors' sizes and the head fit a model.
 
         Args:
-            model: The model, which is only read.
+            model: The model; it is only read.
             check_base: Refuse a model whose base weights are not those the adapter was trained on.
-            source: What is described, for messages.
+            source: What to call the adapter in error messages.
 
         Raises:
             PlanError: The plan does not fit the model.
@@ -241,7 +253,7 @@ class AdapterDescription:
                 f"{source} was made for another base model",
                 expected=f"base fingerprint {self.fingerprint}",
                 got=found,
-                cause="other pretrained weights, or weights that were merged or trained since",
+                cause="other pretrained weights, or weights that were merged or trained afterwards",
                 fix="load the base weights it was trained on, or pass check_base=False to use these",
             )
         self._check_modes(resolved, source)
@@ -257,17 +269,17 @@ class AdapterDescription:
                 )
 
     def head_of(self, model: nn.Module) -> dict[str, Tensor]:
-        """Return the head's parameters of a model, and the buffers beside them, by name.
+        """Return the parameters and buffers of a model's head by name.
 
         Args:
-            model: The model.
+            model: A model with the head's parameters.
         """
         parameters = base_parameters(model)
         own = {name: parameters[name] for name in self.head if name in parameters}
         return {**own, **head_buffers(model, own)}
 
     def _redrawable(self) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of the cores that can be drawn again: not trained, and seeded or given by their format."""
+        """Return the shapes of the cores that can be rebuilt: not trained, and drawn from the seed or given."""
         found: dict[str, tuple[int, ...]] = {}
         for name in self.formats:
             network = self.network(name)
@@ -279,13 +291,13 @@ class AdapterDescription:
         return found
 
     def drawn(self, names: Collection[str] | None = None) -> dict[str, Tensor]:
-        """Draw the cores that training does not change: what the formats give, and what the seed tells.
+        """Rebuild the cores that training does not change, from the seed and from what the formats give.
 
         Args:
-            names: Which of them, by their names in a file; all by default.
+            names: The names of the cores, as in a file; by default, all that can be rebuilt.
 
         Returns:
-            The cores in fp32 on the CPU, without those that cannot be drawn again.
+            The cores by name, in fp32 on the CPU.
         """
         wanted = self._redrawable().keys() if names is None else names
         found: dict[str, Tensor] = {}
@@ -304,15 +316,15 @@ class AdapterDescription:
 
 
 def sizes_of(modes: Sequence[Mode]) -> str:
-    """Spell modes and their sizes, for messages."""
+    """Return modes and their sizes as text for error messages."""
     return " x ".join(f"{mode.name}={mode.size}" for mode in modes)
 
 
 def fingerprint(parameters: Mapping[str, Tensor], names: Sequence[str]) -> str:
-    """Return a short name for the base weights an adapter belongs to.
+    """Return a short hash of the base weights that an adapter belongs to.
 
-    Names, shapes and up to 1,024 evenly spaced values of each parameter, rounded to bf16, so that one model has one
-    fingerprint in fp32 and in bf16, and a model of any size is read in no time.
+    It covers names, shapes and up to 1,024 evenly spaced values of each parameter, so that it is fast for a model of
+    any size. The values are rounded to bf16: a model has the same fingerprint in fp32 and in bf16.
 
     Args:
         parameters: The base parameters by name.
@@ -328,15 +340,16 @@ def fingerprint(parameters: Mapping[str, Tensor], names: Sequence[str]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _merged(values: Mapping[str, Any]) -> Any:
-    """Write a value once where all tensors share it."""
-    distinct = list(values.values())
-    return (
-        {"all": distinct[0]} if distinct and all(value == distinct[0] for value in distinct) else {"each": dict(values)}
-    )
+def _merged(values: Mapping[str, object]) -> JsonObject:
+    """Return values by tensor name as JSON data, a common value only once."""
+    listed = list(values.values())
+    if listed and all(value == listed[0] for value in listed):
+        return {"all": listed[0]}
+    return {"each": dict(values)}
 
 
-def _split(stored: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+def _split(stored: JsonObject, names: Sequence[str]) -> JsonObject:
+    """Return the values by tensor name: the inverse of `_merged`."""
     return dict(stored["each"]) if "each" in stored else dict.fromkeys(names, stored["all"])
 
 
@@ -347,21 +360,21 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _finite(value: Any) -> float:
+def _finite(value: str | float) -> float:
     number = float(value)
     if not math.isfinite(number):
         raise ValueError(f"scale {number}")
     return number
 
 
-def _extents(stored: Mapping[str, Any]) -> dict[str, int]:
+def _extents(stored: Mapping[str, int]) -> dict[str, int]:
     extents = {str(name): int(size) for name, size in stored.items()}
     if any(size < 1 for size in extents.values()):
         raise ValueError(f"extents {stored}")
     return extents
 
 
-def _modes(stored: Sequence[Any]) -> tuple[Mode, ...]:
+def _modes(stored: Sequence[tuple[str, int, Side]]) -> tuple[Mode, ...]:
     modes = tuple(Mode(str(name), int(size), side) for name, size, side in stored)
     if not modes or any(mode.size < 1 or mode.side not in get_args(Side) for mode in modes):
         raise ValueError(f"modes {stored}")

@@ -1,7 +1,7 @@
 """Named tensors on disk: safetensors with a digest over everything, written atomically.
 
-A file is untrusted until its digest agrees. `read_header` reads sizes and metadata without
-allocating a tensor, so that a caller can refuse a file before it costs memory.
+A file is untrusted until its digest is verified. `read_header` reads shapes and metadata without allocating a tensor,
+so that a caller can refuse a file before it costs memory.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from ..common.aliases import JsonObject
 from ..common.checks import AnyPath
 from ..errors import CheckpointError
 
 ENTRY = "tensorfact"
-"""The one metadata entry: a seal over names, shapes and description, then the description, with the digest, as JSON."""
+"""The only metadata entry: a checksum over names, shapes and description, then description and digest as JSON."""
 
 DIGEST = "sha256"
 _SEAL = 16
@@ -33,28 +34,28 @@ _SEAL = 16
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """What a file says of itself before any tensor is read.
+    """A file's description and shapes, read before any tensor.
 
     Args:
         path: The file.
-        metadata: The file's description, plain JSON data, without the digest.
-        shapes: Shape of every tensor, by name.
+        metadata: The file's description as JSON data, without the digest.
+        shapes: The shapes of all tensors by name.
         digest: The digest of the tensors' bytes.
     """
 
     path: Path = dataclasses.field(compare=False)
-    metadata: Mapping[str, Any]
+    metadata: JsonObject
     shapes: Mapping[str, tuple[int, ...]]
     digest: str
 
     def tensors(self) -> dict[str, Tensor]:
-        """Read every tensor of the file and hold them against the digest.
+        """Read all tensors of the file and verify the digest.
 
         Returns:
             The tensors by name, on the CPU.
 
         Raises:
-            CheckpointError: The contents and the digest disagree, or the file can no longer be read.
+            CheckpointError: The digest does not match, or the file can no longer be read.
         """
         with _opened(self.path) as file:
             tensors = {name: file.get_tensor(name) for name in self.shapes}
@@ -70,22 +71,26 @@ class Header:
         return tensors
 
 
-def write_tensors(path: AnyPath, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Write tensors and a description to one safetensors file; the old file stays whole on failure.
+def write_tensors(path: AnyPath, tensors: Mapping[str, Tensor], metadata: Mapping[str, object]) -> None:
+    """Write tensors and a description to one safetensors file; on failure, an existing file is unchanged.
 
-    Equal contents make equal files.
+    Equal contents give identical files.
 
     Args:
         path: The file; its folder must exist.
         tensors: What to store, by name.
-        metadata: What to store beside them: plain JSON data.
+        metadata: The description to store with them, as JSON data.
 
     Raises:
         CheckpointError: The file cannot be written.
     """
     path = Path(path)
     if not path.name or "\0" in str(path):
-        raise CheckpointError(f"cannot write {str(path)!r}", expected="the path of a file", fix="name a file")
+        raise CheckpointError(
+            f"cannot write {str(path)!r}",
+            expected="the path of a file",
+            fix="write to a path such as 'adapter.safetensors'",
+        )
     plain = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     body = json.dumps({**metadata, DIGEST: _digest(plain)}, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     shapes = {name: tuple(tensor.shape) for name, tensor in plain.items()}
@@ -94,7 +99,7 @@ def write_tensors(path: AnyPath, tensors: Mapping[str, Tensor], metadata: Mappin
 
 
 def _replace(path: Path, contents: bytes) -> None:
-    """Put contents where a file is, or will be, in one step."""
+    """Write a file atomically: first a temporary file beside it, which is then renamed."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         with open(temporary, "wb") as sink:
@@ -107,7 +112,7 @@ def _replace(path: Path, contents: bytes) -> None:
             f"cannot write {path}",
             got=_reason(error),
             cause="the folder does not exist, is not writable, or the disk is full",
-            fix="create the folder or choose another path; a file that was there is unchanged",
+            fix="create the folder or choose another path; an existing file is unchanged",
         ) from error
     finally:
         with contextlib.suppress(OSError):
@@ -115,7 +120,7 @@ def _replace(path: Path, contents: bytes) -> None:
 
 
 def write_plain(path: AnyPath, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors to a safetensors file as others write them, without a description; an old file stays on failure.
+    """Write a plain safetensors file without a description; on failure, an existing file is unchanged.
 
     Args:
         path: The file; its folder must exist.
@@ -129,11 +134,11 @@ def write_plain(path: AnyPath, tensors: Mapping[str, Tensor]) -> None:
 
 
 def write_text(path: AnyPath, text: str) -> None:
-    """Write a text file; an old file stays whole on failure.
+    """Write a text file; on failure, an existing file is unchanged.
 
     Args:
         path: The file; its folder must exist.
-        text: Its contents.
+        text: The contents, written as UTF-8.
 
     Raises:
         CheckpointError: The file cannot be written.
@@ -142,19 +147,19 @@ def write_text(path: AnyPath, text: str) -> None:
 
 
 def make_folder(folder: AnyPath) -> None:
-    """Make a folder if it does not exist.
+    """Create a folder and its parents if they do not exist.
 
     Args:
-        folder: Its path.
+        folder: The folder's path.
 
     Raises:
-        CheckpointError: It cannot be made.
+        CheckpointError: It cannot be created.
     """
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CheckpointError(
-            f"cannot make the folder {folder}", got=str(error), fix="choose another folder"
+            f"cannot create the folder {folder}", got=str(error), fix="choose another folder"
         ) from error
 
 
@@ -162,13 +167,13 @@ def read_header(path: AnyPath) -> Header:
     """Read a file's metadata and shapes without allocating a tensor.
 
     Args:
-        path: A file made by `write_tensors`.
+        path: A file that `write_tensors` wrote.
 
     Returns:
-        The header, which agrees with its seal.
+        The header, with its checksum verified.
 
     Raises:
-        CheckpointError: The file is missing, damaged or not one of ours.
+        CheckpointError: The file is missing, damaged or not a tensorfact file.
     """
     with _opened(path) as file:
         stored = (file.metadata() or {}).get(ENTRY, "")
@@ -185,29 +190,33 @@ def read_header(path: AnyPath) -> Header:
         metadata = json.loads(body)
         return Header(Path(path), metadata, shapes, str(metadata.pop(DIGEST)))
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path} holds no description", got=type(error).__name__) from error
+        raise CheckpointError(
+            f"{path} is damaged: it has no readable description",
+            got=type(error).__name__,
+            fix="restore it from a copy",
+        ) from error
 
 
 def read_tensors(path: AnyPath) -> dict[str, Tensor]:
-    """Read every tensor of a file and hold them against its digest.
+    """Read all tensors of a file and verify its digest.
 
     Args:
-        path: A file made by `write_tensors`.
+        path: A file that `write_tensors` wrote.
 
     Returns:
         The tensors by name, on the CPU.
 
     Raises:
-        CheckpointError: The file is missing, or its contents and digest disagree.
+        CheckpointError: The file is missing, or its digest does not match.
     """
     return read_header(path).tensors()
 
 
 def read_plain(path: AnyPath) -> dict[str, Tensor]:
-    """Read every tensor of any safetensors file, with a digest or without.
+    """Read all tensors of any safetensors file; if it has a digest, verify it.
 
     Args:
-        path: The file.
+        path: A safetensors file of tensorfact or of another library.
 
     Returns:
         The tensors by name, on the CPU.
@@ -222,12 +231,12 @@ def read_plain(path: AnyPath) -> dict[str, Tensor]:
 
 
 class StoredTensors(Mapping[str, Tensor]):
-    """The tensors of a safetensors file, each read when it is asked for.
+    """The tensors of a safetensors file, each read on access.
 
-    A digest, if there is one, is not held against the contents: that would mean to read them all.
+    A digest is not verified, since that would read all tensors.
 
     Args:
-        path: The file.
+        path: A safetensors file of tensorfact or of another library.
 
     Raises:
         CheckpointError: The file is missing or damaged.
@@ -260,7 +269,7 @@ def _opened(path: AnyPath) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
             yield file
-    except (OSError, SafetensorError, RuntimeError) as error:  # torch's, of a file that shrank meanwhile
+    except (OSError, SafetensorError, RuntimeError) as error:  # RuntimeError: torch's, if the file shrank meanwhile
         raise CheckpointError(
             f"cannot read {path}",
             expected="a safetensors file",

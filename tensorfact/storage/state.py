@@ -1,4 +1,4 @@
-"""An adapter without a model: what a file holds, in memory."""
+"""`AdapterState`: an adapter without a model, in memory or in a file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .files import read_header, write_tensors
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class AdapterState:
-    """The plan, formats and numbers of an adapter; `adapter.state`, or what a file holds.
+    """An adapter without a model: plan, formats and numbers, as `adapter.state` or a file holds them.
 
     Args:
         description: Everything but the numbers.
@@ -44,12 +44,12 @@ class AdapterState:
         """Read a file that `Adapter.save` or `save` wrote.
 
         Args:
-            path: The file.
-            model: A model that the adapter has to fit; it is held against it before a tensor is read.
+            path: The adapter file.
+            model: A model that the adapter must fit, checked before a tensor is read; by default there is no check.
             check_base: Refuse a model whose base weights are not those the adapter was trained on.
 
         Raises:
-            CheckpointError: The file is missing, damaged, no adapter, or does not fit the model's sizes.
+            CheckpointError: The file is missing, damaged, not an adapter file, or does not fit the model's sizes.
             FingerprintError: The file was made for another base model.
             PlanError: The file's plan does not fit the model.
         """
@@ -76,22 +76,22 @@ class AdapterState:
         return state
 
     def check(self, source: str = "the adapter") -> None:
-        """Hold the tensors against the description.
+        """Check the tensors' names, shapes and types against the description.
 
         Args:
-            source: Where they are from, for messages.
+            source: What to call the adapter in error messages.
 
         Raises:
-            CheckpointError: A tensor is missing, unknown, of another shape, or a core holds no real numbers.
+            CheckpointError: A tensor is missing, unknown or of another shape, or a core is not floating point.
         """
         expected, found = self.description.shapes, {name: tuple(t.shape) for name, t in self.tensors.items()}
         for name in sorted(expected.keys() | found.keys()):
             if expected.get(name) != found.get(name):
                 raise CheckpointError(
-                    f"{source} does not hold the tensors that it describes, at {name!r}",
+                    f"{source}: tensor {name!r} does not match the description",
                     expected=f"shape {expected.get(name, 'none')}",
                     got=f"{found.get(name, 'none')}",
-                    fix="pass a state as `adapter.state` or `AdapterState.load` returns it",
+                    fix="pass adapter.state, or AdapterState.load(path)",
                 )
             tensor = self.tensors[name]
             if tensor.is_meta or not (tensor.is_floating_point() or name.startswith(HEAD)):
@@ -105,14 +105,13 @@ class AdapterState:
     def save(self, path: AnyPath) -> None:
         """Write everything to one safetensors file, atomically.
 
-        What training does not change, frozen cores and the start that is subtracted, is left out where it can be drawn
-        again, bit for bit.
+        Frozen cores and the subtracted start are left out where they can be rebuilt bit for bit.
 
         Args:
             path: The file; its folder must exist.
 
         Raises:
-            CheckpointError: It cannot be written; a file that was there is unchanged.
+            CheckpointError: The file cannot be written; an existing file is unchanged.
             FormatError: A format has no registered name.
         """
         drawn, own = self.description.drawn(), self.tensors
@@ -142,7 +141,7 @@ class AdapterState:
         return self._below(f"{FACTORS}{tensor}.")
 
     def start(self, tensor: str) -> dict[str, Tensor]:
-        """Return the cores whose increment is subtracted from that of `cores`, by name; empty if none is.
+        """Return the cores whose increment is subtracted, by name; empty without `subtract_start`.
 
         Args:
             tensor: The tensor's name.
@@ -156,12 +155,12 @@ class AdapterState:
 
     @property
     def head(self) -> dict[str, Tensor]:
-        """The stored head, by parameter name."""
+        """The stored parameters and buffers of the head, by name."""
         return {name.removeprefix(HEAD): value for name, value in self.tensors.items() if name.startswith(HEAD)}
 
     @property
     def num_parameters(self) -> int:
-        """How many numbers the trained factors hold, the head apart."""
+        """The number of trained parameters of the factors, without the head."""
         formats, modes = self.description.formats, self.description.modes
         return sum(format.num_parameters(modes[name]) for name, format in formats.items())
 
@@ -171,12 +170,12 @@ class AdapterState:
         cores: Mapping[str, Mapping[str, Tensor]],
         head: Mapping[str, Tensor] | None = None,
     ) -> AdapterState:
-        """Return a state with other factors.
+        """Return a copy with other factors.
 
         Args:
-            formats: Formats by tensor name.
-            cores: The cores of every tensor, by its name.
-            head: Another head; by default, this one's.
+            formats: The new formats by tensor name.
+            cores: The new cores of every tensor, by its name.
+            head: A new head; by default this one's.
         """
         head = self.head if head is None else head
         tensors = {f"{FACTORS}{t}.{name}": core for t, each in cores.items() for name, core in each.items()}
@@ -192,7 +191,7 @@ class AdapterState:
 
 
 class HasState(Protocol):
-    """What an adapter without a model can be had of, such as an `Adapter`."""
+    """An object that holds an adapter state, such as an `Adapter`."""
 
     @property
     def state(self) -> AdapterState:
@@ -201,29 +200,29 @@ class HasState(Protocol):
 
 
 AdapterSource = HasState | AdapterState | str | os.PathLike[str]
-"""Where an adapter comes from: one on a model, one without, or a file."""
+"""An adapter on a model, an adapter state, or the path of an adapter file."""
 
 
 def state_of(adapter: AdapterSource, model: nn.Module | None = None, *, check_base: bool = True) -> AdapterState:
-    """Return an adapter without its model.
+    """Return the state of an adapter, whether on a model, without a model, or in a file.
 
     Args:
-        adapter: An adapter on a model, one without, or a file.
+        adapter: An adapter on a model, an adapter state, or the path of an adapter file.
         model: As in `AdapterState.load`.
         check_base: As in `AdapterState.load`.
 
     Raises:
-        CheckpointError: The file is missing, damaged, no adapter, or does not fit the model's sizes.
+        CheckpointError: The file is missing, damaged, not an adapter file, or does not fit the model's sizes.
         FingerprintError: The adapter was made for another base model.
         PlanError: Its plan does not fit the model.
-        AdaptError: This is no adapter.
+        AdaptError: `adapter` is none of these.
     """
     if isinstance(adapter, (str, os.PathLike)):
         return AdapterState.load(Path(adapter), model, check_base=check_base)
     state = adapter if isinstance(adapter, AdapterState) else getattr(adapter, "state", None)
     if not isinstance(state, AdapterState):
-        raise AdaptError("an adapter", expected="an Adapter, an AdapterState or a file", got=repr(adapter)[:80])
-    if adapter is state:  # it may have been put together by hand
+        raise AdaptError("adapter", expected="an Adapter, an AdapterState or a path", got=repr(adapter)[:80])
+    if adapter is state:  # it may have been constructed by hand
         state.check()
     if model is not None:
         state.description.check_fits(model, check_base=check_base)

@@ -1,6 +1,6 @@
-"""The conformance kit: does a format, or a plan on a model, keep the laws? And strategies for tests of one's own.
+"""Conformance tests for your own formats and plans, and hypothesis strategies.
 
-It needs hypothesis, and pytest for `as_test`: `pip install 'tensorfact[testing]'`.
+Requires hypothesis, and pytest for `as_test`: `pip install 'tensorfact[testing]'`.
 """
 
 from .format_laws import check_format

@@ -1,4 +1,4 @@
-"""Laws of what a format decomposes a tensor into."""
+"""Laws of a format's decomposition."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from .laws import LawCheck, require
 from .subject import FormatSubject, distance
 
 _SCALE = 1024.0
-"""A power of two: the tensor that is decomposed is then the same to the last bit."""
-
+"""A power of two, so that scaling by it is exact."""
 
 _ALIKE = 0.8
-"""The cosine with a tensor that the format can hold, for a fit that may stop at a local optimum."""
+"""Lower bound of the cosine with an exactly representable tensor; a fit may stop at a local optimum."""
 
 
 def _shapes(subject: FormatSubject) -> str | None:
@@ -31,7 +30,7 @@ def _shapes(subject: FormatSubject) -> str | None:
             found == wanted,
             expected=f"cores of shapes {wanted}",
             got=found,
-            cause="a core that is transposed, or named otherwise than in the network",
+            cause="a core that is transposed, or whose name differs from the network",
         )
     return None
 
@@ -47,9 +46,9 @@ def _kind(subject: FormatSubject) -> str | None:
         kinds = {(core.dtype, core.device.type) for core in each.cores.values()}
         require(
             kinds == {(dtype, device)},
-            expected=f"cores in {dtype} on {device}, as the tensor",
+            expected=f"cores in {dtype} on {device}, like the tensor",
             got=", ".join(sorted(f"{kind} on {place}" for kind, place in kinds)),
-            cause="numpy, .double(), or a tensor made without dtype= and device= in factorize()",
+            cause="numpy, .double(), or a tensor created without dtype= and device= in factorize()",
         )
     return None
 
@@ -64,15 +63,15 @@ def _repeats(subject: FormatSubject) -> str | None:
             state = torch.get_rng_state()
             again = subject.format.factorize(tensor / tensor.abs().max(), modes)
             left = torch.equal(torch.get_rng_state(), state)
-        cause = "torch's own random state; draw from torch.Generator().manual_seed(0) in factorize()"
+        cause = "torch's global random state; use torch.Generator().manual_seed(0) in factorize()"
+        require(left, expected="torch's random state unchanged", got="a different state", cause=cause)
+        differing = [name for name, core in cores.items() if not torch.equal(core, again[name])]
         require(
-            left,
-            expected="torch's random state left alone",
-            got="another state",
+            not differing,
+            expected="the same cores again",
+            got=f"different values in {', '.join(differing)}",
             cause=cause,
         )
-        differing = [name for name, core in cores.items() if not torch.equal(core, again[name])]
-        require(not differing, expected="the same cores again", got=f"another {', '.join(differing)}", cause=cause)
     return None
 
 
@@ -82,10 +81,10 @@ def _scales(subject: FormatSubject) -> str | None:
     for modes, tensor, found in subject.decomposed():
         dense = found.dense()
         alike = float(torch.cosine_similarity(dense.flatten(), tensor.flatten(), dim=0))
-        cause = "a sign or a scale that factorize() drops or puts on two cores, or dimensions in another order"
+        cause = "factorize() drops a sign or scale, applies it to two cores, or permutes dimensions"
         require(
             alike > _ALIKE,
-            expected=f"cores that point the way the tensor does, a cosine above {_ALIKE}",
+            expected=f"a cosine with the tensor above {_ALIKE}",
             got=f"{alike:.3g}",
             cause=cause,
         )
@@ -93,8 +92,8 @@ def _scales(subject: FormatSubject) -> str | None:
             apart = distance(subject.format.decompose(factor * tensor, modes).dense(), factor * dense)
             require(
                 apart < 1e-6,
-                expected=f"{factor:g} times the tensor to give {factor:g} times as much",
-                got=f"a difference of {apart:.2g}",
+                expected=f"{factor:g} times the tensor to decompose into {factor:g} times the result",
+                got=f"a relative difference of {apart:.2g}",
                 cause=cause,
             )
     return None
@@ -104,22 +103,22 @@ def _says_its_error(subject: FormatSubject) -> str | None:
     if subject.undecomposed:
         return subject.undecomposed
     decomposed = list(subject.found.items())
-    with contextlib.suppress(FormatError):  # of a rank that cannot be lowered, the next law says so
+    with contextlib.suppress(FormatError):  # the next law reports a rank that cannot be lowered
         decomposed += subject.lower.items()
     for case, found in decomposed:
         tensor = subject.tensors[case]
         true = float((found.dense() - tensor).norm() / tensor.norm())
         require(
             math.isclose(found.error, true, rel_tol=1e-6, abs_tol=1e-9),
-            expected=f"the error that is measured, {true:.6g}",
+            expected=f"the measured error {true:.6g}",
             got=f"{found.error:.6g}",
             cause="an overridden decompose() that estimates the error, or changes the cores after measuring it",
         )
         require(
             found.error <= 1 + 1e-6,
-            expected="an error of at most 1, which zero cores have",
+            expected="an error of at most 1, that of zero cores",
             got=f"{found.error:.6g}",
-            cause="cores that factorize() scales after fitting them",
+            cause="factorize() scales the cores after the fit",
         )
     return None
 
@@ -130,12 +129,12 @@ def _falls(subject: FormatSubject) -> str | None:
     if subject.format.own_rank is None:
         return "the format has no rank"
     if not subject.lower:
-        return "there is no lower rank than this format's; give the kit one of a higher rank"
+        return "the format has the lowest rank; pass a format of higher rank"
     for case, low in subject.lower.items():
         error = subject.found[case].error
         require(
             error <= low.error * (1 + 1e-6) + 1e-6,
-            expected=f"an error of at most {low.error:.4g}, which {low.format} reaches",
+            expected=f"an error of at most {low.error:.4g}, that of {low.format}",
             got=f"{error:.4g} with {subject.format}",
             cause="a fit that stops early, or ranks that are not used",
         )
@@ -148,13 +147,13 @@ def _keeps_given(subject: FormatSubject) -> str | None:
     for modes, _, found in subject.decomposed():
         given: Mapping[str, Tensor] = subject.format.given(modes)
         if not given:
-            return "the format gives no core"
+            return "the format has no given cores"
         changed = [name for name, core in given.items() if not torch.equal(found.cores[name], core.to(torch.float64))]
         require(
             not changed,
-            expected="the given cores as they are",
-            got=f"another {', '.join(changed)}",
-            cause="a factorize() that fits or scales every core of the network",
+            expected="the given cores unchanged",
+            got=f"different values in {', '.join(changed)}",
+            cause="factorize() fits or scales all cores of the network",
         )
     return None
 
@@ -164,10 +163,12 @@ _SAME = ("dtype and device kept", "decomposition repeats")
 
 DECOMPOSITION_LAWS: tuple[LawCheck[FormatSubject], ...] = (
     LawCheck("cores in shape", "factorize returns the network's cores in its shapes", _shapes, ("every core learns",)),
-    LawCheck("given cores stay", "a decomposition holds the given cores unchanged", _keeps_given, _SHAPED),
+    LawCheck("given cores stay", "a decomposition leaves the given cores unchanged", _keeps_given, _SHAPED),
     LawCheck(_SAME[0], "cores have the tensor's dtype and device", _kind, _SHAPED),
-    LawCheck(_SAME[1], "one tensor has one decomposition, whatever torch's random state", _repeats, _SHAPED),
-    LawCheck("sign and size", "a multiple of a tensor gives that multiple of what was found", _scales, _SAME),
-    LawCheck("error is true", "the reported error is the measured one, at most 1", _says_its_error, ("sign and size",)),
-    LawCheck("error falls with rank", "a higher rank leaves no larger error", _falls, ("error is true",)),
+    LawCheck(_SAME[1], "decomposition is deterministic and leaves torch's random state unchanged", _repeats, _SHAPED),
+    LawCheck("sign and size", "decomposing c * tensor gives c * the result", _scales, _SAME),
+    LawCheck(
+        "error is true", "the reported error is the measured error, at most 1", _says_its_error, ("sign and size",)
+    ),
+    LawCheck("error falls with rank", "a higher rank does not increase the error", _falls, ("error is true",)),
 )

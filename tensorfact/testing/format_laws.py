@@ -1,4 +1,4 @@
-"""Whether a format keeps the laws."""
+"""Check a format against the laws."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ FORMAT_LAWS: tuple[LawCheck[FormatSubject], ...] = (*NETWORK_LAWS, *DECOMPOSITIO
 
 
 def check_format(format: Format, modes: Sequence[Mode] | None = None) -> Laws:
-    """Return the laws that a format has to keep, ready to be checked; nothing runs yet.
+    """Return the laws that a format has to satisfy. They run when called, by pytest or in a report.
 
     Args:
-        format: The format, of rank 2 or more if it has ranks.
-        modes: The modes it is tried on; by default hypothesis draws from shapes that it allows.
+        format: The format to test, of rank 2 or more if it has a rank.
+        modes: The modes to test it on; by default hypothesis draws from several shapes that suit the format.
 
     Returns:
-        The laws: `check_format(f).as_test()` is a test for pytest, `check_format(f).report()` a table.
+        The laws: `check_format(f).as_test()` is a pytest test, `check_format(f).report()` returns a table of results.
 
     Raises:
-        FormatError: It is no format, or allows none of the shapes that are tried.
+        FormatError: `format` is not a format, or none of the test shapes suits it.
 
     Examples:
         >>> from tensorfact import CP

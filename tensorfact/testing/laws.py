@@ -1,27 +1,28 @@
-"""A law that can be checked, a list of laws, and what is raised where one is broken."""
+"""Laws that can be checked, lists of laws, and the errors for broken laws."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, TypeVar, overload
+from typing import Generic, TypeVar, overload
 
 from ..common.table import Table
 
 S = TypeVar("S")
+T = TypeVar("T")
 
 
 class LawError(AssertionError):
-    """A law that does not hold: its name, what was expected, what arrived, the usual cause."""
+    """A law does not hold. The message has the name of the law, what was expected and found, and the usual cause."""
 
 
 class BrokenError(AssertionError):
-    """What a check raises; the law puts its name before it.
+    """Raised by a check; the law adds its name to the message.
 
     Args:
-        expected: What the law says.
-        got: What arrived.
+        expected: The value or property that the law requires.
+        got: The value or property that was found.
         cause: The usual cause.
     """
 
@@ -30,16 +31,16 @@ class BrokenError(AssertionError):
 
 
 def require(holds: bool, *, expected: str, got: object, cause: str) -> None:
-    """Raise unless something holds.
+    """Raise unless a condition holds.
 
     Args:
-        holds: Whether it does.
-        expected: What the law says.
-        got: What arrived.
+        holds: The condition.
+        expected: The value or property that the law requires.
+        got: The value or property that was found.
         cause: The usual cause.
 
     Raises:
-        BrokenError: It does not.
+        BrokenError: The condition does not hold.
     """
     if not holds:
         raise BrokenError(expected, got, cause)
@@ -47,12 +48,12 @@ def require(holds: bool, *, expected: str, got: object, cause: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Law:
-    """One law about one subject. Call it to check it.
+    """One law of one subject. Call it to check it.
 
     Args:
-        name: Its name.
-        statement: What it says, in one line.
-        check: Checks it; returns why it does not apply, or None.
+        name: The name of the law.
+        statement: The law in one line.
+        check: The check; it returns why the law does not apply, or None.
 
     Examples:
         >>> from tensorfact import TensorTrain
@@ -73,14 +74,14 @@ class Law:
             None if it holds, or why it does not apply.
 
         Raises:
-            LawError: It does not hold.
+            LawError: The law does not hold.
         """
         __tracebackhide__ = True
         try:
             return self.check()
         except BrokenError as broken:
             raise self._error(str(broken), broken) from None
-        except Exception as error:  # whatever the code under test raises
+        except Exception as error:  # the code under test may raise anything
             raise self._error(f"expected {self.statement}, got {type(error).__name__}: {error}", error) from error
 
     def _error(self, message: str, cause: Exception) -> LawError:
@@ -92,11 +93,11 @@ class Law:
 
 @dataclasses.dataclass(frozen=True)
 class Laws(Sequence[Law]):
-    """The laws about one subject, to be looped over, run by pytest, or printed as a table.
+    """The laws of one subject: a sequence that pytest can run and that prints as a table.
 
     Args:
-        subject: What they are about.
-        laws: The laws.
+        subject: The name of the format or plan under test.
+        laws: The laws, in the order in which they are checked.
     """
 
     subject: str
@@ -113,11 +114,11 @@ class Laws(Sequence[Law]):
         return len(self.laws)
 
     def as_test(self) -> Callable[[Law], None]:
-        """Return a test for pytest, one case a law: `test_laws = check_format(MyFormat(2)).as_test()`.
+        """Return a pytest test with one case per law: `test_laws = check_format(MyFormat(2)).as_test()`.
 
         A law that does not apply is skipped, with the reason.
         """
-        import pytest  # here alone: the kit works without it
+        import pytest  # imported here because the other functions work without pytest
 
         cases = [pytest.param(law, id=law.name) for law in self.laws]
 
@@ -130,11 +131,11 @@ class Laws(Sequence[Law]):
         return checked
 
     def table(self) -> Table:
-        """Return the laws and what they say, unchecked."""
+        """Return the names and statements of the laws, without checking them."""
         return Table(("law", "what it says"), tuple((law.name, law.statement) for law in self.laws))
 
     def report(self) -> Table:
-        """Check every law and return one row for each: its name, whether it holds, and what it had to say.
+        """Check every law and return one row for each: its name, whether it holds, and its message.
 
         Examples:
             >>> from tensorfact import TensorTrain
@@ -155,13 +156,13 @@ class Laws(Sequence[Law]):
 
 @dataclasses.dataclass(frozen=True)
 class LawCheck(Generic[S]):
-    """A law of every subject of a kind.
+    """A law for all subjects of one type.
 
     Args:
-        name: The law's name.
-        statement: What it says.
-        check: Checks a subject; returns why it does not apply, or None.
-        needs: The laws that must hold for this one to mean anything.
+        name: The name of the law.
+        statement: The law in one line.
+        check: Checks a subject; it returns why the law does not apply, or None.
+        needs: The laws that must hold before this one can be checked.
     """
 
     name: str
@@ -171,14 +172,14 @@ class LawCheck(Generic[S]):
 
 
 def laws_of(subject: S, title: str, rules: Sequence[LawCheck[S]]) -> Laws:
-    """Return the laws of one subject. Each is checked once, and its outcome kept.
+    """Return the laws of one subject. Each is checked at most once, and its outcome is cached.
 
-    A law whose needs are not met does not apply, so that one fault breaks one law.
+    A law is not checked while one of its needs is broken, so that one fault breaks one law.
 
     Args:
-        subject: What they are about.
-        title: Its name.
-        rules: The laws of its kind.
+        subject: The subject under test.
+        title: The name of the subject.
+        rules: The laws for subjects of this type.
     """
     known = {rule.name: rule for rule in rules}
 
@@ -188,11 +189,11 @@ def laws_of(subject: S, title: str, rules: Sequence[LawCheck[S]]) -> Laws:
             return f"not checked while {need!r} does not hold"
         try:
             return known[name].check(subject)
-        except Exception as error:  # whatever the code under test raises
+        except Exception as error:  # the code under test may raise anything
             return error
 
     def unmet(name: str) -> str:
-        """Return the first law that this one rests on, through others or not, and that does not hold."""
+        """Return the first broken law among the direct and indirect needs of a law."""
         failed = (need if isinstance(outcome(need), Exception) else unmet(need) for need in known[name].needs)
         return next(filter(None, failed), "")
 
@@ -205,16 +206,16 @@ def laws_of(subject: S, title: str, rules: Sequence[LawCheck[S]]) -> Laws:
     return Laws(title, tuple(Law(each.name, each.statement, functools.partial(check, each.name)) for each in rules))
 
 
-def crashed(call: Callable[[], Any], *, expected: str, cause: str) -> Any:
-    """Return what a call returns, or say what it should have done.
+def crashed(call: Callable[[], T], *, expected: str, cause: str) -> T:
+    """Return the result of a call, or raise `BrokenError` if it raises anything.
 
     Args:
-        call: Code under test.
-        expected: What the law says.
+        call: The code under test.
+        expected: The property that the law requires.
         cause: The usual cause.
 
     Raises:
-        BrokenError: It raised.
+        BrokenError: The call raised.
     """
     try:
         return call()

@@ -1,4 +1,4 @@
-"""Laws of a format's options, its network, and the start of its factors."""
+"""Laws of a format's options, its network, and the initialization of its factors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .smallest_model import routes, unchanged_when_subtracted
 from .subject import FormatSubject, distance, evaluated
 
 _KEPT = ("normal", "uniform", "orthogonal", ZERO, GIVEN)
-"""Starts that are meant to keep the variance, and those that have none."""
+"""Starts that preserve the variance, or that have no scale."""
 _DRAWS = 300
 _SAMPLES = 4
 
@@ -32,24 +32,24 @@ def _immutable(subject: FormatSubject) -> None:
     require(
         "__dataclass_params__" in vars(kind) and vars(kind)["__dataclass_params__"].frozen,
         expected="a frozen dataclass",
-        got=f"class {kind.__name__}, which is none itself",
-        cause="no @dataclasses.dataclass(frozen=True) above the class",
+        got=f"class {kind.__name__} without the decorator",
+        cause="a missing @dataclasses.dataclass(frozen=True)",
     )
-    crashed(lambda: hash(format), expected="a format with a hash", cause="an option that is a list, a dict or a tensor")
+    crashed(lambda: hash(format), expected="a hashable format", cause="an option that is a list, a dict or a tensor")
     twins = {"a copy": copy.deepcopy(format), "dataclasses.replace(format)": dataclasses.replace(format)}
     for name, twin in twins.items():
         require(
             twin == format and hash(twin) == hash(format),
             expected=f"{name} that equals the format, with the same hash",
             got=f"{twin} != {format}",
-            cause="eq=False, or an option that __post_init__ changes each time",
+            cause="eq=False, or an option that __post_init__ changes every time",
         )
 
 
 def _survives_json(subject: FormatSubject) -> None:
     format = subject.format
-    cause = "an option of a type that JSON does not hold, or that __post_init__ does not bring back to one form"
-    back = crashed(lambda: _through_json(format), expected="options that JSON holds", cause=cause)
+    cause = "an option of a type that JSON does not have, or that __post_init__ does not convert back"
+    back = crashed(lambda: _through_json(format), expected="options that JSON can store", cause=cause)
     require(back == format, expected=str(format), got=str(back), cause=cause)
     require(
         str(back) == str(format) and repr(back) == repr(format) and hash(back) == hash(format),
@@ -60,7 +60,7 @@ def _survives_json(subject: FormatSubject) -> None:
 
 
 def _through_json(format: Format) -> Format:
-    """Write a format as JSON and read it, by its name or, where its class has none, by its options."""
+    """Write a format as JSON and read it back, by its name or, if it is not registered, by its options."""
     try:
         stored = format_to_dict(format)
     except FormatError:
@@ -86,8 +86,8 @@ def _repeats(subject: FormatSubject) -> None:
             given.keys() == again.keys()
             and all(torch.equal(given[n].nan_to_num(), again[n].nan_to_num()) for n in given),
             expected="the same given cores every time",
-            got="others",
-            cause="random numbers in given(); the values have to follow from the options and the modes",
+            got="different values",
+            cause="random numbers in given(); compute the values from the options and the modes",
         )
 
     subject.for_all(check)
@@ -97,10 +97,10 @@ def _keeps_modes(subject: FormatSubject) -> None:
     def check(modes: tuple[Mode, ...], seed: int) -> None:
         network = subject.network(modes)
         names, sizes = tuple(mode.name for mode in modes), tuple(mode.size for mode in modes)
-        cause = "the output written in the order of the cores; it is tuple(mode.name for mode in modes)"
+        cause = "an output in the order of the cores; use tuple(mode.name for mode in modes)"
         require(network.output == names, expected=f"output {names}", got=network.output, cause=cause)
         found = network.shape(network.output)
-        require(found == sizes, expected=f"sizes {sizes}", got=found, cause="sizes of other modes")
+        require(found == sizes, expected=f"sizes {sizes}", got=found, cause="sizes that are not those of the modes")
 
     subject.for_all(check)
 
@@ -111,9 +111,9 @@ def _counts(subject: FormatSubject) -> None:
         count = subject.format.num_parameters(modes)
         require(
             count == held,
-            expected=f"{held}, the numbers in the trained cores",
+            expected=f"{held}, the number of elements of the trained cores",
             got=count,
-            cause="an overridden num_parameters with another formula, or one that counts cores that are not trained",
+            cause="an overridden num_parameters() with a wrong formula, or one that counts frozen cores",
         )
 
     subject.for_all(check)
@@ -127,8 +127,8 @@ def _is_dense(subject: FormatSubject) -> None:
         require(
             apart < 1e-9,
             expected=f"the einsum {factors.network}",
-            got=f"a tensor that differs by {apart:.2g} of its largest number",
-            cause="a Network subclass whose equality or hash leaves something out",
+            got=f"a relative difference of {apart:.2g}",
+            cause="a Network subclass whose equality or hash ignores a field",
         )
 
     subject.for_all(check)
@@ -140,8 +140,8 @@ def _starts_at_zero(subject: FormatSubject) -> str | None:
         require(
             not bool(dense.any()),
             expected="a fresh tensor of zeros",
-            got=f"numbers up to {float(dense.abs().max()):.2g}",
-            cause="a given core that is infinite or NaN, which zero does not cancel",
+            got=f"values up to {float(dense.abs().max()):.2g}",
+            cause="a given core with infinite or NaN values, whose product with zero is NaN",
         )
 
     if _has_zero(subject):
@@ -151,9 +151,9 @@ def _starts_at_zero(subject: FormatSubject) -> str | None:
         difference = unchanged_when_subtracted(subject.format, modes)
         require(
             difference == 0,
-            expected="no core starts at zero, so adapt(..., subtract_start=True) leaves the output as it was",
-            got=f"an output that differs by {difference:.2g}",
-            cause="given cores that are infinite, or that differ from call to call",
+            expected="an unchanged output with adapt(..., subtract_start=True), since no core starts at zero",
+            got=f"a difference of {difference:.2g}",
+            cause="given cores that are infinite, or that differ between calls",
         )
     return None
 
@@ -177,9 +177,9 @@ def _learns(subject: FormatSubject) -> None:
         dead = sorted(trained.keys() - reached)
         require(
             not dead,
-            expected="a gradient for every trained core at the first or second step",
+            expected="a nonzero gradient for every trained core in one of the first two steps",
             got=f"none for {', '.join(dead)}",
-            cause="two cores that start at zero, or a core that meets only zeros",
+            cause="two cores that start at zero, or a core that is multiplied only by zeros",
         )
 
     subject.for_all(check)
@@ -187,23 +187,23 @@ def _learns(subject: FormatSubject) -> None:
 
 def _keeps_scale(subject: FormatSubject) -> str | None:
     if not _has_zero(subject):
-        return "no core starts at zero, so there is nothing that the others' scale is meant for"
+        return "no core starts at zero, which the scale of the others is defined by"
     starts = {core.start for core in subject.network(subject.cases[0]).cores}
     if other := sorted(start for start in starts if start not in _KEPT):
-        return f"a core starts {other[0]!r}, a scale of the format's own"
+        return f"a core starts {other[0]!r}, which sets its own scale"
     for modes in subject.small:
         mean = _mean_square(subject, modes)
         require(
             0.5 < mean < 2,
-            expected="1 as the mean square of what the core that starts at zero is applied to",
+            expected="a mean square of 1 for the input of the core that starts at zero",
             got=f"{mean:.3g}",
-            cause="given cores of another scale, or a leg in three cores, which is charged twice",
+            cause="given cores of another scale, or a leg of three cores, which is counted twice",
         )
     return None
 
 
 def _mean_square(subject: FormatSubject, modes: Sequence[Mode]) -> float:
-    """Return the mean square of an input of variance 1 that met every core but the one that starts at zero."""
+    """Return the mean square of an input of variance 1 after all cores but the one that starts at zero."""
     network, given = subject.network(modes), subject.format.given(modes)
     inputs = tuple(mode.name for mode in modes if mode.side == "in")
     zero = next(core for core in network.cores if core.start == ZERO)
@@ -229,14 +229,14 @@ def _agrees(subject: FormatSubject) -> str | None:
     for modes in subject.small:
         found = routes(subject.format, modes)
         if found is None:
-            return "there are no inputs or no outputs, so there is no layer to apply it in"
+            return "there are no inputs or no outputs, so no layer can use it"
         for name, output in found.items():
             apart = distance(output, found["merged"])
             require(
                 apart < 1e-9,
-                expected="one output on both routes and merged",
-                got=f"{apart:.2g} between {name} and merged",
-                cause="a core or leg of a name that is taken: core 'x', leg '(tokens)'",
+                expected="the same output on both routes and merged",
+                got=f"a relative difference of {apart:.2g} between {name} and merged",
+                cause="a reserved name of a core or leg: core 'x', leg '(tokens)'",
             )
     return None
 
@@ -254,14 +254,16 @@ def _has_zero(subject: FormatSubject) -> bool:
 _NETWORK = ("equal arguments, equal network", "modes in order")
 
 NETWORK_LAWS: tuple[LawCheck[FormatSubject], ...] = (
-    LawCheck("immutable", "a frozen dataclass with a hash, equal to its copies", _immutable),
-    LawCheck("options survive JSON", "written as JSON and read, it is the same format", _survives_json, ("immutable",)),
-    LawCheck(_NETWORK[0], "network(modes) and given(modes) are the same every time", _repeats),
+    LawCheck("immutable", "a hashable frozen dataclass that equals its copies", _immutable),
+    LawCheck("options survive JSON", "JSON serialization preserves the format", _survives_json, ("immutable",)),
+    LawCheck(_NETWORK[0], "network(modes) and given(modes) are deterministic", _repeats),
     LawCheck(_NETWORK[1], "the network's output is the tensor's modes, in order", _keeps_modes, _NETWORK[:1]),
-    LawCheck("count", "num_parameters is how many numbers the trained cores hold", _counts, _NETWORK),
-    LawCheck("dense", "the dense tensor is the einsum that the network states", _is_dense, _NETWORK),
-    LawCheck("zero start", "fresh factors change no output", _starts_at_zero, ("dense",)),
+    LawCheck("count", "num_parameters is the number of elements of the trained cores", _counts, _NETWORK),
+    LawCheck("dense", "the dense tensor is the einsum of the network", _is_dense, _NETWORK),
+    LawCheck("zero start", "fresh factors do not change the output", _starts_at_zero, ("dense",)),
     LawCheck("every core learns", "gradients reach every core within two steps", _learns, ("zero start",)),
-    LawCheck("scale of the start", "random cores keep the variance of an input", _keeps_scale, ("every core learns",)),
-    LawCheck("routes agree", "activation, weight and merged give one output", _agrees, ("zero start",)),
+    LawCheck(
+        "scale of the start", "random cores preserve the variance of an input", _keeps_scale, ("every core learns",)
+    ),
+    LawCheck("routes agree", "both routes and the merged model give the same output", _agrees, ("zero start",)),
 )

@@ -1,4 +1,4 @@
-"""Whether a plan on a model keeps the laws."""
+"""Check a plan on a model against the laws."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import functools
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..adapters import Adapter, adapt, load_adapter
+from ..adapters.factors import Factors
 from ..adapters.liveness import numbers, tolerance_of
 from ..errors import AdaptError, FormatError
 from ..formats import Format, TensorTrain, format_to_dict
@@ -24,18 +25,18 @@ from .laws import BrokenError, LawCheck, Laws, crashed, laws_of, require
 from .subject import distance
 
 _INCREMENT = 0.3
-"""The size of the increments that are tried, as a part of the usual weight's."""
+"""The size of the test increments, relative to that of a usual weight."""
 
 
 @dataclasses.dataclass(frozen=True)
 class PlanSubject:
-    """A plan and a model under test. Every law has a copy of the model for itself.
+    """A plan and a model under test. Every law uses its own copy of the model.
 
     Args:
         plan: The plan.
-        original: The model, which is never run.
-        example: What the model is run on.
-        format: The format of the factors, its rank lowered where a tensor allows less.
+        original: The model, which is copied and never run itself.
+        example: The input on which copies of the model run.
+        format: The format of the factors; its rank is lowered where a tensor admits less.
     """
 
     plan: TensorizationPlan
@@ -44,7 +45,7 @@ class PlanSubject:
     format: Format | Mapping[str, Format]
 
     def model(self) -> nn.Module:
-        """Return a copy of the model in evaluation mode, its parameters frozen as `adapt` freezes them."""
+        """Return a copy of the model in evaluation mode with frozen parameters."""
         return copy.deepcopy(self.original).eval().requires_grad_(False)
 
     @functools.cached_property
@@ -55,7 +56,13 @@ class PlanSubject:
     def adapted(
         self, route: Literal["auto", "weight"] = "auto", *, drawn: bool = True, trainable: bool = False
     ) -> tuple[nn.Module, Adapter]:
-        """Return a model, trainable before or not, and its adapter, whose factors change the output if drawn."""
+        """Return a copy of the model and its adapter.
+
+        Args:
+            route: The route of the adapter.
+            drawn: Draw all cores at random, so that the adapter changes the output.
+            trainable: Whether the parameters of the model are trainable before `adapt`.
+        """
         model = self.model().requires_grad_(trainable)
         formats = self.resolved.fitted(self.format)
         adapter = adapt(model, self.plan, formats, route=route, train_head=False, seed=0, check=False)
@@ -64,11 +71,11 @@ class PlanSubject:
         return model, adapter
 
     def _draw(self, adapter: Adapter) -> None:
-        """Draw every core, so that an increment is about as large as a part of a usual weight."""
+        """Draw all cores at random, with increments of about `_INCREMENT` times the size of a usual weight."""
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
             for tensor in adapter.resolved.tensors:
-                factors: Any = adapter.factors[tensor.name]
+                factors = cast("Factors", adapter.factors[tensor.name])
                 trained = [core for core in factors.tensors() if core.requires_grad]
                 for core in trained:
                     core.copy_(torch.randn(core.shape, generator=generator).to(core))
@@ -77,7 +84,7 @@ class PlanSubject:
                 trained[-1].mul_(_INCREMENT / inputs**0.5 / max(deviation, 1e-12))
 
     def output(self, model: nn.Module) -> Tensor:
-        """Return what a model makes of the example, in evaluation mode and without a trace."""
+        """Return the output of a model for the example, in evaluation mode, without changing the model."""
         with observing(model):
             return numbers(self.example.run(model)).detach().clone()
 
@@ -88,20 +95,20 @@ def check_plan(
     example_input: object = None,
     format: Format | Mapping[str, Format] | None = None,
 ) -> Laws:
-    """Return the laws that a plan on a model has to keep, ready to be checked; nothing runs yet.
+    """Return the laws that a plan on a model has to satisfy. They run when called, by pytest or in a report.
 
     Args:
-        plan: The plan.
-        model: The model; it is only read, and copied.
-        example_input: A tensor, a tuple of arguments, or a mapping of keywords; by default the input that the model
-            says it takes, as timm's and transformers' do.
+        plan: The plan to test.
+        model: The model; it is copied and not changed.
+        example_input: A tensor, a tuple of arguments, or a dict of keyword arguments; by default the input that the
+            model declares, as those of timm and transformers do.
         format: The format of the factors; by default a tensor-train of rank 2.
 
     Returns:
-        The laws: `check_plan(plan, model).as_test()` is a test for pytest, `.report()` gives a table.
+        The laws: `check_plan(plan, model).as_test()` is a pytest test, `.report()` returns a table of results.
 
     Raises:
-        AdaptError: It is no plan, or no example input is known.
+        AdaptError: `plan` is not a plan, or no example input is known.
 
     Examples:
         >>> from tensorfact import plan_for
@@ -118,7 +125,7 @@ def check_plan(
     if example is None:
         raise AdaptError(
             f"check_plan: no example input is known for {type(model).__name__}",
-            fix="check_plan(plan, model, example_input), a tensor, a tuple of arguments or a dict of keywords",
+            fix="check_plan(plan, model, example_input)",
         )
     subject = PlanSubject(plan, copy.deepcopy(model), example, TensorTrain(2) if format is None else format)
     return laws_of(subject, f"a plan on {type(model).__name__}", PLAN_LAWS)
@@ -132,7 +139,7 @@ def _folds(subject: PlanSubject) -> None:
         require(
             _bits(again) == _bits(whole),
             expected=f"tensor {tensor.name!r} back, bit for bit",
-            got=f"{int((again != whole).sum())} other numbers",
+            got=f"{int((again != whole).sum())} different values",
             cause="two slices in one place, or a place without a slice",
         )
 
@@ -144,16 +151,16 @@ def _once(subject: PlanSubject) -> None:
     missing, unknown = sorted(parameters.keys() - set(named)), sorted(set(named) - parameters.keys())
     require(
         not (twice or missing or unknown),
-        expected="every parameter in one tensor, or left out with a reason",
-        got=f"twice {twice}, in none {missing}, unknown {unknown}",
+        expected="every parameter in exactly one tensor, or left out with a reason",
+        got=f"{twice} twice, {missing} missing, {unknown} unknown",
         cause="a resolve() that adds or drops parameters",
     )
 
 
 def _reads_back(subject: PlanSubject) -> None:
-    cause = "an option that to_json() leaves out"
+    cause = "an option that to_json() omits"
     back = crashed(
-        lambda: type(subject.plan).from_json(subject.plan.to_json()), expected="JSON that reads back", cause=cause
+        lambda: type(subject.plan).from_json(subject.plan.to_json()), expected="JSON that can be read back", cause=cause
     )
     require(back == subject.plan, expected="the same plan", got=back, cause=cause)
 
@@ -165,9 +172,9 @@ def _only_reads(subject: PlanSubject) -> None:
     changed = [name for name, value in _snapshot(model).items() if value != before[name]]
     require(
         not changed,
-        expected="the model as it was",
-        got=f"other {', '.join(changed)}",
-        cause="a resolve() that runs the model, or sets its mode",
+        expected="an unchanged model",
+        got=f"different {', '.join(changed)}",
+        cause="a resolve() that runs the model or sets its mode",
     )
 
 
@@ -182,8 +189,8 @@ def _stays_frozen(subject: PlanSubject) -> None:
     awake = sorted(name for name, p in base.items() if p.requires_grad or p.grad is not None)
     require(
         not awake,
-        expected="no base parameter that requires a gradient or has one",
-        got=f"{len(awake)}, the first {awake[:1]}",
+        expected="no base parameter with requires_grad or a gradient",
+        got=f"{len(awake)}, for example {', '.join(awake[:1])}",
         cause="a model whose forward or train() sets requires_grad on its weights",
     )
 
@@ -207,7 +214,7 @@ def _unchanged(subject: PlanSubject) -> None:
             torch.equal(found, expected),
             expected="the base model's output, bit for bit",
             got=f"a difference of {distance(found, expected):.2g} on route {route!r}",
-            cause="a model that asks its layers' type, or draws random numbers in evaluation mode",
+            cause="a model that checks the type of its layers, or draws random numbers in evaluation mode",
         )
 
 
@@ -216,16 +223,16 @@ def _is_weights(subject: PlanSubject) -> None:
     base = {name: p.detach().double() for name, p in own_parameters(subject.model()).items()}
     with torch.no_grad():
         for tensor in adapter.resolved.tensors:
-            factors: Any = adapter.factors[tensor.name]
+            factors = cast("Factors", adapter.factors[tensor.name])
             for name, part in tensor.scatter(factors.dense()).items():
                 effective = _attribute(model, name).double()
                 apart = float((effective - base[name] - part.double() * adapter.scales[tensor.name]).abs().max())
                 size = max(float(effective.abs().max()), 1e-30)
                 require(
                     apart < tolerance_of(model) * size,
-                    expected=f"effective - base of {name!r} as its slice of the dense tensor",
+                    expected=f"effective - base of {name!r} to equal its slice of the dense tensor",
                     got=f"a difference of {apart:.2g}",
-                    cause="a scatter() that puts a slice elsewhere than the layers read it",
+                    cause="a scatter() that puts a slice in another place than the layers read",
                 )
 
 
@@ -240,9 +247,9 @@ def _agree(subject: PlanSubject) -> None:
         apart = distance(output, outputs["merged"])
         require(
             apart < tolerance_of(subject.original),
-            expected="one output on every route and merged",
+            expected="the same output on every route and merged",
             got=f"a difference of {apart:.2g} between {name!r} and merged",
-            cause="a model that keeps a weight aside, as in module._parameters['weight'] or a packed copy",
+            cause="a model that caches a weight, as in module._parameters['weight'] or a packed copy",
         )
 
 
@@ -255,9 +262,9 @@ def _restores(subject: PlanSubject) -> None:
         changed = [name for name, tensor in model.state_dict().items() if _bits(tensor) != before[name]]
         require(
             not changed,
-            expected="every parameter as it was before merge(), bit for bit",
-            got=f"another {', '.join(changed)}",
-            cause="a parameter that does not hold what is copied into it, or two that share memory",
+            expected="the parameters from before merge(), bit for bit",
+            got=f"different values in {', '.join(changed)}",
+            cause="a parameter that changes values copied into it, or two parameters that share memory",
         )
 
 
@@ -267,7 +274,7 @@ def _loads(subject: PlanSubject) -> str | None:
         for format in adapter.formats.values():
             format_to_dict(format)
     except FormatError as error:
-        return f"nothing can be saved: {error}"
+        return f"the format cannot be saved: {error}"
     with tempfile.TemporaryDirectory() as folder:
         adapter.save(file := Path(folder) / "adapter.safetensors")
         twin = subject.model()
@@ -277,7 +284,7 @@ def _loads(subject: PlanSubject) -> str | None:
         torch.equal(found, expected),
         expected="the same output after saving and loading, bit for bit",
         got=f"a difference of {distance(found, expected):.2g}",
-        cause="numbers of the model that differ from copy to copy",
+        cause="values of the model that differ between copies",
     )
     return None
 
@@ -288,7 +295,7 @@ def _lives(subject: PlanSubject) -> None:
         adapter.check(subject.example.keywords or subject.example.arguments)
     except AdaptError as error:
         cause = "a layer that is never used"
-        raise BrokenError("an output that every parameter moves", error, cause) from error
+        raise BrokenError("an output that depends on every parameter", error, cause) from error
 
 
 def _starts_at_zero(subject: PlanSubject) -> bool:
@@ -302,7 +309,7 @@ def _routes() -> tuple[Literal["auto", "weight"], ...]:
 
 
 def _tensors(output: object) -> Iterator[Tensor]:
-    """Return the tensors of a model's output that have a gradient."""
+    """Yield the tensors of a model's output that require a gradient."""
     if isinstance(output, Tensor):
         if output.requires_grad:
             yield output
@@ -319,7 +326,7 @@ def _attribute(model: nn.Module, name: str) -> Tensor:
 
 
 def _bits(tensor: Tensor) -> bytes:
-    """Return a tensor's bytes, which tell 0.0 from -0.0."""
+    """Return the bytes of a tensor, to distinguish 0.0 from -0.0."""
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
@@ -337,19 +344,19 @@ _EXACT = ("fresh adapter changes nothing", "slices are weights")
 _ROUTES, _UNMERGED = "plan's routes agree", "unmerge restores"
 
 PLAN_LAWS: tuple[LawCheck[PlanSubject], ...] = (
-    LawCheck("gather after scatter", "folding what was unfolded gives the tensor, bit for bit", _folds),
-    LawCheck(_RESOLVED[0], "a parameter is in one tensor or left out", _once),
-    LawCheck("plan survives JSON", "written as JSON and read, it is the same plan", _reads_back),
-    LawCheck(_RESOLVED[1], "resolve leaves the model as it was", _only_reads),
+    LawCheck("gather after scatter", "gather inverts scatter, bit for bit", _folds),
+    LawCheck(_RESOLVED[0], "every parameter is in exactly one tensor or left out", _once),
+    LawCheck("plan survives JSON", "JSON serialization preserves the plan", _reads_back),
+    LawCheck(_RESOLVED[1], "resolve does not change the model", _only_reads),
     LawCheck(_EXACT[0], "in evaluation mode the output is the base model's, bit for bit", _unchanged, _RESOLVED),
-    LawCheck(_EXACT[1], "slices of the dense tensor are effective minus base weights", _is_weights, _RESOLVED),
+    LawCheck(_EXACT[1], "slices of the dense tensor equal effective minus base weights", _is_weights, _RESOLVED),
     LawCheck("base stays frozen", "after a backward pass base parameters have no gradient", _stays_frozen, _RESOLVED),
-    LawCheck(_ROUTES, "every route and the merged model give one output", _agree, _RESOLVED),
-    LawCheck(_UNMERGED, "unmerge after merge leaves every bit as it was", _restores, _RESOLVED),
-    LawCheck("save and load", "a saved adapter gives its output again", _loads, (*_RESOLVED, "plan survives JSON")),
+    LawCheck(_ROUTES, "every route and the merged model give the same output", _agree, _RESOLVED),
+    LawCheck(_UNMERGED, "unmerge after merge restores every bit", _restores, _RESOLVED),
+    LawCheck("save and load", "a loaded adapter gives the same output", _loads, (*_RESOLVED, "plan survives JSON")),
     LawCheck(
         "every parameter is alive",
-        "every adapted parameter moves the output",
+        "every adapted parameter affects the output",
         _lives,
         (_ROUTES, _UNMERGED),
     ),

@@ -1,4 +1,4 @@
-"""The smallest model whose weights are a tensor of given modes: what a format does when it is used."""
+"""The smallest model whose weights form a tensor with given modes, to test a format in use."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _NOISE = 0.3
 
 
 class Layers(nn.Module):
-    """One linear layer for every coordinate of the stack modes, all on the same input.
+    """One linear layer per coordinate of the stack modes, all applied to the same input.
 
     Args:
-        modes: The tensor's modes, of which some are inputs and some outputs.
+        modes: The tensor's modes, with at least one input and one output.
     """
 
     def __init__(self, modes: Sequence[Mode]) -> None:
@@ -54,19 +54,19 @@ class Layers(nn.Module):
         return nn.ModuleList(self._stacked(axes[1:], outputs) for _ in range(self.sizes[axes[0]]))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the outputs of all layers, side by side."""
+        """Return the concatenated outputs of all layers."""
         return torch.cat([layer(x) for layer in self.modules() if isinstance(layer, nn.Linear)], -1)
 
 
 def routes(format: Format, modes: Sequence[Mode]) -> dict[str, Tensor] | None:
-    """Return the output of layers whose weights a format changes, on both routes and merged.
+    """Return the output of `Layers` with random factors of a format, on both routes and merged.
 
     Args:
         format: The format.
         modes: The tensor's modes.
 
     Returns:
-        Outputs by route; None where there are no inputs or no outputs.
+        The output by route, and `merged`; None if there are no inputs or no outputs.
     """
     if not {"in", "out"} <= {mode.side for mode in modes}:
         return None
@@ -84,7 +84,7 @@ def routes(format: Format, modes: Sequence[Mode]) -> dict[str, Tensor] | None:
 
 
 def unchanged_when_subtracted(format: Format, modes: Sequence[Mode]) -> float:
-    """Return by how much a fresh adapter changes the output of layers when its start is subtracted.
+    """Return the change of the output of `Layers` by a fresh adapter with `subtract_start=True`.
 
     Args:
         format: The format.
@@ -100,7 +100,7 @@ def unchanged_when_subtracted(format: Format, modes: Sequence[Mode]) -> float:
 
 
 def _draw(adapter: Adapter) -> None:
-    """Draw every trained core at random, the one that starts at zero too."""
+    """Draw all trained cores at random, including the one that starts at zero."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for core in adapter.factors.parameters():
@@ -114,5 +114,5 @@ def _input(model: Layers) -> Tensor:
 
 
 def _sizes(axes: Sequence[str], size: int) -> list[tuple[str, int]]:
-    """Give the first of a mode's axes its size, and the others one coordinate."""
+    """Return axis sizes: the size of the mode for its first axis, 1 for the others."""
     return [(axis, size if at == 0 else 1) for at, axis in enumerate(axes)]

@@ -1,4 +1,4 @@
-"""Hypothesis strategies: modes, tensors over them, ranks, formats that modes allow, plans over a model."""
+"""Hypothesis strategies for modes, tensors, ranks, formats that suit given modes, and plans of a model."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ SIDES: tuple[Side, ...] = ("stack", "in", "out")
 
 @st.composite
 def modes(draw: st.DrawFn, least: int = 2, most: int = 5) -> tuple[Mode, ...]:
-    """Draw the modes of a tensor, of any sides, sizes 1 to 5.
+    """Draw the modes of a tensor, with any sides and sizes 1 to 5.
 
     Args:
-        draw: Given by hypothesis.
-        least: The smallest number of modes.
-        most: The largest.
+        draw: Passed by hypothesis.
+        least: Minimum number of modes.
+        most: Maximum number of modes.
     """
     sides = draw(st.lists(st.sampled_from(SIDES), min_size=least, max_size=most))
     return tuple(Mode(f"m{k}", draw(st.integers(1, 5)), side) for k, side in enumerate(sides))
@@ -35,11 +35,11 @@ def modes(draw: st.DrawFn, least: int = 2, most: int = 5) -> tuple[Mode, ...]:
 
 @st.composite
 def tensors(draw: st.DrawFn, modes: Sequence[Mode]) -> Tensor:
-    """Draw a dense fp64 tensor over modes: random numbers of any magnitude, or zero.
+    """Draw a dense fp64 tensor: random values of different magnitudes, or zero.
 
     Args:
-        draw: Given by hypothesis.
-        modes: Its modes.
+        draw: Passed by hypothesis.
+        modes: The tensor's modes.
     """
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**16)))
     noise = torch.randn([mode.size for mode in modes], generator=generator, dtype=torch.float64)
@@ -48,12 +48,12 @@ def tensors(draw: st.DrawFn, modes: Sequence[Mode]) -> Tensor:
 
 @st.composite
 def ranks(draw: st.DrawFn, limits: Sequence[int], highest: int = HIGHEST_RANK) -> int | tuple[int, ...]:
-    """Draw one rank for all bonds, or one for each.
+    """Draw one rank for all bonds, or one per bond.
 
     Args:
-        draw: Given by hypothesis.
+        draw: Passed by hypothesis.
         limits: The largest useful rank of every bond.
-        highest: No rank is above it.
+        highest: Maximum of all ranks.
     """
     if len(limits) < 2 or draw(st.booleans()):
         return draw(st.integers(1, min([highest, *limits])))
@@ -61,7 +61,7 @@ def ranks(draw: st.DrawFn, limits: Sequence[int], highest: int = HIGHEST_RANK) -
 
 
 def plain_kinds() -> tuple[type[Format], ...]:
-    """Return the registered formats that are made of no other format.
+    """Return the registered format classes that do not wrap another format.
 
     Examples:
         >>> "TensorTrain" in [kind.__name__ for kind in plain_kinds()]
@@ -73,12 +73,12 @@ def plain_kinds() -> tuple[type[Format], ...]:
 
 @st.composite
 def formats(draw: st.DrawFn, modes: Sequence[Mode], kinds: Sequence[type[Format]] | None = None) -> Format:
-    """Draw a format that these modes allow.
+    """Draw a format that suits given modes.
 
     Args:
-        draw: Given by hypothesis.
+        draw: Passed by hypothesis.
         modes: The tensor's modes.
-        kinds: The classes to choose from; by default all registered ones that are made of no other format.
+        kinds: The format classes to choose from; by default those of `plain_kinds`.
 
     Examples:
         >>> from hypothesis import given, settings, strategies as st
@@ -101,7 +101,7 @@ def formats(draw: st.DrawFn, modes: Sequence[Mode], kinds: Sequence[type[Format]
 
 
 def allows(format: Format, modes: Sequence[Mode]) -> bool:
-    """Return whether a format has a network on modes, and no rank too high for them.
+    """Return whether a format has a network for given modes at its rank.
 
     Args:
         format: The format.
@@ -116,11 +116,11 @@ def allows(format: Format, modes: Sequence[Mode]) -> bool:
 
 @st.composite
 def plans(draw: st.DrawFn, model: nn.Module) -> TensorizationPlan:
-    """Draw a plan over the matrices and kernels of a model that have one shape, their axes arranged anyhow.
+    """Draw a plan that groups parameters of equal shape, with the axes in a random arrangement.
 
     Args:
-        draw: Given by hypothesis.
-        model: A model with at least two parameters of one shape; it is only read.
+        draw: Passed by hypothesis.
+        model: A model with at least two parameters of the same shape; it is not changed.
     """
     groups = plan_by_shape(model).groups
     kept = draw(st.sets(st.sampled_from(range(len(groups))), min_size=1))
@@ -132,11 +132,11 @@ def plans(draw: st.DrawFn, model: nn.Module) -> TensorizationPlan:
 
 @st.composite
 def arrangements(draw: st.DrawFn, axes: Sequence[str]) -> str:
-    """Draw a modes string: the axes in any order, merged anyhow.
+    """Draw a modes string: the axes in random order, with random merges.
 
     Args:
-        draw: Given by hypothesis.
-        axes: The axes.
+        draw: Passed by hypothesis.
+        axes: The names of the axes.
     """
     order = draw(st.permutations(axes))
     cuts = [draw(st.booleans()) for _ in order[1:]]
@@ -147,7 +147,7 @@ def arrangements(draw: st.DrawFn, axes: Sequence[str]) -> str:
 
 
 def _smallest(kind: type[Format]) -> Format | None:
-    """Return a format of a kind, of rank 1 if it has ranks; None if it needs other options."""
+    """Return a format of a class, at rank 1 if it has a rank; None if it requires other options."""
     fields = {field.name: field for field in dataclasses.fields(kind)}
     needed = [name for name, field in fields.items() if _is_needed(field) and name != "rank"]
     return None if needed else kind(**({"rank": 1} if "rank" in fields else {}))
@@ -158,9 +158,9 @@ def _is_needed(field: dataclasses.Field[object]) -> bool:
 
 
 def _limits(format: Format, modes: Sequence[Mode]) -> tuple[int, ...]:
-    """Return the highest rank of every bond, one for all if the format takes only one."""
+    """Return the highest rank of every bond, or one for all bonds if the format accepts only one."""
     try:
         highest = spelled_rank(format.with_rank("full").explicit(modes))
-    except (FormatError, TypeError, ValueError):  # a format whose rank is an int and nothing else
+    except (FormatError, TypeError, ValueError):  # a format that accepts only an int as its rank
         return (max(rank for rank in range(1, HIGHEST_RANK + 1) if allows(format.with_rank(rank), modes)),)
     return highest if isinstance(highest, tuple) else (highest,)

@@ -1,4 +1,4 @@
-"""A format under test: the modes it is tried on, numbers for its cores, and what it decomposed already."""
+"""A format under test, with test modes, random cores, and cached decompositions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LADDER: tuple[tuple[Side, ...], ...] = (
     ("in", "stack", "stack", "out"),
     ("stack", "in", "in", "in", "out", "out", "out"),
 )
-"""The sides of the modes that a format is tried on; it need not allow all."""
+"""The sides of the modes that a format is tested on, where they suit it."""
 _SIZES = ((2, 3, 4, 2, 3, 2, 3), (3, 5, 2, 3, 2, 2, 2), (4, 4, 4, 4, 4, 4, 4))
 _WIDER = (1, 2, 4, 8, 16)
 _SMALL = 2
@@ -40,7 +40,7 @@ class FormatSubject:
 
     Args:
         format: The format.
-        cases: The modes it is tried on.
+        cases: The modes to test it on.
     """
 
     format: Format
@@ -48,14 +48,14 @@ class FormatSubject:
 
     @classmethod
     def of(cls, format: Format, modes: Sequence[Mode] | None) -> FormatSubject:
-        """Return a format with the modes it is tried on.
+        """Return a format under test with its modes.
 
         Args:
             format: The format.
-            modes: The modes; by default those of a fixed ladder that the format allows.
+            modes: The modes to test it on; by default those of a fixed list that suit the format.
 
         Raises:
-            FormatError: It allows none.
+            FormatError: `format` is not a format, or no modes of the list suit it.
         """
         if not isinstance(format, Format):
             raise FormatError(
@@ -68,14 +68,14 @@ class FormatSubject:
                 return cls(format, cases)
         shapes = " | ".join(" ".join(sides) for sides in _LADDER)
         raise FormatError(
-            f"check_format: {format} allows none of the modes that are tried, {shapes}",
-            cause="a rank above their sizes, or modes that the plan has to split first",
-            fix="check_format(format, modes=[Mode(...), ...]) with modes that it allows",
+            f"check_format: none of the test modes suits {format}: {shapes}",
+            cause="a rank above their sizes, or a format that needs modes of other sides or names",
+            fix="check_format(format, modes=[Mode('in', 8, 'in'), ...])",
         )
 
     @functools.cached_property
     def small(self) -> tuple[tuple[Mode, ...], ...]:
-        """The smallest modes of two different kinds: decompositions take long."""
+        """The smallest modes, of two different arrangements of sides; used for slow decompositions."""
         by_sides: dict[tuple[str, ...], tuple[Mode, ...]] = {}
         for case in sorted(self.cases, key=_numbers):
             by_sides.setdefault(tuple(mode.side for mode in case), case)
@@ -90,7 +90,7 @@ class FormatSubject:
     def cores(
         self, modes: Sequence[Mode], seed: int = 0, given: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """Return random numbers in fp64 for every core that is not given."""
+        """Return cores in fp64: the given ones, and random values for the others."""
         network, known = self.network(modes), given or {}
         generator = torch.Generator().manual_seed(seed)
         drawn = {
@@ -101,19 +101,19 @@ class FormatSubject:
 
     @functools.cached_property
     def tensors(self) -> dict[tuple[Mode, ...], Tensor]:
-        """A tensor that the format can hold exactly, for every small case."""
+        """A tensor that the format can represent exactly, for every small case."""
         return {
             case: evaluated(self.network(case), self.cores(case, given=self.format.given(case))) for case in self.small
         }
 
     @functools.cached_property
     def found(self) -> dict[tuple[Mode, ...], Decomposition]:
-        """Those tensors, decomposed."""
+        """The decompositions of `tensors`."""
         return {case: self.format.decompose(tensor, case) for case, tensor in self.tensors.items()}
 
     @functools.cached_property
     def lower(self) -> dict[tuple[Mode, ...], Decomposition]:
-        """Those tensors, decomposed at rank 1, for a format that has a higher one."""
+        """The decompositions of `tensors` at rank 1, if the rank of the format is higher."""
         if self.format.own_rank is None:
             return {}
         lowest = {case: capped(self.format, 1, case) for case in self.tensors}
@@ -125,29 +125,29 @@ class FormatSubject:
 
     @functools.cached_property
     def factorized(self) -> dict[tuple[Mode, ...], Mapping[str, Tensor]]:
-        """What `factorize` makes of those tensors, as `decompose` calls it."""
+        """The cores that `factorize` returns for `tensors`, scaled as by `decompose`."""
         return {case: self.format.factorize(tensor / tensor.abs().max(), case) for case, tensor in self.tensors.items()}
 
     @functools.cached_property
     def undecomposed(self) -> str | None:
-        """Why the format does not decompose; None if it does."""
+        """Why the format cannot decompose; None if it can."""
         try:
             return None if self.factorized else ""
         except FormatError as error:
             return f"the format has no decomposition: {error}"
-        except Exception:  # a law will say so
+        except Exception:  # reported by a law
             return None
 
     def decomposed(self) -> Iterator[tuple[tuple[Mode, ...], Tensor, Decomposition]]:
-        """Return every small case with its tensor and what was found for it."""
+        """Yield every small case with its tensor and decomposition."""
         return ((case, tensor, self.found[case]) for case, tensor in self.tensors.items())
 
     def for_all(self, check: Callable[[tuple[Mode, ...], int], None], examples: int = 12) -> None:
-        """Check a property of any modes and seed; hypothesis looks for the simplest that breaks it.
+        """Check a property for random modes and seeds; hypothesis reports the simplest failure.
 
         Args:
-            check: Raises where it does not hold.
-            examples: How many are tried.
+            check: The property, as a function of modes and seed; it raises if the property does not hold.
+            examples: Number of examples to try.
         """
 
         @settings(
@@ -165,11 +165,11 @@ class FormatSubject:
 
 
 def evaluated(network: Network, cores: Mapping[str, Tensor]) -> Tensor:
-    """Return what a network stands for by one plain einsum over all its cores, without the library's planner.
+    """Evaluate a network by one plain `torch.einsum`, independent of the library's contraction planner.
 
     Args:
         network: The network.
-        cores: A core for every name.
+        cores: The cores by name.
     """
     letters = {leg: chr(ord("a") + k) if k < 26 else chr(ord("A") + k - 26) for k, leg in enumerate(network.sizes)}
     terms = ",".join("".join(letters[leg] for leg in core.legs) for core in network.cores)
@@ -178,14 +178,14 @@ def evaluated(network: Network, cores: Mapping[str, Tensor]) -> Tensor:
 
 
 def distance(found: Tensor, expected: Tensor) -> float:
-    """Return the largest difference as a fraction of the largest expected number.
+    """Return the largest absolute difference, relative to the largest expected value.
 
     Args:
-        found: What arrived.
-        expected: What should have.
+        found: The tensor under test.
+        expected: The expected tensor.
 
     Raises:
-        BrokenError: They have different shapes.
+        BrokenError: The shapes differ.
     """
     if found.shape != expected.shape:
         shapes = tuple(expected.shape), tuple(found.shape)
@@ -207,7 +207,7 @@ def _ladder(factor: int) -> Iterator[tuple[Mode, ...]]:
 def _takes(format: Format, modes: Sequence[Mode]) -> bool:
     try:
         return allows(format, modes)
-    except Exception:  # whatever the code under test raises; a law will say so
+    except Exception:  # the code under test may raise anything; a law reports it
         return True
 
 

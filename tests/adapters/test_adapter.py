@@ -1,4 +1,4 @@
-"""The adapter on its model: names, increments, learning rates, and what converting and rounding in place leaves."""
+"""The adapter on its model: names, increments, learning rates, converting and rounding in place."""
 
 from __future__ import annotations
 

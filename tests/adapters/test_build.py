@@ -1,4 +1,4 @@
-"""Adapting a model: what it changes, and every way in which it is refused."""
+"""`adapt`: what it changes on a model, and the errors for invalid arguments and models."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_a_module_whose_class_cannot_be_changed_leaves_the_model_untouched() -> 
 
 
 def test_a_default_device_does_not_decide_where_factors_live(tmp_path: Any) -> None:
-    """They live where the base weights do; `meta`, which holds no numbers, stands for any other device."""
+    """Factors are created on the device of the base weights; `meta` stands for any device but the CPU."""
     model, twin = randomise(layers()), randomise(layers())
     with torch.device("meta"):
         adapter = adapt(model, layers_plan(), TT, seed=0)
@@ -189,7 +189,7 @@ def test_a_default_device_does_not_decide_where_factors_live(tmp_path: Any) -> N
 def test_a_partition_value_holds_no_dot() -> None:
     rule = Rule("{layer}.weight", "out in", kind="a.b")
     plan = TensorizationPlan((Group("g", "layer in out", (rule,), partition="kind"),))
-    with refused(PlanError, "'a.b' holds a dot"):
+    with refused(PlanError, "'a.b' contains a dot"):
         adapt(layers(), plan, TT)
 
 

@@ -1,4 +1,4 @@
-"""Explanations: what is predicted and, on request, measured, for whatever was adapted."""
+"""`Adapter.explain`: predicted and measured times of all kinds of adapted parameters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Factors: the numbers of their cores."""
+"""Factors: the values of their cores."""
 
 from __future__ import annotations
 

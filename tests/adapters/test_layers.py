@@ -138,7 +138,7 @@ def test_hooks_stay() -> None:
 
 
 def test_an_adapted_parameter_can_still_be_assigned() -> None:
-    """What loads or ties weights afterwards writes the base parameter."""
+    """Code that loads or ties weights after `adapt` writes to the base parameter."""
     module = nn.Linear(6, 4, bias=False)
     adapter = adapted(module, "out in", "in out")
     new = nn.Parameter(torch.zeros(4, 6))
@@ -196,7 +196,7 @@ def test_one_class_serves_all_modules_of_a_kind() -> None:
 
 
 def test_a_base_layer_in_bf16_takes_an_fp32_input_of_its_own_dtype_only() -> None:
-    """The adapter adds no cast of its own: what the base layer refuses is refused still."""
+    """The adapter adds no cast: inputs that the base layer rejects are still rejected."""
     model = layers().to(torch.bfloat16)
     adapt(model, layers_plan(), TensorTrain(1), route="activation")
     with pytest.raises(RuntimeError, match="dtype"):

@@ -1,4 +1,4 @@
-"""How parameters take their part of the factors: under all their names, by the cheaper route."""
+"""Links from factors to parameters: shared parameters under all their names, and the choice of the route."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A parameter without effect is found: at once where an example input is known, else in the first forward pass."""
+"""Parameters without effect are found: at once if an example input is known, else in the first forward pass."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.helpers import difference, draw, infer, layers, layers_plan, randomis
 
 
 class Branches(nn.Module):
-    """Two linear layers, of which a forward pass uses those that it is told to."""
+    """Two linear layers; a forward pass uses those that it is given."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Branches(nn.Module):
 
 
 class Caching(nn.Module):
-    """A layer whose weight is copied when the module is made; the copy is what is used."""
+    """A module that copies its layer's weight at construction and uses the copy."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Caching(nn.Module):
 
 
 class Gated(Branches):
-    """A branch whose last scale is zero and frozen, as residual networks start."""
+    """A residual branch with a frozen last scale of zero."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -191,7 +191,7 @@ def test_check_finds_a_copied_weight_and_a_frozen_zero() -> None:
         adapter.check(X)
     gated = Gated()
     adapter = adapted(gated)
-    with refused(AdaptError, "'layers.1.weight'", "scale of zero"):
+    with refused(AdaptError, "'layers.1.weight'", "frozen zero"):
         adapter.check(X)
     nn.init.constant_(gated.gamma, 1e-7)
     assert not adapter.check(X).dead
@@ -215,7 +215,7 @@ def test_check_says_what_it_needs() -> None:
     with refused(AdaptError, "Branches", "example_input"):
         adapter.check()
     adapter.merge()
-    with refused(AdaptError, "merged already"):
+    with refused(AdaptError, "already merged"):
         adapter.check(X)
 
 

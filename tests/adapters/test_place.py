@@ -129,7 +129,7 @@ def test_merging_and_unmerging_out_of_turn_is_refused() -> None:
     with untouched(model), refused(AdaptError, "not merged", "adapter.merge()"):
         adapter.unmerge()
     adapter.merge()
-    with untouched(model), refused(AdaptError, "merged already", "adapter.unmerge()"):
+    with untouched(model), refused(AdaptError, "already merged", "adapter.unmerge()"):
         adapter.merge()
 
 

@@ -1,4 +1,4 @@
-"""Scales: numbers, and those that depend on the rank."""
+"""Scales: plain numbers, and `Alpha`, which depends on the rank."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What factors start from: the base's directions, an adapter, an increment."""
+"""The `init` argument of `adapt`: HOSVD of the base weights, another adapter, increments."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_what_is_no_start_is_refused() -> None:
     for init, kind in cases:
         with untouched(model), pytest.raises(kind):
             adapt(model, layers_plan(), TensorTrain(2), init=init, check=False)
-    with untouched(model), refused(AdaptError, "scale 0"):
+    with untouched(model), refused(AdaptError, "a scale other than 0"):
         adapt(model, layers_plan(), TensorTrain(2), init=good, scale=0.0, check=False)
 
 

@@ -1,4 +1,4 @@
-"""What the tests of this room share: a base and a tuned model, in every form in which they may come."""
+"""Fixtures: a base and a tuned model as every kind of source that `extract` accepts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Factored tensors of random numbers, and their sum by dense tensors."""
+"""Random factored tensors, and the dense tensor of their sum."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adapters made of adapters: converted, rounded and added, against the dense increments."""
+"""Conversion, rounding and addition of adapters, compared with the dense increments."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_the_error_is_that_of_the_numbers_that_are_stored(dtype: torch.dtype) ->
     true = distance(load_adapter(model, found.state, check=False), expected)
     assert found.changes[0].error == pytest.approx(true, rel=0.1, abs=3e-8)
     assert true < 1e-6
-    with refused(RankError, "below what the dtype can show"):
+    with refused(RankError, "below the precision of the dtype"):
         convert(adapter, Tucker("full"), tolerance=1e-10)
 
 
@@ -193,14 +193,14 @@ def test_a_sum_is_the_dense_sum(kind: Any, adaptation: Adaptation, weights: tupl
 
 def test_a_format_without_a_rank_has_no_larger_one_for_a_sum() -> None:
     (_, one, _), (_, two, _) = stacked(KhatriRao(), seed=1), stacked(KhatriRao(), seed=2)
-    with refused(FormatError, "KhatriRao", "pass the sum's format"):
+    with refused(FormatError, "KhatriRao", "pass the format of the sum"):
         combine({one: 1.0, two: 1.0})
     assert combine({one: 1.0, two: 1.0}, format=MatrixBatch("full")).changes[0].error < 1e-6
 
 
 def test_a_sum_that_no_rank_holds_is_refused() -> None:
     (_, one, _), (_, two, _) = (stacked(Each(Nested(MatrixBatch(2), {"A": TensorTrain(1)})), seed=s) for s in (1, 2))
-    with refused(FormatError, "holds no exact sum", "MatrixBatch"):
+    with refused(FormatError, "cannot represent the sum exactly", "MatrixBatch"):
         combine({one: 1.0, two: 1.0})
 
 

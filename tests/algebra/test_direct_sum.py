@@ -1,4 +1,4 @@
-"""Direct sums: they are the sum, and bonds add."""
+"""Direct sums are exact, and their bond sizes add."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adapters from fully fine-tuned weights: models, state dicts, files."""
+"""Extraction of adapters from fully fine-tuned weights: models, state dicts, files."""
 
 from __future__ import annotations
 

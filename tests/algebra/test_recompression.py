@@ -1,4 +1,4 @@
-"""Sums of factored tensors brought into a format, against the dense tensors."""
+"""Recompression of sums of factored tensors, compared with the dense tensors."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def relative(found: Tensor, expected: Tensor) -> float:
 
 @contextlib.contextmanager
 def room(cut: bool) -> Iterator[float]:
-    """With room for every core, or with none, so that modes are cut by Gram matrices; gives the precision of that."""
+    """Run the block with or without truncation of modes by Gram matrices; yield the precision to expect."""
     with pytest.MonkeyPatch.context() as patch:
         if cut:
             patch.setattr(bases, "_room", lambda parts: 0)

@@ -1,4 +1,4 @@
-"""Formats ranked by how well they hold an increment."""
+"""Formats ranked by how well they approximate an increment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A base model and what fine-tuning made of it."""
+"""A base model and its fine-tuned version."""
 
 from __future__ import annotations
 

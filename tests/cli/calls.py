@@ -1,4 +1,4 @@
-"""What a call of the command line returns."""
+"""The result of a call of the command line, for type annotations of fixtures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of this room share: calls of the command line, and a saved adapter."""
+"""Shared fixtures of this room: calls of the command line, and a saved adapter."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def run(capfd: pytest.CaptureFixture[str]) -> Run:
 
 @pytest.fixture
 def refused(run: Run) -> Callable[..., str]:
-    """Return the one line that a mistake ends in."""
+    """Run a command that must fail, and return its one line of error."""
 
     def call(*words: str | Path) -> str:
         result = run(*words)

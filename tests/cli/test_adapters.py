@@ -1,4 +1,4 @@
-"""Commands on adapter files: rounded, converted, combined, extracted, LoRA out and in."""
+"""Commands on adapter files: round, convert, combine, extract, to-lora, from-lora."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.cli.calls import Run
 
 @pytest.fixture(scope="module")
 def tuned_file(adapter_file: Path) -> Path:
-    """Return weights that an adapter was merged into, and a bias that was tuned besides."""
+    """Write weights with a merged adapter and one tuned bias."""
     model = nano()
     adapter = load_adapter(model, adapter_file)
     adapter.merge()
@@ -87,7 +87,7 @@ def test_lora_goes_out_and_comes_in(run: Run, adapter_file: Path, tmp_path: Path
         "from-lora", "nano", tmp_path / "lora", "--format", "tt:rank=full", "--tolerance", "1e-4", "--out", out
     )
     assert result.returncode == 0, result.stderr
-    assert "times fewer numbers" in result.stdout
+    assert "times fewer parameters" in result.stdout
     assert AdapterState.load(out).num_parameters == 1920
     assert "rank=2" in run("from-lora", "nano", tmp_path / "lora", "--format", "tt:rank=2", "--dry-run").stdout
 
@@ -111,18 +111,18 @@ def test_a_dry_run_writes_nothing(run: Run, adapter_file: Path, tuned_file: Path
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("round", "{file}", "--rank", "2"), "nowhere to write"),
+        (("round", "{file}", "--rank", "2"), "no output path"),
         (("round", "{file}", "--out", "{dir}/none/a.st", "--rank", "2"), "no folder"),
         (("round", "{file}", "--dry-run"), "one of rank, tolerance and budget, got none"),
         (("round", "{file}", "--rank", "x", "--dry-run"), "rank"),
         (("round", "{file}", "--budget", "3", "--dry-run"), "264"),
         (("round", "{dir}/none.st", "--rank", "2", "--dry-run"), "cannot read"),
         (("convert", "{file}", "--format", "cp:rank=1", "--tolerance", "1e-3", "--dry-run"), "tolerance 0.001"),
-        (("round", "{file}", "--rank", "2", "--out", "{file}"), "is what is read"),
+        (("round", "{file}", "--rank", "2", "--out", "{file}"), "is also an input"),
         (("round", "{file}", "--rank", "2", "--out", "{dir}"), "a folder"),
         (("from-lora", "nano", "{file}", "--dry-run"), "load_adapter"),
         (("combine", "{file}=x", "--dry-run"), "FILE=NUMBER"),
-        (("combine", "{file}", "{file}", "--dry-run"), "there twice"),
+        (("combine", "{file}", "{file}", "--dry-run"), "given twice"),
         (("extract", "nano", "{file}", "--dry-run"), "no such tensor"),
         (("extract", "nano", "{dir}/none.st", "--dry-run"), "cannot read"),
         (("to-lora", "vit_tiny_patch16_224", "{file}", "--dry-run"), "tensor"),

@@ -1,4 +1,4 @@
-"""The command line as a whole: one line for every mistake, and every verb named."""
+"""The command line as a whole: one line per error, and every verb in the help."""
 
 from __future__ import annotations
 

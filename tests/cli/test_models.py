@@ -30,7 +30,7 @@ def test_plan_prints_tensors_and_counts(run: Run) -> None:
         (("hf:bert", "--mlp", "whole"), ("hid=3072", "encoder_mlp")),
         (("convnext_atto", "--blocks", "all", "--blocks", "depthwise"), ("depthwise[40,7,7]",)),
         (("densenet121", "--by-shape", "--format", "cp:rank=8"), ("matrices[128,128]", "cp rank=8")),
-        (("resnext50_32x4d",), ("kernels[4,128,3,3]", "less where a tensor allows no more")),
+        (("resnext50_32x4d",), ("kernels[4,128,3,3]", "a lower rank where a tensor does not admit this one")),
         (("torch:Transformer",), ("decoder_layers", "vectors")),
     ],
     ids=lambda value: value[0],

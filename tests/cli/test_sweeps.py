@@ -101,8 +101,8 @@ def test_a_mistake_is_one_line(capfd: pytest.CaptureFixture[str], tmp_path: Path
     assert "root" in refusal(
         capfd, "sweep", "--preset", "paper", "--part", "vtab", "--model", "nano", "--out", tmp_path
     )
-    assert "holds no runs" in refusal(capfd, "report", tmp_path / "none")
-    assert "cannot be read" in refusal(capfd, "run", tmp_path / "none.json")
+    assert "holds no sweep" in refusal(capfd, "report", tmp_path / "none")
+    assert "cannot read" in refusal(capfd, "run", tmp_path / "none.json")
 
 
 def environment() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Checks of arguments: what they return, what they refuse, and what they say."""
+"""Argument checks: the values that they return, and the errors that they raise."""
 
 from __future__ import annotations
 

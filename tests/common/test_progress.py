@@ -1,4 +1,4 @@
-"""Progress callbacks: the one that says nothing."""
+"""Progress callbacks: the default prints nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables that are aligned text and Markdown."""
+"""Tables, printed as aligned Markdown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures read back: their texts and boxes, and what holds for every picture."""
+"""Parse pictures: their texts and boxes, and the properties of every picture."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def texts(picture: str) -> list[str]:
 
 
 def text_boxes(root: ElementTree.Element) -> list[Box]:
-    """Return where the texts are, by their estimated widths."""
+    """Return the boxes of all texts, from their estimated widths."""
     boxes = []
     for each in elements(root, "text"):
         x, y, size = (float(each.get(key, "nan")) for key in ("x", "y", "font-size"))
@@ -59,7 +59,7 @@ def nodes(root: ElementTree.Element) -> list[ElementTree.Element]:
 
 
 def check(picture: str) -> ElementTree.Element:
-    """Check what holds for every picture."""
+    """Check the properties of every picture."""
     root = parse(picture)
     assert root.get("role") == "img"
     assert (elements(root, "title")[0].text or "").strip()

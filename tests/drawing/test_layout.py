@@ -1,4 +1,4 @@
-"""Where nodes and lines go: arcs above their rows, nodes above their cores."""
+"""Layout: arcs above their rows, nodes above their cores."""
 
 from __future__ import annotations
 

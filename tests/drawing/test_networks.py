@@ -26,7 +26,7 @@ def modes_of(network: Network) -> tuple[Mode, ...]:
 
 
 def check_network(network: Network, modes: Sequence[Mode]) -> None:
-    """Check what holds for every picture of a network."""
+    """Check the properties of every picture of a network."""
     picture = network_diagram(network, modes)
     assert picture == network_diagram(network, modes)
     root = check(picture)

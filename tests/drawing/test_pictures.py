@@ -1,4 +1,4 @@
-"""`draw` takes whatever has a picture."""
+"""`draw` accepts networks, formats and plans."""
 
 from __future__ import annotations
 
@@ -38,5 +38,5 @@ def test_nothing_else_has_a_picture(subject: object) -> None:
 
 @pytest.mark.parametrize("modes", [None, Mode("in", 3, "in"), (3, 4), "in out"])
 def test_modes_are_modes(modes: Any) -> None:
-    with pytest.raises(NetworkError, match="draw: modes: expected Mode objects"):
+    with pytest.raises(NetworkError, match="draw: modes: expected a tuple of Mode objects"):
         draw(TensorTrain(rank=4), modes)

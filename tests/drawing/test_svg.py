@@ -1,4 +1,4 @@
-"""Pictures as text: widths of letters, things moved apart, what XML cannot hold."""
+"""SVG text: widths of letters, intervals moved apart, characters that XML does not allow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What formats share: cores that hold nothing, surplus ranks, tensorly left as it was."""
+"""Helpers of formats: zero cores, surplus ranks, and tensorly's backend left as it was."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.strategies import EXACT, FORMATS, full_rank
     ids=str,
 )
 def test_ranks_wider_than_their_neighbours_need_decompose_all_the_same(format: Format, sizes: list[int]) -> None:
-    """A network that allows training at these ranks must take a decomposition too; surplus columns may be anything."""
+    """Ranks that can be trained can also be decomposed at; surplus columns may hold anything."""
     drawn = tuple(Mode(f"m{k}", size, "stack") for k, size in enumerate(sizes))
     tensor = torch.randn(*sizes, generator=torch.Generator().manual_seed(0))
     cores = format.decompose(tensor, drawn).cores

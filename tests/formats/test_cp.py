@@ -1,4 +1,4 @@
-"""CP: terms that are found, more than needed too."""
+"""CP: decomposition, also with more terms than needed."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_cp_of_one_term_too_many_never_ends_in_a_singular_system(dtype: torch.dt
 
 
 def test_a_large_tensor_of_few_terms_is_found_by_cp() -> None:
-    """Large tensors are brought into their leading directions first."""
+    """Large tensors are compressed first."""
     drawn = (Mode("layer", 24, "stack"), Mode("in", 220, "in"), Mode("out", 220, "out"))
     format = CP(4)
     cores = {name: random(*shape, dtype=torch.float32) for name, shape in format.network(drawn).shapes().items()}

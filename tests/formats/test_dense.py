@@ -1,4 +1,4 @@
-"""Tensors that are to be decomposed: their modes, and what is no such tensor."""
+"""Dense tensors to decompose: default modes, and invalid tensors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_numbers_that_are_none_are_refused(bad: float) -> None:
 def test_tensors_and_modes_of_odd_kinds_are_refused() -> None:
     ones = torch.ones(3, 4, 5)
     for odd in (ones.to_sparse(), ones.to("meta"), ones.to(torch.float8_e4m3fn)):
-        with refused(DataError, "dense real numbers", fix=False):
+        with refused(DataError, "dense real tensor", fix=False):
             TensorTrain(2).decompose(odd, THREE)
     for wrong in ((*THREE[:2], THREE[1]), (3, 4, 5)):
         with refused(DataError, "Mode objects", fix=False):

@@ -1,4 +1,4 @@
-"""Diagonals: one that cannot learn is refused."""
+"""Diagonals: initial values at which they cannot learn are refused."""
 
 from __future__ import annotations
 

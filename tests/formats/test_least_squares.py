@@ -1,4 +1,4 @@
-"""Least squares: formats that know no decomposition of their own, and frozen cores."""
+"""Least squares: formats without a decomposition of their own, and frozen cores."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.formats.tensors import THREE
 
 
 def test_frozen_cores_are_fitted_too() -> None:
-    """What is not trained may still be decomposed into: the frozen cores are then others than the seed's."""
+    """Frozen cores take part in a decomposition: they then differ from those of the seed."""
     tensor = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0))
     for format in (Diagonals(TensorTrain(3)), Started(TensorTrain(3), frozen=["U"])):
         found = format.decompose(tensor, THREE)

@@ -1,4 +1,4 @@
-"""Matrix batches: the best of every slice, at the lowest rank."""
+"""Matrix batches: the best approximation of every slice, at the lowest common rank."""
 
 from __future__ import annotations
 

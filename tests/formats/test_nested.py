@@ -1,4 +1,4 @@
-"""Formats within formats: which cores may be factored."""
+"""Formats within formats: which cores can be factored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options of formats as they are written on a command line."""
+"""Options written on the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ranks: counts, shares and words, what the modes allow, and the search for one that suits."""
+"""Ranks: ints, fractions and 'full', the limits of the modes, and the search for a rank."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_rank_that_is_no_count_is_refused(kind: Any, rank: Any) -> None:
         (Tucker(4), ["layer <= 3", "rank=4", "rank=(3, 4, 4)"]),
         (Tucker((3, 5, 5)), ["in <= 4", "rank=(3, 4, 5)"]),
         (Tucker((1, 1)), ["3 rank(s)", "rank=(1, 1)"]),
-        (CP(13), ["terms <= 12", "rank=13", "rank=(12,)"]),
+        (CP(13), ["terms <= 12", "rank=13", "use rank=12"]),
         (MatrixBatch(5), ["rank <= 4", "rank=5"]),
     ],
     ids=str,

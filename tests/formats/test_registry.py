@@ -214,7 +214,7 @@ def test_a_format_within_a_format_is_written_as_a_call(text: str, format: Format
     ("text", "word"),
     [
         ("each:format=nope(rank=2)", "nope"),
-        ("nested:format=tt(rank=4),cores=5", "formats by the name"),
+        ("nested:format=tt(rank=4),cores=5", "from core names to formats"),
         ("each:format=tt(5)", "tt"),
         ("gates:rank=3", "no options"),
     ],

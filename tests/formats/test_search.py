@@ -1,4 +1,4 @@
-"""The search for a rank: capped, the smallest that suits, the largest within a budget."""
+"""The search for a rank: capped, the smallest that meets a condition, the largest within a budget."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_the_largest_rank_within_a_budget() -> None:
     rank_two, rank_three = (CP(rank).num_parameters(THREE) for rank in (2, 3))
     assert largest(CP("full"), THREE, rank_three - 1) == CP(2)
     assert largest(CP(2), THREE, 10**6) == CP(2)
-    with refused(RankError, "a budget of 3 numbers", f"budget={rank_two // 2}"):
+    with refused(RankError, "budget of 3 parameters", f"budget={rank_two // 2}"):
         largest(CP("full"), THREE, 3)
 
 

@@ -1,4 +1,4 @@
-"""Formats whose cores start, or stay, otherwise: which core is zero, which is trained and counted."""
+"""Formats with other starts and frozen cores: which core is zero, and which is trained and counted."""
 
 from __future__ import annotations
 

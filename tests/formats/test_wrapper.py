@@ -1,4 +1,4 @@
-"""Formats made of another: they share its rank."""
+"""Formats that wrap another format share its rank."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LoRA out: peft's own library loads what was written and is the oracle; what cannot be LoRA is named."""
+"""LoRA out: peft itself loads the written folders as the oracle; layers that cannot be exported are named."""
 
 from __future__ import annotations
 
@@ -129,7 +129,10 @@ def test_what_cannot_be_lora_is_named(case: str, tmp_path: Path) -> None:
     model = timm.create_model(name, num_classes=2).eval()
     plan = TensorizationPlan((Group("g", modes, (rule,)),))
     adapter = adapt(model, plan, CP(2), train_head=False, check=False)
-    with untouched(model), refused(AdaptError, "cannot be LoRA", "Conv2d" if case == "convolution" else case):
+    with (
+        untouched(model),
+        refused(AdaptError, "cannot be exported", "Conv2d" if case == "convolution" else case),
+    ):
         adapter.to_lora(tmp_path / "lora")
     assert not (tmp_path / "lora").exists()
 

@@ -1,4 +1,4 @@
-"""Cuts: both halves together are the whole network, and cost what a count by hand says."""
+"""Cuts: both halves together equal the network, and their cost equals a count by hand."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def operands(network: Network) -> Operands:
 
 
 def einsum(terms: Sequence[tuple[tuple[str, ...], Tensor]], output: Sequence[str]) -> Tensor:
-    """Contract in one go, the independent way."""
+    """Contract with one einsum, as an independent reference."""
     legs = dict.fromkeys(leg for own, _ in terms for leg in own)
     letters = dict(zip(legs, string.ascii_letters, strict=False))
     spelled = ["".join(letters[leg] for leg in own) for own in (*(own for own, _ in terms), output)]
@@ -40,7 +40,7 @@ def contracted(network: Network, held: Operands) -> Tensor:
 
 
 def check(cut: Cut, network: Network, inputs: Sequence[str], outputs: Sequence[str]) -> None:
-    """Expect of a cut all that its description says."""
+    """Check all documented properties of a cut."""
     held = operands(network)
     halves = [(half.output, contracted(half, held)) for half in (cut.down, cut.up)]
     assert difference(einsum(halves, network.output), contracted(network, held)) < 1e-12
@@ -87,7 +87,7 @@ def test_a_single_core_is_not_cut() -> None:
 
 
 def test_a_network_that_shares_inputs_and_outputs_is_not_cut() -> None:
-    """Blocks on both sides of the bond: neither matrix would be a matrix."""
+    """Blocks on both sides of the bond are not allowed: the halves would not be matrices."""
     cores = (Core("A", ("in", "x", "y")), Core("B", ("x", "y", "out")))
     network = Network(cores, ("x", "in", "y", "out"), {"in": 2, "out": 3, "x": 2, "y": 2})
     assert not list(cuts(network, ("x", "in"), ("y", "out")))
@@ -116,7 +116,7 @@ def chain(count: int) -> Network:
 def test_of_few_cores_every_division_is_looked_at(count: int) -> None:
     network = chain(count)
     found = list(cuts(network, ("in",), ("out",)))
-    assert len(found) == 2 ** (count - 2)  # the first core is below, the last above, any other either
+    assert len(found) == 2 ** (count - 2)  # the first core is below the cut, the last above it
     for cut in found:
         check(cut, network, ("in",), ("out",))
 

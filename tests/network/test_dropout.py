@@ -1,4 +1,4 @@
-"""Dropout: what it drops, that it rests outside training, and probabilities that are none."""
+"""Dropout: what it drops, that it is inactive outside training, and invalid probabilities."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""First values of cores: what the zero core is applied to has variance one."""
+"""Initial values of cores: the input of the zero core has variance one."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_the_scale_holds_along_any_chain(order: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("kind", [TensorTrain, Tucker, CP, MatrixBatch])
 @pytest.mark.parametrize("modes", ["layer in out", "in layer out", "layer (block offset) out", "(layer in) out"])
 def test_the_scale_holds_in_an_adapted_layer_however_its_axes_are_arranged(kind: Any, modes: str) -> None:
-    """Seen from outside: with a zero core of variance 1 instead, an output sums its bond's terms of variance 1 each."""
+    """With a zero core of variance 1 instead of zero, an output sums one term of variance 1 per bond component."""
     pattern = "out (block offset)" if "block" in modes else "out in"
     plan = TensorizationPlan(
         (Group("g", modes, (Rule("{layer}.weight", pattern),), axis_sizes={"block": 4} if "block" in modes else None),)

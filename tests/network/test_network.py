@@ -1,4 +1,4 @@
-"""Networks: what makes an einsum, and what is derived from it."""
+"""Networks: which ones are valid, and their derived properties."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def test_equal_networks_hash_alike_and_survive_their_sizes_being_changed_elsewhe
     [
         ((), (), {}, "no core"),
         ((A, A), ("in",), SIZES, "not unique"),
-        ((Core("A", ("in", "in")),), ("in",), SIZES, "one leg twice"),
-        ((A, B), ("in", "in"), SIZES, "a leg twice"),
+        ((Core("A", ("in", "in")),), ("in",), SIZES, "same leg twice"),
+        ((A, B), ("in", "in"), SIZES, "same leg twice"),
         ((A, B), ("in", "up"), SIZES, "'up'"),
         ((A, B), ("in", "out"), {"in": 6, "out": 4}, "'_r'"),
         ((A, B), ("in", "out"), {**SIZES, "_r": 0}, "at least 1"),

@@ -1,4 +1,4 @@
-"""Contraction: the result is einsum's, the cost is the sum of its steps and never above a naive order's."""
+"""Contraction: the result equals einsum's, and the cost is that of its steps and at most that of a naive order."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def operands(network: Network, seed: int = 0) -> list[Tensor]:
 
 
 def einsum(network: Network, tensors: Iterable[Tensor]) -> Tensor:
-    """Contract in one go, the independent way."""
+    """Contract with one einsum, as an independent reference."""
     letters = dict(zip(network.sizes, "abcdefghijklmnopqrstuvwxyz", strict=False))
     inputs = ",".join("".join(letters[leg] for leg in core.legs) for core in network.cores)
     return torch.einsum(f"{inputs}->{''.join(letters[leg] for leg in network.output)}", *tensors)
 
 
 def naive_flops(network: Network, *, backwards: bool) -> int:
-    """Count the multiplications and additions of one product after another, in the cores' order."""
+    """Count the FLOPs of contracting core by core, in the cores' order."""
     cores = network.cores[::-1] if backwards else network.cores
     held, total = set(cores[0].legs), 0
     if len(cores) == 1:
@@ -71,7 +71,7 @@ def test_steps_have_at_most_two_operands_and_say_what_they_cost(network: Network
 
 
 class AllAtOnce(opt_einsum.paths.PathOptimizer):  # type: ignore[misc]
-    """An optimizer of somebody else's that proposes one step of all operands."""
+    """A custom optimiser whose path is one step with all operands."""
 
     def __call__(self, inputs: list[Any], output: Any, sizes: Any, memory_limit: Any = None) -> list[tuple[int, ...]]:
         return [tuple(range(len(inputs)))]
@@ -87,7 +87,7 @@ def test_a_step_of_many_operands_is_split_into_pairs() -> None:
 
 
 def test_the_order_follows_the_sizes() -> None:
-    """Few tokens meet the cores one by one; many tokens meet the product of the small cores."""
+    """Few tokens are multiplied by the cores one by one, many tokens by the product of the small cores."""
     cores = (Core("A", ("in", "_1")), Core("S", ("_1", "_2")), Core("B", ("_2", "out")))
     network = Network(cores, ("in", "out"), {"in": 64, "out": 64, "_1": 8, "_2": 8})
     orders = [str(plan_contraction(with_input(network, ("in",), ("out",), tokens))) for tokens in (1, 10_000)]

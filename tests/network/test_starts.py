@@ -1,4 +1,4 @@
-"""What a core starts from: words and their numbers, and what is no such word."""
+"""Starts of a core: words with and without numbers, and invalid ones."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ MISTAKES: Mapping[str, tuple[type[PlanError], Callable[[], Any], str]] = {
     "no such labelled axis": (PlanError, lambda: PLAN.only(rule="q"), "rule"),
     "nothing chosen": (PlanError, lambda: PLAN.only(role=[]), "role"),
     "other modes": (PlanError, lambda: PLAN.arranged("layer in out"), "role"),
-    "half a rule": (PlanError, lambda: PLAN.swapped("in", "out", role="q"), "all coordinates"),
+    "half a rule": (PlanError, lambda: PLAN.swapped("in", "out", role="q"), "only some coordinates"),
     "an axis that is none": (PlanError, lambda: PLAN.swapped("in", "outt", role="o"), "outt"),
     "no size": (PlanError, lambda: PLAN.split("in", {"a": 0, "b": None}), "an int of at least 1"),
     "no name": (PlanError, lambda: PLAN.split("in", {1: 3, 2: None}), "axes and their sizes"),  # type: ignore[dict-item]

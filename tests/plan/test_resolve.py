@@ -185,7 +185,7 @@ REFUSALS: list[Any] = [
     pytest.param(
         Tiny(width=4),
         plan("(layer role) in out", Rule("blocks.{layer}.qkv.weight", "(role out) in", role=list("abcde"))),
-        SizeError, ["'blocks.0.qkv.weight'", "(12, 4)", "12 / 5"], id="a list whose length does not divide",
+        SizeError, ["'blocks.0.qkv.weight'", "(12, 4)", "divisible by role=5"], id="a list of a wrong length",
     ),
     pytest.param(
         Tiny(width=4), plan("layer in head dim", Rule("blocks.{layer}.proj.weight", "(head dim) in"),

@@ -1,4 +1,4 @@
-"""What came of checked laws, and an input."""
+"""The outcomes of checked laws, and an example input."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ X = torch.linspace(-1, 1, 18).reshape(3, 6)
 
 
 def failing(laws: Any) -> dict[str, str]:
-    """Return the laws that do not hold, and what they say."""
+    """Return the messages of the laws that do not hold, by name."""
     return {name: message for name, holds, message in laws.report().rows if holds == "no"}

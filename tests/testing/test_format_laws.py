@@ -1,4 +1,4 @@
-"""Laws of formats: what is right passes, and for every law there is a fault that breaks it and no other."""
+"""Laws of formats: correct formats pass, and for every law there is a fault that breaks it and no other."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ GOOD: dict[str, Format] = {
     "nested": Nested(MatrixBatch(2), {"A": TensorTrain(2), "B": Each(TensorTrain(2))}),
     "started": Started(TensorTrain(2), {"V": "zero"}),
 }
-"""One of every name that the library registers."""
+"""One format for every name that the library registers."""
 
 
 # -------------------------------------------------------------------------------------------------------- what is right

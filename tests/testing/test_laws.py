@@ -1,4 +1,4 @@
-"""Laws as a test: what they say where one is broken, does not apply, or cannot be checked."""
+"""Laws as a test: messages of laws that are broken, do not apply, or cannot be checked."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_property_names_the_example_that_breaks_it() -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Closed(TensorTrain):
-    """It does not decompose."""
+    """A format without a decomposition."""
 
     def factorize(self, tensor: Tensor, modes: Any) -> Any:
         raise FormatError("no way back")
@@ -74,7 +74,7 @@ def test_a_law_without_ground_is_not_checked() -> None:
 
 
 class Crashing(TensorTrain):
-    """Its network cannot be stated."""
+    """A format whose network raises."""
 
     def network(self, modes: Any) -> Network:
         if modes[0].side != "stack":
@@ -92,7 +92,7 @@ def test_whatever_the_code_raises_is_the_law_s() -> None:
 def test_what_cannot_be_checked_is_refused() -> None:
     with refused(FormatError, "TensorTrain"):
         check_format(TensorTrain)  # type: ignore[arg-type]
-    with refused(FormatError, "allows none", "modes="):
+    with refused(FormatError, "none of the test modes", "modes="):
         check_format(TensorTrain(2, order=("a", "b")))
     with refused(AdaptError, "Layers", "example_input"):
         check_plan(*faulty.case())

@@ -1,4 +1,4 @@
-"""Laws of plans: what is right passes, and for every law there is a fault that breaks it and no other."""
+"""Laws of plans: correct plans pass, and for every law there is a fault that breaks it and no other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Strategies: what is drawn is a format that the modes allow, a plan that resolves."""
+"""Strategies draw formats that suit the modes, and plans that resolve."""
 
 from __future__ import annotations
 

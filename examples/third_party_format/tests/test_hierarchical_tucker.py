@@ -1,4 +1,4 @@
-"""The conformance kit in one line, one known answer, and the name in files and on the command line."""
+"""The conformance kit, one known result, and the name of the format in files and on the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Increments of parameters: planned for all that lie alike, formed once, added inside a layer's products."""
+"""Increments of parameters: planned and formed once per kind, applied inside a layer's products."""
 
 from .cache import Passes
 from .execution import NOMINAL_TOKENS

@@ -1,4 +1,4 @@
-"""What is formed of the factors: once for all layers of a pass through the model, never kept after it."""
+"""Tensors formed from the factors: once per forward pass for all layers, and never kept after it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from torch.autograd import forward_ad
 from torch.utils.hooks import RemovableHandle
 
 PLAIN = (Tensor, nn.Parameter)
-"""What a tensor is if nobody looks on; a subclass may mean anything by an operation."""
+"""Ordinary tensor types; other subclasses may redefine operations."""
 
 Make = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 
 
 def composable(*tensors: Tensor | None) -> bool:
-    """Return whether plain differentiable operations are called for: a compiler, a transform or a subclass looks on.
+    """Return whether plain differentiable operations are required: under a compiler, a transform or tensor subclasses.
 
     Args:
-        tensors: What is computed with.
+        tensors: Operands of the computation.
     """
     return (
         torch.compiler.is_compiling()
@@ -35,7 +35,7 @@ def composable(*tensors: Tensor | None) -> bool:
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
-    """Return the dtype of the autocast in force on a device; None where there is none."""
+    """Return the dtype of the active autocast on a device, or None."""
     kind = device.type
     on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
     return torch.get_autocast_dtype(kind) if on else None
@@ -48,23 +48,23 @@ def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[
 
 
 class Passes:
-    """The passes through a model that are in progress, at most one for each thread, and what was formed in them.
+    """Forward passes of a model in progress, at most one per thread, with the tensors formed in each.
 
-    What is formed of the factors is used within one pass, from the call of the model's root to its return, and never
-    after it, so it does not matter how a factor is changed between two passes.
+    Formed tensors are used from the call of the model's root module to its return, and never after it. So every forward
+    pass uses the present factors, no matter how they were changed.
     """
 
     def __init__(self) -> None:
         self._open: dict[int, Forms] = {}
 
     def watch(self, model: nn.Module) -> list[RemovableHandle]:
-        """Begin a pass whenever a model is called.
+        """Register hooks that begin and end a pass when a model is called.
 
         Args:
-            model: The root of the adapted layers.
+            model: The root module.
 
         Returns:
-            The hooks, to be removed.
+            Handles of the hooks.
         """
         return [
             model.register_forward_pre_hook(self._begin, prepend=True),
@@ -73,7 +73,7 @@ class Passes:
 
     @property
     def forms(self) -> Forms | None:
-        """What was formed in this thread's pass so far; None outside of any pass."""
+        """The tensors formed so far in this thread's pass; None outside of a pass."""
         return self._open.get(threading.get_ident())
 
     def _begin(self, *_: object) -> None:
@@ -85,15 +85,15 @@ class Passes:
             self._open.pop(threading.get_ident(), None)
 
     def __reduce__(self) -> tuple[type[Passes], tuple[()]]:
-        return Passes, ()  # a copy is in no pass
+        return Passes, ()  # a copy starts without a pass
 
 
 class Form(NamedTuple):
-    """What was formed.
+    """Formed tensors.
 
     Args:
-        tracked: Whether gradients pass through it.
-        results: The results, each with one tensor for each parameter of the kind, or one tensor for all.
+        tracked: Whether gradients pass through the results.
+        results: For each result one tensor per parameter of the kind, or one tensor for all.
     """
 
     tracked: bool
@@ -101,25 +101,28 @@ class Form(NamedTuple):
 
 
 class Formed:
-    """Something formed of the factors: once in a pass for all parameters of a kind, or for one that is called alone.
+    """Results formed from the factors: once per pass for all parameters of a kind, or for one layer called alone.
+
+    A layer is called alone if it runs outside a call of the root module, for example through `model.blocks[0](x)` or
+    when checkpointing recomputes it in the backward pass.
 
     Args:
-        passes: The passes through the model.
-        together: What forms it for all parameters, in differentiable operations.
-        alone: The same for one of them.
-        stacked: For every result of `together`, whether its first dimension runs over the parameters.
+        passes: Forward passes of the model.
+        together: Forms the results for all parameters, in differentiable operations.
+        alone: Forms the results for the parameter with a given index.
+        stacked: For each result of `together`, whether its first dimension runs over parameters.
     """
 
     def __init__(self, passes: Passes, together: Make, alone: Callable[[int], Make], stacked: Sequence[bool]) -> None:
         self._passes, self._together, self._alone, self._stacked = passes, together, alone, tuple(stacked)
 
     def __call__(self, at: int, sources: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
-        """Return one parameter's results.
+        """Return the results of one parameter.
 
         Args:
-            at: Which parameter of the kind.
-            sources: The cores of the whole tensor.
-            dtype: The dtype of the results; they are computed in that of the sources.
+            at: Index of the parameter in its kind.
+            sources: The cores of the tensor.
+            dtype: Dtype of the results; they are computed in the dtype of the sources.
         """
         forms = self._passes.forms
         if forms is None:
@@ -147,12 +150,12 @@ def _formed(make: Make, sources: Sequence[Tensor], dtype: torch.dtype) -> list[T
 
 
 def require_version(tensor: Tensor, version: int, what: str) -> None:
-    """Raise what torch raises for a tensor that was changed between a forward pass and its backward pass.
+    """Raise torch's error for a tensor that was changed in place between a forward pass and its backward pass.
 
     Args:
-        tensor: The tensor.
-        version: How often it was changed by the forward pass.
-        what: What it is.
+        tensor: A tensor needed by the backward pass.
+        version: Its version in the forward pass.
+        what: What the tensor is, for the message.
     """
     if tensor._version != version:
         raise RuntimeError(
@@ -163,31 +166,31 @@ def require_version(tensor: Tensor, version: int, what: str) -> None:
 
 
 class _Form(torch.autograd.Function):
-    """Forms something on a graph of its own, which saves nothing outside of it.
+    """Forms the results on a separate autograd graph, so that the outer graph saves none of its tensors.
 
-    Checkpointing computes a layer again outside of the pass, where it is formed for this layer alone: both ways have to
-    save the same tensors.
+    Checkpointing recomputes a layer outside the pass, where its results are formed for this layer alone. It requires
+    that the recomputation saves the same tensors as the forward pass.
     """
 
     @staticmethod
-    def forward(ctx: Any, make: Make, dtype: torch.dtype, *sources: Tensor) -> Any:
+    def forward(ctx: Any, make: Make, dtype: torch.dtype, *sources: Tensor) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
         ctx.make, ctx.dtype, ctx.sources = make, dtype, sources
         ctx.versions = [None if source.is_inference() else source._version for source in sources]
         ctx.leaves = [source.detach().requires_grad_(source.requires_grad) for source in sources]
-        # hooks on saved tensors, as checkpointing sets them, are for the graph outside
+        # saved-tensor hooks, as set by checkpointing, are meant for the outer graph only
         inside = torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)
         with torch.enable_grad(), inside, without_autocast(sources[0].device):
             ctx.results = [result.to(dtype) for result in make(ctx.leaves)]
         return tuple(result.detach() for result in ctx.results)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> Any:
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         for source, version in zip(ctx.sources, ctx.versions, strict=True):
-            if version is not None:  # inside, hooks have switched this check of torch's off
+            if version is not None:  # the hooks on the separate graph disable torch's own check
                 require_version(source, version, "a factor")
         leaves, results = ctx.leaves, ctx.results
-        twice = torch.is_grad_enabled()  # a gradient of the gradient will be asked for
+        twice = torch.is_grad_enabled()  # create_graph=True: double backward
         if twice:
             leaves, results = ctx.sources, [result.to(ctx.dtype) for result in ctx.make(ctx.sources)]
         met = [(r, g) for r, g in zip(results, gradients, strict=True) if g is not None and r.requires_grad]

@@ -1,4 +1,4 @@
-"""Execution mode: the input meets the cores one after another, where a network has no narrow cut."""
+"""Execution mode for networks without a narrow cut: contract the input with the cores."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from .execution import NOMINAL_TOKENS, Execution, Masks, Product, Running
 
 
 class ContractedInput(Execution):
-    """Contract the layer's input with all cores, in the order that is planned for its number of tokens."""
+    """Contract the layer's input with all cores, in the order planned for its number of tokens."""
 
     def linear(
         self, own: Running, product: Product, x: Tensor, weight: Tensor, bias: Tensor | None, scale: float
     ) -> Tensor:
-        """Do what a linear layer does, with the increment added."""
+        """Compute the linear layer with the increment added."""
         y = product(x, weight, bias)
         return torch.add(y, self.passed(own, x, y, own.masks(True)).to(y.dtype), alpha=scale)
 
     def passed(self, own: Running, x: Tensor, like: Tensor, masks: Masks) -> Tensor:
-        """Return what the increment alone makes of an input."""
+        """Return the increment's part of the layer's output."""
         view = own.view
         kept, sizes = view.kept, view.sizes
         tokens = NOMINAL_TOKENS if torch.compiler.is_compiling() else int(x.numel()) // max(int(x.shape[-1]), 1)

@@ -1,4 +1,4 @@
-"""How an increment runs in its layer: the contract of an execution mode, chosen once when a kind is planned."""
+"""Execution modes: the interface of how an increment runs in its layer, chosen once when a kind is planned."""
 
 from __future__ import annotations
 
@@ -15,44 +15,44 @@ from ..factors import Factors
 from .cache import without_autocast
 
 Masks = Sequence[Tensor | None] | None
-"""What cores are multiplied with; None for a core, or for all, that are kept whole."""
+"""Dropout masks of the cores, in the network's order; None for a core without a mask, or if no core has one."""
 
 NOMINAL_TOKENS = 1024
-"""Tokens that the route of a weight is chosen for, and a compiled or exported model planned for."""
+"""Number of tokens for which routes are chosen, and compiled or exported models are planned."""
 
 
 class Product(Protocol):
-    """A layer's own product."""
+    """The product of input and weight that a linear layer computes by itself."""
 
     def __call__(self, input: Tensor, weight: Tensor, bias: Tensor | None, /) -> Tensor:
-        """Return what the layer makes of an input (..., in): (..., out)."""
+        """Return the layer's output (..., out) for an input (..., in)."""
 
 
 class Running(Protocol):
-    """What an execution mode asks of the increment that it runs."""
+    """The interface of an increment, as execution modes use it."""
 
     view: View
     factors: Factors
 
     @property
     def wide(self) -> torch.dtype:
-        """The dtype in which the increment is formed: the factors' own, at least fp32."""
+        """Dtype in which the increment is formed: that of the factors, at least fp32."""
 
     @property
     def drops(self) -> bool:
-        """Whether parts of the cores are dropped in this call."""
+        """Whether dropout is active in this call."""
 
     def masks(self, drop: bool) -> Masks:
-        """Draw what the cores are multiplied with; None where nothing is dropped."""
+        """Draw dropout masks for the cores; None if `drop` is False or dropout is inactive."""
 
     def parts(self, masks: Masks) -> list[Tensor]:
-        """Return this parameter's parts of the cores."""
+        """Return this parameter's slices of the cores, multiplied by the masks."""
 
     def matrices(self, cores: Sequence[Tensor], dtype: torch.dtype) -> Sequence[Tensor]:
-        """Return the two matrices of the cut, formed once for all parameters of the kind."""
+        """Return the down and up matrices of the cut, formed once for all parameters of the kind."""
 
     def applying(self, tokens: int) -> Contraction:
-        """Return the order in which an input of so many tokens meets the cores."""
+        """Return the contraction of an input with the cores, planned for a number of tokens."""
 
     def formed(self, masks: Masks) -> Tensor:
         """Return the increment in the parameter's shape."""
@@ -62,20 +62,20 @@ class Running(Protocol):
 
 
 class Execution(abc.ABC):
-    """One way to run an increment. A mode is one file with one object, which holds its plan and no numbers."""
+    """An execution mode. Each mode is a file with one class, which holds a plan and no numbers."""
 
     @abc.abstractmethod
     def linear(
         self, own: Running, product: Product, x: Tensor, weight: Tensor, bias: Tensor | None, scale: float
     ) -> Tensor:
-        """Do what a linear layer does, with the increment added.
+        """Compute a linear layer with the increment added.
 
         Args:
             own: The increment.
             product: The layer's own product of input, weight and bias.
             x: The layer's input (..., in).
-            weight: Its stored weight.
-            bias: Its bias, if it has one.
+            weight: The layer's stored weight.
+            bias: The layer's bias, or None.
             scale: Scale s of the update: W + s dW.
 
         Returns:
@@ -84,16 +84,16 @@ class Execution(abc.ABC):
 
     @abc.abstractmethod
     def passed(self, own: Running, x: Tensor, like: Tensor, masks: Masks) -> Tensor:
-        """Return what the increment alone makes of an input, in plain differentiable operations.
+        """Return the increment's part of the layer's output, without the scale, in plain differentiable operations.
 
         Args:
             own: The increment.
             x: The layer's input (..., in).
-            like: The layer's output, whose shape and dtype the result may take.
-            masks: What the cores are multiplied with.
+            like: The layer's output; the result may take its shape and dtype.
+            masks: Dropout masks of the cores.
 
         Returns:
-            The increment's share of the output (..., out).
+            The increment's part of the output (..., out).
         """
 
     def added_to(self, own: Running, base: Tensor, scale: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""A cut network on a layer's inputs and outputs: two narrow matrices, and how they are formed of the cores."""
+"""The down and up matrices of a cut network in a layer, and how they are formed from the cores."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from .narrow import Rectangles
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """What some cores are contracted to, for one parameter or for all of a kind.
+    """Contraction of some of a network's cores, for one parameter or for all of a kind.
 
     Args:
-        members: Which cores, by their place in the network.
-        alone: How, for one parameter, from its own parts of the cores.
-        together: How, for all parameters; a core of which each takes its own part has one more leg.
-        stacked: Whether that leg is in the result.
-        shape: The shape of the result for one parameter.
+        members: Positions of the cores in the network.
+        alone: The contraction for one parameter, from its slices of the cores.
+        together: The contraction for all parameters; a core that they slice has one more leg, over the parameters.
+        stacked: Whether the result of `together` has that leg.
+        shape: Shape of the result for one parameter.
     """
 
     members: tuple[int, ...]
@@ -32,13 +32,13 @@ class Piece:
 
 @dataclasses.dataclass(frozen=True)
 class Halves:
-    """A cut network on a layer's inputs and outputs.
+    """A cut network in a layer.
 
     Args:
-        cut: The cut.
-        down: Which inputs meet which part of the lower matrix (bond, inputs).
-        up: Which outputs come from which part of the upper matrix (bond, outputs).
-        pieces: How the two matrices are formed.
+        cut: The cut of the network.
+        down: Rectangles of the down matrix (bond, inputs), and the layer's inputs that they are multiplied with.
+        up: Rectangles of the up matrix (bond, outputs), and the layer's outputs that they are added to.
+        pieces: The contractions that form the down and up matrices.
     """
 
     cut: Cut
@@ -48,19 +48,19 @@ class Halves:
 
     @property
     def making(self) -> Cost:
-        """What forming the matrices of all parameters costs in a training step."""
+        """Cost of forming the matrices of all parameters, in a training step."""
         return sum((piece.together.training for piece in self.pieces), Cost())
 
     @property
     def whole(self) -> bool:
-        """Whether the increment is one product of two matrices, with no slot of the parameter frozen."""
+        """Whether the increment is one product of two matrices, with no part of the parameter left frozen."""
         return self.down.whole and self.up.whole
 
     def matrices(self, parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Return the two matrices of one parameter, by plain differentiable products.
+        """Return the down and up matrices of one parameter, in plain differentiable operations.
 
         Args:
-            parts: The parameter's parts of the cores.
+            parts: The parameter's slices of the cores.
         """
         down, up = (p.alone([parts[at] for at in p.members]).reshape(p.shape) for p in self.pieces)
         return down, up

@@ -1,15 +1,15 @@
-"""The increment of one parameter: formed, or run in its layer by the mode that is planned for its kind."""
+"""The increment of one parameter: formed, or applied in its layer by the execution mode of its kind."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ...network import Contraction, Dropout, machine
-from ...plan import TensorGroup
+from ...network.order import Optimize
+from ...plan import TensorGroup, View
 from ...plan.slices import restricted
 from ..factors import Factors
 from .cache import Formed, Passes, composable, without_autocast
@@ -21,32 +21,32 @@ _FORMED: Execution = FormedWeight()
 
 
 class Increment:
-    """The increment of one parameter: its part of the factors, formed or applied.
+    """The increment of one parameter: its slice of the factors, formed or applied.
 
     Args:
-        factors: The factors of the tensor that the parameter is in.
-        kind: What is planned for this parameter and those that share its contraction plan.
-        at: Which of them it is.
-        parts: What holds their parts of the cores.
-        matrices: What holds their two matrices.
-        dropout: What is dropped in training.
+        factors: The factors of the parameter's tensor.
+        kind: The contraction plan that the parameter shares with others.
+        at: Position of the parameter in the kind.
+        parts: Cache of the slices of the cores of all parameters of the kind.
+        matrices: Cache of the down and up matrices of all parameters of the kind.
+        dropout: Dropout probabilities in training; default: none.
     """
 
     def __init__(
         self, factors: Factors, kind: Kind, at: int, parts: Formed, matrices: Formed, *, dropout: Dropout | None = None
     ) -> None:
         self.factors, self.kind, self.at, self.dropout = factors, kind, at, dropout or Dropout()
-        self.view, self._may_drop = kind.views[at], bool(self.dropout)  # asked for at every call
+        self.view, self._may_drop = kind.views[at], bool(self.dropout)  # computed once, as each call needs it
         self._parts, self._matrices = parts, matrices
 
     def linear(self, product: Product, x: Tensor, weight: Tensor, bias: Tensor | None, scale: float) -> Tensor:
-        """Do what a linear layer does, with the increment added.
+        """Compute a linear layer with the increment added.
 
         Args:
             product: The layer's own product of input, weight and bias.
             x: The layer's input (..., in).
-            weight: Its stored weight.
-            bias: Its bias, if it has one.
+            weight: The layer's stored weight.
+            bias: The layer's bias, or None.
             scale: Scale s of the update: W + s dW.
 
         Returns:
@@ -56,10 +56,10 @@ class Increment:
         return mode.linear(self, product, x, weight, bias, scale)
 
     def dense(self, *, drop: bool = False) -> Tensor:
-        """Return the increment in the parameter's shape, in at least fp32, whatever autocast is in force.
+        """Return the increment in the parameter's shape and at least fp32, even under autocast.
 
         Args:
-            drop: Apply the dropout, if the factors are in training mode.
+            drop: Apply dropout if the factors are in training mode.
         """
         formed = self.formed(self.masks(drop))
         return nn.functional.dropout(formed, self.dropout.increment) if drop and self.drops_entries else formed
@@ -70,7 +70,7 @@ class Increment:
         Args:
             base: The stored parameter.
             scale: Scale s of the update: W + s dW.
-            drop: Apply the dropout, if the factors are in training mode.
+            drop: Apply dropout if the factors are in training mode.
         """
         wide = base.to(torch.promote_types(base.dtype, self.wide))
         if drop and self.drops:
@@ -90,31 +90,31 @@ class Increment:
             else:
                 parameter.copy_(self.added_to(parameter, scale))
 
-    # ----------------------------------------------------------------------------------- what execution modes ask for
+    # ------------------------------------------------------------------------------------ interface of execution modes
 
     @property
     def wide(self) -> torch.dtype:
-        """The dtype in which the increment is formed: the factors' own, at least fp32."""
+        """Dtype in which the increment is formed: that of the factors, at least fp32."""
         return torch.promote_types(self.factors.dtype, torch.float32)
 
     @property
     def drops(self) -> bool:
-        """Whether anything is dropped in this call."""
+        """Whether dropout is active in this call."""
         return self._may_drop and self.factors.training
 
     @property
     def drops_entries(self) -> bool:
-        """Whether entries of the increment are dropped in this call, for which it has to be formed."""
+        """Whether dropout of the increment's entries is active in this call; the increment must then be formed."""
         return self._may_drop and bool(self.dropout.increment) and self.factors.training
 
     def masks(self, drop: bool) -> Masks:
-        """Draw what the cores are multiplied with; None where nothing of them is dropped."""
+        """Draw dropout masks for the cores; None if `drop` is False or dropout is inactive."""
         if not drop or not self.drops:
             return None
         return self.dropout.masks(self.factors.network, self.factors.tensors())
 
     def parts(self, masks: Masks) -> list[Tensor]:
-        """Return this parameter's parts of the cores, in at least fp32."""
+        """Return this parameter's slices of the cores, multiplied by the masks, in at least fp32."""
         cores = self.factors.tensors()
         if masks is not None or composable(*cores):
             kept = [c if m is None else c * m for c, m in zip(cores, masks or [None] * len(cores), strict=True)]
@@ -122,18 +122,18 @@ class Increment:
         return self._parts(self.at, cores, self.wide)
 
     def matrices(self, cores: Sequence[Tensor], dtype: torch.dtype) -> Sequence[Tensor]:
-        """Return the two matrices of the cut, formed once for all parameters of the kind."""
+        """Return the down and up matrices of the cut, formed once for all parameters of the kind."""
         if composable(*cores):
             assert self.kind.halves is not None
             return self.kind.halves.matrices(self.parts(None))
         return self._matrices(self.at, cores, dtype)
 
     def applying(self, tokens: int) -> Contraction:
-        """Return the order in which an input of so many tokens meets the cores."""
+        """Return the contraction of an input with the cores, planned for a number of tokens."""
         return self.kind.applying(tokens)
 
     def formed(self, masks: Masks) -> Tensor:
-        """Return the increment in the parameter's shape, of cores that are multiplied with masks."""
+        """Return the increment in the parameter's shape, from cores multiplied by the masks."""
         parts = self.parts(masks)
         with without_autocast(parts[0].device):
             return self.view.join(self.kind.forming(parts))
@@ -142,7 +142,7 @@ class Increment:
 def increments(
     tensor: TensorGroup,
     factors: Factors,
-    optimize: Any = "auto",
+    optimize: Optimize = "auto",
     dropout: Dropout | None = None,
     passes: Passes | None = None,
 ) -> Mapping[str, Increment]:
@@ -151,15 +151,15 @@ def increments(
     Args:
         tensor: The tensor.
         factors: Its factors.
-        optimize: The order's optimiser: anything opt_einsum accepts.
-        dropout: As in `Increment`.
-        passes: The passes through the model, within which they share what is formed.
+        optimize: The name of an opt_einsum method, or an optimiser object.
+        dropout: Dropout probabilities in training; default: none.
+        passes: Forward passes of the model, in which the increments share what is formed.
 
     Returns:
         Increments by parameter name.
     """
     passes = passes or Passes()
-    alike: dict[object, list[Any]] = {}
+    alike: dict[object, list[View]] = {}
     for view in tensor.views:
         network = restricted(factors.network, tensor.modes, view)
         kept = tuple((axis, positions) for axis, positions in view.kept.items())

@@ -1,4 +1,4 @@
-"""A linear layer with an increment: the layer's own product, and the increment added into its result."""
+"""A linear layer with the increment added to its output by two narrow products, forward and backward."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .recompute import Origin
 
 
 def composed(y: Tensor, x: Tensor, down: Tensor, up: Tensor, halves: Halves, scale: float) -> Tensor:
-    """Add the increment to a layer's result, in plain differentiable operations that write nothing in place.
+    """Add the increment to a layer's output, in plain differentiable operations without in-place writes.
 
     Args:
-        y: The layer's result (..., out).
+        y: The layer's output (..., out).
         x: The layer's input (..., in).
-        down: The lower matrix (bond, in).
-        up: The upper matrix (bond, out).
-        halves: What belongs where.
+        down: The down matrix (bond, in).
+        up: The up matrix (bond, out).
+        halves: The inputs and outputs that the two matrices belong to.
         scale: Scale s of the update: W + s dW.
     """
     rows = x.reshape(-1, x.shape[-1]).to(y.dtype)
@@ -30,10 +30,10 @@ def composed(y: Tensor, x: Tensor, down: Tensor, up: Tensor, halves: Halves, sca
 
 
 def add_into(y: Tensor, x: Tensor, down: Tensor, up: Tensor, halves: Halves, scale: float) -> Tensor:
-    """Add the increment to a layer's result in place, all operands being of one dtype.
+    """Add the increment to a layer's output in place; all operands have the same dtype.
 
     Returns:
-        The narrow result of the lower matrix (tokens, bond).
+        The input multiplied by the down matrix (tokens, bond).
     """
     h = halves.down.project(x.reshape(-1, x.shape[-1]), down)
     halves.up.add_(y.view(-1, y.shape[-1]), h, up, scale)
@@ -41,10 +41,10 @@ def add_into(y: Tensor, x: Tensor, down: Tensor, up: Tensor, halves: Halves, sca
 
 
 class AdaptedLinear(torch.autograd.Function):
-    """A linear layer whose increment is added inside its products, forward and backward.
+    """A linear layer with the increment added in place, forward and backward.
 
-    For the backward pass it keeps, beside what the layer keeps, the narrow result of the lower matrix and the layer's
-    input, or what the input can be computed from again.
+    For the backward pass it saves, besides the tensors of a plain linear layer, the narrow product (tokens, bond). In
+    place of the layer's input it can save the tensor that the input is recomputed from.
     """
 
     @staticmethod
@@ -61,7 +61,7 @@ class AdaptedLinear(torch.autograd.Function):
         down: Tensor,
         up: Tensor,
     ) -> Tensor:
-        """Return the layer's result with the increment added; all operands are of one dtype."""
+        """Return the layer's output with the increment added; all operands have the same dtype."""
         with without_autocast(x.device):
             y = product(x, weight, bias)
             h = add_into(y, x, down, up, halves, scale)
@@ -72,8 +72,8 @@ class AdaptedLinear(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:
-        """Return the gradients of input, weight, bias and the two matrices."""
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of the input, the weight, the bias and the two matrices."""
         kept, weight, down, up, h = ctx.saved_tensors
         x_needs, weight_needs, bias_needs, down_needs, up_needs = ctx.needs_input_grad[5:]
         below, above, twice = ctx.halves.down, ctx.halves.up, torch.is_grad_enabled()
@@ -82,7 +82,7 @@ class AdaptedLinear(torch.autograd.Function):
         to_x = to_weight = to_bias = to_down = to_up = None
         if x_needs:
             own = g @ (weight.t() if ctx.transposed else weight)
-            add = below.added if twice else below.add_  # twice: a gradient of the gradient will be asked for
+            add = below.added if twice else below.add_  # twice: double backward, which forbids in-place writes
             to_x = add(own, to_h, down, 1.0).reshape(*gradient.shape[:-1], below.size)
         if weight_needs or down_needs:
             rows = (ctx.source(kept).to(down.dtype) if ctx.source else kept).reshape(-1, below.size)

@@ -1,4 +1,4 @@
-"""Execution mode: two narrow products, added inside the layer's own products forward and backward."""
+"""Execution mode: two narrow products, added to the layer's own products forward and backward."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from .recompute import source_of
 
 
 class NarrowProducts(Execution):
-    """Multiply the input with the two matrices of a cut network.
+    """Multiply the input by the down and up matrices of a cut network.
 
     Args:
-        halves: The cut and its matrices.
+        halves: The cut, and the plan of its two matrices.
     """
 
     def __init__(self, halves: Halves) -> None:
@@ -25,12 +25,12 @@ class NarrowProducts(Execution):
     def linear(
         self, own: Running, product: Product, x: Tensor, weight: Tensor, bias: Tensor | None, scale: float
     ) -> Tensor:
-        """Do what a linear layer does, with the increment added."""
+        """Compute the linear layer with the increment added."""
         cores = own.factors.tensors()
         if own.drops or composable(x, weight, bias, *cores):
             y = product(x, weight, bias)
             return composed(y, x, *self._differentiable(own, x, own.masks(True)), self.halves, scale)
-        casting = None if x.dtype == torch.float64 else autocast_dtype(x.device)  # which leaves fp64 alone
+        casting = None if x.dtype == torch.float64 else autocast_dtype(x.device)  # autocast does not cast fp64
         dtype = casting or x.dtype
         down, up = own.matrices(cores, dtype)
         if torch.is_grad_enabled() and any(t.requires_grad for t in (x, weight, bias, down, up) if t is not None):
@@ -48,12 +48,12 @@ class NarrowProducts(Execution):
         return y
 
     def passed(self, own: Running, x: Tensor, like: Tensor, masks: Masks) -> Tensor:
-        """Return what the increment alone makes of an input."""
+        """Return the increment's part of the layer's output."""
         down, up = self._differentiable(own, x, masks)
         return composed(torch.zeros_like(like), x, down, up, self.halves, 1.0)
 
     def added_to(self, own: Running, base: Tensor, scale: float) -> Tensor:
-        """Return base + scale x increment, in one product where no slot of the parameter is frozen."""
+        """Return base + scale x increment, in one product if no part of the parameter is left frozen."""
         if not self.halves.whole:
             return super().added_to(own, base, scale)
         with without_autocast(base.device):
@@ -69,7 +69,7 @@ class NarrowProducts(Execution):
             parameter.addmm_(*self._factored(own, parameter.dtype), alpha=scale)
 
     def _differentiable(self, own: Running, x: Tensor, masks: Masks) -> tuple[Tensor, Tensor]:
-        """Return the two matrices by plain differentiable products."""
+        """Return the down and up matrices, in plain differentiable operations."""
         with without_autocast(x.device):
             return self.halves.matrices(own.parts(masks))
 

@@ -1,4 +1,4 @@
-"""Parameters that lie alike in one tensor: what is planned, and how it is formed, for all of them at once."""
+"""Kinds: parameters that share one contraction plan; planning and forming their increments together."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import dataclasses
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...network import Contraction, Core, Cost, Machine, Mode, Network, cuts, plan_contraction, with_input
 from ...network.cost import product
+from ...network.order import Optimize
 from ...plan import View
 from ...plan.indexing import take
 from ...plan.slices import own_parts, picks_of, restricted, taken
@@ -24,24 +24,24 @@ from .narrow import rectangles_of
 from .narrow_products import NarrowProducts
 
 VIEWS = "(parameters)"
-"""The leg that runs over the parameters of a kind; no mode or bond is spelled like this."""
+"""The leg over the parameters of a kind; no mode or bond has this name."""
 
 
 class Kind:
     """Parameters that share one contraction plan and differ only in which slice of each core they use.
 
-    It is a plan and holds no numbers; copies of a model share it.
+    It is a plan without numbers, and shared by copies of a model.
 
     Args:
         network: The tensor's network.
         modes: The tensor's modes.
-        views: The parameters.
-        optimize: The order's optimiser: anything opt_einsum accepts.
-        on: Where it will run.
+        views: The parameters' places in the tensor.
+        optimize: The name of an opt_einsum method, or an optimiser object.
+        on: The machine to predict times for.
     """
 
     def __init__(
-        self, network: Network, modes: Sequence[Mode], views: Sequence[View], optimize: Any, on: Machine
+        self, network: Network, modes: Sequence[Mode], views: Sequence[View], optimize: Optimize, on: Machine
     ) -> None:
         self.views, self.view, self.optimize, self.on = tuple(views), views[0], optimize, on
         self.network = restricted(network, modes, self.view)
@@ -53,14 +53,14 @@ class Kind:
         self._applying: dict[int, Contraction] = {}
         self._positions: dict[tuple[int, torch.device], Tensor] = {}
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Kind:
+    def __deepcopy__(self, memo: object) -> Kind:
         return self
 
     def applying(self, tokens: int) -> Contraction:
-        """Return the order for an input of so many tokens, planned once a power of two.
+        """Return the contraction of an input with the cores, planned once per power of two.
 
         Args:
-            tokens: How many tokens; rounded up to a power of two.
+            tokens: Number of tokens; rounded up to a power of two.
         """
         rounded = token_class(tokens)
         if rounded not in self._applying:
@@ -71,10 +71,10 @@ class Kind:
     # ---------------------------------------------------------------------------------------------------------- costs
 
     def cost_applied(self, tokens: int) -> Cost:
-        """Return what one parameter adds to a training step where the increment is applied.
+        """Return the cost that one parameter adds to a training step on the activation route.
 
         Args:
-            tokens: How many tokens.
+            tokens: Number of tokens.
         """
         if self.halves is not None:
             share = (number // len(self.views) for number in dataclasses.astuple(self.halves.making))
@@ -83,24 +83,24 @@ class Kind:
         return self.applying(tokens).training + Cost(size, 3 * size, 0, 1)
 
     def cost_formed(self, tokens: int) -> Cost:
-        """Return what one parameter adds to a training step where the increment is formed.
+        """Return the cost that one parameter adds to a training step on the weight route.
 
         Args:
-            tokens: How many tokens meet the weight, whose gradient is then computed in full.
+            tokens: Number of tokens; this route also computes the dense gradient of the weight.
         """
         size, rows = math.prod(self.view.shape), self.view.shape[0]
         return self.forming.training + Cost(size, 3 * size, size, 1) + product(rows, tokens, size // rows)
 
     @property
     def apply_is_faster(self) -> bool:
-        """Whether a training step is predicted to take less time with the increment applied than with it formed."""
+        """Whether a training step is predicted to be no slower on the activation route than on the weight route."""
         applied, formed = self.cost_applied(NOMINAL_TOKENS), self.cost_formed(NOMINAL_TOKENS)
         return self.on.seconds(applied) <= self.on.seconds(formed)
 
     # ---------------------------------------------------------------------------------------------------------- plans
 
     def _halved(self) -> Halves | None:
-        """Choose the cut whose products are predicted to be fastest; of equals, the one that is formed fastest.
+        """Choose the cut with the fastest predicted products; among equals, the one whose matrices form fastest.
 
         Cuts that take more FLOPs per token than the dense increment are rejected: their bond is not narrow.
         """
@@ -121,7 +121,7 @@ class Kind:
         return self._piece(half, (bond, math.prod(half.shape(half.output)) // bond))
 
     def _piece(self, part: Network, shape: tuple[int, ...]) -> Piece:
-        """Plan how some cores are contracted; `part` is their network for one parameter."""
+        """Plan the contraction of some cores; `part` is their network for one parameter."""
         names = [core.name for core in self.network.cores]
         members = tuple(names.index(core.name) for core in part.cores)
         alone = plan_contraction(part, self.optimize, self.on)
@@ -137,11 +137,11 @@ class Kind:
     # -------------------------------------------------------------------------------------------------------- forming
 
     def own(self, at: int, cores: Sequence[Tensor]) -> list[Tensor]:
-        """Return one parameter's parts of the cores.
+        """Return one parameter's slices of the cores.
 
         Args:
-            at: Which parameter of the kind.
-            cores: The whole cores.
+            at: Position of the parameter in the kind.
+            cores: The full cores.
         """
         return own_parts(cores, self.picks[at], self.shapes)
 
@@ -178,7 +178,7 @@ class Kind:
         return _apart(results, cores)
 
     def _gathered(self, at: int, core: Tensor) -> Tensor:
-        """Return every parameter's part of a core (parameters, *legs); the core itself where all take all of it."""
+        """Return all parameters' slices of a core (parameters, *legs), or the core itself if it is not sliced."""
         picks = [own[at] for own in self.picks]
         if not picks[0]:
             return core.reshape(self.shapes[at])
@@ -205,7 +205,7 @@ def _apart(results: Sequence[Tensor], cores: Sequence[Tensor]) -> list[Tensor]:
 
 
 def token_class(tokens: int) -> int:
-    """Return the power of two at or above a number of tokens.
+    """Round a number of tokens up to a power of two.
 
     Examples:
         >>> token_class(197)

@@ -1,4 +1,4 @@
-"""Inputs of linear layers that are cheap to compute again: kept as what they were computed from."""
+"""Recomputation of cheap modules: a linear layer saves the input of the cheap module before it, not its output."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,24 +21,24 @@ CHEAP = (
     nn.LayerNorm, nn.RMSNorm, nn.GroupNorm,
     nn.GELU, nn.SiLU, nn.Mish, nn.LeakyReLU, nn.ELU, nn.Hardswish,
 )  # fmt: skip
-"""What costs little beside a product, keeps its own input for the backward pass, and gives the same numbers again.
+"""Modules that are cheap beside a matrix product, save their own input for the backward pass, and are deterministic.
 
-Subclasses count as long as their `forward` is one of these. ReLU, sigmoid and tanh keep their output, so nothing would
-be saved.
+Subclasses count if they inherit the `forward` of one of these. ReLU, sigmoid and tanh save their output, so
+recomputing it would save no memory.
 """
 
 CHEAP_IN_TIMM = ("LayerNorm", "RmsNorm")
-"""The same of `timm.layers`, by name: importing timm takes longer than importing torch, and few models need it."""
+"""Such modules of `timm.layers`, by name, since importing timm takes longer than importing torch."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Recomputation:
-    """How to compute a module's output again.
+    """Recomputes the output of a module as in its forward pass.
 
     Args:
-        module: The module.
-        parameters: Its parameters then, and how often each was changed by then.
-        autocast: The dtype of the autocast in force, if one was.
+        module: The module to run again.
+        parameters: The parameters in the forward pass, with their versions.
+        autocast: The autocast dtype in the forward pass, or None.
     """
 
     module: nn.Module
@@ -49,7 +49,7 @@ class Recomputation:
         """Return the module's output.
 
         Raises:
-            RuntimeError: A parameter of the module was changed in place since.
+            RuntimeError: A parameter of the module was changed in place after the forward pass.
         """
         for name, (parameter, version) in self.parameters.items():
             require_version(parameter, version, f"{name!r} of {type(self.module).__name__}")
@@ -60,22 +60,23 @@ class Recomputation:
             stored = self.module._parameters
             if all(stored.get(name) is parameter for name, (parameter, _) in self.parameters.items()):
                 return _tensor(self.module.forward(x))
-            then = {name: parameter for name, (parameter, _) in self.parameters.items()}  # functional_call swapped them
+            # the forward pass ran inside functional_call, with other parameters than the module's own
+            then = {name: parameter for name, (parameter, _) in self.parameters.items()}
             return _tensor(torch.func.functional_call(self.module, then, (x,)))
 
 
-def _tensor(output: Any) -> Tensor:
+def _tensor(output: object) -> Tensor:
     assert isinstance(output, Tensor)
     return output
 
 
 class Origin(NamedTuple):
-    """What a tensor was computed from.
+    """How a tensor can be recomputed.
 
     Args:
-        recipe: How.
-        input: From what.
-        versions: How often the tensor, and what it was computed from, were changed by then.
+        recipe: The recomputation.
+        input: The tensor that it starts from.
+        versions: Versions of the recomputable tensor and of `input` in the forward pass.
     """
 
     recipe: Recomputation
@@ -84,36 +85,37 @@ class Origin(NamedTuple):
 
 
 def note_sources(model: nn.Module) -> list[RemovableHandle]:
-    """Let every cheap module of a model note on its outputs what they were computed from.
+    """Register hooks by which each cheap module attaches to its outputs how they can be recomputed.
 
     Args:
-        model: The model.
+        model: The model whose submodules get the hooks.
 
     Returns:
-        The hooks, to be removed.
+        Handles to remove the hooks.
     """
-    timm = sys.modules.get("timm.layers")  # whoever made a model of timm's has imported it
+    timm = sys.modules.get("timm.layers")  # a timm model exists only if timm is imported
     kinds = (*CHEAP, *(getattr(timm, name, nn.LayerNorm) for name in CHEAP_IN_TIMM))
     forwards = {kind.forward for kind in kinds}
     return [m.register_forward_hook(_note) for m in model.modules() if type(m).forward in forwards]
 
 
-def _note(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
-    if len(arguments) != 1 or not isinstance(output, Tensor) or output is arguments[0]:
+def _note(module: nn.Module, arguments: tuple[object, ...], output: object) -> None:
+    x = arguments[0] if len(arguments) == 1 else None
+    if not isinstance(x, Tensor) or not isinstance(output, Tensor) or output is x:
         return
-    if len(module._forward_hooks) > 1 or _global_forward_hooks:  # what came out may be what a hook made of it
+    if len(module._forward_hooks) > 1 or _global_forward_hooks:  # another hook may have replaced the output
         return
     parameters = {name: p for name, p in module._parameters.items() if p is not None}
-    tensors = (output, arguments[0], *parameters.values())
+    tensors = (output, x, *parameters.values())
     if not torch.is_grad_enabled() or composable(*tensors) or any(tensor.is_inference() for tensor in tensors):
         return
     counted = {name: (parameter, parameter._version) for name, parameter in parameters.items()}
     recipe = Recomputation(module, counted, autocast_dtype(output.device))
-    setattr(output, SOURCE, Origin(recipe, arguments[0], (output._version, arguments[0]._version)))
+    setattr(output, SOURCE, Origin(recipe, x, (output._version, x._version)))
 
 
 def source_of(x: Tensor) -> Origin | None:
-    """Return what a tensor was computed from, if that was noted and the tensor is still what came out."""
+    """Return how a tensor can be recomputed; None if that is unknown, or a tensor was changed in place since."""
     source: Origin | None = getattr(x, SOURCE, None)
     same = source is not None and source.versions == (x._version, source.input._version)
     return source if same else None

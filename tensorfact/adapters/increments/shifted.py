@@ -1,4 +1,4 @@
-"""An increment less what it was at the start, so that training starts from the base model whatever the cores hold."""
+"""An increment minus its initial value, so that training starts from the base model for any initial cores."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from .increment import Increment
 
 
 class ShiftedIncrement:
-    """The difference of two increments of one parameter: of the factors as they are, and of a frozen copy of the first.
+    """The increment of the factors minus that of a frozen copy of the initial factors.
 
-    Both are computed alike, so that equal factors give exactly zero.
+    Both are computed in the same way, so that equal factors give exactly zero.
 
     Args:
         own: The increment of the factors.
@@ -24,7 +24,7 @@ class ShiftedIncrement:
         self.kind, self.view, self.factors = own.kind, own.view, own.factors
 
     def linear(self, product: Product, x: Tensor, weight: Tensor, bias: Tensor | None, scale: float) -> Tensor:
-        """Do what a linear layer does, with the difference added."""
+        """Compute a linear layer with the difference added."""
         if x.is_nested or self.own.drops_entries:
             return product(x, self.added_to(weight, scale, drop=True), bias)
         y, masks, mode = product(x, weight, bias), self.own.masks(True), self.kind.execution
@@ -33,7 +33,7 @@ class ShiftedIncrement:
 
     def dense(self, *, drop: bool = False) -> Tensor:
         """Return the difference in the parameter's shape."""
-        masks = self.own.masks(drop)  # one for both, so that equal factors give zero
+        masks = self.own.masks(drop)  # the same for both, so that equal factors give zero
         shifted = self.own.formed(masks) - self.start.formed(masks)
         return (
             nn.functional.dropout(shifted, self.own.dropout.increment) if drop and self.own.drops_entries else shifted

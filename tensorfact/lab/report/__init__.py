@@ -1,4 +1,4 @@
-"""Reports: what a comparison or a sweep came to, as tables, pictures and a page."""
+"""Reports of a comparison or a sweep: tables, pictures and an HTML page."""
 
 from .comparison import draw, draw_reconstructions, write_reconstructions, write_report
 from .files import write_sweep_report

@@ -1,4 +1,4 @@
-"""Write a comparison to a folder: JSON, Markdown, and a picture."""
+"""Write a comparison or a reconstruction to a folder: JSON, Markdown and a picture."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from ..comparison import Comparison
 from .pictures import save
 
 MARKERS = "os^Dv"
-"""The first ten methods have the first, the next ten, of the same colours, the second."""
+"""Markers by tens of methods: the colours repeat after ten methods, with the next marker."""
 
 
 def write_report(comparison: Comparison, folder: AnyPath) -> list[Path]:
     """Write `results.json`, `table.md` and `accuracy.png`.
 
     Args:
-        comparison: What `compare` returned.
-        folder: Where to write; made if it does not exist.
+        comparison: Result of `compare`.
+        folder: Output folder; created if it does not exist.
 
     Returns:
-        The files.
+        Paths of the three files.
 
     Raises:
         CheckpointError: The folder cannot be written.
@@ -40,12 +40,12 @@ def write_reconstructions(found: Reconstructions, folder: AnyPath, title: str) -
     """Write `increment.json`, `increment.md` and `increment.png`.
 
     Args:
-        found: What `reconstruct` returned.
-        folder: Where to write; made if it does not exist.
-        title: What was reconstructed, for the picture.
+        found: Result of `reconstruct`.
+        folder: Output folder; created if it does not exist.
+        title: Title of the picture.
 
     Returns:
-        The files.
+        Paths of the three files.
 
     Raises:
         CheckpointError: The folder cannot be written.
@@ -55,14 +55,11 @@ def write_reconstructions(found: Reconstructions, folder: AnyPath, title: str) -
 
 
 def draw_reconstructions(found: Reconstructions, title: str) -> Figure:
-    """Draw the relative error against the number of parameters (log axis), one line a kind of format.
+    """Plot the relative error against the number of parameters (log axis), one line per format.
 
     Args:
-        found: What `reconstruct` returned.
-        title: What was reconstructed.
-
-    Returns:
-        The figure.
+        found: Result of `reconstruct`.
+        title: Title of the figure.
     """
     figure = Figure(figsize=(8, 4.2), layout="constrained")
     axes = figure.add_subplot()
@@ -82,15 +79,12 @@ def draw_reconstructions(found: Reconstructions, title: str) -> Figure:
 
 
 def draw(comparison: Comparison) -> Figure:
-    """Draw test accuracy against the number of trained parameters (log axis), the spread over seeds as bars.
+    """Plot test accuracy against the number of trained parameters (log axis), with error bars over seeds.
 
-    A method that trains the head alone has no place on the axis and is drawn as a line.
+    A method that trains only the head is drawn as a horizontal line, since a log axis has no 0.
 
     Args:
-        comparison: What `compare` returned.
-
-    Returns:
-        The figure.
+        comparison: Result of `compare`.
     """
     figure = Figure(figsize=(8, 4.2), layout="constrained")
     axes = figure.add_subplot()
@@ -107,7 +101,7 @@ def draw(comparison: Comparison) -> Figure:
     figure.legend(loc="outside right upper", fontsize=9, frameon=False)
     axes.set_xscale("log")
     axes.margins(x=0.1, y=0.1)
-    axes.set_xlabel("trained parameters, the head apart")
+    axes.set_xlabel("trained parameters, excluding the head")
     axes.set_ylabel("test accuracy, %")
     info = comparison.run_info
     seeds = len(info["settings"]["seeds"])
@@ -117,7 +111,7 @@ def draw(comparison: Comparison) -> Figure:
 
 
 def _written(folder: AnyPath, names: Sequence[str], data: object, table: str, figure: Figure) -> list[Path]:
-    """Write JSON, Markdown and a picture; each file appears whole or not at all."""
+    """Write JSON, Markdown and a picture, each atomically."""
     files = [Path(folder, name) for name in names]
     make_folder(folder)
     write_text(files[0], json.dumps(data, indent=2) + "\n")

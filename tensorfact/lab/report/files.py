@@ -22,17 +22,17 @@ PICTURES = {
 
 
 def write_sweep_report(results: Results, folder: AnyPath) -> list[Path]:
-    """Write a page, tables, and the pictures for which there are numbers.
+    """Write an HTML page, tables and pictures of a sweep.
 
-    Each file appears whole or not at all. A picture for which there are no numbers is removed if it was there.
+    Every file is written atomically. A picture without data is not written, and an older version of it is deleted.
 
     Args:
-        results: What is known of a sweep; runs may be missing.
-        folder: Where to write; made if it does not exist.
+        results: Results of the sweep; runs may be missing.
+        folder: Output folder; created if it does not exist.
 
     Returns:
-        The files: `report.html`, `table.md`, `table.csv`, `table.tex`, and those of `accuracy.png`, `rank.png`,
-        `groups.png` and `tasks.png` that apply.
+        Paths of the written files: `report.html`, `table.md`, `table.csv`, `table.tex`, and `accuracy.png`,
+        `rank.png`, `groups.png`, `tasks.png` as far as they have data.
 
     Raises:
         CheckpointError: The folder cannot be written.

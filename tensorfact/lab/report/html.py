@@ -1,4 +1,4 @@
-"""The page of a sweep: one HTML file with its data, style and script inside, that asks nothing of a network."""
+"""HTML page of a sweep: one file that contains its data, style and script and makes no network requests."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from ...common.aliases import JsonObject
 from ..sweep import Run, task_group
 from .names import task_label
 from .summary import CellSummary, Mean, PartSummary, RowSummary, Summary
@@ -18,13 +18,10 @@ from .tables import Column, columns_of
 
 
 def page(summary: Summary) -> str:
-    """Return a sweep's page.
+    """Return the HTML page of a sweep; equal results give equal text.
 
     Args:
-        summary: What `summarize` returned.
-
-    Returns:
-        The HTML, the same for the same results.
+        summary: Result of `summarize`.
     """
     assets = importlib.resources.files(__package__) / "assets"
     style, charts, script, text = (
@@ -36,16 +33,16 @@ def page(summary: Summary) -> str:
         "SCRIPT": charts + script,
         "DATA": in_script(page_data(summary)),
     }
-    # one pass, so that nothing that was put in is read again
+    # one pass, so that a placeholder inside inserted text is not replaced
     first, *rest = text.split("@@")
     return first + "".join(parts[piece] if at % 2 == 0 else piece for at, piece in enumerate(rest))
 
 
 def in_script(data: object) -> str:
-    """Return JSON that ends no `<script>` and starts no comment in one.
+    """Return JSON that is safe inside a `<script>` element.
 
     Args:
-        data: Plain JSON data.
+        data: JSON data.
 
     Examples:
         >>> "<" in in_script({"label": "</script>"})
@@ -55,8 +52,8 @@ def in_script(data: object) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def page_data(summary: Summary) -> dict[str, Any]:
-    """Return what the page's script draws, as plain JSON data."""
+def page_data(summary: Summary) -> JsonObject:
+    """Return the JSON data that the script of the page draws."""
     results = summary.results
     sweep = results.sweep
     done, failed, unfinished = (len(summary.cells(state)) for state in ("done", "failed", "unfinished"))
@@ -79,7 +76,7 @@ def page_data(summary: Summary) -> dict[str, Any]:
     }
 
 
-def _part(part: PartSummary, ids: Mapping[str, int]) -> dict[str, Any]:
+def _part(part: PartSummary, ids: Mapping[str, int]) -> JsonObject:
     columns = columns_of(part)
     best = [column.best(part.rows) for column in columns]
     return {
@@ -96,7 +93,7 @@ def _part(part: PartSummary, ids: Mapping[str, int]) -> dict[str, Any]:
 
 def _row(
     row: RowSummary, part: PartSummary, ids: Mapping[str, int], columns: Sequence[tuple[Column, str]]
-) -> dict[str, Any]:
+) -> JsonObject:
     return {
         "table": [[each.text(row), _short(each.value(row)), each.is_best(row, best)] for each, best in columns],
         "label": row.row.label,
@@ -114,7 +111,7 @@ def _row(
     }
 
 
-def _cell(cell: CellSummary, ids: Mapping[str, int]) -> dict[str, Any]:
+def _cell(cell: CellSummary, ids: Mapping[str, int]) -> JsonObject:
     losses = [_curve(run, "train_loss") for run in cell.runs]
     return {
         "state": cell.state,
@@ -130,7 +127,7 @@ def _cell(cell: CellSummary, ids: Mapping[str, int]) -> dict[str, Any]:
 
 
 def _selected(cell: CellSummary) -> list[float | None]:
-    """Return the accuracy by epoch on the split that chose: of the chosen candidate, or else of the reported runs."""
+    """Return the validation curve of the chosen candidate, or else the mean curve of the reported runs."""
     runs = [cell.chosen] if cell.chosen else list(cell.runs)
     return _means([_curve(run, "val_accuracy") for run in runs])
 
@@ -140,7 +137,7 @@ def _curve(run: Run, name: str) -> list[float | None]:
 
 
 def _means(curves: Sequence[Sequence[float | None]]) -> list[float | None]:
-    """Return the mean of curves, epoch by epoch; none where one has no finite number."""
+    """Return the mean of curves by epoch; None for epochs where a curve has no finite value."""
     means: list[float | None] = []
     for values in zip(*curves, strict=False):
         found = [value for value in values if value is not None and math.isfinite(value)]
@@ -148,7 +145,7 @@ def _means(curves: Sequence[Sequence[float | None]]) -> list[float | None]:
     return means if any(value is not None for value in means) else []
 
 
-def _run(id: str, run: Run, spec: Mapping[str, str]) -> dict[str, Any]:
+def _run(id: str, run: Run, spec: Mapping[str, str]) -> JsonObject:
     outcome = run.outcome
     return {
         "id": id,
@@ -163,9 +160,9 @@ def _run(id: str, run: Run, spec: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _texts(runs: Sequence[Run]) -> tuple[dict[str, str], list[dict[str, str]]]:
-    """Return specs as JSON by field: what all share, and what each has of its own.
+    """Return the fields of all specs as JSON text: first the shared fields, then the other fields of each spec.
 
-    As text, since a script would write 1.0 as 1, and that is another spec.
+    The fields stay text, since JavaScript would print 1.0 as 1, which changes the id of the spec.
     """
     texts = [{name: json.dumps(value, sort_keys=True) for name, value in run.spec.to_dict().items()} for run in runs]
     shared = {name: text for name, text in texts[0].items() if all(e[name] == text for e in texts)} if texts else {}
@@ -177,5 +174,5 @@ def _mean(mean: Mean | None) -> list[float | None] | None:
 
 
 def _short(value: float | None) -> float | None:
-    """Return a number with six significant digits: a page holds many."""
+    """Round to six significant digits, to keep the page small; None for NaN and infinity."""
     return None if value is None or not math.isfinite(value) else float(f"{value:.6g}")

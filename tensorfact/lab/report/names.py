@@ -1,4 +1,4 @@
-"""What the names of tasks and methods say of them."""
+"""Labels and kinds, derived from the names of tasks and methods."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from ...recipes import RECIPES
 
 
 def task_label(task: str) -> str:
-    """Return a task's name without the benchmark's."""
+    """Return the name of a task without its benchmark: `cifar` for `vtab:cifar`."""
     return task.partition(":")[2] or task
 
 
 def kind_of(method: str) -> str:
-    """Return what a method is: `fact`, another published `recipe`, a `format`, or a `baseline`.
+    """Return the kind of a method: `fact`, `recipe` (other published methods), `format` or `baseline`.
 
     Args:
-        method: A method and its options.
+        method: Name and options, as in a `RunSpec`.
 
     Examples:
         >>> [kind_of(method) for method in ("fact-tt:rank=16", "lora:rank=8", "tucker:rank=4", "bitfit")]
@@ -36,7 +36,7 @@ def kind_of(method: str) -> str:
 
 
 def rank_of(method: str) -> int | None:
-    """Return the rank that a method's options name; None if there is none, or not one number.
+    """Return the option `rank` of a method; None if it is missing or not a single int.
 
     Examples:
         >>> rank_of("fact-tt:rank=16"), rank_of("bitfit")
@@ -44,6 +44,6 @@ def rank_of(method: str) -> int | None:
     """
     try:
         rank = read_options(method.partition(":")[2]).get("rank")
-    except ValueError:  # an option that is a format
+    except ValueError:  # options that contain a format
         return None
     return rank if type(rank) is int else None

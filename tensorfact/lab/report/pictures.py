@@ -5,28 +5,30 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
+from ...common.aliases import Options
 from ...errors import CheckpointError
 from .names import task_label
-from .summary import PartSummary, RowSummary, Summary
+from .summary import Mean, PartSummary, RowSummary, Summary
 
 COLOURS = ("#3f63c9", "#d9622b", "#14907a", "#b8419c", "#a67c00", "#2b93c9", "#c23b4b", "#6b7785")
 MARKERS = "os^DvPX"
-"""Rows take colours and markers in turn, so that 56 rows have pairs that differ; the page has the same."""
+"""Rows cycle through 8 colours and 7 markers, which gives 56 distinct pairs; charts.js has the same lists."""
 
 
 def draw_accuracy(summary: Summary) -> Figure | None:
-    """Draw accuracy against parameters (log axis), the spread over seeds as bars; None if no row has a mean.
+    """Plot accuracy against parameters (log axis), with error bars over seeds; None if no row has a mean.
 
-    A row that trains the head alone has no place on the axis and is drawn as a line.
+    A row that trains only the head is drawn as a horizontal line, since a log axis has no 0.
     """
     parts = [part for part in summary.parts if any(row.accuracy for row in part.rows)]
 
-    def one(axes: Any, part: PartSummary) -> None:
+    def one(axes: Axes, part: PartSummary) -> None:
         for row in part.rows:
             if row.accuracy is None:
                 continue
@@ -39,18 +41,18 @@ def draw_accuracy(summary: Summary) -> Figure | None:
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(EngFormatter())
         axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.set_xlabel("trained parameters, the head apart")
+        axes.set_xlabel("trained parameters, excluding the head")
         axes.set_ylabel("mean test accuracy, %")
 
     return _figure(summary, parts, one)
 
 
 def draw_ranks(summary: Summary) -> Figure | None:
-    """Draw accuracy on the split that chooses against the rank; None if no row had ranks to choose among."""
+    """Plot the accuracy by which options are chosen against the rank; None if no row has several ranks."""
     parts = [part for part in summary.parts if any(row.ranks for row in part.rows)]
     split = "test" if summary.note else "validation"
 
-    def one(axes: Any, part: PartSummary) -> None:
+    def one(axes: Axes, part: PartSummary) -> None:
         ranks = sorted({point.rank for row in part.rows for point in row.ranks})
         for row in part.rows:
             if row.ranks:
@@ -65,10 +67,10 @@ def draw_ranks(summary: Summary) -> Figure | None:
 
 
 def draw_groups(summary: Summary) -> Figure | None:
-    """Draw the mean accuracy of each group as bars, a bar a row; None if no part has two groups."""
+    """Plot the mean accuracy of each group, one bar per row; None if no part has two groups."""
     parts = [part for part in summary.parts if len(part.groups) > 1 and any(any(r.groups.values()) for r in part.rows)]
 
-    def one(axes: Any, part: PartSummary) -> None:
+    def one(axes: Axes, part: PartSummary) -> None:
         rows = [row for row in part.rows if any(row.groups.values())]
         width = 0.84 / len(rows)
         for at, row in enumerate(rows):
@@ -76,7 +78,7 @@ def draw_groups(summary: Summary) -> Figure | None:
             places = [x + (at - (len(rows) - 1) / 2) * width for x, _ in found]
             heights, spreads = ([100 * (value or 0.0) for value in each] for each in _columns(found))
             style = look(row)
-            bars = {"color": style["color"], "label": style["label"], "ecolor": "#808080"}
+            bars: Options = {"color": style["color"], "label": style["label"], "ecolor": "#808080"}
             axes.bar(places, heights, 0.88 * width, yerr=spreads, hatch=HATCHES[row.style // 8 % 4], **bars)
         axes.set_xticks(range(len(part.groups)), part.groups)
         axes.set_ylabel("mean test accuracy, %")
@@ -86,12 +88,12 @@ def draw_groups(summary: Summary) -> Figure | None:
 
 
 def draw_tasks(summary: Summary) -> Figure | None:
-    """Draw the accuracy on every task, a marker a row; None if no part has two tasks with a number."""
+    """Plot the accuracy on every task, one marker per row; None if no part has several tasks and an accuracy."""
     parts = [
         part for part in summary.parts if len(part.tasks) > 1 and any(c.accuracy for r in part.rows for c in r.cells)
     ]
 
-    def one(axes: Any, part: PartSummary) -> None:
+    def one(axes: Axes, part: PartSummary) -> None:
         for row in part.rows:
             found = [(at, cell.accuracy.mean) for at, cell in enumerate(row.cells) if cell.accuracy]
             axes.plot(
@@ -107,53 +109,55 @@ def draw_tasks(summary: Summary) -> Figure | None:
 HATCHES = ("", "//", "..", "xx")
 
 
-def look(row: RowSummary) -> dict[str, str]:
-    """Return a row's colour, marker and name."""
+def look(row: RowSummary) -> Options:
+    """Return the colour, marker and label of a row, as keyword arguments of matplotlib."""
     style = row.style
     return {"color": COLOURS[style % 8], "marker": MARKERS[style % 7], "label": literal(row.row.label)}
 
 
 def literal(text: str) -> str:
-    """Return a text as matplotlib shows it, on one line and without mathematics."""
-    return " ".join(text.split()).replace("$", r"\$").lstrip("_")  # a leading `_` would hide it
+    """Escape a text for matplotlib: one line, no math mode."""
+    return " ".join(text.split()).replace("$", r"\$").lstrip("_")  # matplotlib hides labels with a leading `_`
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a picture whole or not at all.
+    """Write a figure atomically.
 
     Args:
-        figure: The picture.
-        path: A PNG file.
+        figure: The figure.
+        path: PNG file to write.
 
     Raises:
-        CheckpointError: It cannot be written.
+        CheckpointError: The file cannot be written.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         figure.savefig(temporary, dpi=160, format="png")
         os.replace(temporary, path)
     except OSError as error:
-        raise CheckpointError(f"cannot write to {path.parent}", got=str(error), fix="choose another folder") from error
+        raise CheckpointError(
+            f"cannot write to {path.parent}", got=str(error), fix="pass a folder that is writable"
+        ) from error
 
 
-def _columns(found: Sequence[tuple[float, Any]]) -> tuple[list[float], list[float | None]]:
+def _columns(found: Sequence[tuple[float, Mean]]) -> tuple[list[float], list[float | None]]:
     return [mean.mean for _, mean in found], [mean.spread for _, mean in found]
 
 
 def _figure(
     summary: Summary,
     parts: Sequence[PartSummary],
-    one: Callable[[Any, PartSummary], None],
+    one: Callable[[Axes, PartSummary], None],
     height: Callable[[PartSummary], float] = lambda part: 4.2,
 ) -> Figure | None:
-    """Draw one picture a part below each other, with a legend outside that names each row once."""
+    """Draw the parts below each other, with one legend outside that lists every row once."""
     if not parts:
         return None
     heights = [height(part) for part in parts]
     labels_of = {row.row.label for part in parts for row in part.rows}
-    tall = max(sum(heights), 0.5 + 0.23 * len(labels_of))  # of the legend
+    tall = max(sum(heights), 0.5 + 0.23 * len(labels_of))  # the legend needs 0.23 inches per row
     figure = Figure(figsize=(9, tall), layout="constrained")
-    legend: dict[str, Any] = {}
+    legend: dict[str, Artist] = {}
     all_axes = figure.subplots(len(parts), squeeze=False, height_ratios=heights)[:, 0]
     for axes, part in zip(all_axes, parts, strict=True):
         axes.grid(visible=True, which="major", alpha=0.3)

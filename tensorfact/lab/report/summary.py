@@ -1,4 +1,4 @@
-"""What tables, pictures and the page of a sweep show, derived once: means, spreads over seeds, and what is missing."""
+"""Summary of a sweep for its tables, pictures and page: means, spreads over seeds, missing cells."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Mean:
     """A mean over seeds.
 
     Args:
-        mean: The mean.
-        spread: The standard deviation; None where there is one seed.
+        mean: Arithmetic mean.
+        spread: Standard deviation; None for a single seed.
     """
 
     mean: float
@@ -27,22 +27,22 @@ class Mean:
 
     @classmethod
     def over(cls, values: Sequence[float]) -> Mean:
-        """Return the mean of one value a seed."""
+        """Return the mean and spread of values, one per seed."""
         return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
 
 
 @dataclasses.dataclass(frozen=True)
 class CellSummary:
-    """A row on one task.
+    """Summary of one row on one task.
 
     Args:
-        task: The task.
-        runs: The finished runs that are reported.
-        chosen: The run by which their options were chosen, if there was one.
-        accuracy: Test accuracy; None unless every run is finished and has one.
-        parameters: The mean count of trained parameters.
-        why: Why there is no accuracy.
-        state: Whether there is one.
+        task: Name of the task.
+        runs: Finished reported runs, one per seed.
+        chosen: Candidate run with the options of the reported runs; None if there was no choice.
+        accuracy: Test accuracy; None unless every reported run is finished and has one.
+        parameters: Mean number of trained parameters over the reported runs; None without runs.
+        why: Reason why there is no accuracy; otherwise empty.
+        state: `done`, `failed` or `unfinished`.
     """
 
     task: str
@@ -61,23 +61,23 @@ class CellSummary:
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """The methods that trained."""
+        """Methods of the reported runs, without duplicates."""
         return tuple(dict.fromkeys(run.outcome.method for run in self.runs))
 
     @property
     def scales(self) -> tuple[float | None, ...]:
-        """Their scales; None for a method's own."""
+        """Scales of the reported runs, without duplicates; None: the default of the method."""
         return tuple(dict.fromkeys(run.spec.scale for run in self.runs))
 
 
 @dataclasses.dataclass(frozen=True)
 class RankPoint:
-    """A rank, and what it gave on the split that chooses.
+    """Accuracy of one rank on the split that chooses options.
 
     Args:
         rank: The rank.
-        accuracy: The mean over tasks of the best scale's accuracy.
-        parameters: The mean count.
+        accuracy: Mean over tasks of the accuracy at the best scale, 0 to 1.
+        parameters: Mean number of trained parameters over tasks.
     """
 
     rank: int
@@ -87,20 +87,20 @@ class RankPoint:
 
 @dataclasses.dataclass(frozen=True)
 class RowSummary:
-    """A row of a part's table.
+    """Summary of one row of a table.
 
     Args:
-        row: Its definition.
-        style: Which colour and marker it has: equal labels have equal ones.
-        kind: What its first method is; see `kind_of`.
-        cells: One a task.
-        groups: The mean accuracy of each group; None where a task of it has none.
-        accuracy: The overall mean; None where a task has none.
-        parameters: The mean count, groups weighted as in the accuracy.
-        ranks: Accuracy by rank, where several were tried.
-        step_seconds: The median time of a training step.
-        peak_bytes: The median of the most memory in a step.
-        seconds: The median time of a run.
+        row: Definition of the row.
+        style: Index of its colour and marker; rows with equal labels share it.
+        kind: Kind of its first method; see `kind_of`.
+        cells: One cell per task.
+        groups: Mean accuracy by group of tasks; None if a cell of the group has no accuracy.
+        accuracy: Mean of the group means; None if a cell has no accuracy.
+        parameters: Mean number of trained parameters, averaged like the accuracy; None if a cell has none.
+        ranks: Accuracy by rank; empty unless several ranks were tried.
+        step_seconds: Median time of a training step, in seconds.
+        peak_bytes: Median peak memory of a training step.
+        seconds: Median training time of a run, in seconds.
     """
 
     row: SweepRow
@@ -118,12 +118,12 @@ class RowSummary:
 
 @dataclasses.dataclass(frozen=True)
 class PartSummary:
-    """A part's table.
+    """Summary of one table.
 
     Args:
-        part: Its definition.
-        groups: The groups of its tasks, in order.
-        rows: Its rows.
+        part: Definition of the table.
+        groups: Groups of its tasks, in order of first appearance.
+        rows: Summaries of its rows.
     """
 
     part: SweepPart
@@ -131,23 +131,23 @@ class PartSummary:
     rows: tuple[RowSummary, ...]
 
     def tasks_of(self, group: str) -> tuple[str, ...]:
-        """Return the tasks of a group, in order."""
+        """Return the tasks of a group, in the order of the part."""
         return tuple(task for task in self.part.tasks if task_group(task) == group)
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """The tasks, group by group."""
+        """All tasks, sorted by group."""
         return tuple(task for group in self.groups for task in self.tasks_of(group))
 
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """Everything that tables and pictures show.
+    """Summary of a sweep.
 
     Args:
-        results: What it was derived from.
-        parts: One table each.
-        protocol: How options were chosen and what was reported, in a sentence or two.
+        results: Results from which it was derived.
+        parts: Summaries of the tables.
+        protocol: Description of how options were chosen and which accuracy is reported.
     """
 
     results: Results
@@ -156,20 +156,20 @@ class Summary:
 
     @property
     def note(self) -> str:
-        """What every caption must say; empty where nothing was selected on the test split."""
+        """Warning for every caption if options were chosen on the test split; otherwise empty."""
         return RELEASED if self.results.sweep.released else ""
 
     def cells(self, state: State) -> list[tuple[PartSummary, RowSummary, CellSummary]]:
-        """Return the cells in a state."""
+        """Return all cells in a state, with their parts and rows."""
         found = ((part, row, cell) for part in self.parts for row in part.rows for cell in row.cells)
         return [each for each in found if each[2].state == state]
 
 
 def summarize(results: Results) -> Summary:
-    """Derive what tables and pictures show.
+    """Summarize the results of a sweep.
 
     Args:
-        results: What is known of a sweep; runs may be missing.
+        results: Results of the sweep; runs may be missing.
     """
     sweep = results.sweep
     labels = list(dict.fromkeys(row.label for part in sweep.parts for row in part.rows))
@@ -233,7 +233,7 @@ def _cell(results: Results, cell: Cell) -> CellSummary:
 
 
 def _mean(cells: Sequence[CellSummary]) -> Mean | None:
-    """Return the mean of groups' means, and how it spreads over the seeds that all cells have."""
+    """Return the mean of group means, with the spread over the seeds that all cells share."""
     means = {cell.task: cell.accuracy.mean for cell in cells if cell.accuracy}
     if not means or len(means) < len(cells):
         return None
@@ -261,7 +261,7 @@ def _ranks(results: Results, cells: Sequence[Cell]) -> tuple[RankPoint, ...]:
 
 
 def _best_by_rank(results: Results, cell: Cell) -> dict[int, Run]:
-    """Return the best candidate of each rank; none while a candidate is missing, which might be better."""
+    """Return the best candidate of each rank; empty if a candidate is missing, which might be better."""
     best: dict[int, Run] = {}
     score = _score(results)
     for id in cell.candidates:
@@ -278,7 +278,7 @@ def _best_by_rank(results: Results, cell: Cell) -> dict[int, Run]:
 
 
 def _score(results: Results) -> Callable[[Run], float | None]:
-    """Return what options are chosen by."""
+    """Return the function that gives the accuracy by which options are chosen."""
     if results.sweep.released:
         return lambda run: run.outcome.test_accuracy
     return lambda run: run.outcome.val_accuracy

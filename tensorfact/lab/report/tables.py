@@ -1,4 +1,4 @@
-"""Tables of a sweep: Markdown and LaTeX in the paper's form, CSV with one line a run."""
+"""Tables of a sweep: Markdown and LaTeX with one column per task, CSV with one line per run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..sweep import SweepRow, task_group
 from .names import task_label
 from .summary import Mean, PartSummary, RowSummary, Summary
 
-UNFINISHED, FAILED = "–", "failed"  # noqa: RUF001  the dash of a table
+UNFINISHED, FAILED = "–", "failed"  # noqa: RUF001  an en dash
 CSV_COLUMNS = (
     *("part", "row", "task", "group", "seed", "method"),
     *("scale", "parameters", "test_accuracy", "val_accuracy"),
@@ -22,15 +22,15 @@ CSV_COLUMNS = (
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """A column of the table in the paper's form.
+    """A column of the table.
 
     Args:
-        heading: Its name.
-        group: The group of tasks it belongs to; empty for none.
-        value: A row's number in it, None if it has none.
-        text: How a row shows it.
-        compared: Whether the greatest is the best.
-        task: Which of the row's cells it shows; None for none.
+        heading: Heading of the column.
+        group: Group of tasks that it belongs to; empty if none.
+        value: Function from a row to its number in the column; None if it has none.
+        text: Function from a row to the text of its cell.
+        compared: Mark the largest value as the best.
+        task: Index into the cells of a row; None if the column does not show a single task.
     """
 
     heading: str
@@ -41,17 +41,17 @@ class Column:
     task: int | None = None
 
     def best(self, rows: Iterable[RowSummary]) -> str:
-        """Return the best number as it is shown; what is shown equal is equally good, and one alone not best."""
+        """Return the largest value as printed, so that values printed alike tie; empty for fewer than two values."""
         found = [percent(value) for row in rows if (value := self.value(row)) is not None] if self.compared else []
         return max(found, key=float) if len(found) > 1 else ""
 
     def is_best(self, row: RowSummary, best: str) -> bool:
-        """Return whether a row has the best number."""
+        """Return whether the value of a row is printed like the best."""
         return self.compared and self.value(row) is not None and percent(self.value(row)) == best
 
 
 def count_text(count: float | None) -> str:
-    """Return a number of parameters: in millions from 10,000 on.
+    """Format a number of parameters: in millions from 10,000 on.
 
     Examples:
         >>> count_text(294_912), count_text(970)
@@ -63,18 +63,18 @@ def count_text(count: float | None) -> str:
 
 
 def percent(value: float | None) -> str:
-    """Return an accuracy in percent."""
+    """Format an accuracy, 0 to 1, in percent."""
     return UNFINISHED if value is None else f"{100 * value:.1f}"
 
 
 def with_spread(mean: Mean | None) -> str:
-    """Return a mean in percent, with its spread if it has one."""
+    """Format a mean in percent, with its spread if it has one."""
     spread = "" if mean is None or mean.spread is None else f" ± {percent(mean.spread)}"
     return f"{percent(mean.mean if mean else None)}{spread}"
 
 
 def columns_of(part: PartSummary) -> list[Column]:
-    """Return the columns behind a row's name: parameters, tasks by group, means; beside them what was published."""
+    """Return the columns of a table: parameters, tasks by group, means, and the published numbers beside them."""
     rows = [row.row for row in part.rows]
     columns = [Column("parameters", "", lambda row: row.parameters, lambda row: count_text(row.parameters), False)]
     if any(row.parameters is not None for row in rows):
@@ -89,13 +89,13 @@ def columns_of(part: PartSummary) -> list[Column]:
 
 
 def full_heading(part: PartSummary, column: Column) -> str:
-    """Return a column's heading with its group, where the part's tasks have several."""
+    """Return the heading of a column, with its group if the part has several groups."""
     grouped = column.group and len(part.groups) > 1
     return f"{column.heading} ({column.group})" if grouped else column.heading
 
 
 def markdown(summary: Summary) -> str:
-    """Return one table a part, in Markdown; the best of each column is bold."""
+    """Return the tables of all parts in Markdown, the best value of each column in bold."""
     lines = [f"# {_plain(summary.results.sweep.name, MARKDOWN)}", "", summary.protocol, ""]
     for part in summary.parts:
         heads = [full_heading(part, each) for each in columns_of(part)]
@@ -110,7 +110,7 @@ def markdown(summary: Summary) -> str:
 
 
 def table_csv(summary: Summary) -> str:
-    """Return one line for every run that is reported; a failed one has no accuracy."""
+    """Return CSV with one line per reported run; a failed run has no accuracy."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
@@ -126,7 +126,7 @@ def table_csv(summary: Summary) -> str:
 
 
 def latex(summary: Summary) -> str:
-    """Return one `tabular` a part, for the package booktabs; the best of each column is bold."""
+    """Return one LaTeX `tabular` per part, for the package booktabs, the best value of each column in bold."""
     lines = ["% needs \\usepackage{booktabs} and \\usepackage[T1]{fontenc}"]
     for part in summary.parts:
         columns = columns_of(part)
@@ -167,11 +167,11 @@ LATEX = {
     "±": "$\\pm$",
     "–": "--",  # noqa: RUF001
 }
-"""How what means something to a language is written in it."""
+"""Escapes of characters with a special meaning in LaTeX."""
 
 
 def _plain(text: str, marks: dict[str, str]) -> str:
-    """Return a text on one line, as a language writes it."""
+    """Escape a text, and put it on one line."""
     return "".join(marks.get(letter, letter) for letter in " ".join(text.split()))
 
 
@@ -202,7 +202,7 @@ def _mean_column(group: str, mean: Callable[[RowSummary], Mean | None]) -> Colum
 
 
 def _published(value: Callable[[SweepRow], float | None], text: Callable[[float | None], str]) -> Column:
-    """Return a column that is empty where nothing was published."""
+    """Return a column of published numbers, empty for rows without one."""
 
     def shown(row: RowSummary) -> str:
         return "" if value(row.row) is None else text(value(row.row))
@@ -211,7 +211,7 @@ def _published(value: Callable[[SweepRow], float | None], text: Callable[[float 
 
 
 def _cells(part: PartSummary, form: str, write: Callable[[str], str]) -> list[list[str]]:
-    """Return the cells of every row, the best of each column as `form` makes them."""
+    """Return the texts of all cells by row; `form` formats the best of each column."""
     columns = columns_of(part)
     best = [column.best(part.rows) for column in columns]
 
@@ -223,7 +223,7 @@ def _cells(part: PartSummary, form: str, write: Callable[[str], str]) -> list[li
 
 
 def _markdown_gaps(summary: Summary) -> str:
-    """Say which cells have no number, and why."""
+    """List the cells without a number, with the reason."""
     gaps = [f"{part.part.title}: {row.row.label} on {c.task}: {c.why}" for part, row, c in summary.cells("failed")]
     for part in summary.parts:
         for row in part.rows:

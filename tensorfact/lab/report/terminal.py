@@ -1,4 +1,4 @@
-"""A sweep's tables as a terminal shows them: without the columns of single tasks where there are many."""
+"""Tables of a sweep for a terminal: without columns of single tasks if there are many."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from .summary import Summary
 from .tables import columns_of, full_heading
 
 FEW = 4
-"""So many tasks have a column each."""
+"""Maximum number of tasks that get a column each."""
 
 
 def terminal_tables(summary: Summary) -> Iterator[tuple[str, Table]]:
-    """Yield a title and a table for every part.
+    """Yield the title and the table of every part.
 
     Args:
-        summary: What is known of the sweep.
+        summary: Summary of the sweep; runs may be missing.
     """
     for part in summary.parts:
         columns = [each for each in columns_of(part) if each.task is None or len(part.part.tasks) <= FEW]

@@ -1,4 +1,4 @@
-"""Many runs: methods on tasks, options chosen on a validation split, nothing trained twice."""
+"""Sweeps: train methods on tasks, choose their options on the validation split, resume after interruptions."""
 
 from .change import known, narrowed, on_models, trained_for
 from .counts import known_specs, parameters, sizes

@@ -1,4 +1,4 @@
-"""From the runs that are done to what is still to be run, and to the table's cells."""
+"""Derive from the finished runs the cells of the table and the runs that are still missing."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from .results import Cell, Results, Run
 from .spec import RunSpec, Stage
 
 Candidates = Callable[[SweepPart, SweepRow, str], Sequence[RunSpec]]
-"""From a part, a row and a task to the runs to choose among."""
+"""Function from a part, a row and a task to the candidate runs."""
 
 
 def grid(sweep: Sweep) -> Candidates:
-    """Return every method of a row with every scale, with the first seed.
+    """Return the full grid of candidates: every method of a row with every scale, with the first seed.
 
     Args:
-        sweep: The sweep.
+        sweep: Gives the seeds, the settings and the stage of the runs.
     """
     stage: Stage = "released" if sweep.released else "select"
 
@@ -30,12 +30,12 @@ def grid(sweep: Sweep) -> Candidates:
 
 
 def collect(sweep: Sweep, runs: Mapping[str, Run], candidates: Candidates) -> tuple[Results, list[RunSpec]]:
-    """Return the results as far as they go, and the runs that can be done now.
+    """Return the results so far, and the missing runs that can be executed now.
 
     Args:
-        sweep: The sweep.
-        runs: The runs that are done, by id.
-        candidates: What to choose among.
+        sweep: Parts, rows and tasks of the table.
+        runs: Finished runs by id.
+        candidates: Returns the runs among which the options of a cell are chosen.
     """
     cells: list[Cell] = []
     needed: dict[str, RunSpec] = {}
@@ -54,7 +54,7 @@ def collect(sweep: Sweep, runs: Mapping[str, Run], candidates: Candidates) -> tu
 def _cell(
     sweep: Sweep, part: SweepPart, tried: Sequence[RunSpec], runs: Mapping[str, Run]
 ) -> tuple[Sequence[RunSpec], Sequence[RunSpec]]:
-    """Return the runs that choose, and, once they have, those that are reported."""
+    """Return the candidate runs, and the reported runs; the latter are empty until the candidates are finished."""
     seeds = part.seeds_of(sweep)
     if sweep.released:
         best = _best(tried, runs)
@@ -70,9 +70,9 @@ def _cell(
 
 
 def _best(tried: Sequence[RunSpec], runs: Mapping[str, Run]) -> Run | None:
-    """Return the run with the best validation accuracy, of equal ones the smallest, then the first.
+    """Return the run with the best validation accuracy; ties go to fewer parameters, then to the first run.
 
-    None while not all are done, and where all failed.
+    None if a run is missing, or if all failed.
     """
     if not all(spec.id in runs for spec in tried):
         return None

@@ -1,4 +1,4 @@
-"""Narrow a sweep, and put one's own models, tasks and methods into it."""
+"""Change a sweep: select parts and rows, replace models, tasks, methods and settings."""
 
 from __future__ import annotations
 
@@ -22,18 +22,20 @@ def narrowed(
     methods: Sequence[str] = (),
     scales: Sequence[float] = (),
 ) -> Sweep:
-    """Return a sweep of some of its parts and rows, or on other tasks; what is not given stays.
+    """Return a sweep with selected parts and rows, or with other tasks, methods or scales.
+
+    An empty argument leaves that part of the sweep unchanged.
 
     Args:
-        sweep: The sweep.
-        parts: Parts to keep.
-        rows: Rows to keep, by their labels.
-        tasks: The tasks, in place of those it has.
-        methods: Rows of one method each, in place of those it has.
-        scales: Scales to choose among, for rows that choose one, and for those of `methods` that have one.
+        sweep: The sweep to start from; it is not changed.
+        parts: Names of the parts to keep.
+        rows: Labels of the rows to keep.
+        tasks: Tasks that replace those of every part. Published accuracies are dropped.
+        methods: Methods that replace the rows, one row each.
+        scales: Candidate scales, for rows that choose a scale, and for those of `methods` that have one.
 
     Raises:
-        SweepError: There is no such part or row, or nothing is left.
+        SweepError: Unknown part or row, or no row is left.
     """
     kept = _chosen("part", parts, {part.name: part for part in sweep.parts})
     labels = {row.label: row for part in kept for row in part.rows}
@@ -44,7 +46,7 @@ def narrowed(
         if methods:
             return tuple(SweepRow(text, (text,), own if own and takes_scale(text) else (None,)) for text in methods)
         found = [row for row in part.rows if row.label in wanted]
-        if tasks:  # what was published is of others
+        if tasks:  # the published accuracy is of the tasks before
             found = [dataclasses.replace(row, accuracy=None) for row in found]
         return tuple(dataclasses.replace(row, scales=own) if own and row.scales != (None,) else row for row in found)
 
@@ -53,31 +55,36 @@ def narrowed(
 
 
 def on_models(sweep: Sweep, models: Iterable[str], **changes: object) -> Sweep:
-    """Return a sweep on other models.
+    """Return a sweep on other models, without the published numbers of the parts that change.
 
     Args:
-        sweep: The sweep.
-        models: `NAME` for all parts, or `PART=NAME` for one.
-        changes: Other fields of every part to change: `pretrained`, `checkpoint`.
+        sweep: The sweep to start from; it is not changed.
+        models: `NAME` for all parts, or `PART=NAME` for one part.
+        changes: Other fields of `SweepPart` to set in every part: `pretrained`, `checkpoint`.
 
     Raises:
-        SweepError: There is no such part.
+        SweepError: Unknown part.
     """
     every: dict[str, str] = {}
     by_part: dict[str, str] = {}
     names = [part.name for part in sweep.parts]
     for text in models:
         name, equals, model = text.partition("=")
-        if not equals or "(" in name:  # the equals sign of an option
+        if not equals or "(" in name:  # the equals sign belongs to an option of the model
             every = dict.fromkeys(names, text)
         elif name in names:
             by_part[name] = model
         else:
-            raise SweepError(f"model {text!r}", expected=f"NAME, or PART=NAME with a part of {names}", got=name)
+            raise SweepError(
+                f"model {text!r}: unknown part",
+                expected=f"one of {', '.join(names)}",
+                got=name,
+                fix=f"{names[0]}={model}",
+            )
     chosen = every | by_part
 
     def changed(part: SweepPart) -> SweepPart:
-        part = dataclasses.replace(part, **changes)  # type: ignore[arg-type]  # of several types
+        part = dataclasses.replace(part, **changes)  # type: ignore[arg-type]  # fields of several types
         model = chosen.get(part.name, part.model)
         if model == part.model:
             return part
@@ -88,12 +95,13 @@ def on_models(sweep: Sweep, models: Iterable[str], **changes: object) -> Sweep:
 
 
 def trained_for(sweep: Sweep, *, seeds: int | None = None, **settings: Any) -> Sweep:
-    """Return a sweep that trains otherwise, or with more or fewer seeds.
+    """Return a sweep with other training settings or another number of seeds.
 
     Args:
-        sweep: The sweep.
-        seeds: How many final runs there are of a row and task; as many as there are by default.
-        settings: Fields of `Settings` to change, None for as it is. With other `epochs`, a tenth of them warm up.
+        sweep: The sweep to start from; it is not changed.
+        seeds: Number of final runs per row and task, with the seeds 0, 1, ...; None keeps the seeds.
+        settings: Fields of `Settings` to change; None keeps a field. With new `epochs`, `warmup_epochs` becomes a tenth
+            of them unless it is given.
     """
     changes = {name: value for name, value in settings.items() if value is not None}
     if "epochs" in changes:
@@ -106,19 +114,21 @@ def trained_for(sweep: Sweep, *, seeds: int | None = None, **settings: Any) -> S
 
 
 def known(what: str, name: str, options: Mapping[str, T]) -> T:
-    """Return what has a name.
+    """Look up a name in a mapping.
 
     Args:
-        what: What it is, for the message.
-        name: The name.
-        options: What there is.
+        what: Kind of thing that is looked up, for the error message.
+        name: The name to look up.
+        options: Known things by name.
 
     Raises:
-        SweepError: Nothing has it.
+        SweepError: The name is unknown.
     """
     if name not in options:
         raise SweepError(
-            f"unknown {what} {name!r}", expected=f"one of {', '.join(options)}", got=f"{name!r}{nearest(name, options)}"
+            f"unknown {what} {name!r}",
+            expected=f"one of {', '.join(options)}",
+            got=f"{name!r}{nearest(name, options)}",
         )
     return options[name]
 

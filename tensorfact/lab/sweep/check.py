@@ -1,4 +1,4 @@
-"""Find every mistake in a sweep before anything trains, and keep apart what ran on other data or weights."""
+"""Check a sweep before training starts, and refuse a folder whose runs used other data or weights."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from .counts import parameters
 from .definition import Sweep, SweepPart
 
 Inputs = Mapping[str, object]
-"""What runs read, by name: the sizes of a task's splits, the fingerprint of a model's weights."""
+"""Inputs of the runs by name: the sizes of the splits of a task, the fingerprint of the weights of a model."""
 
 
 def check_sweep(sweep: Sweep, root: Path | None, *, images: bool = True, progress: Progress = silent) -> Inputs:
-    """Make every model, attach every method and open every task, before anything trains.
+    """Create every model, attach every method and open every task of a sweep, before training starts.
 
     Args:
-        sweep: The sweep.
-        root: Where the data is.
-        images: Open every image.
+        sweep: The sweep to check.
+        root: Folder with the data of the benchmarks.
+        images: Open every image, too.
         progress: Called as images are opened.
 
     Returns:
-        What the runs will read.
+        The inputs that the runs will use.
 
     Raises:
-        TensorfactError: Something is not what it should be.
+        TensorfactError: Invalid setting, model, method or task, or damaged data.
     """
     settings = sweep.settings
     Schedule(settings.epochs, settings.batch_size, settings.lr, settings.weight_decay, settings.warmup_epochs, 0)
@@ -46,24 +46,24 @@ def check_sweep(sweep: Sweep, root: Path | None, *, images: bool = True, progres
 
 
 def compare_inputs(known: Inputs, found: Inputs, folder: Path) -> Inputs:
-    """Return both together.
+    """Merge the inputs of the finished runs with those found now.
 
     Args:
-        known: What runs that are done have read.
-        found: What is there now.
-        folder: The folder of runs.
+        known: Inputs of the runs in the folder.
+        found: Inputs found by `check_sweep`.
+        folder: Folder of runs, for the error message.
 
     Raises:
-        SweepError: They differ.
+        SweepError: An input has changed.
     """
     for name in known.keys() & found.keys():
         if known[name] != found[name]:
             raise SweepError(
-                f"{name} is not what {folder} was begun with",
+                f"{name} differs from the runs in {folder}",
                 expected=str(known[name]),
                 got=str(found[name]),
-                cause="the data or the weights have changed, and runs that are done would be kept",
-                fix="choose another folder",
+                cause="the data or the weights have changed since the first run",
+                fix="pass another folder: --out runs/other",
             )
     return {**known, **found}
 
@@ -92,8 +92,8 @@ def _check_steps(sweep: Sweep, task: str, splits: Splits) -> None:
     count, least = size_of(splits.final), sweep.settings.batch_size
     if sweep.settings.drop_last and count < least:
         raise SweepError(
-            f"{task} has no whole batch, and incomplete ones are left out",
-            expected=f"at least {least} samples to train on",
+            f"{task}: too few training samples for one full batch, and drop_last leaves out incomplete ones",
+            expected=f"at least {least} training samples",
             got=str(count),
-            fix=f"--batch-size {count}, or the protocol that is validated",
+            fix=f"--batch-size {count}, or --protocol validated",
         )

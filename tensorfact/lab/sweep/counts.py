@@ -1,4 +1,4 @@
-"""What a sweep would train, before anything does: sizes beside the published ones, and numbers of runs."""
+"""Size of a sweep before it runs: parameter counts beside the published ones, and numbers of runs."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from .spec import RunSpec
 
 
 def known_specs(sweep: Sweep) -> list[RunSpec]:
-    """Return the runs that are known before anything has been chosen.
+    """Return the runs that do not depend on a choice of options.
 
     Args:
-        sweep: The sweep.
+        sweep: The sweep, of which no run is finished.
     """
     return collect(sweep, {}, grid(sweep))[1]
 
 
 def parameters(sweep: Sweep, part: SweepPart, row: SweepRow, model: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Return the numbers that each of a row's methods trains, the head apart, by task.
+    """Count the trained parameters, excluding the head, of every method of a row, by task.
 
     Args:
-        sweep: The sweep.
-        part: The row's part.
-        row: The row.
-        model: The part's model, of which shapes are enough; it is left as it was.
+        sweep: Gives the dropout.
+        part: Gives the tasks.
+        row: Gives the methods.
+        model: The model of the part, on any device, `meta` included; it is restored afterwards.
 
     Raises:
-        TensorfactError: A method is unknown, or the model cannot take it.
+        TensorfactError: A method is unknown, or does not apply to the model.
     """
     counts: dict[str, int] = {}
     for task in part.tasks:
@@ -47,12 +47,12 @@ def parameters(sweep: Sweep, part: SweepPart, row: SweepRow, model: nn.Module) -
 
 
 def printed_size(counts: Mapping[str, float]) -> str:
-    """Return a method's size in millions as the field's tables print it.
+    """Return the size of a method in millions, rounded per group of tasks and then averaged, as papers print it.
 
     They average over the means of the tasks' groups, each rounded to 0.001 M.
 
     Args:
-        counts: How many numbers are trained on each task.
+        counts: Number of trained parameters by task.
 
     Examples:
         >>> printed_size({"vtab:cifar": 1_680.0, "vtab:svhn": 3_648.0, "vtab:eurosat": 8_000.0})
@@ -62,16 +62,16 @@ def printed_size(counts: Mapping[str, float]) -> str:
 
 
 def sizes(sweep: Sweep, part: SweepPart) -> Table:
-    """Return a part's rows: what they train, beside what was published, and how many runs they are.
+    """Return a table of the rows of a part: parameter counts beside the published ones, and numbers of runs.
 
-    A row that chooses among sizes shows the smallest and the largest.
+    A row whose candidates differ in size shows the smallest and the largest.
 
     Args:
-        sweep: The sweep.
-        part: The part.
+        sweep: Gives the seeds, the settings and the protocol.
+        part: The part to list.
 
     Raises:
-        TensorfactError: A method is unknown, or the model cannot take it.
+        TensorfactError: A method is unknown, or does not apply to the model.
     """
     rows, model = [], model_shapes(part.model)
     for row in part.rows:

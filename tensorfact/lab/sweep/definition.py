@@ -1,30 +1,29 @@
-"""What a sweep is: methods on tasks, and how their options are chosen. Plain data, JSON both ways."""
+"""Definition of a sweep as plain data: methods, tasks and how options are chosen; reads and writes JSON."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 from ...errors import SweepError
 from .spec import RunSpec, Settings, Stage, build, parse_json
 
 RELEASED = "selected on the test split, as in the released code"
-"""What every number says that was not chosen on a validation split."""
+"""Caption of all numbers of a sweep whose options are chosen on the test split."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SweepRow:
-    """A row of the table: a method whose options, if there are several, are chosen for every task.
+    """A row of the table: candidate methods and scales, among which one is chosen for every task.
 
     Args:
-        label: The row's name.
-        methods: What to choose among, such as one method at several ranks.
-        scales: Scales to choose among; None for the method's own.
-        by_task: Methods for some tasks, in place of `methods`.
-        parameters: The published number of trained parameters; None if there is none.
-        accuracy: The published accuracy, 0 to 1.
+        label: Name of the row.
+        methods: Candidate methods, such as one method at several ranks.
+        scales: Candidate scales; None: the default of the method.
+        by_task: Candidate methods of some tasks, in place of `methods`.
+        parameters: Published number of trained parameters; None if unpublished.
+        accuracy: Published accuracy, 0 to 1; None if unpublished.
     """
 
     label: str
@@ -35,37 +34,37 @@ class SweepRow:
     accuracy: float | None = None
 
     def methods_on(self, task: str) -> tuple[str, ...]:
-        """Return what there is to choose among on a task."""
+        """Return the candidate methods on a task."""
         return self.by_task.get(task, self.methods)
 
     def candidates(self, task: str) -> tuple[tuple[str, float | None], ...]:
-        """Return every method with every scale.
+        """Return every candidate method with every candidate scale.
 
         Raises:
-            SweepError: There is none for the task.
+            SweepError: The row has no method for the task.
         """
         if not self.methods_on(task):
             raise SweepError(
                 f"the row {self.label!r} has no method for the task {task!r}",
-                cause="its options are published for other tasks alone",
-                fix="leave the row out, or write one of your own: vpt-deep:length=10",
+                cause="the options of this row are published for the tasks of VTAB-1K only",
+                fix="leave the row out, or pass --method vpt-deep:length=10",
             )
         return tuple((method, scale) for method in self.methods_on(task) for scale in self.scales)
 
 
 @dataclasses.dataclass(frozen=True)
 class SweepPart:
-    """Rows that one model's table holds.
+    """One table of a sweep: rows and tasks on one model.
 
     Args:
-        name: A short name.
-        title: What it is.
-        model: The model.
-        tasks: The tasks.
-        rows: The methods.
+        name: Short name, for the command line.
+        title: Caption of the table.
+        model: Name of the model, as in `RunSpec`.
+        tasks: Names of the tasks, the columns of the table.
+        rows: Rows of the table.
         pretrained: Load pretrained weights.
-        checkpoint: A safetensors file with the model's weights.
-        seeds: One final run each; none for the sweep's.
+        checkpoint: A safetensors file with the weights of the model.
+        seeds: Seeds of the final runs; empty: those of the sweep.
     """
 
     name: str
@@ -84,18 +83,18 @@ class SweepPart:
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """Everything that is to be run.
+    """A sweep: methods that train on tasks, and the protocol by which their options are chosen.
 
-    Options are chosen by the validation split, with the first seed; the chosen ones are trained on the training and
-    validation split together, with every seed, and the test split is read once. Where `released`, as in the released
-    code of FacT: nothing is held out, the epoch and the options are chosen on the test split, and that best is what
-    is reported.
+    Options are chosen by the accuracy on the validation split, with the first seed. The chosen options are trained on
+    the training and validation splits together, with every seed, and the test split is evaluated once. With
+    `released=True`, as in the released code of FacT, no data is held out: the epoch and the options are chosen on the
+    test split, and this best accuracy is reported.
 
     Args:
-        name: What it is called.
-        parts: The tables.
-        seeds: One final run each.
-        settings: The training's numbers.
+        name: Name of the sweep.
+        parts: Tables of the sweep.
+        seeds: Seeds of the final runs.
+        settings: Hyperparameters of all runs.
         released: Choose on the test split.
     """
 
@@ -106,19 +105,15 @@ class Sweep:
     released: bool = False
 
     def __post_init__(self) -> None:
-        lists: dict[str, list[Any]] = {"seeds": list(self.seeds), "parts": [part.name for part in self.parts]}
+        _check_distinct("seeds", self.seeds)
+        _check_distinct("parts", [part.name for part in self.parts])
         for part in self.parts:
-            lists[f"rows of {part.name}"] = [row.label for row in part.rows]
-            lists[f"tasks of {part.name}"] = list(part.tasks)
-        for name, found in lists.items():
-            if not found or len(set(found)) < len(found):
-                raise SweepError(
-                    f"the {name}", expected="at least one, and none twice", got=repr(found), fix="leave the second out"
-                )
+            _check_distinct(f"rows of {part.name}", [row.label for row in part.rows])
+            _check_distinct(f"tasks of {part.name}", part.tasks)
 
     @property
     def protocol(self) -> str:
-        """How options are chosen and what is reported, in words."""
+        """Description of how options are chosen and which accuracy is reported, for the captions of a report."""
         seeds = f"seed {self.seeds[0]}" if len(self.seeds) == 1 else f"seeds {', '.join(map(str, self.seeds))}"
         if self.released:
             return (
@@ -132,7 +127,7 @@ class Sweep:
         )
 
     def spec(self, part: SweepPart, task: str, method: str, scale: float | None, seed: int, stage: Stage) -> RunSpec:
-        """Return the spec of one run of this sweep."""
+        """Return the spec of one run, with the settings of this sweep."""
         where = (part.pretrained, part.checkpoint)
         return RunSpec(part.model, task, method, scale, seed, stage, self.settings, *where)
 
@@ -145,22 +140,29 @@ class Sweep:
         """Read what `to_json` returned.
 
         Raises:
-            SweepError: It is no JSON, or a field is missing or unknown.
+            SweepError: Invalid JSON, or a field is missing or unknown.
         """
         return build(cls, parse_json(text, "a sweep"), parts=_parts, seeds=tuple, settings=_settings)
 
 
-def _settings(data: Any) -> Any:
+def _check_distinct(name: str, values: Sequence[object]) -> None:
+    if not values:
+        raise SweepError(f"the sweep has no {name}", fix="pass at least one")
+    if len(set(values)) < len(values):
+        raise SweepError(f"duplicate {name}", expected="each once", got=repr(list(values)), fix="pass each once")
+
+
+def _settings(data: object) -> Settings:
     return build(Settings, data)
 
 
-def _parts(data: Any) -> tuple[SweepPart, ...]:
+def _parts(data: Iterable[object]) -> tuple[SweepPart, ...]:
     return tuple(build(SweepPart, part, tasks=tuple, rows=_rows, seeds=tuple) for part in data)
 
 
-def _rows(data: Any) -> tuple[SweepRow, ...]:
+def _rows(data: Iterable[object]) -> tuple[SweepRow, ...]:
     return tuple(build(SweepRow, row, methods=tuple, scales=tuple, by_task=_by_task) for row in data)
 
 
-def _by_task(data: Any) -> dict[str, tuple[str, ...]]:
+def _by_task(data: Mapping[str, Iterable[str]]) -> dict[str, tuple[str, ...]]:
     return {task: tuple(methods) for task, methods in data.items()}

@@ -1,4 +1,4 @@
-"""What executes runs: this process, processes of this machine, or a Ray cluster. The scheduling is theirs."""
+"""Engines that execute runs: this process, a pool of processes on this machine, or a Ray cluster."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
+from multiprocessing.queues import Queue
 
 from ...common.checks import whole_number
 from ...errors import SweepError
 from .spec import RunSpec
 
 Job = Callable[[RunSpec], None]
-"""Does a run and writes its result; can be pickled."""
+"""Executes one run and writes its result; must be picklable for engines with several processes."""
 
 Engine = Callable[[Job, Sequence[RunSpec]], Iterator[RunSpec]]
-"""Does runs, in any order, and yields each that is done."""
+"""Executes runs in any order, and yields each spec once its run is finished."""
 
 
 def in_process(job: Job, specs: Sequence[RunSpec]) -> Iterator[RunSpec]:
@@ -30,20 +30,20 @@ def in_process(job: Job, specs: Sequence[RunSpec]) -> Iterator[RunSpec]:
 
 
 def pool(workers: int, gpus: int = 0) -> Engine:
-    """Return an engine of processes on this machine; they end when this process does, however it ends.
+    """Return an engine that runs a pool of processes on this machine. They exit when this process exits or is killed.
 
     Args:
-        workers: How many processes.
-        gpus: How many GPUs they share; worker i sees number i mod gpus alone.
+        workers: Number of processes.
+        gpus: Number of GPUs that they share; worker i sees only GPU i mod gpus.
 
     Raises:
-        SweepError: There is to be no worker.
+        SweepError: `workers` is less than 1.
     """
     workers = whole_number(workers, "pool: workers", SweepError, example=2)
 
     def engine(job: Job, specs: Sequence[RunSpec]) -> Iterator[RunSpec]:
-        context = multiprocessing.get_context("spawn")  # forked processes cannot use CUDA, nor torch's threads
-        numbers: Any = context.Queue()
+        context = multiprocessing.get_context("spawn")  # forked processes can use neither CUDA nor torch's threads
+        numbers: Queue[int] = context.Queue()
         for number in range(workers):
             numbers.put(number)
         others = set(multiprocessing.active_children())
@@ -56,18 +56,18 @@ def pool(workers: int, gpus: int = 0) -> Engine:
         except BrokenProcessPool as error:
             raise SweepError(
                 "a process of the pool was killed",
-                cause="there is not enough memory",
-                fix="fewer processes; re-running the same command resumes the sweep",
+                cause="out of memory",
+                fix="run the same command again with fewer --processes; it resumes the sweep",
             ) from error
         finally:
             executor.shutdown(wait=False, cancel_futures=True)
-            for process in {*multiprocessing.active_children()} - others:  # what is under way goes on another time
+            for process in {*multiprocessing.active_children()} - others:  # their runs resume later
                 process.terminate()
 
     return engine
 
 
-def _start_worker(numbers: Any, gpus: int) -> None:
+def _start_worker(numbers: Queue[int], gpus: int) -> None:
     number = numbers.get()
     if gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(number % gpus)
@@ -82,12 +82,12 @@ def _start_worker(numbers: Any, gpus: int) -> None:
 
 
 def ray_cluster(address: str | None = None, *, cpus: float = 1, gpus: float = 0) -> Engine:
-    """Return an engine on a Ray cluster, whose machines share the folder of runs and the data.
+    """Return an engine on a Ray cluster, whose machines must share the folder of runs and the data.
 
     Args:
-        address: The cluster's address; None for one on this machine, which ends with the sweep.
-        cpus: Processors of a run.
-        gpus: GPUs of a run.
+        address: Address of the cluster; None: start Ray on this machine and stop it after the sweep.
+        cpus: CPUs per run.
+        gpus: GPUs per run.
 
     Raises:
         SweepError: Ray is not installed.
@@ -95,7 +95,7 @@ def ray_cluster(address: str | None = None, *, cpus: float = 1, gpus: float = 0)
     try:
         import ray
     except ImportError as error:
-        raise SweepError("the engine 'ray' needs Ray", fix="pip install 'tensorfact[ray]'") from error
+        raise SweepError("the engine 'ray' needs Ray", fix='pip install "tensorfact[ray]"') from error
 
     def engine(job: Job, specs: Sequence[RunSpec]) -> Iterator[RunSpec]:
         own = not ray.is_initialized()
@@ -109,7 +109,7 @@ def ray_cluster(address: str | None = None, *, cpus: float = 1, gpus: float = 0)
                 for reference in done:
                     try:
                         ray.get(reference)
-                    except ray.exceptions.RayTaskError as error:  # hundreds of lines; what went wrong is its cause
+                    except ray.exceptions.RayTaskError as error:  # hides the original error in hundreds of lines
                         raise error.cause from None
                     yield waiting.pop(reference)
         finally:
@@ -124,4 +124,4 @@ ENGINES: dict[str, Callable[[int, float, str | None], Engine | None]] = {
     "pool": lambda processes, gpus, address: pool(processes, int(gpus)),
     "ray": lambda processes, gpus, address: ray_cluster(address, gpus=gpus),
 }
-"""From a number of processes, of GPUs and a cluster's address to an engine; None is this process."""
+"""Functions from the number of processes, the number of GPUs and the Ray address to an engine; None: this process."""

@@ -21,7 +21,7 @@ from ..data import Splits, open_task
 from ..measure import TrainingStep, peak_bytes
 from ..methods import method_of, search_of
 from ..models import load_model, seeded, with_head
-from ..training import Epoch, History, accelerator_for, evaluate, fit
+from ..training import Epoch, History, Samples, accelerator_for, evaluate, fit
 from .results import Measured, Outcome, Run
 from .spec import RunSpec
 from .store import Store
@@ -32,15 +32,15 @@ TIMED_STEPS = 3
 
 @dataclasses.dataclass(frozen=True)
 class Runner:
-    """Does runs, each in its folder. A run that is done already is left as it is.
+    """Executes runs, each in a folder of its own. A finished run is read back and not executed again.
 
     Args:
-        folder: The folder of runs.
-        root: Where the data is.
-        device: What to train on.
-        workers: Processes that load data.
-        keep: Leave what was trained beside the result, as `trained.safetensors`.
-        tracker: A tracker that accelerate knows; it writes into the runs' folders.
+        folder: Folder of runs.
+        root: Folder with the data of the benchmarks.
+        device: Device to train on.
+        workers: Number of data-loading processes.
+        keep: Keep the trained parameters as `trained.safetensors` in the folder of the run.
+        tracker: Name of a tracker of accelerate, such as `tensorboard`; it writes into the folder of the run.
     """
 
     folder: Path
@@ -51,19 +51,22 @@ class Runner:
     tracker: str | None = None
 
     def __call__(self, spec: RunSpec) -> None:
-        """Do a run, as an engine does it."""
+        """Execute a run; an engine calls the runner as its job."""
         self.run(spec)
 
     def run(self, spec: RunSpec, *, on_epoch: OnEpoch | None = None, progress: Progress = silent) -> Run:
-        """Execute a run, or resume one that was interrupted. All processes of a launcher call it.
+        """Execute a run, or resume an interrupted one. Under a launcher, every process must call it.
 
         Args:
-            spec: What to run.
-            on_epoch: Called after every epoch; what it raises ends the run, which is then not done.
+            spec: Model, task, method and settings of the run.
+            on_epoch: Called after every epoch. If it raises, the run ends unfinished.
             progress: Called after every epoch.
 
+        Returns:
+            The finished run.
+
         Raises:
-            TensorfactError: The spec names what there is not, or the folder cannot be written.
+            TensorfactError: Unknown model, task or method, or the folder cannot be written.
         """
         store = Store(self.folder)
         done = store.read(spec)
@@ -137,26 +140,26 @@ class Runner:
 
 
 def open_run(spec: RunSpec, root: Path | None) -> tuple[nn.Module, Splits]:
-    """Return a run's model, with a new head, and its data.
+    """Return the model of a run, with a new head, and its data.
 
     Args:
-        spec: The run.
-        root: Where the data is.
+        spec: Spec of the run.
+        root: Folder with the data of the benchmarks.
 
     Raises:
-        DataError: There is no such model or task.
+        DataError: Unknown model or task, or missing data.
     """
     options = {"drop_path_rate": spec.settings.drop_path} if spec.settings.drop_path else {}
-    with seeded(0):  # weights that are loaded from nowhere are the same in every run
+    with seeded(0):  # random weights are the same in every run
         model = load_model(spec.model, pretrained=spec.pretrained, checkpoint=spec.checkpoint, **options)
     statistics = spec.settings.imagenet_statistics
     splits = open_task(spec.task, model, root=root, imagenet_statistics=statistics, check=False)
     return with_head(model, splits.classes, spec.seed), splits
 
 
-def parts_of(spec: RunSpec, splits: Splits) -> tuple[Any, Any, Any]:
-    """Return what a run trains on, what it chooses its epoch by, and what it reports on; None for nothing."""
-    parts = {
+def parts_of(spec: RunSpec, splits: Splits) -> tuple[Samples, Samples | None, Samples | None]:
+    """Return the samples of a run for training, for choosing the epoch, and for the test; None if there are none."""
+    parts: dict[str, tuple[Samples, Samples | None, Samples | None]] = {
         "select": (splits.train, splits.val, None),
         "final": (splits.final, None, splits.test),
         "released": (splits.final, splits.test, splits.test),
@@ -169,8 +172,8 @@ def _curve(history: History) -> Iterator[dict[str, float | None]]:
         yield {name: getattr(epoch, name) for name in ("train_loss", "val_loss", "val_accuracy")}
 
 
-def _cost(model: nn.Module, train: Any, batch_size: int) -> tuple[float, int]:
-    """Return the time of a training step, and the memory it takes at most."""
+def _cost(model: nn.Module, train: Samples, batch_size: int) -> tuple[float, int]:
+    """Measure the time and the peak memory of a training step."""
     device = next(model.parameters()).device
     x, y = next(iter(DataLoader(train, batch_size)))
     step = TrainingStep(model, x.to(device), y.to(device))
@@ -185,7 +188,7 @@ def _machine(model: nn.Module) -> str:
 
 @contextlib.contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """Compute with so many threads while the context lasts."""
+    """Set the number of threads of torch inside the context."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

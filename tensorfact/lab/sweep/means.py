@@ -1,4 +1,4 @@
-"""Means over tasks as the field takes them: of the means of the tasks' groups."""
+"""Means over tasks as VTAB defines them: the mean of the means of the groups of tasks."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from ..data import task_info
 
 
 def task_group(task: str) -> str:
-    """Return the group whose mean a task enters.
+    """Return the group of a task; `other` if it has none.
 
     Args:
-        task: Its name, such as `vtab:cifar`.
+        task: Name of the task, such as `vtab:cifar`.
 
     Examples:
         >>> task_group("vtab:cifar"), task_group("few-shot:food-101:1:0"), task_group("digits")
@@ -25,7 +25,7 @@ def group_means(values: Mapping[str, float]) -> dict[str, float]:
     """Return the mean of each group of tasks.
 
     Args:
-        values: A number a task.
+        values: One number per task, by name.
 
     Examples:
         >>> group_means({"vtab:cifar": 0.5, "vtab:svhn": 0.7, "vtab:dmlab": 0.4})
@@ -38,10 +38,10 @@ def group_means(values: Mapping[str, float]) -> dict[str, float]:
 
 
 def overall_mean(values: Mapping[str, float]) -> float:
-    """Return the mean of the groups' means, as VTAB takes it.
+    """Return the mean of the group means, as VTAB defines it.
 
     Args:
-        values: A number a task, at least one.
+        values: One number per task, by name; at least one.
 
     Examples:
         >>> overall_mean({"vtab:cifar": 0.5, "vtab:svhn": 0.7, "vtab:dmlab": 0.4})

@@ -1,4 +1,4 @@
-"""Sweeps that are known by name: the paper's, and one that runs on a processor with nothing downloaded."""
+"""Sweeps by name: that of the FacT paper, and a small one that runs on a CPU without downloads."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ VTAB_TASKS = tuple(f"vtab:{name}" for name in VTAB)
 
 
 def validated(sweep: Sweep) -> Sweep:
-    """Choose on the validation split, report the mean over seeds: as the sweep is."""
+    """Choose on the validation split and report the mean over seeds: the sweep unchanged."""
     return sweep
 
 
 def as_released(sweep: Sweep) -> Sweep:
-    """Choose on the test split, with the regularisation of FacT's released code and its one seed."""
+    """Choose on the test split, with the regularisation and the single seed of FacT's released code."""
     settings = dataclasses.replace(
         sweep.settings, dropout=0.1, drop_path=0.1, drop_last=True, validate_every=10, imagenet_statistics=True
     )
@@ -41,14 +41,15 @@ def _reshaped(row: SweepRow) -> SweepRow:
 
 
 PROTOCOLS: dict[str, Callable[[Sweep], Sweep]] = {"validated": validated, "as-released": as_released}
-"""How options are chosen, by name."""
+"""Protocols, which choose options, by name: functions that change a sweep."""
 
 
 def paper() -> Sweep:
-    """Return the paper's runs: VTAB-1K and few-shot on ViT-B/16, VTAB-1K on Swin-B.
+    """Return the sweep of the FacT paper: VTAB-1K and few-shot on ViT-B/16, VTAB-1K on Swin-B.
 
-    Source: S. Jie & Z.-H. Deng, FacT: Factor-Tuning for Lightweight Adaptation on Vision Transformer, AAAI 2023, with
-    the counts and accuracies of its tables.
+    Published parameter counts and accuracies are those of its tables.
+
+    Source: S. Jie & Z.-H. Deng, FacT: Factor-Tuning for Lightweight Adaptation on Vision Transformer, AAAI 2023.
     """
     few_shot = tuple(f"few-shot:{name}:{shots}:{number}" for name in FEW_SHOT for shots in SHOTS for number in LISTS)
     return Sweep(
@@ -62,18 +63,17 @@ def paper() -> Sweep:
 
 
 def small() -> Sweep:
-    """Return every method on the bundled model and three tasks: digits, clothes, and where a shape is."""
+    """Return a sweep of all methods on the bundled model and three tasks: digits, clothes, location of a shape."""
     tasks = ("digits", "fashion-mnist", "sprites-location")
     scales = (1.0, 10.0)
     rows = (
-        *(
-            SweepRow("full fine-tuning", ("full",)),
-            SweepRow("linear probe", ("linear",)),
-            SweepRow("BitFit", ("bitfit",)),
-        ),
+        SweepRow("full fine-tuning", ("full",)),
+        SweepRow("linear probe", ("linear",)),
+        SweepRow("BitFit", ("bitfit",)),
         SweepRow("VPT-Shallow", tuple(f"vpt-shallow:length={length}" for length in (1, 5, 20))),
         SweepRow("VPT-Deep", tuple(f"vpt-deep:length={length}" for length in (1, 5, 20))),
-        *(SweepRow("Adapter", ("adapter:hidden=8",)), SweepRow("AdaptFormer", ("adaptformer:hidden=8",))),
+        SweepRow("Adapter", ("adapter:hidden=8",)),
+        SweepRow("AdaptFormer", ("adaptformer:hidden=8",)),
         SweepRow("LoRA", ("lora:rank=8",), scales),
         SweepRow("NOAH", ("noah:budget=20000,population=20,generations=5",)),
         SweepRow("FacT-TT4", ("fact-tt:rank=4",), scales),
@@ -101,7 +101,7 @@ def preset(name: str) -> Sweep:
         name: One of `PRESETS`.
 
     Raises:
-        SweepError: There is none.
+        SweepError: Unknown name.
     """
     return known("preset", name, PRESETS)()
 
@@ -147,6 +147,6 @@ def _swin_rows() -> tuple[SweepRow, ...]:
 
 
 def _prompts(family: Literal["vit", "swin"], *, deep: bool) -> Mapping[str, tuple[str, ...]]:
-    """Return prompt tuning on every task, with the length that its paper found."""
+    """Return prompt tuning by task, with the prompt length that its paper found for the task."""
     name = "vpt-deep" if deep else "vpt-shallow"
     return {f"vtab:{task}": (f"{name}:length={prompt_length(task, deep=deep, family=family)}",) for task in VTAB}

@@ -1,11 +1,10 @@
-"""What came of a sweep: outcomes by run, and which runs make which cell of the table."""
+"""Results of a sweep: the outcome of every run, and the runs of every cell of the table."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 from .definition import Sweep
 from .spec import RunSpec, build, parse_json
@@ -13,18 +12,18 @@ from .spec import RunSpec, build, parse_json
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a run's spec determines.
+    """Outcome of a run, as far as its spec determines it.
 
     Args:
-        parameters: Numbers that trained, the head apart.
-        bytes: Size of the file that holds what was trained, the head included.
-        val_accuracy: Accuracy on the validation split at the chosen epoch, 0 to 1; None where nothing was held out.
-        test_accuracy: Accuracy on the test split, 0 to 1; None for runs that only select.
-        best_epoch: The epoch whose parameters were measured.
-        epochs: For every epoch `train_loss`, and `val_loss` and `val_accuracy`, None where it was not validated.
-        sizes: The number of samples in each split.
-        method: The method that trained; another than the spec's where that searches for one.
-        failure: Why there are no numbers, as when the loss is no longer finite; empty otherwise.
+        parameters: Number of trained parameters, excluding the head.
+        bytes: File size of the trained parameters, including the head.
+        val_accuracy: Validation accuracy at the chosen epoch, 0 to 1; None without a validation split.
+        test_accuracy: Test accuracy, 0 to 1; None for runs of the stage `select`.
+        best_epoch: Epoch whose parameters are evaluated.
+        epochs: For every epoch `train_loss`, `val_loss` and `val_accuracy`; the last two are None without validation.
+        sizes: Number of samples in each split.
+        method: Method that trained: that of the spec, or the one that its search found.
+        failure: Reason why the run has no accuracy, such as a loss that is not finite; otherwise empty.
     """
 
     parameters: int
@@ -40,13 +39,13 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """What the machine made of a run: no two runs agree on it.
+    """Time and memory of a run, which differ from one execution to the next.
 
     Args:
-        seconds: Time of the epochs.
-        step_seconds: Time of one training step; None where it was not measured.
-        peak_bytes: Most memory that tensors take during a step; None where it was not measured.
-        machine: What it ran on.
+        seconds: Training time of all epochs.
+        step_seconds: Time of one training step; None if not measured.
+        peak_bytes: Peak memory of tensors during a step; None if not measured.
+        machine: Name of the GPU, or architecture and device.
     """
 
     seconds: float
@@ -60,9 +59,9 @@ class Run:
     """A finished run.
 
     Args:
-        spec: What was run.
-        outcome: Its numbers.
-        measured: What the machine took, if it is known.
+        spec: Spec of the run.
+        outcome: Accuracies, losses and sizes.
+        measured: Time and memory; None if not recorded.
     """
 
     spec: RunSpec
@@ -72,14 +71,14 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """A row of the table on one task.
+    """A cell of the table: one row on one task.
 
     Args:
-        part: The part's name.
-        row: The row's label.
-        task: The task.
-        candidates: Ids of the runs that chose the options; empty where there was nothing to choose.
-        runs: Ids of the runs that are reported, one a seed; empty while they are not finished.
+        part: Name of the part.
+        row: Label of the row.
+        task: Name of the task.
+        candidates: Ids of the runs among which the options are chosen; empty if there is no choice.
+        runs: Ids of the reported runs, one per seed; empty until all are finished.
     """
 
     part: str
@@ -91,12 +90,12 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """Everything that is known of a sweep.
+    """Results of a sweep, finished or not.
 
     Args:
-        sweep: What was to be run.
-        runs: The finished runs, by id.
-        cells: The table's cells, in the sweep's order.
+        sweep: Definition of the sweep.
+        runs: Finished runs by id.
+        cells: Cells of the table, in the order of the sweep.
     """
 
     sweep: Sweep
@@ -104,7 +103,7 @@ class Results:
     cells: tuple[Cell, ...]
 
     def to_json(self) -> str:
-        """Return what the sweep determines; what the machine took is left out."""
+        """Return the results as JSON, without time and memory, so that equal sweeps give equal text."""
         runs = {
             id: {"spec": run.spec.to_dict(), "outcome": dataclasses.asdict(run.outcome)}
             for id, run in sorted(self.runs.items())
@@ -118,23 +117,23 @@ class Results:
         """Read what `to_json` returned.
 
         Raises:
-            SweepError: It is no JSON, or a field is missing or unknown.
+            SweepError: Invalid JSON, or a field is missing or unknown.
         """
         return build(cls, parse_json(text, "results"), sweep=_sweep, runs=_runs, cells=_cells)
 
 
-def _sweep(data: Any) -> Sweep:
+def _sweep(data: object) -> Sweep:
     return Sweep.from_json(json.dumps(data))
 
 
-def _runs(data: Any) -> dict[str, Run]:
+def _runs(data: Mapping[str, object]) -> dict[str, Run]:
     return {id: build(Run, run, spec=RunSpec.from_dict, outcome=outcome_from) for id, run in data.items()}
 
 
-def outcome_from(data: Any) -> Outcome:
-    """Read an outcome from plain data."""
+def outcome_from(data: object) -> Outcome:
+    """Build an outcome from JSON data."""
     return build(Outcome, data, epochs=tuple)
 
 
-def _cells(data: Any) -> tuple[Cell, ...]:
+def _cells(data: Iterable[object]) -> tuple[Cell, ...]:
     return tuple(build(Cell, cell, candidates=tuple, runs=tuple) for cell in data)

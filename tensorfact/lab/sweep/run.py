@@ -1,4 +1,4 @@
-"""Run a sweep: everything is checked first, and what is done is never done again."""
+"""Run a sweep: check everything first, then execute the runs that are not finished yet."""
 
 from __future__ import annotations
 
@@ -34,29 +34,29 @@ def run_sweep(
     trials: int = 0,
     progress: Progress = silent,
 ) -> Results:
-    """Do a sweep's runs, those that are not done yet, and write `results.json`.
+    """Execute the unfinished runs of a sweep, and write `results.json`.
 
-    Re-running the same command resumes the sweep, which ends with the same results whenever it was killed.
+    Calling it again on the same folder resumes the sweep; an interrupted sweep ends with the same results.
 
     Args:
-        sweep: What to run.
-        folder: Where its files are; made if it does not exist.
-        root: Where the data is.
-        device: What to train on.
-        engine: What executes the runs; this process by default.
-        workers: Processes that load data for a run.
-        keep: Leave what every run trained in its folder.
-        tracker: A tracker that accelerate knows; it writes into the runs' folders.
-        check: Open every image of every task before anything trains.
+        sweep: Definition of the sweep.
+        folder: Folder for the runs and results; created if it does not exist.
+        root: Folder with the data of the benchmarks.
+        device: Device to train on.
+        engine: Executes the runs; default: this process.
+        workers: Number of data-loading processes per run.
+        keep: Keep the trained parameters of every run in its folder.
+        tracker: Name of a tracker of accelerate, such as `tensorboard`; it writes into the folders of the runs.
+        check: Open every image of every task before training starts.
         trials: Search the options with this many Optuna trials; 0 tries the full grid.
         progress: Called after every run.
 
     Returns:
-        The results.
+        Results of all runs.
 
     Raises:
-        TensorfactError: A model, a method, a task or its data is not what it should be, found before anything trains;
-            or the folder is in use, or cannot be written.
+        TensorfactError: Invalid model, method, task or data, raised before training starts; or the folder is in use or
+            cannot be written.
     """
     store = Store(Path(folder))
     runner = Runner(store.folder, root if root is None else Path(root), device, workers, keep, tracker)
@@ -73,13 +73,13 @@ def run_sweep(
 
 
 def read_results(folder: AnyPath) -> Results:
-    """Return a sweep's results, as far as they go.
+    """Read the results of a sweep, finished or not.
 
     Args:
-        folder: The folder of runs.
+        folder: Folder of runs.
 
     Raises:
-        SweepError: It holds no sweep, or its files are damaged.
+        SweepError: The folder holds no sweep, or its files are damaged.
     """
     store = Store(Path(folder))
     done = store.results()
@@ -87,7 +87,7 @@ def read_results(folder: AnyPath) -> Results:
         return done
     sweep = store.sweep()
     known = _known(store, (), known_specs(sweep))
-    while True:  # what has been chosen makes further runs known
+    while True:  # chosen options determine further runs
         results, needed = collect(sweep, known, grid(sweep))
         found = _known(store, known, needed)
         if not found:
@@ -116,7 +116,7 @@ def _finish(
             assert run is not None
             known[spec.id] = run
         if any(spec.id not in known for spec in waiting):
-            raise SweepError("the engine left runs undone", fix="yield every spec, once it is done")
+            raise SweepError("the engine did not finish all runs", fix="yield every spec after job(spec)")
 
 
 def _known(store: Store, known: Container[str], specs: Iterable[RunSpec]) -> dict[str, Run]:

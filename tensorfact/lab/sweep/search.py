@@ -1,11 +1,12 @@
-"""Choose options by Optuna instead of by trying everything: its sampler proposes, its pruner stops what lags behind."""
+"""Search the options of a sweep with Optuna instead of a full grid."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from ...common.checks import whole_number
 from ...common.progress import Progress
@@ -18,29 +19,32 @@ from .execute import Runner
 from .spec import RunSpec
 from .store import Store
 
+if TYPE_CHECKING:
+    import optuna
+
 JOURNAL = "optuna.journal"
 UNPRUNED = 3
-"""How many trials of a search run to their end before one can be pruned."""
+"""Number of trials of a search that complete before pruning starts."""
 
 
 def searched(sweep: Sweep, runner: Runner, trials: int, progress: Progress) -> Candidates:
-    """Search every row's options on every task; a row with one candidate has nothing to search.
+    """Search the options of every row on every task; rows with one candidate are not searched.
 
-    The scale is drawn on a log axis between the smallest and the largest of the row. Trials are kept in a journal in
-    the folder of runs: a search that was killed goes on, and proposes what it would have proposed, for a proposal
-    depends on the trials before it alone.
+    The scale is sampled log-uniformly between the smallest and the largest of the row. Trials are kept in a journal in
+    the folder of runs. A trial depends only on the trials before it, so that a resumed search proposes the same trials
+    as an uninterrupted one.
 
     Args:
-        sweep: The sweep.
-        runner: Does the runs.
-        trials: How many proposals to try for a row and a task.
+        sweep: Definition of the sweep.
+        runner: Executes the runs.
+        trials: Number of trials per row and task.
         progress: Called after every trial.
 
     Returns:
-        The runs that were not pruned, to choose among.
+        Function that returns the completed trials as candidate runs.
 
     Raises:
-        SweepError: Optuna is not installed, or there is to be no trial.
+        SweepError: Optuna is not installed, or `trials` is less than 1.
 
     Source: T. Akiba et al., Optuna: A Next-generation Hyperparameter Optimization Framework, KDD 2019.
     """
@@ -48,7 +52,7 @@ def searched(sweep: Sweep, runner: Runner, trials: int, progress: Progress) -> C
     try:
         import optuna
     except ImportError as error:
-        raise SweepError("a search needs Optuna", fix="pip install 'tensorfact[optuna]'") from error
+        raise SweepError("--trials needs Optuna", fix='pip install "tensorfact[optuna]"') from error
     make_folder(runner.folder)
     choices, found = grid(sweep), {}
     with _quiet(optuna.logging):
@@ -75,23 +79,25 @@ class _Search:
 
         self.runner, self.first, self.name = runner, among[0], name
         self.methods = list(dict.fromkeys(spec.method for spec in among))
-        self.scales = sorted({spec.scale for spec in among if spec.scale is not None})  # above 0, or they were no specs
+        self.scales = sorted(
+            {spec.scale for spec in among if spec.scale is not None}
+        )  # RunSpec checks that they are above 0
         self.storage = JournalStorage(JournalFileBackend(str(runner.folder / JOURNAL)))
 
     def tried(self, trials: int, progress: Progress) -> list[RunSpec]:
-        """Try so many proposals, those in the journal included, and return the runs that reached their end."""
+        """Run trials until the journal holds this many, and return the specs of the completed ones."""
         import optuna
         from optuna.trial import TrialState
 
         settings = dataclasses.asdict(self.first) | {"method": self.methods, "scale": self.scales}
         study = optuna.create_study(
             storage=self.storage,
-            study_name=f"{self.name}: {settings}",  # other settings are another study
+            study_name=f"{self.name}: {settings}",  # each combination of settings has its own study
             direction="maximize",
             pruner=optuna.pruners.MedianPruner(n_startup_trials=UNPRUNED),
             load_if_exists=True,
         )
-        for left in study.get_trials(states=(TrialState.RUNNING,)):  # by a process that was killed
+        for left in study.get_trials(states=(TrialState.RUNNING,)):  # left by a killed process
             study.tell(left.number, state=TrialState.FAIL)
         while True:
             done = study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
@@ -103,8 +109,8 @@ class _Search:
         ended = [trial for trial in done if trial.state == TrialState.COMPLETE]
         return list(dict.fromkeys(RunSpec.from_json(trial.user_attrs["spec"]) for trial in ended))
 
-    def _try(self, study: Any, trial: Any) -> None:
-        """Run one proposal to its end, or until the pruner stops it."""
+    def _try(self, study: optuna.Study, trial: optuna.Trial) -> None:
+        """Run one trial until it completes or is pruned."""
         import optuna
         from optuna.trial import TrialState
 
@@ -125,18 +131,18 @@ class _Search:
             return
         study.tell(trial, outcome.val_accuracy or 0.0)
 
-    def _proposed(self, trial: Any) -> RunSpec:
+    def _proposed(self, trial: optuna.Trial) -> RunSpec:
         method = trial.suggest_categorical("method", self.methods)
         scale = self.first.scale
         if len(self.scales) > 1:
             drawn = trial.suggest_float("scale", self.scales[0], self.scales[-1], log=True)
-            scale = float(f"{drawn:.2g}")  # two digits are what a scale is worth
+            scale = float(f"{drawn:.2g}")  # two digits are precise enough
         return dataclasses.replace(self.first, method=method, scale=scale)
 
 
 @contextlib.contextmanager
-def _quiet(logging: Any) -> Iterator[None]:
-    """Keep Optuna's remarks to itself while the context lasts."""
+def _quiet(logging: ModuleType) -> Iterator[None]:
+    """Silence the log of Optuna below warnings inside the context."""
     level = logging.get_verbosity()
     logging.set_verbosity(logging.WARNING)
     try:

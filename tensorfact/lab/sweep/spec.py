@@ -1,4 +1,4 @@
-"""What a run is: everything that its numbers depend on beside data and weights, as JSON."""
+"""Spec of a run as JSON data: everything that its numbers depend on, except data and weights."""
 
 from __future__ import annotations
 
@@ -8,35 +8,36 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar
 
+from ...common.aliases import JsonObject
 from ...common.checks import finite_number, one_of, whole_number
 from ...errors import SweepError
 
 T = TypeVar("T")
 
 Stage = Literal["select", "final", "released"]
-"""What a run trains on and reads: `select` trains on the training split and reads the validation split; `final` trains
-on both and reads the test split once, at the end; `released` trains on both and chooses its epoch by the test split."""
+"""Data of a run. `select` trains on the training split and evaluates on the validation split; `final` trains on both
+and evaluates once on the test split; `released` trains on both and chooses its epoch on the test split."""
 
 STAGES: tuple[Stage, ...] = ("select", "final", "released")
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The numbers of a training run.
+    """Hyperparameters of a training run.
 
     Args:
         epochs: Passes over the training samples.
         batch_size: Batch size: samples per step.
         lr: Peak learning rate.
-        weight_decay: AdamW's weight decay.
-        warmup_epochs: Passes of linear warm-up.
-        dropout: The adapters' dropout.
-        drop_path: The model's stochastic depth.
-        drop_last: Leave an incomplete last batch out.
-        validate_every: Epochs between two validations.
-        imagenet_statistics: Normalise by ImageNet's mean and deviation instead of the model's own.
-        precision: "no" for the model's own dtype, or "bf16" for products in it.
-        threads: Threads of the processor. One, so that an engine's choice of processes changes no number.
+        weight_decay: Weight decay of AdamW.
+        warmup_epochs: Epochs of linear warm-up of the learning rate.
+        dropout: Dropout probability of the adapters.
+        drop_path: Stochastic depth rate of the model.
+        drop_last: Leave out an incomplete last batch.
+        validate_every: Validate every this many epochs.
+        imagenet_statistics: Normalise by the mean and deviation of ImageNet instead of those of the model.
+        precision: Mixed precision: "bf16" or "fp16" run matrix products in that dtype; "no" keeps the model's dtype.
+        threads: CPU threads of torch. With the default 1, results do not depend on the engine.
     """
 
     epochs: int = 100
@@ -53,7 +54,7 @@ class Settings:
     threads: int = 1
 
     def __post_init__(self) -> None:
-        # the same number written as an int and as a float is one setting, and makes one id
+        # 1 and 1.0 must give the same id
         for name, kind in {"lr": float, "weight_decay": float, "warmup_epochs": float, "dropout": float}.items():
             _coerce(self, name, kind)
         _coerce(self, "drop_path", float)
@@ -66,18 +67,18 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class RunSpec:
-    """One training run: what trains on what, and how. Equal specs give equal numbers on one machine.
+    """Spec of one training run. Runs with equal specs give equal numbers on one machine.
 
     Args:
-        model: A model's name, with options in parentheses: `vit_base_patch16_224`, `NAME(img_size=32)`.
-        task: A task's name; see `tensorfact.lab.data.open_task`.
-        method: A method and its options: `fact-tt:rank=16`, `bitfit`, `tt:rank=4`.
-        scale: Scale s of the update W + s dW; None for the method's own.
-        seed: Seed of the method's factors, of the head and of the order of samples.
-        stage: What it trains on and reads.
-        settings: The training's numbers.
-        pretrained: Load pretrained weights; `nano` brings its own.
-        checkpoint: A safetensors file with the model's weights.
+        model: Name of a model, with options in parentheses: `vit_base_patch16_224`, `NAME(img_size=32)`.
+        task: Name of a task; see `tensorfact.lab.data.open_task`.
+        method: Method and options: `fact-tt:rank=16`, `bitfit`, `tt:rank=4`.
+        scale: Scale s of the update W + s dW; None: the default of the method.
+        seed: Seed of the factors, the head and the order of samples.
+        stage: Data to train and evaluate on; see `Stage`.
+        settings: Hyperparameters of the training.
+        pretrained: Load pretrained weights; `nano` always has its own.
+        checkpoint: A safetensors file with the weights of the model.
 
     Examples:
         >>> spec = RunSpec("nano", "digits", "tt:rank=4", 10.0, 0, "select")
@@ -104,16 +105,21 @@ class RunSpec:
         _coerce(self, "pretrained", bool)
         texts = (self.model, self.task, self.method, self.checkpoint or "")
         if not all(isinstance(text, str) for text in texts) or not isinstance(self.settings, Settings):
-            raise SweepError("a run", expected="names as text, and Settings", got=repr(self), fix="see RunSpec")
+            raise SweepError(
+                "RunSpec: invalid field",
+                expected="model, task, method and checkpoint as str, settings as Settings",
+                got=repr(self),
+                fix='RunSpec("nano", "digits", "tt:rank=4", 1.0, 0, "final")',
+            )
         one_of(self.stage, STAGES, "stage", SweepError)
 
     @property
     def id(self) -> str:
-        """A name that equal specs share, and no others: the beginning of the JSON's SHA-256."""
+        """Hash of the spec: the first 16 hex digits of the SHA-256 of its JSON."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON data."""
+    def to_dict(self) -> JsonObject:
+        """Return the spec as JSON data."""
         return dataclasses.asdict(self)
 
     @classmethod
@@ -126,7 +132,7 @@ class RunSpec:
         return build(cls, data, settings=lambda settings: build(Settings, settings))
 
     def to_json(self) -> str:
-        """Return the spec in one line, keys sorted."""
+        """Return the spec as one line of JSON with sorted keys."""
         return json.dumps(self.to_dict(), sort_keys=True)
 
     @classmethod
@@ -134,33 +140,35 @@ class RunSpec:
         """Read what `to_json` returned.
 
         Raises:
-            SweepError: It is no JSON, or a field is missing or unknown.
+            SweepError: Invalid JSON, or a field is missing or unknown.
         """
-        return cls.from_dict(parse_json(text, "a run's spec"))
+        return cls.from_dict(parse_json(text, "the spec of a run"))
 
     def __str__(self) -> str:
         scale = "" if self.scale is None else f", scale {self.scale:g}"
         return f"{self.method}{scale} on {self.task}, seed {self.seed}, {self.stage}"
 
 
-def parse_json(text: str, what: str) -> Any:
-    """Read JSON.
+def parse_json(text: str, what: str) -> object:
+    """Parse JSON.
 
     Args:
-        text: The text.
-        what: What it is, for the message.
+        text: JSON text.
+        what: Name of the file or object, for the error message.
 
     Raises:
-        SweepError: It is none.
+        SweepError: Invalid JSON.
     """
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise SweepError(f"{what} is no JSON", got=str(error), fix="write it again, or remove it") from error
+        raise SweepError(
+            f"{what} is not valid JSON", got=str(error), fix="delete the file and write it again"
+        ) from error
 
 
 def _coerce(of: object, name: str, kind: type, *, positive: bool = False) -> None:
-    """Give a field its type, or say that it is no such number."""
+    """Convert a field to its type, or raise a SweepError."""
     value = getattr(of, name)
     if kind is bool:
         if not isinstance(value, bool):
@@ -168,35 +176,38 @@ def _coerce(of: object, name: str, kind: type, *, positive: bool = False) -> Non
     elif kind is int:
         value = whole_number(value, name, SweepError, least=0 if name == "seed" else 1)
         if value >= 2**53:  # JSON numbers are exact up to there
-            raise SweepError(name, expected="an int below 2**53", got=repr(value), fix=f"{name}=0")
+            raise SweepError(name, expected="an int below 2**53", got=repr(value), fix=f"{name}=1")
     else:
-        meant = f"a finite number {'above' if positive else 'of at least'} 0"
-        fits = (lambda v: v > 0) if positive else (lambda v: v >= 0)
-        value = finite_number(value, name, SweepError, fits=fits, expected=meant)
+        if positive:
+            value = finite_number(value, name, SweepError, fits=lambda v: v > 0, expected="a finite number above 0")
+        else:
+            value = finite_number(
+                value, name, SweepError, fits=lambda v: v >= 0, expected="a finite number of at least 0"
+            )
     object.__setattr__(of, name, value)
 
 
 def build(cls: type[T], data: object, **read: Callable[[Any], Any]) -> T:
-    """Make a dataclass from plain data.
+    """Build a dataclass from JSON data.
 
     Args:
         cls: The dataclass.
-        data: Its fields, by name.
-        read: How a field is read; as it is by default.
+        data: Values of its fields by name.
+        read: Functions that convert the values of some fields, by name.
 
     Raises:
-        SweepError: A field is missing or unknown.
+        SweepError: A field is missing, unknown or invalid.
     """
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]  # T is a dataclass
     needed = {name for name, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING}
     if not isinstance(data, Mapping) or not needed <= data.keys() <= fields.keys():
         got = sorted(data) if isinstance(data, Mapping) else data
         raise SweepError(
-            f"a stored {cls.__name__}",
-            expected=f"the fields {', '.join(fields)}",
+            f"stored {cls.__name__} with other fields",
+            expected=", ".join(fields),
             got=repr(got),
-            cause="another version wrote it, or it was changed by hand",
-            fix="write it with `tensorfact sweep --specs`, or start in another folder",
+            cause="another version of tensorfact wrote it, or it was edited by hand",
+            fix="write it with `tensorfact sweep --specs`, or pass another folder: --out runs/other",
         )
     try:
         return cls(**{name: read.get(name, lambda value: value)(value) for name, value in data.items()})
@@ -204,5 +215,7 @@ def build(cls: type[T], data: object, **read: Callable[[Any], Any]) -> T:
         if isinstance(error, SweepError):
             raise
         raise SweepError(
-            f"a stored {cls.__name__}", got=str(error), fix="remove the file, and it is made again"
+            f"stored {cls.__name__} with an invalid value",
+            got=str(error),
+            fix="delete the file and run the sweep again",
         ) from error

@@ -1,4 +1,4 @@
-"""A folder of runs: each in a folder of its own, written so that nothing is ever there by half."""
+"""Folder of runs: every run has its own folder, and every file is written atomically."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ SWEEP, RESULTS, INPUTS = "sweep.json", "results.json", "inputs.json"
 
 @dataclasses.dataclass(frozen=True)
 class Store:
-    """Where a sweep's files are.
+    """Reads and writes the files of a sweep.
 
-    `sweep.json` says what is to be run, `inputs.json` on which data and weights; `runs/ID/` holds a run's `spec.json`,
-    while it runs its `training.safetensors`, and once it is done `measured.json` and then `result.json`; `results.json`
-    holds the results of all.
+    `sweep.json` holds the definition of the sweep, `inputs.json` the sizes of its data and the fingerprints of its
+    weights. `runs/ID/` holds the `spec.json` of a run, `training.safetensors` while it trains, and `measured.json` and
+    then `result.json` once it is finished. `results.json` holds the results of all runs.
 
     Args:
-        folder: The folder.
+        folder: Root folder of the sweep.
     """
 
     folder: Path
 
     def of(self, spec: RunSpec) -> Path:
-        """Return a run's folder."""
+        """Return the folder of a run."""
         return self.folder / "runs" / spec.id
 
     def begin(self, spec: RunSpec) -> Path:
-        """Make a run's folder and write its spec.
+        """Create the folder of a run and write its spec.
 
         Raises:
-            CheckpointError: It cannot be written.
+            CheckpointError: The folder cannot be written.
         """
         folder = self.of(spec)
         make_folder(folder)
@@ -50,10 +50,10 @@ class Store:
         return folder
 
     def finish(self, run: Run) -> None:
-        """Write a run's result: from here on it is done.
+        """Write the result of a run, which marks it as finished.
 
         Raises:
-            CheckpointError: It cannot be written.
+            CheckpointError: The folder cannot be written.
         """
         folder = self.of(run.spec)
         write_text(folder / "measured.json", json.dumps(run.measured and dataclasses.asdict(run.measured)) + "\n")
@@ -61,14 +61,14 @@ class Store:
         (folder / "training.safetensors").unlink(missing_ok=True)
 
     def forget(self, spec: RunSpec) -> None:
-        """Remove what there is of a run that is not done."""
+        """Delete the folder of an unfinished run."""
         shutil.rmtree(self.of(spec), ignore_errors=True)
 
     def read(self, spec: RunSpec) -> Run | None:
-        """Return a run; None while it is not done.
+        """Read a run; None if it is not finished.
 
         Raises:
-            SweepError: Its files are damaged.
+            SweepError: Its files are damaged, or belong to another spec.
         """
         folder = self.of(spec)
         result = folder / "result.json"
@@ -79,31 +79,31 @@ class Store:
             outcome = outcome_from(parse_json(_text(result), str(result)))
         except SweepError as error:
             raise SweepError(
-                f"{folder} is damaged", got=str(error), fix="remove it, and the run is done again"
+                f"{folder} is damaged", got=str(error), fix="delete the folder and run the sweep again"
             ) from error
         if known != spec:
-            raise SweepError(f"{folder} holds another run", fix="remove the folder, and the run is done again")
+            raise SweepError(f"{folder} holds another run", fix="delete the folder and run the sweep again")
         return Run(spec, outcome, self.measured(spec))
 
     def measured(self, spec: RunSpec) -> Measured | None:
-        """Return what the machine took for a run, if it is known."""
+        """Read the time and memory of a run; None if not recorded."""
         path = self.of(spec) / "measured.json"
         try:
             return build(Measured, json.loads(path.read_text()))
-        except (OSError, ValueError):  # it is none of the result
+        except (OSError, ValueError):  # optional: results do not depend on it
             return None
 
     def write_sweep(self, sweep: Sweep) -> None:
-        """Write what is to be run.
+        """Write the definition of the sweep.
 
         Raises:
-            CheckpointError: It cannot be written.
+            CheckpointError: The folder cannot be written.
         """
         make_folder(self.folder)
         write_text(self.folder / SWEEP, sweep.to_json() + "\n")
 
     def inputs(self) -> dict[str, object]:
-        """Return what the runs of the folder have read, by name.
+        """Read the inputs of the runs in the folder, by name.
 
         Raises:
             SweepError: The file is damaged.
@@ -113,23 +113,23 @@ class Store:
         return dict(found) if isinstance(found, Mapping) else {}
 
     def write_inputs(self, inputs: Mapping[str, object]) -> None:
-        """Write what the runs of the folder read.
+        """Write the inputs of the runs in the folder.
 
         Raises:
-            CheckpointError: It cannot be written.
+            CheckpointError: The folder cannot be written.
         """
         write_text(self.folder / INPUTS, json.dumps(inputs, indent=1, sort_keys=True) + "\n")
 
     def write_results(self, results: Results) -> None:
-        """Write what came of it.
+        """Write the results of all runs.
 
         Raises:
-            CheckpointError: It cannot be written.
+            CheckpointError: The folder cannot be written.
         """
         write_text(self.folder / RESULTS, results.to_json() + "\n")
 
     def sweep(self) -> Sweep:
-        """Return what is to be run.
+        """Read the definition of the sweep.
 
         Raises:
             SweepError: The folder holds no sweep.
@@ -137,16 +137,16 @@ class Store:
         return Sweep.from_json(_text(self.folder / SWEEP))
 
     def results(self) -> Results | None:
-        """Return the results of the sweep if it is done, with what the machine took; None before.
+        """Read the results of a finished sweep, with time and memory of its runs; None if it is not finished.
 
         Raises:
-            SweepError: They are damaged.
+            SweepError: The files are damaged.
         """
         path = self.folder / RESULTS
         if not path.exists():
             return None
         stored = Results.from_json(_text(path))
-        if stored.sweep != self.sweep():  # of one that was here before
+        if stored.sweep != self.sweep():  # results of an earlier sweep in this folder
             return None
         runs: Mapping[str, Run] = {
             id: dataclasses.replace(run, measured=self.measured(run.spec)) for id, run in stored.runs.items()
@@ -155,10 +155,10 @@ class Store:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes' sweeps out of the folder while the context lasts; a killed one holds no lock.
+        """Lock the folder against other processes inside the context; the lock of a killed process is released.
 
         Raises:
-            SweepError: Another process is at it.
+            SweepError: Another process holds the lock, or the folder cannot be written.
         """
         make_folder(self.folder)
         lock = FileLock(self.folder / ".lock")
@@ -166,10 +166,10 @@ class Store:
             lock.acquire(timeout=0)
         except Timeout as error:
             raise SweepError(
-                f"{self.folder} is in use by another sweep", fix="wait for it, or choose another folder"
+                f"{self.folder} is in use by another sweep", fix="wait for it, or pass another folder: --out runs/other"
             ) from error
         except OSError as error:
-            raise SweepError(f"{self.folder} cannot be written", got=str(error), fix="choose another folder") from error
+            raise SweepError(f"cannot write {self.folder}", got=str(error), fix="--out runs/other") from error
         try:
             yield
         finally:
@@ -181,8 +181,8 @@ def _text(path: Path) -> str:
         return path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise SweepError(
-            f"{path} cannot be read",
+            f"cannot read {path}",
             got=str(error),
-            cause="the folder holds no runs of a sweep",
-            fix="pass the folder that `tensorfact sweep --out` wrote",
+            cause="the folder holds no sweep",
+            fix="pass a folder written by `tensorfact sweep --out FOLDER`",
         ) from error

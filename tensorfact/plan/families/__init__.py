@@ -1,4 +1,4 @@
-"""The known model families as data, the plan of one, and a plan for models of no known family."""
+"""Plans for a model: `plan_for` for the known model families, `plan_by_shape` for any model."""
 
 from .by_shape import plan_by_shape
 from .family import Block, Example, Family, Fold, Part

@@ -1,4 +1,4 @@
-"""A plan without a table of families: what has one shape is stacked."""
+"""`plan_by_shape`: a plan for any model, which stacks weights of equal shape."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from ..rules import Coordinate, Group, Rule
 from .concrete import Form, concrete_rules
 
 _KERNELS = {2: "", 3: " k", 4: " kh kw", 5: " kd kh kw"}
-"""The axes of a kernel's positions, by the number of its dimensions."""
+"""The axes of a kernel's positions, by the number of dimensions of the parameter."""
 
 
 def plan_by_shape(model: nn.Module) -> TensorizationPlan:
-    """Return a plan that stacks the parameters of any model that have one shape.
+    """Return a plan that stacks a model's weights of equal shape; the model need not be of a known family.
 
-    Every matrix or kernel of which there are at least two of a shape is in a tensor: `matrices` for linear layers and
-    1 x 1 convolutions, `kernels2d` for larger ones of images, one tensor for each shape. The rest stays out;
-    `resolved.left_out` says why.
+    Every matrix or kernel that shares its shape with another is in a tensor, one tensor per shape: group `matrices`
+    holds linear layers and 1 x 1 convolutions, `kernels2d` the larger kernels of 2-d convolutions.
+    `resolved.left_out` lists all other parameters with a reason.
 
     Args:
         model: The model; it is only read.
@@ -32,7 +32,7 @@ def plan_by_shape(model: nn.Module) -> TensorizationPlan:
         The plan, which resolves on the model.
 
     Raises:
-        PlanError: The model has no two matrices or kernels of one shape.
+        PlanError: No two matrices or kernels of the model have the same shape.
 
     Examples:
         >>> import torch
@@ -60,21 +60,21 @@ def plan_by_shape(model: nn.Module) -> TensorizationPlan:
                 for name, parameter in base_parameters(model).items()
                 if Rule(template, "d").match(name) is not None
             }
-            waiting -= forms.keys()  # a template may match more than it was made from
+            waiting -= forms.keys()  # a template may match more names than it was made from
             rules += concrete_rules(template, forms, fixed)
         name = "matrices" if ndim == 2 else f"kernels{ndim - 2}d"
         groups += [Group(name, f"(layer role) in out{kernel}", tuple(rules), f"in out{kernel}")] if rules else []
     if not groups:
         raise PlanError(
-            f"plan_by_shape: {type(model).__name__} has no two matrices or kernels of one shape",
+            f"plan_by_shape: no two matrices or kernels of {type(model).__name__} have the same shape",
             got=f"{len(named)} parameters",
-            fix="write a TensorizationPlan; a tensor may hold a single matrix",
+            fix="write a TensorizationPlan; its tensors may hold a single matrix",
         )
     return TensorizationPlan(tuple(groups))
 
 
 def _templates(names: Iterable[str]) -> dict[str, str]:
-    """Give every name a template: of its numbers, the one that runs through most values becomes `{layer}`."""
+    """Return a template for every name: of its numbers, the one with the most values becomes `{layer}`."""
     alike: dict[tuple[str, ...], list[list[str]]] = {}
     for name in names:
         words = name.split(".")

@@ -1,4 +1,4 @@
-"""From one form for every parameter to as few rules as will do."""
+"""Merge the forms of single parameters into as few rules as possible."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..rules import Coordinate, Rule
 
 
 class Form(NamedTuple):
-    """How a rule places a parameter of one shape."""
+    """The pattern and role that a rule gives a parameter."""
 
     pattern: str
     role: str | tuple[str, ...] | None
@@ -18,12 +18,12 @@ class Form(NamedTuple):
 def concrete_rules(
     template: str, found: Mapping[str, Form | None], fixed: Mapping[str, Coordinate] | None = None
 ) -> list[Rule]:
-    """Return one rule where all forms are alike, else rules for each value of the template's first capture.
+    """Return one rule if all forms are equal, else rules for each value of the template's first capture.
 
     Args:
         template: A parameter-name template.
-        found: For every parameter that the template matches, its form; None leaves the parameter out.
-        fixed: The coordinates of captures that are written out already.
+        found: The form of every parameter that the template matches; None leaves the parameter out.
+        fixed: Coordinates of the captures that were already replaced by a value in the template.
 
     Examples:
         >>> found = {"a.0.w": Form("out in", "w"), "a.1.w": None, "a.2.w": Form("out in", "w")}

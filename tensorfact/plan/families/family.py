@@ -1,10 +1,11 @@
-"""What a model family is: parameter-name templates, the axes of their dimensions, and how they fold. Data only."""
+"""`Family`: the parameter names of a model family, the axes of their dimensions, and how they fold, as data."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
+
+from ...common.aliases import Options
 
 Block = Literal["attention", "mlp", "conv", "depthwise"]
 
@@ -14,13 +15,13 @@ class Part:
     """One kind of parameter in a family.
 
     Args:
-        block: What it belongs to. `depthwise` kernels are folded on request alone.
-        param: The template of its name, below what the family's names begin with in a model.
+        block: The kind of layer. `depthwise` kernels are folded only on request.
+        param: The template of its name, without the prefix that a model may have before all names of the family.
         pattern: The axes of its dimensions. Trailing dimensions of size one need no mention, so one part serves linear
-            layers and 1 x 1 convolutions; a pattern with kernel dimensions takes larger kernels alone.
-        role: Its label, or the labels along its `role` axis; None in a group without roles. A label ending in `*` is a
-            width beside the model's own: it stands for as many numbered labels as the parameter has square chunks.
-        optional: Whether a model of the family may lack it.
+            layers and 1 x 1 convolutions; a pattern with kernel dimensions matches only larger kernels.
+        role: Its label, or the labels along its `role` axis; None in a group without roles. A label ending in `*` is
+            for a matrix wider than the model: it becomes one numbered label for each square chunk.
+        optional: Whether a model of the family may be without it.
     """
 
     block: Block
@@ -36,7 +37,7 @@ class Part:
 
     @property
     def is_wide(self) -> bool:
-        """Whether it can be cut into square chunks."""
+        """Whether its labels end in `*`: it is cut into square chunks if its shape allows."""
         return isinstance(self.role, tuple) and self.role[0].endswith("*")
 
 
@@ -56,19 +57,19 @@ class Example:
 
     Args:
         model: Its name on the command line.
-        small: Options that make it small enough to be run in a test.
+        small: Options that make it small enough for a test.
     """
 
     model: str
-    small: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    small: Options = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """Models whose parameters have the same names.
+    """Models that have the same parameter names.
 
     Args:
-        name: What the field calls it.
+        name: Its usual name, such as `vit`.
         folds: Its groups.
         examples: Published members.
     """

@@ -1,4 +1,4 @@
-"""`plan_for`: the plan of a known family, with rules as concrete as the model's shapes need."""
+"""`plan_for`: the plan for a model of a known family."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def plan_for(model: nn.Module, blocks: Blocks | Sequence[Blocks] = "all", *, mlp: Mlp = "chunks") -> TensorizationPlan:
-    """Return the plan of a known model family: the paper's 12L x d x d tensor for a ViT, one tensor a stage for a Swin.
+    """Return the plan of a known model family: one 12L x d x d tensor for a ViT, as in FacT; one per stage for Swin.
 
     A model that holds several towers (CLIP, T5, a vision encoder beside a language model) gets the groups of each.
 
     Args:
         model: A model of one of `FAMILIES`; it is only read.
-        blocks: Which weights to fold: `all`, or one or several of `attention`, `mlp`, `conv` and `depthwise`. Depthwise
-            kernels are not in `all`: `blocks=["all", "depthwise"]`.
-        mlp: Cut a d x 4d matrix into d x d `chunks`, as the paper does, or keep it `whole`, in a tensor of its own.
-            Widths that are no multiple of d stay whole either way.
+        blocks: Which weights to fold: `all`, or one or several of `attention`, `mlp`, `conv` and `depthwise`. `all` is
+            without depthwise kernels; add them with `blocks=["all", "depthwise"]`.
+        mlp: Cut a d x 4d matrix into d x d `chunks`, as in FacT, or keep it `whole`, in a tensor of its own. A matrix
+            whose width is not a multiple of d stays whole either way.
 
     Returns:
         The plan, which resolves on the model.
 
     Raises:
-        NoMatchError: The model belongs to no known family; `plan_by_shape` needs none.
-        PlanError: The family has none of these blocks, or the model has its names but not its shapes.
+        NoMatchError: The model is not of a known family; use `plan_by_shape`.
+        PlanError: The family has none of these blocks, or the model has its parameter names but other shapes.
 
     Source: the tensorization of Jie & Deng, FacT, AAAI 2023.
 
@@ -77,7 +77,7 @@ def plan_for(model: nn.Module, blocks: Blocks | Sequence[Blocks] = "all", *, mlp
     sizes = {name: math.prod(shape) for name, shape in repeated(stackable(model)).items()}
     covered = sum(size for name, size in sizes.items() if name in claimed)
     missed = [(name, error) for name, claims, error in failed if not claims <= claimed]
-    # never a plan for part of a model: not what a family should hold and does not, nor less than most of what repeats
+    # refuse a partial plan: a family whose shapes do not fit, or less than two thirds of the weights of equal shape
     if missed or not found or 3 * covered < 2 * sum(sizes.values()):
         raise _refusal(model, missed, [family.name for family, _ in found]) from (missed[0][1] if missed else None)
     names = [prefix.strip(".").replace(".", "_") if len(found) > 1 else "" for _, prefix in found]
@@ -88,23 +88,24 @@ def plan_for(model: nn.Module, blocks: Blocks | Sequence[Blocks] = "all", *, mlp
     ]
     if not groups:
         families = ", ".join(dict.fromkeys(family.name for family, _ in found))
-        raise PlanError(f"plan_for: {families} has no {', '.join(sorted(wanted))} blocks", fix="use blocks='all'")
+        raise PlanError(f"plan_for: {families} has no {', '.join(sorted(wanted))} blocks", fix="blocks='all'")
     return TensorizationPlan(tuple(groups))
 
 
 def _refusal(model: nn.Module, missed: list[tuple[str, PlanError]], found: list[str]) -> PlanError:
-    fix = "use plan_by_shape(model), or write a TensorizationPlan of Group and Rule objects"
+    fix = "use plan_by_shape(model), or write a TensorizationPlan"
     kind = type(model).__name__
     if missed:
         family, error = missed[0]
-        problem = f"plan_for: {kind} has the parameter names of the {family} family, but not its shapes"
+        problem = f"plan_for: {kind} has the parameter names of the {family} family, but other shapes"
         return PlanError(problem, got=str(error), fix=fix)
-    names = list(base_parameters(model))[:3]
+    got = f"names such as {', '.join(list(base_parameters(model))[:3]) or 'none'}"
+    if found:
+        got += f"; only a small part of the model matches {', '.join(dict.fromkeys(found))}"
     return NoMatchError(
         f"plan_for: {kind} belongs to no known family",
         expected=f"the parameter names of {', '.join(FAMILIES)}",
-        got=f"names such as {', '.join(names) or 'none'}"
-        + (f", and a minor part that is like {', '.join(dict.fromkeys(found))}" if found else ""),
+        got=got,
         fix=fix,
     )
 
@@ -113,12 +114,12 @@ def _wanted(blocks: Blocks | Sequence[Blocks]) -> set[str]:
     named = [blocks] if isinstance(blocks, str) else blocks
     known = ("all", *get_args(Block))
     if not isinstance(named, (list, tuple)) or not named or not all(name in known for name in named):
-        raise PlanError("plan_for: blocks", expected=f"one or several of {known}", got=repr(blocks))
+        raise PlanError("plan_for: blocks", expected=f"one or several of {known}", got=repr(blocks), fix="blocks='all'")
     return {*named, *(("attention", "mlp", "conv") if "all" in named else ())}
 
 
 def _towers(family: Family, shapes: Shapes) -> list[str]:
-    """Return what stands before the family's names wherever the model has every required part."""
+    """Return the name prefixes below which the model has every required part of a family."""
     found: list[dict[str, None]] = []
     for part in family.parts:
         if not part.optional:
@@ -128,7 +129,7 @@ def _towers(family: Family, shapes: Shapes) -> list[str]:
 
 
 def _is_name(prefix: str) -> bool:
-    """Return whether a family may stand below this: modules that are named, not numbered, but for a root's."""
+    """Return whether a prefix may hold a tower: only its first word may be a number."""
     return not any(word.isdecimal() for word in prefix.split(".")[1:])
 
 
@@ -142,7 +143,7 @@ def _groups(family: Family, prefix: str, name: str, shapes: Shapes, wanted: set[
 
 
 def _fold(fold: Fold, prefix: str, name: str, shapes: Shapes, wanted: set[str], mlp: Mlp) -> list[Group]:
-    """Return a fold's group, and beside it one for each block whose wide matrices are not cut."""
+    """Return a fold's group, and one more for each block whose wide matrices stay whole."""
     parts = [part for part in fold.parts if part.block in wanted]
     found = {part: _matching(part, prefix, shapes) for part in parts}
     cuts = [bool(_chunks(p, shape)) for p in parts if p.is_wide for shape in found[p].values() if _fits(p, shape)]
@@ -162,7 +163,7 @@ def _fold(fold: Fold, prefix: str, name: str, shapes: Shapes, wanted: set[str], 
 
 
 def _whole(fold: Fold) -> tuple[str, str | None]:
-    """Return modes and partition of a fold's wide matrices where they are not cut: `hid` instead of `out`."""
+    """Return modes and partition for a fold's wide matrices if they stay whole: `hid` instead of `out`."""
     modes = parse_axes(fold.modes, fold.name)
     renamed = format_axes(tuple(tuple("hid" if axis == "out" else axis for axis in dim) for dim in modes))
     return renamed, fold.partition and " ".join("hid" if axis == "out" else axis for axis in fold.partition.split())
@@ -174,7 +175,7 @@ def _matching(part: Part, prefix: str, shapes: Shapes) -> Shapes:
 
 
 def _fits(part: Part, shape: tuple[int, ...]) -> bool:
-    """Return whether a part's pattern can mean this shape: kernels where it has kernel dimensions, else matrices."""
+    """Return whether a part's pattern fits this shape: larger kernels if it has kernel dimensions, else matrices."""
     dims = parse_axes(part.pattern, part.param)
     ones = all(size == 1 for size, axes in zip(shape, dims, strict=False) if not axes)
     is_kernel = math.prod(shape[2:]) > 1
@@ -182,7 +183,7 @@ def _fits(part: Part, shape: tuple[int, ...]) -> bool:
 
 
 def _chunks(part: Part, shape: tuple[int, ...]) -> int:
-    """Return into how many square chunks each label's share of a parameter can be cut; 0 if into none."""
+    """Return the number of square chunks per label that a parameter can be cut into; 0 if it cannot."""
     dims = parse_axes(part.pattern, part.param)
     along = next(at for at, dim in enumerate(dims) if "role" in dim)
     count, rest = divmod(shape[along], shape[1 - along] * len(part.roles))
@@ -199,8 +200,9 @@ def _form(part: Part, shape: tuple[int, ...], whole: bool) -> Form | None:
         role = part.roles if len(part.roles) > 1 else part.roles[0]
     elif len(part.roles) > 1 and not part.is_wide and not _chunks(part, shape):
         raise PlanError(
-            f"{part.param!r} {shape} does not hold {', '.join(part.roles)} of one size each",
+            f"{part.param!r} {shape} cannot be cut into {', '.join(part.roles)} of equal size",
             cause="grouped-query attention in one matrix",
+            fix="write a TensorizationPlan",
         )
     elif part.is_wide:
         role = tuple(f"{label}{number}" for label in part.roles for number in range(_chunks(part, shape)))

@@ -1,4 +1,4 @@
-"""The known model families. An entry in one of the tuples is all a family needs."""
+"""The known model families. To add one, append a `Family` to `VISION` or `LANGUAGE`."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from .language import LANGUAGE
 from .vision import VISION
 
 FAMILIES = {family.name: family for family in (*VISION, *LANGUAGE)}
-"""Families by name. `plan_for` takes the first whose required parts are in the model and whose shapes fit."""
+"""Families by name. `plan_for` uses the first whose required parts are in the model and whose shapes fit."""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from .family import Example, Family, Fold
 from .parts import SHAPES, STACK, down, fused, gated, mlp, single, split, up
 
-_SMALL: dict[str, Any] = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 128}
+_SMALL = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 128}
 _IMAGE = {**_SMALL, "image_size": 32, "patch_size": 8}
 _TEXT = {**_SMALL, "vocab_size": 64}
 

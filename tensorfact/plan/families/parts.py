@@ -1,9 +1,8 @@
-"""The parts that families share."""
+"""Functions that return parts and folds that several families have."""
 
 from __future__ import annotations
 
-from typing import Any
-
+from ...common.aliases import Options
 from .family import Block, Fold, Part
 
 STACK = "(layer role) in out"
@@ -18,7 +17,7 @@ def fused(
     roles: tuple[str, ...] = ("q", "k", "v"),
     optional: bool = False,
 ) -> Part:
-    """Return q, k and v in one parameter."""
+    """Return q, k and v as one parameter."""
     return Part("attention", param, pattern, roles, optional)
 
 
@@ -30,7 +29,7 @@ def single(
 
 
 def split(prefix: str, *names: str, optional: bool = False) -> tuple[Part, ...]:
-    """Return q, k, v and, if it is named, o as layers of their own."""
+    """Return q, k, v and, if a fourth name is given, o as separate layers."""
     return tuple(
         single(f"{prefix}.{name}.weight", role, optional=optional)
         for name, role in zip(names, "qkvo"[: len(names)], strict=True)
@@ -70,12 +69,12 @@ def block(prefix: str) -> tuple[Part, ...]:
 
 
 def class_block(prefix: str) -> tuple[Part, ...]:
-    """Return timm's block that attends from the class token alone."""
+    """Return timm's block in which only the class token attends."""
     return (*split(f"{prefix}.attn", "q", "k", "v", "proj"), *mlp(f"{prefix}.mlp"))
 
 
 def mbconv(prefix: str, expand: str, project: str) -> Fold:
-    """Return the two 1 x 1 convolutions of an inverted bottleneck, one tensor for each pair of widths."""
+    """Return the two 1 x 1 convolutions of an inverted bottleneck, one tensor per pair of widths."""
     parts = (
         single(f"{prefix}.{expand}.weight", "expand", "hid in", block="conv"),
         single(f"{prefix}.{project}.weight", "project", "in hid", block="conv"),
@@ -84,23 +83,23 @@ def mbconv(prefix: str, expand: str, project: str) -> Fold:
 
 
 def depthwise(prefix: str, *names: str) -> Fold:
-    """Return depthwise kernels, one tensor for each shape."""
+    """Return depthwise kernels, one tensor per shape."""
     parts = tuple(single(f"{prefix}.{n}.weight", n, "out 1 kh kw", block="depthwise", optional=True) for n in names)
     return Fold("depthwise", "(stage layer role) out kh kw", parts, "out kh kw")
 
 
 def kernels(prefix: str, *names: str, optional: bool = False) -> Fold:
-    """Return larger kernels, their positions as modes, one tensor for each shape."""
+    """Return kernels larger than 1 x 1 with their positions as modes, one tensor per shape."""
     parts = tuple(single(f"{prefix}.{n}.weight", n, "out in kh kw", block="conv", optional=optional) for n in names)
     return Fold("kernels", f"{STAGES} kh kw", parts, f"{SHAPES} kh kw")
 
 
 def pointwise(prefix: str, *names: str) -> Fold:
-    """Return 1 x 1 convolutions as matrices, one tensor for each shape."""
+    """Return 1 x 1 convolutions as matrices, one tensor per shape."""
     parts = tuple(single(f"{prefix}.{n}.weight", n, block="conv", optional=True) for n in names)
     return Fold("pointwise", STAGES, parts, SHAPES)
 
 
-def sizes(**options: Any) -> dict[str, Any]:
-    """Return the options of a small transformer of timm, with these changed."""
+def sizes(**options: object) -> Options:
+    """Return timm's options for a small transformer, updated by the given ones."""
     return {"depth": 2, "embed_dim": 48, "num_heads": 3, "img_size": 32, "patch_size": 8, **options}

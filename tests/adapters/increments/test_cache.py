@@ -97,7 +97,7 @@ def test_inference_sees_a_changed_core(change: Any, route: str) -> None:
 @pytest.mark.parametrize("route", ["activation", "weight"])
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__.strip("_"))
 def test_training_sees_a_changed_core(change: Any, route: str) -> None:
-    """Also where a forward pass came before the change, and no backward pass."""
+    """The cache also notices a change after a forward pass without a backward pass."""
     model, adapter, x = stack(route=route)
     model(x)
     change(model, adapter)
@@ -111,9 +111,9 @@ def test_training_sees_a_changed_core(change: Any, route: str) -> None:
 
 
 def test_several_assignments_of_data_between_two_passes_are_seen() -> None:
-    """A later one may get the memory that was formed of, which an earlier one gave back."""
+    """A new tensor may reuse the memory of a source that was freed."""
     model, adapter, x = stack()
-    for _ in range(20):  # where memory comes from is chance
+    for _ in range(20):  # memory is reused only by chance
         run(model, x)
         for core in adapter.parameters():
             place = core.data_ptr()
@@ -129,7 +129,7 @@ def test_two_forward_passes_and_then_two_backward_passes() -> None:
     outputs = [model(x), model(2 * x)]
     for output, expected in zip(outputs, each, strict=True):
         alike(gradients(model, output, weights(x)), expected)
-    outputs = [model(x), model(2 * x)]  # the last one first
+    outputs = [model(x), model(2 * x)]  # backward runs in reverse order
     for output, expected in zip(outputs[::-1], each[::-1], strict=True):
         alike(gradients(model, output, weights(x)), expected)
 
@@ -144,7 +144,7 @@ def test_a_forward_pass_between_a_forward_and_its_backward_pass_changes_nothing(
 
 
 def test_a_core_changed_between_a_forward_and_its_backward_pass_is_refused_or_not_in_the_gradient() -> None:
-    """As torch does for a layer of its own: what was saved and then changed in place is an error, or as it was."""
+    """As in a plain layer: a saved tensor that was changed in place raises an error, or has its old values."""
     model, adapter, x = stack()
     expected = gradients(model, model(x), weights(x))
     output = model(x)
@@ -198,7 +198,7 @@ def test_inference_follows_training_without_a_backward_pass() -> None:
 
 @pytest.mark.parametrize("name", ["fused", "down"])
 def test_a_weight_of_many_parts_is_read_as_its_cores_are_now(name: str) -> None:
-    """Where the increment is no product of two matrices, what is formed are the parts of the cores."""
+    """If the increment is not a product of two matrices, the slices of the cores are cached instead."""
     layout = LAYOUTS[name]
     model, adapter = layout.adapted(MatrixBatch, route="weight")
     x = layout.input(3)
@@ -271,7 +271,7 @@ def test_a_deep_copy_shares_nothing_that_was_formed() -> None:
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_checkpointing_gives_the_same_gradients(reentrant: bool) -> None:
     model, adapter, x = stack()
-    x.requires_grad_()  # as reentrant checkpointing asks
+    x.requires_grad_()  # required by reentrant checkpointing
     expected = gradients(model, model(x), weights(x))
     assert x.grad is not None
     wanted, x.grad = x.grad, None
@@ -283,7 +283,7 @@ def test_checkpointing_gives_the_same_gradients(reentrant: bool) -> None:
 
 
 def test_gradients_pass_to_whom_they_are_asked_for_only() -> None:
-    """`torch.autograd.grad` of some cores leaves the others, and `.grad`, alone; also twice over one graph."""
+    """`torch.autograd.grad` for some cores changes neither the others nor `.grad`, also twice over one graph."""
     model, adapter, x = stack()
     expected = gradients(model, model(x), weights(x))
     model.zero_grad()
@@ -298,7 +298,7 @@ def test_gradients_pass_to_whom_they_are_asked_for_only() -> None:
 
 
 def test_a_moving_average_written_by_data_is_seen() -> None:
-    """A copy that never has a backward pass and whose mode is never set again."""
+    """A copy without a backward pass or a call of `train` or `eval`."""
     model, _, x = stack()
     average = copy.deepcopy(model).eval().requires_grad_(requires_grad=False)
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""Increments: applying one is multiplying by it, whatever its axes are called."""
+"""Increments: applying one equals multiplying by it, for any names of axes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_applying_an_increment_is_multiplying_by_it(adaptation: Adaptation) -> N
 @pytest.mark.parametrize("axis", ["tokens", "r", "x", "in", "samples", "U", "cores"])
 @pytest.mark.parametrize("kind", [TensorTrain, Tucker, CP, MatrixBatch])
 def test_an_axis_may_have_any_name(kind: Any, axis: str) -> None:
-    """Names of axes never meet the names that networks and inputs use inside."""
+    """Names of axes do not collide with the internal names of networks and inputs."""
     plan = layers_plan(f"layer {axis} out", f"out {axis}")
     model = layers(2, 6).double()
     adapter = adapt(model, plan, kind(2), route="activation", seed=0)

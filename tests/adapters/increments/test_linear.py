@@ -1,4 +1,4 @@
-"""A linear layer with an increment: right gradients, and theirs, by every route."""
+"""A linear layer with an increment: first and second gradients on every route."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.layouts import KINDS, LAYOUTS, MERGED, Layout, Side, alike, cores_of,
 @pytest.mark.parametrize("kind", [TensorTrain, MatrixBatch])
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_gradients_and_their_gradients_are_those_of_differences(name: str, kind: type[Format], recompute: bool) -> None:
-    """Of the input, the base weights and biases, and every core."""
+    """Gradients of the input, the base weights and biases, and every core."""
     layout = LAYOUTS[name]
     model, adapter = layout.adapted(kind)
     root: nn.Module = model
@@ -38,7 +38,7 @@ def test_gradients_and_their_gradients_are_those_of_differences(name: str, kind:
     names = list(stored(root))
 
     def call(x: Tensor, *tensors: Tensor) -> Tensor:
-        # clones, because gradcheck changes what it is given by `.data`, which torch does not count
+        # clones, because gradcheck changes its inputs through `.data`, which torch does not count
         state = {name: tensor.clone() for name, tensor in zip(names, tensors, strict=True)}
         return cast("Tensor", torch.func.functional_call(root, state, (x,)))
 
@@ -50,7 +50,7 @@ def test_gradients_and_their_gradients_are_those_of_differences(name: str, kind:
 
 
 def _functions(output: Tensor) -> set[str]:
-    """Return the names of what a tensor was computed by."""
+    """Return the names of the autograd functions that computed a tensor."""
     waiting, seen = [output.grad_fn], set()
     while waiting:
         node = waiting.pop()
@@ -140,7 +140,7 @@ def test_an_input_may_have_any_shape_and_strides(name: str, kind: type[Format]) 
 
 
 def _plainly(model: Side, at: int, x: Tensor) -> Tensor:
-    """Return what a layer of the effective weight gives."""
+    """Return the output of a plain layer with the effective weight."""
     layer: Any = model.layers[at]
     weight = layer.weight.detach()
     return F.linear(x, weight.t() if isinstance(layer, Conv1D) else weight, layer.bias)

@@ -1,4 +1,4 @@
-"""Parts of narrow matrices: products with them are those with the dense matrix."""
+"""Rectangles of narrow matrices: products with them equal those with the dense matrix."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.layouts import KINDS, Layout, alike, gradients, merged, weights
 
 @st.composite
 def sided(draw: st.DrawFn) -> tuple[Cut, Sequence[str], Mapping[str, int], Mapping[str, Sequence[int]], bool, int]:
-    """Draw a cut with a side of two or three axes, some positions of them kept, and one axis perhaps over blocks."""
+    """Draw a cut with two or three axes on one side, some positions of them kept, and perhaps one axis over blocks."""
     own = draw(st.permutations(["a", "b", "c"][: draw(st.integers(1, 3))]))
     sizes = {axis: draw(st.integers(1, 4)) for axis in own}
     kept = {axis: sorted(draw(st.sets(st.integers(0, size - 1), min_size=1))) for axis, size in sizes.items()}
@@ -39,7 +39,7 @@ def sided(draw: st.DrawFn) -> tuple[Cut, Sequence[str], Mapping[str, int], Mappi
 def _dense(
     cut: Cut, axes: Sequence[str], sizes: Mapping[str, int], kept: Mapping[str, Sequence[int]], rank: int
 ) -> Iterator[tuple[int, int, int]]:
-    """Return (row of the matrix, its column, feature of the layer) of every number of the matrix, one by one."""
+    """Return (row, column, feature of the layer) for every element of the matrix, one by one."""
     blocks, rest = list(cut.blocks), [axis for axis in axes if axis not in cut.blocks]
     places = [dict(zip(axes, each, strict=True)) for each in _grid([len(kept[a]) for a in axes])]
     for place in places:
@@ -111,7 +111,7 @@ def test_the_gradient_of_a_wide_matrix_is_the_plain_product(columns: int, grad: 
 
 
 def interleaved(size: int) -> Rectangles | None:
-    """Return the parts of outputs (out role) of which q and v are kept: runs of one, then of two."""
+    """Return the rectangles of outputs (out role) of which q and v are kept: runs of one, then of two."""
     sizes, kept = {"out": size, "role": 3}, {"out": range(size), "role": (0, 2)}
     network = Network(
         (Core("A", ("in", "_r")), Core("B", ("_r", "out", "role"))),

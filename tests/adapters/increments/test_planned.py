@@ -1,4 +1,4 @@
-"""What is planned for increments: in time, for all that lie alike, and never larger than it need be."""
+"""Kinds: increments are planned once for all parameters of a kind, with small intermediate results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Inputs computed again: the same numbers, and less kept."""
+"""Recomputed inputs: the same results with less memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KINDS = (*CHEAP, *(getattr(timm.layers, name) for name in CHEAP_IN_TIMM))
 
 
 class Between(nn.Module):
-    """A layer, something cheap, and a layer; the second would keep what the cheap one gives."""
+    """A linear layer, a cheap module, and a linear layer that would save the output of the cheap one."""
 
     def __init__(self, cheap: Callable[[Any, Tensor], Tensor], module: nn.Module | None = None, width: int = 6) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ def _part_changed(module: nn.Module, x: Tensor) -> Tensor:
 
 
 def _input_changed(module: nn.Module, x: Tensor) -> Tensor:
-    """Legal where the module keeps its output, not its input."""
+    """Allowed if the module saves its output, not its input."""
     x = x + 0.0
     y = cast("Tensor", module(x))
     x.mul_(3.0)
@@ -85,7 +85,7 @@ def _viewed(module: nn.Module, x: Tensor) -> Tensor:
 
 
 def _without(module: nn.Module, x: Tensor) -> Tensor:
-    """The cheap module is cut off the graph."""
+    """The cheap module is detached from the graph."""
     with torch.no_grad():
         return cast("Tensor", module(x))
 
@@ -165,7 +165,7 @@ def _doubled(module: nn.Module, arguments: object, output: Tensor) -> Tensor:
 
 
 class Dropping(nn.LayerNorm):
-    """Somebody's norm that does not give the same numbers again; timm has such classes."""
+    """A normalisation that is not deterministic; timm has such classes."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.dropout(super().forward(x), 0.5)
@@ -185,7 +185,7 @@ def test_a_subclass_that_draws_numbers_is_not_computed_again() -> None:
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_hook_that_changes_an_output_is_computed_again_or_kept(when: str) -> None:
-    """A hook of somebody else's, registered before or after the model was adapted."""
+    """Another forward hook, registered before or after the model was adapted."""
     x, results = _inputs(), []
     for recompute in (False, True):
         model = randomise(Between(_call, nn.GELU())).double()

@@ -1,4 +1,4 @@
-"""A start that is subtracted: the output stays, and training moves on from there."""
+"""`subtract_start`: the output does not change at first, and training starts from there."""
 
 from __future__ import annotations
 

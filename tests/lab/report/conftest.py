@@ -1,4 +1,4 @@
-"""What the tests of this room share: the summary of a sweep."""
+"""Shared fixture of this room: the summary of a sweep."""
 
 from __future__ import annotations
 

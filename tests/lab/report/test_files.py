@@ -1,4 +1,4 @@
-"""The files of a report: written, written again, and not written where nothing can be."""
+"""The files of a report: written, overwritten, and refused in a folder that is not writable."""
 
 from __future__ import annotations
 

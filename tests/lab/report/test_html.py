@@ -1,4 +1,4 @@
-"""The page of a sweep, as text and in a real browser: it sorts, filters, fits every screen, and asks for nothing."""
+"""The page of a sweep, as text and in a browser: it sorts, filters, fits every screen and makes no requests."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def opened(browser: Browser, tmp_path: Path) -> Iterator[Callable[..., Page]]:
-    """How results are opened; at the end, that nothing was complained of and nothing asked for but the page."""
+    """Return a function that opens results in a browser; afterwards check for no errors and no other requests."""
     pages: list[Page] = []
     complaints: list[str] = []
 
@@ -145,7 +145,7 @@ def test_filters_hold_for_the_table_and_for_charts(opened: Callable[..., Page]) 
     assert names(view) == ["VPT-Deep"]
     assert drawn(view, "#size") == {"VPT-Deep"}
     view.get_by_label("Filter methods by name").fill("nothing is called so")
-    assert view.get_by_text("No method fits the filter.").is_visible()
+    assert view.get_by_text("No method matches the filter.").is_visible()
     assert not drawn(view, "#size")
 
 

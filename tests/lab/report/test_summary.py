@@ -1,4 +1,4 @@
-"""What a report shows: means as VTAB takes them, and nothing missing shown as a number."""
+"""Summaries of a sweep: means as VTAB defines them, and no number for missing cells."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.results import RANKS, example, rows
 
 
 def finished(accuracies: dict[str, list[float]], counts: dict[str, int]) -> Results:
-    """Return one row whose accuracies are known, by task and seed."""
+    """Return results of one row with given accuracies by task and seed."""
     part = SweepPart("one", "One", "nano", tuple(accuracies), (SweepRow("tt", ("tt:rank=4",)),))
     definition = Sweep("known", (part,), seeds=tuple(range(len(next(iter(accuracies.values()))))))
     runs, cells = {}, []

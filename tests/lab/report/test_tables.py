@@ -1,4 +1,4 @@
-"""Tables of a sweep: Markdown, CSV and LaTeX, and text that stays text."""
+"""Tables of a sweep: Markdown, CSV and LaTeX, with special characters escaped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of this room share: data in small, and a sweep that was run."""
+"""Shared fixtures of this room: small data, and a finished sweep."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.make_benchmarks import lay_out_vtab
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two tasks of VTAB with three images a list."""
+    """Two tasks of VTAB with three images per split."""
     folder = tmp_path_factory.mktemp("vtab")
     for name in TASKS:
         lay_out_vtab(folder, name.removeprefix("vtab:"))
@@ -22,7 +22,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def done(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Results]:
-    """A sweep that was run."""
+    """A finished sweep: its folder and its results."""
     folder = tmp_path_factory.mktemp("runs")
     return folder, run_sweep(tiny(), folder, root=root)
 

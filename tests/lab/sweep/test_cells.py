@@ -1,4 +1,4 @@
-"""A sweep chooses by the validation split, and of equal candidates the smallest."""
+"""A sweep chooses by validation accuracy; ties go to the smallest candidate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sweeps narrowed, and put on other models."""
+"""Sweeps with selected parts and rows, and with other models."""
 
 from __future__ import annotations
 

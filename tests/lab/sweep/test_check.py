@@ -1,4 +1,4 @@
-"""A mistake shows before anything trains or is written."""
+"""Invalid sweeps are refused before training starts and before anything is written."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_other_data_or_weights_need_another_folder(root: Path, tmp_path: Path) -
     sweep = narrowed(tiny(SweepRow("linear", ("linear",))), tasks=["vtab:svhn"])
     run_sweep(sweep, tmp_path / "runs", root=root)
     lay_out_vtab(tmp_path / "more", "svhn", images=5)
-    with refused(SweepError, "vtab:svhn", "choose another folder"):
+    with refused(SweepError, "vtab:svhn", "another folder"):
         run_sweep(sweep, tmp_path / "runs", root=tmp_path / "more")
 
 

@@ -1,4 +1,4 @@
-"""What a sweep would train: the published sizes, and each run once."""
+"""Parameter counts agree with the published ones, and shared runs count once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sweeps as data: they read back equal, and nothing is there twice."""
+"""Sweeps as data: they read back equal, and duplicates are refused."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def test_a_sweep_reads_back_equal(name: str, protocol: str) -> None:
     assert Sweep.from_json(sweep.to_json()) == sweep
 
 
-def test_nothing_is_there_twice() -> None:
+def test_duplicates_are_refused() -> None:
     for change in ({"tasks": ["digits", "digits"]}, {"methods": ["bitfit", "bitfit"]}):
-        with refused(SweepError, "none twice"):
+        with refused(SweepError, "duplicate"):
             narrowed(preset("small"), **change)  # type: ignore[arg-type]
-    with refused(SweepError, "none twice"):
+    with refused(SweepError, "duplicate"):
         dataclasses.replace(preset("small"), seeds=(0, 0))
     assert narrowed(preset("small"), rows=["LoRA"], scales=[1, 1.0]).parts[0].rows[0].scales == (1.0,)

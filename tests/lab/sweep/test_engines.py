@@ -1,4 +1,4 @@
-"""Engines that others wrote do the same runs: a pool of processes, Ray."""
+"""All engines give the same results: in-process, a pool of processes, Ray."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tests.lab.sweep.tiny import SWEEP
 
 @pytest.fixture(scope="module")
 def results(svhn: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """What this process gets."""
+    """Results of the in-process engine."""
     return run_sweep(SWEEP, tmp_path_factory.mktemp("runs"), root=svhn).to_json()
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # of what Ray does with its own files
+@pytest.mark.filterwarnings("ignore")  # Ray leaves files open
 @pytest.mark.parametrize("make", [lambda: pool(2), lambda: ray_cluster(cpus=1)], ids=["pool", "ray"])
 def test_an_engine_gets_the_same_results(make: Callable[[], Engine], svhn: Path, results: str, tmp_path: Path) -> None:
     assert run_sweep(SWEEP, tmp_path, root=svhn, engine=make()).to_json() == results

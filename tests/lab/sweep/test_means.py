@@ -1,4 +1,4 @@
-"""Means over tasks are those of their groups."""
+"""Means over tasks are means of group means."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TASKS = st.sampled_from([*(f"vtab:{name}" for name in VTAB), "few-shot:food-101:
 
 
 def test_the_published_count_of_deep_prompts_is_a_mean_of_groups() -> None:
-    """Lengths a task of VPT-Deep, as its authors chose them: 0.53 M."""
+    """With the prompt lengths of VPT-Deep's authors the mean is 0.53 M."""
     lengths = [10, 10, 10, 1, 1, 50, 5, 100, 100, 10, 1, 50, 200, 100, 50, 10, 50, 200, 200]
     counts = {f"vtab:{name}": 12 * 768 * length for name, length in zip(VTAB, lengths, strict=True)}
     assert round(overall_mean(counts) / 1e6, 2) == 0.53

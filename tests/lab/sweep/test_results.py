@@ -1,4 +1,4 @@
-"""Results read back, a part of them too, and say nothing of the machine."""
+"""Results read back, finished or not, and do not depend on the machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A sweep fills its table, never trains twice, and never chooses what diverged."""
+"""A sweep fills its table, executes no run twice, and never chooses a run that diverged."""
 
 from __future__ import annotations
 
@@ -61,5 +61,5 @@ def test_a_report_is_not_of_the_sweep_before(root: Path, tmp_path: Path) -> None
     found = read_results(tmp_path)
     assert {cell.row for cell in found.cells} == {"BitFit"}
     assert not any(cell.runs for cell in found.cells)
-    with refused(SweepError, "undone"):
+    with refused(SweepError, "did not finish all runs"):
         run_sweep(tiny(SweepRow("BitFit", ("bitfit",))), tmp_path, root=root, engine=lambda job, specs: iter(()))

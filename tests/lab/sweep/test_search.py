@@ -1,4 +1,4 @@
-"""Optuna's search: it goes on where it stopped, and prunes what lags behind."""
+"""The search with Optuna: it resumes, and prunes poor trials."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_optuna_searches_prunes_and_goes_on(svhn: Path, tmp_path: Path) -> None:
     assert optuna.logging.get_verbosity() == optuna.logging.INFO  # as it was
 
     broken = tmp_path / "broken"
-    for trials in (2, 3, 5):  # a search that is gone on with proposes what it would have proposed
+    for trials in (2, 3, 5):  # a resumed search proposes the same trials
         part = run_sweep(SWEEP, broken, root=svhn, trials=trials)
     assert part.to_json() == found.to_json()
 

@@ -1,4 +1,4 @@
-"""Specs of runs: they read back equal, and equal ones have equal ids."""
+"""Specs of runs read back equal, and equal specs have equal ids."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nothing is lost: a sweep that is killed, or whose disk is full, goes on; a folder in use or damaged is refused."""
+"""A sweep resumes after it is killed or the disk is full; a folder that is in use or damaged is refused."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ from tensorfact.cli import main
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
 main(sys.argv[2:])
 """
-"""The command line, in a process that can write files of so many bytes, as on a disk that is full."""
+"""Run the command line with a limit on the size of written files, as on a full disk."""
 
 
 def arguments(data: Path, out: Path, *more: str) -> list[str]:
@@ -86,7 +86,7 @@ def test_killed_again_and_again_it_ends_with_the_same_results(engine: str, data:
         process = start(words)
         runs = tmp_path / "killed" / "runs"
         deadline, before = time.monotonic() + 60, len(list(runs.glob("*/*"))) if runs.exists() else 0
-        # until it writes something, and then for a moment: most kills meet a run in its middle
+        # wait until it writes something and a moment longer, so that most kills hit a run in progress
         while time.monotonic() < deadline and process.poll() is None:
             if runs.exists() and len(list(runs.glob("*/*"))) != before:
                 break

@@ -189,7 +189,7 @@ def test_towers_of_several_families_are_all_found() -> None:
 
 def test_a_minor_part_of_a_model_makes_no_family() -> None:
     """HRNet's first stage has the names of a ResNet's, and is a hundredth of it."""
-    with refused(NoMatchError, "like resnet", "plan_by_shape"):
+    with refused(NoMatchError, "matches resnet", "plan_by_shape"):
         plan_for(outline("hrnet_w18_small"))
     resolved = plan_by_shape(outline("hrnet_w18_small")).resolve(outline("hrnet_w18_small"))
     assert resolved["kernels2d[16,16,3,3]"].shape == (16, 16, 16, 3, 3)

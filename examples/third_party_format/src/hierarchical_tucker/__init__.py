@@ -15,16 +15,17 @@ __all__ = ["HierarchicalTucker"]
 
 @dataclasses.dataclass(frozen=True)
 class HierarchicalTucker(Format):
-    """A binary tree: a matrix at every mode, a core at every fork. The matrix of the last output starts at zero.
+    """Hierarchical Tucker: a binary tree with a factor matrix at every mode and a core at every inner node.
 
-    The modes are the leaves, inputs first, outputs last; every fork has one half of its leaves on either side.
+    The modes are the leaves, inputs first and outputs last; every inner node splits its leaves into two halves. The
+    factor matrix of the last output starts at zero.
 
     Args:
-        rank: One rank for all edges of the tree, or one an edge, from the root down; a fraction of the dense size; or
-            'full'.
+        rank: One rank for all edges of the tree, or one rank per edge, from the root down; a fraction of the dense
+            size; or 'full'.
 
     Raises:
-        RankError: A rank below 1, or (once the modes are known) above what an edge can use.
+        RankError: A rank below 1, or, once the modes are known, above the largest useful rank of an edge.
 
     Source: W. Hackbusch, S. Kuehn, A New Scheme for the Tensor Representation, J. Fourier Anal. Appl. 2009.
 
@@ -40,7 +41,7 @@ class HierarchicalTucker(Format):
         object.__setattr__(self, "rank", checked_rank(self.rank, "HierarchicalTucker"))
 
     def network(self, modes: Sequence[Mode]) -> Network:
-        """State the leaves and the forks."""
+        """Return the network: factor matrices of the modes, then cores of the inner nodes."""
         leaves = [mode for side in ("in", "stack", "out") for mode in modes if mode.side == side]
         limits = {_edge(span): _limit(span, leaves) for span in _spans(0, len(leaves))[1:]}
         edges = dict(zip(limits, self.ranks(limits, modes) if limits else (), strict=True))
@@ -54,7 +55,7 @@ class HierarchicalTucker(Format):
 
 
 def _spans(start: int, stop: int) -> list[tuple[int, int]]:
-    """Return the leaves below every node of the tree, the root's first."""
+    """Return the range of leaves below every node of the tree, starting at the root."""
     if stop - start < 2:
         return [(start, stop)]
     middle = (start + stop) // 2
@@ -62,18 +63,18 @@ def _spans(start: int, stop: int) -> list[tuple[int, int]]:
 
 
 def _edge(span: tuple[int, int]) -> str:
-    """Return the leg that goes up from a node."""
+    """Return the name of the leg between a node and its parent."""
     return "_" + "_".join(str(leaf + 1) for leaf in range(*span))
 
 
 def _limit(span: tuple[int, int], leaves: Sequence[Mode]) -> int:
-    """Return the largest useful rank of an edge: of the matrix between the leaves below it and the others."""
+    """Return the largest useful rank of an edge: the full rank of the matrix (leaves below it) x (other leaves)."""
     below = math.prod(mode.size for mode in leaves[slice(*span)])
     return min(below, math.prod(mode.size for mode in leaves) // below)
 
 
 def _fork(span: tuple[int, int], leaves: int) -> Core:
-    """Return the core of a node: its two children's legs, and its own unless it is the root."""
+    """Return the core of an inner node: the legs of its two children, and its own leg unless it is the root."""
     middle = (span[0] + span[1]) // 2
     below = (_edge((span[0], middle)), _edge((middle, span[1])))
     name = "B" + "_".join(str(leaf + 1) for leaf in range(*span))

@@ -1,5 +1,5 @@
 "use strict";
-// Charts in SVG, drawn by hand. Text reaches the page as text nodes alone, never as HTML.
+// SVG charts. Text is inserted as text nodes only, never as HTML.
 
 const SVG = "http://www.w3.org/2000/svg";
 const COLOURS = 8;
@@ -48,7 +48,7 @@ function dash(style) {
     svg("line", { class: "across", x1: 0, x2: 20, y1: 0, y2: 0 }));
 }
 
-// Tooltips: shown by pointer, by finger and by keyboard focus.
+// Tooltips: shown on hover, touch and keyboard focus.
 
 const tip = {
   box: null,
@@ -70,7 +70,7 @@ const tip = {
 };
 document.addEventListener("keydown", (event) => event.key === "Escape" && tip.hide());
 
-/** Attributes of something that shows a tooltip. */
+/** Attributes of an element with a tooltip. */
 function tells(lines) {
   const show = (event) => tip.show(event.currentTarget, lines);
   return {
@@ -79,7 +79,7 @@ function tells(lines) {
   };
 }
 
-// Scales: from numbers to pixels, with their ticks.
+// Scales map numbers to pixels and have ticks.
 
 function niceTicks(low, high, count) {
   const rough = (high - low) / count || 1;
@@ -118,7 +118,7 @@ function padded(values, share, floor = -Infinity, ceiling = Infinity) {
 const compact = (value) =>
   value >= 1e6 ? `${+(value / 1e6).toPrecision(3)} M` : value >= 1e3 ? `${+(value / 1e3).toPrecision(3)} k` : String(+value.toPrecision(3));
 
-/** A canvas with axes. `x` and `y` make scales from pixel ranges; returns where to draw. */
+/** An SVG with axes. `x` and `y` make scales from pixel ranges. Returns the root, the scales and the edges. */
 function axes(box, { label, height, x, y, xName, yName, xText = String, yText = String }) {
   const width = Math.max(260, box.clientWidth);
   const edge = { left: 46, right: 14, top: 12, bottom: 42 };
@@ -139,7 +139,7 @@ function axes(box, { label, height, x, y, xName, yName, xText = String, yText = 
   return { root, xs, ys, edge, width, height };
 }
 
-/** Points with error bars, joined or not, and rows that are a line across. */
+/** Points with error bars, optionally joined by lines; the entries of `across` are horizontal lines. */
 function plot(box, { series, across = [], ...options }) {
   const canvas = axes(box, options);
   const { root, xs, ys, edge, width } = canvas;
@@ -167,7 +167,7 @@ function plot(box, { series, across = [], ...options }) {
   return canvas;
 }
 
-/** Horizontal bars from zero, with names before and numbers behind them. */
+/** Horizontal bars from zero, with the name on the left and the number on the right. */
 function bars(box, { label, items, most }) {
   const width = Math.max(220, box.clientWidth);
   const [step, thick] = [26, 14];
@@ -191,7 +191,7 @@ function bars(box, { label, items, most }) {
   box.replaceChildren(root);
 }
 
-/** Lines over epochs; a pointer, or the arrow keys, reads all of them at one epoch. */
+/** Lines over epochs; the pointer or the arrow keys show the values of all lines at one epoch. */
 function curves(box, { series, text, ...options }) {
   const { root, xs, ys, edge, width, height } = axes(box, options);
   for (const { name, style, values } of series) {

@@ -1,4 +1,4 @@
-// What is shown, and everything that shows it. `DATA` is what page.py made of the results.
+// State and drawing of the page. `DATA` is the JSON from html.py.
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
@@ -13,12 +13,12 @@ const plural = (number, word) => `${number.toLocaleString("en-US")} ${word}${num
 const noted = (text) => (DATA.note ? `${text}; ${DATA.note}` : text);
 const part = () => DATA.parts[state.part];
 
-/** What is looked for: words, or several in quotation marks. */
+/** Search terms: single words, or phrases in quotation marks. */
 function terms(text) {
   return (text.toLowerCase().match(/"[^"]+"|\S+/g) ?? []).map((term) => term.replaceAll('"', "")).filter(Boolean);
 }
 
-/** The rows that the filters leave, in the table's order. */
+/** Rows that pass the filters, in the order of the sweep. */
 function rows() {
   const words = terms(state.words);
   const methods = (row) => row.cells.flatMap((cell) => cell.methods).join(" ");
@@ -41,7 +41,7 @@ function bytes(number) {
   return number < 2 ** 30 ? `${(number / 2 ** 20).toFixed(0)} MiB` : `${(number / 2 ** 30).toFixed(1)} GiB`;
 }
 
-// The head.
+// Header.
 
 function drawHead() {
   const { cells } = DATA;
@@ -67,7 +67,7 @@ function drawHead() {
     el("div", {}, el("dt", {}, name.replaceAll("_", " ")), el("dd", {}, String(value)))));
 }
 
-/** One of several, as radio buttons that look like one control. */
+/** Radio buttons, styled as one segmented control. */
 function segments(box, name, options, chosen, choose) {
   box.replaceChildren(...options.map(([value, text]) => el("label", {},
     el("input", { type: "radio", name, value, checked: value === chosen, onchange: () => choose(value) }), el("span", {}, text))));
@@ -93,7 +93,7 @@ function drawKinds() {
   }));
 }
 
-// The table.
+// Table.
 
 function options(cell) {
   const methods = cell.methods.map((method) => method.split(":").slice(1).join(":") || method);
@@ -140,8 +140,8 @@ function body(row, column, index) {
 function drawTable() {
   const { columns, title, model, weights, groups } = part();
   $("table-title").textContent = title;
-  const mean = groups.length > 1 ? "that of the groups' means" : "that of the tasks";
-  $("table-about").textContent = noted(`${[model, weights].filter(Boolean).join(", ")}. Test accuracy in percent; the overall mean is ${mean}, ± the deviation over seeds`) + ".";
+  const mean = groups.length > 1 ? "the mean of the group means" : "the mean of the tasks";
+  $("table-about").textContent = noted(`${[model, weights].filter(Boolean).join(", ")}. Test accuracy in percent; the overall mean is ${mean}, ± the standard deviation over seeds`) + ".";
   const spans = [];
   for (const { group } of columns) {
     if (spans.length && spans.at(-1)[0] === group) spans.at(-1)[1] += 1;
@@ -153,14 +153,14 @@ function drawTable() {
   const lines = sorted(rows()).map((row) => el("tr", { "data-row": row.label },
     el("th", { scope: "row" }, el("span", { class: "label" }, swatch(row.style), el("span", { title: row.label }, row.label))),
     ...columns.map((column, index) => body(row, column, index))));
-  const none = lines.length ? [] : [el("tr", {}, el("td", { colspan: columns.length + 1, class: "none" }, "No method fits the filter."))];
+  const none = lines.length ? [] : [el("tr", {}, el("td", { colspan: columns.length + 1, class: "none" }, "No method matches the filter."))];
   const box = $("table-box");
   const scrolled = box.scrollLeft;
   box.replaceChildren(el("table", { class: columns.length > 16 ? "dense" : null }, el("thead", {}, left, names), el("tbody", {}, ...lines, ...none)));
   box.scrollLeft = scrolled;
 }
 
-/** What has no number, and why. */
+/** Cells without a number, with the reason. */
 function drawGaps() {
   const { tasks } = part();
   const of = (row, which) => row.cells.flatMap((cell, index) => (cell.state === which ? [[tasks[index].label, cell.why]] : []));
@@ -174,9 +174,9 @@ function drawGaps() {
   $("gaps").replaceChildren(...lists.filter(Boolean));
 }
 
-// The charts.
+// Charts.
 
-/** A figure: a caption, a box for the chart, and a legend that stands outside of it. */
+/** A figure: a caption, a box for the chart, and a legend outside of the box. */
 function figure(id, caption, shown, draw, sign = (row) => swatch(row.style)) {
   const root = $(id);
   const box = el("div", { class: "plot" });
@@ -198,12 +198,12 @@ function drawSize() {
   const told = (row) => [row.label, `${count(row.parameters)} parameters`, `${spread(row.accuracy)} %`];
   const heights = known.flatMap(({ accuracy: [mean, deviation] }) => [mean - (deviation ?? 0), mean + (deviation ?? 0)]);
   figure("size", noted("Mean test accuracy against trained parameters"), known, (box) => {
-    if (!known.length) return nothing(box, "No method has all of its tasks yet.");
+    if (!known.length) return nothing(box, "No method has finished all of its tasks.");
     const sizes = sized.length ? sized.map((row) => Math.log(row.parameters)) : [Math.log(1e3), Math.log(1e6)];
     const range = padded(sizes, 0.12).map(Math.exp);
     const wide = range[1] / range[0] < 3 ? [range[0] / 2, range[1] * 2] : range;
     return plot(box, {
-      label: "Accuracy against parameters", height: 320, xName: "trained parameters, the head apart", yName: "accuracy, %",
+      label: "Accuracy against parameters", height: 320, xName: "trained parameters, excluding the head", yName: "accuracy, %",
       x: (pixels) => logarithmic(wide, pixels), xText: compact,
       y: (pixels) => linear(padded(heights, 0.12, 0, 1), pixels), yText: (value) => String(+(100 * value).toFixed(2)),
       series: sized.map((row) => ({ name: row.label, style: row.style,
@@ -212,14 +212,14 @@ function drawSize() {
     });
   }, (row) => (row.parameters ? swatch(row.style) : dash(row.style)));
   const rest = rows().filter((row) => !row.accuracy).map((row) => row.label);
-  if (known.length && rest.length) $("size").append(el("p", { class: "rest" }, `Not drawn, for a cell without a number: ${rest.join(", ")}.`));
+  if (known.length && rest.length) $("size").append(el("p", { class: "rest" }, `Not drawn, since a task has no accuracy: ${rest.join(", ")}.`));
 }
 
 function drawRank() {
   const known = rows().filter((row) => row.ranks.length);
   const split = DATA.note ? "test" : "validation";
   figure("rank", noted(`Mean ${split} accuracy of each rank at its best scale`), known, (box) => {
-    if (!known.length) return nothing(box, "No method had several ranks to choose among.");
+    if (!known.length) return nothing(box, "No method has several ranks to choose from.");
     const ranks = [...new Set(known.flatMap((row) => row.ranks.map(([rank]) => rank)))].sort((one, other) => one - other);
     const heights = known.flatMap((row) => row.ranks.map(([, accuracy]) => accuracy));
     return plot(box, {
@@ -246,7 +246,7 @@ function drawGroups() {
     const items = known.map((row) => ({ name: row.label, style: row.style, value: row.groups[index][0],
       text: percent(row.groups[index][0]), tip: [row.label, `${group}: ${spread(row.groups[index])} %`] }));
     if (items.length) bars(boxes[index], { label: `Accuracy on ${group} tasks`, items, most: 1 });
-    else nothing(boxes[index], "No method has all tasks of this group yet.");
+    else nothing(boxes[index], "No method has finished all tasks of this group.");
   }
 }
 
@@ -258,12 +258,12 @@ function drawTraining() {
     const press = () => { state.off[state.off.has(row.label) ? "delete" : "add"](row.label); drawTraining(); };
     return el("button", { type: "button", "aria-pressed": String(!state.off.has(row.label)), onclick: press }, swatch(row.style), el("span", {}, row.label));
   }));
-  $("training-about").textContent = `The loss is the mean over the reported runs; the accuracy is that of the run by which the options were chosen${DATA.note ? `, ${DATA.note}` : ""}.`;
+  $("training-about").textContent = `The loss is the mean over the reported runs; the accuracy is that of the run with the chosen options${DATA.note ? `, ${DATA.note}` : ""}.`;
   const lines = (name) => known.filter((row) => !state.off.has(row.label) && row.cells[state.task][name].length)
     .map((row) => ({ name: row.label, style: row.style, values: row.cells[state.task][name] }));
   const draw = (id, name, caption, yName, text, axis) => figure(id, caption, null, (box) => {
     const series = lines(name);
-    if (!series.length) return nothing(box, "No run that is shown has such a curve.");
+    if (!series.length) return nothing(box, "No curve to show.");
     const values = series.flatMap((each) => each.values).filter((value) => value !== null);
     const epochs = Math.max(2, ...series.map((each) => each.values.length));
     return curves(box, { label: caption, height: 280, series, text, xName: "epoch", yName,
@@ -276,26 +276,26 @@ function drawTraining() {
 
 function drawCost() {
   const costs = [
-    ["step", "Time of a training step, median", stepTime], ["peak", "Most memory in a step, median", bytes],
+    ["step", "Median time of a training step", stepTime], ["peak", "Median peak memory of a training step", bytes],
   ];
   const any = part().rows.some((row) => row.step !== null || row.peak !== null);
   $("cost").hidden = !any;
   if (!any) return;
-  $("cost-about").textContent = `Measured on ${DATA.machines.join(", ")}, while the runs trained.`;
+  $("cost-about").textContent = `Measured on ${DATA.machines.join(", ")}, during the runs.`;
   for (const [id, caption, text] of costs) {
     const known = rows().filter((row) => row[id] !== null);
     figure(id, caption, null, (box) => {
-      if (!known.length) return nothing(box, "Nothing was measured.");
+      if (!known.length) return nothing(box, "No measurements.");
       const items = known.map((row) => ({ name: row.label, style: row.style, value: row[id], text: text(row[id]),
-        tip: [row.label, text(row[id]), ...(row.seconds === null ? [] : [`${duration(row.seconds)} a run`])] }));
+        tip: [row.label, text(row[id]), ...(row.seconds === null ? [] : [`${duration(row.seconds)} per run`])] }));
       return bars(box, { label: caption, items, most: Math.max(...items.map((item) => item.value)) });
     });
   }
 }
 
-// The runs.
+// Runs.
 
-/** A run's spec as the JSON it was: fields as they were written, in order. */
+/** The spec of a run as the original JSON text, fields sorted. */
 function specText(run) {
   const fields = { ...DATA.shared, ...run.spec };
   return `{\n${Object.keys(fields).sort().map((name) => ` "${name}": ${fields[name]}`).join(",\n")}\n}`;
@@ -334,14 +334,14 @@ function drawRuns(more = false) {
   state.listed = Math.min(found.length, from + BATCH);
   const fresh = found.slice(from, state.listed).map(runDetails);
   if (more) $("run-list").append(...fresh);
-  else $("run-list").replaceChildren(...(fresh.length ? fresh : [el("p", { class: "none" }, "No run fits the search.")]));
+  else $("run-list").replaceChildren(...(fresh.length ? fresh : [el("p", { class: "none" }, "No run matches the search.")]));
   const failed = DATA.runs.filter((run) => run.failure).length;
-  $("runs-about").textContent = `${plural(found.length, "run")}${words.length ? ` of ${DATA.runs.length.toLocaleString("en-US")}` : ""}, those that only choose among them${failed ? `; ${failed} failed` : ""}. A spec is all that a run's numbers depend on, beside data and weights.`;
+  $("runs-about").textContent = `${plural(found.length, "run")}${words.length ? ` of ${DATA.runs.length.toLocaleString("en-US")}` : ""}, including those that only choose options${failed ? `; ${failed} failed` : ""}. The numbers of a run depend only on its spec, the data and the weights.`;
   $("more").hidden = state.listed >= found.length;
   $("more").textContent = `Show ${Math.min(BATCH, found.length - state.listed)} more of ${(found.length - state.listed).toLocaleString("en-US")}`;
 }
 
-// All of it.
+// Redraw.
 
 function drawCharts() {
   drawSize();
