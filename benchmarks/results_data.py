@@ -38,7 +38,8 @@ def runs_csv(results: Results) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    writer.writerows(sorted(rows, key=lambda row: (row[0] == "final", *map(str, row))))
+    rows.sort(key=lambda row: (row[0] == "final", *map(str, row)))
+    writer.writerows(rows)
     return text.getvalue()
 
 
