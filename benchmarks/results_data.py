@@ -8,6 +8,7 @@ options and those that are reported. `recipes.json` and `compare.json` are what 
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -28,16 +29,17 @@ COLUMNS = (*VARYING, "trained", "parameters", "bytes", "best_epoch", "val_accura
 
 def runs_csv(results: Results) -> str:
     """Return a line for each run: what was run, and its numbers without the learning curves."""
-    rows = []
+    rows: list[list[object]] = []
     for run in results.runs.values():
         spec, outcome = run.spec.to_dict(), run.outcome
         numbers = (outcome.parameters, outcome.bytes, outcome.best_epoch, outcome.val_accuracy, outcome.test_accuracy)
         seconds = round(run.measured.seconds, 1) if run.measured else None
-        rows.append((*(spec[name] for name in VARYING), outcome.method, *numbers, seconds))
+        rows.append([*(spec[name] for name in VARYING), outcome.method, *numbers, seconds])
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    writer.writerows(sorted(rows, key=lambda row: (row[0] == "final", *map(str, row))))
+    rows.sort(key=lambda row: (row[0] == "final", *map(str, row)))
+    writer.writerows(rows)
     return text.getvalue()
 
 
@@ -81,7 +83,8 @@ def read_comparison(path: Path) -> Comparison:
     data = json.loads(path.read_text())
     rows = []
     for label, sizes in data["meta_info"].items():
-        measured = dict(data["train_info"][label])
-        accuracies = {name: tuple(measured.pop(name)) for name in ("val_accuracy", "test_accuracy")}
-        rows.append(ComparisonRow(label, **sizes, **accuracies, **measured))
+        row = ComparisonRow(label, **sizes, **data["train_info"][label])
+        rows.append(
+            dataclasses.replace(row, val_accuracy=tuple(row.val_accuracy), test_accuracy=tuple(row.test_accuracy))
+        )
     return Comparison(tuple(rows), data["run_info"])

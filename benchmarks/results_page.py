@@ -89,10 +89,9 @@ def recipes_section() -> str:
     for row in sorted(comparison.rows, key=lambda row: row.parameters):
         name, _, factor = row.label.partition(" x")
         title = (inspect.getdoc(METHODS[name]) or "").partition(":")[0]
-        accuracies = (with_spread(each) for each in (row.val_accuracy, row.test_accuracy))
-        rows.append(
-            (title, f"`{name}`", f"x {factor}", f"{row.parameters:,}", f"{row.bytes / 1024:,.0f} KiB", *accuracies)
-        )
+        sizes = (f"{row.parameters:,}", f"{row.bytes / 1024:,.0f} KiB")
+        accuracies = (percent(each) for each in (row.val_accuracy, row.test_accuracy))
+        rows.append((title, f"`{name}`", f"x {factor}", *sizes, *accuracies))
     headers = ("method", "recipe", "scale", "parameters", "file", "validation %", "test %")
     return str(Table(headers, tuple(rows)))
 
