@@ -36,15 +36,15 @@ def fashion_mnist(
 ) -> Splits:
     """Return Fashion-MNIST: 28 x 28 grey images of clothes, in ten classes.
 
-    By default 800 of the 60,000 training images train, 200 validate, and all test images test. `nano()` was pretrained
-    on these 60,000 images, so fine-tuning it here is not transfer learning.
+    By default 800 of the 60,000 training images are used for training, 200 for validation, and all 10,000 test images
+    for the test. `nano()` was pretrained on these 60,000 images, so fine-tuning it here is not transfer learning.
 
     Args:
         model: A model with a timm data configuration, which sets size, channels and normalisation.
         root: Folder of the four files `{train,t10k}-{images-idx3,labels-idx1}-ubyte.gz`; default: the environment
             variable `TENSORFACT_FASHION_MNIST`, else the folder of Debian's package dataset-fashion-mnist.
         train: Number of training images.
-        val: Number of validation images, drawn from the training images too.
+        val: Number of validation images, drawn from the 60,000 training images.
         test: Number of test images.
         seed: Seed of the random selection.
         imagenet_statistics: Normalise with ImageNet's mean and standard deviation instead of the model's.

@@ -87,10 +87,10 @@ def open_task(
     | name | data | `root` |
     | --- | --- | --- |
     | `digits` | `digits` | |
-    | `fashion-mnist` | `fashion_mnist` | folder with a subfolder `fashion-mnist` of its files; optional |
+    | `fashion-mnist` | `fashion_mnist` | optional: folder of its files in a subfolder `fashion-mnist` |
     | `sprites-location`, `sprites-orientation` | `sprites` | |
-    | `vtab:TASK` | `vtab` | folder of the 19 tasks, or its parent if it is named `vtab-1k` |
-    | `few-shot:TASK:SHOTS:SEED` | `few_shot` | folder of the tasks, or its parent if it is named `few-shot` |
+    | `vtab:TASK` | `vtab` | folder of the 19 tasks, directly or in a subfolder `vtab-1k` |
+    | `few-shot:TASK:SHOTS:SEED` | `few_shot` | folder of the tasks, directly or in a subfolder `few-shot` |
     | `folder:PATH` | `image_folder` | folder that PATH is relative to |
     | `timm:NAME` | `timm_dataset` | timm's root |
     | `hf:NAME` | `hugging_face` | folder that NAME is relative to, if it is a folder |

@@ -1,4 +1,4 @@
-"""A stopped run ends as if it had never stopped; a checkpoint of anything else is refused."""
+"""A resumed run gives the result of an uninterrupted one; a checkpoint of another run raises."""
 
 from __future__ import annotations
 
