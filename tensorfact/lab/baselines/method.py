@@ -18,7 +18,7 @@ def require_size(what: str, value: object) -> None:
         value: Value of the argument.
 
     Raises:
-        AdaptError: The value is not such an int.
+        AdaptError: The value has another type or is below 1.
     """
     whole_number(value, what, AdaptError, example=8)
 

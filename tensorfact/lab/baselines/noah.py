@@ -124,7 +124,7 @@ class Space:
         for name in KINDS:
             sizes = required_sizes(f"Space: {name}", getattr(self, name), "to choose from")
             if not sizes:
-                raise AdaptError(f"Space: {name} is empty", fix=f"{name}=(0,) for none")
+                raise AdaptError(f"Space: {name} is empty", fix=f"pass {name}=(0,) for none")
             object.__setattr__(self, name, sizes)
 
     def smallest(self, depth: int) -> Subnet:

@@ -93,9 +93,9 @@ class Saved:
         try:
             saved = header.metadata["history"]
             history = History(tuple(Epoch(**epoch) for epoch in saved["epochs"]), int(saved["best_epoch"]))
-            told = header.metadata
-            samples = tuple(told["samples"])
-            theirs = Identity(Schedule(**told["recipe"]), told["frozen"], told["scales"], samples)
+            metadata = header.metadata
+            samples = tuple(metadata["samples"])
+            theirs = Identity(Schedule(**metadata["recipe"]), metadata["frozen"], metadata["scales"], samples)
             history.epochs[history.best_epoch]
         except (KeyError, TypeError, ValueError, IndexError, TrainingError) as error:
             raise CheckpointError(

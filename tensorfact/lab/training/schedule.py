@@ -68,7 +68,7 @@ def check_number(name: str, value: object, lowest: int, *, whole: bool = True) -
         whole: Whether it must be an int.
 
     Raises:
-        TrainingError: The value is not such a number.
+        TrainingError: The value has another type or is below `lowest`.
     """
     if whole:
         whole_number(value, f"fit: {name}", TrainingError, least=lowest)
