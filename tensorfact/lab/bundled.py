@@ -1,4 +1,4 @@
-"""The model inside the package: a small ViT, pretrained on Fashion-MNIST by `examples/pretrain_nano.py`."""
+"""The bundled model: a small ViT, pretrained on Fashion-MNIST by `examples/pretrain_nano.py`."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ MEAN, STD = 0.2860, 0.3530
 def nano(*, pretrained: bool = True, num_classes: int = 10) -> nn.Module:
     """Build the bundled ViT: 6 layers, width 96, 3 heads, 7 x 7 patches of 28 x 28 grey images.
 
-    It is a `timm.models.VisionTransformer`, so code that works on it also works on the larger ones of timm.
+    It is timm's `VisionTransformer`, so code for it also works on timm's larger ViTs.
 
     Args:
-        pretrained: Load the bundled Fashion-MNIST weights. With `num_classes` other than 10 the head is new.
-        num_classes: Number of outputs of the head.
+        pretrained: Load the bundled Fashion-MNIST weights. With another `num_classes` the head is newly initialised.
+        num_classes: Number of classes.
 
     Returns:
         The model in evaluation mode, fp32, on the CPU. Input: (batch, 1, 28, 28).

@@ -1,10 +1,11 @@
-"""Models by name, for the command line: the bundled one, timm's, transformers', torch's own."""
+"""Make models by name: the bundled one, and those of timm, transformers and torch.nn."""
 
 from __future__ import annotations
 
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any, cast
 
 import timm
@@ -21,21 +22,21 @@ from .bundled import nano
 Maker = Callable[..., nn.Module]
 
 
-def make_model(name: str, *, pretrained: bool = False, **options: Any) -> nn.Module:
+def make_model(name: str, *, pretrained: bool = False, **options: object) -> nn.Module:
     """Make a model by name.
 
     Args:
-        name: `nano`; any name timm knows; `hf:` and a model type of transformers (`hf:bert`), a folder with a
-            `config.json` or a name on its hub; `torch:` and a class of `torch.nn` (`torch:Transformer`). Options may
-            follow in parentheses: `vit_tiny_patch16_224(depth=2)`.
-        pretrained: Load the weights, from a cache or the network; `nano` brings its own.
-        options: Passed to the model, or to its configuration.
+        name: `nano`; a timm name; `hf:` and a model type of transformers (`hf:bert`), a folder with a `config.json` or
+            a name on the hub; or `torch:` and a class of `torch.nn` (`torch:Transformer`). Options may follow in
+            parentheses: `vit_tiny_patch16_224(depth=2)`.
+        pretrained: Load pretrained weights, from a cache or the network; those of `nano` are in the package.
+        options: Keyword arguments of the model, or of its configuration.
 
     Returns:
         The model.
 
     Raises:
-        DataError: There is no such model, or its weights cannot be had.
+        DataError: The model is unknown, or its weights cannot be loaded.
 
     Examples:
         >>> type(make_model("torch:TransformerEncoderLayer", d_model=16, nhead=2)).__name__
@@ -47,34 +48,42 @@ def make_model(name: str, *, pretrained: bool = False, **options: Any) -> nn.Mod
     maker = _SOURCES.get(source) if separator else _nano if name == "nano" else _timm
     if maker is None:
         known = ", ".join(f"{prefix}:" for prefix in _SOURCES)
-        raise DataError(f"unknown model {name!r}", expected=f"a timm name, or one that begins with {known}", got=source)
+        raise DataError(
+            f"unknown model {name!r}",
+            expected=f"nano, a timm name, or a name that begins with {known}",
+            got=f"{source}:{nearest(source, _SOURCES)}",
+        )
     try:
         return maker(rest if separator else name, pretrained=pretrained, **options)
     except TensorfactError:
         raise
     except Exception as error:  # whatever the hub, the network, the weights or the options raise
+        weights = " with pretrained weights" if pretrained else ""
+        reason = str(error).partition("\n")[0]
         raise DataError(
-            f"cannot make {name!r}" + (" with pretrained weights" if pretrained else ""),
-            got=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
-            cause="there is no network, there are no such weights, or an option is wrong",
+            f"cannot make {name!r}{weights}",
+            got=f"{type(error).__name__}: {reason}",
+            cause="no network, no such weights, or a wrong option",
             fix="check the name, pass --checkpoint FILE, or leave --pretrained out",
         ) from error
 
 
-def load_model(name: str, *, pretrained: bool = False, checkpoint: AnyPath | None = None, **options: Any) -> nn.Module:
-    """Make a model by name, with weights.
+def load_model(
+    name: str, *, pretrained: bool = False, checkpoint: AnyPath | None = None, **options: object
+) -> nn.Module:
+    """Make a model by name and load its weights; `nano` is always pretrained.
 
     Args:
         name: As in `make_model`.
         pretrained: As in `make_model`.
-        checkpoint: A safetensors file with the model's weights. A head of another size in it is left out.
+        checkpoint: Safetensors file with the model's weights. A head of another size is not loaded.
         options: As in `make_model`.
 
     Returns:
         The model in evaluation mode.
 
     Raises:
-        DataError: There is no such model, its weights cannot be had, or the file does not fit.
+        DataError: The model is unknown, its weights cannot be loaded, or the file does not fit.
         CheckpointError: The file is missing or damaged.
 
     Examples:
@@ -89,10 +98,10 @@ def load_model(name: str, *, pretrained: bool = False, checkpoint: AnyPath | Non
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Let a seed decide what torch draws while the context lasts; the caller's random state stays as it was.
+    """Context in which torch draws from a seed; on exit the caller's random state on the CPU is restored.
 
     Args:
-        seed: The seed.
+        seed: Seed for `torch.manual_seed`.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -103,20 +112,19 @@ def with_head(model: nn.Module, classes: int, seed: int) -> nn.Module:
     """Give a model a new head, in place.
 
     Args:
-        model: A timm model, or one with `reset_classifier`.
-        classes: How many classes the head tells apart.
-        seed: What draws it.
+        model: A timm model, or another with a `reset_classifier` method.
+        classes: Number of classes.
+        seed: Seed of the head's initial weights.
 
     Returns:
         The model.
 
     Raises:
-        AdaptError: It cannot get one.
+        AdaptError: The model has no `reset_classifier` method.
     """
     if not hasattr(model, "reset_classifier"):
         raise AdaptError(
             f"{type(model).__name__} has no reset_classifier()",
-            cause="only timm's models and the like know how to replace their head",
             fix="pass a timm model, or give the model a reset_classifier(num_classes) method",
         )
     device = next(model.parameters()).device
@@ -126,22 +134,22 @@ def with_head(model: nn.Module, classes: int, seed: int) -> nn.Module:
 
 
 def model_shapes(name: str, **options: Any) -> nn.Module:
-    """Make a model by name without memory for its weights, to plan on.
+    """Make a model by name on the meta device, without memory for weights, to plan on.
 
     Args:
         name: As in `make_model`.
         options: As in `make_model`.
 
     Raises:
-        DataError: There is no such model.
+        DataError: The model is unknown.
     """
     with torch.device("meta"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # initialising what has no storage
+        warnings.simplefilter("ignore")  # initialisers warn about tensors without storage
         return make_model(name, **options)
 
 
-def _options(name: str) -> tuple[str, dict[str, Any]]:
-    """Split a model's name from its options."""
+def _options(name: str) -> tuple[str, dict[str, object]]:
+    """Split a model's name into the name and its options."""
     bare, bracket, rest = name.partition("(")
     if not bracket:
         return name, {}
@@ -150,26 +158,28 @@ def _options(name: str) -> tuple[str, dict[str, Any]]:
             raise ValueError(rest)  # noqa: TRY301
         return bare, read_options(rest[:-1])
     except ValueError as error:
-        raise DataError("a model's options", expected="NAME(option=value,...)", got=repr(name)) from error
+        raise DataError(
+            "cannot read the options of a model", expected="NAME(option=value,...)", got=repr(name)
+        ) from error
 
 
 def _nano(name: str, *, pretrained: bool, **options: Any) -> nn.Module:
     return nano(pretrained=pretrained, **options)
 
 
-def _timm(name: str, *, pretrained: bool, **options: Any) -> nn.Module:
+def _timm(name: str, *, pretrained: bool, **options: object) -> nn.Module:
     known = timm.list_models()
     if name.split(".")[0] not in known:
         raise DataError(
             f"unknown model {name!r}",
-            expected="nano, a name of timm.list_models(), or hf:NAME",
+            expected="nano, a timm name, hf:NAME or torch:CLASS",
             got=f"{name!r}{nearest(name, ['nano', *known])}",
-            fix="see timm.list_models('*vit*')",
+            fix="list the names with timm.list_models('*vit*')",
         )
     return cast("nn.Module", timm.create_model(name, pretrained=pretrained, **options))
 
 
-def _transformers(name: str, *, pretrained: bool, **options: Any) -> nn.Module:
+def _transformers(name: str, *, pretrained: bool, **options: object) -> nn.Module:
     try:
         import transformers
     except ImportError as error:
@@ -182,18 +192,20 @@ def _transformers(name: str, *, pretrained: bool, **options: Any) -> nn.Module:
         return cast("nn.Module", transformers.AutoModel.from_config(configure(name, **options)))
 
 
-def _torch(name: str, *, pretrained: bool, **options: Any) -> nn.Module:
+def _torch(name: str, *, pretrained: bool, **options: object) -> nn.Module:
     if pretrained:
         raise DataError(f"torch:{name} has no pretrained weights", fix="leave --pretrained out")
     cls = getattr(nn, name, None)
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
-        raise DataError(f"torch.nn has no module {name!r}", fix="torch:Transformer, torch:TransformerEncoderLayer, ...")
+        raise DataError(
+            f"torch.nn has no module {name!r}", fix="use torch:Transformer, torch:TransformerEncoderLayer, ..."
+        )
     return cls(**options)
 
 
 @contextlib.contextmanager
-def _quiet(logging: Any) -> Iterator[None]:
-    """Keep transformers' remarks on configurations to itself while it makes a model."""
+def _quiet(logging: ModuleType) -> Iterator[None]:
+    """Context in which transformers logs errors only, not its remarks on configurations."""
     level = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
@@ -214,7 +226,7 @@ def _load(model: nn.Module, path: AnyPath) -> None:
         raise DataError(
             f"{path} does not fit the model",
             expected=f"{len(own)} tensors named as in the model's state_dict",
-            got=f"{len(odd)} that are missing, foreign or of another shape, {odd[0]!r} first",
+            got=f"{len(odd)} missing, unknown or of another shape, the first {odd[0]!r}",
             fix="pass weights of this architecture",
         )
     model.load_state_dict({**{n: t for n, t in stored.items() if n not in head}, **{n: own[n] for n in head}})

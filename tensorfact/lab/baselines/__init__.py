@@ -1,4 +1,4 @@
-"""What adapters are compared with: the head alone, biases, everything, added modules, prompts, and all at once."""
+"""Baselines to compare adapters with: linear probe, full fine-tuning, BitFit, bottlenecks, prompts and NOAH."""
 
 import functools
 from collections.abc import Callable
@@ -22,7 +22,7 @@ BASELINES: dict[str, Callable[..., Method]] = {
     "vpt-deep": functools.partial(PromptTuning, deep=True),
     "noah-subnet": Subnet,
 }
-"""Baselines by name; options are plain: numbers, or for `noah-subnet` sequences of them."""
+"""Baselines by name. Their options are numbers or, for `noah-subnet`, sequences of numbers."""
 
 __all__ = [
     "BASELINES",

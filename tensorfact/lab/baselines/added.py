@@ -1,8 +1,8 @@
-"""Modules that a baseline adds to a model by hooks, on a frozen base."""
+"""Modules that a baseline adds to a frozen model with forward hooks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -15,39 +15,59 @@ from ...storage.files import write_tensors
 
 
 class Removable(Protocol):
-    """What ties a module to a model until it is removed, such as torch's handle of a hook."""
+    """A change of a model that can be undone, such as a hook by its handle."""
 
     def remove(self) -> None:
-        """Untie it."""
+        """Undo the change."""
+
+
+class Block(Protocol):
+    """A transformer block of timm: the submodules and methods that the baselines use."""
+
+    norm1: nn.LayerNorm
+    attn: nn.Module
+    drop_path1: nn.Module
+    norm2: nn.Module
+    mlp: nn.Module
+    drop_path2: nn.Module
+
+    def named_children(self) -> Iterator[tuple[str, nn.Module]]:
+        """Return the submodules by name, in the order in which they run."""
+
+    def register_forward_pre_hook(self, hook: Callable[..., object]) -> Removable:
+        """Call a hook before every forward pass of the block."""
+
+    def register_forward_hook(self, hook: Callable[..., object]) -> Removable:
+        """Call a hook after every forward pass of the block."""
 
 
 class Replaced:
-    """A method of one module, replaced until it is removed.
+    """Replace a method of one module, until `remove` is called.
 
     Args:
         module: The module.
-        name: The method's name.
-        method: What is called instead, without the module.
+        name: Name of the method.
+        method: The replacement; it is called without the module.
     """
 
-    def __init__(self, module: nn.Module, name: str, method: Callable[..., Any]) -> None:
+    def __init__(self, module: nn.Module, name: str, method: Callable[..., object]) -> None:
         self.module, self.name = module, name
         module.__dict__[name] = method
 
     def remove(self) -> None:
-        """Let the module have its own method again."""
+        """Restore the module's own method."""
         self.module.__dict__.pop(self.name, None)
 
 
 class Added(nn.ModuleList):
-    """Modules that a baseline added to a model, found as `model.baseline`. The base is frozen, the head trains.
+    """Modules that a baseline adds to a model, as `model.baseline`. The base is frozen, the head trains.
 
-    Hooks are methods of the modules, so that a deep copy of the model has its own.
+    Hooks must be methods of the modules, so that a deep copy of the model gets its own.
 
     Args:
         model: The model.
         modules: The modules, in the order of the blocks.
-        hooks: What ties them to the model.
+        hooks: Handles of the hooks that connect the modules to the model.
     """
 
     def __init__(self, model: nn.Module, modules: Iterable[nn.Module], hooks: Iterable[Removable]) -> None:
@@ -63,11 +83,11 @@ class Added(nn.ModuleList):
 
     @property
     def num_parameters(self) -> int:
-        """How many numbers the added modules hold."""
+        """Number of parameters in the added modules."""
         return sum(parameter.numel() for parameter in self.parameters())
 
     def merge(self) -> None:
-        """Do nothing: what these modules compute is no change of weights."""
+        """Do nothing: added modules cannot be merged into weights."""
 
     def save(self, path: AnyPath) -> None:
         """Write the added modules and the head to one file."""
@@ -76,7 +96,7 @@ class Added(nn.ModuleList):
         write_tensors(path, {**tensors, **{name: parameters[name] for name in self.head}}, {"kind": BASELINE})
 
     def remove(self) -> None:
-        """Take the modules off the model."""
+        """Remove the modules from the model, and restore `requires_grad` of its parameters."""
         model: nn.Module = self.__dict__["_model"]
         for hook in self._hooks:
             hook.remove()
@@ -85,26 +105,26 @@ class Added(nn.ModuleList):
             parameter.requires_grad_(self._flags.get(name, parameter.requires_grad))
 
 
-def blocks_of(model: nn.Module, *parts: str) -> Sequence[nn.Module]:
-    """Return the transformer blocks of a model: the modules that have these parts.
+def blocks_of(model: nn.Module, *parts: str) -> Sequence[Block]:
+    """Return the transformer blocks of a model: the modules that have all these submodules.
 
     Args:
         model: The model.
-        parts: Names of the modules that a block has.
+        parts: Names of the submodules that a block must have.
 
     Raises:
-        AdaptError: There is none, or the model is adapted or has a baseline already.
+        AdaptError: The model has no such block, is adapted, or has a baseline already.
     """
     refuse_adapted(model)
     if hasattr(model, BASELINE):
-        raise AdaptError(f"the model has a {BASELINE!r} of its own", fix=f"rename the attribute {BASELINE!r}")
-    found = [
+        raise AdaptError(f"the model already has an attribute {BASELINE!r}", fix=f"rename the attribute {BASELINE!r}")
+    found: list[Any] = [
         module for module in model.modules() if all(isinstance(getattr(module, p, None), nn.Module) for p in parts)
     ]
     if not found:
         raise AdaptError(
             f"{type(model).__name__} has no blocks with {', '.join(parts)}",
-            expected="a transformer of timm's, such as a ViT or a Swin",
+            expected="a transformer of timm, such as a ViT or a Swin",
             fix="leave this baseline out",
         )
     return found

@@ -14,7 +14,7 @@ from torch.nn.utils import skip_init
 
 from ...common.checks import finite_number
 from ...errors import AdaptError
-from .added import Added, blocks_of
+from .added import Added, Block, blocks_of
 from .method import require_size
 
 
@@ -22,19 +22,19 @@ class Bottleneck(nn.Module):
     """Two linear layers with an activation function between them. The second starts at zero.
 
     Args:
-        width: The width of inputs and outputs.
-        hidden: The width between.
-        act: The activation function.
-        scale: What multiplies the result.
-        generator: What draws the first layer, normal with variance 1 / width.
+        width: Width of inputs and outputs.
+        hidden: Width between the layers.
+        act: Activation function.
+        scale: Factor of the output.
+        generator: Draws the weights of the first layer, normal with variance 1 / width.
 
     Attributes:
-        used: How many of the hidden numbers are in use, the leading ones; if none is, nothing is added.
+        used: Number of leading hidden units in use; with 0, nothing is added.
     """
 
     def __init__(self, width: int, hidden: int, act: nn.Module, scale: float, generator: torch.Generator) -> None:
         super().__init__()
-        make: Any = functools.partial(skip_init, nn.Linear)  # which leaves the caller's random state as it is
+        make: Any = functools.partial(skip_init, nn.Linear)  # leaves the caller's random state unchanged
         self.down, self.up = make(width, hidden), make(hidden, width)
         self.act, self.scale, self.used = act, scale, hidden
         with torch.no_grad():
@@ -44,42 +44,44 @@ class Bottleneck(nn.Module):
         self._kept: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return what is added (..., width)."""
+        """Return the update (..., width) of an input (..., width)."""
         inner = self.act(linear(x, self.down.weight[: self.used], self.down.bias[: self.used]))
         return linear(inner, self.up.weight[:, : self.used], self.up.bias) * self.scale
 
-    def after(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        """Add to a module's output what its output gives."""
+    def after(self, module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+        """Forward hook: add the update of the module's output to the output."""
         return output + self.forward(output) if self.used else output
 
     def keep(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        """Remember a module's input."""
+        """Forward pre-hook: keep the module's input for `beside`."""
         self._kept = inputs[0]
 
-    def beside(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        """Add to a module's output what the input that was kept gives."""
+    def beside(self, module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+        """Forward hook: add the update of the input that was kept to the module's output."""
         kept, self._kept = self._kept, None
         if kept is None:
             raise AdaptError("the block's norm2 did not run before its mlp", fix="leave this baseline out")
         return output + self.forward(kept)
 
 
-def bottlenecked(model: nn.Module, *parts: str) -> Sequence[tuple[Any, int]]:
-    """Return a model's blocks that have these parts beside attention, each with the width of what its MLP returns.
+def bottlenecked(model: nn.Module, *parts: str) -> Sequence[tuple[Block, int]]:
+    """Return the blocks of a model that have these submodules, an MLP and attention, with the output width of the MLP.
 
     Raises:
-        AdaptError: There is none, or an MLP does not end in a linear layer `fc2`.
+        AdaptError: The model has no such block, or an MLP does not end in a linear layer `fc2`.
     """
-    blocks: Sequence[Any] = blocks_of(model, "mlp", "attn", *parts)
-    for block in blocks:
-        if not isinstance(getattr(block.mlp, "fc2", None), nn.Linear):
+    found = []
+    for block in blocks_of(model, "mlp", "attn", *parts):
+        last = getattr(block.mlp, "fc2", None)
+        if not isinstance(last, nn.Linear):
             raise AdaptError(
-                f"{type(model).__name__} cannot take bottlenecks",
+                f"{type(model).__name__} does not support bottlenecks",
                 expected="MLPs that end in a linear layer fc2",
                 got=type(block.mlp).__name__,
                 fix="leave this baseline out",
             )
-    return [(block, block.mlp.fc2.out_features) for block in blocks]
+        found.append((block, last.out_features))
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +89,7 @@ class BottleneckAdapters:
     """A bottleneck after the MLP of every block.
 
     Args:
-        hidden: The bottleneck's width.
+        hidden: Width of the bottleneck.
 
     Source: N. Houlsby et al., Parameter-Efficient Transfer Learning for NLP, ICML 2019.
     """
@@ -99,7 +101,7 @@ class BottleneckAdapters:
 
     @property
     def label(self) -> str:
-        """The row's name."""
+        """Name of the method in tables."""
         return f"adapter h={self.hidden}"
 
     def attach(self, model: nn.Module, seed: int) -> Added:
@@ -115,13 +117,14 @@ class BottleneckAdapters:
 
 @dataclasses.dataclass(frozen=True)
 class AdaptFormer:
-    """A bottleneck beside the normalised MLP of every block.
+    """A bottleneck in parallel to the MLP of every block.
 
-    For blocks that normalise before their MLP: its branch starts before the norm and joins after the MLP.
+    For blocks that normalise before their MLP: the bottleneck reads the input of the norm, and its output is added to
+    that of the MLP.
 
     Args:
-        hidden: The bottleneck's width.
-        scale: What multiplies its result.
+        hidden: Width of the bottleneck.
+        scale: Factor of the bottleneck's output.
 
     Source: S. Chen et al., AdaptFormer: Adapting Vision Transformers for Scalable Visual Recognition, NeurIPS 2022.
     """
@@ -135,19 +138,19 @@ class AdaptFormer:
 
     @property
     def label(self) -> str:
-        """The row's name."""
+        """Name of the method in tables."""
         return f"adaptformer h={self.hidden}"
 
     def attach(self, model: nn.Module, seed: int) -> Added:
         """Add the bottlenecks."""
         blocks = bottlenecked(model, "norm2")
         for block, _ in blocks:
-            at = {name: index for index, name in enumerate(block._modules)}
-            if at.get("norm2", 0) > at.get("mlp", 0):  # timm's blocks list their parts as they run
+            order = [name for name, _ in block.named_children()]  # timm registers submodules in the order they run
+            if order.index("norm2") > order.index("mlp"):
                 raise AdaptError(
-                    f"{type(block).__name__} cannot take AdaptFormer",
+                    f"{type(block).__name__} does not support AdaptFormer",
                     expected="blocks that normalise before their MLP",
-                    fix="leave this baseline out, or use BottleneckAdapters",
+                    fix="use BottleneckAdapters, or leave this baseline out",
                 )
         generator = torch.Generator().manual_seed(seed)
         added, hooks = [], []

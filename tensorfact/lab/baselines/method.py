@@ -1,4 +1,4 @@
-"""What a row of a comparison is: a method that makes a model train, and what it attached."""
+"""The interfaces of a comparison: `Method` prepares a model for training, `Trained` is what it attached."""
 
 from __future__ import annotations
 
@@ -11,57 +11,57 @@ from ...errors import AdaptError
 
 
 def require_size(what: str, value: object) -> None:
-    """Refuse a size that is no int from 1 up.
+    """Raise unless a size is an int of at least 1.
 
     Args:
-        what: The argument.
-        value: What arrived.
+        what: Name of the argument, for the message.
+        value: Value of the argument.
 
     Raises:
-        AdaptError: It is refused.
+        AdaptError: The value has another type or is below 1.
     """
     whole_number(value, what, AdaptError, example=8)
 
 
 def required_sizes(what: str, given: object, each: str) -> tuple[int, ...]:
-    """Return sizes as a tuple, also where they are a list, as JSON has them.
+    """Return sizes as a tuple; a list, as read from JSON, is accepted.
 
     Args:
-        what: The argument.
-        given: What arrived.
-        each: What there is a size for.
+        what: Name of the argument, for the message.
+        given: Value of the argument.
+        each: Purpose of the sizes, for the message.
 
     Raises:
-        AdaptError: These are no ints from 0 up.
+        AdaptError: The value is not a tuple or list of ints of at least 0.
     """
     if not isinstance(given, (tuple, list)) or any(type(size) is not int or size < 0 for size in given):
-        raise AdaptError(what, expected=f"ints from 0 up, {each}", got=repr(given))
+        raise AdaptError(what, expected=f"a tuple of ints of at least 0, {each}", got=repr(given))
     return tuple(given)
 
 
 class Trained(Protocol):
-    """Something attached to a model that trains: an `Adapter`, or what a baseline attached."""
+    """Something trainable attached to a model: an `Adapter`, or the modules of a baseline."""
 
     @property
     def num_parameters(self) -> int:
-        """How many numbers train, the head apart."""
+        """Number of trained parameters, without the head."""
 
     def merge(self) -> None:
-        """Write what was trained into the model's weights, where that is possible."""
+        """Merge what was trained into the model's weights, where that is possible."""
 
     def save(self, path: AnyPath) -> None:
-        """Write what was trained to one file."""
+        """Write the trained parameters to one file."""
 
     def remove(self) -> None:
-        """Take it off the model; every parameter requires gradients as it did before."""
+        """Remove it from the model, and restore `requires_grad` of every parameter."""
 
 
 class Method(Protocol):
-    """A row of a comparison: how a model is made to train."""
+    """A method of a comparison: how a model is prepared for training."""
 
     @property
     def label(self) -> str:
-        """The row's name."""
+        """Name of the method in tables."""
 
     def attach(self, model: nn.Module, seed: int) -> Trained:
-        """Make a model train in this method's way, in place."""
+        """Prepare a model for training with this method, in place."""

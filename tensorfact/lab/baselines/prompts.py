@@ -1,10 +1,9 @@
-"""Visual prompt tuning: trained tokens beside those of the image."""
+"""Visual prompt tuning (VPT): trained tokens that join those of the image."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from timm.models.swin_transformer import PatchMerging, SwinTransformerBlock
@@ -12,22 +11,22 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from ...errors import AdaptError
-from .added import Added, Removable, blocks_of
+from .added import Added, Block, Removable, blocks_of
 from .method import require_size
 from .windows import WindowPrompts
 
 
 class Prompts(nn.Module):
-    """Trained tokens that stand behind a block's class token.
+    """Trained tokens after the class token in a block's input.
 
     Args:
-        length: How many.
-        width: The width of a token.
-        prefix: How many tokens stand before them.
-        generator: What draws them, uniform as Xavier's for one token.
+        length: Number of prompts.
+        width: Width of a token.
+        prefix: Number of tokens before the prompts, such as the class token.
+        generator: Draws the initial prompts, Xavier uniform.
 
     Attributes:
-        used: How many are in use, the leading ones.
+        used: Number of leading prompts in use.
     """
 
     def __init__(self, length: int, width: int, prefix: int, generator: torch.Generator) -> None:
@@ -37,17 +36,17 @@ class Prompts(nn.Module):
         self.prefix, self.used = prefix, length
 
     def insert(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Put the prompts into a block's input (batch, tokens, width)."""
+        """Forward pre-hook: insert the prompts into a block's input (batch, tokens, width)."""
         x, *rest = inputs
         prompts = self.tokens[: self.used].to(x.dtype).expand(len(x), -1, -1)
         return (torch.cat([x[:, : self.prefix], prompts, x[:, self.prefix :]], 1), *rest)
 
-    def strip(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        """Take the prompts' places out of a block's output."""
+    def strip(self, module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+        """Forward hook: remove the prompts from a block's output."""
         return torch.cat([output[:, : self.prefix], output[:, self.prefix + self.used :]], 1)
 
-    def tie(self, blocks: Sequence[nn.Module]) -> list[Removable]:
-        """Let the prompts pass through these blocks."""
+    def tie(self, blocks: Sequence[Block]) -> list[Removable]:
+        """Register the hooks: insert before the first block, remove after the last."""
         return [
             blocks[0].register_forward_pre_hook(self.insert),
             blocks[-1].register_forward_hook(self.strip),
@@ -61,8 +60,8 @@ class PromptTuning:
     For timm's ViT, and for its Swin, where they join the tokens of every window: see `WindowPrompts`.
 
     Args:
-        length: How many tokens. `prompt_length` has the paper's.
-        deep: Whether every block has its own.
+        length: Number of prompts. `prompt_length` returns the paper's.
+        deep: Whether every block has its own prompts.
 
     Source: M. Jia et al., Visual Prompt Tuning, ECCV 2022.
     """
@@ -75,14 +74,14 @@ class PromptTuning:
 
     @property
     def label(self) -> str:
-        """The row's name."""
+        """Name of the method in tables."""
         return f"vpt-{'deep' if self.deep else 'shallow'} p={self.length}"
 
     def attach(self, model: nn.Module, seed: int) -> Added:
         """Add the prompts."""
         blocks = blocks_of(model, "mlp", "attn", "norm1")
         generator = torch.Generator().manual_seed(seed)
-        spans: list[Sequence[Any]] = [[block] for block in blocks] if self.deep else [blocks]
+        spans: list[Sequence[Block]] = [[block] for block in blocks] if self.deep else [blocks]
         added: list[nn.Module] = []
         hooks: list[Removable] = []
         if all(isinstance(block, SwinTransformerBlock) for block in blocks):
@@ -103,15 +102,15 @@ class PromptTuning:
 
 
 def sequence_of(model: nn.Module) -> tuple[int, int]:
-    """Return how many tokens of a ViT stand before those of the image, and their width.
+    """Return the number of prefix tokens of a ViT, such as the class token, and the width of a token.
 
     Raises:
-        AdaptError: The model is another, whose blocks may count on where tokens stand.
+        AdaptError: The model is not timm's ViT; other blocks may depend on the position of tokens.
     """
     if not isinstance(model, VisionTransformer):
         raise AdaptError(
-            f"{type(model).__name__} takes neither prompts nor a subnet of NOAH's",
-            expected="timm's VisionTransformer, or for prompts its SwinTransformer",
+            f"{type(model).__name__} supports neither prompts nor NOAH's subnets",
+            expected="timm's VisionTransformer or, for prompts, its SwinTransformer",
             fix="leave this baseline out",
         )
     return model.num_prefix_tokens, model.embed_dim

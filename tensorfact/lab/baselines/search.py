@@ -1,4 +1,4 @@
-"""NOAH's search: train all subnets at once, then evolve the one that validates best within a number of parameters."""
+"""NOAH's search: train all subnets at once, then find the best one within a parameter budget by evolution."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from .noah import KINDS, RELEASED, Space, Subnet, Supernet
 from .prompts import sequence_of
 
 BUDGET = 361_000
-"""NOAH's published mean size on ViT-B."""
+"""NOAH's published mean number of parameters on ViT-B."""
 
 KEPT, MUTATED = 0.2, 0.2
-"""The share of a population that has offspring, and the chance of every size to be drawn again in a mutation."""
+"""Fraction of the population that become parents, and probability that a mutation redraws a size."""
 
 
 def search_subnet(
@@ -39,32 +39,33 @@ def search_subnet(
     seed: int = 0,
     progress: Progress = silent,
 ) -> Subnet:
-    """Find a subnet of NOAH's for a task; attached to a fresh model, it is then trained like any other method.
+    """Find a NOAH subnet for a task; attach it to a fresh model to train it like any other method.
 
-    A copy of the model trains with a `Supernet`, a subnet drawn for every step. Then subnets of it, without further
-    training, compete by accuracy on the validation split: of everything seen so far the best have offspring, one half
-    mutants of one parent, one half with every kind of size from one of two parents. What is above the budget shrinks, a
-    size at a time, until it fits. The other defaults are those of the released scripts for VTAB-1K.
+    First, a copy of the model trains with a `Supernet`, which draws a subnet for every step. Then an evolutionary
+    search, without further training, ranks subnets by validation accuracy: in each generation the best subnets so far
+    are the parents; half of the offspring mutate one parent, half take each kind of size from one of two parents. A
+    subnet above the budget shrinks, one size at a time, until it fits. The other defaults are those of the released
+    scripts for VTAB-1K.
 
     Args:
-        model: A ViT of timm's with a head for the task's classes; it is not changed.
-        splits: The task; its test split is not read.
-        space: The sizes to choose from.
-        budget: The most numbers a subnet may have, by default the published mean size on ViT-B.
-        epochs: Passes over the training split, for the supernet.
-        batch_size: Batch size: samples per step.
+        model: A timm ViT with a head for the task's classes; it is not changed.
+        splits: Data of the task; the test split is not used.
+        space: Sizes to choose from.
+        budget: Maximum number of parameters of a subnet; default: the published mean on ViT-B.
+        epochs: Number of passes over the training split, for the supernet.
+        batch_size: Batch size (samples per step).
         lr: Peak learning rate.
         weight_decay: AdamW's weight decay.
-        population: How many subnets compete in a generation.
-        generations: How many generations there are.
-        seed: Decides everything random.
+        population: Number of subnets per generation.
+        generations: Number of generations.
+        seed: Seed of the supernet's training and of the search.
         progress: Called after each epoch and each generation.
 
     Returns:
-        The best subnet; of equally good ones the smallest.
+        The subnet with the best validation accuracy; among equals, the smallest.
 
     Raises:
-        AdaptError: The model is no ViT of timm's, or no subnet is within the budget.
+        AdaptError: The model is not a timm ViT, or no subnet is within the budget.
         TrainingError: A number is out of range, or the loss is not finite.
     """
     check_search(model, space=space, budget=budget, population=population, generations=generations)
@@ -104,10 +105,10 @@ def check_search(
     generations: int = 15,
     **training: object,
 ) -> None:
-    """Refuse what `search_subnet` cannot do, before anything trains; the arguments are its own.
+    """Check the arguments of `search_subnet`, before anything trains.
 
     Raises:
-        AdaptError: The model is no ViT of timm's, or no subnet is within the budget.
+        AdaptError: The model is not a timm ViT, or no subnet is within the budget.
         TrainingError: A number is out of range.
     """
     for name, value in (("population", population), ("generations", generations), ("budget", budget)):
@@ -119,13 +120,13 @@ def check_search(
             "search_subnet: budget",
             expected=f"at least {least:,}, the smallest subnet",
             got=f"{budget:,}",
-            fix="a larger budget",
+            fix=f"budget={least}",
         )
 
 
 @dataclasses.dataclass(frozen=True)
 class _Evolution:
-    """How subnets come of subnets, within a budget."""
+    """Mutation and crossover of subnets within a budget."""
 
     space: Space
     depth: int
@@ -137,7 +138,7 @@ class _Evolution:
         return subnet.num_parameters(self.width)
 
     def offspring(self, parents: list[Subnet], count: int) -> list[Subnet]:
-        """Return mutants and crossings of parents, or without parents subnets drawn at random."""
+        """Return mutations and crossovers of parents; without parents, random subnets."""
         made = []
         for index in range(count):
             if not parents:

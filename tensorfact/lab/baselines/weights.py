@@ -19,9 +19,9 @@ class TrainedWeights:
 
     Args:
         model: The model.
-        names: The parameters that train.
-        num_parameters: How many numbers they hold, the head apart.
-        flags: Whether each of the model's parameters required gradients before.
+        names: Names of the trained parameters.
+        num_parameters: Number of trained parameters, without the head.
+        flags: `requires_grad` of every parameter before.
     """
 
     model: nn.Module
@@ -30,28 +30,28 @@ class TrainedWeights:
     flags: Mapping[str, bool]
 
     def merge(self) -> None:
-        """Do nothing: the weights are where they belong."""
+        """Do nothing: the model's own weights were trained."""
 
     def save(self, path: AnyPath) -> None:
-        """Write the trained parameters to one file, and the running statistics that trained beside them."""
+        """Write the trained parameters, and the running statistics that go with them, to one file."""
         parameters, stored = base_parameters(self.model), self.model.state_dict()
         buffers = {name: buffer for name, buffer in head_buffers(self.model, self.names).items() if name in stored}
         write_tensors(path, {**{name: parameters[name] for name in self.names}, **buffers}, {"kind": "weights"})
 
     def remove(self) -> None:
-        """Let every parameter require gradients as it did before; what was trained stays."""
+        """Restore `requires_grad` of every parameter; the trained values stay."""
         for name, parameter in base_parameters(self.model).items():
             parameter.requires_grad_(self.flags[name])
 
 
 @dataclasses.dataclass(frozen=True)
 class LinearProbe:
-    """Train the head alone."""
+    """Train only the head."""
 
     label: str = "linear probe"
 
     def attach(self, model: nn.Module, seed: int) -> TrainedWeights:
-        """Freeze all but the head."""
+        """Freeze all parameters except the head."""
         return train_only(model, set(head_parameters(model, True)))
 
 
@@ -62,13 +62,13 @@ class FullFineTuning:
     label: str = "full fine-tuning"
 
     def attach(self, model: nn.Module, seed: int) -> TrainedWeights:
-        """Let everything train."""
+        """Make every parameter trainable."""
         return train_only(model, set(base_parameters(model)))
 
 
 @dataclasses.dataclass(frozen=True)
 class BitFit:
-    """Train every bias, and the head; Swin's tables of relative position biases are among them.
+    """Train the head and every bias, including the relative position bias tables of Swin.
 
     Source: E. Ben Zaken et al., BitFit: Simple Parameter-efficient Fine-tuning for Transformer-based Masked
     Language-models, ACL 2022.
@@ -77,17 +77,17 @@ class BitFit:
     label: str = "bitfit"
 
     def attach(self, model: nn.Module, seed: int) -> TrainedWeights:
-        """Freeze all but biases and the head."""
+        """Freeze all parameters except biases and the head."""
         biases = {name for name in base_parameters(model) if "bias" in name.rpartition(".")[2]}
         return train_only(model, biases | set(head_parameters(model, True)))
 
 
 def train_only(model: nn.Module, names: set[str]) -> TrainedWeights:
-    """Let only some of a model's parameters require gradients.
+    """Freeze all parameters of a model except those named.
 
     Args:
         model: The model.
-        names: Their names.
+        names: Names of the parameters to train.
     """
     refuse_adapted(model)
     head = set(head_parameters(model, True))

@@ -1,4 +1,4 @@
-"""Data to train and select on."""
+"""Data sets with training, validation and test splits."""
 
 from .fashion import fashion_mnist
 from .generated import sprites

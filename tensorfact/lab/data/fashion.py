@@ -1,4 +1,4 @@
-"""Fashion-MNIST from its gzipped IDX files, which Debian packages."""
+"""Fashion-MNIST from its gzipped IDX files, as in Debian's package dataset-fashion-mnist."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .in_memory import ResizedImages
 from .splits import Splits, cut
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
-"""Where Debian's package dataset-fashion-mnist keeps the files."""
+"""Folder of Debian's package dataset-fashion-mnist."""
 VARIABLE = "TENSORFACT_FASHION_MNIST"
 SIZE, CLASSES, MOST = 28, 10, 60_000
 
@@ -34,25 +34,26 @@ def fashion_mnist(
     seed: int = 0,
     imagenet_statistics: bool = False,
 ) -> Splits:
-    """Return Fashion-MNIST, 28 x 28 grey images of clothes: 800 and 200 of its 60,000 by default, and its test images.
+    """Return Fashion-MNIST: 28 x 28 grey images of clothes, in ten classes.
 
-    `nano()` was pretrained on all 60,000: on it this is no transfer.
+    By default 800 of the 60,000 training images are used for training, 200 for validation, and all 10,000 test images
+    for the test. `nano()` was pretrained on these 60,000 images, so fine-tuning it here is not transfer learning.
 
     Args:
-        model: A model with a timm data configuration; decides size, channels and normalisation.
-        root: The folder of the four files `{train,t10k}-{images-idx3,labels-idx1}-ubyte.gz`; by default the
-            environment's `TENSORFACT_FASHION_MNIST`, and without one that of Debian's package dataset-fashion-mnist.
-        train: How many to train on.
-        val: How many to choose by, drawn from the same file.
-        test: How many of the test images to report on.
-        seed: Seed of what is drawn.
-        imagenet_statistics: Normalise by ImageNet's mean and deviation instead of the model's own.
+        model: A model with a timm data configuration, which sets size, channels and normalisation.
+        root: Folder of the four files `{train,t10k}-{images-idx3,labels-idx1}-ubyte.gz`; default: the environment
+            variable `TENSORFACT_FASHION_MNIST`, else the folder of Debian's package dataset-fashion-mnist.
+        train: Number of training images.
+        val: Number of validation images, drawn from the 60,000 training images.
+        test: Number of test images.
+        seed: Seed of the random selection.
+        imagenet_statistics: Normalise with ImageNet's mean and standard deviation instead of the model's.
 
     Returns:
-        The three parts, ten classes.
+        The three splits, with ten classes.
 
     Raises:
-        DataError: A file that is missing or not what its header says, or a size that is none or above what there is.
+        DataError: A file is missing or damaged, or a size is below 1 or above the number of images.
 
     Source: H. Xiao, K. Rasul, R. Vollgraf, Fashion-MNIST, 2017 (arXiv:1708.07747).
     """
@@ -67,6 +68,7 @@ def fashion_mnist(
                 f"{folder / name}-labels-idx1-ubyte.gz",
                 expected=f"{len(images)} labels from 0 to {CLASSES - 1}",
                 got=f"{len(labels)} up to {int(labels.max())}",
+                fix="download the files again",
             )
         drawn = cut(len(labels), sizes, seed=seed, what=f"fashion-mnist, {name}", rest=False)
         parts += [ResizedImages(images[part], labels[part], config) for part in drawn]
@@ -77,8 +79,8 @@ def _idx(path: Path, shape: tuple[int, ...]) -> Tensor:
     """Read a gzipped IDX file of bytes: (count, *shape), uint8.
 
     Args:
-        path: The file.
-        shape: The sizes it must state after its count.
+        path: The IDX file.
+        shape: Shape of one item, as the file's header must state it.
     """
     magic = bytes([0, 0, 0x08, 1 + len(shape)])  # 0x08 is unsigned bytes, then the number of dimensions
     length = 4 * (2 + len(shape))
@@ -86,19 +88,31 @@ def _idx(path: Path, shape: tuple[int, ...]) -> Tensor:
         with gzip.open(path) as file:
             header = file.read(length)
             if len(header) < length or header[:4] != magic:
-                raise DataError(f"{path}: its header", expected=magic.hex(), got=header[:4].hex() or "nothing")
+                raise DataError(
+                    f"{path} is not an IDX file of {len(shape) + 1} dimensions",
+                    expected=f"a header that begins with {magic.hex()}",
+                    got=header[:4].hex() or "an empty file",
+                )
             count, *sizes = struct.unpack(f">{1 + len(shape)}I", header[4:])
             if tuple(sizes) != shape or not 1 <= count <= MOST:
-                raise DataError(f"{path}: its sizes", expected=str(("1 to 60000", *shape)), got=str((count, *sizes)))
+                raise DataError(
+                    f"{path} has the wrong shape",
+                    expected=f"1 to {MOST} items of shape {shape}",
+                    got=f"{count} of shape {tuple(sizes)}",
+                )
             wanted = int(count * np.prod(shape, dtype=int))
             data = file.read(wanted + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(
             f"{path} cannot be read",
             got=str(error),
-            fix=f"install Debian's package dataset-fashion-mnist, or pass root= or set {VARIABLE} to the files' folder",
+            fix=f"apt install dataset-fashion-mnist, or pass root= or set {VARIABLE} to the folder of the files",
         ) from error
     if len(data) != wanted:
-        more = "more" if len(data) > wanted else str(len(data))
-        raise DataError(f"{path}: its data", expected=f"{wanted} bytes, as its header says", got=more)
+        raise DataError(
+            f"{path} is damaged",
+            expected=f"{wanted} bytes of data, as its header states",
+            got="more" if len(data) > wanted else str(len(data)),
+            fix="download the file again",
+        )
     return torch.from_numpy(np.frombuffer(data, np.uint8).reshape(count, *shape).copy())

@@ -1,4 +1,4 @@
-"""Sprites: two structured tasks that are drawn, not downloaded, in the manner of dSprites."""
+"""Sprites: two structured tasks like those of dSprites, rendered instead of downloaded."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ FACTORS = {"shape": 3, "scale": 6, "orientation": 40, "x": 32, "y": 32}
 """The generative factors of dSprites and how many values each has, the last one changing fastest."""
 COUNT = math.prod(FACTORS.values())
 LABELS = {"location": "x", "orientation": "orientation"}
-"""The factor that each task asks for."""
+"""The factor whose values each task classifies."""
 BINS, SIZE, WINDOW = 16, 64, 32
-FINE = 3  # points a pixel and direction; odd, so that an edge between pixels is no tie
+FINE = 3  # sample points per pixel and direction; odd, so that an edge between pixels is not a tie
 _AT_ONCE = 256  # images rendered at once, so that memory stays at some tens of megabytes
 
 
@@ -34,30 +34,32 @@ def sprites(
     seed: int = 0,
     imagenet_statistics: bool = False,
 ) -> Splits:
-    """Return white squares, ellipses and hearts on black, 64 x 64, to be placed or turned: VTAB's dSprites tasks.
+    """Return rendered images of white squares, ellipses and hearts on black, 64 x 64: VTAB's dSprites tasks.
 
-    The factors are those of dSprites: 3 shapes, 6 scales from 0.5 to 1, 40 orientations from 0 to 2 pi, 32 x 32
-    positions; no two images have the same ones. As in VTAB, the 16 classes are the bins of the x position (two values
-    each) or of the orientation (two or three values each). The convention of dSprites is kept: an orientation is the
-    angle that was drawn, whatever the shape's symmetry. A square looks nearly the same every quarter turn and an
-    ellipse every half turn, off by half a step or less, and the last orientation is the first one again (2 pi and 0,
-    of classes 15 and 0), so that no model reaches 100 % there. The drawing is this library's own: the images are not
-    those of the dSprites file.
+    The task is to classify the x position or the orientation of the shape. The factors are those of dSprites: 3 shapes,
+    6 scales from 0.5 to 1, 40 orientations from 0 to 2 pi, 32 x 32 positions; no two images agree in all of them. As
+    in VTAB, the 16 classes are bins of the x position (two values each) or of the orientation (two or three values
+    each).
+
+    As in dSprites, the label is the angle of the drawing, regardless of the shape's symmetry. A square looks nearly the
+    same after a quarter turn and an ellipse after half a turn, up to half a step, and the last orientation equals the
+    first (2 pi and 0, classes 15 and 0), so that no model reaches 100 % on orientation. The images are rendered by this
+    library; they are not those of the dSprites file.
 
     Args:
-        kind: What is asked: "location" or "orientation".
-        model: A model with a timm data configuration; decides size, channels and normalisation.
-        train: How many to train on.
-        val: How many to choose by.
-        test: How many to report on.
-        seed: Seed of which images are drawn.
-        imagenet_statistics: Normalise by ImageNet's mean and deviation instead of the model's own.
+        kind: The factor to classify: "location" or "orientation".
+        model: A model with a timm data configuration, which sets size, channels and normalisation.
+        train: Number of training images.
+        val: Number of validation images.
+        test: Number of test images.
+        seed: Seed of the random selection of images.
+        imagenet_statistics: Normalise with ImageNet's mean and standard deviation instead of the model's.
 
     Returns:
-        The three parts, 16 classes.
+        The three splits, with 16 classes.
 
     Raises:
-        DataError: An unknown kind, a size that is none, or more images than there are.
+        DataError: An unknown kind, a size below 1, or more than 737,280 images in all.
 
     Examples:
         >>> from tensorfact.lab import nano, sprites
@@ -78,10 +80,10 @@ def sprites(
 
 
 def factors(numbers: Tensor) -> dict[str, Tensor]:
-    """Return the values of the factors of images, from 0 up.
+    """Return the factors of images, as indices of their values from 0 up.
 
     Args:
-        numbers: Which images, 0 to 737,279, in the order of the dSprites file: (count,).
+        numbers: Image indices, 0 to 737,279, in the order of the dSprites file: (count,).
     """
     found = {}
     for name, size in reversed(FACTORS.items()):
@@ -90,10 +92,10 @@ def factors(numbers: Tensor) -> dict[str, Tensor]:
 
 
 def render(numbers: Tensor) -> Tensor:
-    """Draw images: a pixel is white where the shape covers most of its 3 x 3 points.
+    """Render images: a pixel is white where the shape covers most of its 3 x 3 sample points.
 
     Args:
-        numbers: Which images, as in `factors`: (count,).
+        numbers: Image indices, as in `factors`: (count,).
 
     Returns:
         uint8, 0 or 255: (count, 64, 64).
@@ -121,12 +123,12 @@ def render(numbers: Tensor) -> Tensor:
 
 
 def _inside(x: Tensor, y: Tensor, angle: Tensor, shape: Tensor) -> Tensor:
-    """Tell which points lie in their shape.
+    """Return a mask of the points that lie inside their shape.
 
     Args:
         x: To the right of the centre, in pixels at scale 1: (count, 1, width).
         y: Below the centre: (count, height, 1).
-        angle: What the shape is turned by, in radians: (count, 1, 1).
+        angle: Rotation of the shape in radians: (count, 1, 1).
         shape: 0 a square, 1 an ellipse, 2 a heart: (count,).
     """
     u, v = x * angle.cos() + y * angle.sin(), y * angle.cos() - x * angle.sin()
@@ -146,6 +148,6 @@ def _in_ellipse(u: Tensor, v: Tensor) -> Tensor:
 
 
 def _in_heart(u: Tensor, v: Tensor) -> Tensor:
-    """The sextic (u^2 + v^2 - 1)^3 = u^2 v^3 of unit 10, its point upwards at angle 0."""
+    """The sextic (u^2 + v^2 - 1)^3 = u^2 v^3, scaled by 10, with its point upwards at angle 0."""
     u, v = u / 10, v / 10
     return (u**2 + v**2 - 1) ** 3 - u**2 * v**3 <= 0

@@ -1,9 +1,8 @@
-"""Images in memory: arrays of one's own, and the real digits that come with scikit-learn."""
+"""Images in memory: given as arrays, or the handwritten digits of scikit-learn."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,18 +10,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from ...common.aliases import Options
 from ...errors import DataError
 from .images import data_config
 from .splits import Splits, check_classes, cut
 
 LUMA = (0.299, 0.587, 0.114)
-"""What red, green and blue weigh in a grey image (ITU-R BT.601)."""
+"""Weights of red, green and blue in a grey image (ITU-R BT.601)."""
 
-Array = NDArray[Any] | Tensor
+Array = NDArray[np.generic] | Tensor
 
 
 class ResizedImages(Dataset[tuple[Tensor, Tensor]]):
-    """Small images in memory, resized and normalised a batch at a time.
+    """Small images in memory, resized and normalised one batch at a time.
 
     Args:
         images: Pixels, uint8 or 0 to 1: (count, height, width) in grey, or (count, height, width, channels).
@@ -30,10 +30,10 @@ class ResizedImages(Dataset[tuple[Tensor, Tensor]]):
         config: timm's data configuration of a model: `input_size`, `mean`, `std`.
 
     Raises:
-        DataError: The model takes neither the images' channels nor grey.
+        DataError: The images have neither one channel nor those of the model.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, config: dict[str, Any]) -> None:
+    def __init__(self, images: Tensor, labels: Tensor, config: Options) -> None:
         self.images = images[:, None] if images.ndim == 3 else images.movedim(-1, 1)
         self.labels = labels
         self.channels, *size = config["input_size"]
@@ -42,7 +42,7 @@ class ResizedImages(Dataset[tuple[Tensor, Tensor]]):
         self.std = torch.tensor(config["std"]).reshape(-1, 1, 1)
         held = self.images.shape[1]
         if held not in (1, self.channels) and (held, self.channels) != (3, 1):
-            raise DataError("images", expected=f"1 or {self.channels} channels, as the model takes", got=f"{held}")
+            raise DataError("images", expected=f"1 or {self.channels} channels for this model", got=f"{held}")
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -51,7 +51,7 @@ class ResizedImages(Dataset[tuple[Tensor, Tensor]]):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
-        """Return several samples at once, which `DataLoader` asks for."""
+        """Return several samples at once; `DataLoader` calls this."""
         small = self.images[list(indices)]
         if not small.is_floating_point():
             small = small.float() / 255
@@ -76,26 +76,26 @@ def arrays(
     seed: int = 0,
     imagenet_statistics: bool = False,
 ) -> Splits:
-    """Return images in memory, made to fit a model's input; the order is shuffled once.
+    """Split images in memory into three splits, shuffled once, and resize and normalise them for a model.
 
     Args:
         images: uint8, or numbers from 0 to 1: (count, height, width) in grey, or (count, height, width, channels)
             with 1 or 3 channels.
         labels: Class indices (count,).
-        model: A model with a timm data configuration; decides size, channels and normalisation.
-        name: What the data is called in results.
-        train: How many to train on.
-        val: How many to choose by.
-        test: How many to report on; by default the rest. One of the three may be None, which is what the others leave.
-        classes: How many classes there are; by default as many as the highest label says.
-        seed: Seed of the order.
-        imagenet_statistics: Normalise by ImageNet's mean and deviation instead of the model's own.
+        model: A model with a timm data configuration, which sets size, channels and normalisation.
+        name: Name of the data in results.
+        train: Number of training images.
+        val: Number of validation images.
+        test: Number of test images. One of the three may be None, which takes all that remain.
+        classes: Number of classes; default: the highest label plus one.
+        seed: Seed of the shuffle.
+        imagenet_statistics: Normalise with ImageNet's mean and standard deviation instead of the model's.
 
     Returns:
-        The three parts.
+        The three splits.
 
     Raises:
-        DataError: Arrays that are not images and labels, or sizes or classes that do not fit them.
+        DataError: The arrays are not images and labels, or the sizes or classes do not fit them.
 
     Examples:
         >>> import numpy as np
@@ -123,22 +123,22 @@ def digits(
     test: int | None = None,
     imagenet_statistics: bool = False,
 ) -> Splits:
-    """Return scikit-learn's 1,797 handwritten digits, made to fit a model's input.
+    """Return scikit-learn's 1,797 handwritten digits, resized and normalised for a model.
 
-    The digits are 8 x 8 grey images of the UCI repository (Alpaydin and Kaynak 1998); the order is shuffled once.
+    The digits are 8 x 8 grey images of the UCI repository (Alpaydin and Kaynak 1998), shuffled once.
 
     Args:
-        model: A model with a timm data configuration; decides size, channels and normalisation.
-        train: How many to train on.
-        val: How many to choose by.
-        test: How many to report on; by default the rest. One of the three may be None, which is what the others leave.
-        imagenet_statistics: Normalise by ImageNet's mean and deviation instead of the model's own.
+        model: A model with a timm data configuration, which sets size, channels and normalisation.
+        train: Number of training images.
+        val: Number of validation images.
+        test: Number of test images. One of the three may be None, which takes all that remain.
+        imagenet_statistics: Normalise with ImageNet's mean and standard deviation instead of the model's.
 
     Returns:
-        The three parts, ten classes.
+        The three splits, with ten classes.
 
     Raises:
-        DataError: A size that is none, or more than there are.
+        DataError: A size is below 1, or the sizes exceed 1,797.
 
     Examples:
         >>> from tensorfact.lab import digits, nano
@@ -162,11 +162,13 @@ def digits(
 
 
 def _tensor(array: Array, name: str) -> Tensor:
-    """Return an array as a tensor of its own on the CPU."""
+    """Return an array as a tensor on the CPU."""
     try:
         return array.detach().cpu() if isinstance(array, Tensor) else torch.from_numpy(np.array(array))
     except (TypeError, ValueError) as error:
-        raise DataError(f"{name}: an array", expected="numbers in a rectangle", got=str(error)) from error
+        raise DataError(
+            f"{name}: cannot convert an array to a tensor", expected="a rectangular array of numbers", got=str(error)
+        ) from error
 
 
 def _pixels(images: Tensor) -> Tensor:
@@ -176,17 +178,18 @@ def _pixels(images: Tensor) -> Tensor:
             "images",
             expected="(count, height, width), or (count, height, width, channels) with 1 or 3 channels",
             got=str(tuple(images.shape)),
-            cause="channels before height, as torch has them",
+            cause="the channels come before the height, as in torch",
+            fix="pass np.moveaxis(images, 1, -1)",
         )
     if images.dtype == torch.uint8:
         return images
     if not images.is_floating_point():
         raise DataError("images", expected="uint8, or numbers from 0 to 1", got=str(images.dtype))
     if strange := int((~images.isfinite()).sum()):
-        raise DataError("images", expected="numbers from 0 to 1", got=f"{strange} pixels that are NaN or infinite")
+        raise DataError("images", expected="numbers from 0 to 1", got=f"{strange} NaN or infinite pixels")
     if not bool(((images >= 0) & (images <= 1)).all()):
         low, high = float(images.min()), float(images.max())
-        raise DataError("images", expected="numbers from 0 to 1", got=f"{low:g} to {high:g}", fix="divide by 255")
+        raise DataError("images", expected="numbers from 0 to 1", got=f"{low:g} to {high:g}", fix="pass images / 255")
     return images.float()
 
 
@@ -196,6 +199,6 @@ def _targets(labels: Tensor, classes: int | None) -> Tensor:
         raise DataError("labels", expected="class indices (count,)", got=f"{tuple(labels.shape)} of {labels.dtype}")
     found = labels.long()
     if len(found) and (int(found.min()) < 0 or (classes is not None and int(found.max()) >= classes)):
-        highest = "0 up" if classes is None else f"0 to {classes - 1}"
-        raise DataError("labels", expected=highest, got=f"{int(found.min())} to {int(found.max())}")
+        allowed = "at least 0" if classes is None else f"0 to {classes - 1}"
+        raise DataError("labels", expected=allowed, got=f"{int(found.min())} to {int(found.max())}")
     return found

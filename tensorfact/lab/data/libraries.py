@@ -1,4 +1,4 @@
-"""Data sets of other libraries: what `timm.data.create_dataset` names, and Hugging Face's `datasets`."""
+"""Data sets of other libraries: timm's `create_dataset`, and the Hugging Face package `datasets`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from PIL import Image
 from timm.data import create_dataset
@@ -16,19 +16,30 @@ from torch.utils.data import IterableDataset, Subset
 from ...common.checks import AnyPath
 from ...common.progress import Progress, silent
 from ...errors import DataError, nearest
+from ..training import Samples
 from .images import ImageSource, SourceImages, transform_of
 from .splits import SPLITS, Splits, check_classes, cut
 
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
 VALIDATION = ("validation", "val", "valid")
-"""What data sets call the part to choose by."""
+"""Usual names of a validation split."""
 SCHEMES = ("torch", "hfds", "hfids", "tfds", "wds")
-"""How timm's names of data begin that is no folder."""
+"""Prefixes of timm's names for data sets that are not folders."""
+
+
+class _Reader(Protocol):
+    """A reader of timm: image files, opened, and their labels."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> tuple[BinaryIO, int]: ...
 
 
 class _Files:
-    """timm's reader, strictly: its data set skips an image that it cannot read."""
+    """The images of a timm reader; timm's own data set would skip those that it cannot read."""
 
-    def __init__(self, reader: Any) -> None:
+    def __init__(self, reader: _Reader) -> None:
         self.reader = reader
 
     def __len__(self) -> int:
@@ -44,7 +55,7 @@ class _Files:
 class _Rows:
     """The rows of a Hugging Face data set."""
 
-    def __init__(self, rows: Any, image: str, labels: Sequence[int]) -> None:
+    def __init__(self, rows: Dataset, image: str, labels: Sequence[int]) -> None:
         self.rows, self.image, self.labels = rows.select_columns([image]), image, labels
 
     def __len__(self) -> int:
@@ -72,47 +83,47 @@ def timm_dataset(
     check: bool = True,
     progress: Progress = silent,
 ) -> Splits:
-    """Return a data set by timm's name for it, with the transform a model was made for.
+    """Return a data set by its timm name, preprocessed for a model.
 
     Data that timm only streams (`tfds/...`, `hfids/...`, `wds/...`) is read into memory.
 
     Args:
-        name: What `timm.data.create_dataset` takes: `hfds/NAME`, `tfds/NAME`, `torch/cifar10`, ..., or a folder,
+        name: Name that `timm.data.create_dataset` takes: `hfds/NAME`, `tfds/NAME`, `torch/cifar10`, ..., or a folder
             relative to `root`.
-        model: A model with a timm data configuration; decides size, crop and normalisation.
-        root: The folder that holds the data, or receives it.
-        train_split: timm's name of the part to train on.
-        val_split: timm's name of the part to choose by; None holds it out of the part to train on.
-        test_split: timm's name of the part to report on; None holds it out of the part to train on.
-        train: How many to train on; by default all that are left.
-        val: How many to hold out to choose by.
-        test: How many to hold out to report on.
-        classes: How many classes there are; by default what timm's reader knows, else what the highest label says.
-        seed: Seed of what is held out.
-        download: Let timm fetch what is not there.
-        imagenet_statistics: Normalise by ImageNet's mean and deviation instead of the model's own.
-        check: Open every image before anything trains.
-        progress: Called as files are checked.
+        model: A model with a timm data configuration, which sets size, crop and normalisation.
+        root: Folder that holds the data, or receives the download.
+        train_split: timm's name of the training split.
+        val_split: timm's name of the validation split; None: hold out `val` samples of the training split.
+        test_split: timm's name of the test split; None: hold out `test` samples of the training split.
+        train: Number of training samples; default: all that remain.
+        val: Number of samples to hold out for validation.
+        test: Number of samples to hold out for the test.
+        classes: Number of classes; default: that of timm's reader, else the highest label plus one.
+        seed: Seed of the samples to hold out.
+        download: Let timm download missing data.
+        imagenet_statistics: Normalise with ImageNet's mean and standard deviation instead of the model's.
+        check: Open every image now, so that an unreadable one raises before training.
+        progress: Called after each checked image.
 
     Returns:
-        The three parts.
+        The three splits.
 
     Raises:
-        DataError: timm cannot make it, two parts are the same samples or differ in their classes, or an image is
-            none.
+        DataError: timm cannot open the data, two splits hold the same samples or have different classes, or an image
+            is not readable.
     """
     if not name and root is None:
-        raise DataError("timm_dataset: neither a name nor a root", fix="pass one, timm_dataset('hfds/NAME', model)")
+        raise DataError("timm_dataset: name and root are missing", fix="pass a name such as 'hfds/NAME', or root=")
     check_classes(classes)
     if name.partition("/")[0].lower() not in SCHEMES:
         folder = Path(root or "", name)
         if not folder.exists():
             raise DataError(
                 f"timm_dataset: {name!r} is neither a folder nor a name that timm knows",
-                expected=f"a folder, {str(folder)!r}, or a name that begins with {'/, '.join(SCHEMES)}/",
-                fix="write torch/cifar10, hfds/NAME or the like, or name the root that holds the folder",
+                expected=f"the folder {str(folder)!r}, or a name that begins with {'/, '.join(SCHEMES)}/",
+                fix="pass a name such as 'hfds/NAME' or 'torch/cifar10', or root= the folder that holds it",
             )
-        name, root = "", folder  # timm takes the root for the folder, whatever the name
+        name, root = "", folder  # timm reads the folder at the root, whatever the name
     what = name or Path(root or "").name
     splits = {"train": train_split, "val": val_split, "test": test_split}
     made = {part: _timm(name, root, split, download) for part, split in splits.items() if split is not None}
@@ -121,7 +132,7 @@ def timm_dataset(
     for part in made:
         if known[part] != known["train"]:
             differ = sorted(map(str, set(known[part]) ^ set(known["train"])))[:5]
-            raise DataError(f"{what}: {splits[part]} has other classes than train", got=f"differing in {differ}")
+            raise DataError(f"{what}: {splits[part]} has other classes than train: {differ} are in one of them only")
     count = classes or len(known["train"]) or _count(made["train"][1], what)
     transform = transform_of(model, imagenet_statistics=imagenet_statistics)
     images = {
@@ -133,13 +144,13 @@ def timm_dataset(
         splits,
         made,
         lambda one, part: bool(files[one] & files[part]) if files[one] else _alike(images[one], images[part]),
-        "timm takes all there is where it finds no such part",
+        "timm takes all samples where it does not find the split",
     )
     return _splits(what, images, {"train": train, "val": val, "test": test}, seed, progress if check else None)
 
 
 def hugging_face(
-    data: Any,
+    data: AnyPath | Dataset | DatasetDict,
     model: nn.Module,
     *,
     config: str | None = None,
@@ -157,34 +168,34 @@ def hugging_face(
     check: bool = True,
     progress: Progress = silent,
 ) -> Splits:
-    """Return a data set of Hugging Face's package `datasets`, with the transform a model was made for.
+    """Return a data set of the Hugging Face package `datasets`, preprocessed for a model.
 
     Args:
-        data: A name on the hub, a folder that `save_to_disk` wrote or that `load_dataset` reads (images in folders of
-            classes, say), a `DatasetDict`, or a `Dataset`, which is taken for the part to train on.
-        model: A model with a timm data configuration; decides size, crop and normalisation.
-        config: The hub's name of a configuration, where there are several.
-        root: The folder in which `datasets` keeps what it prepares.
-        image: The column of images.
-        label: The column of labels: class labels, integers from 0, or strings, which are numbered in their order.
-        train_split: The part to train on.
-        val_split: The part to choose by; by default the one called so, and where there is none it is held out of the
-            part to train on.
-        test_split: The part to report on; by default `test`, held out likewise.
-        train: How many to train on; by default all that are left.
-        val: How many to hold out to choose by.
-        test: How many to hold out to report on; needed where there is no such part.
-        seed: Seed of what is held out.
-        imagenet_statistics: Normalise by ImageNet's mean and deviation instead of the model's own.
-        check: Open every image before anything trains.
-        progress: Called as images are checked.
+        data: Name on the hub, folder that `save_to_disk` wrote or `load_dataset` reads (such as one folder of images
+            per class), `DatasetDict`, or `Dataset`, which becomes the training split.
+        model: A model with a timm data configuration, which sets size, crop and normalisation.
+        config: Name of the configuration, for a data set on the hub that has several.
+        root: Cache folder of `datasets`.
+        image: Name of the column of images.
+        label: Name of the column of labels: class labels, integers from 0, or strings, numbered in alphabetical order.
+        train_split: Name of the training split.
+        val_split: Name of the validation split; default: `validation`, `val` or `valid`, else `val` samples are held
+            out of the training split.
+        test_split: Name of the test split; default: `test`, else `test` samples are held out of the training split.
+        train: Number of training samples; default: all that remain.
+        val: Number of samples to hold out for validation.
+        test: Number of samples to hold out for the test; required if there is no test split.
+        seed: Seed of the samples to hold out.
+        imagenet_statistics: Normalise with ImageNet's mean and standard deviation instead of the model's.
+        check: Open every image now, so that an unreadable one raises before training.
+        progress: Called after each checked image.
 
     Returns:
-        The three parts.
+        The three splits.
 
     Raises:
-        DataError: The package or the data is missing, a part or column is not there, two parts are the same samples or
-            differ in their classes, a label is none, or an image is none.
+        DataError: The package or the data is missing, a split or column does not exist, two splits hold the same
+            samples or have different classes, a label is missing, or an image is not readable.
     """
     found = _load(data, config, root)
     what = str(data) if isinstance(data, (str, os.PathLike)) else "hugging_face"
@@ -214,7 +225,7 @@ def hugging_face(
         names,
         rows,
         lambda one, part: names[one] == names[part] or _alike(images[one], images[part]),
-        "one part under two names",
+        "one split under two names",
     )
     return _splits(what, images, {"train": train, "val": val, "test": test}, seed, progress if check else None)
 
@@ -222,17 +233,17 @@ def hugging_face(
 def _splits(
     what: str, images: dict[str, SourceImages], sizes: dict[str, int | None], seed: int, progress: Progress | None
 ) -> Splits:
-    """Check what there is, and hold out of the part to train on what there is not."""
-    for part in images.values() if progress else ():
-        part.check(progress or silent)
+    """Check the images, and hold missing splits out of the training split."""
+    if progress is not None:
+        for source in images.values():
+            source.check(progress)
     held = [part for part in SPLITS if part not in images]
     for missing in held:
         if sizes[missing] is None:
-            use = {"train": "train on", "val": "choose by", "test": "report on"}[missing]
             raise DataError(
-                f"{what} has no part to {use}", fix=f"{missing}=200 holds so many out of the part to train on"
+                f"{what} has no {missing} split", fix=f"pass {missing}=200 to hold out 200 training samples"
             )
-    parts: dict[str, Any] = dict(images)
+    parts: dict[str, Samples] = {**images}
     if held or sizes["train"] is not None:
         wanted = [*held, "train"]
         drawn = cut(len(images["train"]), [sizes[part] for part in wanted], seed=seed, what=what)
@@ -240,56 +251,56 @@ def _splits(
     return Splits(what, parts["train"], parts["val"], parts["test"], images["train"].classes)
 
 
-def _timm(name: str, root: AnyPath | None, split: str, download: bool) -> tuple[Any, ImageSource]:
-    """Let timm make one part; return it, and its samples by position."""
+def _timm(name: str, root: AnyPath | None, split: str, download: bool) -> tuple[object, ImageSource]:
+    """Open one split with timm; return timm's data set, and its images and labels."""
     place = None if root is None else str(root)
     try:
         data = create_dataset(name, root=place, split=split, download=download, is_training=False)
         if isinstance(data, IterableDataset):
             return data, list(data)
-    except Exception as error:  # timm's readers raise whatever they meet
+    except Exception as error:  # timm's readers raise errors of many classes
         raise DataError(
-            f"timm makes no part {split!r} of {name or place!r}",
+            f"timm cannot open split {split!r} of {name or place!r}",
             got=f"{type(error).__name__}: {error}".removesuffix(": "),
-            cause="no root, no such part, or data that is not there",
-            fix="name the root and the parts, or pass download=True",
+            cause="a missing root, an unknown split, or missing data",
+            fix="pass root= and the names of the splits, or download=True",
         ) from error
-    return data, _Files(data.reader) if hasattr(data, "reader") else data  # torchvision's own have no reader
+    return data, _Files(data.reader) if hasattr(data, "reader") else data  # torchvision's data sets have no reader
 
 
 def _count(source: ImageSource, what: str) -> int:
-    """Return how many classes the labels say there are."""
+    """Return the highest label plus one."""
     try:
         return 1 + max(int(source[at][1]) for at in range(len(source)))
-    except Exception as error:  # an image that cannot be read, or no label
+    except Exception as error:  # an unreadable image, or no label
         raise DataError(
-            f"{what}: its labels cannot be read", got=str(error), fix="pass classes= how many there are"
+            f"{what}: cannot read the labels", got=str(error), fix="pass the number of classes, e.g. classes=10"
         ) from error
 
 
 def _apart(
-    what: str, names: dict[str, Any], parts: Iterable[str], same: Callable[[str, str], bool], cause: str
+    what: str, names: Mapping[str, str | None], parts: Iterable[str], same: Callable[[str, str], bool], cause: str
 ) -> None:
-    """Refuse two parts that hold the same samples."""
+    """Reject two splits that hold the same samples."""
     for one, part in itertools.combinations(parts, 2):
         if same(one, part):
             raise DataError(
-                f"{what}: the part {names[part]!r} holds samples of {names[one]!r}",
+                f"{what}: the splits {names[one]!r} and {names[part]!r} share samples",
                 cause=cause,
-                fix=f"{part}_split= another part, or None and {part}= how many to hold out of the part to train on",
+                fix=f"pass another {part}_split, or {part}_split=None and {part}=200 to hold out 200 training samples",
             )
 
 
 def _alike(one: SourceImages, other: SourceImages) -> bool:
-    """Tell whether two parts are the same samples, by their number and a few of them."""
+    """Return whether two splits look the same: equal length, and equal first, middle and last samples."""
     if len(one) != len(other) or not len(one):
         return False
     pairs = [(one.read(at), other.read(at)) for at in sorted({0, len(one) // 2, len(one) - 1})]
     return all(mine[1] == its[1] and mine[0].tobytes() == its[0].tobytes() for mine, its in pairs)
 
 
-def _load(data: Any, config: str | None, root: AnyPath | None) -> Mapping[str, Any]:
-    """Return the parts of a Hugging Face data set by name."""
+def _load(data: Any, config: str | None, root: AnyPath | None) -> Mapping[str, Dataset]:
+    """Return the splits of a Hugging Face data set by name."""
     try:
         import datasets
     except ImportError as error:
@@ -304,21 +315,27 @@ def _load(data: Any, config: str | None, root: AnyPath | None) -> Mapping[str, A
                 data = datasets.load_from_disk(str(folder))
             else:
                 data = datasets.load_dataset(str(data), config, cache_dir=None if root is None else str(root))
-        except Exception as error:  # the package's readers raise whatever they meet
-            raise DataError(f"datasets cannot load {str(data)!r}", got=f"{type(error).__name__}: {error}") from error
+        except Exception as error:  # the package's readers raise errors of many classes
+            raise DataError(
+                f"datasets cannot load {str(data)!r}",
+                got=f"{type(error).__name__}: {error}",
+                fix="check the name or the folder, and config=",
+            ) from error
     found = data if isinstance(data, Mapping) else {"train": data}
     if any(not hasattr(table, "select_columns") or not hasattr(table, "__len__") for table in found.values()):
-        raise DataError("hugging_face", expected="a name, a folder, a DatasetDict or a Dataset", got=repr(type(data)))
+        raise DataError(
+            "hugging_face: data", expected="a name, a folder, a DatasetDict or a Dataset", got=repr(type(data))
+        )
     return found
 
 
-def _columns(found: Mapping[str, Any], split: str, image: str, label: str, what: str) -> Any:
-    """Return one part's columns of images and labels."""
+def _columns(found: Mapping[str, Dataset], split: str, image: str, label: str, what: str) -> Dataset:
+    """Return the columns of images and labels of one split."""
     from datasets import Image as ImageColumn
 
     if split not in found:
         raise DataError(
-            f"{what} has no part {split!r}",
+            f"{what} has no split {split!r}",
             expected=f"one of {', '.join(found)}",
             got=f"{split!r}{nearest(split, found)}",
         )
@@ -328,17 +345,21 @@ def _columns(found: Mapping[str, Any], split: str, image: str, label: str, what:
             raise DataError(
                 f"{what}, {split} has no column {column!r}",
                 expected=f"one of {', '.join(table.column_names)}",
-                fix=f"name it by {argument}=",
+                fix=f"pass the right name as {argument}=",
             )
     if not len(table):
-        raise DataError(f"{what}, {split} is empty")
+        raise DataError(f"{what}, {split} is empty", fix="pass a split with samples")
     try:
         return table.select_columns([image, label]).cast_column(image, ImageColumn())
-    except Exception as error:  # pyarrow's errors are many
-        raise DataError(f"{what}, {split}: column {image!r} holds no images", got=str(error)) from error
+    except Exception as error:  # pyarrow raises errors of many classes
+        raise DataError(
+            f"{what}, {split}: column {image!r} does not hold images",
+            got=str(error),
+            fix="pass image= the name of the column of images",
+        ) from error
 
 
-def _labels(columns: dict[str, Any], feature: Any, what: str) -> tuple[dict[str, list[int]], int]:
+def _labels(columns: Mapping[str, Iterable[Any]], feature: object, what: str) -> tuple[dict[str, list[int]], int]:
     """Return labels as class indices, and how many classes there are."""
     values = {part: list(column) for part, column in columns.items()}
     names = getattr(feature, "names", None)
@@ -351,7 +372,7 @@ def _labels(columns: dict[str, Any], feature: Any, what: str) -> tuple[dict[str,
         if wrong is not None:
             raise DataError(
                 f"{what}, {part}, sample {wrong} has no label",
-                expected="a class of the part to train on" if words else "a class index",
+                expected="a class of the training split" if words else "a class index",
                 got=repr(list(columns[part])[wrong]),
             )
     count = len(names) if names else 1 + max(map(max, values.values()))

@@ -1,13 +1,13 @@
-"""Images named by lists of lines `PATH LABEL`: VTAB-1K and few-shot benchmarks, as the field passes them around."""
+"""Images listed in text files of lines `PATH LABEL`: the VTAB-1K and few-shot benchmarks in their usual layout."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from ...common.checks import AnyPath, one_of
 from ...common.progress import Progress, silent
 from ...errors import DataError
-from .images import check_images, open_rgb, transform_of
+from .images import Transform, check_images, open_rgb, transform_of
 from .splits import Splits, check_classes
 
 
@@ -24,9 +24,9 @@ class Task:
     """One task of a benchmark.
 
     Args:
-        name: What it is called; for a task of a benchmark its folder.
-        classes: How many classes it has; None where only the data says.
-        group: The group whose mean it enters.
+        name: Name of the task; in a benchmark also the name of its folder.
+        classes: Number of classes; None if only the data tells.
+        group: Group of tasks that a benchmark averages over; empty outside benchmarks.
     """
 
     name: str
@@ -52,11 +52,11 @@ FEW_SHOT = _tasks(
     "few-shot",
     **{"food-101": 101, "oxford_pets": 37, "stanford_cars": 196, "oxford-flowers102": 102, "fgvc_aircraft": 100},
 )
-"""The five tasks of the few-shot benchmark, by the folders that circulate."""
+"""The five tasks of the few-shot benchmark, named like the folders of the published data."""
 
 
 class Listed(NamedTuple):
-    """A line of a list: what it is called, the image's path as it stands there, and the label."""
+    """One line of a list: its file and line number for messages, the image's path as written, and the label."""
 
     where: str
     path: str
@@ -64,14 +64,14 @@ class Listed(NamedTuple):
 
 
 class ListedImages(Dataset[tuple[Tensor, int]]):
-    """Images on disk, opened when they are asked for.
+    """Images on disk, read and preprocessed on access.
 
     Args:
         samples: Path and label of every image.
-        transform: From an image to a tensor.
+        transform: Preprocessing of an image.
     """
 
-    def __init__(self, samples: list[tuple[Path, int]], transform: Callable[[Any], Tensor]) -> None:
+    def __init__(self, samples: list[tuple[Path, int]], transform: Transform) -> None:
         self.samples, self.transform = samples, transform
 
     def __len__(self) -> int:
@@ -91,28 +91,29 @@ def vtab(
     check: bool = True,
     progress: Progress = silent,
 ) -> Splits:
-    """Return a task of VTAB-1K: 800 images to train on, 200 to choose by, the test split to report on.
+    """Return a task of VTAB-1K: 800 training images, 200 validation images, and the test images.
 
-    Images are resized to the model's input without a crop. `train800val200.txt`, which the field's final runs train
-    on, must agree with the two lists it is made of: line by line, or, where it names copies of its own as the released
-    script writes them (`images/train800val200/000000.jpg`), label by label. `Splits.final` is the two joined.
+    Images are resized to the model's input without a crop. `train800val200.txt`, the usual training list of final runs,
+    must agree with the two lists that it combines: line by line, or, if it lists copies of the images as the released
+    script does (`images/train800val200/000000.jpg`), label by label. `Splits.final` joins the two lists.
 
     Args:
-        root: The folder that holds one folder a task: `NAME/{train800,val200,train800val200,test}.txt`, images below
+        root: Folder with one folder per task: `NAME/{train800,val200,train800val200,test}.txt`, images below
             `NAME/images`.
-        name: The task, one of `VTAB`.
-        model: A model with a timm data configuration; decides size and normalisation.
-        imagenet_statistics: Normalise by ImageNet's mean and deviation, as the released code of FacT does, instead of
-            the model's own.
-        check: Open every image before anything trains. Lists and labels are read in any case.
-        progress: Called as files are checked.
+        name: Name of the task, one of `VTAB`.
+        model: A model with a timm data configuration, which sets size and normalisation.
+        imagenet_statistics: Normalise with ImageNet's mean and standard deviation, as the released code of FacT does,
+            instead of the model's.
+        check: Open every image now, so that an unreadable one raises before training. Lists and labels are
+            always read.
+        progress: Called after each checked image.
 
     Returns:
-        The three parts.
+        The three splits.
 
     Raises:
         DataError: An unknown task, a missing list or image, an invalid line or label, or a combined list that
-            disagrees with its parts; file and line are named.
+            disagrees with its parts; the message names file and line.
     """
     one_of(name, VTAB, "vtab: name", DataError)
     task, folder = VTAB[name], Path(root, name)
@@ -136,27 +137,28 @@ def few_shot(
     check: bool = True,
     progress: Progress = silent,
 ) -> Splits:
-    """Return a task of the few-shot benchmark: `shots` images of each class to train on.
+    """Return a task of the few-shot benchmark: `shots` training images per class.
 
-    Lists are taken as they are: those of pets with one shot, as they circulate, name every image twice.
+    Lists are used as published: those of pets with one shot contain every image twice.
 
     Args:
-        root: The task's folder: lists below `annotations`, images below `images`, or, where the path contains
+        root: Folder of the task: lists below `annotations`, images below `images` or, if the path contains
             `stanford_cars`, below the folder itself.
-        model: A model with a timm data configuration; decides size, crop and normalisation.
-        shots: 1, 2, 4, 8 or 16.
-        seed: Which of the lists, 0 to 2.
-        classes: How many classes there are, `FEW_SHOT[name].classes`; by default as many as the highest label says.
-        imagenet_statistics: Normalise by ImageNet's mean and deviation instead of the model's own.
-        check: Open every image before anything trains. Lists and labels are read in any case.
-        progress: Called as files are checked.
+        model: A model with a timm data configuration, which sets size, crop and normalisation.
+        shots: Training images per class: 1, 2, 4, 8 or 16.
+        seed: Seed of the published list, 0 to 2.
+        classes: Number of classes, `FEW_SHOT[name].classes`; default: the highest label plus one.
+        imagenet_statistics: Normalise with ImageNet's mean and standard deviation instead of the model's.
+        check: Open every image now, so that an unreadable one raises before training. Lists and labels are
+            always read.
+        progress: Called after each checked image.
 
     Returns:
-        The three parts.
+        The three splits.
 
     Raises:
-        DataError: A missing list or image, an invalid line or label, a path that leaves the folder, or a number of
-            classes that is none; file and line are named.
+        DataError: A missing list or image, an invalid line or label, a path outside the folder, or an invalid number of
+            classes; the message names file and line.
     """
     check_classes(classes)
     folder = Path(root)
@@ -166,16 +168,18 @@ def few_shot(
     transform = transform_of(model, imagenet_statistics=imagenet_statistics)
     name = f"{folder.name}, {shots} shot(s)"
     found = _open(name, lists, below, classes, transform, progress if check else None)
-    return dataclasses.replace(found, held_out=False)  # the shots are all there is to train on
+    return dataclasses.replace(found, held_out=False)  # `val` is not part of the shots
 
 
 def _read(path: Path, classes: int | None) -> list[Listed]:
-    """Read a list."""
+    """Return the lines of a list."""
     try:
         text = path.read_text(encoding="utf-8-sig")  # some editors write a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
-            f"{path} cannot be read", got=str(error), fix="lay the folder out as vtab() and few_shot() say"
+            f"{path} cannot be read",
+            got=str(error),
+            fix="use the folder layout in the documentation of vtab and few_shot",
         ) from error
     if not text.strip():
         raise DataError(f"{path} is empty", expected="lines such as 'images/test/000000.jpg 3'")
@@ -185,32 +189,32 @@ def _read(path: Path, classes: int | None) -> list[Listed]:
         image, _, label = line.strip().rpartition(" ")  # a path may hold spaces
         a_label = label.isascii() and label.isdigit() and len(label) < 7
         if not image or not a_label or (classes is not None and int(label) >= classes):
-            highest = "0 up" if classes is None else f"0 to {classes - 1}"
-            raise DataError(where, expected=f"a path and a label from {highest}", got=repr(line[:200]))
+            allowed = "at least 0" if classes is None else f"0 to {classes - 1}"
+            raise DataError(where, expected=f"a path and a label of {allowed}", got=repr(line[:200]))
         if os.path.isabs(image) or os.path.normpath(image).split(os.sep)[0] == os.pardir:
-            raise DataError(f"{where}: the path {image!r}", expected="one within the images' folder")
+            raise DataError(f"{where}: the path {image!r}", expected="a path inside the folder of images")
         lines.append(Listed(where, image.strip(), int(label)))
     return lines
 
 
 def _agree(parts: list[Listed], whole: list[Listed]) -> None:
-    """Refuse a list that does not hold what the lists hold that it is made of."""
+    """Reject a combined list that disagrees with the two lists that it combines."""
     shared = {line.path for line in parts} & {line.path for line in whole}
 
-    def said(line: Listed) -> str:
-        return f"{line.path} {line.label}" if shared else f"label {line.label}"  # copies have paths of their own
+    def content(line: Listed) -> str:
+        return f"{line.path} {line.label}" if shared else f"label {line.label}"  # copies have other paths
 
     for lines, others, verb in ((whole, parts, "is not in"), (parts, whole, "is missing from")):
-        left = Counter(map(said, others))
+        left = Counter(map(content, others))
         for line in lines:
-            left[said(line)] -= 1
-            if left[said(line)] < 0:
+            left[content(line)] -= 1
+            if left[content(line)] < 0:
                 other = "train800.txt and val200.txt" if lines is whole else "train800val200.txt"
                 raise DataError(
-                    f"{line.where}: {said(line)!r} {verb} {other}",
-                    expected="train800val200.txt to hold what train800.txt and val200.txt hold",
-                    got=f"a wrong count: {len(whole)} lines for {len(parts)}",
-                    fix="copy the task's lists again, all four from one source",
+                    f"{line.where}: {content(line)!r} {verb} {other}",
+                    expected="train800val200.txt to contain train800.txt and val200.txt",
+                    got=f"{len(whole)} lines instead of {len(parts)}",
+                    fix="download all four lists of the task again, from one source",
                 )
 
 
@@ -219,13 +223,14 @@ def _open(
     lists: Mapping[str, list[Listed]],
     below: Path,
     classes: int | None,
-    transform: Callable[[Any], Tensor],
+    transform: Transform,
     progress: Progress | None,
 ) -> Splits:
-    """Make the parts of lists; their images are opened where there is a `progress` to report to."""
-    for lines in lists.values() if progress else ():
-        named = [(f"{where}: {below / path}", str(below / path)) for where, path, _ in lines]
-        check_images(named, f"checking {name}", progress or silent)
+    """Make the splits of lists; with `progress`, open their images first."""
+    if progress is not None:
+        for lines in lists.values():
+            named = [(f"{where}: {below / path}", str(below / path)) for where, path, _ in lines]
+            check_images(named, f"checking {name}", progress)
     parts = {
         split: ListedImages([(below / path, label) for _, path, label in lines], transform)
         for split, lines in lists.items()

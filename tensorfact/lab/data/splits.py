@@ -1,4 +1,4 @@
-"""Data in three parts."""
+"""Training, validation and test splits."""
 
 from __future__ import annotations
 
@@ -7,46 +7,47 @@ import dataclasses
 import itertools
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
+from typing import TypeVar
 
 import torch
-from torch.utils.data import ConcatDataset
+from torch.utils.data import ConcatDataset, Dataset
 
 from ...common.checks import whole_number
 from ...errors import DataError
 from ..training import Samples
 
+T = TypeVar("T")
+
 SPLITS = ("train", "val", "test")
 
 
-class Joined(ConcatDataset[Any]):
-    """Parts one after the other; a batch is fetched from each part at once."""
+class Joined(ConcatDataset[T]):
+    """Concatenated data sets; a batch takes one call per data set."""
 
-    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
-        """Return several samples at once, which `DataLoader` asks for."""
+    def __getitems__(self, indices: Sequence[int]) -> list[T]:
+        """Return several samples at once; `DataLoader` calls this."""
         places: dict[int, list[int]] = defaultdict(list)
         for place, index in enumerate(indices):
             places[bisect.bisect_right(self.cumulative_sizes, index)].append(place)
-        found: list[Any] = [None] * len(indices)
+        found: dict[int, T] = {}
         for part, wanted in places.items():
             before = self.cumulative_sizes[part - 1] if part else 0
             samples = fetch(self.datasets[part], [indices[place] - before for place in wanted])
-            for place, sample in zip(wanted, samples, strict=True):
-                found[place] = sample
-        return found
+            found.update(zip(wanted, samples, strict=True))
+        return [found[place] for place in range(len(indices))]
 
 
 @dataclasses.dataclass(frozen=True)
 class Splits:
-    """Data in three parts: to train on, to choose by, to report on.
+    """Training, validation and test samples of one data set.
 
     Args:
-        name: What it is called in results.
-        train: Samples to train on.
-        val: Samples that choose epochs; the only ones that choose anything.
-        test: Samples whose accuracy is reported.
-        classes: How many classes there are.
-        held_out: Whether `val` is a part of the samples that there are to train on, held out to choose by.
+        name: Name of the data in results.
+        train: Training samples.
+        val: Validation samples: the only ones that epochs and options are selected by.
+        test: Test samples, whose accuracy is reported.
+        classes: Number of classes.
+        held_out: Whether `val` was held out of the training samples, so that a final run may train on it too.
     """
 
     name: str
@@ -58,57 +59,57 @@ class Splits:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """The number of samples in each part."""
+        """Number of samples in each split."""
         return {split: len(getattr(self, split)) for split in SPLITS}
 
     @property
     def final(self) -> Samples:
-        """What the final run trains on once everything is chosen: `train`, then what of it was held out."""
+        """Training samples of the final run: `train`, followed by `val` if it was held out."""
         return Joined([self.train, self.val]) if self.held_out else self.train
 
 
-def fetch(samples: Samples, indices: list[int]) -> list[Any]:
-    """Return several samples, at once where the data can."""
+def fetch(samples: Dataset[T], indices: list[int]) -> list[T]:
+    """Return several samples, in one call if the data set supports it."""
     batched = getattr(samples, "__getitems__", None)
-    found: list[Any] = batched(indices) if batched else [samples[index] for index in indices]
+    found: list[T] = batched(indices) if batched else [samples[index] for index in indices]
     return found
 
 
 def check_classes(classes: int | None) -> None:
-    """Refuse a number of classes that is none; None leaves it to the data.
+    """Raise unless a number of classes is None (take it from the data) or an int of at least 1.
 
     Raises:
-        DataError: Neither None nor an integer of at least 1.
+        DataError: `classes` is neither.
     """
     if classes is not None:
         whole_number(classes, "classes", DataError, expected="an int of at least 1, or None", example=10)
 
 
 def cut(count: int, sizes: Sequence[int | None], *, seed: int, what: str, rest: bool = True) -> list[list[int]]:
-    """Draw disjoint parts of `count` samples, in an order that is shuffled once.
+    """Split `count` samples, shuffled once, into disjoint parts.
 
     Args:
-        count: How many samples there are.
-        sizes: How many go into each part; None, for one of them, takes what is left.
-        seed: Seed of the order.
-        what: What is cut, for messages.
+        count: Number of samples.
+        sizes: Size of each part; one of them may be None, which takes all that remain.
+        seed: Seed of the shuffle.
+        what: Name of the data, for messages.
         rest: Whether a size may be None.
 
     Returns:
         The indices of each part.
 
     Raises:
-        DataError: A size below 1, more than there are, or None where it may not be or twice.
+        DataError: A size is below 1, the sizes exceed `count`, or None is given twice or not allowed.
     """
     given = [size for size in sizes if size is not None]
     left = len(sizes) - len(given)
     wrong = any(type(size) is not int or size < 1 for size in given)
-    if wrong or left > rest or sum(given) + left > count:
+    if wrong or left > (1 if rest else 0) or sum(given) + left > count:
         if left and rest:
-            expected = f"one None at most, the others ints of at least 1, together below {count}"
+            expected = f"at most one None, and ints of at least 1 with a sum below {count}"
         else:
-            expected = f"ints of at least 1, together at most {count}"
-        raise DataError(f"{what}: the sizes of its parts", expected=expected, got=" + ".join(map(repr, sizes)))
+            expected = f"ints of at least 1 with a sum of at most {count}"
+        raise DataError(f"{what}: sizes of the splits", expected=expected, got=" + ".join(map(repr, sizes)))
     order: list[int] = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
     ends = list(itertools.accumulate(count - sum(given) if size is None else size for size in sizes))
     return [order[start:end] for start, end in itertools.pairwise([0, *ends])]

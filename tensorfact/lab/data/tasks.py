@@ -1,4 +1,4 @@
-"""Tasks by name: one word names data, whatever it is read from."""
+"""Open data by the name of a task, such as `digits`, `vtab:cifar` or `folder:PATH`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .splits import Splits
 
 @dataclasses.dataclass(frozen=True)
 class _Options:
-    """What every source is opened with."""
+    """Arguments of `open_task` that every source is opened with."""
 
     model: nn.Module
     root: Path | None
@@ -31,20 +31,20 @@ class _Options:
     progress: Progress
 
     def folder(self, name: str, *below: str) -> Path:
-        """Return the folder that holds a benchmark: the root, or the one below it that has the benchmark's name."""
+        """Return the folder of a benchmark: the first of these folders below the root, else the root itself."""
         if self.root is None:
-            raise DataError(f"{name} needs a root", fix="root= the folder that holds the benchmark's tasks")
+            raise DataError(f"{name} needs a root", fix="pass root= the folder that holds the benchmark's tasks")
         return next((found for found in (self.root / part for part in below) if found.is_dir()), self.root)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Source:
-    """A kind of name.
+    """A source of data, chosen by the prefix of a task's name.
 
     Args:
-        form: How a name is written, for messages.
-        describe: From what follows the colon to a task without a name of its own.
-        open: From what follows the colon to the data.
+        form: Form of its names, such as `vtab:TASK`, for messages.
+        describe: Maps the text after the colon to a `Task`; `task_info` replaces its name.
+        open: Maps the text after the colon, and the arguments, to the data.
     """
 
     form: str
@@ -53,16 +53,16 @@ class _Source:
 
 
 def task_info(name: str) -> Task:
-    """Return what a task's name says by itself; nothing is read.
+    """Return the number of classes and the group of a task from its name; no data is read.
 
     Args:
         name: A name that `open_task` takes.
 
     Returns:
-        The task: `classes` is None where only the data says how many there are, `group` is empty outside benchmarks.
+        The task: `classes` is None if only the data tells, `group` is empty outside benchmarks.
 
     Raises:
-        DataError: No such name.
+        DataError: The name is unknown.
 
     Examples:
         >>> from tensorfact.lab.data import task_info
@@ -87,27 +87,28 @@ def open_task(
     | name | data | `root` |
     | --- | --- | --- |
     | `digits` | `digits` | |
-    | `fashion-mnist` | `fashion_mnist` | the folder that holds its files as `fashion-mnist`, if it does |
+    | `fashion-mnist` | `fashion_mnist` | optional: folder of its files in a subfolder `fashion-mnist` |
     | `sprites-location`, `sprites-orientation` | `sprites` | |
-    | `vtab:TASK` | `vtab` | the folder of the 19 tasks, or the one that holds it as `vtab-1k` |
-    | `few-shot:TASK:SHOTS:SEED` | `few_shot` | the folder of the tasks, or the one that holds it as `few-shot` |
-    | `folder:PATH` | `image_folder` | what PATH is relative to |
+    | `vtab:TASK` | `vtab` | folder of the 19 tasks, directly or in a subfolder `vtab-1k` |
+    | `few-shot:TASK:SHOTS:SEED` | `few_shot` | folder of the tasks, directly or in a subfolder `few-shot` |
+    | `folder:PATH` | `image_folder` | folder that PATH is relative to |
     | `timm:NAME` | `timm_dataset` | timm's root |
-    | `hf:NAME` | `hugging_face` | what a folder is relative to |
+    | `hf:NAME` | `hugging_face` | folder that NAME is relative to, if it is a folder |
 
     Args:
-        name: The name.
-        model: A model with a timm data configuration; decides size and normalisation.
-        root: Where the data is, as the table says.
-        imagenet_statistics: Normalise by ImageNet's mean and deviation instead of the model's own.
-        check: Open every image before anything trains. A sweep checks once; its workers need not again.
-        progress: Called as files are checked.
+        name: Name of the task, in one of the forms above.
+        model: A model with a timm data configuration, which sets size and normalisation.
+        root: Folder of the data, as in the table.
+        imagenet_statistics: Normalise with ImageNet's mean and standard deviation instead of the model's.
+        check: Open every image now, so that an unreadable one raises before training. A sweep checks once; its
+            workers do not check again.
+        progress: Called after each checked image.
 
     Returns:
-        The three parts, called `name`.
+        The three splits, named `name`.
 
     Raises:
-        DataError: No such name, a benchmark without a root, or what the function in the table raises.
+        DataError: The name is unknown, a benchmark has no root, or the function in the table raises it.
 
     Examples:
         >>> from tensorfact.lab import nano, open_task
@@ -115,13 +116,13 @@ def open_task(
         {'train': 800, 'val': 200, 'test': 797}
     """
     source, rest = _find(name)
-    source.describe(rest)  # refuses a name that means nothing before a disk is touched
+    source.describe(rest)  # rejects an invalid name before anything is read
     options = _Options(model, None if root is None else Path(root), imagenet_statistics, check, progress)
     return dataclasses.replace(source.open(rest, options), name=name)
 
 
 def _find(name: str) -> tuple[_Source, str]:
-    """Return the source that a name names, and what follows its colon."""
+    """Return the source of a task, and the text after the colon of its name."""
     prefix, colon, rest = name.partition(":")
     source = _SOURCES.get(prefix)
     if source is None or bool(colon) != (":" in source.form) or bool(colon) != bool(rest):
@@ -134,7 +135,7 @@ def _find(name: str) -> tuple[_Source, str]:
 def _vtab_task(rest: str) -> Task:
     if rest not in VTAB:
         hint = nearest(f"vtab:{rest}", [f"vtab:{task}" for task in VTAB])
-        raise DataError("task", expected=f"vtab: and one of {', '.join(VTAB)}", got=f"'vtab:{rest}'{hint}")
+        raise DataError("task", expected=f"vtab:TASK with one of {', '.join(VTAB)}", got=f"'vtab:{rest}'{hint}")
     return VTAB[rest]
 
 
@@ -153,7 +154,7 @@ def _few_shot_task(rest: str) -> Task:
 
 def _open_fashion(_: str, o: _Options) -> Splits:
     own = None if o.root is None else o.root / "fashion-mnist"
-    found = own if own is not None and own.is_dir() else None  # a root of other data leaves it where it usually is
+    found = own if own is not None and own.is_dir() else None  # without that subfolder, the default folder is used
     return fashion_mnist(o.model, root=found, imagenet_statistics=o.imagenet_statistics)
 
 
@@ -222,4 +223,4 @@ _SOURCES = {
     "timm": _Source("timm:NAME", _only_data_says, _open_timm),
     "hf": _Source("hf:NAME", _only_data_says, _open_hf),
 }
-"""What stands before a name's colon, or is the whole name."""
+"""Sources by the prefix of a name, or by the whole name if it has no colon."""

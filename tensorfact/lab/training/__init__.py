@@ -1,4 +1,4 @@
-"""Train what requires gradients: an explicit loop, on one process or several, that can be stopped and resumed."""
+"""Training loop for the parameters that require gradients: in one process or several, resumable."""
 
 from .evaluation import evaluate
 from .history import Epoch, History

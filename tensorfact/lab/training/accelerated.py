@@ -1,4 +1,4 @@
-"""Training by a user's `accelerate.Accelerator`: on its device and in its precision, by DDP, or sharded by FSDP2."""
+"""Training with a user's `accelerate.Accelerator`: its device, precision and processes (DDP or FSDP2)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import copy
 import gc
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 
 def engine_for(model: nn.Module, accelerator: Accelerator | None) -> TrainingEngine:
-    """Return where a model is trained.
+    """Return the engine that trains a model: plain torch, or an accelerator.
 
     Args:
-        model: The caller's model; nothing changes on it before `Engine.prepare`.
-        accelerator: The caller's accelerator, if there is one.
+        model: The model to train; unchanged until `TrainingEngine.prepare`.
+        accelerator: The accelerator passed to `fit`; None for plain torch in this process.
 
     Raises:
-        TrainingError: `fit` cannot use the accelerator.
+        TrainingError: `fit` does not support the accelerator's settings.
     """
     if accelerator is None:
         return TrainingEngine(model)
@@ -38,53 +38,55 @@ def engine_for(model: nn.Module, accelerator: Accelerator | None) -> TrainingEng
 
 
 def _check(accelerator: Accelerator) -> None:
-    if accelerator.gradient_accumulation_steps > 1:
+    steps = accelerator.gradient_accumulation_steps
+    if steps > 1:
         raise TrainingError(
-            "fit: the accelerator accumulates gradients by itself",
-            expected="gradient_accumulation_steps 1",
-            got=str(accelerator.gradient_accumulation_steps),
-            fix="pass accumulation= to fit",
+            "fit: the accelerator accumulates gradients",
+            expected="gradient_accumulation_steps=1",
+            got=str(steps),
+            fix=f"pass accumulation={steps} to fit instead",
         )
     kind = accelerator.distributed_type.value
     if kind in ("DEEPSPEED", "MEGATRON_LM", "XLA") or (kind == "FSDP" and not accelerator.is_fsdp2):
         raise TrainingError(
-            f"fit: an accelerator of type {kind}",
+            f"fit: accelerators of type {kind} are not supported",
             expected="one process, DDP or FSDP2",
-            got=f"{kind}, version 1" if kind == "FSDP" else kind,
-            fix="fsdp_plugin=FullyShardedDataParallelPlugin(fsdp_version=2)",
+            got="FSDP version 1" if kind == "FSDP" else kind,
+            fix="use fsdp_plugin=FullyShardedDataParallelPlugin(fsdp_version=2)",
         )
     if not accelerator.is_fsdp2:
         return
     plugin = accelerator.state.fsdp_plugin
     if plugin.activation_checkpointing:
         raise TrainingError(
-            "fit: FSDP2 with activation_checkpointing", fix="pass gradient_checkpointing=True to fit instead"
+            "fit: activation_checkpointing of FSDP2 is not supported",
+            fix="pass gradient_checkpointing=True to fit instead",
         )
     if plugin.cpu_ram_efficient_loading:
         raise TrainingError(
-            "fit: FSDP2 with cpu_ram_efficient_loading",
-            cause="that sends the weights from one process; fit takes them from the model that every process has",
-            fix="FullyShardedDataParallelPlugin(fsdp_version=2, cpu_ram_efficient_loading=False)",
+            "fit: cpu_ram_efficient_loading of FSDP2 is not supported",
+            cause="it broadcasts the weights of one process; fit reads the model of every process",
+            fix="use FullyShardedDataParallelPlugin(fsdp_version=2, cpu_ram_efficient_loading=False)",
         )
 
 
 class Accelerated(TrainingEngine):
-    """The processes of an accelerator, with a whole model each.
+    """Training with an accelerator; every process holds the whole model (one process, or DDP).
 
     Args:
-        model: The caller's model.
-        accelerator: The caller's accelerator.
+        model: The model to train.
+        accelerator: The accelerator passed to `fit`.
     """
 
     def __init__(self, model: nn.Module, accelerator: Accelerator) -> None:
         super().__init__(model)
-        self.accelerator: Any = accelerator
+        self.accelerator = accelerator
         self.processes, self.process = accelerator.num_processes, accelerator.process_index
         self.device = accelerator.device
         self._undo = contextlib.ExitStack()
 
     def prepare(self, optimizer: torch.optim.Optimizer) -> None:
-        """Wrap the model; all processes must hold the same one."""
+        """Wrap the model and the optimizer; every process must hold the same model."""
         self._compare()
         for known in (self.accelerator._models, self.accelerator._optimizers):
             self._undo.callback(known.__delitem__, slice(len(known), None))
@@ -96,7 +98,7 @@ class Accelerated(TrainingEngine):
             self._undo.callback(_unwrap, self.module, marks, before.get("forward"))
 
     def _compare(self) -> None:
-        """Refuse models that differ between the processes."""
+        """Raise if the processes hold different models."""
         if self.processes == 1:
             return
         tensors = dict(self.module.named_parameters())
@@ -105,49 +107,49 @@ class Accelerated(TrainingEngine):
         if not bool((every == number).all()):
             raise TrainingError(
                 "fit: the processes hold different models",
-                cause="adapt() without a seed, or a head drawn at random in every process",
+                cause="adapt() without a seed, or a head initialised with another seed in every process",
                 fix="call torch.manual_seed before making the model, and adapt(..., seed=0), in every process",
             )
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradients of a loss, scaled as the precision needs."""
+        """Accumulate the gradients of a loss, scaled as the precision needs."""
         self.accelerator.backward(loss)
 
     def apart(self) -> AbstractContextManager[object]:
-        """Return a context in which gradients stay in their process."""
+        """Return a context that skips gradient synchronisation (`no_sync`)."""
         context: AbstractContextManager[object] = self.accelerator.no_sync(self.run)
         return context
 
     def measuring(self) -> AbstractContextManager[object]:
-        """Return a context without gradients; tensors made in inference mode could not be used in training."""
+        """Return `torch.no_grad`: tensors created in inference mode cannot be used in training."""
         return torch.no_grad()
 
     def total(self, values: Tensor) -> Tensor:
-        """Return the sum over processes."""
+        """Return the sum of a tensor over processes."""
         if self.processes == 1:
             return values
         found: Tensor = self.accelerator.reduce(values.to(self.device), "sum")
         return found
 
     def agree(self, buffers: list[Tensor]) -> None:
-        """Give all processes the main process's numbers."""
+        """Broadcast buffers from the main process, in place."""
         if self.processes > 1:
             for buffer in buffers:
                 torch.distributed.broadcast(buffer, 0)
 
     def log(self, values: Mapping[str, float], index: int) -> None:
-        """Tell the accelerator's trackers about an epoch; without any, nobody."""
+        """Log an epoch's metrics to the accelerator's trackers, if it has any."""
         self.accelerator.log(dict(values), step=index)
 
     def close(self) -> None:
-        """Unwrap the model and let go of it: DDP's hooks on the parameters would else go on waiting for others."""
-        self.run = self.step = None
+        """Unwrap the model and free DDP, whose hooks would otherwise keep waiting for other processes."""
+        self.run = self.module
         self._undo.close()
         gc.collect()
 
 
-def _unwrap(model: nn.Module, marks: Iterable[str], forward: Any) -> None:
-    """Take off what `Accelerator.prepare` set on a model: marks, and a forward pass around its own."""
+def _unwrap(model: nn.Module, marks: Iterable[str], forward: object) -> None:
+    """Undo what `Accelerator.prepare` set on a model: the attributes it added and its `forward`."""
     for name in marks:
         delattr(model, name)
     if forward is not None:
@@ -155,13 +157,13 @@ def _unwrap(model: nn.Module, marks: Iterable[str], forward: Any) -> None:
 
 
 class Sharded(Accelerated):
-    """The processes of an accelerator, with a part of the model's parameters each.
+    """Training with FSDP2; every process holds a shard of the parameters.
 
-    A copy is sharded and trained, so that the caller's model stays an ordinary one.
+    A copy is sharded and trained, so that the parameters of the caller's model stay ordinary tensors.
 
     Args:
-        model: The caller's model.
-        accelerator: The caller's accelerator.
+        model: The model to train.
+        accelerator: The accelerator passed to `fit`.
     """
 
     def __init__(self, model: nn.Module, accelerator: Accelerator) -> None:
@@ -169,23 +171,25 @@ class Sharded(Accelerated):
         self.module = copy.deepcopy(model)
 
     def prepare(self, optimizer: torch.optim.Optimizer) -> None:
-        """Shard the copy; logits in half precision become fp32, as autocast's do."""
+        """Shard the copy; logits in half precision are cast to fp32, as under autocast."""
         super().prepare(optimizer)
         if self.accelerator.mixed_precision != "no":
             self.run.register_forward_hook(lambda _, __, logits: logits.float())
 
     def settle(self) -> None:
-        """Free what was gathered."""
+        """Free the parameters that the last forward pass gathered."""
+        from torch.distributed.fsdp import FSDPModule
+
         for module in self.run.modules():
-            if hasattr(module, "reshard"):
+            if isinstance(module, FSDPModule):
                 module.reshard()
 
     def whole(self, tensor: Tensor) -> Tensor:
-        """Return all of a tensor."""
+        """Gather a sharded tensor. Every process must call it."""
         return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
     def like(self, tensor: Tensor, value: Tensor) -> Tensor:
-        """Return this process's part of an ordinary tensor."""
+        """Shard `value` like `tensor`, and return this process's shard."""
         from torch.distributed.tensor import DTensor, distribute_tensor
 
         if not isinstance(tensor, DTensor) or isinstance(value, DTensor):
@@ -194,7 +198,7 @@ class Sharded(Accelerated):
         return distribute_tensor(placed, tensor.device_mesh, tensor.placements, src_data_rank=None)
 
     def finish(self, state: Mapping[str, Tensor]) -> None:
-        """Gather what was trained into the caller's model, in every process."""
+        """Copy the trained parameters into the caller's model, in every process."""
         mine = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
         with torch.no_grad():
             for name, tensor in state.items():

@@ -1,4 +1,4 @@
-"""How the samples of a step are dealt to processes and to the parts that one process computes one after the other."""
+"""Split every batch over processes and micro-batches."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .schedule import Samples
 
 @dataclasses.dataclass(frozen=True)
 class MicroBatch:
-    """What one process computes at a time.
+    """The samples that one process computes at a time.
 
     Args:
-        indices: Its samples, never none: a process without samples takes one of the batch, at weight zero.
-        weight: Its share of the batch's samples.
+        indices: Indices of the samples, at least one: a process left without samples gets one with weight 0.
+        weight: Fraction of the batch's samples in this micro-batch.
     """
 
     indices: list[int]
@@ -26,11 +26,11 @@ class MicroBatch:
 
 
 MicroBatches = tuple[MicroBatch, ...]
-"""The parts of one batch that one process computes."""
+"""The micro-batches of one batch in one process."""
 
 
 def shuffled(count: int) -> list[int]:
-    """Return the samples in an order that torch's random state tells."""
+    """Return the indices 0 to count - 1 in the order of a shuffling `DataLoader`, from torch's random state."""
     torch.empty((), dtype=torch.int64).random_()  # a shuffling DataLoader draws a seed for its workers first
     return list(RandomSampler(range(count)))
 
@@ -38,16 +38,17 @@ def shuffled(count: int) -> list[int]:
 def deal(
     order: Sequence[int], size: int, *, processes: int = 1, process: int = 0, parts: int = 1, drop_last: bool = False
 ) -> list[MicroBatches]:
-    """Cut samples into batches and every batch into pieces, as equal as can be; return one process's.
+    """Split samples into batches and every batch into micro-batches of nearly equal size; return one process's share.
 
-    All processes have the same number of steps, and of parts in a step. The pieces of all processes are the batch.
+    All processes have the same number of steps, and of micro-batches in a step. Together their micro-batches are the
+    batch.
 
     Args:
-        order: The samples, in the order in which they are taken.
-        size: Samples a batch.
-        processes: How many processes there are.
-        process: Which of them this is.
-        parts: In how many parts every process computes a batch.
+        order: Sample indices, in the order in which they are used.
+        size: Batch size, over all processes.
+        processes: Number of processes.
+        process: Index of this process.
+        parts: Number of micro-batches per process and batch; fewer if the batch is too small.
         drop_last: Leave out an incomplete last batch.
 
     Examples:
@@ -68,13 +69,13 @@ def _step(batch: Sequence[int], processes: int, process: int, parts: int) -> Mic
 
 
 def load(data: Samples, steps: Iterable[MicroBatches], workers: int, seed: int) -> Iterable[tuple[Tensor, Tensor]]:
-    """Return what reads the samples of every part, one part after the other.
+    """Return a loader that yields one micro-batch after the other: inputs and class indices.
 
     Args:
         data: Samples (input, class index).
-        steps: The parts.
-        workers: Processes that read ahead; 0 reads in this one.
-        seed: What they draw from.
+        steps: The micro-batches of every step, from `deal`.
+        workers: Number of `DataLoader` workers; 0 loads in this process.
+        seed: Seed of the workers.
     """
     indices = [part.indices for step in steps for part in step]
     generator = torch.Generator().manual_seed(seed)

@@ -1,11 +1,10 @@
-"""Where a training run takes place: this process alone."""
+"""Single-process training, and the methods that multi-process training overrides."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,16 +14,16 @@ class TrainingEngine:
     """Single-process training with plain torch. Subclasses override what differs across processes.
 
     Args:
-        model: The caller's model.
+        model: The model to train.
     """
 
     processes, process = 1, 0
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.module = model  # what holds the parameters that train
-        self.run: Any = model  # what is called
-        self.step: Any = None  # the optimizer that steps
+        self.module = model  # holds the parameters that train; under FSDP2 a sharded copy
+        self.run = model  # called in the forward pass; `prepare` may wrap it
+        self.step: torch.optim.Optimizer  # set by `prepare`, which may wrap it
         self.device = next((p.device for p in model.parameters() if p.requires_grad), torch.device("cpu"))
 
     @property
@@ -33,19 +32,19 @@ class TrainingEngine:
         return self.process == 0
 
     def prepare(self, optimizer: torch.optim.Optimizer) -> None:
-        """Get model and optimizer ready.
+        """Prepare model and optimizer for training.
 
         Args:
-            optimizer: Of parameters of `module`.
+            optimizer: Optimizer of parameters of `module`.
         """
         self.step = optimizer
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradients of a loss."""
+        """Accumulate the gradients of a loss."""
         torch.autograd.backward(loss)
 
     def apart(self) -> AbstractContextManager[object]:
-        """Return a context in which gradients need not be added over processes: others of the batch follow."""
+        """Return a context that skips gradient synchronisation: more micro-batches of the batch follow."""
         return contextlib.nullcontext()
 
     def measuring(self) -> AbstractContextManager[object]:
@@ -53,32 +52,32 @@ class TrainingEngine:
         return torch.inference_mode()
 
     def total(self, values: Tensor) -> Tensor:
-        """Return the sum over processes."""
+        """Return the sum of a tensor over processes."""
         return values
 
     def agree(self, buffers: list[Tensor]) -> None:
-        """Give all processes the main process's numbers."""
+        """Broadcast buffers from the main process, in place."""
 
     def settle(self) -> None:
-        """Put what was gathered for a forward pass back into its place, so that parameters can be read and written."""
+        """Free parameters gathered for a forward pass, so that the shards can be read and written."""
 
     def whole(self, tensor: Tensor) -> Tensor:
-        """Return a parameter, or what belongs to one, as an ordinary tensor. All processes must ask."""
+        """Return a parameter, or optimizer state of one, as an ordinary tensor. Every process must call it."""
         return tensor
 
     def like(self, tensor: Tensor, value: Tensor) -> Tensor:
-        """Return an ordinary tensor's numbers as they lie in `tensor`."""
+        """Return the ordinary tensor `value` in the layout of `tensor`: sharded where that is."""
         return value
 
     def log(self, values: Mapping[str, float], index: int) -> None:
-        """Tell trackers about an epoch."""
+        """Log an epoch's metrics to trackers."""
 
     def finish(self, state: Mapping[str, Tensor]) -> None:
-        """Give the caller's model what was trained.
+        """Copy the trained parameters into the caller's model.
 
         Args:
             state: Parameters and buffers of `module`, by name.
         """
 
     def close(self) -> None:
-        """Leave the caller's model as it came, but for its numbers."""
+        """Undo what `prepare` did to the caller's model; trained values stay."""

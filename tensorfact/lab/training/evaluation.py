@@ -1,4 +1,4 @@
-"""How good a model is: counted on one process, or on the shares of several."""
+"""Accuracy and loss of a model on a data set."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ...errors import TrainingError
 from .schedule import Loss, Samples
 
 BATCH = 256
-"""Samples a forward pass."""
+"""Samples per forward pass in evaluation."""
 
 
 def evaluate(
@@ -24,19 +24,19 @@ def evaluate(
     Args:
         model: Maps inputs (batch, ...) to logits (batch, class).
         data: Samples (input, class index).
-        batch_size: Samples a forward pass.
+        batch_size: Samples per forward pass.
         loss: Maps (logits, class indices) to a scalar, the mean over the samples.
 
     Returns:
         Accuracy (0 to 1) and mean loss.
 
     Raises:
-        TrainingError: `data` is empty, or labels are no class indices.
+        TrainingError: `data` is empty, or its labels are not class indices.
     """
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with torch.inference_mode(), torch.random.fork_rng(devices=[]):  # a loader draws a seed
+        with torch.inference_mode(), torch.random.fork_rng(devices=[]):  # a DataLoader draws a seed
             device = next(model.parameters()).device
             right, total, count = tally(model, DataLoader(data, batch_size), itertools.repeat(True), loss, device)
     finally:
@@ -54,25 +54,28 @@ def tally(
     loss: Loss,
     device: torch.device,
 ) -> tuple[int, float, int]:
-    """Run a model on batches; return how many samples it classified rightly, the sum of their losses, and their count.
+    """Count correct predictions and sum up losses over batches.
 
     Args:
-        run: The model.
+        run: Maps inputs (batch, ...) to logits (batch, class).
         batches: Inputs and class indices.
-        counted: Whether each batch counts; all are run.
-        loss: A mean over samples.
-        device: Where to run.
+        counted: Whether each batch counts; batches that do not are run too, as every process must call the model.
+        loss: Maps (logits, class indices) to the mean over the samples.
+        device: Device of the model.
+
+    Returns:
+        Number of correct predictions, sum of the losses, number of samples.
     """
     right = count = 0
     total = 0.0
-    for (x, y), counts in zip(batches, counted, strict=False):  # what counts may have no end
+    for (x, y), counts in zip(batches, counted, strict=False):  # `counted` may be infinite
         logits, labels = run(x.to(device)), y.to(device)
         if logits.ndim != 2 or labels.shape != logits.shape[:1]:
             raise TrainingError(
                 "evaluate: logits and labels",
                 expected="(batch, class) and class indices (batch,)",
                 got=f"{tuple(logits.shape)} and {tuple(labels.shape)}",
-                fix="pass one class index a sample",
+                fix="pass one class index per sample",
             )
         if counts:
             right += int((logits.argmax(-1) == labels).sum())

@@ -1,4 +1,4 @@
-"""What a training run did."""
+"""Losses and accuracies of a training run."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Epoch:
-    """One pass over the training split.
+    """Metrics of one epoch.
 
     Args:
         train_loss: Mean loss of the steps.
-        val_loss: Mean loss on the validation split afterwards; None where nothing was validated.
-        val_accuracy: Fraction of the validation split classified rightly, 0 to 1; None where nothing was validated.
-        seconds: Wall time of the pass and its validation.
+        val_loss: Mean loss on the validation split afterwards; None if the epoch was not validated.
+        val_accuracy: Validation accuracy, 0 to 1; None if the epoch was not validated.
+        seconds: Wall time of the epoch and its validation.
     """
 
     train_loss: float
@@ -24,11 +24,11 @@ class Epoch:
 
 @dataclasses.dataclass(frozen=True)
 class History:
-    """What a training run did.
+    """Metrics of every epoch of a training run.
 
     Args:
-        epochs: The passes in order.
-        best_epoch: Index of the pass whose parameters the model now holds.
+        epochs: The epochs, in order.
+        best_epoch: Index of the epoch whose parameters the model now holds.
     """
 
     epochs: tuple[Epoch, ...]
@@ -36,14 +36,16 @@ class History:
 
     @property
     def val_accuracy(self) -> float | None:
-        """Validation accuracy of the parameters the model now holds, 0 to 1; None where nothing was validated."""
+        """Validation accuracy of the parameters the model now holds, 0 to 1; None without validation."""
         return self.epochs[self.best_epoch].val_accuracy
 
     def followed_by(self, epoch: Epoch) -> History:
-        """Return this with one more pass: the first of the most accurate is the best; unmeasured, the last.
+        """Return the history with one more epoch.
+
+        The best epoch is the first with the highest validation accuracy; without validation, the last.
 
         Args:
-            epoch: The pass.
+            epoch: The epoch to append.
         """
         epochs = (*self.epochs, epoch)
         best = self.val_accuracy if self.epochs else None

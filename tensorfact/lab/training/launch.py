@@ -1,11 +1,12 @@
-"""An accelerator for a process that a launcher started, or that asks for what only accelerate has."""
+"""Make an `accelerate.Accelerator` where a command needs one."""
 
 from __future__ import annotations
 
 import os
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ...common.aliases import Options
 from ...common.checks import AnyPath
 from ...errors import TrainingError
 
@@ -16,22 +17,21 @@ if TYPE_CHECKING:
 def accelerator_for(
     device: str, *, precision: str = "no", tracker: str | None = None, folder: AnyPath | None = None
 ) -> Accelerator | None:
-    """Return an accelerator where one is needed: for several processes, another precision, or a tracker.
+    """Return an accelerator if one is needed: for several processes, mixed precision, or a tracker.
 
-    How many processes there are, and whether by DDP or FSDP2, is what `torchrun` or `accelerate launch` left in the
-    environment.
+    The number of processes, and DDP or FSDP2, come from the environment that `torchrun` or `accelerate launch` sets.
 
     Args:
-        device: What to train on; of several GPUs each process takes its own.
-        precision: "no" for the model's dtype, "bf16", or what else accelerate knows.
-        tracker: A tracker that accelerate knows: `tensorboard`, `wandb`, ...
-        folder: Where the tracker writes.
+        device: Device to train on; with several GPUs each process uses its own.
+        precision: "no" for the model's dtype, "bf16", or another mixed precision of accelerate.
+        tracker: Name of an accelerate tracker: `tensorboard`, `wandb`, ...
+        folder: Folder that the tracker writes to.
 
     Returns:
-        The accelerator; None where this process alone will do.
+        The accelerator; None if plain single-process training is enough.
 
     Raises:
-        TrainingError: Accelerate is not installed, or knows no such precision or tracker.
+        TrainingError: accelerate is not installed, or does not know the precision or tracker.
     """
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if processes == 1 and precision == "no" and tracker is None:
@@ -42,14 +42,16 @@ def accelerator_for(
         raise TrainingError(
             "--precision, --tracker and multi-process training need accelerate", fix='pip install "tensorfact[train]"'
         ) from error
-    options: dict[str, Any] = {"mixed_precision": precision, "log_with": tracker, "project_dir": folder}
+    options: Options = {"mixed_precision": precision, "log_with": tracker, "project_dir": folder}
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("error", "`log_with=")  # a tracker that is not installed
+            warnings.filterwarnings("error", "`log_with=")  # a tracker that is not installed is a warning
             made = Accelerator(cpu=device == "cpu", **options)
     except (ValueError, ImportError, UserWarning) as error:
         raise TrainingError(
-            f"an accelerator for {device}, {precision}, {tracker}", got=str(error), fix="install what is missing"
+            f"cannot make an accelerator for device {device}, precision {precision}, tracker {tracker}",
+            got=str(error),
+            fix="use --precision no or bf16; for a tracker, pip install its package",
         ) from error
     if tracker is not None:
         made.init_trackers("tensorfact")

@@ -1,4 +1,4 @@
-"""The loop over epochs."""
+"""The training loop: `fit`."""
 
 from __future__ import annotations
 
@@ -46,50 +46,52 @@ def fit(
     gradient_checkpointing: bool = False,
     on_epoch: Callable[[int, Epoch], object] | None = None,
 ) -> History:
-    """Train the parameters that require gradients, and keep the best of them by validation accuracy.
+    """Train the parameters that require gradients, and keep those of the epoch with the best validation accuracy.
 
-    AdamW, linear warm-up and a cosine to zero, by step. Normalisation layers with running statistics stay in
-    evaluation mode where their parameters are frozen, so that a frozen base model does not drift. Everything that torch
-    draws comes from `seed` and the epoch's index; the caller's random state is left as it was.
+    The optimizer is AdamW; the learning rate has a linear warm-up and a cosine decay to zero, updated every step.
+    Normalisation layers with running statistics stay in evaluation mode where their parameters are frozen, so that a
+    frozen base model does not drift. All random numbers depend on `seed` and the epoch's index only; the caller's
+    random state is left unchanged.
 
-    A run has one meaning, on whatever it runs: `batch_size` samples make a step, the same ones in the same order, and
-    processes and parts of a batch weigh as many samples as they have. Results differ by rounding, and, where several
-    processes or parts compute a batch, by the masks of dropout and the statistics of batch normalisations that train.
+    A run means the same on any number of processes and with any `accumulation`: every step uses the same `batch_size`
+    samples in the same order, and a part of a batch is weighted by its number of samples. Results differ only by
+    rounding and, where a batch is computed in several parts, by dropout masks and the statistics of trained batch
+    normalisations.
 
     Args:
-        model: Maps inputs (batch, ...) to logits (batch, class). Trained in place, on the device it is on, or on the
+        model: Maps inputs (batch, ...) to logits (batch, class). Trained in place, on its own device or the
             accelerator's.
         train: Samples (input, class index).
-        val: Samples that choose the best epoch; never trained on. None: the last epoch's parameters stay.
-        epochs: Passes over `train`.
+        val: Samples that select the best epoch; never trained on. None: keep the last epoch's parameters.
+        epochs: Number of passes over `train`.
         batch_size: Batch size: samples per step, over all processes and micro-batches.
         lr: Peak learning rate.
         weight_decay: AdamW's weight decay.
-        warmup_epochs: Passes of linear warm-up; a tenth of `epochs` by default.
-        lr_factors: Multiples of `lr` for some of the adapter's factors, or its head; see `Adapter.parameter_groups`.
-        loss: Maps (logits, class indices) to a scalar, the mean over the samples; weights of classes, or indices that
-            are ignored, make it another mean, which depends on the parts of a batch.
-        seed: Seed of the order of samples, and of dropout.
-        checkpoint: A file written after each epoch. If it exists, training resumes from it and ends with the same
-            numbers as if it had never stopped.
+        warmup_epochs: Length of the linear warm-up, in epochs; default: a tenth of `epochs`.
+        lr_factors: Multipliers of `lr` for some of the adapter's factors or its head; see `Adapter.parameter_groups`.
+        loss: Maps (logits, class indices) to a scalar, the mean over the samples. With class weights or ignored
+            indices the result depends on how a batch is split into parts.
+        seed: Seed of the sample order and of dropout.
+        checkpoint: File written after each epoch. If it exists, training resumes from it and gives the same result as
+            an uninterrupted run.
         progress: Called after each epoch, in the main process.
-        accelerator: An `accelerate.Accelerator`: its device, precision, trackers and processes, by DDP or FSDP2. Every
-            process calls `fit` with the same arguments, and holds the trained model afterwards.
-        accumulation: In how many parts every process computes a batch, one after the other.
-        workers: Processes that read samples; 0 reads in this one.
+        accelerator: An `accelerate.Accelerator`, which sets device, precision, trackers and processes (DDP or FSDP2).
+            Every process calls `fit` with the same arguments, and holds the trained model afterwards.
+        accumulation: Gradient accumulation: number of micro-batches per process and batch.
+        workers: Number of `DataLoader` workers per process; 0 loads in the training process.
         drop_last: Leave out the incomplete last batch of an epoch.
         validate_every: Epochs between validations; the last epoch is always validated.
-        gradient_checkpointing: Compute activations again in the backward pass: less memory, more time. The model does
-            it, by timm's `set_grad_checkpointing` or transformers' `activation_checkpointing_enable`.
-        on_epoch: Called with the index and the measures of each epoch, in the main process. What it raises ends the
-            run.
+        gradient_checkpointing: Recompute activations in the backward pass: less memory, more time. The model needs
+            timm's `set_grad_checkpointing` or transformers' `activation_checkpointing_enable`.
+        on_epoch: Called with the index and the metrics of each epoch, in the main process. An exception that it raises
+            ends the run.
 
     Returns:
         The losses and accuracies of every epoch; the model holds the best epoch's parameters.
 
     Raises:
-        TrainingError: Nothing requires gradients, a number is out of range, the loss is no longer finite, or the model
-            or the accelerator cannot do what was asked.
+        TrainingError: No parameter requires gradients, an argument is out of range, the loss is not finite, or the
+            model or the accelerator does not support an option.
         CheckpointError: `checkpoint` is damaged, or belongs to another run.
 
     Examples:
@@ -104,7 +106,7 @@ def fit(
     """
     warmup = warmup_epochs
     if warmup is None:
-        warmup = epochs / 10 if isinstance(epochs, int) else 0  # what is no int, the schedule refuses
+        warmup = epochs / 10 if isinstance(epochs, int) else 0  # Schedule rejects epochs that are not an int
     factors = {} if lr_factors is None else lr_factors
     schedule = Schedule(
         epochs, batch_size, lr, weight_decay, warmup, seed, factors, validate_every=validate_every, drop_last=drop_last
@@ -142,15 +144,15 @@ def _check_splits(train: Samples, val: Samples | None, least: int) -> None:
     if size_of(train) < least:
         raise TrainingError(
             "fit: drop_last=True leaves no batch",
-            expected=f"at least {least} samples, one batch",
+            expected=f"at least {least} training samples, one batch",
             got=str(size_of(train)),
-            fix="a smaller batch_size, or drop_last=False",
+            fix="pass drop_last=False or a smaller batch_size",
         )
 
 
 @contextlib.contextmanager
 def _restored(model: nn.Module) -> Iterator[None]:
-    """Give every module its mode back."""
+    """Restore the training mode of every module on exit."""
     modes = {module: module.training for module in model.modules()}
     try:
         yield
@@ -161,7 +163,7 @@ def _restored(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _ready(run: TrainingRun) -> Iterator[None]:
-    """Get a run's model and optimizer ready, and unwrap the model at the end."""
+    """Prepare the model and optimizer of a run; unwrap the model on exit."""
     try:
         run.engine.prepare(run.optimizer)
         yield
@@ -177,7 +179,7 @@ def _report(
     progress: Progress,
     on_epoch: Callable[[int, Epoch], object] | None,
 ) -> None:
-    """Tell trackers and the caller about an epoch, in the main process; what is raised there ends all processes."""
+    """Report an epoch to trackers and callbacks, in the main process; an exception there ends all processes."""
     engine.log({name: value for name, value in vars(epoch).items() if value is not None}, index)
     error: BaseException | None = None
     if engine.main:
@@ -193,6 +195,6 @@ def _report(
     if stopped:
         raise TrainingError(
             "fit: the main process ended the run",
-            cause="progress or on_epoch raised there",
-            fix="see the main process's error",
+            cause="progress or on_epoch raised an exception there",
+            fix="see the traceback of the main process",
         )

@@ -1,4 +1,4 @@
-"""The state of one training run, and how an epoch changes it."""
+"""The state of a training run: train an epoch, validate, save and resume."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,14 +30,14 @@ class TrainingRun:
     """The state of one training run: optimizer, history, best parameters.
 
     Args:
-        engine: Where it takes place.
-        schedule: The numbers that define it.
-        loss: A mean over samples.
-        accumulation: In how many parts a batch is computed.
-        workers: Processes that read samples.
+        engine: Runs the model and the optimizer, in one process or several.
+        schedule: Hyperparameters of the run.
+        loss: Maps (logits, class indices) to the mean over the samples.
+        accumulation: Number of micro-batches per process and batch.
+        workers: Number of `DataLoader` workers.
 
     Raises:
-        TrainingError: Nothing requires gradients, or `lr_factors` do not fit the model.
+        TrainingError: No parameter requires gradients, one that does is in fp16, or `lr_factors` do not fit the model.
     """
 
     def __init__(self, engine: TrainingEngine, schedule: Schedule, loss: Loss, accumulation: int, workers: int) -> None:
@@ -59,9 +58,9 @@ class TrainingRun:
         halves = [name for name, p, _ in trained if p.dtype == torch.float16]
         if halves:
             raise TrainingError(
-                f"fit: {halves[0]!r} is to be trained in fp16",
-                cause="the optimizer's steps underflow there",
-                fix="model.float() and an Accelerator with mixed_precision='fp16', or model.bfloat16()",
+                f"fit: cannot train {halves[0]!r} in fp16",
+                cause="small optimizer steps underflow in fp16",
+                fix="call model.float() and pass Accelerator(mixed_precision='fp16'), or call model.bfloat16()",
             )
         self.frozen = fingerprint(every, tuple(every.keys() - set(self.names)))
         alike = itertools.groupby(trained, lambda item: item[2])
@@ -71,21 +70,21 @@ class TrainingRun:
         self.best: Mapping[str, Tensor] = {}
 
     def identity(self, train: Samples, val: Samples | None) -> Identity:
-        """Return what a run that goes on must have in common with this one."""
-        adapter: Any = getattr(self.engine.module, ATTRIBUTE, None)
+        """Return what a checkpoint must match for this run to resume from it."""
+        adapter: object = getattr(self.engine.module, ATTRIBUTE, None)
         scales = dict(adapter.scales) if isinstance(adapter, Adapter) else {}
         samples = tuple(size_of(part) for part in (train, val) if part is not None)
         return Identity(self.schedule, self.frozen, scales, samples)
 
     def epoch(self, train: Samples, val: Samples | None) -> Epoch:
-        """Make one pass, validate, and remember the parameters if they are the best so far."""
+        """Train for one epoch, validate, and keep the parameters if they are the best so far."""
         start = time.perf_counter()
         index = len(self.history.epochs)
         seed = self.schedule.seed * 1_000_003 + index
         torch.manual_seed(seed)
         order = shuffled(size_of(train))
         own = seed + (self.engine.process << 32)
-        if self.engine.process:  # the order is everyone's, dropout is not
+        if self.engine.process:  # all processes share the sample order, not the dropout masks
             torch.manual_seed(own)
         schedule = self.schedule
         steps = self._deal(order, schedule.batch_size, self.accumulation, drop_last=schedule.drop_last)
@@ -105,7 +104,7 @@ class TrainingRun:
         return epoch
 
     def _pass(self, loaded: Iterable[tuple[Tensor, Tensor]], steps: list[MicroBatches]) -> list[Tensor]:
-        """Make the steps of one epoch; return their losses."""
+        """Run the steps of one epoch; return their losses."""
         index, schedule, engine = len(self.history.epochs), self.schedule, self.engine
         losses, samples = [], iter(loaded)
         for number, parts in enumerate(steps):
@@ -121,18 +120,18 @@ class TrainingRun:
         return losses
 
     def _gradients(self, parts: MicroBatches, loaded: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
-        """Add up the gradients of one batch; return this process's part of its loss."""
+        """Accumulate the gradients of one batch; return this process's share of its loss."""
         engine, values = self.engine, []
         for part in parts:
             x, y = next(loaded)
             with contextlib.nullcontext() if part is parts[-1] else engine.apart():
                 value = self.loss(engine.run(x.to(engine.device)), y.to(engine.device))
-                engine.backward(value * (part.weight * engine.processes))  # processes take the mean of their gradients
+                engine.backward(value * (part.weight * engine.processes))  # gradients are averaged over processes
             values.append(value.detach() * part.weight)
         return torch.stack(values).sum()
 
     def _validate(self, val: Samples) -> tuple[float, float]:
-        """Return accuracy and loss over the shares of all processes."""
+        """Return validation accuracy and loss, over all processes."""
         engine = self.engine
         steps = self._deal(range(size_of(val)), BATCH * engine.processes, 1)
         engine.run.eval()
@@ -150,7 +149,7 @@ class TrainingRun:
         return deal(order, size, processes=processes, process=process, parts=parts, drop_last=drop_last)
 
     def save(self, path: AnyPath, identity: Identity) -> None:
-        """Write everything that the next epoch depends on, in the main process."""
+        """Write the training state to a checkpoint, in the main process."""
         whole, states = self.engine.whole, self.optimizer.state_dict()["state"]
         saved = Saved(
             self.history,
@@ -162,13 +161,15 @@ class TrainingRun:
             saved.write(path, identity)
 
     def resume(self, path: AnyPath, identity: Identity) -> None:
-        """Go on from what `save` wrote, if it exists; every process reads it.
+        """Resume from a checkpoint if it exists; every process reads it.
 
         Raises:
-            CheckpointError: It is damaged, belongs to another run, not every process finds it, or its folder is none.
+            CheckpointError: The file is damaged, belongs to another run, is not seen by every process, or its folder
+                does not exist.
         """
-        if not Path(path).parent.is_dir():
-            raise CheckpointError(f"cannot write {path}", got=f"no folder {Path(path).parent}", fix="make it first")
+        folder = Path(path).parent
+        if not folder.is_dir():
+            raise CheckpointError(f"cannot write {path}: the folder {folder} does not exist", fix=f"mkdir -p {folder}")
         seeing = int(self.engine.total(torch.tensor(int(Path(path).exists()))))
         if not seeing:
             return
@@ -195,7 +196,7 @@ class TrainingRun:
                 tensor.copy_(self.engine.like(tensor, state[name]))
 
     def state(self) -> dict[str, Tensor]:
-        """Return the parameters that train, and the buffers, by name."""
+        """Return the trained parameters and all buffers, by name."""
         self.engine.settle()
         parameters = dict(self.engine.module.named_parameters())
         return {**{name: parameters[name] for name in self.names}, **dict(self.engine.module.named_buffers())}
@@ -213,14 +214,18 @@ class TrainingRun:
 
 
 def _multiples(model: nn.Module, factors: Mapping[str, float]) -> dict[int, float]:
-    """Return the multiple of the learning rate of every parameter that has one of its own, by its identity."""
+    """Return the learning-rate multipliers of `lr_factors`, by the id of the parameter."""
     if not isinstance(factors, Mapping):
-        raise TrainingError("fit: lr_factors", expected="multiples by name", got=repr(factors), fix="{'B': 16}")
+        raise TrainingError(
+            "fit: lr_factors", expected="a dict of multipliers by name", got=repr(factors), fix="lr_factors={'B': 16}"
+        )
     if not factors:
         return {}
-    adapter: Any = getattr(model, ATTRIBUTE, None)
+    adapter: object = getattr(model, ATTRIBUTE, None)
     if not isinstance(adapter, Adapter):
-        raise TrainingError("fit: lr_factors on a model without an adapter", fix="call tensorfact.adapt first")
+        raise TrainingError(
+            "fit: lr_factors needs a model with an adapter", fix="call tensorfact.adapt(model, plan, format) first"
+        )
     groups = adapter.parameter_groups(1.0, factors)
     return {id(parameter): float(group["lr"]) for group in groups for parameter in group["params"]}
 

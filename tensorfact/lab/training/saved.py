@@ -1,4 +1,4 @@
-"""The file of a run that can go on: everything that the next epoch depends on."""
+"""Training checkpoints: everything that the next epoch depends on, in one file."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Tensors = Mapping[str, Tensor]
 
 @dataclasses.dataclass(frozen=True)
 class Identity:
-    """What a run that goes on must have in common with the one that stopped.
+    """What a checkpoint and a run must have in common for the run to resume from it.
 
     Args:
-        schedule: The numbers that define it.
-        frozen: The fingerprint of what does not train.
-        scales: Scales of an adapter, by tensor name.
-        samples: How many samples there are to train on and to choose by.
+        schedule: Hyperparameters of the run.
+        frozen: Fingerprint of the frozen parameters.
+        scales: Scales of the adapter, by tensor name.
+        samples: Number of training and of validation samples.
     """
 
     schedule: Schedule
@@ -38,10 +38,10 @@ class Saved:
     """The state of a run after an epoch.
 
     Args:
-        history: The epochs.
-        now: Parameters that train, and buffers, by name.
-        best: The same after the best epoch; empty where that is what the model holds.
-        moments: The optimizer's state, by parameter.
+        history: Metrics of the epochs so far.
+        now: Trained parameters and buffers, by name.
+        best: The same after the best epoch; empty without validation.
+        moments: Optimizer state, by parameter name.
     """
 
     history: History
@@ -50,14 +50,14 @@ class Saved:
     moments: Mapping[str, Tensors]
 
     def write(self, path: AnyPath, identity: Identity) -> None:
-        """Write it to one file, atomically.
+        """Write the state to one file, atomically.
 
         Args:
-            path: The file.
-            identity: Whose state it is.
+            path: Checkpoint file; replaced if it exists.
+            identity: Identity of the run.
 
         Raises:
-            CheckpointError: It cannot be written.
+            CheckpointError: The file cannot be written.
         """
         tensors = {
             **{f"now.{name}": tensor for name, tensor in self.now.items()},
@@ -79,12 +79,12 @@ class Saved:
 
     @classmethod
     def read(cls, path: AnyPath, identity: Identity, state: Tensors) -> Saved:
-        """Read back what `write` wrote, if it belongs to this run.
+        """Read a checkpoint, and check that it belongs to a run.
 
         Args:
-            path: The file.
-            identity: Whose state it must be.
-            state: Parameters that train, and buffers, by name.
+            path: File that `write` wrote.
+            identity: Identity of the run, which the file must match.
+            state: Trained parameters and buffers of the run, by name; the file must have the same names and shapes.
 
         Raises:
             CheckpointError: The file is damaged, or belongs to another run.
@@ -93,13 +93,13 @@ class Saved:
         try:
             saved = header.metadata["history"]
             history = History(tuple(Epoch(**epoch) for epoch in saved["epochs"]), int(saved["best_epoch"]))
-            told = header.metadata
-            samples = tuple(told["samples"])
-            theirs = Identity(Schedule(**told["recipe"]), told["frozen"], told["scales"], samples)
+            metadata = header.metadata
+            samples = tuple(metadata["samples"])
+            theirs = Identity(Schedule(**metadata["recipe"]), metadata["frozen"], metadata["scales"], samples)
             history.epochs[history.best_epoch]
         except (KeyError, TypeError, ValueError, IndexError, TrainingError) as error:
             raise CheckpointError(
-                f"{path} holds no training run", got=repr(error), fix="choose another path"
+                f"{path} is not a training checkpoint", got=repr(error), fix="pass another checkpoint path"
             ) from error
         shapes = {name.removeprefix("now."): shape for name, shape in header.shapes.items() if name.startswith("now.")}
         if theirs != identity or shapes != {name: tuple(tensor.shape) for name, tensor in state.items()}:

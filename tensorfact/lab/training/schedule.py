@@ -1,4 +1,4 @@
-"""The numbers that define a training run."""
+"""Hyperparameters of a training run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Samples = Dataset[Any]
 
 
 def size_of(samples: Samples) -> int:
-    """Return how many samples there are; torch's `Dataset` declares no length.
+    """Return the number of samples; torch's `Dataset` does not declare `__len__`.
 
     Args:
         samples: A data set with a length.
@@ -28,7 +28,7 @@ def size_of(samples: Samples) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """The numbers that define a run; a checkpoint resumes only under the same ones."""
+    """Hyperparameters of a run; a checkpoint resumes only with equal ones."""
 
     epochs: int
     batch_size: int
@@ -47,28 +47,28 @@ class Schedule:
             check_number(name, getattr(self, name), 0, whole=False)
 
     def lr_factor(self, progress: float) -> float:
-        """Return the learning rate's multiple after `progress` of the epochs: linear warm-up, then a cosine to 0."""
+        """Return the learning-rate multiplier after a fraction of the run: linear warm-up, then cosine decay to 0."""
         warmup = min(self.warmup_epochs / self.epochs, 1.0)
         if progress < warmup:
             return progress / warmup
         return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / max(1 - warmup, 1e-12)))
 
     def validates(self, index: int) -> bool:
-        """Return whether the model is validated after an epoch: after every so many, and after the last."""
+        """Return whether an epoch is validated: every `validate_every` epochs, and the last."""
         return (index + 1) % self.validate_every == 0 or index + 1 == self.epochs
 
 
-def check_number(name: str, value: Any, lowest: int, *, whole: bool = True) -> None:
-    """Refuse an argument of `fit` that is no number, or too small.
+def check_number(name: str, value: object, lowest: int, *, whole: bool = True) -> None:
+    """Raise unless an argument of `fit` is a number of at least `lowest`.
 
     Args:
-        name: The argument.
-        value: What arrived.
-        lowest: The smallest that is allowed.
+        name: Name of the argument, for the message.
+        value: Value of the argument.
+        lowest: Smallest allowed value.
         whole: Whether it must be an int.
 
     Raises:
-        TrainingError: It is refused.
+        TrainingError: The value has another type or is below `lowest`.
     """
     if whole:
         whole_number(value, f"fit: {name}", TrainingError, least=lowest)

@@ -1,4 +1,4 @@
-"""Modules that are added to a model: copies have their own, and nothing goes on top of them."""
+"""Modules added to a model: copies have their own, and a second adapter or baseline raises."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_nothing_goes_on_top_of_a_baseline(under: bool) -> None:
 def test_a_module_named_baseline_is_the_models_own() -> None:
     model = small()
     model.add_module("baseline", nn.Linear(2, 2))
-    with untouched(model), refused(AdaptError, "of its own"):
+    with untouched(model), refused(AdaptError, "already has an attribute"):
         BottleneckAdapters(2).attach(model, 0)
     LinearProbe().attach(model, 0)
     adapt(model, plan_for(model), TensorTrain(2))

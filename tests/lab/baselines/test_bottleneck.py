@@ -1,4 +1,4 @@
-"""Bottlenecks: one beside an MLP needs what stands before it."""
+"""Bottlenecks: one in parallel to an MLP needs the norm before it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every baseline: its published count, that it starts at the base model, trains, and comes off again."""
+"""Every baseline has its published size, starts at the base model, trains, and can be removed."""
 
 from __future__ import annotations
 

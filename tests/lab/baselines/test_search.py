@@ -1,4 +1,4 @@
-"""NOAH's search keeps its budget and its word."""
+"""NOAH's search keeps its budget and finds the best subnet of a small space."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_a_search_is_repeatable_keeps_its_budget_and_leaves_the_model_alone() ->
 
 
 def test_the_search_returns_the_best_there_is() -> None:
-    """In a space small enough to try everything, it finds what trying everything finds."""
+    """In a small space the search finds the same subnet as trying all of them."""
     model = nano()
     data = digits(model, train=64, val=32)
     space = Space(adapters=(0, 8), ranks=(0,), prompts=(0,))

@@ -1,4 +1,4 @@
-"""Prompts in Swin's windows: they are tokens there, train, and come off again."""
+"""Prompts in Swin's windows: they act as tokens, train, and can be removed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fashion-MNIST is read strictly, from where the user says or Debian keeps it."""
+"""Fashion-MNIST is read strictly, from the given folder or that of the Debian package."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def test_the_parts_are_drawn_by_a_seed_from_files_that_the_environment_names(
     ("magic", "data", "tail", "words"),
     [
         (bytes([0, 0, 8, 1]), np.zeros((30, 28, 28)), b"", "header"),
-        (bytes([0, 0, 8, 3]), np.zeros((30, 28, 29)), b"", "sizes"),
-        (bytes([0, 0, 8, 3]), np.zeros((0, 28, 28)), b"", "sizes"),
-        (bytes([0, 0, 8, 3]), np.zeros((30, 28, 28)), b"x", "data.*got more"),
+        (bytes([0, 0, 8, 3]), np.zeros((30, 28, 29)), b"", "wrong shape"),
+        (bytes([0, 0, 8, 3]), np.zeros((0, 28, 28)), b"", "wrong shape"),
+        (bytes([0, 0, 8, 3]), np.zeros((30, 28, 28)), b"x", "bytes of data.*got more"),
         (bytes([0, 0, 8, 3]), np.zeros((29, 28, 28)), b"", "29 labels"),
     ],
 )
@@ -64,7 +64,7 @@ def test_a_file_that_is_not_what_it_says_is_refused(
 
 
 def test_a_file_that_is_cut_short_or_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="Debian's package dataset-fashion-mnist"):
+    with pytest.raises(DataError, match="apt install dataset-fashion-mnist"):
         fashion_mnist(nano(), root=tmp_path)
     path = lay_out(tmp_path) / "t10k-images-idx3-ubyte.gz"
     path.write_bytes(path.read_bytes()[:-100])

@@ -39,7 +39,7 @@ def test_a_damaged_image_is_named(tmp_path: Path) -> None:
     lay_out(tmp_path)
     path = tmp_path / "train" / "b" / "one.png"
     path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(DataError, match=r"train/b/one\.png is no readable image"):
+    with pytest.raises(DataError, match=r"train/b/one\.png is not a readable image"):
         image_folder(tmp_path, nano())
 
 
@@ -51,7 +51,7 @@ def test_what_torchvision_passes_over_is_named_and_hidden_files_are_not(tmp_path
     for name in ("two.avif", "notes.txt", "below/three"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).touch()
-        with pytest.raises(DataError, match=f"train/b/{name} is no image by its name"):
+        with pytest.raises(DataError, match=f"train/b/{name} does not have the extension of an image"):
             image_folder(tmp_path, nano())
         (folder / name).unlink()
     (folder / "below").rmdir()
@@ -66,7 +66,7 @@ def test_an_unchecked_folder_opens_no_image_before_it_is_asked_for(tmp_path: Pat
     path.write_bytes(b"")
     data = image_folder(tmp_path, nano(), check=False)
     assert data.train[0][0].shape == (1, 28, 28)
-    with pytest.raises(DataError, match=r"train/b/one\.png is no readable image"):
+    with pytest.raises(DataError, match=r"train/b/one\.png is not a readable image"):
         data.train[1]
 
 
@@ -83,7 +83,7 @@ def test_an_image_of_16_bits_keeps_its_range_and_one_without_a_range_is_refused(
     Image.fromarray(pixels).save(tmp_path / "image.png")
     assert np.array_equal(np.asarray(open_rgb(tmp_path / "image.png"))[..., 0], pixels // 256)
     Image.fromarray(pixels.astype(np.float32)).save(tmp_path / "image.tif")
-    with pytest.raises(DataError, match="no known range; write a PNG"):
+    with pytest.raises(DataError, match="no known range; save the image as a PNG"):
         open_rgb(tmp_path / "image.tif")
 
 

@@ -1,4 +1,4 @@
-"""Images in memory: digits are the real ones, and arrays are what they were."""
+"""Images in memory: scikit-learn's digits, and arrays that keep their values."""
 
 from __future__ import annotations
 
@@ -81,16 +81,16 @@ def test_a_shrunk_image_is_averaged_not_sampled() -> None:
 @pytest.mark.parametrize(
     ("images", "labels", "words"),
     [
-        (np.zeros((4, 3, 8, 8)), np.arange(4), "channels before height"),
+        (np.zeros((4, 3, 8, 8)), np.arange(4), "channels come before the height"),
         (np.zeros((4, 8)), np.arange(4), "height, width"),
         (np.zeros((0, 8, 8)), np.arange(0), "height, width"),
-        (np.full((4, 8, 8), 255.0), np.arange(4), "divide by 255"),
-        (np.full((4, 8, 8), np.nan), np.arange(4), "256 pixels that are NaN"),
+        (np.full((4, 8, 8), 255.0), np.arange(4), "images / 255"),
+        (np.full((4, 8, 8), np.nan), np.arange(4), "256 NaN or infinite pixels"),
         (np.zeros((4, 8, 8), int), np.arange(4), "uint8"),
         (np.zeros((4, 8, 8)), np.arange(3), "a label for each of 4 images"),
-        (np.zeros((4, 8, 8)), np.arange(4) - 1, "0 up"),
+        (np.zeros((4, 8, 8)), np.arange(4) - 1, "at least 0"),
         (np.zeros((4, 8, 8)), np.zeros(4), "class indices"),
-        (np.array([None] * 4), np.arange(4), "rectangle"),
+        (np.array([None] * 4), np.arange(4), "rectangular"),
         (np.zeros((2, 8, 8)), np.arange(2), "below 2"),
     ],
 )

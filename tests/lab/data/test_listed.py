@@ -1,4 +1,4 @@
-"""Lists are read as the field lays them out, and a wrong line is named before anything trains."""
+"""Lists are read in their usual layout, and a wrong line is named before training."""
 
 from __future__ import annotations
 
@@ -73,9 +73,9 @@ def rewrite(path: Path, old: str, new: str) -> None:
         ("images/test/000000.jpg " + "9" * 5000, ("test.txt, line 4",)),
         ("no-label", ("test.txt, line 4", "no-label")),
         ("", ("test.txt, line 4",)),
-        ("images/test/000000.jpg \u0663", ("test.txt, line 4", "a label from")),
-        ("/tmp/000000.jpg 1", ("test.txt, line 4", "within")),
-        ("images/../../000000.jpg 1", ("test.txt, line 4", "within")),
+        ("images/test/000000.jpg \u0663", ("test.txt, line 4", "a label of 0 to 9")),
+        ("/tmp/000000.jpg 1", ("test.txt, line 4", "inside the folder")),
+        ("images/../../000000.jpg 1", ("test.txt, line 4", "inside the folder")),
         (". 1", ("test.txt, line 4",)),
         ("images/test 1", ("test.txt, line 4", "directory")),
     ],
@@ -137,11 +137,11 @@ def test_a_task_or_list_that_is_missing_is_named(tmp_path: Path) -> None:
 def test_without_a_check_lists_are_read_and_images_are_not(tmp_path: Path) -> None:
     root = lay_out_vtab(tmp_path, "svhn")
     (root / "svhn" / "images" / "train800" / "000002.jpg").write_bytes(b"damaged")
-    with pytest.raises(DataError, match=r"train800\.txt, line 3: .*000002\.jpg is no readable image"):
+    with pytest.raises(DataError, match=r"train800\.txt, line 3: .*000002\.jpg is not a readable image"):
         vtab(root, "svhn", nano())
     data = vtab(root, "svhn", nano(), check=False)
     assert data.train[1][1] == 1
-    with pytest.raises(DataError, match=r"000002\.jpg is no readable image"):
+    with pytest.raises(DataError, match=r"000002\.jpg is not a readable image"):
         data.train[2]
     rewrite(root / "svhn" / "val200.txt", " 2\n", " 11\n")
     with pytest.raises(DataError, match=r"val200\.txt, line 3.*0 to 9"):
@@ -169,6 +169,6 @@ def test_the_list_of_both_is_what_both_lists_hold(shared: bool, tmp_path: Path) 
         with pytest.raises(DataError, match=words):
             vtab(root, "svhn", nano(), check=False)
 
-    refused("".join([*lines, lines[1]]), r"train800val200\.txt, line 7: .* is not in .*wrong count: 7 lines for 6")
-    refused("".join(lines[:5]), r"(train800|val200)\.txt, line \d: .* is missing from .*wrong count: 5 lines for 6")
+    refused("".join([*lines, lines[1]]), r"train800val200\.txt, line 7: .* is not in .*got 7 lines instead of 6")
+    refused("".join(lines[:5]), r"(train800|val200)\.txt, line \d: .* is missing from .*got 5 lines instead of 6")
     refused("".join([*lines[:4], lines[4].replace(" 1", " 7"), lines[5]]), r"train800val200\.txt, line 5: ")

@@ -1,4 +1,4 @@
-"""Splits are what they say: disjoint, of the sizes and classes asked for."""
+"""Splits are disjoint and have the requested sizes and classes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_sizes_are_none_only_where_that_means_what_is_left() -> None:
         functools.partial(sprites, "location", model),
     ]
     for call in calls:
-        with pytest.raises(DataError, match=r"parts: expected .*ints of at least 1"):
+        with pytest.raises(DataError, match=r"splits: expected .*ints of at least 1"):
             call(train=None)
 
 

@@ -1,4 +1,4 @@
-"""A word names data, and a word that names none is refused with the nearest one."""
+"""Data opens by name, and an unknown name raises with the nearest one."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_other_names_open(tmp_path: Path) -> None:
         assert (data.name, data.classes) == (name, classes)
     assert open_task("digits", nano()).sizes["test"] == 797
     (tmp_path / "fashion-mnist").mkdir()
-    with pytest.raises(DataError, match=r"fashion-mnist/train-images.*Debian"):
+    with pytest.raises(DataError, match=r"fashion-mnist/train-images.*dataset-fashion-mnist"):
         open_task("fashion-mnist", nano(), root=tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""What the tests of this room share: accelerators that leave nothing behind."""
+"""Shared fixtures: accelerators whose global state is reset after each test."""
 
 from __future__ import annotations
 

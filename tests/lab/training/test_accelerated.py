@@ -1,4 +1,4 @@
-"""An accelerator in one process: its precision, its trackers, and what `fit` cannot use."""
+"""An accelerator in one process: precision, trackers, and unsupported settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How samples are dealt: to one process as a shuffling loader does, to several and by workers without loss."""
+"""Batches: one process gets those of a shuffling loader, several processes and workers lose no sample."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evaluation: it leaves the model alone and does not depend on the batch size."""
+"""Evaluation leaves the model unchanged and does not depend on the batch size."""
 
 from __future__ import annotations
 

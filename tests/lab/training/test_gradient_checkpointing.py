@@ -1,4 +1,4 @@
-"""Gradient checkpointing: it changes no number and is switched off again."""
+"""Gradient checkpointing changes no result, and the model's setting is restored."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def text_model() -> nn.Module:
 
 
 def switches(model: nn.Module) -> list[tuple[bool, bool, bool, int]]:
-    """Return of every module its mode, whether it checkpoints, by timm's word and transformers', and its hooks."""
+    """Return the mode, the checkpointing flags of timm and transformers, and the hooks of every module."""
     flags = ("grad_checkpointing", "gradient_checkpointing")
     return [(m.training, *(bool(getattr(m, f, False)) for f in flags), len(m._forward_hooks)) for m in model.modules()]  # type: ignore[misc]
 

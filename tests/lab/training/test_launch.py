@@ -1,4 +1,4 @@
-"""Accelerators for whoever asks for what only accelerate has."""
+"""Accelerators are made where several processes, mixed precision or a tracker need one."""
 
 from __future__ import annotations
 

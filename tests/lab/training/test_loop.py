@@ -1,4 +1,4 @@
-"""Training: what trains, what stands still, which epoch stays, and what is refused."""
+"""Training: which parameters train, which stay frozen, which epoch is kept, and what raises."""
 
 from __future__ import annotations
 

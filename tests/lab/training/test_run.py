@@ -1,4 +1,4 @@
-"""Steps of a run: parts of a batch add up, frozen statistics stand still, a loss that is no number is said."""
+"""Steps of a run: gradients accumulate, frozen statistics stay unchanged, a loss that is not finite raises."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The numbers of a run: how the learning rate goes, and what is out of range."""
+"""Hyperparameters of a run: the course of the learning rate, and values out of range."""
 
 from __future__ import annotations
 
