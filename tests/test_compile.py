@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from tensorfact import CP, Adapter, Format, MatrixBatch, TensorTrain, Tucker, adapt, plan_for
-from tensorfact.adapters import layers
+from tensorfact.adapters import slots
 from tests.helpers import difference, draw, infer, randomise
 from tests.test_timm import KNOWN, create
 
@@ -118,4 +118,4 @@ def test_inductor_gives_the_same_numbers() -> None:
 
 def test_the_mark_of_a_constant_function_is_that_of_torch() -> None:
     """It is set by hand, since torch's own function imports the compiler."""
-    assert vars(layers._trace) == vars(torch.compiler.assume_constant_result(lambda: None))  # type: ignore[no-untyped-call]
+    assert vars(slots._trace) == vars(torch.compiler.assume_constant_result(lambda: None))  # type: ignore[no-untyped-call]

@@ -414,7 +414,7 @@ def _loaded_by_assignment(model: nn.Module, adapter: Adapter) -> None:
 def _moved_into_one_buffer(model: nn.Module, adapter: Adapter) -> None:
     cores = list(adapter.parameters())
     flat = torch.cat([core.detach().reshape(-1) for core in cores])
-    for core, part in zip(cores, flat.split([core.numel() for core in cores]), strict=True):
+    for core, part in zip(cores, torch.split(flat, [core.numel() for core in cores]), strict=True):
         core.data = part.view(core.shape)
     flat.mul_(1.5)
 

@@ -83,9 +83,7 @@ def _forward(product: Product) -> Callable[[_Layer, Tensor], Tensor]:
     def forward(self: _Layer, input: Tensor) -> Tensor:
         slot: Slot = self.__dict__[SLOTS]["weight"]
         record(slot)
-        weight, bias = self._parameters.get("weight"), self.bias
-        if not torch.compiler.is_compiling() and weight is not slot.stored:
-            confirm(slot, weight)
+        weight, bias = _base(self, slot, "weight"), self.bias
         if not slot.switch.on:
             return product(input, weight, bias)
         return slot.increment.linear(product, input, weight, bias, slot.scale)
@@ -96,15 +94,21 @@ def _forward(product: Product) -> Callable[[_Layer, Tensor], Tensor]:
 def _effective(name: str) -> property:
     def read(self: _Layer) -> Tensor:
         slot: Slot = self.__dict__[SLOTS][name]
-        base: Tensor = self._parameters.get(name)
-        if slot.sharded:  # FSDP2 looks for the shard it stored; in a forward pass everything is gathered
-            return base
-        if not torch.compiler.is_compiling() and base is not slot.stored:
-            confirm(slot, base)
+        if slot.sharded:  # FSDP2 looks up its own shard; in a forward pass the factors are gathered
+            return self._parameters[name]
+        base = _base(self, slot, name)
         record(slot)
         return slot.effective(base, drop=True) if slot.switch.on else base
 
     return property(read)
+
+
+def _base(layer: _Layer, slot: Slot, name: str) -> Tensor:
+    """Return the stored base parameter, which is checked if it is a new one."""
+    found = layer._parameters.get(name)
+    if found is None or (found is not slot.stored and not torch.compiler.is_compiling()):
+        return confirm(slot, found)
+    return found
 
 
 _bases: dict[type[nn.Module], type[nn.Module]] = {}
@@ -123,5 +127,5 @@ def _adapted_class(base: type[nn.Module], names: tuple[str, ...], product: Produ
 
 def _empty(base: type[nn.Module], names: tuple[str, ...], product: Product | None) -> nn.Module:
     """Return an adapted module that pickle fills: its class is made here and has no name to be imported by."""
-    adapted = _adapted_class(base, names, product)
+    adapted = _adapted_class(base, names, product)  # type: ignore[arg-type]  # as in `attach`
     return adapted.__new__(adapted)

@@ -45,7 +45,7 @@ class Place:
         trained = {id(parameters[name]) for name in head if name in parameters}
         for parameter in parameters.values():
             parameter.requires_grad_(id(parameter) in trained)
-        self._hooks = [self.model.register_load_state_dict_pre_hook(before_loading)]
+        self._hooks = [self.model.register_load_state_dict_pre_hook(before_loading)]  # type: ignore[no-untyped-call]  # torch's
         self._hooks += [*passes.watch(self.model), *(note_sources(self.model) if self._recompute else ())]
         self.model.add_module(ATTRIBUTE, adapter)
         self.model.__dict__["get_parameter"] = functools.partial(_get_parameter, self.model)

@@ -25,7 +25,7 @@ _CLEARLY = 4
 """How many times nearer to the effective weight than to the base a weight is that was made of it."""
 
 
-def confirm(slot: Slot, found: Tensor | None) -> None:
+def confirm(slot: Slot, found: Tensor | None) -> Tensor:
     """Accept the parameter that an adapted layer holds now as its base weight.
 
     A moved, cast or reloaded base is accepted. A tensor that is no `Parameter` stands in for one call, as in
@@ -34,6 +34,9 @@ def confirm(slot: Slot, found: Tensor | None) -> None:
     Args:
         slot: The adapted parameter.
         found: What the layer holds.
+
+    Returns:
+        What the layer holds.
 
     Raises:
         AdaptError: The layer holds no such parameter any more, or it was made of the effective weight.
@@ -45,12 +48,13 @@ def confirm(slot: Slot, found: Tensor | None) -> None:
             fix="remove it with torch.nn.utils.parametrize.remove_parametrizations, or adapt the model after it",
         )
     if type(found) is not nn.Parameter or composable(found):
-        return
+        return found
     base = slot.stored
     if base is not None:
         with torch.no_grad():
             _refuse_effective(slot, found, base)
     slot.stored = found
+    return found
 
 
 def refuse_merged(slots: Mapping[str, Slot], factors: nn.ModuleDict, state: Mapping[str, Tensor], prefix: str) -> None:

@@ -15,27 +15,34 @@ from tensorfact.model.memory import refuse_shared_memory
 from tests.helpers import layers, layers_plan, refused, untouched
 
 
-def tied_through_data(model: nn.Sequential) -> None:
-    model[1].weight.data = model[0].weight.data
+def weights(model: nn.Module) -> list[nn.Parameter]:
+    return [parameter for name, parameter in model.named_parameters() if name.endswith("weight")]
 
 
-def transposed(model: nn.Sequential) -> None:
-    model[1].weight.data = model[0].weight.data.t()
+def tied_through_data(model: nn.Module) -> None:
+    first, second = weights(model)
+    second.data = first.data
 
 
-def a_part(model: nn.Sequential) -> None:
+def transposed(model: nn.Module) -> None:
+    first, second = weights(model)
+    second.data = first.data.t()
+
+
+def a_part(model: nn.Module) -> None:
+    first, second = weights(model)
     whole = torch.randn(7, 6)
-    model[0].weight.data, model[1].weight.data = whole[:6], whole[1:]
+    first.data, second.data = whole[:6], whole[1:]
 
 
-def assigned(model: nn.Sequential) -> None:
+def assigned(model: nn.Module) -> None:
     state = dict(model.state_dict())
     state["1.weight"] = state["0.weight"]
     model.load_state_dict(state, assign=True)
 
 
 @pytest.mark.parametrize("share", [tied_through_data, transposed, a_part, assigned])
-def test_two_parameters_over_one_memory_are_refused(share: Callable[[nn.Sequential], None]) -> None:
+def test_two_parameters_over_one_memory_are_refused(share: Callable[[nn.Module], None]) -> None:
     model = layers(2)
     share(model)
     with untouched(model), refused(AdaptError, "'0.weight'", "'1.weight'", "model[1].weight = model[0].weight"):
@@ -53,7 +60,8 @@ def test_an_adapted_parameter_that_shares_memory_with_another_is_refused() -> No
 @pytest.mark.parametrize("view", [lambda t: t[:1].expand(6, 6), lambda t: t[:, :1].expand(6, 6)])
 def test_an_expanded_view_is_refused(view: Callable[[Tensor], Tensor]) -> None:
     model = layers(2)
-    model[0].weight.data = view(model[0].weight.data)
+    first, _ = weights(model)
+    first.data = view(first.data)
     with refused(AdaptError, "'0.weight'", "expand()"):
         adapt(model, layers_plan(), TensorTrain(2))
 
@@ -63,7 +71,7 @@ def test_parameters_side_by_side_in_one_buffer_are_adapted() -> None:
     expected = copy.deepcopy(model)(torch.ones(1, 6))
     parameters = list(model.parameters())
     flat = torch.cat([p.detach().reshape(-1) for p in parameters])
-    for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+    for parameter, part in zip(parameters, torch.split(flat, [p.numel() for p in parameters]), strict=True):
         parameter.data = part.view(parameter.shape)
     adapter = adapt(model, layers_plan(), TensorTrain(2))
     assert torch.equal(model(torch.ones(1, 6)), expected)

@@ -113,7 +113,13 @@ class Formed:
         stacked: For each result of `together`, whether its first dimension runs over parameters.
     """
 
-    def __init__(self, passes: Passes, together: Make, alone: Callable[[int], Make], stacked: Sequence[bool]) -> None:
+    def __init__(
+        self,
+        passes: Passes,
+        together: Make,
+        alone: Callable[[int, Sequence[Tensor]], Sequence[Tensor]],
+        stacked: Sequence[bool],
+    ) -> None:
         self._passes, self._together, self._alone, self._stacked = passes, together, alone, tuple(stacked)
 
     def __call__(self, at: int, sources: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
