@@ -62,7 +62,7 @@ def sweep_section(summary: Summary) -> str:
     seconds = sum(run.measured.seconds for run in runs if run.measured)
     return "\n".join(
         [
-            f"`make results` trained {len(runs)} runs of {settings.epochs} epochs at learning rate {settings.lr:g}. Together",
+            f"`make results` trained {len(runs)} runs of {settings.epochs} epochs at learning rate {settings.lr:g}. In all",
             f"they took {seconds / 3600:.1f} hours on one core each.",
             "",
             summary.protocol,
