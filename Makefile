@@ -40,10 +40,13 @@ third-party: $(READY)
 	$(BIN)/python -m pytest -c pyproject.toml --rootdir . --pyargs hierarchical_tucker $(THIRD)/tests; status=$$?; \
 	$(BIN)/python -m pip uninstall --quiet --yes tensorfact-hierarchical-tucker; exit $$status
 
-# every method on three tasks, and the page docs/results.md: an hour on 2 cores; re-running resumes it
+# the runs behind the tables of accuracy in README.md and docs/results.md, and the tables: an hour and a half on 2 cores;
+# re-running resumes the sweep. `python -m benchmarks.results_page` alone writes the tables from the committed runs.
 results: $(READY)
 	$(BIN)/tensorfact sweep --preset small --engine pool --processes 2 --device cpu --out runs/small
-	$(BIN)/python -m benchmarks.results_page runs/small
+	OMP_NUM_THREADS=1 $(BIN)/python examples/compare_recipes.py --out runs/recipes
+	$(BIN)/tensorfact compare --out runs/compare
+	$(BIN)/python -m benchmarks.results_page --sweep runs/small --recipes runs/recipes --compare runs/compare
 
 # benchmarks with their targets: at most ten minutes on the CPU; `make bench-cuda` on a machine with a GPU
 bench: $(READY)

@@ -62,8 +62,8 @@ def sweep_section(summary: Summary) -> str:
     seconds = sum(run.measured.seconds for run in runs if run.measured)
     return "\n".join(
         [
-            f"`make results` trained {len(runs)} runs of {settings.epochs} epochs at learning rate {settings.lr:g}, in",
-            f"{seconds / 3600:.1f} hours on one core each.",
+            f"`make results` trained {len(runs)} runs of {settings.epochs} epochs at learning rate {settings.lr:g},",
+            f"in {seconds / 3600:.1f} hours of one core each.",
             "",
             summary.protocol,
             "",

@@ -218,7 +218,7 @@ UNMIRRORED = {
             *("partial_tucker", "per_slice", "reshaped_tucker", "tensor_ring", "tt_matrix", "tucker"),
         )
     },
-    "lab.baselines.prompts": "tests/lab/baselines/test_method.py: prompts are two of the methods that are tried there",
+    "lab.baselines.prompts": "tests/lab/baselines/test_method.py: prompts are two of the methods tested there",
     "lab.methods": "tests/lab/sweep/test_check.py: names and options of methods, right and wrong",
     "lab.report.comparison": "tests/lab/test_comparison.py: its files agree with the comparison",
     "lab.report.names": "tests/lab/report/test_summary.py: the ranks and kinds that a summary reads off names",
@@ -226,7 +226,7 @@ UNMIRRORED = {
     "lab.report.terminal": "tests/cli/test_sweeps.py: the tables that the command prints",
     "lab.sweep.execute": "tests/lab/sweep/test_run.py: runs, from their specs to their outcomes",
     "lab.training.engine": "tests/lab/training/test_loop.py: every run without an accelerator goes through it",
-    "plan.families.concrete": "tests/plan/families/test_by_shape.py: as few rules as will do, on any model",
+    "plan.families.concrete": "tests/plan/families/test_by_shape.py: the smallest set of rules, on any model",
     **{f"plan.families.{name}": EVERY_FAMILY for name in ("family", "language", "parts", "vision")},
     **{f"testing.{name}": EVERY_FAULT for name in ("decomposition_laws", "network_laws", "smallest_model", "subject")},
 }

@@ -113,7 +113,7 @@ class Network:
         if len(zeros) > 1:
             yield "more than one core starts at zero, so all gradients are zero", "start='zero' for one core only"
         if any(not core.trained for core in zeros):
-            yield "the core that starts at zero is frozen, so the increment stays zero", "train this core"
+            yield "the zero core is frozen, so the increment stays zero", "train it, or start another core at zero"
         if not any(core.trained for core in self.cores):
             yield f"no core of {self} is trained", "train at least one core"
 

@@ -203,7 +203,9 @@ class Group:
             raise PlanError(owner, expected="a list of at least one Rule", got=repr(given), fix="pass [Rule(...)]")
         self._check_axes(owner)
         for axis, size in (self.axis_sizes or {}).items():
-            one_of(axis, self.rules[0].free, f"{owner}: axis_sizes", PlanError)
+            free = sorted(self.rules[0].free)
+            fix = f"axis_sizes={{{free[0]!r}: 12}}" if free else "leave axis_sizes out"
+            one_of(axis, free, f"{owner}: axis_sizes", PlanError, fix=fix)
             whole_number(size, f"{owner}: axis_sizes[{axis!r}]", PlanError, example=12)
 
     def __hash__(self) -> int:
