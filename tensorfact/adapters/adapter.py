@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import cast
 
 from torch import Tensor, nn
@@ -11,7 +12,6 @@ from torch import Tensor, nn
 from ..algebra import Recompression, convert, round_ranks
 from ..common.checks import AnyPath
 from ..common.progress import Progress, silent
-from ..errors import AdaptError, nearest
 from ..formats import Format
 from ..formats.rank import Rank
 from ..lora import LoraFolder, to_lora
@@ -27,9 +27,8 @@ from .increments import NOMINAL_TOKENS
 from .links import Links
 from .liveness import Liveness, Watch, measure
 from .options import AdaptOptions
-from .place import Originals, Place, head_state, require_attached
+from .place import Originals, Place, head_state, require_attached, require_finite, slot_of
 from .slots import Switch
-from .stored import refuse_merged
 
 
 class Adapter(nn.Module):
@@ -61,11 +60,11 @@ class Adapter(nn.Module):
         super().__init__()
         self.__dict__["_model"] = model  # not as a submodule: the adapter is a submodule of the model
         self.plan, self.resolved, self.head = plan, resolved, head
-        self.formats, self.scales = dict(formats), dict(scales)
+        self._formats, self._scales = dict(formats), dict(scales)
         self.dropout, self.seed, self._options = options.dropout.plain, options.seed, options
         self._switch, self._attached, self._disabled = Switch(), False, False
         self._originals, self._place = Originals(model), Place(model, recompute=options.recompute)
-        self._link(Links(model, resolved, self.formats, self.scales, self._switch, options))
+        self._link(Links(model, resolved, self._formats, self._scales, self._switch, options))
 
     def _link(self, links: Links) -> None:
         self._links, self._slots = links, links.slots
@@ -83,6 +82,16 @@ class Adapter(nn.Module):
         return cast("nn.Module", self.__dict__["_model"])
 
     @property
+    def formats(self) -> Mapping[str, Format]:
+        """Formats by tensor name; `convert` and `round` change them."""
+        return MappingProxyType(self._formats)
+
+    @property
+    def scales(self) -> Mapping[str, float]:
+        """Scales s of the update W + s dW by tensor name, as given to `adapt`."""
+        return MappingProxyType(self._scales)
+
+    @property
     def merged(self) -> bool:
         """Whether the increments are merged into the base weights."""
         return bool(self._originals.values)
@@ -95,6 +104,7 @@ class Adapter(nn.Module):
         """
         self._require(merged=False, changing=True)
         self._links.check_base()
+        require_finite(self.named_cores())
         self._originals.replace(self._slots)
         self._switch.on = False
 
@@ -163,7 +173,7 @@ class Adapter(nn.Module):
         """Attach the adapter to its model; used by `adapt`. On an error the model is left unchanged."""
         try:
             self._attached = True
-            self._place.take(self, self.head, self._links.passes, self._before_loading)
+            self._place.take(self, self.head, self._links.passes)
             self._links.attach()
             self.train(self.model.training)
         except BaseException:
@@ -175,10 +185,6 @@ class Adapter(nn.Module):
         self.watch.stop()
         self._place.leave()
         self._attached = False
-
-    def _before_loading(self, model: nn.Module, state: Mapping[str, Tensor], prefix: str, *_: object) -> None:
-        if not self.merged:
-            refuse_merged(self._slots, self.factors, state, prefix)
 
     def _require(self, merged: bool | None = None, *, changing: bool = False) -> None:
         require_attached(self._attached, disabled=changing and self._disabled)
@@ -232,15 +238,7 @@ class Adapter(nn.Module):
             >>> adapter.delta("blocks.0.attn.qkv.weight").shape
             torch.Size([288, 96])
         """
-        if parameter_name not in self._slots:
-            raise AdaptError(
-                "delta: parameter_name",
-                expected=f"one of the {len(self._slots)} adapted parameters",
-                got=f"{parameter_name!r}{nearest(parameter_name, self._slots)}",
-                fix="pass a name from adapter.resolved.parameters",
-            )
-        slot = self._slots[parameter_name]
-        return slot.increment.dense() * slot.scale
+        return (slot := slot_of(parameter_name, self._slots)).increment.dense() * slot.scale
 
     def check(self, example_input: object = None) -> Liveness:
         """Check that each adapted parameter affects the output, and that adapted and merged model agree.
@@ -316,8 +314,8 @@ class Adapter(nn.Module):
         head = head_state(self.model, self.head)
         description = AdapterDescription(
             self.plan,
-            self.formats,
-            self.scales,
+            dict(self._formats),
+            dict(self._scales),
             self.dropout,
             self.fingerprint,
             {tensor.name: tensor.modes for tensor in self.resolved.tensors},
@@ -383,7 +381,7 @@ class Adapter(nn.Module):
         self.watch.stop()
         self._link(links)
         links.attach()
-        self.formats, self.seed = dict(found.state.description.formats), None
+        self._formats, self.seed = dict(found.state.description.formats), None
         self.train(self.training)
         return found
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ..errors import AdaptError
+from ..errors import AdaptError, nearest
 from ..model.head import head_buffers
 from ..model.parameters import ATTRIBUTE, base_parameters, owner_of
 from .increments import Passes, note_sources
@@ -29,24 +29,20 @@ class Place:
         self._flags: dict[str, bool] = {}
         self._hooks: list[RemovableHandle] = []
 
-    def take(
-        self, adapter: nn.Module, head: tuple[str, ...], passes: Passes, before_loading: Callable[..., None]
-    ) -> None:
-        """Freeze all parameters but the head's and register the adapter.
+    def take(self, adapter: nn.Module, head: tuple[str, ...], passes: Passes) -> None:
+        """Freeze all parameters but the head's, and register the adapter.
 
         Args:
-            adapter: The adapter.
-            head: The names of the head's parameters.
-            passes: The passes through the model, which begin when it is called.
-            before_loading: Called with the model, a state dict and the model's prefix in it, before that is loaded.
+            adapter: The adapter to register.
+            head: Names of the head's parameters.
+            passes: Forward passes of the model, which begin when it is called.
         """
         parameters = base_parameters(self.model)
         self._flags = {name: parameter.requires_grad for name, parameter in parameters.items()}
         trained = {id(parameters[name]) for name in head if name in parameters}
         for parameter in parameters.values():
             parameter.requires_grad_(id(parameter) in trained)
-        self._hooks = [self.model.register_load_state_dict_pre_hook(before_loading)]  # type: ignore[no-untyped-call]  # torch's
-        self._hooks += [*passes.watch(self.model), *(note_sources(self.model) if self._recompute else ())]
+        self._hooks = [*passes.watch(self.model), *(note_sources(self.model) if self._recompute else ())]
         self.model.add_module(ATTRIBUTE, adapter)
         self.model.__dict__["get_parameter"] = functools.partial(_get_parameter, self.model)
 
@@ -152,3 +148,39 @@ def require_attached(attached: bool, *, disabled: bool) -> None:
         raise AdaptError("the adapter was removed from its model", fix="call adapt() or load_adapter() again")
     if disabled:
         raise AdaptError("the adapter is disabled", fix="make this call outside `with adapter.disabled():`")
+
+
+def require_finite(cores: Mapping[str, Tensor]) -> None:
+    """Raise if a core holds NaN or infinity.
+
+    Args:
+        cores: Cores by name.
+
+    Raises:
+        AdaptError: A value is not finite.
+    """
+    for name, core in cores.items():
+        if not bool(core.isfinite().all()):
+            raise AdaptError(
+                f"core {name!r} holds NaN or infinity", cause="diverged training", fix="load_adapter from before it"
+            )
+
+
+def slot_of(parameter: object, slots: Mapping[str, Slot]) -> Slot:
+    """Return the slot of an adapted parameter.
+
+    Args:
+        parameter: The parameter's name in the model.
+        slots: The adapted parameters, by name.
+
+    Raises:
+        AdaptError: The parameter is not adapted.
+    """
+    if not isinstance(parameter, str) or parameter not in slots:
+        raise AdaptError(
+            "delta: parameter_name",
+            expected=f"one of the {len(slots)} adapted parameters",
+            got=f"{parameter!r}{nearest(str(parameter), slots)}",
+            fix="pass a name from adapter.resolved.parameters",
+        )
+    return slots[parameter]

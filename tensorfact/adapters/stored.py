@@ -57,7 +57,9 @@ def confirm(slot: Slot, found: Tensor | None) -> Tensor:
     return found
 
 
-def refuse_merged(slots: Mapping[str, Slot], factors: nn.ModuleDict, state: Mapping[str, Tensor], prefix: str) -> None:
+def refuse_merged(
+    slots: Mapping[str, Slot], factors: Mapping[str, Factors], state: Mapping[str, Tensor], prefix: str
+) -> None:
     """Refuse a `state_dict` of merged weights, before any of it is loaded into an adapted model.
 
     Args:
@@ -113,12 +115,11 @@ def _distance(found: Tensor, source: Tensor) -> float:
 
 
 @contextlib.contextmanager
-def _holding(factors: nn.ModuleDict, cores: Mapping[str, Tensor]) -> Iterator[None]:
+def _holding(factors: Mapping[str, Factors], cores: Mapping[str, Tensor]) -> Iterator[None]:
     """Let factors hold other cores while the context lasts."""
     kept: list[tuple[dict[str, nn.Parameter | None], str, nn.Parameter | None]] = []
     try:
         for tensor, each in factors.items():
-            assert isinstance(each, Factors)
             stored = each.cores._parameters
             for core, own in stored.items():
                 new = cores.get(f"{tensor}.cores.{core}")

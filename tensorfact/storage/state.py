@@ -18,6 +18,8 @@ from ..network import Network
 from .description import FACTORS, HEAD, START, AdapterDescription, LeftOutCores
 from .files import read_header, write_tensors
 
+_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class AdapterState:
@@ -82,7 +84,8 @@ class AdapterState:
             source: What to call the adapter in error messages.
 
         Raises:
-            CheckpointError: A tensor is missing, unknown or of another shape, or a core is not floating point.
+            CheckpointError: A tensor is missing, unknown, of another shape or not finite, or a core is not floating
+                point.
         """
         expected, found = self.description.shapes, {name: tuple(t.shape) for name, t in self.tensors.items()}
         for name in sorted(expected.keys() | found.keys()):
@@ -94,12 +97,19 @@ class AdapterState:
                     fix="pass adapter.state, or AdapterState.load(path)",
                 )
             tensor = self.tensors[name]
-            if tensor.is_meta or not (tensor.is_floating_point() or name.startswith(HEAD)):
+            if tensor.is_meta or not (tensor.dtype in _DTYPES or name.startswith(HEAD)):
                 raise CheckpointError(
                     f"{source}: {name!r}",
                     expected="floating-point numbers",
                     got=f"{tensor.dtype} on {tensor.device}",
                     fix="save the adapter again in fp32, fp64, fp16 or bf16",
+                )
+            if tensor.dtype in _DTYPES and not bool(tensor.isfinite().all()):
+                raise CheckpointError(
+                    f"{source}: {name!r} holds NaN or infinity",
+                    got=f"{int((~tensor.isfinite()).sum()):,} of {tensor.numel():,} values",
+                    cause="diverged training",
+                    fix="use an adapter from before training diverged",
                 )
 
     def save(self, path: AnyPath) -> None:
@@ -114,6 +124,7 @@ class AdapterState:
             CheckpointError: The file cannot be written; an existing file is unchanged.
             FormatError: A format has no registered name.
         """
+        self.check()
         drawn, own = self.description.drawn(), self.tensors
         same = {name: core for name, core in drawn.items() if torch.equal(core.to(own[name]), own[name])}
         kept = {name: tensor for name, tensor in own.items() if name not in same}

@@ -26,7 +26,7 @@ from tensorfact import (
     plan_for,
     round_ranks,
 )
-from tensorfact.errors import AdaptError, FormatError
+from tensorfact.errors import AdaptError, CheckpointError, FormatError
 from tests.bundled import nano, plan
 from tests.helpers import (
     TT,
@@ -43,6 +43,7 @@ from tests.helpers import (
     refused,
     stacked,
     state_bits,
+    untouched,
 )
 
 
@@ -249,3 +250,32 @@ def test_a_frozen_core_stays_frozen() -> None:
     assert {name: core.requires_grad for name, core in adapter.named_cores().items()} == {
         "stack.U": False, "stack.S1": True, "stack.V": True,
     }  # fmt: skip
+
+
+def test_formats_and_scales_are_read_only() -> None:
+    """A scale written here would change the file and not the output."""
+    adapter = adapt(layers(), layers_plan(), TensorTrain(2), scale=0.5)
+    for view, value in ((adapter.scales, 3.0), (adapter.formats, TensorTrain(1))):
+        with pytest.raises(TypeError, match="does not support item assignment"):
+            cast("Any", view)["stack"] = value
+    assert dict(adapter.scales) == {"stack": 0.5}
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_factors_that_are_not_finite_are_not_merged_and_not_saved(value: float, tmp_path: Path) -> None:
+    model = layers()
+    adapter = adapt(model, layers_plan(), TensorTrain(2))
+    with torch.no_grad():
+        adapter.named_cores()["stack.U"][0, 0] = value
+    with untouched(model), refused(AdaptError, "'stack.U'", "NaN or infinity"):
+        adapter.merge()
+    with refused(CheckpointError, "'factors.stack.U'", "NaN or infinity", "1 of"):
+        adapter.save(tmp_path / "a.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("scale", [1e300, -1e39, math.inf, math.nan])
+def test_a_scale_beyond_fp32_is_refused(scale: float) -> None:
+    model = layers()
+    with untouched(model), refused(AdaptError, "scale", "fp32"):
+        adapt(model, layers_plan(), TensorTrain(2), scale=scale)

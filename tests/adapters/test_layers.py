@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+import io
+import multiprocessing
+import pickle
+from typing import Any, cast
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tensorfact import CP, Adapter, Group, MatrixBatch, Rule, TensorizationPlan, TensorTrain, Tucker, adapt
+from tensorfact import CP, Adapter, Group, MatrixBatch, Rule, TensorizationPlan, TensorTrain, Tucker, adapt, plan_for
+from tensorfact.lab import nano
 from tests.helpers import bits, difference, draw, infer, layers, layers_plan, randomise
 
 
@@ -201,3 +205,58 @@ def test_a_base_layer_in_bf16_takes_an_fp32_input_of_its_own_dtype_only() -> Non
     adapt(model, layers_plan(), TensorTrain(1), route="activation")
     with pytest.raises(RuntimeError, match="dtype"):
         infer(model, torch.randn(2, 6))
+
+
+# ------------------------------------------------------------------------------------------------------------- pickling
+
+
+def _pickled(model: nn.Module) -> nn.Module:
+    return cast("nn.Module", pickle.loads(pickle.dumps(model)))  # noqa: S301
+
+
+def _saved(model: nn.Module) -> nn.Module:
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    return cast("nn.Module", torch.load(file, weights_only=False))
+
+
+@pytest.mark.parametrize("copied", [_pickled, _saved, copy.deepcopy])
+@pytest.mark.parametrize("route", ["activation", "weight"])
+@pytest.mark.parametrize("make", [lambda: nano(), lambda: layers(3)])
+def test_an_adapted_model_is_pickled(make: Any, route: Any, copied: Any) -> None:
+    model = make().eval()
+    plan = layers_plan() if isinstance(model, nn.Sequential) else plan_for(model)
+    adapter = adapt(model, plan, TensorTrain(2), route=route, seed=0)
+    draw(adapter)
+    x = torch.randn(2, 6) if isinstance(model, nn.Sequential) else torch.randn(2, 1, 28, 28)
+    expected = infer(model, x)
+    other = copied(model)
+    assert torch.equal(infer(other, x), expected)
+    assert {type(module) for module in other.modules()} == {type(module) for module in model.modules()}
+    with torch.no_grad():
+        for core in other.tensorfact.parameters():
+            core.mul_(2)
+    assert difference(infer(other, x), expected) > 1e-4
+    assert torch.equal(infer(model, x), expected)
+    other.tensorfact.merge()
+    other.tensorfact.unmerge()
+    other.tensorfact.remove()
+    adapter.remove()
+    assert torch.equal(infer(other, x), infer(model, x))
+
+
+def _in_another_process(model: nn.Module, x: Tensor, out: Any) -> None:
+    out.put(infer(model, x).numpy())
+
+
+def test_an_adapted_model_goes_to_a_spawned_process() -> None:
+    model = randomise(layers(3)).eval()
+    draw(adapt(model, layers_plan(), TensorTrain(2), seed=0))
+    context = multiprocessing.get_context("spawn")
+    out = context.Queue()
+    process = context.Process(target=_in_another_process, args=(model, torch.ones(1, 6), out))
+    process.start()
+    found = out.get(timeout=120)
+    process.join()
+    assert difference(torch.from_numpy(found), infer(model, torch.ones(1, 6))) < 1e-6

@@ -245,10 +245,14 @@ def test_a_state_in_memory_is_held_against_the_model_as_a_file_is(saved: Path) -
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), third.parameters(), strict=True))
 
 
-def test_a_file_whose_cores_are_not_its_format_s_is_refused(tmp_path: Path) -> None:
+def test_a_file_whose_cores_are_not_its_format_s_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     state = stacked()[1].state
     other = dataclasses.replace(state.description, formats={"stack": TensorTrain(2)})
-    AdapterState(other, state.tensors).save(tmp_path / "a.safetensors")
+    with refused(CheckpointError, "'factors.stack.", "does not match the description"):
+        AdapterState(other, state.tensors).save(tmp_path / "a.safetensors")
+    with monkeypatch.context() as patch:
+        patch.setattr(AdapterState, "check", lambda *_: None)
+        AdapterState(other, state.tensors).save(tmp_path / "a.safetensors")
     with refused(CheckpointError, "does not match its description", "'factors.stack."):
         AdapterState.load(tmp_path / "a.safetensors")
 
@@ -300,3 +304,22 @@ def test_any_path_will_do(saved: Path) -> None:
     first, *others = (load_adapter(base(), path) for path in (saved, str(saved), Elsewhere(saved)))
     for other in others:
         assert all(torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int32, torch.complex64])
+def test_a_core_of_another_dtype_is_refused(saved: Path, dtype: torch.dtype) -> None:
+    state = AdapterState.load(saved)
+    name = next(name for name in state.tensors if name.startswith("factors."))
+    odd = AdapterState(state.description, {**state.tensors, name: state.tensors[name].to(dtype)})
+    with refused(CheckpointError, name, "floating-point"):
+        load_adapter(base(), odd)
+
+
+def test_a_file_with_nan_is_refused_by_name(saved: Path, tmp_path: Path) -> None:
+    state = AdapterState.load(saved)
+    name = next(name for name in state.tensors if name.startswith("factors."))
+    tensors = {**state.tensors, name: torch.full_like(state.tensors[name], float("nan"))}
+    write_tensors(tmp_path / "nan", tensors, read_header(saved).metadata)
+    model = base()
+    with untouched(model), refused(CheckpointError, name, "NaN or infinity"):
+        load_adapter(model, tmp_path / "nan")
