@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,27 +9,23 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..common.aliases import Options
 from ..common.checks import AnyPath
-from ..errors import CheckpointError, DataError, nearest
+from ..errors import DataError, nearest
 from ..model.parameters import base_parameters
 from ..storage.description import FACTORS
 from ..storage.files import StoredTensors
+from .config import WEIGHTS, Config, read_config, scale_of
 from .matrices import LowRankIncrement
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
-
-Config = Options
-"""The content of peft's `adapter_config.json`; empty for a file without one."""
 
 _PART = re.compile(
     r"(?P<layer>.+)\.(?P<part>lora_(?:A|B|down|up)(?:\.\w+)?\.weight|hada_w[12]_[ab]|lokr_w[12](?:_[ab])?|alpha)"
 )
-_UNCHANGING = (True, False, "gaussian", "eva", "orthogonal")
-"""Values of peft's `init_lora_weights` that keep the base weights. The others change them before training."""
-
-_UNREADABLE = ("lora_magnitude_vector", "dora_scale", "lora_embedding", "hada_t", "lokr_t", "lora_mid")
+_UNREADABLE = (
+    *("lora_magnitude_vector", "dora_scale", "lora_embedding", "hada_t", "lokr_t", "lora_mid"),
+    *("oft_", "boft_", "ia3_l", "vera_lambda", "hra_u", "fourierft_", "vblora_", "randlora_"),
+)
 _LYCORIS = re.compile(r"^(?:lycoris|lora_unet|lora_te\d?|lora_transformer|lora)_")
 
 
@@ -50,11 +44,13 @@ def read_layers(model: nn.Module, path: AnyPath) -> tuple[dict[str, LowRankIncre
         DataError: The model does not have a layer of the file, or a layer is of a kind that cannot be read.
     """
     path = Path(path)
-    config = _config(path / CONFIG) if path.is_dir() else {}
-    weights = StoredTensors(path / WEIGHTS if path.is_dir() else path)
+    weights = _weights(path)
+    config = read_config(path, weights)
     parameters = base_parameters(model)
     modules = {name.removesuffix(".weight"): name for name in parameters if name.endswith(".weight")}
-    spelled = {module.replace(".", "_"): module for module in modules}
+    spelled: dict[str, list[str]] = {}
+    for module in modules:
+        spelled.setdefault(module.replace(".", "_"), []).append(module)
     parts: dict[str, dict[str, Tensor]] = {}
     kept: dict[str, Tensor] = {}
     for key in weights:
@@ -63,7 +59,7 @@ def read_layers(model: nn.Module, path: AnyPath) -> tuple[dict[str, LowRankIncre
             raise DataError(
                 f"from_lora: {path} holds {key!r}",
                 expected="LoRA, LoHa or LoKr of linear layers",
-                cause="DoRA, an embedding or a convolution",
+                cause="DoRA, OFT or another method, an embedding, or a convolution",
                 fix="merge it with the library that wrote it, and extract() the difference",
             )
         if found := _PART.fullmatch(name):
@@ -74,7 +70,7 @@ def read_layers(model: nn.Module, path: AnyPath) -> tuple[dict[str, LowRankIncre
                     cause="several adapters in one file",
                     fix="save one adapter per file",
                 )
-            own[part] = _finite(path, key, weights[key])
+            own[part] = _finite(path, key, weights[key], whole=part == "alpha")
         elif name in parameters:
             kept[name] = _finite(path, key, weights[key])
             if kept[name].shape != parameters[name].shape:
@@ -84,18 +80,41 @@ def read_layers(model: nn.Module, path: AnyPath) -> tuple[dict[str, LowRankIncre
             raise _foreign(path, key)
     layers = {}
     for layer, each in parts.items():
-        module = layer if layer in modules else spelled.get(_LYCORIS.sub("", layer), "")
-        if not module:
-            raise DataError(
-                f"from_lora: the model has no layer {layer!r}",
-                got=f"{layer!r}{nearest(layer, modules)}",
-                cause="a file for another model",
-                fix="pass the base model it was trained on",
-            )
-        layers[modules[module]] = _two(path, layer, each, config)
+        name = modules[_module_of(layer, modules, spelled)]
+        layers[name] = _two(path, layer, each, config, tuple(parameters[name].shape))
     if not layers:
         raise DataError(f"from_lora: {path} holds no layers", expected="LoRA, LoHa or LoKr matrices")
     return layers, kept
+
+
+def _weights(path: Path) -> StoredTensors:
+    """Return the tensors of a folder of peft, or of a file."""
+    if path.is_dir() and not (path / WEIGHTS).exists() and (path / "adapter_model.bin").exists():
+        raise DataError(
+            f"from_lora: {path} holds adapter_model.bin, a pickle, which is not read",
+            expected=WEIGHTS,
+            fix="load it in peft, and call save_pretrained(folder, safe_serialization=True)",
+        )
+    return StoredTensors(path / WEIGHTS if path.is_dir() else path)
+
+
+def _module_of(layer: str, modules: Mapping[str, str], spelled: Mapping[str, list[str]]) -> str:
+    """Return the module of a layer, whose name LyCORIS writes with underscores in place of dots."""
+    found = [layer] if layer in modules else spelled.get(_LYCORIS.sub("", layer), [])
+    if len(found) > 1:
+        raise DataError(
+            f"from_lora: {layer!r} may be any of {', '.join(found)}",
+            cause="LyCORIS writes underscores in place of dots, and these modules then have one name",
+            fix="rename the key to the module that it belongs to, with dots",
+        )
+    if not found:
+        raise DataError(
+            f"from_lora: the model has no layer {layer!r}",
+            got=f"{layer!r}{nearest(layer, modules)}",
+            cause="a file for another model",
+            fix="pass the base model it was trained on",
+        )
+    return found[0]
 
 
 def _foreign(path: Path, key: str) -> DataError:
@@ -112,65 +131,16 @@ def _foreign(path: Path, key: str) -> DataError:
     )
 
 
-def _config(path: Path) -> Config:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        kind = config["peft_type"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"cannot read {path}",
-            expected="the JSON of a peft adapter",
-            got=repr(error),
-            fix="pass the folder that peft's save_pretrained wrote",
-        ) from error
-    if config.get("init_lora_weights", True) not in _UNCHANGING:
-        raise DataError(
-            f"from_lora: {path}",
-            expected="an init_lora_weights that keeps the base model's weights",
-            got=repr(config["init_lora_weights"]),
-            fix="convert it in peft: save_pretrained(..., path_initial_model_for_weight_conversion=...)",
-        )
-    _check_numbers(path, config)
-    if kind not in ("LORA", "LOHA", "LOKR") or config.get("use_dora") or config.get("bias", "none") != "none":
-        raise DataError(
-            f"from_lora: {path}",
-            expected="LORA, LOHA or LOKR without DoRA and without biases",
-            got=f"{kind}, use_dora={config.get('use_dora')}, bias={config.get('bias')!r}",
-            fix="merge it in peft and extract() the difference",
-        )
-    return dict(config)
-
-
-def _check_numbers(path: Path, config: Config) -> None:
-    """Check the ranks, alphas and patterns of a configuration."""
-    patterns = {key: config.get(key) or {} for key in ("rank_pattern", "alpha_pattern")}
-    try:
-        numbers = [config.get("r", 8), config.get("lora_alpha", config.get("alpha", 8))]
-        numbers += [value for pattern in patterns.values() for value in pattern.values()]
-        for pattern in patterns.values():
-            for key in pattern:
-                re.compile(key)
-        if all(isinstance(n, (int, float)) and not isinstance(n, bool) and math.isfinite(n) for n in numbers):
-            ranks = [config.get("r", 8), *patterns["rank_pattern"].values()]
-            if all(isinstance(rank, int) and rank > 0 for rank in ranks):
-                return
-    except (AttributeError, TypeError, re.error):
-        pass
-    raise CheckpointError(
-        f"{path} is damaged",
-        expected="a rank r of at least 1, a number lora_alpha, and patterns with such values",
-        got=", ".join(f"{key}={config.get(key)!r}" for key in ("r", "lora_alpha", "alpha", *patterns)),
-        fix="restore it from a copy",
-    )
-
-
 def _part(spelled: str) -> str:
     """Return a matrix's name without the name of the adapter, LyCORIS's names translated to peft's."""
     word = spelled.split(".")[0]
     return {"lora_down": "lora_A", "lora_up": "lora_B"}.get(word, word)
 
 
-def _finite(path: Path, key: str, tensor: Tensor) -> Tensor:
+def _finite(path: Path, key: str, tensor: Tensor, *, whole: bool = False) -> Tensor:
+    """Return a tensor of finite floating-point values; with `whole`, integers are accepted too."""
+    if whole and not tensor.is_floating_point() and not tensor.is_complex():
+        return tensor.double()
     if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
         raise DataError(
             f"from_lora: {key!r} of {path} holds NaN or infinity, or is not floating point",
@@ -179,66 +149,56 @@ def _finite(path: Path, key: str, tensor: Tensor) -> Tensor:
     return tensor
 
 
-def _two(path: Path, layer: str, parts: Mapping[str, Tensor], config: Config) -> LowRankIncrement:
-    """Return one layer's increment as two matrices."""
+def _two(
+    path: Path, layer: str, parts: Mapping[str, Tensor], config: Config, shape: tuple[int, ...]
+) -> LowRankIncrement:
+    """Return one layer's increment as two matrices, once their sizes are known to be those of its weight."""
     wide = {name: part.double() for name, part in parts.items() if name != "alpha"}
     kind = next((kind for kind in _KINDS if any(name.startswith(kind) for name in wide)), "")
     try:
-        down, up, rank = _KINDS[kind](wide)
+        down, up, rank = _KINDS[kind](wide, shape)
         if not down.shape[0] or down.shape[0] != up.shape[1] or parts.get("alpha", torch.ones(())).numel() != 1:
             raise ValueError("ranks differ")  # noqa: TRY301
     except (KeyError, RuntimeError, ValueError) as error:
         raise DataError(
             f"from_lora: layer {layer!r} of {path}",
-            expected="the matrices of LoRA, LoHa or LoKr on a linear layer",
-            got=", ".join(f"{name} {tuple(part.shape)}" for name, part in parts.items()),
-            cause="a convolution, or an incomplete file",
+            expected=f"the matrices of LoRA, LoHa or LoKr for a weight of shape {shape}",
+            got=", ".join(f"{name} {tuple(part.shape)}" for name, part in parts.items())[:200],
+            cause="a convolution, an incomplete file, or a file for another model",
         ) from error
-    scale = _scale(layer, parts, config, rank)
+    scale = scale_of(layer, parts, config, rank)
     return LowRankIncrement(down, up * scale, 0.0, sum(part.numel() for part in wide.values()))
 
 
-def _scale(layer: str, parts: Mapping[str, Tensor], config: Config, rank: int | None) -> float:
-    """Return the scale of a layer's product: alpha / rank, or alpha / sqrt(rank) with rsLoRA."""
-    if "alpha" in parts:  # LyCORIS; the scale is 1 if no matrix is factored
-        return float(parts["alpha"]) / rank if rank else 1.0
-    if not config:
-        return 1.0
-    own = int(_pattern(layer, config.get("rank_pattern")) or config.get("r", 8))
-    if rank is not None and rank != own:
-        raise DataError(f"from_lora: layer {layer!r}", expected=f"rank {own} of its configuration", got=str(rank))
-    usual = config.get("lora_alpha", config.get("alpha", own))
-    alpha = float(_pattern(layer, config.get("alpha_pattern")) or usual)
-    return alpha / (math.sqrt(own) if config.get("use_rslora") else own)
-
-
-def _pattern(layer: str, patterns: Mapping[str, float] | None) -> float | None:
-    """Return the value of the first pattern that matches a layer, by peft's rule."""
-    for pattern, value in (patterns or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", layer):
-            return value
-    return None
-
-
-def _lora(parts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, int | None]:
+def _lora(parts: Mapping[str, Tensor], shape: tuple[int, ...]) -> tuple[Tensor, Tensor, int | None]:
     down, up = parts["lora_A"], parts["lora_B"]
     _require_matrices(down, up)
+    _require_sizes(up.shape[0], down.shape[1], shape)
     return down, up, down.shape[0]
 
 
-def _loha(parts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, int | None]:
+def _loha(parts: Mapping[str, Tensor], shape: tuple[int, ...]) -> tuple[Tensor, Tensor, int | None]:
     """The elementwise product of two low-rank matrices has the product of their ranks."""
     b1, a1, b2, a2 = (parts[f"hada_w{k}"] for k in ("1_a", "1_b", "2_a", "2_b"))
     _require_matrices(b1, a1, b2, a2)
-    down = torch.einsum("ri,si->rsi", a1, a2).flatten(0, 1)
-    up = torch.einsum("or,os->ors", b1, b2).flatten(1)
+    _require_sizes(b1.shape[0], a1.shape[1], shape)
+    if b1.shape[0] != b2.shape[0] or a1.shape[1] != a2.shape[1]:
+        raise ValueError("two matrices of different sizes")
+    if a1.shape[0] * a2.shape[0] > min(shape):
+        up, down = _halved((b1 @ a1) * (b2 @ a2))
+    else:
+        down = torch.einsum("ri,si->rsi", a1, a2).flatten(0, 1)
+        up = torch.einsum("or,os->ors", b1, b2).flatten(1)
     return down, up, a1.shape[0]
 
 
-def _lokr(parts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, int | None]:
+def _lokr(parts: Mapping[str, Tensor], shape: tuple[int, ...]) -> tuple[Tensor, Tensor, int | None]:
     """The factors of a Kronecker product are the Kronecker products of its matrices' factors."""
     (up1, down1), (up2, down2) = (_factored(parts, f"lokr_w{k}") for k in (1, 2))
+    _require_sizes(up1.shape[0] * up2.shape[0], down1.shape[1] * down2.shape[1], shape)
     rank = next((part.shape[0] for name, part in parts.items() if name.endswith("_b")), None)
+    if up1.shape[1] * up2.shape[1] > min(shape):
+        (up1, down1), (up2, down2) = _halved(up1 @ down1), _halved(up2 @ down2)
     return torch.kron(down1, down2), torch.kron(up1, up2), rank
 
 
@@ -247,8 +207,12 @@ def _factored(parts: Mapping[str, Tensor], name: str) -> tuple[Tensor, Tensor]:
     if name not in parts:
         _require_matrices(parts[f"{name}_a"], parts[f"{name}_b"])
         return parts[f"{name}_a"], parts[f"{name}_b"]
-    whole = parts[name]
-    _require_matrices(whole)
+    _require_matrices(parts[name])
+    return _halved(parts[name])
+
+
+def _halved(whole: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a matrix as a product with the identity, of the rank of its shorter side."""
     rows, columns = whole.shape
     return (torch.eye(rows).to(whole), whole) if rows <= columns else (whole, torch.eye(columns).to(whole))
 
@@ -258,7 +222,13 @@ def _require_matrices(*parts: Tensor) -> None:
         raise ValueError("not a matrix")
 
 
-_KINDS: dict[str, Callable[[Mapping[str, Tensor]], tuple[Tensor, Tensor, int | None]]] = {
+def _require_sizes(rows: int, columns: int, shape: tuple[int, ...]) -> None:
+    """Check the sizes before anything of that size is allocated: those of a file need not be true."""
+    if sorted((rows, columns)) != sorted(shape):
+        raise ValueError(f"matrices of a layer ({rows}, {columns})")
+
+
+_KINDS: dict[str, Callable[[Mapping[str, Tensor], tuple[int, ...]], tuple[Tensor, Tensor, int | None]]] = {
     "lora": _lora,
     "hada": _loha,
     "lokr": _lokr,

@@ -21,7 +21,8 @@ from ..model.parameters import base_parameters, owners_of
 from ..model.sides import is_conv1d
 from ..storage.files import make_folder, write_plain, write_text
 from ..storage.state import AdapterSource, state_of
-from .files import CONFIG, PREFIX, WEIGHTS
+from .config import CONFIG, WEIGHTS
+from .files import PREFIX
 from .matrices import LowRankIncrement, low_rank
 
 

@@ -246,6 +246,7 @@ class StoredTensors(Mapping[str, Tensor]):
         self.path = Path(path)
         with _opened(path) as file:
             self.shapes = {name: tuple(file.get_slice(name).get_shape()) for name in list(file.keys())}
+            self.metadata: dict[str, str] = file.metadata() or {}
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self.shapes:

@@ -42,6 +42,13 @@ CONFIGS: dict[str, Any] = {
     "patterns": lambda: peft.LoraConfig(
         r=2, lora_alpha=5, target_modules=["q", "fc"], rank_pattern={"0.q": 3}, alpha_pattern={"fc": 7}
     ),
+    "a layer switched off": lambda: peft.LoraConfig(
+        r=2, lora_alpha=5, target_modules=["q", "fc"], alpha_pattern={r".*\.0\.q": 0, "blocks.1.fc": 3}
+    ),
+    "an alpha of 0": lambda: peft.LoraConfig(r=2, lora_alpha=0, target_modules=["q"], alpha_pattern={"1.q": 4}),
+    "patterns with groups": lambda: peft.LoraConfig(
+        r=2, target_modules=["q", "k"], rank_pattern={r"^blocks\.(0|1)\.k$": 4}, alpha_pattern={r"blocks\.\d+\.q": 1}
+    ),
     "rslora": lambda: peft.LoraConfig(r=4, use_rslora=True, target_modules=["q", "k"], modules_to_save=["head"]),
     "loha": lambda: peft.LoHaConfig(r=2, alpha=3, target_modules=["q", "fc"]),
     "lokr": lambda: peft.LoKrConfig(r=2, alpha=3, target_modules=["q", "k"]),

@@ -1,0 +1,164 @@
+"""Where the scale of a LoRA file comes from, judged by peft's own model, and configurations that are refused."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tensorfact import MatrixBatch, TensorTrain, from_lora, load_adapter, plan_by_shape
+from tensorfact.errors import CheckpointError, DataError
+from tests.helpers import difference, infer, randomise, refused, untouched
+from tests.lora.saved import CONFIGS, Small, saved_by_peft
+
+X = torch.linspace(-1, 1, 48).reshape(4, 12)
+FILE, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+
+
+def loaded(base: Small, path: Path) -> Small:
+    found = from_lora(base, path, plan_by_shape(base), MatrixBatch("full"), tolerance=1e-6)
+    load_adapter(base, found.state, check=False)
+    return base
+
+
+@pytest.mark.parametrize(
+    "name", ["lora", "patterns", "a layer switched off", "an alpha of 0", "rslora", "loha", "lokr"]
+)
+def test_a_file_in_its_folder_has_the_folder_s_alpha(name: str, tmp_path: Path) -> None:
+    base, model = saved_by_peft(CONFIGS[name](), tmp_path)
+    assert difference(infer(loaded(base, tmp_path / FILE), X), infer(model, X)) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["lora", "patterns", "rslora"])
+def test_a_file_of_diffusers_has_its_alpha_in_its_metadata(name: str, tmp_path: Path) -> None:
+    base, model = saved_by_peft(CONFIGS[name](), tmp_path / "peft")
+    config = json.loads((tmp_path / "peft" / CONFIG).read_text())
+    words = {f"transformer.{key}": value for key, value in config.items() if key != "peft_type"}
+    save_file(
+        load_file(tmp_path / "peft" / FILE), tmp_path / "a.safetensors", {"lora_adapter_metadata": json.dumps(words)}
+    )
+    assert difference(infer(loaded(base, tmp_path / "a.safetensors"), X), infer(model, X)) < 1e-5
+
+
+@pytest.mark.parametrize("rank", ["2", None, "?"])
+def test_a_file_of_kohya_has_its_alpha_in_its_metadata(rank: str | None, tmp_path: Path) -> None:
+    base, model = saved_by_peft(CONFIGS["lora"](), tmp_path / "peft")
+    words = {"ss_network_alpha": "5.0", **({} if rank is None else {"ss_network_dim": rank})}
+    save_file(load_file(tmp_path / "peft" / FILE), tmp_path / "a.safetensors", words)
+    assert difference(infer(loaded(base, tmp_path / "a.safetensors"), X), infer(model, X)) < 1e-5
+
+
+@pytest.mark.parametrize("alpha", [torch.tensor(2), torch.tensor(2, dtype=torch.int16), torch.tensor([2.0])])
+def test_an_alpha_of_any_real_dtype_is_read(alpha: torch.Tensor, tmp_path: Path) -> None:
+    down, up = torch.randn(2, 12), torch.randn(12, 2)
+    save_file({"q.lora_down.weight": down, "q.lora_up.weight": up, "q.alpha": alpha}, tmp_path / "a.safetensors")
+    base = torch.nn.Sequential()
+    base.q, base.k = torch.nn.Linear(12, 12), torch.nn.Linear(12, 12)
+    found = from_lora(base, tmp_path / "a.safetensors", plan_by_shape(base), MatrixBatch(2))
+    adapter = load_adapter(base, found.state, check=False)
+    assert difference(adapter.delta("q.weight").detach(), up @ down) < 1e-5
+
+
+def test_two_modules_whose_flattened_names_coincide_are_refused(tmp_path: Path) -> None:
+    model = torch.nn.ModuleDict({"a_b": torch.nn.Linear(4, 4), "a": torch.nn.ModuleDict({"b": torch.nn.Linear(4, 4)})})
+    keys = {"lora_down.weight": torch.ones(1, 4), "lora_up.weight": torch.ones(4, 1)}
+    save_file({f"lycoris_a_b.{name}": value.clone() for name, value in keys.items()}, tmp_path / "a.safetensors")
+    with refused(DataError, "a_b", "a.b", "underscores"):
+        from_lora(model, tmp_path / "a.safetensors", plan_by_shape(model), TensorTrain(1))
+
+
+HANGING = [
+    *("((.+)+)+X", "(a|aa)+$", "(.*)*b", ".*.*.*.*x", "(?:a+){1,}", "(a+){20}", "(?=.*a)+", "(x+x+)+y"),
+    r"(\w+\s?)*!",
+]
+
+
+@pytest.mark.parametrize("key", ["rank_pattern", "alpha_pattern"])
+@pytest.mark.parametrize("pattern", HANGING)
+def test_a_pattern_that_may_not_end_is_refused_at_once(pattern: str, key: str, tmp_path: Path) -> None:
+    base, _ = saved_by_peft(CONFIGS["lora"](), tmp_path)
+    words = json.loads((tmp_path / CONFIG).read_text()) | {key: {pattern: 2}}
+    (tmp_path / CONFIG).write_text(json.dumps(words))
+    start = time.perf_counter()
+    with untouched(base), refused(DataError, "pattern", "names of the layers"):
+        from_lora(base, tmp_path, plan_by_shape(base), TensorTrain("full"))
+    assert time.perf_counter() - start < 5
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "says"),
+    [
+        ({"peft_type": "OFT", "r": 0}, DataError, "OFT"),
+        ({"peft_type": "IA3"}, DataError, "IA3"),
+        ({"peft_type": None}, CheckpointError, "peft_type=None"),
+        ({"use_dora": True}, DataError, "use_dora=True"),
+        ({"r": 10**400}, CheckpointError, "damaged"),
+        ({"lora_alpha": float("nan")}, CheckpointError, "damaged"),
+        ({"alpha_pattern": {"q": True}}, CheckpointError, "damaged"),
+        ({"rank_pattern": {"q": 0}}, CheckpointError, "damaged"),
+    ],
+)
+def test_a_configuration_that_cannot_be_read_names_its_cause(
+    words: dict[str, Any], error: Any, says: str, tmp_path: Path
+) -> None:
+    base, _ = saved_by_peft(CONFIGS["lora"](), tmp_path)
+    (tmp_path / CONFIG).write_text(json.dumps(json.loads((tmp_path / CONFIG).read_text()) | words))
+    with untouched(base), refused(error, str(tmp_path), says):
+        from_lora(base, tmp_path, plan_by_shape(base), TensorTrain("full"))
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[]", "3", "{", "\ud800"])
+def test_a_text_that_is_no_configuration_is_refused(text: str, tmp_path: Path) -> None:
+    base, _ = saved_by_peft(CONFIGS["lora"](), tmp_path)
+    (tmp_path / CONFIG).write_bytes(text.encode("utf-8", "surrogatepass"))
+    with untouched(base), refused(CheckpointError, str(tmp_path), "save_pretrained"):
+        from_lora(base, tmp_path, plan_by_shape(base), TensorTrain("full"))
+
+
+def test_a_folder_with_a_pickle_says_how_to_convert_it(tmp_path: Path) -> None:
+    base, _ = saved_by_peft(CONFIGS["lora"](), tmp_path)
+    (tmp_path / FILE).rename(tmp_path / "adapter_model.bin")
+    with refused(DataError, "adapter_model.bin", "safe_serialization=True"):
+        from_lora(base, tmp_path, plan_by_shape(base), TensorTrain("full"))
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"hada_w1_a": (4000, 1), "hada_w1_b": (1, 4000), "hada_w2_a": (4000, 1), "hada_w2_b": (1, 4000)},
+        {"lokr_w1": (2000, 2), "lokr_w2": (2, 2000)},
+        {"lokr_w1_a": (6, 300), "lokr_w1_b": (300, 6), "lokr_w2": (3, 3)},
+        {"lora_down.weight": (2, 12), "lora_up.weight": (4000, 2)},
+    ],
+)
+def test_sizes_that_are_not_the_layer_s_are_refused_before_anything_is_allocated(
+    keys: dict[str, tuple[int, int]], tmp_path: Path
+) -> None:
+    base = randomise(Small())
+    save_file({f"blocks.0.q.{name}": torch.ones(shape) for name, shape in keys.items()}, tmp_path / "a.safetensors")
+    with untouched(base), refused(DataError, "'blocks.0.q'", "(12, 12)", fix=False):
+        from_lora(base, tmp_path / "a.safetensors", plan_by_shape(base), TensorTrain("full"))
+
+
+@pytest.mark.parametrize("rank", [3, 12, 200])
+def test_a_product_of_more_ranks_than_the_layer_has_is_formed_in_the_layer_s_size(rank: int, tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"hada_w1_a": (12, rank), "hada_w1_b": (rank, 12), "hada_w2_a": (12, rank), "hada_w2_b": (rank, 12)}
+    keys = {name: torch.randn(shape, generator=generator) / rank**0.5 for name, shape in shapes.items()}
+    wa, wb = torch.randn(4, rank, generator=generator) / rank**0.5, torch.randn(rank, 3, generator=generator)
+    w2 = torch.randn(3, 4, generator=generator)
+    lokr = {"lokr_w1_a": wa, "lokr_w1_b": wb, "lokr_w2": w2}
+    file = {f"blocks.0.q.{name}": value for name, value in keys.items()}
+    file |= {f"blocks.0.k.{name}": value for name, value in lokr.items()}
+    save_file(file, tmp_path / "a.safetensors")
+    base = randomise(Small())
+    found = from_lora(base, tmp_path / "a.safetensors", plan_by_shape(base), MatrixBatch("full"), tolerance=1e-5)
+    adapter = load_adapter(base, found.state, check=False)
+    dense = (keys["hada_w1_a"] @ keys["hada_w1_b"]) * (keys["hada_w2_a"] @ keys["hada_w2_b"])
+    assert difference(adapter.delta("blocks.0.q.weight").detach(), dense) < 1e-3
+    assert difference(adapter.delta("blocks.0.k.weight").detach(), torch.kron(wa @ wb, w2)) < 1e-3
