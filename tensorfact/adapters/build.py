@@ -10,7 +10,7 @@ from torch import nn
 
 from ..errors import AdaptError
 from ..formats import Format
-from ..model.head import head_parameters
+from ..model.head import head_parameters, stated_head
 from ..model.memory import refuse_shared_memory
 from ..model.parameters import base_parameters, refuse_adapted
 from ..network import Dropout
@@ -55,8 +55,9 @@ def adapt(
         dropout: Probability of dropping a rank component of the zero core in each call during training; or
             probabilities by name for `rank`, entries of the dense `increment`, and entries of the `factors`.
         route: `activation` never forms the increment, `weight` forms it; `auto` picks the faster for each weight.
-        train_head: Train and store the head: True for the one that `pretrained_cfg["classifier"]` names, or the name
-            of a module.
+        train_head: Train and store the head: True for the one that timm's `pretrained_cfg["classifier"]` names, what a
+            transformers model for a task has beside its base model, or the last layer of `classifier`, `head`, `heads`,
+            `fc` or `score`; or the name of a module.
         seed: Seed of the random cores; default: drawn from torch's global generator.
         optimize: How contraction orders are planned: the name of an opt_einsum method, or an optimiser object.
         check: Raise an error for a parameter that the model does not use. Checked in one forward pass in evaluation
@@ -100,7 +101,8 @@ def adapt(
         recompute=recompute,
         seed=fresh_seed() if seed is None else seed,
     )
-    adapter = _built(model, plan, format, scale, head_parameters(model, train_head), options)
+    head, stated = head_parameters(model, train_head), isinstance(train_head, str) or bool(stated_head(model))
+    adapter = _built(model, plan, format, scale, head, options, stated=stated)
     for name, cores in starting(init, adapter).items():
         cast("Factors", adapter.factors[name]).assign(cores)
     if subtract_start:
@@ -183,8 +185,13 @@ def _built(
     scale: Scale | Mapping[str, Scale],
     head: tuple[str, ...],
     options: AdaptOptions,
+    *,
+    stated: bool = True,
 ) -> Adapter:
-    """Return an adapter with fresh factors, not yet attached to its model."""
+    """Return an adapter with fresh factors, not yet attached to its model.
+
+    A head that is not `stated`, but found by its name, is what the plan does not cover of it.
+    """
     refuse_adapted(model)
     if not isinstance(plan, TensorizationPlan):
         raise AdaptError("adapt: plan", expected="a TensorizationPlan", got=repr(plan), fix="plan=plan_for(model)")
@@ -194,6 +201,8 @@ def _built(
     scales = {tensor.name: scale_of(given[tensor.name], formats[tensor.name], tensor) for tensor in resolved.tensors}
     refuse_shared_memory(model, resolved.parameters)
     parameters = base_parameters(model)
+    if not stated:
+        head = tuple(name for name in head if name not in resolved.parameters)
     trained = {id(parameters[name]) for name in head}
     if both := [name for name in resolved.parameters if id(parameters[name]) in trained]:
         raise AdaptError(

@@ -9,13 +9,45 @@ from torch import Tensor, nn
 from ..errors import AdaptError, nearest
 from .parameters import base_parameters
 
+HEADS = ("classifier", "head", "heads", "fc", "score")
+"""Attributes of a model that torchvision, and many others, give their classifier."""
 
-def head_prefixes(model: nn.Module) -> tuple[str, ...]:
+
+def stated_head(model: nn.Module) -> tuple[str, ...]:
     """Return the names of a timm model's classifier modules, from `pretrained_cfg["classifier"]`."""
     config = getattr(model, "pretrained_cfg", None)
     named = config.get("classifier") if isinstance(config, Mapping) else None
     names = named if isinstance(named, (tuple, list)) else (named,)
     return tuple(name for name in names if isinstance(name, str) and name)
+
+
+def head_prefixes(model: nn.Module) -> tuple[str, ...]:
+    """Return the names of a model's head: the modules that turn features into predictions of a task.
+
+    timm states them. A model of transformers for a task holds its base model and, beside it, the head; a language
+    model, whose predictions are words, has none. Of any other model it is the last layer of a module that is called
+    `classifier`, `head`, `heads`, `fc` or `score`.
+    """
+    if stated := stated_head(model):
+        return stated
+    base, words = getattr(model, "base_model", None), getattr(model, "get_output_embeddings", None)
+    if isinstance(base, nn.Module) and callable(words):
+        if base is model or words() is not None:
+            return ()
+        beside = ((name, child) for name, child in model.named_children() if child is not base)
+        return tuple(name for name, child in beside if next(child.parameters(), None) is not None)
+    last = (_last_layer(model, name) for name in HEADS)
+    return next(((name,) for name in last if name), ())
+
+
+def _last_layer(model: nn.Module, name: str) -> str:
+    """Return the name of the last linear layer or convolution in a child of a model; empty if it has none."""
+    child = dict(model.named_children()).get(name)
+    found = [path for path, module in child.named_modules() if isinstance(module, _LAYERS)] if child else []
+    return ".".join(filter(None, (name, found[-1]))) if found else ""
+
+
+_LAYERS = (nn.Linear, nn.Conv2d)
 
 
 def is_below(name: str, prefixes: tuple[str, ...]) -> bool:
@@ -37,8 +69,9 @@ def head_parameters(model: nn.Module, train_head: bool | str) -> tuple[str, ...]
         )
     if not train_head or not isinstance(model, nn.Module):
         return ()
+    parameters = base_parameters(model)
     prefixes = (train_head,) if isinstance(train_head, str) else head_prefixes(model)
-    found = tuple(name for name in base_parameters(model) if is_below(name, prefixes))
+    found = tuple(name for name in parameters if is_below(name, prefixes))
     if isinstance(train_head, str) and not found:
         names = [name for name, _ in model.named_modules()]
         raise AdaptError(
@@ -46,4 +79,18 @@ def head_parameters(model: nn.Module, train_head: bool | str) -> tuple[str, ...]
             got=f"{train_head!r}{nearest(train_head, names)}",
             fix="pass the head's module name, or train_head=False",
         )
+    if not found and (meant := _could_be_heads(model)):
+        raise AdaptError(
+            f"adapt: no head was found in {type(model).__name__}, which has {model.num_classes} classes",
+            cause="its classifier has a name of its own, and would stay frozen as it is",
+            fix=f"train_head={meant[-1]!r}, or train_head=False",
+        )
     return found
+
+
+def _could_be_heads(model: nn.Module) -> list[str]:
+    """Return the layers with as many outputs as the model has classes, if it says how many."""
+    classes = getattr(model, "num_classes", None)
+    if not isinstance(classes, int) or classes < 1:
+        return []
+    return [name for name, m in model.named_modules() if isinstance(m, nn.Linear) and m.out_features == classes]

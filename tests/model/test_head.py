@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
+import torch
+import torchvision
+import transformers
+from torch import Tensor, nn
 
-from tensorfact import Group, Rule, TensorizationPlan, TensorTrain, adapt
+from tensorfact import Group, Rule, TensorizationPlan, TensorTrain, adapt, plan_by_shape
 from tensorfact.errors import AdaptError
+from tensorfact.model.head import head_parameters, is_below
 from tests.helpers import TT, Tied, Tiny, one_rule, qkv_plan, refused, untouched
 
 
@@ -53,3 +58,87 @@ def test_a_head_that_is_in_the_plan_under_its_other_name_is_refused(head_first: 
     model = Tied(head_first=head_first)
     with untouched(model), refused(AdaptError):
         adapt(model, one_rule("embed.weight"), TensorTrain(1))
+
+
+# ------------------------------------------------------------------------------------------------ models of other kinds
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "num_labels": 3}
+BART = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "num_labels": 3}
+GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 2, "num_labels": 3, "vocab_size": 50}
+DISTIL = {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64, "num_labels": 3, "vocab_size": 50}
+OF_TRANSFORMERS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
+    "BertForSequenceClassification": ("BertConfig", {**SMALL, "vocab_size": 50}, ("classifier",)),
+    "BertForTokenClassification": ("BertConfig", {**SMALL, "vocab_size": 50}, ("classifier",)),
+    "BertForQuestionAnswering": ("BertConfig", {**SMALL, "vocab_size": 50}, ("qa_outputs",)),
+    "DistilBertForSequenceClassification": ("DistilBertConfig", DISTIL, ("pre_classifier", "classifier")),
+    "BartForSequenceClassification": ("BartConfig", {**BART, "vocab_size": 50}, ("classification_head",)),
+    "GPT2ForSequenceClassification": ("GPT2Config", GPT2, ("score",)),
+    "ViTForImageClassification": ("ViTConfig", {**SMALL, "image_size": 32, "patch_size": 8}, ("classifier",)),
+    "BertForMaskedLM": ("BertConfig", {**SMALL, "vocab_size": 50}, ()),
+    "GPT2LMHeadModel": ("GPT2Config", GPT2, ()),
+    "BertModel": ("BertConfig", {**SMALL, "vocab_size": 50}, ()),
+}
+
+
+@pytest.mark.parametrize("name", OF_TRANSFORMERS)
+def test_heads_of_transformers_are_found(name: str) -> None:
+    config, options, expected = OF_TRANSFORMERS[name]
+    model = getattr(transformers, name)(getattr(transformers, config)(**options))
+    found = head_parameters(model, True)
+    assert {parameter.partition(".")[0] for parameter in found} == set(expected)
+    assert all(is_below(parameter, expected) for parameter in found)
+    plan = plan_by_shape(model)
+    assert not set(found) & set(plan.resolve(model).parameters), "the head is no tensor"
+    format = plan.resolve(model).fitted(TensorTrain(2))
+    assert adapt(model, plan, format, check=False).head == found
+
+
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [
+        ("resnet18", "fc"),
+        ("vgg11", "classifier.6"),
+        ("efficientnet_b0", "classifier.1"),
+        ("convnext_tiny", "classifier.2"),
+        ("vit_b_16", "heads.head"),
+        ("swin_t", "head"),
+        ("densenet121", "classifier"),
+        ("squeezenet1_0", "classifier.1"),
+    ],
+)
+def test_heads_of_torchvision_are_found(name: str, head: str) -> None:
+    with torch.device("meta"):
+        model = torchvision.models.get_model(name)
+    assert set(head_parameters(model, True)) == {f"{head}.weight", f"{head}.bias"}
+
+
+class Odd(nn.Module):
+    """A classifier whose head has a name of its own."""
+
+    def __init__(self, classes: int | None) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Linear(6, 6) for _ in range(2))
+        self.answer = nn.Linear(6, 4)
+        if classes is not None:
+            self.num_classes = classes
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = torch.tanh(block(x))
+        return cast("Tensor", self.answer(x))
+
+
+def test_a_classifier_whose_head_is_not_found_is_refused_with_the_name_that_could_be_meant() -> None:
+    plan = TensorizationPlan((Group("g", "layer in out", (Rule("blocks.{layer}.weight", "out in"),)),))
+    model = Odd(4)
+    with untouched(model), refused(AdaptError, "4 classes", "train_head='answer'"):
+        adapt(model, plan, TensorTrain(1))
+    assert set(adapt(model, plan, TensorTrain(1), train_head="answer").head) == {"answer.weight", "answer.bias"}
+    assert adapt(Odd(None), plan, TensorTrain(1)).head == ()
+
+
+def test_what_the_plan_covers_of_a_head_that_was_found_by_its_name_is_no_head() -> None:
+    model = nn.Sequential()
+    model.fc = nn.Linear(4, 4)
+    adapter = adapt(model, one_rule("fc.weight"), TensorTrain(1), check=False)
+    assert adapter.head == ("fc.bias",)
