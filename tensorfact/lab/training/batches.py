@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, RandomSampler
 
 from .schedule import Samples
@@ -68,7 +67,7 @@ def _step(batch: Sequence[int], processes: int, process: int, parts: int) -> Mic
     return tuple(MicroBatch(list(batch[start:stop] or batch[:1]), (stop - start) / count) for start, stop in mine)
 
 
-def load(data: Samples, steps: Iterable[MicroBatches], workers: int, seed: int) -> Iterable[tuple[Tensor, Tensor]]:
+def load(data: Samples, steps: Iterable[MicroBatches], workers: int, seed: int) -> Iterable[object]:
     """Return a loader that yields one micro-batch after the other: inputs and class indices.
 
     Args:

@@ -6,10 +6,11 @@ import itertools
 from collections.abc import Callable, Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
 from ...errors import TrainingError
+from .predictions import predict
 from .schedule import Loss, Samples
 
 BATCH = 256
@@ -48,8 +49,8 @@ def evaluate(
 
 
 def tally(
-    run: Callable[[Tensor], Tensor],
-    batches: Iterable[tuple[Tensor, Tensor]],
+    run: Callable[..., object],
+    batches: Iterable[object],
     counted: Iterable[bool],
     loss: Loss,
     device: torch.device,
@@ -57,8 +58,8 @@ def tally(
     """Count correct predictions and sum up losses over batches.
 
     Args:
-        run: Maps inputs (batch, ...) to logits (batch, class).
-        batches: Inputs and class indices.
+        run: The model, as in `predict`.
+        batches: Inputs and class indices, as in `predict`.
         counted: Whether each batch counts; batches that do not are run too, as every process must call the model.
         loss: Maps (logits, class indices) to the mean over the samples.
         device: Device of the model.
@@ -68,8 +69,8 @@ def tally(
     """
     right = count = 0
     total = 0.0
-    for (x, y), counts in zip(batches, counted, strict=False):  # `counted` may be infinite
-        logits, labels = run(x.to(device)), y.to(device)
+    for batch, counts in zip(batches, counted, strict=False):  # `counted` may be infinite
+        logits, labels = predict(run, batch, device)
         if logits.ndim != 2 or labels.shape != logits.shape[:1]:
             raise TrainingError(
                 "evaluate: logits and labels",
@@ -79,6 +80,6 @@ def tally(
             )
         if counts:
             right += int((logits.argmax(-1) == labels).sum())
-            total += float(loss(logits, labels)) * len(y)
-            count += len(y)
+            total += float(loss(logits, labels)) * len(labels)
+            count += len(labels)
     return right, total, count

@@ -22,6 +22,7 @@ from .batches import MicroBatches, deal, load, shuffled
 from .engine import TrainingEngine
 from .evaluation import BATCH, tally
 from .history import Epoch, History
+from .predictions import predict
 from .saved import Identity, Saved
 from .schedule import Loss, Samples, Schedule, size_of
 
@@ -103,7 +104,7 @@ class TrainingRun:
             self.best = {name: tensor.detach().clone() for name, tensor in self.state().items()}
         return epoch
 
-    def _pass(self, loaded: Iterable[tuple[Tensor, Tensor]], steps: list[MicroBatches]) -> list[Tensor]:
+    def _pass(self, loaded: Iterable[object], steps: list[MicroBatches]) -> list[Tensor]:
         """Run the steps of one epoch; return their losses."""
         index, schedule, engine = len(self.history.epochs), self.schedule, self.engine
         losses, samples = [], iter(loaded)
@@ -119,13 +120,13 @@ class TrainingRun:
             losses.append(value)
         return losses
 
-    def _gradients(self, parts: MicroBatches, loaded: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
+    def _gradients(self, parts: MicroBatches, loaded: Iterator[object]) -> Tensor:
         """Accumulate the gradients of one batch; return this process's share of its loss."""
         engine, values = self.engine, []
         for part in parts:
-            x, y = next(loaded)
+            batch = next(loaded)
             with contextlib.nullcontext() if part is parts[-1] else engine.apart():
-                value = self.loss(engine.run(x.to(engine.device)), y.to(engine.device))
+                value = self.loss(*predict(engine.run, batch, engine.device))
                 engine.backward(value * (part.weight * engine.processes))  # gradients are averaged over processes
             values.append(value.detach() * part.weight)
         return torch.stack(values).sum()

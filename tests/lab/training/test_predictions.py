@@ -1,0 +1,123 @@
+"""Batches and outputs in the forms that data sets and models have; labels that are no classes are refused."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset, TensorDataset
+from transformers import BertConfig, BertForSequenceClassification, ViTConfig, ViTForImageClassification
+
+from tensorfact import TensorTrain, adapt, fit, plan_for
+from tensorfact.errors import TrainingError
+from tensorfact.lab import evaluate, nano
+from tensorfact.lab.training.predictions import predict
+from tests.helpers import refused
+
+CPU = torch.device("cpu")
+X, Y = torch.linspace(-1, 1, 8).reshape(4, 2), torch.tensor([0, 1, 2, 0])
+
+
+class Output(NamedTuple):
+    loss: None
+    logits: Tensor
+
+
+class Linear(nn.Linear):
+    def __init__(self, form: str) -> None:
+        super().__init__(2, 3)
+        self.form = form
+
+    def forward(self, x: Tensor, scale: Tensor | float = 1.0) -> Any:
+        logits = super().forward(x * scale)
+        forms = {"tensor": logits, "object": Output(None, logits), "dict": {"logits": logits}, "tuple": (logits, None)}
+        return forms[self.form]
+
+
+@pytest.mark.parametrize("form", ["tensor", "object", "dict", "tuple"])
+@pytest.mark.parametrize(
+    "batch",
+    [
+        (X, Y),
+        [X, Y.int()],
+        {"x": X, "labels": Y},
+        {"x": X, "label": Y.to(torch.uint8)},
+        ({"x": X}, Y),
+        (X, torch.ones(4, 1), Y),
+        {"x": X, "scale": torch.ones(4, 1), "labels": Y},
+    ],
+)
+def test_batches_and_outputs_of_every_form(batch: Any, form: str) -> None:
+    model = Linear(form)
+    logits, labels = predict(model, batch, CPU)
+    assert torch.equal(logits, nn.functional.linear(X, model.weight, model.bias))
+    assert torch.equal(labels, Y)
+
+
+@pytest.mark.parametrize("batch", [X, (X,), {"x": X}, {"x": X, "labels": [0, 1, 2, 0]}, 3, None, "text"])
+def test_a_batch_without_labels_is_refused(batch: Any) -> None:
+    with refused(TrainingError, "'labels'"):
+        predict(Linear("tensor"), batch, CPU)
+
+
+@pytest.mark.parametrize("output", [None, {"features": X}, [], "text"])
+def test_an_output_without_logits_is_refused(output: Any) -> None:
+    with refused(TrainingError, "logits (batch, class)"):
+        predict(lambda x: output, (X, Y), CPU)
+
+
+@pytest.mark.parametrize(("labels", "wrong"), [([0, 1, 3, 0], "3"), ([1, 2, 3, 1], "3"), ([0, -1, 1, 0], "-1")])
+def test_a_label_out_of_range_is_refused(labels: list[int], wrong: str) -> None:
+    with refused(TrainingError, f"label {wrong} ", "0 to 2"):
+        predict(Linear("tensor"), (X, torch.tensor(labels)), CPU)
+
+
+def test_the_label_that_cross_entropy_leaves_out_and_targets_of_other_losses_pass() -> None:
+    assert predict(Linear("tensor"), (X, torch.tensor([0, -100, 1, 2])), CPU)[1].tolist() == [0, -100, 1, 2]
+    targets = torch.rand(4, 3)
+    assert predict(Linear("tensor"), (X, targets), CPU)[1] is targets
+
+
+class Dicts(Dataset[dict[str, Tensor]]):
+    """Samples as a processor of transformers makes them."""
+
+    def __init__(self, **columns: Tensor) -> None:
+        self.columns = columns
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {name: column[index] for name, column in self.columns.items()}
+
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "num_labels": 3}
+
+
+def test_fit_and_evaluate_take_models_and_data_of_transformers() -> None:
+    images = ViTForImageClassification(ViTConfig(**SMALL, image_size=32, patch_size=8))
+    words = BertForSequenceClassification(BertConfig(**SMALL, vocab_size=20))
+    labels = torch.arange(8) % 3
+    pixels = torch.randn(8, 3, 32, 32)
+    cases: list[tuple[nn.Module, Dataset[Any]]] = [
+        (images, TensorDataset(pixels, labels)),
+        (images, Dicts(pixel_values=pixels, labels=labels)),
+        (words, Dicts(input_ids=torch.randint(20, (8, 5)), attention_mask=torch.ones(8, 5).long(), labels=labels)),
+    ]
+    for model, data in cases:
+        adapter = adapt(model, plan_for(model), TensorTrain(2), seed=0)
+        history = fit(model, data, data, epochs=1, lr=1e-3)
+        accuracy, loss = evaluate(model, data)
+        assert loss == pytest.approx(history.epochs[0].val_loss)
+        assert 0 <= accuracy <= 1
+        adapter.remove()
+
+
+def test_fit_refuses_labels_out_of_range() -> None:
+    model = nano(num_classes=2)
+    adapt(model, plan_for(model), TensorTrain(2))
+    data = TensorDataset(torch.randn(8, 1, 28, 28), torch.arange(8) % 3)
+    with refused(TrainingError, "label 2", "0 to 1", "reset_classifier(3)"):
+        fit(model, data, data, epochs=1)
