@@ -9,6 +9,7 @@ import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 import timm
 import torch
@@ -67,9 +68,9 @@ class Setting:
         """Return a training step of a model."""
         return TrainingStep(model, *self.data(batch), autocast=self.autocast)
 
-    def forward(self, model: nn.Module) -> ForwardPass:
+    def forward(self, model: nn.Module, batch: int | None = None) -> ForwardPass:
         """Return a forward pass of a model."""
-        return ForwardPass(model, self.data()[0], autocast=self.autocast)
+        return ForwardPass(model, self.data(batch)[0], autocast=self.autocast)
 
     def __str__(self) -> str:
         dtype = "fp32" if self.autocast is None else f"{str(self.autocast).removeprefix('torch.')} autocast"
@@ -217,6 +218,25 @@ def inference(setting: Setting) -> list[Row]:
     return [median_row("inference", f"{name} / base", work, ratios[name], most.get(name)) for name in passes]
 
 
+def forming(setting: Setting) -> list[Row]:
+    """Time of a forward pass that forms the narrow matrices, as a multiple of one that finds them formed."""
+    rows = []
+    for name in (OWN, "matrix-batch"):
+        model = PEERS[name](vit(BASE, setting.device))
+        kept = copy.deepcopy(model)
+        adapter = cast("Adapter", kept.get_submodule("tensorfact"))
+        for hook in adapter._place._hooks[:2]:  # those that begin and end a pass
+            hook.remove()
+        adapter._links.passes._begin()
+        for batch in (1, 32):
+            passes = {name: setting.forward(model, batch)}
+            floor = setting.forward(kept, batch)
+            ratios = all_step_ratios(floor, passes, rounds=4 * setting.rounds, seconds=setting.patience / 4)
+            work = f"ViT-B/16, batch {batch}, {setting.device}"
+            rows.append(median_row("forming", f"{name}, unmerged / formed before", work, ratios[name], 1.01))
+    return rows
+
+
 def growth(setting: Setting) -> list[Row]:
     """Time of a training step by rank, depth and width, and tokens, as a multiple of the frozen floor."""
     rounds = setting.rounds // 3 + 1
@@ -328,6 +348,6 @@ def _peak_alone(make: Callable[[str], TrainingStep], name: str) -> int:
 
 
 BENCHMARKS: dict[str, Callable[[Setting], Sequence[Row]]] = {
-    each.__name__: each for each in (training, limit, inference, memory, growth, upkeep, algebra, imports)
+    each.__name__: each for each in (training, limit, inference, forming, memory, growth, upkeep, algebra, imports)
 }
 CUDA_ALONE: dict[str, Callable[[Setting], Sequence[Row]]] = {"compiled": compiled}
