@@ -34,8 +34,8 @@ class Alpha:
         >>> from tensorfact.lab import nano
         >>> model = nano()
         >>> adapter = adapt(model, plan_for(model), MatrixBatch(rank=8), scale=Alpha(16))
-        >>> adapter.scales
-        {'encoder': 2.0}
+        >>> adapter.scales["encoder"]
+        2.0
     """
 
     alpha: float

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ..common.checks import AnyPath
-from ..errors import DataError, nearest
+from ..errors import CheckpointError, DataError, nearest
 from ..model.parameters import base_parameters
 from ..storage.description import FACTORS
 from ..storage.files import StoredTensors
-from .config import WEIGHTS, Config, read_config, scale_of
+from .config import CONFIG, WEIGHTS, Config, read_config, scale_of
 from .matrices import LowRankIncrement
 
 PREFIX = "base_model.model."
@@ -89,13 +89,22 @@ def read_layers(model: nn.Module, path: AnyPath) -> tuple[dict[str, LowRankIncre
 
 def _weights(path: Path) -> StoredTensors:
     """Return the tensors of a folder of peft, or of a file."""
-    if path.is_dir() and not (path / WEIGHTS).exists() and (path / "adapter_model.bin").exists():
+    if not path.is_dir():
+        return StoredTensors(path)
+    if not (path / WEIGHTS).exists() and (path / "adapter_model.bin").exists():
         raise DataError(
             f"from_lora: {path} holds adapter_model.bin, a pickle, which is not read",
             expected=WEIGHTS,
             fix="load it in peft, and call save_pretrained(folder, safe_serialization=True)",
         )
-    return StoredTensors(path / WEIGHTS if path.is_dir() else path)
+    if not (path / CONFIG).exists():
+        raise CheckpointError(
+            f"{path} is not a folder of peft",
+            expected=f"{CONFIG} and {WEIGHTS}",
+            got=", ".join(sorted(each.name for each in path.iterdir())[:5]) or "an empty folder",
+            fix="pass the folder that peft's save_pretrained wrote",
+        )
+    return StoredTensors(path / WEIGHTS)
 
 
 def _module_of(layer: str, modules: Mapping[str, str], spelled: Mapping[str, list[str]]) -> str:

@@ -88,8 +88,8 @@ class Passes:
         return Passes, ()  # a copy starts without a pass
 
 
-class Form(NamedTuple):
-    """Formed tensors.
+class FormedTensors(NamedTuple):
+    """Tensors formed in one pass.
 
     Args:
         tracked: Whether gradients pass through the results.
@@ -136,12 +136,14 @@ class Formed:
         form, tracked = forms.get((self, dtype)), _tracked(sources)
         if form is None or form.tracked < tracked:
             results = _formed(self._together, sources, dtype)
-            form = Form(tracked, tuple(r.unbind() if s else (r,) for r, s in zip(results, self._stacked, strict=True)))
+            form = FormedTensors(
+                tracked, tuple(r.unbind() if s else (r,) for r, s in zip(results, self._stacked, strict=True))
+            )
             forms[self, dtype] = form
         return [one[at if len(one) > 1 else 0] for one in form.results]
 
 
-Forms = dict[tuple[Formed, torch.dtype], Form]
+Forms = dict[tuple[Formed, torch.dtype], FormedTensors]
 
 
 def _tracked(sources: Sequence[Tensor]) -> bool:
