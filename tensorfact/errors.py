@@ -153,5 +153,6 @@ def nearest(word: str, options: Iterable[str]) -> str:
         >>> nearest("tuker", ["tt", "tucker"])
         "; did you mean 'tucker'?"
     """
-    close = difflib.get_close_matches(word, list(options), n=1)
+    known = list(options)
+    close = [] if word in known else difflib.get_close_matches(word, known, n=1)
     return f"; did you mean {close[0]!r}?" if close else ""

@@ -194,7 +194,7 @@ def _built(
     """
     refuse_adapted(model)
     if not isinstance(plan, TensorizationPlan):
-        raise AdaptError("adapt: plan", expected="a TensorizationPlan", got=repr(plan), fix="plan=plan_for(model)")
+        raise AdaptError("adapt: plan", expected="a TensorizationPlan", got=repr(plan)[:80], fix="plan=plan_for(model)")
     resolved = plan.resolve(model)
     formats = resolved.formats(format)
     given = per_tensor(scale, list(formats), "scale")

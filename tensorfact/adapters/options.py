@@ -11,7 +11,7 @@ import torch
 from ..common.checks import one_of
 from ..errors import AdaptError
 from ..network import Dropout
-from ..network.order import Optimize
+from ..network.order import Optimize, check_optimize
 
 Route = Literal["auto", "activation", "weight"]
 
@@ -29,7 +29,7 @@ class AdaptOptions:
         seed: Seed of the random cores; None if they are overwritten.
 
     Raises:
-        AdaptError: The route or the seed is invalid.
+        AdaptError: The route, the seed or the optimiser is invalid.
     """
 
     dropout: Dropout = dataclasses.field(default_factory=Dropout)
@@ -41,6 +41,7 @@ class AdaptOptions:
 
     def __post_init__(self) -> None:
         one_of(self.route, get_args(Route), "adapt: route", AdaptError)
+        check_optimize(self.optimize, "adapt: optimize", AdaptError)
         try:
             seed = None if self.seed is None else operator.index(self.seed)
             object.__setattr__(self, "seed", seed)

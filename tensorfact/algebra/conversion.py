@@ -334,7 +334,7 @@ def _reworked(
         result = stored(terms, found(name, terms), like.dtype, tolerance)
         formats[name] = result.format
         cores[name] = {core: value.to(like.device) for core, value in result.cores.items()}
-        numbers, label = sum(core.numel() for core in before.values()), format_label(first.description.formats[name])
+        numbers, label = first.network(name).num_parameters, format_label(first.description.formats[name])
         changes.append(Change(name, label, numbers, result.format, result.num_parameters, result.error))
         progress(task, done, len(first.names))
     return Recompression(first.replaced(formats, cores, head), tuple(changes))

@@ -20,6 +20,7 @@ from ..storage.files import make_folder, write_text
 from .console import AdapterPath, app, show
 
 EXAMPLE_MODES = (Mode("(layer role)", 144, "stack"), Mode("in", 768, "in"), Mode("out", 768, "out"))
+ROLE_MODES = (Mode("layer", 12, "stack"), Mode("role", 12, "stack"), *EXAMPLE_MODES[1:])
 SPLIT_MODES = (
     Mode("(layer role)", 144, "stack"),
     *(Mode("in1", 24, "in"), Mode("in2", 32, "in")),
@@ -62,7 +63,7 @@ def _example(cls: type[Format]) -> tuple[Format | None, tuple[Mode, ...]]:
     """Return an example of a format and modes that it accepts; None if `EXAMPLE_OPTIONS` lacks a required option."""
     names = {field.name: field.default is dataclasses.MISSING for field in dataclasses.fields(cls)}
     options = {name: value for name, value in EXAMPLE_OPTIONS.items() if names.get(name)}
-    for modes in (EXAMPLE_MODES, SPLIT_MODES):
+    for modes in (EXAMPLE_MODES, ROLE_MODES, SPLIT_MODES):
         try:
             format = cls(**options)
             format.network(modes)

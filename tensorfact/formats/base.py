@@ -273,8 +273,8 @@ class Decomposition:
 
     @property
     def num_parameters(self) -> int:
-        """Number of elements of all cores."""
-        return sum(core.numel() for core in self.cores.values())
+        """Number of elements of the trained cores."""
+        return self.format.num_parameters(self.modes)
 
     def dense(self) -> Tensor:
         """Return the reconstructed tensor, one dimension per mode."""

@@ -233,11 +233,14 @@ def _option(value: ast.expr) -> object:
     return plain_value(value, _option)
 
 
+_EXAMPLES = {"rank": "4", "format": "tt(rank=4)", "blocks": "2"}
+
+
 def _build(name: str, cls: type[Format], options: Options) -> Format:
     known = {f.name: f for f in dataclasses.fields(cls)}
     missing = [n for n, f in known.items() if f.default is dataclasses.MISSING and n not in options]
     if missing or not options.keys() <= known.keys():
-        needed = ",".join(f"{option}=..." for option in missing or known)
+        needed = ",".join(f"{option}={_EXAMPLES.get(option, '...')}" for option in missing or known)
         raise FormatError(
             f"format {name!r}",
             expected=f"options {', '.join(known)}" if known else "no options",

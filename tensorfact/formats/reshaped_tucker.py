@@ -15,6 +15,9 @@ from .base import Format
 from .common import mode_sizes
 from .rank import Rank, checked_rank
 
+_HIGHEST = 128
+"""The highest rank; A and B grow with its third power, to 100 MB each in fp32 for 12 matrices."""
+
 
 @dataclasses.dataclass(frozen=True)
 class ReshapedTucker(Format):
@@ -22,20 +25,21 @@ class ReshapedTucker(Format):
 
     The last stack mode counts the matrices of a layer: first those of Tucker's equation, then the m chunks of a matrix
     that widens (an MLP's first), then the m chunks of one that narrows (its second). With M[a, b, l] the sum over c of
-    C[a, b, c] U2[l, c], a matrix l of the first kind is U1 M[:, :, l] U3^T. The other two read the r x (r m) matrix of
-    their chunks, in which l runs fastest, as one in which the chunk runs slowest; where the matrix narrows, U1 and U3
-    change places.
+    C[a, b, c] U2[l, c], a matrix l of the first kind is U1 M[:, :, l] U3^T. The m chunks of the other two are flattened
+    with the chunk index fastest and read again with it slowest, as `reshape` does in the released code; where the
+    matrix narrows, U1 and U3 change places.
 
-    A, B and E hold zeros and ones. They are part of the format and not stored.
+    A, B and E hold zeros and ones, which are part of the format and not stored. The format has no decomposition: train
+    it, or convert it to `Tucker`.
 
     Args:
         rank: One rank for all modes; a fraction of the dense size; or 'full'.
         whole: The number of matrices of a layer that follow Tucker's equation; 4 for q, k, v and the projection.
 
     Raises:
-        RankError: A rank below 1, or (once the modes are known) above the size of the inputs or outputs.
-        FormatError: The modes are not one input, one output and at least one stack mode, or the matrices after the
-            first `whole` are not two halves.
+        RankError: A rank below 1, or (once the modes are known) above 128 or the size of the inputs or outputs.
+        FormatError: The modes are not one input, one output and at least one stack mode, the last one joins several
+            axes, or the matrices after the first `whole` are not two halves.
 
     Source: FacT-TK: Jie & Deng, AAAI 2023, `fact_tk.py` of the released code.
 
@@ -61,7 +65,7 @@ class ReshapedTucker(Format):
         stack, width, height = self._sides(modes)
         *layers, role = (mode.name for mode in stack)
         slices = mode_sizes(stack)
-        limit = min(width.size, height.size)
+        limit = min(width.size, height.size, _HIGHEST)
         (rank,) = self.ranks({"rank": limit}, modes)
         cores = (  # in this order the trained ones are charged for the sums that have more than one term
             Core("U1", (width.name, "_in")),
@@ -98,6 +102,10 @@ class ReshapedTucker(Format):
         narrows = (torch.arange(roles, device="cpu") >= self.whole + chunks)[:, None, None, None]
         return {"A": torch.where(narrows, wide, rows), "B": torch.where(narrows, rows, wide), "E": moved}
 
+    def factorize(self, tensor: Tensor, modes: Sequence[Mode]) -> dict[str, Tensor]:
+        """Raise, as there is no decomposition."""
+        raise FormatError(f"{self} has no decomposition", fix="use Tucker(rank=8), which has the same size")
+
     def _sides(self, modes: Sequence[Mode]) -> tuple[list[Mode], Mode, Mode]:
         """Return the stack modes, the input and the output."""
         stack, inputs, outputs = ([mode for mode in modes if mode.side == side] for side in ("stack", "in", "out"))
@@ -109,6 +117,13 @@ class ReshapedTucker(Format):
                 fix="plan.arranged('layer role in out')",
             )
         chunked = stack[-1].size - self.whole
+        if " " in stack[-1].name:
+            raise FormatError(
+                f"{self}: mode {stack[-1].name}",
+                expected="a last stack mode of one axis, which counts the matrices of a layer",
+                got=stack[-1].name,
+                fix="plan.arranged('layer role in out')",
+            )
         if chunked < 0 or chunked % 2:
             raise FormatError(
                 f"{self}: mode {stack[-1].name}",

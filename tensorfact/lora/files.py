@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..common.checks import AnyPath
+from ..common.checks import AnyPath, file_path
 from ..errors import CheckpointError, DataError, nearest
 from ..model.parameters import base_parameters
 from ..storage.description import FACTORS
@@ -43,7 +43,7 @@ def read_layers(model: nn.Module, path: AnyPath) -> tuple[dict[str, LowRankIncre
         CheckpointError: A file is missing or damaged, or its description cannot be read.
         DataError: The model does not have a layer of the file, or a layer is of a kind that cannot be read.
     """
-    path = Path(path)
+    path = file_path(path, "from_lora: path", DataError)
     weights = _weights(path)
     config = read_config(path, weights)
     parameters = base_parameters(model)

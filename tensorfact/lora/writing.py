@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..algebra.term import terms_of
 from ..common.aliases import JsonObject
-from ..common.checks import AnyPath, whole_number
+from ..common.checks import AnyPath, file_path, whole_number
 from ..common.progress import Progress, silent
 from ..common.table import Table
 from ..errors import AdaptError, CheckpointError
@@ -140,7 +140,7 @@ def to_lora(
         write_text(Path(folder, CONFIG), json.dumps(config, indent=2) + "\n")
     exported = tuple(Exported(name, layer.rank, layer.error) for name, layer in layers.items())
     return LoraFolder(
-        None if folder is None else Path(folder),
+        None if folder is None else file_path(folder, "to_lora: folder", CheckpointError),
         exported,
         sum(layer.down.numel() + layer.up.numel() for layer in layers.values()),
     )

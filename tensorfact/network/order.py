@@ -16,6 +16,7 @@ import opt_einsum
 import torch
 from torch import Tensor
 
+from ..common.checks import ErrorClass
 from ..errors import NetworkError
 from .cost import Cost, Machine, machine
 from .network import Core, Network
@@ -28,6 +29,26 @@ Path = Sequence[tuple[int, ...]]
 
 Optimize = str | Callable[..., Path]
 """The `optimize` argument of opt_einsum: the name of a method, such as `greedy`, or an optimiser object."""
+
+
+def check_optimize(optimize: object, argument: str, kind: ErrorClass) -> None:
+    """Check that a value is the name of an opt_einsum method or an optimiser object.
+
+    Args:
+        optimize: The value to check.
+        argument: Where the value was passed, as in `adapt: optimize`.
+        kind: Class of the error.
+
+    Raises:
+        TensorfactError: Of class `kind`, if the value is neither.
+    """
+    try:
+        known = callable(optimize) or (isinstance(optimize, str) and bool(opt_einsum.paths.get_path_fn(optimize)))
+    except KeyError:
+        known = False
+    if not known:
+        expected = "'auto', 'greedy', 'optimal', another method of opt_einsum, or an optimiser object"
+        raise kind(argument, expected=expected, got=repr(optimize)[:80], fix="optimize='auto'")
 
 
 @dataclasses.dataclass(frozen=True)

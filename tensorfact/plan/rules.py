@@ -191,8 +191,12 @@ class Group:
     def __post_init__(self) -> None:
         given: object = self.rules
         object.__setattr__(self, "rules", tuple(self.rules) if isinstance(self.rules, (list, tuple)) else ())
-        object.__setattr__(self, "axis_sizes", dict(self.axis_sizes) if self.axis_sizes else None)
         owner = f"group {self.name!r}"
+        sizes: object = self.axis_sizes
+        if sizes is not None and not isinstance(sizes, Mapping):
+            fix = "axis_sizes={'in': 12}"
+            raise PlanError(f"{owner}: axis_sizes", expected="a dict of sizes by axis", got=repr(sizes)[:80], fix=fix)
+        object.__setattr__(self, "axis_sizes", dict(sizes) if sizes else None)
         if not isinstance(self.name, str) or not self.name or set(self.name) & set(".[]"):
             raise PlanError(
                 owner, expected="a name without '.', '[' and ']'", got=repr(self.name), fix="rename the group"

@@ -9,7 +9,7 @@ from torch import nn
 from ..adapters import Alpha
 from ..formats import CP, PartialTucker, ReshapedTucker, Started, TensorTrain, Tucker
 from ..plan import Group, Rule, TensorizationPlan, plan_for
-from .recipe import Recipe, split_heads
+from .recipe import Recipe, layers_by_matrices, split_heads
 
 QV = ("q", "v")
 
@@ -85,7 +85,7 @@ def fact_tk_released(model: nn.Module, rank: int = 32, scale: float = 1.0) -> Re
         The recipe.
 
     Raises:
-        PlanError: The model is of no known family, or has no such slices.
+        PlanError: The model is of no known family, or a layer has other matrices.
 
     Source: S. Jie & Z.-H. Deng, FacT: Factor-Tuning for Lightweight Adaptation on Vision Transformer, AAAI 2023;
     `FacT/fact_tk.py` of https://github.com/JieShibo/PETL-ViT.
@@ -97,7 +97,7 @@ def fact_tk_released(model: nn.Module, rank: int = 32, scale: float = 1.0) -> Re
         >>> recipes.fact_tk_released(model, rank=16).num_parameters(model)
         8320
     """
-    return Recipe(plan_for(model).arranged("layer role in out"), ReshapedTucker(rank), {"scale": scale})
+    return Recipe(layers_by_matrices(plan_for(model), model), ReshapedTucker(rank), {"scale": scale})
 
 
 def lotr(model: nn.Module, rank: int = 2, alpha: float = 2.0, roles: Sequence[str] = QV) -> Recipe:

@@ -145,3 +145,28 @@ def fold(size: int, parts: int) -> tuple[int, ...]:
     divisors = [number for number in range(1, size + 1) if size % number == 0]
     splits = [tuple(sorted((first, *fold(size // first, parts - 1)))) for first in divisors]
     return min(splits, key=lambda split: (sum(split), math.prod(split)))
+
+
+def layers_by_matrices(plan: TensorizationPlan, model: nn.Module) -> TensorizationPlan:
+    """Arrange a plan as layers by matrices: q, k, v, o, and equally many chunks of the MLP's two matrices.
+
+    Args:
+        plan: The plan of a transformer.
+        model: The model; it is only read.
+
+    Raises:
+        PlanError: A layer has other matrices, or not all layers have the same.
+    """
+    problem = f"fact_tk_released: the layers of {type(model).__name__}"
+    expected, fix = "q, k, v, o and the chunks up0, ..., down0, ... of an MLP", "recipes.fact_tk(model)"
+    try:
+        arranged = plan.arranged("layer role in out")
+        tensors = arranged.resolve(model).tensors
+    except PlanError as error:
+        raise PlanError(problem, expected=expected, got=str(error)[:200], fix=fix) from error
+    for tensor in tensors:
+        found = [str(label) for label in tensor.coordinates["role"]]
+        chunks = range((len(found) - 4) // 2)
+        if found != ["q", "k", "v", "o", *(f"up{k}" for k in chunks), *(f"down{k}" for k in chunks)]:
+            raise PlanError(problem, expected=expected, got=", ".join(found), fix=fix)
+    return arranged

@@ -22,7 +22,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..common.aliases import JsonObject
-from ..common.checks import AnyPath
+from ..common.checks import AnyPath, file_path
 from ..errors import CheckpointError
 
 ENTRY = "tensorfact"
@@ -84,7 +84,7 @@ def write_tensors(path: AnyPath, tensors: Mapping[str, Tensor], metadata: Mappin
     Raises:
         CheckpointError: The file cannot be written.
     """
-    path = Path(path)
+    path = file_path(path, "path", CheckpointError)
     if not path.name or "\0" in str(path):
         raise CheckpointError(
             f"cannot write {str(path)!r}",
@@ -130,7 +130,7 @@ def write_plain(path: AnyPath, tensors: Mapping[str, Tensor]) -> None:
         CheckpointError: The file cannot be written.
     """
     plain = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-    _replace(Path(path), save(plain, metadata={"format": "pt"}))
+    _replace(file_path(path, "path", CheckpointError), save(plain, metadata={"format": "pt"}))
 
 
 def write_text(path: AnyPath, text: str) -> None:
@@ -143,7 +143,7 @@ def write_text(path: AnyPath, text: str) -> None:
     Raises:
         CheckpointError: The file cannot be written.
     """
-    _replace(Path(path), text.encode())
+    _replace(file_path(path, "path", CheckpointError), text.encode())
 
 
 def make_folder(folder: AnyPath) -> None:
@@ -156,7 +156,7 @@ def make_folder(folder: AnyPath) -> None:
         CheckpointError: It cannot be created.
     """
     try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        file_path(folder, "folder", CheckpointError).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CheckpointError(
             f"cannot create the folder {folder}", got=str(error), fix="choose another folder"
@@ -243,7 +243,7 @@ class StoredTensors(Mapping[str, Tensor]):
     """
 
     def __init__(self, path: AnyPath) -> None:
-        self.path = Path(path)
+        self.path = file_path(path, "path", CheckpointError)
         with _opened(path) as file:
             self.shapes = {name: tuple(file.get_slice(name).get_shape()) for name in list(file.keys())}
             self.metadata: dict[str, str] = file.metadata() or {}
@@ -267,6 +267,7 @@ class StoredTensors(Mapping[str, Tensor]):
 
 @contextlib.contextmanager
 def _opened(path: AnyPath) -> Iterator[Any]:
+    file_path(path, "path", CheckpointError)
     try:
         with safe_open(path, framework="pt") as file:
             yield file

@@ -199,3 +199,10 @@ def test_a_partition_may_have_any_value(value: Any) -> None:
     plan = TensorizationPlan((Group("g", "layer in out", (rule,), partition="kind"),))
     adapter = adapt(layers(), plan, TT)
     assert list(adapter.formats) == [f"g[{value}]"]
+
+
+@pytest.mark.parametrize("optimize", ["greedyy", 3, None, ["greedy"]])
+def test_an_optimiser_that_opt_einsum_does_not_know_is_refused(optimize: Any) -> None:
+    model = layers()
+    with untouched(model), refused(AdaptError, "adapt: optimize", "optimize='auto'"):
+        adapt(model, layers_plan(), TensorTrain(2), optimize=optimize)

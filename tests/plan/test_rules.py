@@ -173,3 +173,9 @@ def test_a_group_is_not_named_like_an_attribute_of_a_module(name: str) -> None:
     """torch walks a path such as `tensorfact.factors.NAME` by attributes."""
     with refused(PlanError, repr(name), "attribute"):
         Group(name, "layer in out", (Rule("{layer}.weight", "out in"),))
+
+
+@pytest.mark.parametrize("sizes", ["x", 3, ["in"]])
+def test_axis_sizes_are_a_dict(sizes: Any) -> None:
+    with refused(PlanError, "axis_sizes", "axis_sizes={'in': 12}"):
+        Group("g", "in out", (Rule("w", "out in"),), axis_sizes=sizes)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 import torch
+import transformers
+from torch import nn
 
-from tensorfact import recipes
-from tensorfact.errors import PlanError
+from tensorfact import Tucker, adapt, convert, plan_for, recipes
+from tensorfact.errors import FormatError, PlanError
+from tensorfact.formats import ReshapedTucker
+from tensorfact.lab import nano
 from tensorfact.lab.models import model_shapes
-from tests.helpers import refused
+from tests.helpers import draw, refused
 from tests.recipes.formulas import LAYERS, small
 
 
@@ -36,3 +42,47 @@ def test_heads_of_several_sizes_are_refused() -> None:
     with refused(PlanError, "grouped-query", "roles"):
         recipes.metatt5(llama, rank=2)
     assert recipes.metatt5(llama, rank=2, roles=["q"]).num_parameters(llama) > 0
+
+
+# ------------------------------------------------------------------------------------------------- FacT-TK as released
+
+
+@pytest.mark.parametrize(
+    "name", ["convnext_atto", "mixer_s32_224", "eva02_tiny_patch14_224", "resnet18", "hf:LlamaModel", "hf:T5Model"]
+)
+def test_fact_tk_released_refuses_layers_with_other_matrices(name: str) -> None:
+    model = _small_llama() if name == "hf:LlamaModel" else _small_t5() if name == "hf:T5Model" else model_shapes(name)
+    with refused(PlanError, "fact_tk_released", "q, k, v, o", "recipes.fact_tk(model)"):
+        recipes.fact_tk_released(model, rank=4)
+
+
+def _small_llama() -> nn.Module:
+    sizes = {"hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    return cast("nn.Module", transformers.LlamaModel(transformers.LlamaConfig(**sizes, vocab_size=20)))
+
+
+def _small_t5() -> nn.Module:
+    config = transformers.T5Config(d_model=32, d_kv=8, d_ff=128, num_layers=2, num_heads=4)
+    return cast("nn.Module", transformers.T5Model(config))
+
+
+def test_reshaped_tucker_needs_the_matrices_of_a_layer_in_a_mode_of_their_own() -> None:
+    model = nano()
+    with refused(FormatError, "(layer role)", "plan.arranged('layer role in out')"):
+        adapt(model, plan_for(model), ReshapedTucker(4))
+    plan = plan_for(model).arranged("layer role in out")
+    with refused(FormatError, "whole=6"):
+        adapt(model, plan, ReshapedTucker(4, whole=5))
+    adapter = adapt(model, plan, ReshapedTucker("full"))
+    assert adapter.formats["encoder"].explicit(adapter.resolved["encoder"].modes) == ReshapedTucker(96)
+
+
+def test_reshaped_tucker_converts_to_tucker_and_not_back() -> None:
+    model = nano()
+    adapter = recipes.fact_tk_released(model, rank=2).adapt(model, seed=0)
+    draw(adapter)
+    found = convert(adapter, Tucker("full"), tolerance=1e-3)
+    assert found.changes[0].error < 1e-3
+    assert found.changes[0].numbers == adapter.num_parameters
+    with refused(FormatError, "no decomposition", "Tucker(rank=8)"):
+        convert(found.state, {"encoder": ReshapedTucker(2)})

@@ -15,7 +15,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tensorfact.errors import CheckpointError
-from tensorfact.storage.files import ENTRY, _seal, read_header, read_plain, read_tensors, write_tensors
+from tensorfact.storage.files import (
+    ENTRY,
+    StoredTensors,
+    _seal,
+    read_header,
+    read_plain,
+    read_tensors,
+    write_tensors,
+    write_text,
+)
 from tests.helpers import bits, refused
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64, torch.uint8, torch.bool]
@@ -212,3 +221,11 @@ def test_writing_over_a_file_replaces_it_whole(saved: Path) -> None:
     assert list(read_tensors(saved)) == ["other"]
     assert read_header(saved).metadata == {"a": "b"}
     assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+
+
+@pytest.mark.parametrize("path", [None, 3, b"a.safetensors", "", "a\0b"])
+def test_what_is_no_path_is_refused(path: Any) -> None:
+    uses = (read_header, StoredTensors, lambda path: write_tensors(path, {}, {}), lambda path: write_text(path, ""))
+    for use in uses:
+        with refused(CheckpointError):
+            use(path)

@@ -113,6 +113,10 @@ def fit(
     )
     check_number("accumulation", accumulation, 1)
     check_number("workers", workers, 0)
+    if on_epoch is not None and not callable(on_epoch):
+        raise TrainingError(
+            "fit: on_epoch", expected="a function or None", got=repr(on_epoch)[:80], fix="on_epoch=print"
+        )
     engine = engine_for(model, accelerator)
     run = TrainingRun(engine, schedule, loss, accumulation, workers)
     _check_splits(train, val, batch_size if drop_last else 1)

@@ -73,5 +73,5 @@ def check_number(name: str, value: object, lowest: int, *, whole: bool = True) -
     if whole:
         whole_number(value, f"fit: {name}", TrainingError, least=lowest)
         return
-    meant = f"a finite number of at least {lowest}"
-    finite_number(value, f"fit: {name}", TrainingError, fits=lambda v: v >= lowest, expected=meant, example=lowest)
+    meant, example = f"a finite number of at least {lowest}", 1e-3 if name == "lr" else lowest
+    finite_number(value, f"fit: {name}", TrainingError, fits=lambda v: v >= lowest, expected=meant, example=example)
