@@ -9,7 +9,8 @@ import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any
+from unittest import mock
 
 import timm
 import torch
@@ -26,6 +27,7 @@ from tensorfact import (
     load_adapter,
     plan_for,
 )
+from tensorfact.adapters.increments import cache
 from tensorfact.adapters.increments.narrow import outer_product
 from tensorfact.algebra import Term
 from tensorfact.algebra.recompression import recompress
@@ -219,22 +221,31 @@ def inference(setting: Setting) -> list[Row]:
 
 
 def forming(setting: Setting) -> list[Row]:
-    """Time of a forward pass that forms the narrow matrices, as a multiple of one that finds them formed."""
+    """Share of an unmerged forward pass in which the narrow matrices of all layers are formed."""
     rows = []
-    for name in (OWN, "matrix-batch"):
+    for name in (OWN, "Tucker", "matrix-batch"):
         model = PEERS[name](vit(BASE, setting.device))
-        kept = copy.deepcopy(model)
-        adapter = cast("Adapter", kept.get_submodule("tensorfact"))
-        for hook in adapter._place._hooks[:2]:  # those that begin and end a pass
-            hook.remove()
-        adapter._links.passes._begin()
-        for batch in (1, 32):
-            passes = {name: setting.forward(model, batch)}
-            floor = setting.forward(kept, batch)
-            ratios = all_step_ratios(floor, passes, rounds=4 * setting.rounds, seconds=setting.patience / 4)
+        for batch, rounds in ((1, 2 * setting.rounds), (32, 3)):
+            step = setting.forward(model, batch)
+            seconds_of(step, step.device)
+            shares = [_share_formed(step) for _ in range(rounds)]
             work = f"ViT-B/16, batch {batch}, {setting.device}"
-            rows.append(median_row("forming", f"{name}, unmerged / formed before", work, ratios[name], 1.01))
+            rows.append(median_row("forming", f"{name}: formed / pass", work, shares, 0.01))
     return rows
+
+
+def _share_formed(step: ForwardPass) -> float:
+    """Run a forward pass; return the share of its time that forms matrices."""
+    seconds, form = [], cache._formed
+
+    def timed(*arguments: Any) -> list[Tensor]:
+        results: list[Tensor] = []
+        seconds.append(seconds_of(lambda: results.extend(form(*arguments)), step.device))
+        return results
+
+    with mock.patch.object(cache, "_formed", timed):
+        whole = seconds_of(step, step.device)
+    return sum(seconds) / whole
 
 
 def growth(setting: Setting) -> list[Row]:
