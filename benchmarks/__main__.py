@@ -9,13 +9,13 @@ from pathlib import Path
 
 import torch
 
-from .measured import BENCHMARKS, CPU, CUDA, CUDA_ALONE
+from .measured import BENCHMARKS, BY_NAME, CPU, CUDA
 from .result import RESULTS, Row, table, write
 
 
 def main() -> None:
     """Run benchmarks, print their tables and write a JSON file."""
-    everything = {**BENCHMARKS, **CUDA_ALONE}
+    everything = {**BENCHMARKS, **BY_NAME}
     lines = [f"  {name:10} {each.__doc__}" for name, each in everything.items()]
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",

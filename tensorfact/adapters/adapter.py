@@ -100,7 +100,7 @@ class Adapter(nn.Module):
         """Write the effective weights into the base parameters; the originals are kept for `unmerge`.
 
         Raises:
-            AdaptError: The adapter is already merged, disabled or removed.
+            AdaptError: It is merged, disabled or removed, a layer or base weight was exchanged, or a core is NaN.
         """
         self._require(merged=False, changing=True)
         self._links.check_base()
@@ -296,7 +296,7 @@ class Adapter(nn.Module):
             path: The file; its folder must exist.
 
         Raises:
-            AdaptError: The adapter, or the head it trained, was removed from the model.
+            AdaptError: The adapter or its head was removed from the model, or a layer or base weight was exchanged.
             CheckpointError: The file cannot be written; an existing file is left unchanged.
             FormatError: A format has no registered name.
         """
@@ -307,7 +307,7 @@ class Adapter(nn.Module):
         """A copy of the adapter without its model; `save` writes it to a file.
 
         Raises:
-            AdaptError: The adapter, or the head it trained, was removed from the model.
+            AdaptError: The adapter or its head was removed from the model, or a layer or base weight was exchanged.
         """
         self._require()
         self._links.check_base()

@@ -162,7 +162,9 @@ def require_finite(cores: Mapping[str, Tensor]) -> None:
     for name, core in cores.items():
         if not bool(core.isfinite().all()):
             raise AdaptError(
-                f"core {name!r} holds NaN or infinity", cause="diverged training", fix="load_adapter from before it"
+                f"core {name!r} holds NaN or infinity",
+                cause="diverged training",
+                fix="load_adapter(model, path) with a file from before training diverged",
             )
 
 

@@ -28,7 +28,7 @@ def fact_tt(model: nn.Module, rank: int = 16, scale: float = 1.0) -> Recipe:
         The recipe.
 
     Raises:
-        PlanError: The model is of no known family, or has no such slices.
+        PlanError: The model is not of a known family, or does not have these slices.
 
     Source: S. Jie & Z.-H. Deng, FacT: Factor-Tuning for Lightweight Adaptation on Vision Transformer, AAAI 2023.
 
@@ -56,7 +56,7 @@ def fact_tk(model: nn.Module, rank: int = 32, scale: float = 1.0) -> Recipe:
         The recipe.
 
     Raises:
-        PlanError: The model is of no known family, or has no such slices.
+        PlanError: The model is not of a known family, or does not have these slices.
 
     Source: S. Jie & Z.-H. Deng, FacT: Factor-Tuning for Lightweight Adaptation on Vision Transformer, AAAI 2023.
 
@@ -85,7 +85,7 @@ def fact_tk_released(model: nn.Module, rank: int = 32, scale: float = 1.0) -> Re
         The recipe.
 
     Raises:
-        PlanError: The model is of no known family, or a layer has other matrices.
+        PlanError: The model is not of a known family, or a layer has other matrices.
 
     Source: S. Jie & Z.-H. Deng, FacT: Factor-Tuning for Lightweight Adaptation on Vision Transformer, AAAI 2023;
     `FacT/fact_tk.py` of https://github.com/JieShibo/PETL-ViT.
@@ -107,13 +107,13 @@ def lotr(model: nn.Module, rank: int = 2, alpha: float = 2.0, roles: Sequence[st
         model: The model; it is only read.
         rank: The rank.
         alpha: The scale is alpha / rank.
-        roles: Which slices are adapted, by their labels in `plan_for(model)`.
+        roles: The slices to adapt, by their labels in `plan_for(model)`.
 
     Returns:
         The recipe.
 
     Raises:
-        PlanError: The model is of no known family, or has no such slices.
+        PlanError: The model is not of a known family, or does not have these slices.
 
     Source: D. Bershatsky et al., LoTR: Low Tensor Rank Weight Adaptation, 2024.
 
@@ -142,13 +142,13 @@ def lorta(
         rank: The rank.
         alpha: The scale is alpha / rank.
         heads: The number of attention heads; by default the one the model states.
-        roles: Which slices are adapted, by their labels in `plan_for(model)`.
+        roles: The slices to adapt, by their labels in `plan_for(model)`.
 
     Returns:
         The recipe.
 
     Raises:
-        PlanError: The model is of no known family, or has no such slices.
+        PlanError: The model is not of a known family, or does not have these slices.
 
     Source: I. Hounie et al., LoRTA: Low Rank Tensor Adaptation of Large Language Models, 2024.
 
@@ -179,7 +179,7 @@ def cara(model: nn.Module, rank: int = 32, scale: float = 1.0, heads: int | None
         The recipe.
 
     Raises:
-        PlanError: The model is of no known family, or has no such slices.
+        PlanError: The model is not of a known family, or does not have these slices.
 
     Source: L. Veeramacheneni et al., Canonical Rank Adaptation: An Efficient Fine-Tuning Strategy for Vision
     Transformers, ICML 2025.
@@ -210,13 +210,13 @@ def metatt4(model: nn.Module, rank: int = 8, alpha: float = 1.0, roles: Sequence
         model: The model; it is only read.
         rank: The rank.
         alpha: The scale.
-        roles: Which slices are adapted, by their labels in `plan_for(model)`.
+        roles: The slices to adapt, by their labels in `plan_for(model)`.
 
     Returns:
         The recipe.
 
     Raises:
-        PlanError: The model is of no known family, or has no such slices.
+        PlanError: The model is not of a known family, or does not have these slices.
 
     Source: J. Lopez-Piqueres et al., MetaTT: A Global Tensor-Train Adapter for Parameter-Efficient Fine-Tuning, 2025.
 
@@ -243,13 +243,13 @@ def metatt5(
         rank: The rank.
         alpha: The scale.
         heads: The number of attention heads; by default the one the model states.
-        roles: Which slices are adapted, by their labels in `plan_for(model)`.
+        roles: The slices to adapt, by their labels in `plan_for(model)`.
 
     Returns:
         The recipe.
 
     Raises:
-        PlanError: The model is of no known family, or has no such slices.
+        PlanError: The model is not of a known family, or does not have these slices.
 
     Source: J. Lopez-Piqueres et al., MetaTT: A Global Tensor-Train Adapter for Parameter-Efficient Fine-Tuning, 2025.
 
