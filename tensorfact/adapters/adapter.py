@@ -30,6 +30,7 @@ from .options import AdaptOptions
 from .place import Originals, Place, require_attached, require_finite, slot_of
 from .slots import Switch
 from .snapshot import snapshot
+from .turns import Turns
 
 
 class Adapter(nn.Module):
@@ -64,7 +65,7 @@ class Adapter(nn.Module):
         self.dropout = options.dropout.plain
         self._switch, self._attached, self._disabled = Switch(), False, False
         self._originals, self._place = Originals(model), Place(model, recompute=options.recompute)
-        self._beside = Beside(model, head, self._originals)
+        self._beside, self._turns = Beside(model, head, self._originals), Turns(model)
         self._link(Links(model, resolved, formats, scales, self._switch, options))
 
     def _link(self, links: Links) -> None:
@@ -103,11 +104,12 @@ class Adapter(nn.Module):
         Raises:
             AdaptError: It is merged, disabled or removed, a layer or base weight was exchanged, or a core is NaN.
         """
-        self._require(merged=False, changing=True)
-        self._links.check_base()
-        require_finite(self.named_cores())
-        self._originals.replace(self._slots)
-        self._switch.on = False
+        with self._turns.changing("merge()"):
+            self._require(merged=False, changing=True)
+            self._links.check_base()
+            require_finite(self.named_cores())
+            self._originals.replace(self._slots)
+            self._switch.on = False
 
     def unmerge(self) -> None:
         """Restore the original base parameters, bit for bit.
@@ -115,9 +117,10 @@ class Adapter(nn.Module):
         Raises:
             AdaptError: The adapter is not merged, disabled or removed.
         """
-        self._require(merged=True, changing=True)
-        self._originals.restore()
-        self._switch.on = True
+        with self._turns.changing("unmerge()"):
+            self._require(merged=True, changing=True)
+            self._originals.restore()
+            self._switch.on = True
 
     def remove(self) -> None:
         """Remove the adapter from the model, which becomes the base model again, with its head.
@@ -129,20 +132,21 @@ class Adapter(nn.Module):
             AdaptError: The adapter is disabled or already removed, a layer was changed after it was adapted, or a large
                 tensor other than the head was trained beside the factors.
         """
-        self._require(changing=True)
-        self._links.check_intact()
-        if not (merged := self.merged):
-            self._beside.require_kept()
-        self._originals.values.clear()
-        self._detach()
-        if not merged:
-            self._beside.restore()
+        with self._turns.changing("remove()"):
+            self._require(changing=True)
+            self._links.check_intact()
+            if not (merged := self.merged):
+                self._beside.require_kept()
+            self._originals.values.clear()
+            self._detach()
+            if not merged:
+                self._beside.restore()
 
     @contextlib.contextmanager
     def disabled(self) -> Iterator[None]:
         """Context manager in which the model runs as the base model, with its own head, even if merged.
 
-        A merged adapter is merged again on exit, with its factors at that time.
+        A merged adapter is merged again on exit, with its factors at that time. Meanwhile other threads wait.
 
         Raises:
             AdaptError: The adapter is removed, or a large tensor other than the head trains beside the factors.
@@ -158,20 +162,21 @@ class Adapter(nn.Module):
             >>> torch.equal(model(x), base)
             True
         """
-        self._require()
-        if self._disabled:  # nested in another disabled() of the same adapter
-            yield
-            return
-        if merged := self.merged:
-            self.unmerge()
-        self._switch.on, self._disabled = False, True
-        try:
-            with self._beside.away():
+        with self._turns.changing("disabled()"):
+            self._require()
+            if self._disabled:  # nested in another disabled() of the same adapter
                 yield
-        finally:
-            self._switch.on, self._disabled = True, False
-            if merged:
-                self.merge()
+                return
+            if merged := self.merged:
+                self.unmerge()
+            self._switch.on, self._disabled = False, True
+            try:
+                with self._beside.away():
+                    yield
+            finally:
+                self._switch.on, self._disabled = True, False
+                if merged:
+                    self.merge()
 
     def forward(self, input: object) -> object:
         """Return the input unchanged; the increments are added in the adapted layers."""
@@ -182,7 +187,7 @@ class Adapter(nn.Module):
         try:
             self._attached = True
             self._beside.start(self._slots)
-            self._place.take(self, self.head, self._links.passes)
+            self._place.take(self, self.head, self._links.passes, self._turns)
             self._links.attach()
             self.train(self.model.training)
         except BaseException:
@@ -273,8 +278,9 @@ class Adapter(nn.Module):
             >>> len(adapter.check().effects)
             12
         """
-        self._require(merged=False, changing=True)
-        return measure(self.model, self._slots, required_example(self.model, example_input)).verified()
+        with self._turns.changing("check()"):
+            self._require(merged=False, changing=True)
+            return measure(self.model, self._slots, required_example(self.model, example_input)).verified()
 
     def explain(self, tokens: int = NOMINAL_TOKENS, *, measure: bool = False) -> Explanation:
         """Show the route, contraction order, cost and time of each kind of adapted parameter.
@@ -302,8 +308,6 @@ class Adapter(nn.Module):
     def save(self, path: AnyPath) -> None:
         """Write the factors, the trained head, and all else that changed to one safetensors file, atomically.
 
-        The base weights that the file does not hold are covered by its fingerprint.
-
         Args:
             path: The file; its folder must exist.
 
@@ -320,12 +324,12 @@ class Adapter(nn.Module):
         """A copy of the adapter without its model; `save` writes it to a file.
 
         Raises:
-            AdaptError: The adapter or its head was removed from the model, a layer or base weight was exchanged, or an
-                adapted weight was trained itself.
+            AdaptError: As `save`.
         """
-        self._require()
-        self._links.check_base()
-        return snapshot(self.plan, self._links, self._beside)
+        with self._turns.reading():
+            self._require()
+            self._links.check_base()
+            return snapshot(self.plan, self._links, self._beside)
 
     def convert(
         self, format: Format | Mapping[str, Format], *, tolerance: float | None = None, progress: Progress = silent
@@ -356,12 +360,9 @@ class Adapter(nn.Module):
         budget: int | None = None,
         progress: Progress = silent,
     ) -> Recompression:
-        """Lower the ranks in place; arguments and result are those of `tensorfact.round_ranks`.
+        """Lower the ranks in place; arguments and result are those of `tensorfact.round_ranks`, errors of `convert`.
 
         The factors become new parameters: create a new optimizer.
-
-        Raises:
-            AdaptError: The adapter is merged, disabled or removed.
         """
         self._require(merged=False, changing=True)
         return self._take(round_ranks(self, rank=rank, tolerance=tolerance, budget=budget, progress=progress))
@@ -374,14 +375,15 @@ class Adapter(nn.Module):
 
     def _take(self, found: Recompression) -> Recompression:
         """Replace the factors by those of a conversion; on an error the model is left unchanged."""
-        self._links.check_intact()
-        links = self._links.with_cores(found.state)
-        self._links.detach()
-        self.watch.stop()
-        self._link(links)
-        links.attach()
-        self.train(self.training)
-        return found
+        with self._turns.changing("convert()"):
+            self._links.check_intact()
+            links = self._links.with_cores(found.state)
+            self._links.detach()
+            self.watch.stop()
+            self._link(links)
+            links.attach()
+            self.train(self.training)
+            return found
 
     @property
     def fingerprint(self) -> Fingerprint:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import cast
 
@@ -17,6 +18,7 @@ from ..network import Dropout
 from ..network.order import Optimize
 from ..plan import TensorizationPlan
 from ..plan.tensors import per_tensor
+from ..storage import AdapterState
 from ..storage.description import FACTORS, HEAD, START
 from ..storage.state import AdapterSource, state_of
 from .adapter import Adapter
@@ -24,6 +26,7 @@ from .factors import Factors, named
 from .options import AdaptOptions, Route, fresh_seed
 from .scale import Scale, scale_of
 from .start import Init, starting
+from .turns import one_at_a_time
 
 
 def adapt(
@@ -101,13 +104,14 @@ def adapt(
         recompute=recompute,
         seed=fresh_seed() if seed is None else seed,
     )
-    head, stated = head_parameters(model, train_head), isinstance(train_head, str) or bool(stated_head(model))
-    adapter = _built(model, plan, format, scale, head, options, stated=stated)
-    for name, cores in starting(init, adapter).items():
-        cast("Factors", adapter.factors[name]).assign(cores)
-    if subtract_start:
-        adapter.subtract_start()
-    return _attached(adapter, options)
+    with one_at_a_time(model):
+        head, stated = head_parameters(model, train_head), isinstance(train_head, str) or bool(stated_head(model))
+        adapter = _built(model, plan, format, scale, head, options, stated=stated)
+        for name, cores in starting(init, adapter).items():
+            cast("Factors", adapter.factors[name]).assign(cores)
+        if subtract_start:
+            adapter.subtract_start()
+        return _attached(adapter, options)
 
 
 def load_adapter(
@@ -151,18 +155,17 @@ def load_adapter(
         >>> load_adapter(nano(), path).num_parameters
         1920
     """
-    refuse_adapted(model)
-    state = state_of(path, model, check_base=check_base)
+    options = AdaptOptions(route=route, optimize=optimize, check=check, recompute=recompute)
+    with one_at_a_time(model):
+        refuse_adapted(model)
+        return _loaded(model, state_of(path, model, check_base=check_base), options)
+
+
+def _loaded(model: nn.Module, state: AdapterState, options: AdaptOptions) -> Adapter:
+    """Return an adapter with the values of a state, attached to its model."""
     description, head = state.description, state.description.head_of(model)
     parameters = base_parameters(model)
-    options = AdaptOptions(
-        dropout=Dropout.of(description.dropout),
-        route=route,
-        optimize=optimize,
-        check=check,
-        recompute=recompute,
-        seed=description.seed,
-    )
+    options = dataclasses.replace(options, dropout=Dropout.of(description.dropout), seed=description.seed)
     trained = tuple(name for name in head if name in parameters)
     adapter = _built(model, description.plan, description.formats, description.scales, trained, options)
     if description.subtracts_start:

@@ -13,6 +13,7 @@ from ..errors import AdaptError, nearest
 from ..model.parameters import ATTRIBUTE, base_parameters, owner_of
 from .increments import Passes, note_sources
 from .slots import Slot
+from .turns import Turns
 
 
 class Place:
@@ -28,20 +29,25 @@ class Place:
         self._flags: dict[str, bool] = {}
         self._hooks: list[RemovableHandle] = []
 
-    def take(self, adapter: nn.Module, head: tuple[str, ...], passes: Passes) -> None:
+    def take(self, adapter: nn.Module, head: tuple[str, ...], passes: Passes, turns: Turns) -> None:
         """Freeze all parameters but the head's, and register the adapter.
 
         Args:
             adapter: The adapter to register.
             head: Names of the head's parameters.
             passes: Forward passes of the model, which begin when it is called.
+            turns: Turns of the threads that use the model.
         """
         parameters = base_parameters(self.model)
         self._flags = {name: parameter.requires_grad for name, parameter in parameters.items()}
         trained = {id(parameters[name]) for name in head if name in parameters}
         for parameter in parameters.values():
             parameter.requires_grad_(id(parameter) in trained)
-        self._hooks = [*passes.watch(self.model), *(note_sources(self.model) if self._recompute else ())]
+        self._hooks = [
+            *passes.watch(self.model),
+            *turns.watch(),
+            *(note_sources(self.model) if self._recompute else ()),
+        ]
         self.model.add_module(ATTRIBUTE, adapter)
         self.model.__dict__["get_parameter"] = functools.partial(_get_parameter, self.model)
 
