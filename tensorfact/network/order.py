@@ -59,6 +59,7 @@ class ContractionStep:
         operands: Positions of the operands, in the order of the equation.
         equation: The einsum of the step.
         summed: For a matrix product (no common open leg), the summed dimensions of each operand; else None.
+        before: For a matrix product, the order in which each operand's dimensions are taken.
         order: For a matrix product, the order of its dimensions in the result.
         description: The product in leg names, for display.
         cost: Cost of the product.
@@ -68,6 +69,7 @@ class ContractionStep:
     operands: tuple[int, ...]
     equation: str
     summed: tuple[list[int], list[int]] | None = dataclasses.field(hash=False)
+    before: tuple[tuple[int, ...], ...]
     order: tuple[int, ...]
     description: str
     cost: Cost
@@ -77,7 +79,8 @@ class ContractionStep:
         """Compute the product; matrix products use `tensordot`, as einsum would run a slower batched product."""
         if self.summed is None or taken[0].dtype != taken[-1].dtype:  # dtypes differ under autocast; einsum casts them
             return torch.einsum(self.equation, *taken)
-        product: Tensor = torch.tensordot(taken[0], taken[1], self.summed)
+        left, right = (tensor.permute(order) for tensor, order in zip(taken, self.before, strict=True))
+        product: Tensor = torch.tensordot(left, right, self.summed)
         return product if self.order == tuple(range(product.ndim)) else product.permute(self.order)
 
 
@@ -237,11 +240,12 @@ def _step(
 ) -> ContractionStep:
     letter = dict(zip(involved, string.ascii_letters, strict=False))
     sums = len(result) < len(involved)
-    summed, order = _matrix_product([legs for _, legs in taken], result)
+    summed, before, order = _matrix_product(network, [legs for _, legs in taken], result)
     return ContractionStep(
         positions,
         f"{','.join(_spell(legs, letter) for _, legs in taken)}->{_spell(result, letter)}",
         summed,
+        before,
         order,
         f"{' '.join(name for name, _ in taken)} -> [{' '.join(result)}]",
         Cost(
@@ -254,18 +258,25 @@ def _step(
 
 
 def _matrix_product(
-    taken: list[tuple[str, ...]], result: tuple[str, ...]
-) -> tuple[tuple[list[int], list[int]] | None, tuple[int, ...]]:
-    """Return the summed dimensions and the result's order of a matrix product; (None, ()) for any other product."""
+    network: Network, taken: list[tuple[str, ...]], result: tuple[str, ...]
+) -> tuple[tuple[list[int], list[int]] | None, tuple[tuple[int, ...], ...], tuple[int, ...]]:
+    """Return the summed dimensions, the operands' orders and the result's order of a matrix product.
+
+    Where the operands are smaller than the result, they are transposed instead of it. For any other product, the summed
+    dimensions are None.
+    """
     if len(taken) != 2:
-        return None, ()
-    left, right = taken
-    common = [leg for leg in left if leg in right]
-    rest = [leg for leg in (*left, *right) if leg not in common]
-    if set(common) & set(result) or set(rest) != set(result):
-        return None, ()
-    sums = ([left.index(leg) for leg in common], [right.index(leg) for leg in common])
-    return sums, tuple(rest.index(leg) for leg in result)
+        return None, (), ()
+    common = [leg for leg in taken[0] if leg in taken[1]]
+    if set(common) & set(result) or {leg for legs in taken for leg in legs} - set(common) != set(result):
+        return None, (), ()
+    arranged = [(*(leg for leg in result if leg in legs), *common) for legs in taken]
+    size = math.prod(network.shape(result))
+    moved = [legs if math.prod(network.shape(legs)) > size else new for legs, new in zip(taken, arranged, strict=True)]
+    before = tuple(tuple(legs.index(leg) for leg in new) for legs, new in zip(taken, moved, strict=True))
+    rest = [leg for legs in moved for leg in legs if leg not in common]
+    left, right = ([legs.index(leg) for leg in common] for legs in moved)
+    return (left, right), before, tuple(rest.index(leg) for leg in result)
 
 
 def _spell(legs: Sequence[str], letter: Mapping[str, str]) -> str:
