@@ -51,7 +51,8 @@ def starting(init: Init, adapter: Adapter) -> dict[str, Cores]:
         return {tensor.name: _increment(tensor, init, adapter) for tensor in tensors}
     given: object = init
     is_file = isinstance(given, os.PathLike) or (isinstance(given, str) and bool(Path(given).suffix))
-    if not is_file and not isinstance(getattr(given, "state", given), AdapterState):
+    is_folder = isinstance(given, (str, os.PathLike)) and os.path.isdir(given)
+    if is_folder or not (is_file or isinstance(getattr(given, "state", given), AdapterState)):
         raise AdaptError(
             "adapt: init",
             expected="None, 'hosvd', an adapter, the path of an adapter file, or increments by parameter name",

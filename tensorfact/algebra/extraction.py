@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from ..common.checks import AnyPath, finite_number
+from ..common.checks import AnyPath, finite_number, flag
 from ..common.progress import Progress, silent
 from ..common.table import Table
 from ..errors import AdaptError, DataError
@@ -152,7 +152,7 @@ def extract(
         The adapter, the error of each tensor and each parameter, and the parameters that the plan does not cover.
 
     Raises:
-        DataError: A tensor is missing, has another shape, or contains NaN or infinity.
+        DataError: A tensor is missing, has another shape, or contains NaN or infinity; or `keep` is not a bool.
         PlanError: The plan does not fit the weights.
         RankError: A tensor does not admit the rank, or the tolerance cannot be reached at the format's rank.
         AdaptError: A model has an adapter, or the scale is 0.
@@ -171,6 +171,7 @@ def extract(
         (TensorTrain(rank=(1, 1), order=None), True)
     """
     check_scale("extract", scale)
+    flag(keep, "extract: keep", DataError)
     weights = Increments(base, tuned, plan, model)
     resolved = weights.resolved
     if keep and not weights.has_model:
