@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from ...common.checks import whole_number
 from ...errors import TrainingError
-from .batches import MicroBatch, BatchOrigin
+from .batches import BatchOrigin, MicroBatch
 from .predictions import loss_of, predict
 from .schedule import Loss
 from .sources import Data, check_data, in_order, refuse_beside

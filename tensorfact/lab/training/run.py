@@ -19,7 +19,7 @@ from ...common.checks import AnyPath
 from ...errors import CheckpointError, DivergedError, TrainingError
 from ...model.parameters import ATTRIBUTE
 from ...storage.description import fingerprint
-from .batches import MicroBatches, BatchOrigin, deal, load, shuffled
+from .batches import BatchOrigin, MicroBatches, deal, load, shuffled
 from .engine import TrainingEngine
 from .evaluation import BATCH, tally
 from .history import Epoch, History
