@@ -16,10 +16,10 @@ from ..formats import Format
 from ..formats.rank import Rank
 from ..lora import LoraFolder, to_lora
 from ..model.example import required_example
-from ..model.parameters import base_parameters
 from ..plan import ResolvedPlan, TensorizationPlan
 from ..storage import AdapterState
-from ..storage.description import FACTORS, HEAD, START, AdapterDescription, fingerprint
+from ..storage.fingerprint import Fingerprint
+from .beside import Beside
 from .explain import Explanation, explain
 from .factors import Factors, named
 from .groups import ParameterGroup, parameter_groups
@@ -27,8 +27,9 @@ from .increments import NOMINAL_TOKENS
 from .links import Links
 from .liveness import Liveness, Watch, measure
 from .options import AdaptOptions
-from .place import Originals, Place, head_state, require_attached, require_finite, slot_of
+from .place import Originals, Place, require_attached, require_finite, slot_of
 from .slots import Switch
+from .snapshot import snapshot
 
 
 class Adapter(nn.Module):
@@ -60,11 +61,11 @@ class Adapter(nn.Module):
         super().__init__()
         self.__dict__["_model"] = model  # not as a submodule: the adapter is a submodule of the model
         self.plan, self.resolved, self.head = plan, resolved, head
-        self._formats, self._scales = dict(formats), dict(scales)
-        self.dropout, self.seed, self._options = options.dropout.plain, options.seed, options
+        self.dropout = options.dropout.plain
         self._switch, self._attached, self._disabled = Switch(), False, False
         self._originals, self._place = Originals(model), Place(model, recompute=options.recompute)
-        self._link(Links(model, resolved, self._formats, self._scales, self._switch, options))
+        self._beside = Beside(model, head, self._originals)
+        self._link(Links(model, resolved, formats, scales, self._switch, options))
 
     def _link(self, links: Links) -> None:
         self._links, self._slots = links, links.slots
@@ -84,12 +85,12 @@ class Adapter(nn.Module):
     @property
     def formats(self) -> Mapping[str, Format]:
         """Formats by tensor name; `convert` and `round` change them."""
-        return MappingProxyType(self._formats)
+        return MappingProxyType(self._links.formats)
 
     @property
     def scales(self) -> Mapping[str, float]:
         """Scales s of the update W + s dW by tensor name, as given to `adapt`."""
-        return MappingProxyType(self._scales)
+        return MappingProxyType(self._links.scales)
 
     @property
     def merged(self) -> bool:
@@ -119,26 +120,32 @@ class Adapter(nn.Module):
         self._switch.on = True
 
     def remove(self) -> None:
-        """Remove the adapter from the model: merged weights stay merged, otherwise the base model is restored.
+        """Remove the adapter from the model, which becomes the base model again, with its head.
 
-        The head keeps its trained values. The `requires_grad` flags are restored.
+        If the adapter is merged, the merged weights stay, and so does the trained head. The `requires_grad` flags are
+        restored in both cases.
 
         Raises:
-            AdaptError: The adapter is disabled or already removed, or a layer was changed after it was adapted.
+            AdaptError: The adapter is disabled or already removed, a layer was changed after it was adapted, or a large
+                tensor other than the head was trained beside the factors.
         """
         self._require(changing=True)
         self._links.check_intact()
+        if not (merged := self.merged):
+            self._beside.require_kept()
         self._originals.values.clear()
         self._detach()
+        if not merged:
+            self._beside.restore()
 
     @contextlib.contextmanager
     def disabled(self) -> Iterator[None]:
-        """Context manager in which the model runs as the base model with the trained head, even if merged.
+        """Context manager in which the model runs as the base model, with its own head, even if merged.
 
         A merged adapter is merged again on exit, with its factors at that time.
 
         Raises:
-            AdaptError: The adapter is removed.
+            AdaptError: The adapter is removed, or a large tensor other than the head trains beside the factors.
 
         Examples:
             >>> import torch
@@ -159,7 +166,8 @@ class Adapter(nn.Module):
             self.unmerge()
         self._switch.on, self._disabled = False, True
         try:
-            yield
+            with self._beside.away():
+                yield
         finally:
             self._switch.on, self._disabled = True, False
             if merged:
@@ -173,6 +181,7 @@ class Adapter(nn.Module):
         """Attach the adapter to its model; used by `adapt`. On an error the model is left unchanged."""
         try:
             self._attached = True
+            self._beside.start(self._slots)
             self._place.take(self, self.head, self._links.passes)
             self._links.attach()
             self.train(self.model.training)
@@ -184,6 +193,7 @@ class Adapter(nn.Module):
         self._links.detach()
         self.watch.stop()
         self._place.leave()
+        self._beside.stop()
         self._attached = False
 
     def _require(self, merged: bool | None = None, *, changing: bool = False) -> None:
@@ -290,13 +300,16 @@ class Adapter(nn.Module):
         return explain(self._links.planned(), tokens, measure=measure)
 
     def save(self, path: AnyPath) -> None:
-        """Write the factors and the trained head to one safetensors file, atomically.
+        """Write the factors, the trained head, and all else that changed to one safetensors file, atomically.
+
+        The base weights that the file does not hold are covered by its fingerprint.
 
         Args:
             path: The file; its folder must exist.
 
         Raises:
-            AdaptError: The adapter or its head was removed from the model, or a layer or base weight was exchanged.
+            AdaptError: The adapter or its head was removed from the model, a layer or base weight was exchanged, or an
+                adapted weight was trained itself.
             CheckpointError: The file cannot be written; an existing file is left unchanged.
             FormatError: A format has no registered name.
         """
@@ -307,26 +320,12 @@ class Adapter(nn.Module):
         """A copy of the adapter without its model; `save` writes it to a file.
 
         Raises:
-            AdaptError: The adapter or its head was removed from the model, or a layer or base weight was exchanged.
+            AdaptError: The adapter or its head was removed from the model, a layer or base weight was exchanged, or an
+                adapted weight was trained itself.
         """
         self._require()
         self._links.check_base()
-        head = head_state(self.model, self.head)
-        description = AdapterDescription(
-            self.plan,
-            dict(self._formats),
-            dict(self._scales),
-            self.dropout,
-            self.fingerprint,
-            {tensor.name: tensor.modes for tensor in self.resolved.tensors},
-            {name: tuple(tensor.shape) for name, tensor in head.items()},
-            extents={tensor.name: tensor.extents for tensor in self.resolved.tensors},
-            seed=self.seed,
-            subtracts_start=bool(self.starts),
-        )
-        parts = {FACTORS: named(self.factors), START: named(self.starts), HEAD: head}
-        tensors = {f"{prefix}{name}": t.detach().clone() for prefix, each in parts.items() for name, t in each.items()}
-        return AdapterState(description, tensors)
+        return snapshot(self.plan, self._links, self._beside)
 
     def convert(
         self, format: Format | Mapping[str, Format], *, tolerance: float | None = None, progress: Progress = silent
@@ -381,14 +380,13 @@ class Adapter(nn.Module):
         self.watch.stop()
         self._link(links)
         links.attach()
-        self._formats, self.seed = dict(found.state.description.formats), None
         self.train(self.training)
         return found
 
     @property
-    def fingerprint(self) -> str:
+    def fingerprint(self) -> Fingerprint:
         """Fingerprint of the base weights, by which a file is matched to its base model."""
-        return fingerprint({**base_parameters(self.model), **self._originals.values}, tuple(self._slots))
+        return self._beside.fingerprint(self._beside.stored())
 
     def extra_repr(self) -> str:
         """Return the formats, for `print(model)`."""

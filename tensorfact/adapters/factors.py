@@ -94,7 +94,7 @@ class Factors(nn.Module):
                 core.copy_(cores[name])
 
 
-def named(factors: nn.ModuleDict) -> dict[str, Tensor]:
+def named(factors: Mapping[str, Factors] | nn.ModuleDict) -> dict[str, Tensor]:
     """Return the cores of several tensors, named `TENSOR.CORE`.
 
     Args:

@@ -50,7 +50,8 @@ class Links:
         passes: Passes | None = None,
     ) -> None:
         self.passes = passes or Passes()
-        self.model, self.resolved, self.scales, self.switch, self.options = model, resolved, scales, switch, options
+        self.model, self.resolved, self.formats, self.scales = model, resolved, dict(formats), dict(scales)
+        self.switch, self.options = switch, options
         self.factors: dict[str, Factors] = {}
         self.starts: dict[str, Factors] = {}
         self.slots: dict[str, Slot] = {}

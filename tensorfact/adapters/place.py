@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..errors import AdaptError, nearest
-from ..model.head import head_buffers
 from ..model.parameters import ATTRIBUTE, base_parameters, owner_of
 from .increments import Passes, note_sources
 from .slots import Slot
@@ -112,26 +111,6 @@ class Originals:
             for name, original in self.values.items():
                 parameters[name].copy_(original)
         self.values.clear()
-
-
-def head_state(model: nn.Module, head: tuple[str, ...]) -> dict[str, Tensor]:
-    """Return the parameters and buffers of the head, by name.
-
-    Args:
-        model: The adapted model.
-        head: Names of the head's parameters.
-
-    Raises:
-        AdaptError: The head was replaced or removed.
-    """
-    parameters = base_parameters(model)
-    if missing := [name for name in head if name not in parameters]:
-        raise AdaptError(
-            f"the model no longer has the head parameter {missing[0]!r}",
-            cause="the head was replaced or removed after adapt()",
-            fix="restore the head, or call adapt with train_head=False",
-        )
-    return {**{name: parameters[name] for name in head}, **head_buffers(model, head)}
 
 
 def require_attached(attached: bool, *, disabled: bool) -> None:

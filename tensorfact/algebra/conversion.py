@@ -307,11 +307,12 @@ def _check_alike(first: AdapterState, other: AdapterState, *, check_base: bool) 
             cause="different rules, different blocks, or models of different size",
             fix="create the adapters with the same plan; convert() changes the format only",
         )
-    if check_base and first.description.fingerprint != other.description.fingerprint:
+    mine, theirs = first.description.fingerprint, other.description.fingerprint
+    if check_base and (differing := mine.difference(theirs)):
         raise FingerprintError(
-            "combine: adapters of different base models",
-            expected=f"base fingerprint {first.description.fingerprint}",
-            got=other.description.fingerprint,
+            f"combine: adapters of different base models: {differing} differ",
+            expected=f"base fingerprint {mine}",
+            got=str(theirs),
             fix="use one base model, or pass check_base=False",
         )
 

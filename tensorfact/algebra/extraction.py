@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +16,13 @@ from ..common.table import Table
 from ..errors import AdaptError, DataError
 from ..formats import Format
 from ..model.head import head_buffers
-from ..model.parameters import base_parameters, refuse_adapted
+from ..model.parameters import base_parameters, base_tensors, each_once, refuse_adapted
 from ..plan import ResolvedPlan, TensorGroup, TensorizationPlan
 from ..plan.tensors import formats_of
 from ..storage import AdapterState
-from ..storage.description import AdapterDescription, fingerprint
+from ..storage.description import AdapterDescription
 from ..storage.files import StoredTensors
+from ..storage.fingerprint import Fingerprint
 from .changes import Change, Recompression
 
 Weights = nn.Module | Mapping[str, Tensor] | AnyPath
@@ -52,6 +53,14 @@ class Increments:
         self.host = _skeleton({**self.after, **self.before}) if given is None else given
         self.resolved = plan.resolve(self.host)
         _check(self.resolved, self.before, self.after)
+
+    def own_names(self, apart: Collection[str]) -> set[str]:
+        """Return the names of the base model's tensors, each once, without some of them.
+
+        Args:
+            apart: Names of those to leave out.
+        """
+        return each_once(base_tensors(self.host), apart).keys() & self.before.keys()
 
     def of(self, tensor: TensorGroup) -> dict[str, Tensor]:
         """Return the increments of the parameters of a tensor group, by parameter name.
@@ -175,9 +184,7 @@ def extract(
     weights = Increments(base, tuned, plan, model)
     resolved = weights.resolved
     if keep and not weights.has_model:
-        raise DataError(
-            "extract: keep=True needs a model to distinguish parameters from buffers", fix="pass model=model"
-        )
+        raise DataError("extract: keep=True needs a model, whose tensors these are", fix="pass model=model")
     formats = formats_of(format, [tensor.name for tensor in resolved.tensors])
     changes, cores = [], {}
     errors: dict[str, float] = {}
@@ -197,7 +204,7 @@ def extract(
         {change.tensor: change.format for change in changes},
         dict.fromkeys(cores, float(scale)),
         0.0,
-        fingerprint(weights.before, resolved.parameters),
+        Fingerprint.of(weights.before, resolved.parameters, weights.own_names(kept)),
         {tensor.name: tensor.modes for tensor in resolved.tensors},
     )
     state = AdapterState(description, {}).replaced(description.formats, cores, kept)
@@ -309,13 +316,14 @@ def _left_over(weights: Increments, *, keep: bool) -> tuple[tuple[LeftOver, ...]
     """Compare the parameters that the plan does not cover, and return the values to store."""
     before, after = weights.before, weights.after
     parameters, covered = base_parameters(weights.host), set(weights.resolved.parameters)
+    tensors = base_tensors(weights.host)
     aliases = {id(parameters[name]) for name in covered}
     names = [n for n in dict.fromkeys([*before, *after]) if n not in covered and id(parameters.get(n)) not in aliases]
     found = [(name, *_compared(name, before, after)) for name in names]
     kept = {
         name: _sound(name, after)
         for name, change, _ in found
-        if keep and change is not None and change and name in parameters  # NaN counts as a change
+        if keep and change is not None and change and name in tensors  # NaN counts as a change
     }
     buffers = head_buffers(weights.host, kept) if keep else {}
     kept |= {name: _sound(name, after) for name in buffers if name in after}

@@ -17,11 +17,12 @@ from ..common.progress import Progress, silent
 from ..errors import DataError, nearest
 from ..formats import Format
 from ..formats.rank import Rank
-from ..model.parameters import base_parameters
+from ..model.parameters import base_tensors, each_once
 from ..plan import TensorizationPlan, View
 from ..plan.tensors import formats_of
 from ..storage import AdapterState
-from ..storage.description import AdapterDescription, fingerprint
+from ..storage.description import AdapterDescription
+from ..storage.fingerprint import Fingerprint
 from .files import read_layers
 from .matrices import LowRankIncrement, stacked
 
@@ -95,7 +96,7 @@ def from_lora(
         progress("recompressing", done, len(resolved.tensors))
     formats = {change.tensor: change.format for change in changes}
     modes = {tensor.name: tensor.modes for tensor in resolved.tensors}
-    marked = fingerprint(base_parameters(model), resolved.parameters)
+    marked = Fingerprint.of(each_once(base_tensors(model), kept), resolved.parameters)
     description = AdapterDescription(plan, formats, dict.fromkeys(formats, float(scale)), 0.0, marked, modes)
     return Recompression(AdapterState(description, {}).replaced(formats, cores, kept), tuple(changes))
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import AdaptError, PlanError
 
@@ -43,6 +43,38 @@ def own_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     named = base_parameters(model)
     first = {id(parameter): name for name, parameter in reversed(named.items())}
     return {name: parameter for name, parameter in named.items() if first[id(parameter)] == name}
+
+
+def base_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return all parameters and persistent buffers but an adapter's; a tied one has several names.
+
+    Raises:
+        PlanError: As `base_parameters`.
+    """
+    found: dict[str, Tensor] = dict(base_parameters(model))
+    for path, module in model.named_modules(remove_duplicate=False):
+        if path.partition(".")[0] == ATTRIBUTE:
+            continue
+        for name, buffer in module._buffers.items():
+            if buffer is not None and name not in module._non_persistent_buffers_set:
+                found[f"{path}.{name}" if path else name] = buffer
+    return found
+
+
+def each_once(tensors: Mapping[str, Tensor], apart: Collection[str] = ()) -> dict[str, Tensor]:
+    """Return each tensor once, by its first name, without some of them.
+
+    Args:
+        tensors: Tensors by name; a tied one has several names.
+        apart: Names of those to leave out, by any of their names.
+    """
+    seen = {id(tensors[name]) for name in apart if name in tensors}
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            found[name] = tensor
+    return found
 
 
 def owner_of(model: nn.Module, parameter: str) -> tuple[nn.Module, str]:

@@ -16,17 +16,16 @@ from ..common.aliases import JsonObject
 from ..common.checks import AnyPath
 from ..errors import CheckpointError, FingerprintError, TensorfactError
 from ..formats import Format, format_from_dict, format_to_dict
-from ..model.head import head_buffers
-from ..model.parameters import base_parameters
+from ..model.parameters import base_tensors, each_once
 from ..network import Dropout, Mode, Network, Side
 from ..network.initial import deviations, fresh
 from ..network.starts import GIVEN
 from ..plan import ResolvedPlan, TensorizationPlan
 from .files import Header, read_header
+from .fingerprint import AnyFingerprint, read_fingerprint
 
 KIND = "adapter"
 FACTORS, START, HEAD = "factors.", "start.", "head."
-_SAMPLES = 1024
 _MOST = 1 << 28
 """The most numbers that a file may leave out to be drawn from its seed: 1 GiB in fp32."""
 
@@ -62,9 +61,10 @@ class AdapterDescription:
         formats: Formats by tensor name.
         scales: Scales by tensor name.
         dropout: The dropout in training: a probability, or probabilities by name.
-        fingerprint: The fingerprint of the base model's adapted parameters.
+        fingerprint: The fingerprint of the base model, without what `head` lists.
         modes: The modes of every tensor, by its name.
-        head: The shapes of the head's parameters and buffers, by their names in the model.
+        head: The shapes of what is stored beside the factors, by the names in the model: the head's parameters and
+            buffers, and all else that changed.
         extents: By tensor name, the number of coordinates of each mode in one slice; may be empty.
         seed: The seed of the cores' initial values; None if they were not drawn.
         subtracts_start: Whether the increment is that of `factors` minus that of `start`.
@@ -74,7 +74,7 @@ class AdapterDescription:
     formats: Mapping[str, Format]
     scales: Mapping[str, float]
     dropout: float | Mapping[str, float]
-    fingerprint: str
+    fingerprint: AnyFingerprint
     modes: Mapping[str, tuple[Mode, ...]]
     head: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     extents: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
@@ -124,7 +124,7 @@ class AdapterDescription:
             dropout = Dropout.of(body["dropout"]).plain
             extents = {name: _extents(value) for name, value in _split(body["extents"], names).items()}
             seed = None if body["seed"] is None else torch.Generator().manual_seed(int(body["seed"])).initial_seed()
-            fingerprint, subtracts = str(body["fingerprint"]), bool(body["subtracts_start"])
+            fingerprint, subtracts = read_fingerprint(body["fingerprint"]), bool(body["subtracts_start"])
             left_out = LeftOutCores(frozenset(map(str, body["drawn"]["names"])), str(body["drawn"]["digest"]))
             if not formats.keys() == scales.keys() == modes.keys():
                 raise KeyError("tensors")
@@ -180,7 +180,7 @@ class AdapterDescription:
             "formats": _merged({name: format_to_dict(format) for name, format in self.formats.items()}),
             "scales": _merged(self.scales),
             "dropout": self.dropout,
-            "fingerprint": self.fingerprint,
+            "fingerprint": self.fingerprint.plain(),
             "modes": _merged(modes),
             "extents": _merged(self.extents),
             "seed": self.seed,
@@ -248,14 +248,8 @@ class AdapterDescription:
             CheckpointError: A tensor, or the head, has another size on this model.
         """
         resolved = self.plan.resolve(model)
-        if check_base and (found := fingerprint(base_parameters(model), resolved.parameters)) != self.fingerprint:
-            raise FingerprintError(
-                f"{source} was made for another base model",
-                expected=f"base fingerprint {self.fingerprint}",
-                got=found,
-                cause="other pretrained weights, or weights that were merged or trained afterwards",
-                fix="load the base weights it was trained on, or pass check_base=False to use these",
-            )
+        if check_base:
+            self._check_base(model, resolved, source)
         self._check_modes(resolved, source)
         head = {name: tuple(tensor.shape) for name, tensor in self.head_of(model).items()}
         for name in sorted(head.keys() | self.head.keys()):
@@ -268,15 +262,25 @@ class AdapterDescription:
                     fix="create the model with the num_classes the adapter was trained with",
                 )
 
+    def _check_base(self, model: nn.Module, resolved: ResolvedPlan, source: str) -> None:
+        found = self.fingerprint.again(each_once(base_tensors(model), self.head), resolved.parameters)
+        if differing := self.fingerprint.difference(found):
+            raise FingerprintError(
+                f"{source} was made for another base model: {differing} differ",
+                expected=f"base fingerprint {self.fingerprint}",
+                got=str(found),
+                cause="other pretrained weights, or weights that were merged or trained afterwards",
+                fix="load the base weights it was trained on, or pass check_base=False to use these",
+            )
+
     def head_of(self, model: nn.Module) -> dict[str, Tensor]:
-        """Return the parameters and buffers of a model's head by name.
+        """Return those parameters and buffers of a model that the adapter stores, by name.
 
         Args:
             model: A model with the head's parameters.
         """
-        parameters = base_parameters(model)
-        own = {name: parameters[name] for name in self.head if name in parameters}
-        return {**own, **head_buffers(model, own)}
+        named = {**base_tensors(model), **dict(model.named_buffers(remove_duplicate=False))}
+        return {name: named[name] for name in self.head if name in named}
 
     def _redrawable(self) -> dict[str, tuple[int, ...]]:
         """Return the shapes of the cores that can be rebuilt: not trained, and drawn from the seed or given."""
@@ -318,26 +322,6 @@ class AdapterDescription:
 def sizes_of(modes: Sequence[Mode]) -> str:
     """Return modes and their sizes as text for error messages."""
     return " x ".join(f"{mode.name}={mode.size}" for mode in modes)
-
-
-def fingerprint(parameters: Mapping[str, Tensor], names: Sequence[str]) -> str:
-    """Return a short hash of the base weights that an adapter belongs to.
-
-    It covers names, shapes and up to 1,024 evenly spaced values of each parameter, so that it is fast for a model of
-    any size. The values are rounded to bf16: a model has the same fingerprint in fp32 and in bf16.
-
-    Args:
-        parameters: The base parameters by name.
-        names: Which of them the adapter changes.
-    """
-    digest = hashlib.sha256()
-    for name in sorted(names):
-        parameter = parameters[name].detach()
-        flat = parameter.reshape(-1)
-        values = flat[:: max(1, flat.numel() // _SAMPLES)][:_SAMPLES].to("cpu", torch.bfloat16)
-        digest.update(repr((name, tuple(parameter.shape))).encode())
-        digest.update(values.contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _merged(values: Mapping[str, object]) -> JsonObject:

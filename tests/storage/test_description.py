@@ -27,7 +27,7 @@ from tensorfact import (
 )
 from tensorfact.errors import CheckpointError, FingerprintError, FormatError, TensorfactError
 from tensorfact.storage import description
-from tensorfact.storage.description import AdapterDescription, fingerprint
+from tensorfact.storage.description import AdapterDescription
 from tensorfact.storage.files import read_header, read_tensors, write_tensors
 from tests.bundled import FROZEN, VERA, X, nano, plan
 from tests.helpers import Tiny, bits, draw, ids, infer, randomise, refused, state_bits, untouched
@@ -76,17 +76,6 @@ def test_formats_and_scales_that_differ_by_group_are_stored_apart(tmp_path: Path
     assert torch.equal(infer(twin, ids()), infer(model, ids()))
 
 
-def test_the_fingerprint_knows_names_shapes_and_values() -> None:
-    weight = torch.randn(64, 64)
-    names = ["w"]
-    known = fingerprint({"w": weight}, names)
-    assert fingerprint({"w": weight.clone()}, names) == known
-    assert fingerprint({"w": weight.to(torch.bfloat16)}, names) == known
-    assert fingerprint({"w": weight, "v": weight}, names) == known
-    others = [{"w": weight.T}, {"w": weight.reshape(32, 128)}, {"w": weight + 0.1}, {"w": weight[:, :63]}]
-    assert len({known, fingerprint({"v": weight}, ["v"]), *(fingerprint(other, names) for other in others)}) == 6
-
-
 # ------------------------------------------------------------------------------------------------------------- refusals
 
 
@@ -94,7 +83,7 @@ def test_another_base_model_is_refused_with_both_fingerprints(saved: Path) -> No
     mine, other = adapt(base(), PLAN, TensorTrain(2)).fingerprint, base(1)
     theirs = adapt(base(1), PLAN, TensorTrain(2)).fingerprint
     assert mine != theirs
-    with untouched(other), refused(FingerprintError, mine, theirs, "check_base=False"):
+    with untouched(other), refused(FingerprintError, str(mine), str(theirs), "check_base=False"):
         load_adapter(other, saved)
     load_adapter(other, saved, check_base=False)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ...common.progress import Progress, silent
 from ...errors import SweepError
-from ...storage.description import fingerprint
+from ...storage.fingerprint import sampled_digest
 from ..data import Splits, open_task
 from ..models import load_model, model_shapes, seeded, with_head
 from ..training import Schedule
@@ -76,7 +76,7 @@ def _check_part(
         model = load_model(part.model, pretrained=part.pretrained, checkpoint=part.checkpoint, **options)
     weights = dict(model.named_parameters())
     found: dict[str, object] = {
-        f"model {part.model}, {part.pretrained}, {part.checkpoint}": fingerprint(weights, tuple(weights))
+        f"model {part.model}, {part.pretrained}, {part.checkpoint}": sampled_digest(weights, tuple(weights))
     }
     for task in part.tasks:
         statistics = sweep.settings.imagenet_statistics

@@ -14,7 +14,7 @@ import torch.distributed
 from torch import Tensor, nn
 
 from ...errors import TrainingError
-from ...storage.description import fingerprint
+from ...storage.fingerprint import sampled_digest
 from .engine import TrainingEngine
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class Accelerated(TrainingEngine):
         if self.processes == 1:
             return
         tensors = dict(self.module.named_parameters())
-        number = int(fingerprint(tensors, tuple(tensors))[:15], 16)
+        number = int(sampled_digest(tensors, tuple(tensors))[:15], 16)
         every = self.accelerator.gather(torch.tensor([number], device=self.device))
         if not bool((every == number).all()):
             raise TrainingError(

@@ -18,7 +18,7 @@ from ...adapters import Adapter
 from ...common.checks import AnyPath
 from ...errors import CheckpointError, DivergedError, TrainingError
 from ...model.parameters import ATTRIBUTE
-from ...storage.description import fingerprint
+from ...storage.fingerprint import sampled_digest
 from .batches import BatchOrigin, MicroBatches, deal, load, shuffled
 from .engine import TrainingEngine
 from .evaluation import BATCH, tally
@@ -65,7 +65,7 @@ class TrainingRun:
                 cause="small optimizer steps underflow in fp16",
                 fix="call model.float() and pass Accelerator(mixed_precision='fp16'), or call model.bfloat16()",
             )
-        self.frozen = fingerprint(every, tuple(every.keys() - set(self.names)))
+        self.frozen = sampled_digest(every, tuple(every.keys() - set(self.names)))
         alike = itertools.groupby(trained, lambda item: item[2])
         groups = [{"params": [p for _, p, _ in items], "multiple": multiple} for multiple, items in alike]
         self.optimizer = torch.optim.AdamW(groups, schedule.lr, weight_decay=schedule.weight_decay)

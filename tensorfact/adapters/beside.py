@@ -1,0 +1,255 @@
+"""What trains beside the factors: the head, and whatever else of the base model changed since it was adapted."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from ..errors import AdaptError
+from ..model.head import head_buffers
+from ..model.parameters import ATTRIBUTE, base_parameters, base_tensors, each_once, owner_of
+from ..storage.fingerprint import Fingerprint
+from .place import Originals
+
+_SMALL = 1 << 16
+"""The base values of tensors with at most so many entries are kept: norms, biases, running statistics."""
+
+_PLAIN = (Tensor, nn.Parameter)
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+class Beside:
+    """Keeps the base values of the head and of small tensors, and knows which other tensors changed.
+
+    Every base tensor is either stored in the adapter's file or covered by its fingerprint.
+
+    Args:
+        model: The base model.
+        head: Names of the head's parameters.
+        originals: The base values of merged weights.
+    """
+
+    def __init__(self, model: nn.Module, head: tuple[str, ...], originals: Originals) -> None:
+        self.model, self.head, self._originals = model, head, originals
+        self._adapted: tuple[str, ...] = ()
+        self._sums: dict[str, tuple[torch.dtype, int]] = {}
+        self._kept: dict[str, Tensor] = {}
+        self._owners: dict[str, nn.Module] = {}
+        self._away: dict[int, Tensor] = {}
+        self._hooks: list[RemovableHandle] = []
+        self._loads_adapter = False
+
+    def start(self, adapted: Collection[str]) -> None:
+        """Record the base model; to be called before anything trains.
+
+        Args:
+            adapted: Names of the adapted parameters.
+        """
+        self._adapted = tuple(adapted)
+        self._record(self._tensors())
+        self._hooks = [
+            self.model.register_load_state_dict_pre_hook(self._before_loading),  # type: ignore[no-untyped-call]  # torch's
+            self.model.register_load_state_dict_post_hook(self._after_loading),  # type: ignore[no-untyped-call]  # torch's
+        ]
+
+    def stop(self) -> None:
+        """No longer follow what is loaded into the model."""
+        for hook in self._hooks:
+            hook.remove()
+
+    def stored(self) -> dict[str, Tensor]:
+        """Return what a file stores beside the factors, by name: the head, and all other tensors that changed.
+
+        Raises:
+            AdaptError: The head was replaced or removed, or an adapted weight was trained itself.
+        """
+        named = self._named()
+        if missing := [name for name in self.head if name not in named]:
+            raise AdaptError(
+                f"the model no longer has the head parameter {missing[0]!r}",
+                cause="the head was replaced or removed after adapt()",
+                fix="restore the head, or call adapt with train_head=False",
+            )
+        head = {name: named[name] for name in self.head}
+        head |= {name: named.get(name, buffer) for name, buffer in head_buffers(self.model, self.head).items()}
+        changed = self._changed()
+        if trained := [name for name in self._of_adapted(changed) if changed[name].requires_grad]:
+            raise AdaptError(
+                f"the adapted weight {trained[0]!r} was trained itself, which an adapter file does not hold",
+                cause="requires_grad_(True) on the whole model",
+                fix="call adapter.merge() and save model.state_dict(), or train the factors only",
+            )
+        own = {id(tensor) for tensor in head.values()} | {id(changed[name]) for name in self._of_adapted(changed)}
+        return {**head, **{name: tensor for name, tensor in changed.items() if id(tensor) not in own}}
+
+    def fingerprint(self, stored: Collection[str]) -> Fingerprint:
+        """Return the fingerprint of the base weights.
+
+        Args:
+            stored: Names of the tensors that the file stores.
+
+        Raises:
+            FingerprintError: A base weight is on the meta device.
+        """
+        tensors = self._tensors(apart=stored)
+        return Fingerprint.of(self._unmerged(tensors), self._adapted)
+
+    def require_kept(self) -> None:
+        """Raise unless everything that changed can be restored.
+
+        Raises:
+            AdaptError: A large tensor changed, of which no base value is kept.
+        """
+        changed = {name: tensor for name, tensor in self._changed().items() if self._in_place(name)}
+        adapted = self._of_adapted(changed)
+        lost = [n for n, t in changed.items() if n not in self._kept and (n not in adapted or t.requires_grad)]
+        _refuse(lost, "remove()")
+
+    def restore(self) -> None:
+        """Write the base values back, bit for bit; layers that were replaced are left as they are."""
+        tensors = self._tensors()
+        with torch.no_grad():
+            for name, value in self._kept.items():
+                if self._fits(name, tensors):
+                    tensors[name].copy_(value)
+
+    @contextlib.contextmanager
+    def away(self) -> Iterator[None]:
+        """Context manager in which the model holds the base values of the head and of all small tensors.
+
+        They are exchanged as objects: no value is written, so autograd graphs and optimizers stay valid.
+
+        Raises:
+            AdaptError: A large tensor trains, of which no base value is kept.
+        """
+        tensors = self._tensors()
+        adapted = self._of_adapted(tensors)
+        _refuse([n for n, t in tensors.items() if t.requires_grad and not self._has(n, t, adapted)], "disabled()")
+        base = {id(tensors[n]): _like(tensors[n], v) for n, v in self._kept.items() if self._fits(n, tensors)}
+        self._away = {id(base[own]): tensor for tensor in tensors.values() if (own := id(tensor)) in base}
+        self._exchange(base)
+        try:
+            yield
+        finally:
+            trained, self._away = self._away, {}
+            self._exchange(trained)
+
+    def _exchange(self, new: Mapping[int, Tensor]) -> None:
+        """Put tensors in the place of others, which are known by their ids."""
+        for path, module in self.model.named_modules():
+            if path.partition(".")[0] == ATTRIBUTE:
+                continue
+            held: dict[str, Tensor | None]
+            for held in (module._parameters, module._buffers):
+                for name, tensor in held.items():
+                    if id(tensor) in new:
+                        held[name] = new[id(tensor)]
+
+    def _has(self, name: str, tensor: Tensor, adapted: Collection[str]) -> bool:
+        """Whether the base value of a tensor is kept, by the adapter or by its layer."""
+        return (name in self._kept or name in adapted) and type(tensor) in _PLAIN
+
+    def _fits(self, name: str, tensors: Mapping[str, Tensor]) -> bool:
+        """Whether a tensor can take its base value: it and its layer were not replaced."""
+        found, value = tensors.get(name), self._kept[name]
+        plain = found is not None and type(found) in _PLAIN and found.shape == value.shape and not found.is_meta
+        return plain and self._in_place(name)
+
+    def _in_place(self, name: str) -> bool:
+        return owner_of(self.model, name)[0] is self._owners.get(name)
+
+    def _named(self) -> dict[str, Tensor]:
+        """Return the trained model's tensors, by all their names, also while the base values are in their place."""
+        return {name: self._away.get(id(tensor), tensor) for name, tensor in base_tensors(self.model).items()}
+
+    def _tensors(self, apart: Collection[str] = ()) -> dict[str, Tensor]:
+        return each_once(self._named(), apart)
+
+    def _of_adapted(self, tensors: Mapping[str, Tensor]) -> list[str]:
+        """Return those names that are adapted parameters, under any name of theirs."""
+        parameters = base_parameters(self.model)
+        adapted = {id(parameters[name]) for name in self._adapted if name in parameters}
+        return [name for name, tensor in tensors.items() if id(tensor) in adapted]
+
+    def _unmerged(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        parameters = base_parameters(self.model)
+        originals = {id(parameters[name]): value for name, value in self._originals.values.items()}
+        return {name: originals.get(id(tensor), tensor) for name, tensor in tensors.items()}
+
+    def _record(self, tensors: Mapping[str, Tensor]) -> None:
+        """Record the present values as those of the base model."""
+        self._sums |= _checksums(self._unmerged(tensors))
+        adapted = self._of_adapted(tensors)
+        self._owners |= {name: owner_of(self.model, name)[0] for name in tensors}
+        named = self._named()
+        head = {id(named[name]) for name in self.head if name in named}
+        head |= {id(buffer) for buffer in head_buffers(self.model, self.head).values()}
+        for name, tensor in tensors.items():
+            if name not in adapted and not tensor.is_meta and (id(tensor) in head or tensor.numel() <= _SMALL):
+                self._kept[name] = _copy(tensor)
+
+    def _changed(self) -> dict[str, Tensor]:
+        """Return the tensors whose values are no longer those of the base model."""
+        tensors = self._tensors()
+        sums = _checksums(self._unmerged(tensors))
+        return {name: tensor for name, tensor in tensors.items() if self._differs(name, tensor, sums.get(name))}
+
+    def _differs(self, name: str, tensor: Tensor, found: tuple[torch.dtype, int] | None) -> bool:
+        known, kept = self._sums.get(name), self._kept.get(name)
+        if found is not None and known is not None and found[0] == known[0]:
+            return found != known
+        if kept is not None and kept.shape == tensor.shape and not tensor.is_meta:  # the model was cast meanwhile
+            return not torch.equal(kept.to(tensor), tensor)
+        return tensor.requires_grad
+
+    def _before_loading(self, _: nn.Module, state: Mapping[str, Tensor], prefix: str, *__: object) -> None:
+        self._loads_adapter = any(name.startswith(f"{prefix}{ATTRIBUTE}.") for name in state)
+
+    def _after_loading(self, *_: object) -> None:
+        """Take what was loaded for the base model's, but not what trains if a training checkpoint was loaded."""
+        tensors = self._tensors()
+        if self._loads_adapter:
+            head = each_once(self._named(), self.head)
+            tensors = {n: t for n, t in tensors.items() if n in head and not t.requires_grad}
+        self._record(tensors)
+
+
+def _refuse(names: Collection[str], task: str) -> None:
+    for name in names:
+        raise AdaptError(
+            f"{task} cannot bring back the base model: {name!r} trains beside the factors",
+            cause="its base values are not kept: it is not the head, and it is large",
+            fix="call adapter.merge() before adapter.remove() to keep what was trained, or load the base model anew",
+        )
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    value = tensor.detach().clone()
+    return nn.Parameter(value, requires_grad=False) if isinstance(tensor, nn.Parameter) else value
+
+
+def _like(tensor: Tensor, value: Tensor) -> Tensor:
+    """Return a base value on the device and in the dtype of the present one."""
+    moved = value.to(tensor.device, tensor.dtype)
+    return nn.Parameter(moved, requires_grad=False) if isinstance(tensor, nn.Parameter) else moved
+
+
+def _checksums(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.dtype, int]]:
+    """Return dtype and wrapping sum of the bits of each tensor; none of sharded, quantised and meta tensors."""
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if type(tensor) in _PLAIN and tensor.device.type != "meta" and not tensor.is_quantized:
+            plain = tensor.detach()
+            plain = torch.view_as_real(plain) if plain.is_complex() else plain
+            if plain.layout == torch.strided:
+                found[name] = plain.view(_BITS[plain.itemsize]).sum(dtype=torch.int64)
+    devices = {total.device for total in found.values()}
+    sums: dict[str, int] = {}
+    for device in devices:  # one transfer a device
+        own = {name: total for name, total in found.items() if total.device == device}
+        sums |= dict(zip(own, torch.stack(list(own.values())).tolist(), strict=True))
+    return {name: (tensors[name].dtype, total) for name, total in sums.items()}

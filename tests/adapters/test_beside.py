@@ -1,0 +1,352 @@
+"""What trains beside the factors: it is in the file, and what `remove` and `disabled` bring back is the base model."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+import peft
+import pytest
+import timm
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from tensorfact import Adapter, AdapterState, Group, Rule, TensorizationPlan, TensorTrain, adapt, load_adapter, plan_for
+from tensorfact.errors import AdaptError, CheckpointError
+from tests.helpers import draw, ids, infer, refused, state_bits
+from tests.strategies import Adaptation, adaptations
+
+X = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def vit(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    options = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "num_heads": 3, "depth": 2, "num_classes": 5}
+    model: nn.Module = timm.create_model("vit_tiny_patch16_224", **options)
+    return model.eval()
+
+
+def wide(seed: int = 0) -> nn.Module:
+    """A ViT whose patch embedding is larger than what is kept."""
+    torch.manual_seed(seed)
+    model: nn.Module = timm.create_model(
+        "vit_tiny_patch16_224", img_size=32, patch_size=16, embed_dim=96, num_heads=3, depth=1, num_classes=5
+    )
+    return model.eval()
+
+
+def convnet(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    parts = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.Flatten()]
+    return nn.Sequential(*parts, nn.Linear(8 * 28 * 28, 3)).eval()
+
+
+FIRST = TensorizationPlan((Group("g", "in out", (Rule("0.weight", "out in"),)),))
+CONV = TensorizationPlan((Group("g", "out (in kh kw)", (Rule("3.weight", "out in kh kw"),)),))
+
+
+def adapted(model: nn.Module, plan: TensorizationPlan | None = None, **options: bool | str) -> Adapter:
+    adapter = adapt(model, plan or plan_for(model), TensorTrain(2), seed=0, **options)  # type: ignore[arg-type]  # flags
+    draw(adapter)
+    return adapter
+
+
+def train(model: nn.Module, chosen: Callable[[str], bool], steps: int = 3, lr: float = 0.05) -> None:
+    """Train the parameters chosen by their names, and all that require gradients already."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(parameter.requires_grad or chosen(name))
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=lr)
+    for _ in range(steps):
+        model(X).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+# -------------------------------------------------------------------------------------------------- it is in the file
+
+
+@pytest.mark.parametrize("chosen", ["norm", "bias", "cls_token", "pos_embed", "patch_embed", "head", "norm2.weight"])
+@pytest.mark.parametrize("frozen_again", [False, True])
+def test_what_trained_comes_back_from_the_file(tmp_path: Path, chosen: str, frozen_again: bool) -> None:
+    model, twin = vit(), vit()
+    adapter = adapted(model)
+    train(model, lambda name: chosen in name)
+    if frozen_again:
+        model.requires_grad_(False)
+    adapter.save(tmp_path / "a")
+    loaded = load_adapter(twin, tmp_path / "a")
+    assert torch.equal(infer(twin, X), infer(model, X))
+    assert {name for name in AdapterState.load(tmp_path / "a").head if chosen in name}
+    assert all(chosen in name or "head" in name for name in loaded.head)
+    assert all(twin.get_parameter(name).requires_grad for name in loaded.head)
+    loaded.remove()
+    assert state_bits(twin) == state_bits(vit())
+
+
+@settings(max_examples=25)
+@given(adaptations(), st.data())
+def test_whatever_changed_comes_back_from_the_file(adaptation: Adaptation, data: st.DataObject) -> None:
+    model, adapter = adaptation.drawn()
+    free = [n for n, p in model.named_parameters() if n not in adapter.resolved.parameters and "tensorfact" not in n]
+    with torch.no_grad():
+        for name in data.draw(st.lists(st.sampled_from(free), unique=True)):
+            model.get_parameter(name).data.mul_(1.5).add_(0.1)
+    twin = adaptation.case.build()
+    load_adapter(twin, adapter)
+    assert torch.equal(infer(twin, ids()), infer(model, ids()))
+    assert state_bits(twin) == state_bits(model)
+    adapter.remove()
+    assert state_bits(model) == state_bits(adaptation.case.build())
+
+
+def test_running_statistics_that_moved_are_in_the_file(tmp_path: Path) -> None:
+    model, twin = convnet(), convnet()
+    adapter = adapted(model, CONV, train_head="6")
+    model.train()
+    train(model, lambda _: False)
+    model.eval()
+    adapter.save(tmp_path / "a")
+    loaded = load_adapter(twin, tmp_path / "a")
+    assert torch.equal(infer(twin, X), infer(model, X))
+    assert {"1.running_mean", "4.running_var", "4.num_batches_tracked"} <= set(AdapterState.load(tmp_path / "a").head)
+    for each, model_of in ((adapter, model), (loaded, twin)):
+        each.remove()
+        assert state_bits(model_of) == state_bits(convnet())
+
+
+def test_a_second_head_that_was_added_is_in_the_file(tmp_path: Path) -> None:
+    model, twin, plain = vit(), vit(), vit()
+    adapter = adapted(model)
+    for each in (model, twin):
+        each.add_module("second", nn.Linear(5, 5))
+    adapter.save(tmp_path / "a")
+    load_adapter(twin, tmp_path / "a")
+    assert all(
+        torch.equal(twin.state_dict()[name], model.state_dict()[name]) for name in ("second.weight", "second.bias")
+    )
+    with refused(CheckpointError, "second"):
+        load_adapter(plain, tmp_path / "a")
+
+
+def test_nothing_that_stayed_is_in_the_file() -> None:
+    model = vit()
+    adapter = adapted(model)
+    train(model, lambda name: name == "norm.weight", steps=1)
+    assert adapter.state.head.keys() == {"head.weight", "head.bias", "norm.weight"}
+
+
+@pytest.mark.parametrize("cast", [nn.Module.half, nn.Module.double, nn.Module.bfloat16])
+def test_a_cast_model_stores_what_trained(cast: Callable[[nn.Module], nn.Module]) -> None:
+    model = vit()
+    adapter = adapted(model)
+    with torch.no_grad():
+        model.get_parameter("norm.weight").mul_(1.5)
+    cast(model)
+    assert adapter.state.head.keys() == {"head.weight", "head.bias", "norm.weight"}
+    twin = cast(vit())
+    load_adapter(twin, adapter)
+    assert torch.equal(twin.get_parameter("norm.weight"), model.get_parameter("norm.weight"))
+
+
+@pytest.mark.parametrize("twin_of", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["copy", "pickle"])  # noqa: S301
+def test_a_copy_knows_what_trained(twin_of: Callable[[nn.Module], nn.Module]) -> None:
+    model = vit()
+    adapted(model)
+    train(model, lambda name: "norm" in name)
+    twin = twin_of(model)
+    other = cast("Adapter", twin.tensorfact)
+    assert "norm.weight" in other.state.head
+    other.remove()
+    assert state_bits(twin) == state_bits(vit())
+
+
+def test_an_adapted_weight_that_was_trained_itself_is_refused(tmp_path: Path) -> None:
+    model = vit()
+    adapter = adapted(model)
+    train(model, lambda name: "fc1.weight" in name)
+    with refused(AdaptError, "blocks.0.mlp.fc1.weight", "adapter.merge()", "state_dict"):
+        adapter.save(tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+    with refused(AdaptError, "blocks.0.mlp.fc1.weight"):
+        adapter.remove()
+    adapter.merge()
+    adapter.remove()
+
+
+# ----------------------------------------------------------------------------------------------- the base comes back
+
+
+@settings(max_examples=25)
+@given(adaptations(), st.lists(st.sampled_from(["merge", "unmerge", "disabled"]), max_size=4))
+def test_the_base_comes_back_with_its_head(adaptation: Adaptation, way: list[str]) -> None:
+    model, adapter = adaptation.drawn(train_head=True)
+    base = adaptation.case.build()
+    with torch.no_grad():
+        for name in adapter.head:
+            model.get_parameter(name).add_(1.0)
+    trained = infer(model, ids())
+    for use in way:
+        if use == "disabled":
+            with adapter.disabled():
+                assert torch.equal(infer(model, ids()), infer(base, ids()))
+        elif adapter.merged == (use == "unmerge"):
+            getattr(adapter, use)()
+    if adapter.merged:
+        adapter.unmerge()
+    assert torch.equal(infer(model, ids()), trained)
+    adapter.remove()
+    assert state_bits(model) == state_bits(base)
+
+
+def test_disabled_leaves_graphs_and_optimizers_alone() -> None:
+    """Distillation from the base model: its forward pass lies between the forward and the backward pass."""
+    models = [vit(), vit()]
+    for model, teacher in zip(models, (False, True), strict=True):
+        adapter, base = adapted(model), infer(vit(), X)
+        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+        for _ in range(3):
+            loss = model(X).square().mean()
+            if teacher:
+                with adapter.disabled():
+                    assert torch.equal(infer(model, X), base)
+                    adapter_state = adapter.state
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            if teacher:
+                assert adapter_state.head["head.weight"].shape == (5, 48)
+    assert state_bits(models[0]) == state_bits(models[1])
+
+
+def test_the_state_in_disabled_is_the_trained_one() -> None:
+    model = vit()
+    adapter = adapted(model)
+    train(model, lambda name: "norm" in name)
+    expected = adapter.state
+    with adapter.disabled():
+        found = adapter.state
+    assert found.tensors.keys() == expected.tensors.keys()
+    assert all(torch.equal(found.tensors[name], expected.tensors[name]) for name in expected.tensors)
+    assert found.description == expected.description
+
+
+def test_merged_weights_stay_with_the_trained_head() -> None:
+    model = vit()
+    adapter = adapted(model)
+    train(model, lambda name: "norm" in name)
+    adapter.merge()
+    expected = infer(model, X)
+    adapter.remove()
+    assert torch.equal(infer(model, X), expected)
+
+
+def test_what_is_large_and_trains_is_stored_but_not_brought_back(tmp_path: Path) -> None:
+    model, twin = wide(), wide()
+    adapter = adapted(model)
+    train(model, lambda name: "patch_embed" in name)
+    adapter.save(tmp_path / "a")
+    load_adapter(twin, tmp_path / "a")
+    assert torch.equal(infer(twin, X), infer(model, X))
+    for use in (adapter.remove, lambda: adapter.disabled().__enter__()):
+        with refused(AdaptError, "patch_embed.proj.weight", "adapter.merge()"):
+            use()
+        assert torch.equal(infer(twin, X), infer(model, X))
+    adapter.merge()
+    adapter.remove()
+
+
+def test_a_replaced_head_is_left_alone() -> None:
+    model = vit()
+    adapter = adapted(model)
+    head = nn.Linear(48, 5)
+    model.add_module("head", head)
+    before = head.weight.clone()
+    adapter.remove()
+    assert model.get_submodule("head") is head
+    assert torch.equal(head.weight, before)
+
+
+# ------------------------------------------------------------------------------------------------- loading into a model
+
+
+@pytest.mark.parametrize("assign", [False, True])
+def test_a_base_that_is_loaded_afterwards_is_the_base(tmp_path: Path, assign: bool) -> None:
+    model, twin = wide(1), wide()
+    adapter = adapted(model)
+    model.load_state_dict(wide().state_dict(), strict=False, assign=assign)
+    adapter.save(tmp_path / "a")
+    assert AdapterState.load(tmp_path / "a").head.keys() == {"head.weight", "head.bias"}
+    load_adapter(twin, tmp_path / "a")
+    assert torch.equal(infer(twin, X), infer(model, X))
+    adapter.remove()
+    assert state_bits(model) == state_bits(wide())
+
+
+def test_a_training_checkpoint_that_is_loaded_trained(tmp_path: Path) -> None:
+    model, resumed = vit(), vit()
+    adapted(model)
+    train(model, lambda name: "norm" in name)
+    adapter = adapted(resumed)
+    for name, parameter in resumed.named_parameters():
+        parameter.requires_grad_(parameter.requires_grad or "norm" in name)
+    resumed.load_state_dict(model.state_dict())
+    adapter.save(tmp_path / "a")
+    twin = vit()
+    load_adapter(twin, tmp_path / "a")
+    assert torch.equal(infer(twin, X), infer(model, X))
+    adapter.remove()
+    assert state_bits(resumed) == state_bits(vit())
+
+
+# ------------------------------------------------------------------------------------------------------------- to LoRA
+
+
+def test_a_trained_norm_goes_into_a_lora_folder(tmp_path: Path) -> None:
+    model = vit()
+    adapter = adapted(model)
+    train(model, lambda name: name.startswith("blocks.0.norm1"))
+    adapter.to_lora(tmp_path / "lora")
+    loaded = peft.PeftModel.from_pretrained(vit(), tmp_path / "lora").eval()
+    assert torch.allclose(infer(loaded, X), infer(model, X), atol=1e-5)
+
+
+def test_running_statistics_go_into_a_lora_folder(tmp_path: Path) -> None:
+    def build() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Linear(6, 3)).eval()
+
+    model, x = build(), torch.randn(32, 6) * 3 + 1
+    adapter = adapted(model, FIRST, train_head="2")
+    model.train()(x)
+    model.eval()
+    adapter.to_lora(tmp_path / "lora")
+    loaded = peft.PeftModel.from_pretrained(build(), tmp_path / "lora").eval()
+    assert torch.allclose(infer(loaded, x), infer(model, x), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["cls_token", "pos_embed"])
+def test_what_peft_cannot_store_is_refused_by_name(tmp_path: Path, name: str) -> None:
+    model = vit()
+    adapter = adapted(model)
+    train(model, lambda each: each == name)
+    with refused(AdaptError, name, "head=False"):
+        adapter.to_lora(tmp_path / "lora")
+    assert not (tmp_path / "lora").exists()
+
+
+def test_bits_of_every_dtype_are_compared() -> None:
+    tensors = itertools.product([torch.float64, torch.float32, torch.float16, torch.bfloat16], [0, 1])
+    for dtype, at in tensors:
+        model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)).to(dtype)
+        adapter = adapt(
+            model, TensorizationPlan((Group("g", "in out", (Rule("0.weight", "out in"),)),)), TensorTrain(1)
+        )
+        parameter: Tensor = model.get_parameter(f"{at}.bias")
+        parameter.data[0] += 1
+        assert adapter.state.head.keys() == {f"{at}.bias"}
