@@ -178,7 +178,8 @@ def test_a_learning_rate_is_a_number_above_zero(lr: Any) -> None:
 def test_adapt_takes_numbers_of_numpy_and_torch(integer: Any) -> None:
     one, two = (adapt(nano(), PLAN, TensorTrain(2), check=False, seed=seed, scale=2.0) for seed in (3, integer(3)))
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
-    assert (two.seed, type(two.seed)) == (3, int)
+    assert two.state.description.seed == 3
+    assert isinstance(two.state.description.seed, int)
     for format in (TensorTrain, Tucker, CP, MatrixBatch):
         assert format(integer(2)) == format(2)
     assert TensorTrain((integer(2), integer(3))) == TensorTrain((2, 3))

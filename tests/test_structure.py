@@ -236,6 +236,7 @@ UNMIRRORED = {
 
 ACROSS = {
     "arguments": "flags and numbers of all public functions",
+    "unusual_models": "models on the meta device, offloaded, quantised, pruned, parametrized, tied again, under peft",
     "names": "no two public classes share a name",
     "compile": "torch.compile on whole models, with adapters of every format",
     "distributed": "several processes: adapters, training and what is stored",

@@ -17,6 +17,7 @@ from ..errors import AdaptError, DataError
 from ..formats import Format
 from ..model.head import head_buffers
 from ..model.parameters import base_parameters, base_tensors, each_once, refuse_adapted
+from ..model.values import dense_values
 from ..plan import ResolvedPlan, TensorGroup, TensorizationPlan
 from ..plan.tensors import formats_of
 from ..storage import AdapterState
@@ -288,7 +289,7 @@ def _shape(weights: Mapping[str, Tensor], name: str) -> tuple[int, ...] | None:
 
 
 def _difference(name: str, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> Tensor:
-    old, new = before[name].detach().cpu(), after[name].detach().cpu()
+    old, new = (dense_values(weights[name].detach()).cpu() for weights in (before, after))
     wide = torch.promote_types(torch.promote_types(old.dtype, new.dtype), torch.float32)
     if wide.is_complex:
         raise DataError(f"extract: {name!r}", expected="a real dtype", got=f"{old.dtype} and {new.dtype}")

@@ -13,7 +13,7 @@ from ...errors import TrainingError
 from .batches import BatchOrigin, MicroBatch
 from .predictions import loss_of, predict
 from .schedule import Loss
-from .sources import Data, check_data, in_order, refuse_beside
+from .sources import Data, check_data, check_values, in_order, refuse_beside
 
 BATCH = 256
 """Samples per forward pass in evaluation."""
@@ -38,6 +38,7 @@ def evaluate(
             `batch_size` is given beside a loader.
     """
     what = "evaluate: data"
+    check_values(model, "evaluate", offloaded=True)
     check_data(data, what, sized=False)
     if batch_size is not None:
         batch_size = whole_number(batch_size, "evaluate: batch_size", TrainingError, example=BATCH)

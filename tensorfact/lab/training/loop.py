@@ -19,7 +19,7 @@ from .gradient_checkpointing import checkpointed
 from .history import Epoch, History
 from .run import TrainingRun
 from .schedule import Loss, Schedule, count, size_of
-from .sources import Data, check_data, check_loaders
+from .sources import Data, check_data, check_loaders, check_values
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -124,6 +124,7 @@ def fit(
         raise TrainingError(
             "fit: on_epoch", expected="a function or None", got=repr(on_epoch)[:80], fix="on_epoch=print"
         )
+    check_values(model, "fit", offloaded=False)
     engine = engine_for(model, accelerator)
     _check_data(train, val, schedule)
     check_loaders(

@@ -6,9 +6,11 @@ import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from torch import nn
 from torch.utils.data import DataLoader
 
 from ...errors import TrainingError
+from ...model.values import is_offloaded
 from .batches import MicroBatch, MicroBatches, deal, load
 from .schedule import Samples, size_of
 
@@ -55,6 +57,31 @@ def check_data(data: Data, argument: str, *, sized: bool = True) -> None:
             cause="drop_last=True with fewer samples than a batch" if getattr(data, "drop_last", False) else "",
             fix="pass at least one sample",
         )
+
+
+def check_values(model: nn.Module, owner: str, *, offloaded: bool) -> None:
+    """Raise if a model has no values to compute with: on the meta device, and not loaded by accelerate for a call.
+
+    Args:
+        model: The model.
+        owner: The function, for the message.
+        offloaded: Whether accelerate may load parameters for a call.
+
+    Raises:
+        TrainingError: A parameter is on the meta device.
+    """
+    for path, module in model.named_modules():
+        for name, parameter in module._parameters.items():
+            if parameter is None or not parameter.is_meta or (offloaded and is_offloaded(module, parameter)):
+                continue
+            away = is_offloaded(module, parameter)
+            raise TrainingError(
+                f"{owner}: the parameter {'.'.join(filter(None, (path, name)))!r} is on the meta device",
+                cause="accelerate offloaded it" if away else "the model was created without weights",
+                fix="accelerate.hooks.remove_hook_from_module(model, recurse=True)"
+                if away
+                else "model.to_empty(device='cpu'), then load its weights",
+            )
 
 
 def length_of(data: Data) -> int | None:
