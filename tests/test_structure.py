@@ -235,6 +235,8 @@ UNMIRRORED = {
 """Modules without a file of tests of their own, and the file that tests them."""
 
 ACROSS = {
+    "arguments": "flags and numbers of all public functions",
+    "unusual_models": "models on the meta device, offloaded, quantised, pruned, parametrized, tied again, under peft",
     "names": "no two public classes share a name",
     "compile": "torch.compile on whole models, with adapters of every format",
     "distributed": "several processes: adapters, training and what is stored",

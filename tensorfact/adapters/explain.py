@@ -9,7 +9,7 @@ import numpy
 import torch
 from torch import Tensor, nn
 
-from ..common.checks import whole_number
+from ..common.checks import flag, whole_number
 from ..common.table import Table
 from ..errors import AdaptError
 from ..network import Cost
@@ -132,6 +132,7 @@ def explain(planned: Iterable[Planned], tokens: int, *, measure: bool = False) -
     Raises:
         AdaptError: `tokens` is not a positive int, or `measure=True` on the meta device.
     """
+    flag(measure, "explain: measure", AdaptError)
     planned = list(planned)
     if measure and any(each.parameter.is_meta for each in planned):
         raise AdaptError(

@@ -34,6 +34,9 @@ def parameter_groups(
     Raises:
         AdaptError: A name is neither a core nor `head`, or a multiple is not a positive number.
     """
+    finite_number(
+        lr, "parameter_groups: lr", AdaptError, fits=lambda v: v > 0, expected="a number above 0", example=1e-3
+    )
     words = {id(core): [name.rpartition(".")[2], name] for name, core in cores.items()}
     parameters = base_parameters(model)
     words |= {id(parameters[name]): ["head"] for name in head if name in parameters}

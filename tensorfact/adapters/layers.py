@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
+from ..errors import AdaptError
 from ..model.parameters import SLOTS
 from ..model.sides import is_conv1d
+from ..model.values import is_quantized
 from .increments.execution import Product
 from .slots import Slot, record
 from .stored import confirm
@@ -81,6 +83,8 @@ class _Layer(Protocol):
 
 def _forward(product: Product) -> Callable[[_Layer, Tensor], Tensor]:
     def forward(self: _Layer, input: Tensor) -> Tensor:
+        if SLOTS not in self.__dict__:  # removed; a hook put on the layer while it was adapted kept this method
+            return cast("Tensor", type(self).forward(self, input))  # type: ignore[attr-defined]  # of nn.Module
         slot: Slot = self.__dict__[SLOTS]["weight"]
         record(slot)
         weight, bias = _base(self, slot, "weight"), self.bias
@@ -98,17 +102,90 @@ def _effective(name: str) -> property:
             return self._parameters[name]
         base = _base(self, slot, name)
         record(slot)
-        return slot.effective(base, drop=True) if slot.switch.on else base
+        if not slot.switch.on or (base.is_meta and not slot.increment.factors.tensors()[0].is_meta):
+            return base  # offloaded: accelerate reads what it is about to load
+        found = slot.effective(base, drop=True)
+        return found if torch.compiler.is_compiling() or type(found) is not Tensor else found.as_subclass(_Effective)
 
     return property(read)
+
+
+class _Effective(Tensor):
+    """An effective weight as it is read from a layer. What is written to its `.data` would be lost, and is refused.
+
+    peft merges by `layer.weight.data += delta`; transformers resizes embeddings by `layer.weight.data = new`.
+    """
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # as in nn.Parameter: results are ordinary tensors
+
+    @property
+    def data(self) -> Tensor:
+        """The values without a gradient."""
+        return self.detach()
+
+    @data.setter
+    def data(self, value: Tensor) -> None:
+        raise AdaptError(
+            "the weight of an adapted layer cannot be assigned through .data",
+            cause="the effective weight W + s dW is computed when it is read, as by peft when it merges",
+            fix="call adapter.merge() and adapter.remove() first",
+        )
 
 
 def _base(layer: _Layer, slot: Slot, name: str) -> Tensor:
     """Return the stored base parameter, which is checked if it is a new one."""
     found = layer._parameters.get(name)
     if found is None or (found is not slot.stored and not torch.compiler.is_compiling()):
+        if found is not None:
+            _refuse_changed(slot, found)
         return confirm(slot, found)
     return found
+
+
+def _refuse_changed(slot: Slot, found: Tensor) -> None:
+    """Raise if a layer's base weight was quantised, or its factors were offloaded, after it was adapted."""
+    if is_quantized(found) and not (slot.stored is not None and is_quantized(slot.stored)):
+        raise AdaptError(
+            f"the base weight of {slot.name!r} was quantised after adapt()",
+            cause="its effective weight W + s dW was read and quantised, and became the base",
+            fix="quantise the model before adapt(), or merge and remove the adapter before it is quantised",
+        )
+    if not found.is_meta and any(core.is_meta for core in slot.increment.factors.tensors()):
+        raise AdaptError(
+            f"the factors of {slot.name!r} were moved to the meta device after adapt()",
+            cause="the adapted model was offloaded with accelerate, which loads no factors for a call",
+            fix="accelerate.hooks.remove_hook_from_module(model.tensorfact, recurse=True), and then the same for model",
+        )
+
+
+def _refusals(names: tuple[str, ...]) -> dict[str, object]:
+    """Return the methods of an adapted class that refuse parametrizations, pruning and the old norms of torch.nn.utils.
+
+    All of them read the effective weight, delete the parameter, and register what they made of the weight under another
+    name: the increment would become part of the base.
+    """
+
+    def refuse(self: nn.Module, name: str) -> None:
+        slot: Slot = self.__dict__[SLOTS][name]
+        self._parameters.setdefault(name, slot.stored)  # type: ignore[arg-type]  # weight_norm has deleted it already
+        raise AdaptError(
+            f"the layer of {slot.name!r} is adapted and cannot be parametrized, pruned or normalised",
+            cause="the effective weight W + s dW would become the base weight",
+            fix="do so before adapt(), or after adapter.merge() and adapter.remove()",
+        )
+
+    def register_parameter(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        own, _, suffix = name.rpartition("_")
+        if own in names and suffix in ("orig", "g", "v"):
+            refuse(self, own)
+        nn.Module.register_parameter(self, name, param)
+
+    def delete(self: nn.Module, name: str) -> None:
+        if name in names:
+            refuse(self, name)
+        nn.Module.__delattr__(self, name)
+
+    return {"register_parameter": register_parameter, "__delattr__": delete}
 
 
 _bases: dict[type[nn.Module], type[nn.Module]] = {}
@@ -118,6 +195,7 @@ _bases: dict[type[nn.Module], type[nn.Module]] = {}
 def _adapted_class(base: type[nn.Module], names: tuple[str, ...], product: Product | None) -> type[nn.Module]:
     body: dict[str, object] = {name: _effective(name) for name in names}
     body |= {"forward": _forward(product)} if product else {}
+    body |= _refusals(names)
     body |= {"__module__": base.__module__, "__doc__": base.__doc__}
     body["__reduce_ex__"] = lambda self, protocol: (_empty, (base, names, product), self.__getstate__())
     adapted: type[nn.Module] = type(f"Adapted{base.__name__}", (base,), body)

@@ -14,6 +14,7 @@ from ..common.table import Table
 from ..errors import AdaptError, UnusedError
 from ..model.example import ExampleInput, known_example, observing, outline, runs
 from ..model.parameters import base_parameters
+from ..model.values import dense_values
 from .slots import Slot, Switch
 
 
@@ -199,7 +200,7 @@ def measure(model: nn.Module, slots: Mapping[str, Slot], example: ExampleInput) 
         noise = _apart(numbers(example.run(model)), base)
         for name, slot in slots.items():
             increment = slot.increment.dense().norm() or torch.tensor(1.0)
-            whole = float((parameters[name].detach().to(increment.dtype).norm() or 1.0) / increment)
+            whole = float((dense_values(parameters[name].detach()).to(increment.dtype).norm() or 1.0) / increment)
             for size in (1.0, 1e3):  # a small scale after the layer can hide an increment as large as the weight
                 slot.scale, slot.switch = size * whole, Switch(on=True)
                 adapted = numbers(example.run(model))
@@ -212,14 +213,18 @@ def measure(model: nn.Module, slots: Mapping[str, Slot], example: ExampleInput) 
     return Liveness(tuple(effects), tolerance_of(model))
 
 
-def _merged(model: nn.Module, parameter: Tensor, slot: Slot, example: ExampleInput) -> Tensor:
-    original = parameter.detach().clone()
+def _merged(model: nn.Module, parameter: nn.Parameter, slot: Slot, example: ExampleInput) -> Tensor:
+    """Return the output with the effective weight in place of the parameter, in all modules that hold it."""
+    merged = slot.effective(parameter)
+    holders = [(m, at) for m in model.modules() for at, held in m._parameters.items() if held is parameter]
+    slot.switch = Switch(on=False)
     try:
-        parameter.copy_(slot.effective(parameter))
-        slot.switch = Switch(on=False)
+        for module, at in holders:
+            module._parameters[at] = merged  # type: ignore[assignment]  # no Parameter, as in torch.func.functional_call
         return numbers(example.run(model))
     finally:
-        parameter.copy_(original)
+        for module, at in holders:
+            module._parameters[at] = parameter
 
 
 def _apart(found: Tensor, expected: Tensor) -> float:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import operator
 from typing import Literal, get_args
 
 import torch
 
-from ..common.checks import one_of
+from ..common.checks import flag, one_of, whole_number
 from ..errors import AdaptError
 from ..network import Dropout
 from ..network.order import Optimize, check_optimize
@@ -27,9 +26,10 @@ class AdaptOptions:
         check: Raise an error for a parameter that the model does not use.
         recompute: Recompute the outputs of cheap modules in the backward pass.
         seed: Seed of the random cores; None if they are overwritten.
+        function: The function that takes the options, for messages.
 
     Raises:
-        AdaptError: The route, the seed or the optimiser is invalid.
+        AdaptError: An option is invalid.
     """
 
     dropout: Dropout = dataclasses.field(default_factory=Dropout)
@@ -38,16 +38,22 @@ class AdaptOptions:
     check: bool = True
     recompute: bool = False
     seed: int | None = None
+    function: str = dataclasses.field(default="adapt", compare=False)
 
     def __post_init__(self) -> None:
-        one_of(self.route, get_args(Route), "adapt: route", AdaptError)
-        check_optimize(self.optimize, "adapt: optimize", AdaptError)
+        one_of(self.route, get_args(Route), f"{self.function}: route", AdaptError)
+        check_optimize(self.optimize, f"{self.function}: optimize", AdaptError)
+        flag(self.check, f"{self.function}: check", AdaptError)
+        flag(self.recompute, f"{self.function}: recompute", AdaptError)
+        if self.seed is None:
+            return
+        argument, meant = f"{self.function}: seed", "an int of 64 bits, or None"
+        seed = whole_number(self.seed, argument, AdaptError, least=-(1 << 63), expected=meant, example=0)
+        object.__setattr__(self, "seed", seed)
         try:
-            seed = None if self.seed is None else operator.index(self.seed)
-            object.__setattr__(self, "seed", seed)
             self.generator()
-        except (TypeError, RuntimeError, ValueError, OverflowError) as error:
-            raise AdaptError("adapt: seed", expected="an int or None", got=repr(self.seed), fix="seed=0") from error
+        except (RuntimeError, ValueError, OverflowError) as error:
+            raise AdaptError(argument, expected=meant, got=str(seed)[:80], fix="seed=0") from error
 
     def generator(self) -> torch.Generator:
         """Return a CPU generator for the random cores, seeded with `seed`."""

@@ -7,7 +7,7 @@ import math
 
 import torch
 
-from ..common.checks import finite_number
+from ..common.checks import finite_number, flag
 from ..errors import AdaptError
 from ..formats import Format
 from ..formats.search import spelled_rank
@@ -40,6 +40,9 @@ class Alpha:
 
     alpha: float
     root: bool = False
+
+    def __post_init__(self) -> None:
+        flag(self.root, "Alpha: root", AdaptError)
 
 
 Scale = float | Alpha

@@ -15,6 +15,7 @@ from ..algebra.term import terms_of
 from ..errors import AdaptError, DataError, PlanError, nearest
 from ..formats.common import zero_core
 from ..model.parameters import base_parameters
+from ..model.values import dense_values
 from ..plan import TensorGroup
 from ..storage import AdapterState
 from ..storage.description import sizes_of
@@ -51,7 +52,8 @@ def starting(init: Init, adapter: Adapter) -> dict[str, Cores]:
         return {tensor.name: _increment(tensor, init, adapter) for tensor in tensors}
     given: object = init
     is_file = isinstance(given, os.PathLike) or (isinstance(given, str) and bool(Path(given).suffix))
-    if not is_file and not isinstance(getattr(given, "state", given), AdapterState):
+    is_folder = isinstance(given, (str, os.PathLike)) and os.path.isdir(given)
+    if is_folder or not (is_file or isinstance(getattr(given, "state", given), AdapterState)):
         raise AdaptError(
             "adapt: init",
             expected="None, 'hosvd', an adapter, the path of an adapter file, or increments by parameter name",
@@ -73,7 +75,9 @@ def starting(init: Init, adapter: Adapter) -> dict[str, Cores]:
 def _directions(tensor: TensorGroup, adapter: Adapter) -> Cores:
     """Decompose the base weights; the zero core stays zero, the others are scaled to the norm of random cores."""
     factors = cast("Factors", adapter.factors[tensor.name])
-    dense = tensor.gather({name: p.detach().float() for name, p in base_parameters(adapter.model).items()})
+    dense = tensor.gather(
+        {name: dense_values(p.detach()).float() for name, p in base_parameters(adapter.model).items()}
+    )
     found = adapter.formats[tensor.name].decompose(dense, tensor.modes)
     zero, cores = zero_core(factors.network).name, dict(factors.named_cores())
     trained = {core.name for core in factors.network.cores if core.trained}

@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
-from ..common.checks import finite_number, whole_number
+from ..common.checks import finite_number, flag, whole_number
 from ..common.progress import Progress, silent
 from ..errors import AdaptError, DataError, FingerprintError, FormatError, PlanError, RankError
 from ..formats import Decomposition, Format, format_label
-from ..formats.rank import FULL, Rank, first_that
+from ..formats.rank import FULL, Rank, checked_rank, first_that
 from ..formats.search import capped, highest_rank, spelled_rank
 from ..network import Mode
 from ..plan.tensors import formats_of
@@ -114,6 +114,8 @@ def round_ranks(
             got=" and ".join(name for name, value in given.items() if value is not None) or "none",
             fix="round_ranks(adapter, rank=4)",
         )
+    if rank is not None:
+        rank = checked_rank(rank, "round_ranks")
     if budget is not None:
         budget = whole_number(budget, "round_ranks: budget", RankError, example=20000)
     lower = {} if rank is None else _ranked(state, rank)
@@ -154,7 +156,7 @@ def combine(
         The sum, with the first adapter's scale, and the measured relative error of each tensor.
 
     Raises:
-        AdaptError: There is no adapter, or a weight is not a finite number.
+        AdaptError: There is no adapter, a weight is not a finite number, or a flag is not a bool.
         PlanError: The adapters have different plans, or tensors of different sizes.
         FingerprintError: The adapters have different base models.
         RankError: A tensor does not admit the rank, or the tolerance cannot be reached.
@@ -172,6 +174,8 @@ def combine(
     if not isinstance(adapters, Mapping) or not adapters:
         got = "none" if isinstance(adapters, Mapping) else type(adapters).__name__
         raise AdaptError("combine: adapters", expected="weights by adapter", got=got, fix="{first: 0.5, second: 0.5}")
+    flag(keep_head, "combine: keep_head", AdaptError)
+    flag(check_base, "combine: check_base", AdaptError)
     weights = [finite_number(weight, "combine: weight", AdaptError, example=0.5) for weight in adapters.values()]
     states = [(state_of(adapter), weight) for adapter, weight in zip(adapters, weights, strict=True)]
     first = states[0][0]

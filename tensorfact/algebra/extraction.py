@@ -10,13 +10,14 @@ from collections.abc import Collection, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from ..common.checks import AnyPath, finite_number
+from ..common.checks import AnyPath, finite_number, flag
 from ..common.progress import Progress, silent
 from ..common.table import Table
 from ..errors import AdaptError, DataError
 from ..formats import Format
 from ..model.head import head_buffers
 from ..model.parameters import base_parameters, base_tensors, each_once, refuse_adapted
+from ..model.values import dense_values
 from ..plan import ResolvedPlan, TensorGroup, TensorizationPlan
 from ..plan.tensors import formats_of
 from ..storage import AdapterState
@@ -161,7 +162,7 @@ def extract(
         The adapter, the error of each tensor and each parameter, and the parameters that the plan does not cover.
 
     Raises:
-        DataError: A tensor is missing, has another shape, or contains NaN or infinity.
+        DataError: A tensor is missing, has another shape, or contains NaN or infinity; or `keep` is not a bool.
         PlanError: The plan does not fit the weights.
         RankError: A tensor does not admit the rank, or the tolerance cannot be reached at the format's rank.
         AdaptError: A model has an adapter, or the scale is 0.
@@ -180,6 +181,7 @@ def extract(
         (TensorTrain(rank=(1, 1), order=None), True)
     """
     check_scale("extract", scale)
+    flag(keep, "extract: keep", DataError)
     weights = Increments(base, tuned, plan, model)
     resolved = weights.resolved
     if keep and not weights.has_model:
@@ -287,7 +289,7 @@ def _shape(weights: Mapping[str, Tensor], name: str) -> tuple[int, ...] | None:
 
 
 def _difference(name: str, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> Tensor:
-    old, new = before[name].detach().cpu(), after[name].detach().cpu()
+    old, new = (dense_values(weights[name].detach()).cpu() for weights in (before, after))
     wide = torch.promote_types(torch.promote_types(old.dtype, new.dtype), torch.float32)
     if wide.is_complex:
         raise DataError(f"extract: {name!r}", expected="a real dtype", got=f"{old.dtype} and {new.dtype}")

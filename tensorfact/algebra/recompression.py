@@ -61,7 +61,7 @@ def recompress(
         (Tucker(rank=(4, 2, 2)), True)
     """
     if tolerance is not None:
-        check_tolerance(tolerance)
+        tolerance = check_tolerance(tolerance)
     modes, format = tuple(modes), format.explicit(modes)
     target = format.network(modes)
     unchanged = len(terms) == 1 and terms[0].network == target

@@ -9,6 +9,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import SupportsFloat, SupportsIndex
 
+import numpy
+import torch
+
 from ..errors import TensorfactError, nearest
 
 ErrorClass = type[TensorfactError]
@@ -21,7 +24,7 @@ AnyPath = str | os.PathLike[str]
 def whole_number(
     value: object, argument: str, kind: ErrorClass, *, least: int = 1, expected: str = "", example: object = None
 ) -> int:
-    """Check that a value is an integer of at least `least`, numpy integers included, and return it as an int.
+    """Check that a value is an integer of at least `least`, of Python, numpy or torch, and return it as an int.
 
     Args:
         value: The value to check.
@@ -40,7 +43,7 @@ def whole_number(
         Traceback (most recent call last):
         tensorfact.errors.AdaptError: explain: tokens: expected an int of at least 1, got 0. Fix: tokens=1024.
     """
-    if isinstance(value, SupportsIndex) and not isinstance(value, bool):
+    if isinstance(value, SupportsIndex) and not _is_bool(value):
         try:
             number = operator.index(value)
         except TypeError:  # a tensor with several elements, or of floats
@@ -80,7 +83,7 @@ def finite_number(
         Traceback (most recent call last):
         tensorfact.errors.AdaptError: adapt: scale: expected a finite number, got '1'. Fix: scale=1.0.
     """
-    if isinstance(value, SupportsFloat) and not isinstance(value, bool):
+    if isinstance(value, SupportsFloat) and not _is_bool(value):
         try:
             number = float(value)
         except (TypeError, ValueError, OverflowError, RuntimeError):  # a tensor with several elements, or with none
@@ -103,6 +106,31 @@ def probability(value: object, argument: str, kind: ErrorClass) -> float:
     """
     name = _name(argument)
     return finite_number(value, argument, kind, fits=lambda p: 0 <= p < 1, expected=f"0 <= {name} < 1", example=0.1)
+
+
+def flag(value: object, argument: str, kind: ErrorClass) -> bool:
+    """Check that a value is True or False, and return it.
+
+    Other values are refused, since "no" and "false" count as true in Python.
+
+    Args:
+        value: The value to check.
+        argument: Where the value was passed, as in `adapt: check`.
+        kind: Class of the error.
+
+    Raises:
+        TensorfactError: Of class `kind`, if the value is not a bool.
+
+    Examples:
+        >>> from tensorfact.errors import AdaptError
+        >>> flag("no", "adapt: check", AdaptError)
+        Traceback (most recent call last):
+        tensorfact.errors.AdaptError: adapt: check: expected True or False, got 'no'. Fix: check=False.
+    """
+    if isinstance(value, bool):
+        return value
+    meant = str(value).strip().lower() in ("1", "true", "yes", "on")
+    raise _refused(kind, argument, "True or False", value, meant)
 
 
 def one_of(value: object, names: Iterable[str], argument: str, kind: ErrorClass, *, fix: str = "") -> str:
@@ -138,13 +166,14 @@ Fix: route='auto'.
     )
 
 
-def file_path(value: object, argument: str, kind: ErrorClass) -> Path:
+def file_path(value: object, argument: str, kind: ErrorClass, *, example: str = "adapter.safetensors") -> Path:
     """Check that a value is a `str` or an `os.PathLike`, and return it as a `Path`.
 
     Args:
         value: The value to check.
         argument: Where the value was passed, as in `load_adapter: path`.
         kind: Class of the error.
+        example: A valid value, for the fix.
 
     Raises:
         TensorfactError: Of class `kind`, if the value is of another type, empty, or has a null character.
@@ -152,7 +181,7 @@ def file_path(value: object, argument: str, kind: ErrorClass) -> Path:
     given = os.fspath(value) if isinstance(value, os.PathLike) else value
     if isinstance(given, str) and given and "\0" not in given:
         return Path(given)
-    raise _refused(kind, argument, "a path: a str or an os.PathLike", value, "adapter.safetensors")
+    raise _refused(kind, argument, "a path: a str or an os.PathLike", value, example)
 
 
 def _refused(kind: ErrorClass, argument: str, expected: str, got: object, example: object) -> TensorfactError:
@@ -162,3 +191,9 @@ def _refused(kind: ErrorClass, argument: str, expected: str, got: object, exampl
 def _name(argument: str) -> str:
     """Return the name in `owner: name`."""
     return argument.rpartition(": ")[2]
+
+
+def _is_bool(value: object) -> bool:
+    """Return whether a value is a bool of Python, numpy or torch, which also counts as a number."""
+    dtype = getattr(value, "dtype", None)
+    return isinstance(value, bool) or dtype == torch.bool or dtype == numpy.bool_

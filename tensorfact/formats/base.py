@@ -128,7 +128,7 @@ class Format(abc.ABC):
         modes = default_modes(tensor) if modes is None else tuple(modes)
         dense = checked(tensor, modes)
         if tolerance is not None:
-            check_tolerance(tolerance)
+            tolerance = check_tolerance(tolerance)
         scale = dense.abs().max()
         if not scale:
             format = self.explicit(modes) if tolerance is None else capped(self, 1, modes)

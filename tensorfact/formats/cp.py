@@ -11,6 +11,8 @@ import tensorly.decomposition
 import torch
 from torch import Tensor
 
+from ..common.checks import flag
+from ..errors import FormatError
 from ..network import Core, Mode, Network, dense_of
 from .base import Format
 from .common import arranged, mode_sizes, tensorly_on_torch
@@ -36,6 +38,7 @@ class CP(Format):
         weights: Add a trained weight for every term, starting at 1.
 
     Raises:
+        FormatError: `weights` is not a bool.
         RankError: A rank below 1, or (once the modes are known) above the number of terms that represents any tensor.
 
     Source: F. Hitchcock, J. Math. Phys. 1927; Kolda & Bader, SIAM Review 2009.
@@ -53,7 +56,7 @@ class CP(Format):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rank", checked_rank(self.rank, "CP", several=False))
-        object.__setattr__(self, "weights", bool(self.weights))
+        object.__setattr__(self, "weights", flag(self.weights, "CP: weights", FormatError))
 
     def network(self, modes: Sequence[Mode]) -> Network:
         """Return the network of factors."""

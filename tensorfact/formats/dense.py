@@ -24,14 +24,14 @@ def default_modes(tensor: Tensor) -> tuple[Mode, ...]:
     )
 
 
-def check_tolerance(tolerance: object) -> None:
-    """Raise unless a tolerance is a valid relative error.
+def check_tolerance(tolerance: object) -> float:
+    """Check that a tolerance is a valid relative error, and return it as a float.
 
     Raises:
         RankError: The tolerance is not a number in (0, 1).
     """
     meant = "a relative error, 0 < tolerance < 1"
-    finite_number(tolerance, "tolerance", RankError, fits=lambda t: 0 < t < 1, expected=meant, example=0.01)
+    return finite_number(tolerance, "tolerance", RankError, fits=lambda t: 0 < t < 1, expected=meant, example=0.01)
 
 
 def out_of_reach(format: object, tolerance: float, error: float) -> RankError:

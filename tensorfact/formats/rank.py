@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, TypeGuard
 
+import numpy
+
 from ..common.checks import whole_number
 from ..errors import RankError
 from ..network import Mode
@@ -36,7 +38,7 @@ def checked_rank(rank: object, owner: str, *, several: bool = True) -> Rank:
     """
     if rank == FULL and isinstance(rank, str):
         return FULL
-    if isinstance(rank, float) and 0 < rank <= 1:
+    if isinstance(rank, (float, numpy.floating)) and 0 < rank <= 1:
         return float(rank)
     meant = "an int of at least 1, a fraction 0 < rank <= 1 of the dense size, or 'full'"
     if several and isinstance(rank, (tuple, list)) and rank:

@@ -7,6 +7,8 @@ from pathlib import Path
 import timm
 from torch import nn
 
+from ..common.checks import flag, whole_number
+from ..errors import DataError
 from ..storage.files import read_tensors
 
 CHECKPOINT = Path(__file__).parent / "assets" / "nano.safetensors"
@@ -27,6 +29,7 @@ def nano(*, pretrained: bool = True, num_classes: int = 10) -> nn.Module:
         The model in evaluation mode, fp32, on the CPU. Input: (batch, 1, 28, 28).
 
     Raises:
+        DataError: An argument has another type.
         CheckpointError: The bundled file is damaged.
 
     Examples:
@@ -35,6 +38,8 @@ def nano(*, pretrained: bool = True, num_classes: int = 10) -> nn.Module:
         >>> nano()(torch.zeros(2, 1, 28, 28)).shape
         torch.Size([2, 10])
     """
+    flag(pretrained, "nano: pretrained", DataError)
+    num_classes = whole_number(num_classes, "nano: num_classes", DataError, least=0, example=10)
     config = {
         "input_size": (1, 28, 28),
         "mean": (MEAN,),

@@ -12,7 +12,7 @@ import timm
 import torch
 from torch import nn
 
-from ..common.checks import AnyPath
+from ..common.checks import AnyPath, flag
 from ..errors import AdaptError, DataError, TensorfactError, nearest
 from ..formats.options import read_options
 from ..model.head import head_parameters
@@ -42,6 +42,7 @@ def make_model(name: str, *, pretrained: bool = False, **options: object) -> nn.
         >>> type(make_model("torch:TransformerEncoderLayer", d_model=16, nhead=2)).__name__
         'TransformerEncoderLayer'
     """
+    flag(pretrained, "make_model: pretrained", DataError)
     name, written = _options(name)
     options = {**written, **options}
     source, separator, rest = name.partition(":")
@@ -90,6 +91,7 @@ def load_model(
         >>> type(load_model("nano")).__name__
         'VisionTransformer'
     """
+    flag(pretrained, "load_model: pretrained", DataError)
     model = make_model(name, pretrained=pretrained or _options(name)[0] == "nano", **options)
     if checkpoint is not None:
         _load(model, checkpoint)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..algebra.term import terms_of
 from ..common.aliases import JsonObject
-from ..common.checks import AnyPath, file_path, whole_number
+from ..common.checks import AnyPath, file_path, flag, whole_number
 from ..common.progress import Progress, silent
 from ..common.table import Table
 from ..errors import AdaptError, CheckpointError
@@ -111,6 +111,7 @@ def to_lora(
         >>> to_lora(adapter, model, tempfile.mkdtemp()).layers[0]
         Exported(module='blocks.0.attn.qkv', rank=4, error=0.0)
     """
+    flag(head, "to_lora: head", AdaptError)
     if rank is not None:
         rank = whole_number(rank, "to_lora: rank", AdaptError, expected="an int of at least 1, or None", example=8)
     if folder is not None:

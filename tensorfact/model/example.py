@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import AdaptError, UnusedError
+from .values import shapes_only
 
 
 class ExampleInput(NamedTuple):
@@ -142,7 +143,7 @@ def outline(model: nn.Module, shared: object = None) -> nn.Module:
     """
     memo: dict[int, object] = {}
     for tensor in (*model.parameters(), *model.buffers()):
-        empty = torch.empty_like(tensor, device="meta", requires_grad=False)
+        empty = shapes_only(tensor)
         memo[id(tensor)] = nn.Parameter(empty, False) if isinstance(tensor, nn.Parameter) else empty
     return copy.deepcopy(model, memo | {id(shared): shared})
 

@@ -63,7 +63,7 @@ def head_buffers(model: nn.Module, head: Iterable[str]) -> dict[str, Tensor]:
 
 def head_parameters(model: nn.Module, train_head: bool | str) -> tuple[str, ...]:
     """Return the names of the head's parameters."""
-    if not isinstance(train_head, (bool, str)):
+    if not isinstance(train_head, (bool, str)) or train_head == "":
         raise AdaptError(
             "adapt: train_head", expected="True, False or a module's name", got=repr(train_head), fix="train_head=True"
         )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import AdaptError, PlanError
+from .values import is_offloaded
 
 ATTRIBUTE = "tensorfact"
 """The name under which an adapter is registered on a model's root."""
@@ -119,6 +120,12 @@ def owners_of(model: nn.Module, names: Iterable[str]) -> Owners:
                 continue
             name = by_id[id(parameter)]
             owners[name].append((module, attribute))
+            if is_offloaded(module, parameter):
+                raise AdaptError(
+                    f"{name!r} is offloaded by accelerate",
+                    cause="cpu_offload, disk_offload, or a device_map that does not hold the whole model",
+                    fix="accelerate.hooks.remove_hook_from_module(model, recurse=True), then adapt the model",
+                )
             if parameter.is_inference():
                 raise AdaptError(
                     f"{name!r} was created in torch.inference_mode() and cannot be changed",

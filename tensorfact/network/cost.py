@@ -13,6 +13,7 @@ from collections.abc import Callable
 import numpy
 import torch
 
+from ..common.checks import flag
 from ..errors import DeviceError
 
 
@@ -123,12 +124,13 @@ def calibrate(device: torch.device | str = "cpu", *, use: bool = True) -> Machin
         The measured constants.
 
     Raises:
-        DeviceError: torch cannot use the device on this machine.
+        DeviceError: torch cannot use the device on this machine, or `use` is not a bool.
 
     Examples:
         >>> calibrate("cpu", use=False).device
         'cpu'
     """
+    flag(use, "calibrate: use", DeviceError)
     device = usable(device)
     side, length = 1024, 1 << 24
     large, row = torch.ones(side, side, device=device), torch.ones(length, device=device)

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
+from ..common.checks import flag
 from ..errors import NetworkError, nearest
 from .starts import ZERO, check_start
 
@@ -49,6 +50,9 @@ class Core:
     legs: tuple[str, ...]
     start: str = "normal"
     trained: bool = True
+
+    def __post_init__(self) -> None:
+        flag(self.trained, f"core {self.name!r}: trained", NetworkError)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import FingerprintError
+from ..model.values import dense_values
 
 _SAMPLES = 1024
 _SUMS = 8
@@ -205,7 +206,7 @@ def sampled_digest(parameters: Mapping[str, Tensor], names: Collection[str]) -> 
     """
     digest = hashlib.sha256()
     for name in sorted(names):
-        parameter = parameters[name].detach()
+        parameter = dense_values(parameters[name].detach())
         values = _samples(parameter).to("cpu", torch.bfloat16)
         digest.update(repr((name, tuple(parameter.shape))).encode())
         digest.update(values.contiguous().view(torch.uint8).numpy().tobytes())

@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from tensorfact import Group, Rule, TensorizationPlan, TensorTrain, adapt, plan_for
+from tensorfact.adapters.options import AdaptOptions
 from tensorfact.errors import AdaptError, CheckpointError, DataError, PlanError
 from tensorfact.formats import KhatriRao
 from tensorfact.lab import nano
 from tests.helpers import (
+    TT,
     deltas,
     difference,
     distance,
@@ -103,3 +105,17 @@ def test_the_path_of_a_file_is_a_start_as_a_str_too(tmp_path: Path) -> None:
         adapter = adapt(model, layers_plan(), TensorTrain("full"), init=given, check=False)
         assert all(difference(found, expected[name]) < 1e-5 for name, found in deltas(adapter).items())
         adapter.remove()
+
+
+@pytest.mark.parametrize("wrong", ["", b"x", Path("/"), Path("."), "tests.", 5, "adapter", [1]])
+def test_what_init_takes_is_said(wrong: Any) -> None:
+    model = layers()
+    with untouched(model), refused(AdaptError, "adapt: init", "'hosvd'", "the path of an adapter file"):
+        adapt(model, layers_plan(), TT, init=wrong, train_head=False)
+
+
+def test_a_message_names_the_function_that_was_called() -> None:
+    for function in ("adapt", "load_adapter"):
+        for option in ({"route": "x"}, {"optimize": 5}, {"check": "no"}, {"recompute": 1}, {"seed": "x"}):
+            with refused(AdaptError, f"{function}: {next(iter(option))}"):
+                AdaptOptions(function=function, **option)

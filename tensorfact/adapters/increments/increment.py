@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from ...errors import AdaptError
+from ...model.values import dense_values, is_quantized
 from ...network import Contraction, Dropout, machine
 from ...network.order import Optimize
 from ...plan import TensorGroup, View
@@ -72,7 +74,7 @@ class Increment:
             scale: Scale s of the update: W + s dW.
             drop: Apply dropout if the factors are in training mode.
         """
-        wide = base.to(torch.promote_types(base.dtype, self.wide))
+        wide = dense_values(base).to(torch.promote_types(base.dtype, self.wide))
         if drop and self.drops:
             return torch.add(wide, self.dense(drop=True).to(wide.dtype), alpha=scale).to(base.dtype)
         return self.kind.execution.added_to(self, wide, scale).to(base.dtype)
@@ -83,7 +85,22 @@ class Increment:
         Args:
             parameter: The stored parameter.
             scale: Scale s of the update: W + s dW.
+
+        Raises:
+            AdaptError: The parameter is quantised or offloaded, so that it cannot hold the sum.
         """
+        if parameter.is_meta and not self.factors.tensors()[0].is_meta:
+            raise AdaptError(
+                f"cannot merge into {self.view.parameter!r}, which is offloaded",
+                cause="accelerate keeps its values elsewhere, and loads them for a call",
+                fix="accelerate.hooks.remove_hook_from_module(model, recurse=True), then adapter.merge()",
+            )
+        if is_quantized(parameter):
+            raise AdaptError(
+                f"cannot merge into {self.view.parameter!r}, which is quantised ({type(parameter).__name__})",
+                cause="the sum would be rounded to its few bits",
+                fix="keep the adapter unmerged, or load it into the model before it is quantised, and merge there",
+            )
         with torch.no_grad(), without_autocast(parameter.device):
             if parameter.dtype == self.wide:
                 self.kind.execution.add_into(self, parameter, scale)

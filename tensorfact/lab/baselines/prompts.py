@@ -10,6 +10,7 @@ from timm.models.swin_transformer import PatchMerging, SwinTransformerBlock
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from ...common.checks import flag
 from ...errors import AdaptError
 from .added import Added, Block, Removable, blocks_of
 from .method import require_size
@@ -71,6 +72,7 @@ class PromptTuning:
 
     def __post_init__(self) -> None:
         require_size("PromptTuning: length", self.length)
+        flag(self.deep, "PromptTuning: deep", AdaptError)
 
     @property
     def label(self) -> str:

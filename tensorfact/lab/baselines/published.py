@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Literal
 
-from ...common.checks import one_of
+from ...common.checks import flag, one_of
 from ...errors import DataError
 from ..data import VTAB
 
@@ -46,8 +46,7 @@ def prompt_length(task: str, *, deep: bool, family: Literal["vit", "swin"] = "vi
     """
     for what, name, known in (("task", task, list(VTAB)), ("family", family, ["vit", "swin"])):
         one_of(name, known, f"prompt_length: {what}", DataError)
-    if type(deep) is not bool:
-        raise DataError("prompt_length: deep", expected="True or False", got=repr(deep), fix="deep=True")
+    flag(deep, "prompt_length: deep", DataError)
     if family == "swin":
         lengths = SWIN_DEEP if deep else SWIN_SHALLOW
         return lengths[list(VTAB).index(task) % len(lengths)]

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...common.checks import AnyPath
+from ...common.checks import AnyPath, file_path
 from ...errors import DataError
-from .images import data_config
+from .images import data_config, refuse_pipe
 from .in_memory import ResizedImages
 from .splits import Splits, cut
 
@@ -57,7 +57,8 @@ def fashion_mnist(
 
     Source: H. Xiao, K. Rasul, R. Vollgraf, Fashion-MNIST, 2017 (arXiv:1708.07747).
     """
-    folder = Path(root or os.environ.get(VARIABLE) or DEBIAN)
+    given = os.environ.get(VARIABLE) or DEBIAN if root is None else root
+    folder = file_path(given, "fashion_mnist: root", DataError, example="fashion-mnist")
     config = data_config(model, imagenet_statistics=imagenet_statistics)
     parts = []
     for name, sizes in (("train", (train, val)), ("t10k", (test,))):
@@ -85,6 +86,7 @@ def _idx(path: Path, shape: tuple[int, ...]) -> Tensor:
     magic = bytes([0, 0, 0x08, 1 + len(shape)])  # 0x08 is unsigned bytes, then the number of dimensions
     length = 4 * (2 + len(shape))
     try:
+        refuse_pipe(path)
         with gzip.open(path) as file:
             header = file.read(length)
             if len(header) < length or header[:4] != magic:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ...common.aliases import Options
-from ...common.checks import AnyPath
+from ...common.checks import AnyPath, file_path, flag
 from ...common.progress import Progress, silent
 from ...errors import DataError
 from ...model.example import timm_shape
@@ -50,27 +50,29 @@ def image_folder(
     """
     from torchvision.datasets import ImageFolder
 
+    folder = file_path(root, "image_folder: root", DataError, example="data/flowers")
+    flag(check, "image_folder: check", DataError)
     transform = transform_of(model, imagenet_statistics=imagenet_statistics)
     parts: dict[str, ImageFolder] = {}
     for split in SPLITS:
-        _check_files(Path(root) / split)
+        _check_files(folder / split)
         try:
-            parts[split] = ImageFolder(str(Path(root) / split), transform, loader=open_rgb, is_valid_file=_shown)
+            parts[split] = ImageFolder(str(folder / split), transform, loader=open_rgb, is_valid_file=_shown)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise DataError(
-                f"{Path(root) / split}: {error}",
+                f"{folder / split}: {error}",
                 expected="a folder with one folder of images per class",
-                fix=f"lay the images out as {root}/{{train,val,test}}/CLASS/FILE",
+                fix=f"lay the images out as {folder}/{{train,val,test}}/CLASS/FILE",
             ) from error
         if parts[split].classes != parts["train"].classes:
             differ = sorted(set(parts[split].classes) ^ set(parts["train"].classes))
             raise DataError(
-                f"{Path(root) / split} has other classes than train: {differ[:5]} are in one of them only",
+                f"{folder / split} has other classes than train: {differ[:5]} are in one of them only",
                 fix="use the same class folders in train, val and test",
             )
         if check:
             check_images([(path, path) for path, _ in parts[split].samples], f"checking {split}", progress)
-    return Splits(Path(root).name, parts["train"], parts["val"], parts["test"], classes=len(parts["train"].classes))
+    return Splits(folder.name, parts["train"], parts["val"], parts["test"], classes=len(parts["train"].classes))
 
 
 def _shown(path: str) -> bool:
@@ -109,10 +111,12 @@ def data_config(model: nn.Module, *, imagenet_statistics: bool = False, **change
     Raises:
         DataError: `imagenet_statistics` (three channels) for a model with another number of channels.
     """
+    flag(imagenet_statistics, "imagenet_statistics", DataError)
     config: Options = {**resolve_model_data_config(model), **changes}
     size = timm_shape(model) or config["input_size"]  # as constructed, which may differ from as pretrained
     if not imagenet_statistics:
-        return {**config, "input_size": size}
+        own = {name: _per_channel(config[name], size[0]) for name in ("mean", "std")}
+        return {**config, "input_size": size, **own}
     if size[0] != len(IMAGENET_DEFAULT_MEAN):
         raise DataError(
             "imagenet_statistics=True",
@@ -123,13 +127,35 @@ def data_config(model: nn.Module, *, imagenet_statistics: bool = False, **change
     return {**config, "input_size": size, "mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
 
 
+def _per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:
+    """Return statistics for another number of channels than pretrained with, as timm adapts the first layer's weights.
+
+    timm adds up the weights of all channels for one, and repeats them for several.
+    """
+    if channels == 1:
+        return (sum(values) / len(values),)
+    return tuple(values[at % len(values)] for at in range(channels))
+
+
 def transform_of(model: nn.Module, *, imagenet_statistics: bool = False, **changes: object) -> Transform:
-    """Return the preprocessing that a model expects; see `data_config` for the arguments."""
+    """Return the preprocessing that a model expects of an RGB image; see `data_config` for the arguments.
+
+    Raises:
+        DataError: The model has neither one channel, for which images become grey, nor three.
+    """
     from torchvision.transforms import Compose, Grayscale
 
     config = data_config(model, imagenet_statistics=imagenet_statistics, **changes)
+    channels = config["input_size"][0]
+    if channels not in (1, 3):
+        raise DataError(
+            "image files have the channels of RGB",
+            expected="a model of 1 or 3 channels",
+            got=str(channels),
+            fix="create the model with in_chans=3, or pass arrays(images, labels, model) with its channels",
+        )
     transform = create_transform(**config, is_training=False)
-    made: Transform = Compose([Grayscale(), transform]) if config["input_size"][0] == 1 else transform
+    made: Transform = Compose([Grayscale(), transform]) if channels == 1 else transform
     return made
 
 
@@ -155,12 +181,23 @@ def open_rgb(path: AnyPath) -> Image.Image:
         DataError: The file is not a readable image.
     """
     try:
+        refuse_pipe(path)
         with Image.open(path) as image:
             return rgb(image)
     except Exception as error:  # Pillow's decoders raise errors of many classes
         raise DataError(
             f"{path} is not a readable image", got=str(error).replace(str(path), "it"), fix="replace or remove the file"
         ) from error
+
+
+def refuse_pipe(path: AnyPath) -> None:
+    """Raise for a named pipe, which would be waited for forever, and for other special files.
+
+    Raises:
+        OSError: The path exists, and is neither a file nor a folder.
+    """
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise OSError("not a regular file")
 
 
 def check_images(images: Sequence[tuple[str, str]], task: str, progress: Progress) -> None:

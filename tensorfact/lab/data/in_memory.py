@@ -80,7 +80,7 @@ def arrays(
 
     Args:
         images: uint8, or numbers from 0 to 1: (count, height, width) in grey, or (count, height, width, channels)
-            with 1 or 3 channels.
+            with 1 channel, 3 channels or those of the model.
         labels: Class indices (count,).
         model: A model with a timm data configuration, which sets size, channels and normalisation.
         name: Name of the data in results.
@@ -106,10 +106,10 @@ def arrays(
         {'train': 10, 'val': 5, 'test': 15}
     """
     check_classes(classes)
-    pixels, targets = _pixels(_tensor(images, name)), _targets(_tensor(labels, name), classes)
+    config = data_config(model, imagenet_statistics=imagenet_statistics)
+    pixels, targets = _pixels(_tensor(images, name), config["input_size"][0]), _targets(_tensor(labels, name), classes)
     if len(pixels) != len(targets):
         raise DataError(name, expected=f"a label for each of {len(pixels)} images", got=f"{len(targets)} labels")
-    config = data_config(model, imagenet_statistics=imagenet_statistics)
     drawn = cut(len(targets), (train, val, test), seed=seed, what=name)
     parts = [ResizedImages(pixels[part], targets[part], config) for part in drawn]
     return Splits(name, parts[0], parts[1], parts[2], classes or int(targets.max()) + 1)
@@ -171,12 +171,14 @@ def _tensor(array: Array, name: str) -> Tensor:
         ) from error
 
 
-def _pixels(images: Tensor) -> Tensor:
+def _pixels(images: Tensor, channels: int) -> Tensor:
     """Return images as uint8 or as float32 from 0 to 1."""
-    if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[-1] not in (1, 3)) or not images.numel():
+    taken = sorted({1, 3, channels})
+    spelled = " or ".join(map(str, taken))
+    if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[-1] not in taken) or not images.numel():
         raise DataError(
             "images",
-            expected="(count, height, width), or (count, height, width, channels) with 1 or 3 channels",
+            expected=f"(count, height, width), or (count, height, width, channels) with {spelled} channels",
             got=str(tuple(images.shape)),
             cause="the channels come before the height, as in torch",
             fix="pass np.moveaxis(images, 1, -1)",

@@ -13,11 +13,11 @@ from timm.data import create_dataset
 from torch import nn
 from torch.utils.data import IterableDataset, Subset
 
-from ...common.checks import AnyPath
+from ...common.checks import AnyPath, file_path, flag
 from ...common.progress import Progress, silent
 from ...errors import DataError, nearest
 from ..training import Samples
-from .images import ImageSource, SourceImages, transform_of
+from .images import ImageSource, SourceImages, refuse_pipe, transform_of
 from .splits import SPLITS, Splits, check_classes, cut
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ class _Files:
         return len(self.reader)
 
     def __getitem__(self, index: int, /) -> tuple[Image.Image, int]:
+        if hasattr(self.reader, "samples"):
+            refuse_pipe(self.reader.samples[index][0])
         file, label = self.reader[index]
         with file, Image.open(file) as image:
             image.load()
@@ -112,9 +114,15 @@ def timm_dataset(
         DataError: timm cannot open the data, two splits hold the same samples or have different classes, or an image
             is not readable.
     """
+    root = None if root is None else file_path(root, "timm_dataset: root", DataError, example="data")
+    if not isinstance(name, str) or "\0" in name:
+        raise DataError("timm_dataset: name", expected="a str", got=repr(name)[:80], fix="name='hfds/NAME'")
     if not name and root is None:
         raise DataError("timm_dataset: name and root are missing", fix="pass a name such as 'hfds/NAME', or root=")
+    flag(download, "timm_dataset: download", DataError)
+    flag(check, "timm_dataset: check", DataError)
     check_classes(classes)
+    transform = transform_of(model, imagenet_statistics=imagenet_statistics)
     if name.partition("/")[0].lower() not in SCHEMES:
         folder = Path(root or "", name)
         if not folder.exists():
@@ -134,7 +142,6 @@ def timm_dataset(
             differ = sorted(map(str, set(known[part]) ^ set(known["train"])))[:5]
             raise DataError(f"{what}: {splits[part]} has other classes than train: {differ} are in one of them only")
     count = classes or len(known["train"]) or _count(made["train"][1], what)
-    transform = transform_of(model, imagenet_statistics=imagenet_statistics)
     images = {
         part: SourceImages(source, transform, count, f"{what}, {splits[part]}") for part, (_, source) in made.items()
     }
@@ -197,6 +204,9 @@ def hugging_face(
         DataError: The package or the data is missing, a split or column does not exist, two splits hold the same
             samples or have different classes, a label is missing, or an image is not readable.
     """
+    flag(check, "hugging_face: check", DataError)
+    transform = transform_of(model, imagenet_statistics=imagenet_statistics)
+    root = None if root is None else file_path(root, "hugging_face: root", DataError, example="cache")
     found = _load(data, config, root)
     what = str(data) if isinstance(data, (str, os.PathLike)) else "hugging_face"
     names = {
@@ -215,7 +225,6 @@ def hugging_face(
                 f"{what}: {names[part]} has other classes than train", expected=f"{known['train']}", got=f"{called}"
             )
     labels, count = _labels({part: table[label] for part, table in rows.items()}, rows["train"].features[label], what)
-    transform = transform_of(model, imagenet_statistics=imagenet_statistics)
     images = {
         part: SourceImages(_Rows(table, image, labels[part]), transform, count, f"{what}, {names[part]}")
         for part, table in rows.items()
@@ -308,7 +317,7 @@ def _load(data: Any, config: str | None, root: AnyPath | None) -> Mapping[str, D
             "hugging_face needs the package datasets", got=str(error), fix="pip install 'tensorfact[train]'"
         ) from error
     if isinstance(data, (str, os.PathLike)):
-        folder = Path(data)
+        folder = file_path(data, "hugging_face: data", DataError, example="data/flowers")
         saved = (folder / "dataset_dict.json").exists() or (folder / "state.json").exists()
         try:
             if saved:
@@ -324,7 +333,10 @@ def _load(data: Any, config: str | None, root: AnyPath | None) -> Mapping[str, D
     found = data if isinstance(data, Mapping) else {"train": data}
     if any(not hasattr(table, "select_columns") or not hasattr(table, "__len__") for table in found.values()):
         raise DataError(
-            "hugging_face: data", expected="a name, a folder, a DatasetDict or a Dataset", got=repr(type(data))
+            "hugging_face: data",
+            expected="a name, a folder, a DatasetDict or a Dataset",
+            got=repr(data)[:80],
+            fix="data='NAME' or data='data/flowers'",
         )
     return found
 

@@ -12,10 +12,10 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from ...common.checks import AnyPath, one_of
+from ...common.checks import AnyPath, file_path, flag, one_of, whole_number
 from ...common.progress import Progress, silent
 from ...errors import DataError
-from .images import Transform, check_images, open_rgb, transform_of
+from .images import Transform, check_images, open_rgb, refuse_pipe, transform_of
 from .splits import Splits, check_classes
 
 
@@ -116,12 +116,13 @@ def vtab(
             disagrees with its parts; the message names file and line.
     """
     one_of(name, VTAB, "vtab: name", DataError)
-    task, folder = VTAB[name], Path(root, name)
+    flag(check, "vtab: check", DataError)
+    transform = transform_of(model, imagenet_statistics=imagenet_statistics, crop_mode="squash", crop_pct=1.0)
+    task, folder = VTAB[name], file_path(root, "vtab: root", DataError, example="vtab-1k") / name
     listed = {
         file: _read(folder / f"{file}.txt", task.classes) for file in ("train800", "val200", "train800val200", "test")
     }
     _agree([*listed["train800"], *listed["val200"]], listed["train800val200"])
-    transform = transform_of(model, imagenet_statistics=imagenet_statistics, crop_mode="squash", crop_pct=1.0)
     lists = {"train": listed["train800"], "val": listed["val200"], "test": listed["test"]}
     return _open(name, lists, folder, task.classes, transform, progress if check else None)
 
@@ -161,11 +162,14 @@ def few_shot(
             classes; the message names file and line.
     """
     check_classes(classes)
-    folder = Path(root)
+    flag(check, "few_shot: check", DataError)
+    transform = transform_of(model, imagenet_statistics=imagenet_statistics)
+    shots = whole_number(shots, "few_shot: shots", DataError)
+    seed = whole_number(seed, "few_shot: seed", DataError, least=0)
+    folder = file_path(root, "few_shot: root", DataError, example="few-shot/food-101")
     below = folder if "stanford_cars" in str(folder) else folder / "images"
     files = {"train": f"train_meta.list.num_shot_{shots}.seed_{seed}", "val": "val_meta.list", "test": "test_meta.list"}
     lists = {split: _read(folder / "annotations" / file, classes) for split, file in files.items()}
-    transform = transform_of(model, imagenet_statistics=imagenet_statistics)
     name = f"{folder.name}, {shots} shot(s)"
     found = _open(name, lists, below, classes, transform, progress if check else None)
     return dataclasses.replace(found, held_out=False)  # `val` is not part of the shots
@@ -174,6 +178,7 @@ def few_shot(
 def _read(path: Path, classes: int | None) -> list[Listed]:
     """Return the lines of a list."""
     try:
+        refuse_pipe(path)
         text = path.read_text(encoding="utf-8-sig")  # some editors write a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(

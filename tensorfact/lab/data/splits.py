@@ -12,7 +12,7 @@ from typing import TypeVar
 import torch
 from torch.utils.data import ConcatDataset, Dataset
 
-from ...common.checks import whole_number
+from ...common.checks import flag, whole_number
 from ...errors import DataError
 from ..training import Samples
 
@@ -56,6 +56,9 @@ class Splits:
     test: Samples
     classes: int
     held_out: bool = True
+
+    def __post_init__(self) -> None:
+        flag(self.held_out, "Splits: held_out", DataError)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -101,15 +104,19 @@ def cut(count: int, sizes: Sequence[int | None], *, seed: int, what: str, rest: 
     Raises:
         DataError: A size is below 1, the sizes exceed `count`, or None is given twice or not allowed.
     """
-    given = [size for size in sizes if size is not None]
-    left = len(sizes) - len(given)
-    wrong = any(type(size) is not int or size < 1 for size in given)
-    if wrong or left > (1 if rest else 0) or sum(given) + left > count:
-        if left and rest:
-            expected = f"at most one None, and ints of at least 1 with a sum below {count}"
-        else:
-            expected = f"ints of at least 1 with a sum of at most {count}"
-        raise DataError(f"{what}: sizes of the splits", expected=expected, got=" + ".join(map(repr, sizes)))
+    seed = whole_number(seed, f"{what}: seed", DataError, least=0)
+    left = [*sizes].count(None)
+    meant = f"at most one None, and ints of at least 1 with a sum below {count}"
+    if not left or not rest:
+        meant = f"ints of at least 1 with a sum of at most {count}"
+    refused = DataError(f"{what}: sizes of the splits", expected=meant, got=" + ".join(map(repr, sizes)))
+    try:
+        given = [None if size is None else whole_number(size, what, DataError) for size in sizes]
+    except DataError:
+        raise refused from None
+    total = sum(size for size in given if size is not None)
+    if left > (1 if rest else 0) or total + left > count:
+        raise refused
     order: list[int] = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
-    ends = list(itertools.accumulate(count - sum(given) if size is None else size for size in sizes))
+    ends = list(itertools.accumulate(count - total if size is None else size for size in given))
     return [order[start:end] for start, end in itertools.pairwise([0, *ends])]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from ...common.checks import AnyPath
+from ...common.checks import AnyPath, file_path, flag
 from ...common.progress import Progress, silent
 from ...errors import DataError, nearest
 from .fashion import fashion_mnist
@@ -115,14 +115,18 @@ def open_task(
         >>> open_task("digits", nano()).sizes
         {'train': 800, 'val': 200, 'test': 797}
     """
+    flag(check, "open_task: check", DataError)
     source, rest = _find(name)
     source.describe(rest)  # rejects an invalid name before anything is read
-    options = _Options(model, None if root is None else Path(root), imagenet_statistics, check, progress)
+    folder = None if root is None else file_path(root, "open_task: root", DataError, example="data")
+    options = _Options(model, folder, imagenet_statistics, check, progress)
     return dataclasses.replace(source.open(rest, options), name=name)
 
 
 def _find(name: str) -> tuple[_Source, str]:
     """Return the source of a task, and the text after the colon of its name."""
+    if not isinstance(name, str):
+        raise DataError("task", expected="a name", got=repr(name)[:80], fix="open_task('digits', model)")
     prefix, colon, rest = name.partition(":")
     source = _SOURCES.get(prefix)
     if source is None or bool(colon) != (":" in source.form) or bool(colon) != bool(rest):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
-from torch.utils.data import DataLoader, RandomSampler
+from torch.utils.data import DataLoader, RandomSampler, default_collate
 
+from ...errors import TrainingError
 from .schedule import Samples
 
 
@@ -16,12 +17,38 @@ class MicroBatch:
     """The samples that one process computes at a time.
 
     Args:
-        indices: Indices of the samples, at least one: a process left without samples gets one with weight 0.
+        indices: Indices of the samples, at least one: a process left without samples gets one with weight 0. Empty
+            for a batch of a user's loader.
         weight: Fraction of the batch's samples in this micro-batch.
     """
 
-    indices: list[int]
+    indices: Sequence[int]
     weight: float
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchOrigin:
+    """Where a batch comes from, for messages.
+
+    Args:
+        argument: The function and its argument, as in `fit: train`.
+        indices: Indices of the batch's samples, if they are known.
+    """
+
+    argument: str
+    indices: Sequence[int] = ()
+
+    def __str__(self) -> str:
+        return self.argument
+
+    def sample(self, position: int) -> str:
+        """Return the name of one sample of the batch.
+
+        Args:
+            position: Its position in the batch.
+        """
+        known = position < len(self.indices)
+        return f"{self}, sample {self.indices[position]}" if known else f"{self}, sample {position} of a batch"
 
 
 MicroBatches = tuple[MicroBatch, ...]
@@ -67,15 +94,66 @@ def _step(batch: Sequence[int], processes: int, process: int, parts: int) -> Mic
     return tuple(MicroBatch(list(batch[start:stop] or batch[:1]), (stop - start) / count) for start, stop in mine)
 
 
-def load(data: Samples, steps: Iterable[MicroBatches], workers: int, seed: int) -> Iterable[object]:
-    """Return a loader that yields one micro-batch after the other: inputs and class indices.
+def load(data: Samples, steps: Sequence[MicroBatches], workers: int, seed: int, argument: str) -> Iterator[object]:
+    """Yield one micro-batch after the other: inputs and class indices.
 
     Args:
         data: Samples (input, class index).
         steps: The micro-batches of every step, from `deal`.
         workers: Number of `DataLoader` workers; 0 loads in this process.
         seed: Seed of the workers.
+        argument: Where the data was passed, for messages.
+
+    Raises:
+        TrainingError: Samples of one batch differ in shape, or are not tensors or numbers.
     """
-    indices = [part.indices for step in steps for part in step]
+    indices = [list(part.indices) for step in steps for part in step]
     generator = torch.Generator().manual_seed(seed)
-    return DataLoader(data, batch_sampler=indices, num_workers=workers, generator=generator)
+    loader = DataLoader(data, batch_sampler=indices, num_workers=workers, generator=generator, collate_fn=_collated)
+    for these, batch in zip(indices, loader, strict=True):
+        if isinstance(batch, _Uneven):
+            raise batch.error(BatchOrigin(argument, these))
+        yield batch
+
+
+@dataclasses.dataclass(frozen=True)
+class _Uneven:
+    """Samples that do not form a batch; returned instead of raised, since workers add a traceback to a message."""
+
+    forms: tuple[str, ...]
+
+    def error(self, origin: BatchOrigin) -> TrainingError:
+        first = self.forms[0]
+        odd = next((at for at, form in enumerate(self.forms) if form != first), None)
+        if odd is None:
+            return TrainingError(
+                f"{origin.sample(0)} does not form a batch",
+                expected="tensors, arrays and numbers",
+                got=first,
+                fix="return tensors, with a transform such as torchvision.transforms.ToTensor()",
+            )
+        return TrainingError(
+            f"{origin.sample(odd)} has another form than {origin.sample(0).removeprefix(f'{origin}, ')}",
+            expected=first,
+            got=self.forms[odd],
+            cause="samples of different sizes",
+            fix="resize or pad the samples in the data set, or pass a DataLoader with a collate_fn",
+        )
+
+
+def _collated(samples: list[object]) -> object:
+    """Collate samples as torch does."""
+    try:
+        return default_collate(samples)
+    except Exception:  # torch raises errors of many classes for samples that differ
+        return _Uneven(tuple(_form(sample)[:200] for sample in samples))
+
+
+def _form(sample: object) -> str:
+    """Return the types and shapes in a sample."""
+    if isinstance(sample, Mapping):
+        return f"{{{', '.join(f'{key}: {_form(value)}' for key, value in sample.items())}}}"
+    if isinstance(sample, (tuple, list)):
+        return f"({', '.join(map(_form, sample))})"
+    shape = getattr(sample, "shape", None)  # of a tensor or an array
+    return type(sample).__name__ + (f" {tuple(shape)}" if isinstance(shape, tuple) else "")

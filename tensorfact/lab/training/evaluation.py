@@ -2,84 +2,100 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from ...common.checks import whole_number
 from ...errors import TrainingError
-from .predictions import predict
-from .schedule import Loss, Samples
+from .batches import BatchOrigin, MicroBatch
+from .predictions import loss_of, predict
+from .schedule import Loss
+from .sources import Data, check_data, check_values, in_order, refuse_beside
 
 BATCH = 256
 """Samples per forward pass in evaluation."""
 
 
 def evaluate(
-    model: nn.Module, data: Samples, *, batch_size: int = BATCH, loss: Loss = nn.functional.cross_entropy
+    model: nn.Module, data: Data, *, batch_size: int | None = None, loss: Loss = nn.functional.cross_entropy
 ) -> tuple[float, float]:
     """Measure accuracy and loss without changing the model.
 
     Args:
         model: Maps inputs (batch, ...) to logits (batch, class).
-        data: Samples (input, class index).
-        batch_size: Samples per forward pass.
+        data: Samples (input, class index), or a `DataLoader` of them, which is iterated as it is.
+        batch_size: Samples per forward pass; default: 256, or the batches of the loader.
         loss: Maps (logits, class indices) to a scalar, the mean over the samples.
 
     Returns:
         Accuracy (0 to 1) and mean loss.
 
     Raises:
-        TrainingError: `data` is empty, or its labels are not class indices.
+        TrainingError: `data` is empty, its labels are not class indices, the model does not take its inputs, or
+            `batch_size` is given beside a loader.
     """
+    what = "evaluate: data"
+    check_values(model, "evaluate", offloaded=True)
+    check_data(data, what, sized=False)
+    if batch_size is not None:
+        batch_size = whole_number(batch_size, "evaluate: batch_size", TrainingError, example=BATCH)
+    if isinstance(data, DataLoader):
+        refuse_beside(["data"], "evaluate", {"batch_size": batch_size})
+    batches, parts = in_order(data, batch_size or BATCH, what)
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
         with torch.inference_mode(), torch.random.fork_rng(devices=[]):  # a DataLoader draws a seed
-            device = next(model.parameters()).device
-            right, total, count = tally(model, DataLoader(data, batch_size), itertools.repeat(True), loss, device)
+            device = next((p.device for p in model.parameters() if not p.is_meta), torch.device("cpu"))
+            right, total, count = tally(model, batches, parts, loss, device, what)
     finally:
         for module, mode in modes.items():
             module.training = mode
     if not count:
-        raise TrainingError("evaluate: the data is empty", fix="pass at least one sample")
+        raise TrainingError(f"{what} is empty", fix="pass at least one sample")
     return right / count, total / count
 
 
 def tally(
     run: Callable[..., object],
     batches: Iterable[object],
-    counted: Iterable[bool],
+    parts: Iterable[MicroBatch],
     loss: Loss,
     device: torch.device,
+    argument: str,
 ) -> tuple[int, float, int]:
     """Count correct predictions and sum up losses over batches.
 
     Args:
         run: The model, as in `predict`.
         batches: Inputs and class indices, as in `predict`.
-        counted: Whether each batch counts; batches that do not are run too, as every process must call the model.
+        parts: The micro-batch of each batch. Those of weight 0 do not count; they are run too, as every process must
+            call the model.
         loss: Maps (logits, class indices) to the mean over the samples.
         device: Device of the model.
+        argument: Where the data was passed, for messages.
 
     Returns:
         Number of correct predictions, sum of the losses, number of samples.
     """
     right = count = 0
     total = 0.0
-    for batch, counts in zip(batches, counted, strict=False):  # `counted` may be infinite
-        logits, labels = predict(run, batch, device)
+    for batch, part in zip(batches, parts, strict=False):  # `parts` is infinite for a loader
+        origin = BatchOrigin(argument, part.indices)
+        logits, labels = predict(run, batch, device, origin)
         if logits.ndim != 2 or labels.shape != logits.shape[:1]:
             raise TrainingError(
-                "evaluate: logits and labels",
+                f"{argument}: logits and labels",
                 expected="(batch, class) and class indices (batch,)",
                 got=f"{tuple(logits.shape)} and {tuple(labels.shape)}",
-                fix="pass one class index per sample",
+                fix="return one class index per sample, such as onehot.argmax(-1)",
             )
-        if counts:
+        value = loss_of(loss, logits, labels, origin)
+        if part.weight:
             right += int((logits.argmax(-1) == labels).sum())
-            total += float(loss(logits, labels)) * len(labels)
+            total += float(value) * len(labels)
             count += len(labels)
     return right, total, count

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
-from ...common.checks import AnyPath
+from ...common.checks import AnyPath, file_path, flag
 from ...common.progress import Progress, silent
 from ...errors import TrainingError
 from .accelerated import engine_for
@@ -17,7 +18,8 @@ from .engine import TrainingEngine
 from .gradient_checkpointing import checkpointed
 from .history import Epoch, History
 from .run import TrainingRun
-from .schedule import Loss, Samples, Schedule, check_number, size_of
+from .schedule import Loss, Schedule, count, size_of
+from .sources import Data, check_data, check_loaders, check_values
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -25,11 +27,11 @@ if TYPE_CHECKING:
 
 def fit(
     model: nn.Module,
-    train: Samples,
-    val: Samples | None,
+    train: Data,
+    val: Data | None,
     *,
     epochs: int = 100,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     lr: float = 1e-3,
     weight_decay: float = 1e-4,
     warmup_epochs: float | None = None,
@@ -61,10 +63,13 @@ def fit(
     Args:
         model: Maps inputs (batch, ...) to logits (batch, class). Trained in place, on its own device or the
             accelerator's.
-        train: Samples (input, class index).
-        val: Samples that select the best epoch; never trained on. None: keep the last epoch's parameters.
+        train: Samples (input, class index), or a `DataLoader` of them. A loader is iterated as it is, with its own
+            batches, order and workers; it needs a single process, and its generator, if it has one, is not restored
+            when a run resumes.
+        val: Samples, or a loader, that select the best epoch; never trained on. None: keep the last epoch's parameters.
         epochs: Number of passes over `train`.
-        batch_size: Batch size: samples per step, over all processes and micro-batches.
+        batch_size: Batch size: samples per step, over all processes and micro-batches; default: 64, or that of the
+            loader.
         lr: Peak learning rate.
         weight_decay: AdamW's weight decay.
         warmup_epochs: Length of the linear warm-up, in epochs; default: a tenth of `epochs`.
@@ -90,8 +95,9 @@ def fit(
         The losses and accuracies of every epoch; the model holds the best epoch's parameters.
 
     Raises:
-        TrainingError: No parameter requires gradients, an argument is out of range, the loss is not finite, or the
-            model or the accelerator does not support an option.
+        TrainingError: No parameter requires gradients, an argument is out of range or contradicts a loader, the loss is
+            not finite, labels are not class indices, or the model or the accelerator does not support the inputs or an
+            option.
         CheckpointError: `checkpoint` is damaged, or belongs to another run.
 
     Examples:
@@ -104,22 +110,33 @@ def fit(
         >>> history.val_accuracy > 0.9
         True
     """
-    warmup = warmup_epochs
-    if warmup is None:
-        warmup = epochs / 10 if isinstance(epochs, int) else 0  # Schedule rejects epochs that are not an int
+    epochs = count("epochs", epochs, 1)
+    size = _batch_size(train, batch_size)
+    warmup = epochs / 10 if warmup_epochs is None else warmup_epochs
     factors = {} if lr_factors is None else lr_factors
     schedule = Schedule(
-        epochs, batch_size, lr, weight_decay, warmup, seed, factors, validate_every=validate_every, drop_last=drop_last
+        epochs, size, lr, weight_decay, warmup, seed, factors, validate_every=validate_every, drop_last=drop_last
     )
-    check_number("accumulation", accumulation, 1)
-    check_number("workers", workers, 0)
+    accumulation, workers = count("accumulation", accumulation, 1), count("workers", workers, 0)
+    flag(gradient_checkpointing, "fit: gradient_checkpointing", TrainingError)
+    checkpoint = None if checkpoint is None else file_path(checkpoint, "fit: checkpoint", TrainingError)
     if on_epoch is not None and not callable(on_epoch):
         raise TrainingError(
             "fit: on_epoch", expected="a function or None", got=repr(on_epoch)[:80], fix="on_epoch=print"
         )
+    check_values(model, "fit", offloaded=False)
     engine = engine_for(model, accelerator)
+    _check_data(train, val, schedule)
+    check_loaders(
+        train,
+        val,
+        engine.processes,
+        workers,
+        batch_size=batch_size,
+        drop_last=drop_last,
+        accumulation=accumulation if accumulation > 1 else None,
+    )
     run = TrainingRun(engine, schedule, loss, accumulation, workers)
-    _check_splits(train, val, batch_size if drop_last else 1)
     with (
         _restored(model),
         checkpointed(engine.module) if gradient_checkpointing else contextlib.nullcontext(),
@@ -141,14 +158,22 @@ def fit(
     return run.history
 
 
-def _check_splits(train: Samples, val: Samples | None, least: int) -> None:
-    for name, split in (("train", train), ("val", val)):
-        if split is not None and size_of(split) == 0:
-            raise TrainingError(f"fit: the {name} split is empty", fix="pass at least one sample")
-    if size_of(train) < least:
+def _batch_size(train: Data, given: int | None) -> int:
+    """Return the batch size of a run: as given, that of the loader, or 64."""
+    if given is not None:
+        return given
+    own = train.batch_size if isinstance(train, DataLoader) else 64
+    return own or 1  # a loader with a batch sampler has none
+
+
+def _check_data(train: Data, val: Data | None, schedule: Schedule) -> None:
+    check_data(train, "fit: train")
+    if val is not None:
+        check_data(val, "fit: val", sized=False)
+    if schedule.drop_last and not isinstance(train, DataLoader) and size_of(train) < schedule.batch_size:
         raise TrainingError(
             "fit: drop_last=True leaves no batch",
-            expected=f"at least {least} training samples, one batch",
+            expected=f"at least {schedule.batch_size} training samples, one batch",
             got=str(size_of(train)),
             fix="pass drop_last=False or a smaller batch_size",
         )

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ...errors import TrainingError
+from ...errors import TensorfactError, TrainingError
+from .batches import BatchOrigin
+from .mismatch import ERRORS, mismatch
+from .schedule import Loss
 
 IGNORED = -100
 """The label that cross entropy leaves out."""
@@ -15,7 +18,9 @@ IGNORED = -100
 LABELS = ("labels", "label")
 
 
-def predict(run: Callable[..., object], batch: object, device: torch.device) -> tuple[Tensor, Tensor]:
+def predict(
+    run: Callable[..., object], batch: object, device: torch.device, origin: BatchOrigin
+) -> tuple[Tensor, Tensor]:
     """Run a model on one batch.
 
     Args:
@@ -23,29 +28,73 @@ def predict(run: Callable[..., object], batch: object, device: torch.device) -> 
             first.
         batch: Inputs and, last, labels; or a dict with `labels`. Inputs are tensors, or a dict of keyword arguments.
         device: Device of the model.
+        origin: Where the batch comes from, for messages.
 
     Returns:
         Logits and labels, on the device; integer labels are int64.
 
     Raises:
-        TrainingError: The batch or the output has another form, or a label is not a class of the model.
+        TrainingError: The batch or the output has another form, the model does not take the inputs, or a label is
+            not a class of the model.
     """
-    inputs, labels = _split(batch)
+    inputs, labels = _split(batch, origin)
     inputs = _moved(inputs, device)
-    if isinstance(inputs, Mapping):
-        output = run(**inputs)
-    elif isinstance(inputs, (tuple, list)):
-        output = run(*inputs)
-    else:
-        output = run(inputs)
+    try:
+        output = _called(run, inputs)
+    except TensorfactError:
+        raise
+    except ERRORS as error:
+        found = mismatch(run, inputs, error, origin)
+        if found is None:
+            raise
+        raise found from error
     logits = _logits(output)
-    if not labels.is_floating_point() and labels.dtype != torch.bool:
+    if not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool):
         labels = labels.long()
-        _check_classes(logits, labels)
+        _check_classes(logits, labels, origin)
     return logits, labels.to(device)
 
 
-def _split(batch: object) -> tuple[object, Tensor]:
+def _called(run: Callable[..., object], inputs: object) -> object:
+    if isinstance(inputs, Mapping):
+        return run(**inputs)
+    return run(*inputs) if isinstance(inputs, (tuple, list)) else run(inputs)
+
+
+def loss_of(loss: Loss, logits: Tensor, labels: Tensor, origin: BatchOrigin) -> Tensor:
+    """Return the loss of a batch; for cross entropy, check the labels first.
+
+    Args:
+        loss: Maps (logits, labels) to a scalar.
+        logits: The model's output.
+        labels: Class indices, or targets that the loss takes.
+        origin: Where the batch comes from, for messages.
+
+    Raises:
+        TrainingError: The loss is cross entropy, and the labels are neither class indices nor class probabilities.
+    """
+    if loss is nn.functional.cross_entropy or isinstance(loss, nn.CrossEntropyLoss):
+        indices = labels.shape == (*logits.shape[:1], *logits.shape[2:]) and labels.dtype == torch.int64
+        if not indices and not (labels.shape == logits.shape and labels.is_floating_point()):
+            raise TrainingError(
+                f"{origin}: the labels are not class indices",
+                expected=f"integers of shape {(*logits.shape[:1], *logits.shape[2:])}, for logits {(*logits.shape,)}",
+                got=f"{labels.dtype} of shape {(*labels.shape,)}",
+                fix=_converted(labels, logits),
+            )
+    return loss(logits, labels)
+
+
+def _converted(labels: Tensor, logits: Tensor) -> str:
+    """Return how labels become class indices."""
+    if labels.shape == logits.shape:
+        return "return class indices, onehot.argmax(-1), from the data set"
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        return "return class indices, labels.squeeze(1).long(), from the data set"
+    return "return class indices, labels.long(), from the data set"
+
+
+def _split(batch: object, origin: BatchOrigin) -> tuple[object, Tensor]:
     labels: object = None
     inputs: object = batch
     if isinstance(batch, Mapping):
@@ -58,8 +107,10 @@ def _split(batch: object) -> tuple[object, Tensor]:
         form = f"a {type(batch).__name__}" + (
             f" with {', '.join(map(str, batch))}" if isinstance(batch, Mapping) else ""
         )
+        if labels is not None:
+            form = f"labels of type {type(labels).__name__}, not a tensor of class indices"
         raise TrainingError(
-            "the samples of the data",
+            f"{origin}: the form of the samples",
             expected="(input, class index), or a dict with 'labels'",
             got=form[:200],
             fix="wrap the data set so that a sample is (input, class index)",
@@ -92,15 +143,15 @@ def _logits(output: object) -> Tensor:
     )
 
 
-def _check_classes(logits: Tensor, labels: Tensor) -> None:
+def _check_classes(logits: Tensor, labels: Tensor, origin: BatchOrigin) -> None:
     """Check class indices on the CPU, where a batch comes from, before cross entropy fails on them."""
     if labels.device.type != "cpu" or labels.ndim != 1 or logits.ndim != 2:
         return
     classes = logits.shape[1]
-    wrong = labels[(labels != IGNORED) & ((labels < 0) | (labels >= classes))]
-    if len(wrong):
+    wrong = ((labels != IGNORED) & ((labels < 0) | (labels >= classes))).nonzero().flatten().tolist()
+    if wrong:
         raise TrainingError(
-            f"label {int(wrong[0])} is not a class of the model",
+            f"{origin.sample(wrong[0])}: label {int(labels[wrong[0]])} is not a class of the model",
             expected=f"class indices from 0 to {classes - 1}",
             got=f"{int(labels.min())} to {int(labels.max())} in one batch",
             cause="the model's head has fewer classes than the data, or labels count from 1",

@@ -12,19 +12,21 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.utils.data import DataLoader
 
 from ...adapters import Adapter
 from ...common.checks import AnyPath
 from ...errors import CheckpointError, DivergedError, TrainingError
 from ...model.parameters import ATTRIBUTE
 from ...storage.fingerprint import sampled_digest
-from .batches import MicroBatches, deal, load, shuffled
+from .batches import BatchOrigin, MicroBatches, deal, load, shuffled
 from .engine import TrainingEngine
 from .evaluation import BATCH, tally
 from .history import Epoch, History
-from .predictions import predict
+from .predictions import loss_of, predict
 from .saved import Identity, Saved
 from .schedule import Loss, Samples, Schedule, size_of
+from .sources import Data, in_order, length_of, steps_of
 
 
 class TrainingRun:
@@ -70,27 +72,22 @@ class TrainingRun:
         self.history = History((), 0)
         self.best: Mapping[str, Tensor] = {}
 
-    def identity(self, train: Samples, val: Samples | None) -> Identity:
+    def identity(self, train: Data, val: Data | None) -> Identity:
         """Return what a checkpoint must match for this run to resume from it."""
         adapter: object = getattr(self.engine.module, ATTRIBUTE, None)
         scales = dict(adapter.scales) if isinstance(adapter, Adapter) else {}
-        samples = tuple(size_of(part) for part in (train, val) if part is not None)
+        samples = tuple(length_of(part) or 0 for part in (train, val) if part is not None)
         return Identity(self.schedule, self.frozen, scales, samples)
 
-    def epoch(self, train: Samples, val: Samples | None) -> Epoch:
+    def epoch(self, train: Data, val: Data | None) -> Epoch:
         """Train for one epoch, validate, and keep the parameters if they are the best so far."""
         start = time.perf_counter()
         index = len(self.history.epochs)
         seed = self.schedule.seed * 1_000_003 + index
         torch.manual_seed(seed)
-        order = shuffled(size_of(train))
-        own = seed + (self.engine.process << 32)
-        if self.engine.process:  # all processes share the sample order, not the dropout masks
-            torch.manual_seed(own)
-        schedule = self.schedule
-        steps = self._deal(order, schedule.batch_size, self.accumulation, drop_last=schedule.drop_last)
+        steps, loaded = steps_of(train) if isinstance(train, DataLoader) else self._dealt(train, seed)
         self._train_mode()
-        losses = self._pass(load(train, steps, self.workers, own), steps)
+        losses = self._pass(loaded, steps)
         if not all(bool(torch.isfinite(p).all()) for p in self.engine.module.parameters() if p.requires_grad):
             raise _diverged(f"a parameter is no longer finite after epoch {index}")
         self.engine.agree(self._counting())
@@ -103,6 +100,16 @@ class TrainingRun:
         if accuracy is not None and self.history.best_epoch == index:
             self.best = {name: tensor.detach().clone() for name, tensor in self.state().items()}
         return epoch
+
+    def _dealt(self, train: Samples, seed: int) -> tuple[list[MicroBatches], Iterator[object]]:
+        """Return the steps of an epoch, and this process's micro-batches."""
+        order = shuffled(size_of(train))
+        own = seed + (self.engine.process << 32)
+        if self.engine.process:  # all processes share the sample order, not the dropout masks
+            torch.manual_seed(own)
+        schedule = self.schedule
+        steps = self._deal(order, schedule.batch_size, self.accumulation, drop_last=schedule.drop_last)
+        return steps, load(train, steps, self.workers, own, "fit: train")
 
     def _pass(self, loaded: Iterable[object], steps: list[MicroBatches]) -> list[Tensor]:
         """Run the steps of one epoch; return their losses."""
@@ -126,19 +133,22 @@ class TrainingRun:
         for part in parts:
             batch = next(loaded)
             with contextlib.nullcontext() if part is parts[-1] else engine.apart():
-                value = self.loss(*predict(engine.run, batch, engine.device))
+                origin = BatchOrigin("fit: train", part.indices)
+                logits, labels = predict(engine.run, batch, engine.device, origin)
+                value = loss_of(self.loss, logits, labels, origin)
                 engine.backward(value * (part.weight * engine.processes))  # gradients are averaged over processes
             values.append(value.detach() * part.weight)
         return torch.stack(values).sum()
 
-    def _validate(self, val: Samples) -> tuple[float, float]:
+    def _validate(self, val: Data) -> tuple[float, float]:
         """Return validation accuracy and loss, over all processes."""
-        engine = self.engine
-        steps = self._deal(range(size_of(val)), BATCH * engine.processes, 1)
+        engine, what = self.engine, "fit: val"
+        batches, parts = in_order(
+            val, BATCH, what, workers=self.workers, processes=engine.processes, process=engine.process
+        )
         engine.run.eval()
         with engine.measuring(), torch.random.fork_rng(devices=[]):
-            counted = (part.weight > 0 for step in steps for part in step)
-            found = tally(engine.run, load(val, steps, self.workers, 0), counted, self.loss, engine.device)
+            found = tally(engine.run, batches, parts, self.loss, engine.device, what)
         right, total, count = engine.total(torch.tensor(found, dtype=torch.float64)).tolist()
         if not math.isfinite(total):
             raise _diverged(f"the validation loss after epoch {len(self.history.epochs)} is {total / count}")
@@ -216,10 +226,6 @@ class TrainingRun:
 
 def _multiples(model: nn.Module, factors: Mapping[str, float]) -> dict[int, float]:
     """Return the learning-rate multipliers of `lr_factors`, by the id of the parameter."""
-    if not isinstance(factors, Mapping):
-        raise TrainingError(
-            "fit: lr_factors", expected="a dict of multipliers by name", got=repr(factors), fix="lr_factors={'B': 16}"
-        )
     if not factors:
         return {}
     adapter: object = getattr(model, ATTRIBUTE, None)

@@ -10,7 +10,7 @@ from typing import Any, cast
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ...common.checks import finite_number, whole_number
+from ...common.checks import finite_number, flag, whole_number
 from ...errors import TrainingError
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -41,10 +41,19 @@ class Schedule:
     drop_last: bool = False
 
     def __post_init__(self) -> None:
-        for name, lowest in (("epochs", 1), ("batch_size", 1), ("seed", 0), ("validate_every", 1)):
-            check_number(name, getattr(self, name), lowest)
-        for name in ("lr", "weight_decay", "warmup_epochs"):
-            check_number(name, getattr(self, name), 0, whole=False)
+        checked: dict[str, object] = {
+            "epochs": count("epochs", self.epochs, 1),
+            "batch_size": count("batch_size", self.batch_size, 1),
+            "lr": _number("lr", self.lr, above=True),
+            "weight_decay": _number("weight_decay", self.weight_decay),
+            "warmup_epochs": _number("warmup_epochs", self.warmup_epochs),
+            "seed": count("seed", self.seed, 0),
+            "lr_factors": _factors(self.lr_factors),
+            "validate_every": count("validate_every", self.validate_every, 1),
+            "drop_last": flag(self.drop_last, "fit: drop_last", TrainingError),
+        }
+        for name, value in checked.items():  # numbers of numpy and torch become plain, as a checkpoint stores them
+            object.__setattr__(self, name, value)
 
     def lr_factor(self, progress: float) -> float:
         """Return the learning-rate multiplier after a fraction of the run: linear warm-up, then cosine decay to 0."""
@@ -58,20 +67,40 @@ class Schedule:
         return (index + 1) % self.validate_every == 0 or index + 1 == self.epochs
 
 
-def check_number(name: str, value: object, lowest: int, *, whole: bool = True) -> None:
-    """Raise unless an argument of `fit` is a number of at least `lowest`.
+def count(name: str, value: object, least: int) -> int:
+    """Check that an argument of `fit` is an int of at least `least`, and return it as a plain int.
 
     Args:
         name: Name of the argument, for the message.
         value: Value of the argument.
-        lowest: Smallest allowed value.
-        whole: Whether it must be an int.
+        least: Smallest allowed value.
 
     Raises:
-        TrainingError: The value has another type or is below `lowest`.
+        TrainingError: The value has another type or is below `least`.
     """
-    if whole:
-        whole_number(value, f"fit: {name}", TrainingError, least=lowest)
-        return
-    meant, example = f"a finite number of at least {lowest}", 1e-3 if name == "lr" else lowest
-    finite_number(value, f"fit: {name}", TrainingError, fits=lambda v: v >= lowest, expected=meant, example=example)
+    return whole_number(value, f"fit: {name}", TrainingError, least=least)
+
+
+def _number(name: str, value: object, *, above: bool = False) -> float:
+    """Check that an argument is a finite number of at least 0, or above 0, and return it as a plain float."""
+    meant = "a finite number above 0" if above else "a finite number of at least 0"
+    example = 1e-3 if above else 0.0
+    return finite_number(
+        value,
+        f"fit: {name}",
+        TrainingError,
+        fits=lambda v: v > 0 or (v == 0 and not above),
+        expected=meant,
+        example=example,
+    )
+
+
+def _factors(given: object) -> dict[str, float]:
+    if not isinstance(given, Mapping):
+        raise TrainingError(
+            "fit: lr_factors",
+            expected="a dict of multipliers by name",
+            got=repr(given)[:80],
+            fix="lr_factors={'B': 16}",
+        )
+    return {name: _number(f"lr_factors[{name!r}]", factor, above=True) for name, factor in given.items()}

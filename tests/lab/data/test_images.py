@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +14,12 @@ import torch
 from PIL import Image
 
 from tensorfact.errors import DataError
-from tensorfact.lab import arrays, image_folder, nano
+from tensorfact.lab import arrays, image_folder, nano, open_task
+from tensorfact.lab.data import fashion_mnist, few_shot, hugging_face, timm_dataset, vtab
 from tensorfact.lab.data.images import data_config, open_rgb
+from tests.helpers import refused
 from tests.lab.data.making import lay_out
+from tests.make_benchmarks import lay_out_vtab
 
 
 def test_image_folder_uses_the_models_own_transform(tmp_path: Path) -> None:
@@ -103,3 +109,73 @@ def test_imagenets_statistics_are_for_three_channels() -> None:
     )
     assert own.unique().tolist() == [1.0]
     torch.testing.assert_close(other[:, 0, 0], torch.tensor([0.515 / 0.229, 0.544 / 0.224, 0.594 / 0.225]))
+
+
+@pytest.mark.parametrize(("channels", "mean"), [(1, 0.5), (3, 0.5)])
+def test_a_folder_has_the_channels_of_the_model(channels: int, mean: float, tmp_path: Path) -> None:
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, in_chans=channels, depth=1)
+    x, _ = image_folder(lay_out(tmp_path), model).train[0]
+    assert x.shape == (channels, 32, 32)
+    grey = 0.299 * 200 + 0.587 * 100 + 0.114 * 50
+    expected = [grey] if channels == 1 else [200, 100, 50]
+    assert ((x.mean((1, 2)) * 0.5 + mean) * 255).tolist() == pytest.approx(expected, abs=0.5)
+
+
+@pytest.mark.parametrize("channels", [2, 4, 6])
+def test_files_have_no_other_channels_than_those_of_rgb(channels: int, tmp_path: Path) -> None:
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, in_chans=channels, depth=1)
+    with refused(DataError, "RGB", "1 or 3 channels", f"got {channels}", "in_chans=3"):
+        image_folder(lay_out(tmp_path), model)
+
+
+@pytest.mark.parametrize(("channels", "mean"), [(1, (0.449,)), (4, (0.485, 0.456, 0.406, 0.485)), (2, (0.485, 0.456))])
+def test_statistics_follow_the_channels_as_timm_s_weights_do(channels: int, mean: tuple[float, ...]) -> None:
+    """timm adds up the weights of the channels for one, and repeats them for several."""
+    with torch.device("meta"):
+        found = data_config(timm.create_model("resnet18", in_chans=channels))
+    assert found["input_size"][0] == channels
+    assert found["mean"] == pytest.approx(mean)
+    assert len(found["std"]) == channels
+
+
+@pytest.mark.parametrize("wrong", [None, 5, b"data", "", "a\0b", ["data"]])
+def test_a_path_of_data_is_a_path(wrong: Any) -> None:
+    calls: dict[str, Callable[[], object]] = {
+        "image_folder: root": lambda: image_folder(wrong, nano()),
+        "vtab: root": lambda: vtab(wrong, "svhn", nano()),
+        "few_shot: root": lambda: few_shot(wrong, nano(), shots=1, seed=0),
+        "timm_dataset: name": lambda: timm_dataset(wrong, nano(), root="data"),
+        "hugging_face: data": lambda: hugging_face(wrong, nano()),
+    }
+    if wrong is not None:
+        calls |= {
+            "fashion_mnist: root": lambda: fashion_mnist(nano(), root=wrong),
+            "timm_dataset: root": lambda: timm_dataset("data", nano(), root=wrong),
+            "hugging_face: root": lambda: hugging_face("data", nano(), root=wrong),
+            "open_task: root": lambda: open_task("digits", nano(), root=wrong),
+        }
+    if isinstance(wrong, str):
+        del calls["timm_dataset: name"]
+    for argument, call in calls.items():
+        with refused(DataError, argument, repr(wrong), "Fix: "):
+            call()
+
+
+def pipe(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    return path
+
+
+def test_a_named_pipe_among_the_data_is_refused_instead_of_waited_for(tmp_path: Path) -> None:
+    calls: list[tuple[Path, Callable[[Path], object]]] = [
+        (lay_out(tmp_path / "a") / "train" / "b" / "one.png", lambda _: image_folder(tmp_path / "a", nano())),
+        (lay_out(tmp_path / "b") / "train" / "b" / "one.png", lambda _: timm_dataset("b", nano(), root=tmp_path)),
+        (lay_out_vtab(tmp_path / "c", "svhn") / "svhn" / "val200.txt", lambda at: vtab(at.parents[1], "svhn", nano())),
+        (tmp_path / "train-images-idx3-ubyte.gz", lambda at: fashion_mnist(nano(), root=at.parent)),
+        (tmp_path / "root", lambda at: image_folder(at, nano())),
+    ]
+    for path, call in calls:
+        with pytest.raises(DataError, match=r"not a regular file|Not a directory"):
+            call(pipe(path))

@@ -97,3 +97,15 @@ def test_a_shrunk_image_is_averaged_not_sampled() -> None:
 def test_arrays_that_are_no_images_are_refused(images: Any, labels: Any, words: str) -> None:
     with pytest.raises(DataError, match=words):
         arrays(images, labels, nano(), train=1, val=1)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_grey_images_and_those_of_the_model_s_channels_fit(channels: int) -> None:
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, in_chans=channels, depth=1)
+    grey, _ = digits(model, train=4, val=2, test=2).train[0]
+    assert grey.shape == (channels, 32, 32)
+    assert all(torch.equal(grey[0], each) for each in grey)
+    images = np.random.default_rng(0).random((6, 8, 8, channels))
+    assert arrays(images, np.arange(6), model, train=2, val=2).train[0][0].shape == (channels, 32, 32)
+    with pytest.raises(DataError, match=r"images: expected .*channels"):
+        arrays(np.zeros((6, 8, 8, 5)), np.arange(6), model, train=2, val=2)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any, cast
+
 import pytest
 import torch
 from hypothesis import given
@@ -96,3 +99,24 @@ def test_an_incomplete_batch_is_left_out() -> None:
     assert seen == [16, 16] * 2
     with refused(TrainingError, "drop_last", "40"):
         fit(network(), data(40), None, epochs=2, batch_size=41, drop_last=True)
+
+
+@pytest.mark.parametrize(
+    ("odd", "form", "workers"),
+    [
+        ((torch.zeros(7), 0), "(Tensor (7,), int)", 0),
+        ((torch.zeros(6), 0, 0), "(Tensor (6,), int, int)", 0),
+        ((None, 0), "(NoneType, int)", 1),
+        ({"x": torch.zeros(6), "label": 0}, "{x: Tensor (6,), label: int}", 0),
+    ],
+)
+def test_a_sample_that_differs_from_the_others_is_named(odd: Any, form: str, workers: int) -> None:
+    samples = [(torch.zeros(6), 0)] * 5 + [odd]
+    with refused(TrainingError, "fit: val, sample 5", form, "(Tensor (6,), int)", "collate_fn"):
+        fit(plain(), data(), cast("Any", samples), epochs=1, workers=workers)
+
+
+@pytest.mark.parametrize("sample", [(None, 0), (object(), 1), (Path("a.png"), 0)])
+def test_samples_that_form_no_batch_are_named(sample: Any) -> None:
+    with refused(TrainingError, "fit: val, sample 0 does not form a batch", "ToTensor()"):
+        fit(plain(), data(), cast("Any", [sample] * 3), epochs=1)

@@ -7,16 +7,17 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 from transformers import BertConfig, BertForSequenceClassification, ViTConfig, ViTForImageClassification
 
 from tensorfact import TensorTrain, adapt, fit, plan_for
 from tensorfact.errors import TrainingError
 from tensorfact.lab import evaluate, nano
+from tensorfact.lab.training.batches import BatchOrigin
 from tensorfact.lab.training.predictions import predict
 from tests.helpers import refused
 
-CPU = torch.device("cpu")
+CPU, ORIGIN = torch.device("cpu"), BatchOrigin("fit: train")
 X, Y = torch.linspace(-1, 1, 8).reshape(4, 2), torch.tensor([0, 1, 2, 0])
 
 
@@ -51,7 +52,7 @@ class Linear(nn.Linear):
 )
 def test_batches_and_outputs_of_every_form(batch: Any, form: str) -> None:
     model = Linear(form)
-    logits, labels = predict(model, batch, CPU)
+    logits, labels = predict(model, batch, CPU, ORIGIN)
     assert torch.equal(logits, nn.functional.linear(X, model.weight, model.bias))
     assert torch.equal(labels, Y)
 
@@ -59,25 +60,75 @@ def test_batches_and_outputs_of_every_form(batch: Any, form: str) -> None:
 @pytest.mark.parametrize("batch", [X, (X,), {"x": X}, {"x": X, "labels": [0, 1, 2, 0]}, 3, None, "text"])
 def test_a_batch_without_labels_is_refused(batch: Any) -> None:
     with refused(TrainingError, "'labels'"):
-        predict(Linear("tensor"), batch, CPU)
+        predict(Linear("tensor"), batch, CPU, ORIGIN)
 
 
 @pytest.mark.parametrize("output", [None, {"features": X}, [], "text"])
 def test_an_output_without_logits_is_refused(output: Any) -> None:
     with refused(TrainingError, "logits (batch, class)"):
-        predict(lambda x: output, (X, Y), CPU)
+        predict(lambda x: output, (X, Y), CPU, ORIGIN)
 
 
 @pytest.mark.parametrize(("labels", "wrong"), [([0, 1, 3, 0], "3"), ([1, 2, 3, 1], "3"), ([0, -1, 1, 0], "-1")])
 def test_a_label_out_of_range_is_refused(labels: list[int], wrong: str) -> None:
     with refused(TrainingError, f"label {wrong} ", "0 to 2"):
-        predict(Linear("tensor"), (X, torch.tensor(labels)), CPU)
+        predict(Linear("tensor"), (X, torch.tensor(labels)), CPU, ORIGIN)
 
 
 def test_the_label_that_cross_entropy_leaves_out_and_targets_of_other_losses_pass() -> None:
-    assert predict(Linear("tensor"), (X, torch.tensor([0, -100, 1, 2])), CPU)[1].tolist() == [0, -100, 1, 2]
+    assert predict(Linear("tensor"), (X, torch.tensor([0, -100, 1, 2])), CPU, ORIGIN)[1].tolist() == [0, -100, 1, 2]
     targets = torch.rand(4, 3)
-    assert predict(Linear("tensor"), (X, targets), CPU)[1] is targets
+    assert predict(Linear("tensor"), (X, targets), CPU, ORIGIN)[1] is targets
+
+
+ONE_HOT = nn.functional.one_hot(Y, 3)
+
+
+@pytest.mark.parametrize(
+    ("labels", "fix"),
+    [
+        (Y.float(), "labels.long()"),
+        (Y.double(), "labels.long()"),
+        (Y.to(torch.complex64), "labels.long()"),
+        (Y > 0, "labels.long()"),
+        (ONE_HOT, "argmax(-1)"),
+        (ONE_HOT > 0, "argmax(-1)"),
+        (Y[:, None], "squeeze(1)"),
+    ],
+)
+def test_labels_of_another_type_or_shape_are_refused(labels: Tensor, fix: str) -> None:
+    data = TensorDataset(X, labels)
+    for wrong in (data, DataLoader(data, 2)):
+        with refused(TrainingError, "fit: train: the labels", "integers of shape", str(labels.dtype), fix):
+            fit(nn.Linear(2, 3), wrong, None, epochs=1)
+        with refused(TrainingError, "evaluate: data", "argmax(-1)" if labels.ndim > 1 else fix):
+            evaluate(nn.Linear(2, 3), wrong)
+
+
+def test_probabilities_train_and_a_loss_of_one_s_own_decides_what_it_takes() -> None:
+    fit(nn.Linear(2, 3), TensorDataset(X, ONE_HOT.float()), None, epochs=1)
+    fit(
+        nn.Linear(2, 3),
+        TensorDataset(X, ONE_HOT > 0),
+        None,
+        epochs=1,
+        loss=lambda a, b: (a - b.float()).square().mean(),
+    )
+
+
+@pytest.mark.parametrize("index", [0, 3, 6])
+def test_the_sample_of_a_wrong_label_is_named(index: int) -> None:
+    x, labels = torch.randn(8, 2), torch.zeros(8, dtype=torch.int64)
+    labels[index] = 7
+    data = TensorDataset(x, labels)
+    with refused(TrainingError, f"fit: train, sample {index}: label 7 "):
+        fit(nn.Linear(2, 3), data, None, epochs=1, batch_size=2)
+    with refused(TrainingError, f"fit: val, sample {index}: label 7 "):
+        fit(nn.Linear(2, 3), TensorDataset(x, labels * 0), data, epochs=1)
+    with refused(TrainingError, f"evaluate: data, sample {index}: label 7 "):
+        evaluate(nn.Linear(2, 3), data, batch_size=3)
+    with refused(TrainingError, f"evaluate: data, sample {index % 2} of a batch: label 7 "):
+        evaluate(nn.Linear(2, 3), DataLoader(data, 2))
 
 
 class Dicts(Dataset[dict[str, Tensor]]):

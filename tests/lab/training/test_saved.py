@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from tensorfact import Group, Rule, TensorizationPlan, TensorTrain, Tucker, adapt, fit, plan_for
-from tensorfact.errors import CheckpointError
+from tensorfact.errors import CheckpointError, TrainingError
 from tensorfact.lab import nano
 from tensorfact.storage.files import read_header, read_tensors, write_tensors
 from tests.helpers import difference, layers, randomise, refused, state_bits, untouched
@@ -229,3 +229,10 @@ def test_a_checkpoint_of_another_scale_or_other_samples_is_refused(tmp_path: Pat
             fit(model(scale), train, val, epochs=1, checkpoint=path)
     with refused(CheckpointError, "does not exist", "mkdir"):
         fit(model(1.0), data, None, epochs=1, checkpoint=tmp_path / "none" / "run")
+
+
+@pytest.mark.parametrize("wrong", [5, b"run", "", "a\0b"])
+def test_a_checkpoint_is_a_path(wrong: Any) -> None:
+    model = network()
+    with untouched(model), refused(TrainingError, "fit: checkpoint", "a str or an os.PathLike"):
+        run(model, checkpoint=wrong)
