@@ -111,25 +111,39 @@ def _effective(name: str) -> property:
 
 
 class _Effective(Tensor):
-    """An effective weight as it is read from a layer. What is written to its `.data` would be lost, and is refused.
+    """An effective weight as it is read from a layer. What is written into it would be lost, and is refused.
 
-    peft merges by `layer.weight.data += delta`; transformers resizes embeddings by `layer.weight.data = new`.
+    `torch.nn.init` and loaders of weights write in place; peft merges by `layer.weight.data += delta`, and transformers
+    resizes embeddings by `layer.weight.data = new`.
     """
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # as in nn.Parameter: results are ordinary tensors
 
     @property
     def data(self) -> Tensor:
-        """The values without a gradient."""
-        return self.detach()
+        """The values without a gradient, which cannot be written to either."""
+        return self.detach().as_subclass(_Effective)
 
     @data.setter
     def data(self, value: Tensor) -> None:
-        raise AdaptError(
-            "the weight of an adapted layer cannot be assigned through .data",
-            cause="the effective weight W + s dW is computed when it is read, as by peft when it merges",
-            fix="call adapter.merge() and adapter.remove() first",
-        )
+        _refuse_writing()
+
+
+def _refuse_writing(*_: object, **__: object) -> None:
+    raise AdaptError(
+        "the weight of an adapted layer cannot be written through layer.weight",
+        cause="the effective weight W + s dW is computed when it is read, as by peft when it merges",
+        fix="write to model.get_parameter(name), or call adapter.merge() and adapter.remove() first",
+    )
+
+
+for _name in ("__setitem__", *(name for name in dir(Tensor) if name.endswith("_") and not name.startswith("_"))):
+    if _name not in (
+        "requires_grad_",
+        "share_memory_",
+        "set_",
+    ):  # torch's parametrize calls set_, and is refused by name
+        setattr(_Effective, _name, _refuse_writing)
 
 
 def _base(layer: _Layer, slot: Slot, name: str) -> Tensor:

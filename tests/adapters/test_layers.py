@@ -6,6 +6,7 @@ import copy
 import io
 import multiprocessing
 import pickle
+from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
@@ -14,8 +15,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tensorfact import CP, Adapter, Group, MatrixBatch, Rule, TensorizationPlan, TensorTrain, Tucker, adapt, plan_for
+from tensorfact.adapters.options import Route
+from tensorfact.errors import AdaptError
 from tensorfact.lab import nano
-from tests.helpers import bits, difference, draw, infer, layers, layers_plan, randomise
+from tests.helpers import (
+    TT,
+    bits,
+    difference,
+    draw,
+    infer,
+    layers,
+    layers_plan,
+    randomise,
+    refused,
+    state_bits,
+)
 
 
 class Holder(nn.Module):
@@ -260,3 +274,31 @@ def test_an_adapted_model_goes_to_a_spawned_process() -> None:
     found = out.get(timeout=120)
     process.join()
     assert difference(torch.from_numpy(found), infer(model, torch.ones(1, 6))) < 1e-6
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda weight: weight.copy_(torch.ones(())),
+        lambda weight: weight.data.copy_(torch.ones(())),
+        lambda weight: weight.__setitem__(0, 1.0),
+        lambda weight: weight.mul_(2),
+        nn.init.zeros_,
+        nn.init.kaiming_uniform_,
+        nn.init.trunc_normal_,
+        lambda weight: setattr(weight, "data", weight + 1),
+    ],
+)
+@pytest.mark.parametrize("route", ["activation", "weight"])
+def test_writing_through_the_weight_of_a_layer_is_refused(write: Callable[[Tensor], object], route: Route) -> None:
+    model = layers()
+    adapter = adapt(model, layers_plan(), TT, route=route)
+    draw(adapter)
+    before, expected = state_bits(model), infer(model, torch.ones(1, 6))
+    with torch.no_grad(), refused(AdaptError, "layer.weight", "model.get_parameter(name)"):
+        write(model[0].weight)
+    assert state_bits(model) == before
+    with torch.no_grad():
+        model.get_parameter("0.weight").mul_(2)
+    assert not torch.equal(infer(model, torch.ones(1, 6)), expected)
+    assert type(cast("Tensor", model[0].weight) + 1) is Tensor
