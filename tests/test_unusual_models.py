@@ -14,8 +14,10 @@ from accelerate import cpu_offload, disk_offload, dispatch_model
 from accelerate.hooks import remove_hook_from_module
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils import parametrizations, parametrize, prune
 from torch.utils.data import TensorDataset
+from torch.utils.flop_counter import FlopCounterMode
 from torchao.quantization import Int8WeightOnlyConfig, quantize_
 from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
 
@@ -426,6 +428,18 @@ def test_what_peft_leaves_behind_is_merged_exactly() -> None:
     assert torch.equal(infer(model, X), expected)
     adapter.merge()
     assert close(infer(model, X), expected)
+
+
+def test_a_tracer_takes_the_effective_weight() -> None:
+    model = vit()
+    adapted(model, route="weight")
+    expected = infer(model, X)
+    with torch.no_grad():
+        assert close(make_fx(model)(X)(X), expected)
+        assert close(torch.export.export(model, (X,)).module()(X), expected)
+        with FlopCounterMode(display=False) as counter:
+            model(X)
+    assert counter.get_total_flops() > 0
 
 
 def test_an_effective_weight_is_read_as_an_ordinary_tensor() -> None:

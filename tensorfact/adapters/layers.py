@@ -13,6 +13,7 @@ from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from ..errors import AdaptError
 from ..model.parameters import SLOTS
@@ -105,7 +106,9 @@ def _effective(name: str) -> property:
         if not slot.switch.on or (base.is_meta and not slot.increment.factors.tensors()[0].is_meta):
             return base  # offloaded: accelerate reads what it is about to load
         found = slot.effective(base, drop=True)
-        return found if torch.compiler.is_compiling() or type(found) is not Tensor else found.as_subclass(_Effective)
+        if torch.compiler.is_compiling() or type(found) is not Tensor or _get_current_dispatch_mode() is not None:
+            return found  # a tracer takes ordinary tensors only
+        return found.as_subclass(_Effective)
 
     return property(read)
 
