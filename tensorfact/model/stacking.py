@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .head import head_prefixes, is_below
 from .parameters import own_parameters, owner_of
-from .sides import is_depthwise, is_transposed
+from .sides import is_depthwise, is_stack, is_transposed
 
 VECTOR = "a vector"
 """The reason for a bias, a norm's weight, or another parameter with one dimension."""
@@ -17,6 +17,9 @@ VECTOR = "a vector"
 ALONE = "the only one of its shape"
 UNNAMED = "no rule names it"
 """The reasons for a parameter that can be stacked but is in no tensor."""
+
+STACK = "a stack of matrices, not a kernel: write a rule"
+"""The reason for a parameter of more than two dimensions whose outputs are not known, as a mixture's experts."""
 
 
 def stack_shape(model: nn.Module, name: str, parameter: Tensor) -> tuple[int, ...]:
@@ -36,6 +39,12 @@ def stackable(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """Return the stack shape of every parameter that can be stacked, by its first name."""
     found = {name: p for name, p in own_parameters(model).items() if not obstacle(model, name, p)}
     return {name: stack_shape(model, name, parameter) for name, parameter in found.items()}
+
+
+def weights(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Return the entries of `stackable`, and the shapes of the stacks of matrices, which a plan may hold too."""
+    stacks = {n: tuple(p.shape) for n, p in own_parameters(model).items() if obstacle(model, n, p) == STACK}
+    return {**stackable(model), **stacks}
 
 
 def repeated(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
@@ -65,4 +74,6 @@ def obstacle(model: nn.Module, name: str, parameter: Tensor) -> str:
         return "an embedding: looked up, not multiplied"
     if any(word in attribute for word in ("bias", "embed", "pos", "table", "token")):
         return "a table, not a layer's weight"
+    if is_stack(module, parameter):
+        return STACK
     return "a depthwise kernel" if is_depthwise(module, parameter) else ""

@@ -66,8 +66,9 @@ def _split(group: Group, axis: str, into: Mapping[str, int | None]) -> Group:
         elif whole is not None and whole % product == 0:
             sizes[name] = whole // product
     partition = None if group.partition is None else " ".join(renamed((group.apart,))[0])
+    sides = {new: side for old, side in (group.sides or {}).items() for new in (into if old == axis else (old,))}
     return dataclasses.replace(
-        group, modes=format_axes(tuple(modes)), rules=rules, axis_sizes=sizes, partition=partition
+        group, modes=format_axes(tuple(modes)), rules=rules, axis_sizes=sizes, partition=partition, sides=sides
     )
 
 

@@ -72,7 +72,8 @@ LORA_XS = Started(Each(PartialTucker(8)), {"C": "zero"}, frozen=["U1", "U2"])
 def projector(core: Tensor) -> Tensor:
     """Return the projector on the span of the columns of a core (..., rows, columns)."""
     basis = torch.linalg.qr(core.detach())[0]
-    return basis @ basis.mT
+    found: Tensor = basis @ basis.mT
+    return found
 
 
 def test_the_frozen_bases_of_lora_xs_are_the_singular_vectors_of_each_weight() -> None:

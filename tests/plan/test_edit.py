@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -101,6 +102,31 @@ def test_arranged_only_moves_modes(axes: list[str]) -> None:
     )
     order = [["layer", "role", "in", "out"].index(axis) for axis in axes]
     assert torch.equal(moved, whole.permute(order))
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda plan: plan.only(role=["q", "v"]),
+        lambda plan: plan.swapped("in", "out", role="o"),
+        lambda plan: plan.arranged("in layer role out"),
+        lambda plan: TensorizationPlan.joined({"a": plan}),
+        lambda plan: TensorizationPlan.from_json(plan.to_json()),
+    ],
+)
+def test_an_edit_keeps_the_sides(edit: Callable[[TensorizationPlan], TensorizationPlan]) -> None:
+    group = dataclasses.replace(PLAN.groups[0], sides={"in": "out", "out": "in"})
+    edited = edit(TensorizationPlan((group,)))
+    assert edited.groups[0].sides == {"in": "out", "out": "in"}
+    (tensor,) = edited.resolve(NANO).tensors
+    assert {mode.name: mode.side for mode in tensor.modes if mode.name in ("in", "out")} == {"in": "out", "out": "in"}
+
+
+def test_the_parts_of_a_split_axis_have_its_side() -> None:
+    group = dataclasses.replace(PLAN.groups[0], sides={"in": "stack"})
+    plan = TensorizationPlan((group,)).split("in", {"a": 4, "b": None}).split("out", {"c": 3, "d": None})
+    assert plan.groups[0].sides == {"a": "stack", "b": "stack"}
+    assert [mode.side for mode in plan.resolve(NANO).tensors[0].modes] == ["stack", "stack", "stack", "out", "out"]
 
 
 MISTAKES: Mapping[str, tuple[type[PlanError], Callable[[], Any], str]] = {
