@@ -170,7 +170,7 @@ Fix: route='auto'.
     raise kind(
         argument,
         expected=f"{', '.join(most)} or {last}" if most else last,
-        got=f"{value!r}{hint}",
+        got=f"{quoted(value)}{hint}",
         fix=fix or f"{_name(argument)}={known[0]!r}",
     )
 
@@ -193,7 +193,7 @@ def file_path(value: object, argument: str, kind: ErrorClass) -> Path:
 
 
 def _refused(kind: ErrorClass, argument: str, expected: str, got: object, example: object) -> TensorfactError:
-    return kind(argument, expected=expected, got=repr(got)[:80], fix=f"{_name(argument)}={example!r}")
+    return kind(argument, expected=expected, got=quoted(got), fix=f"{_name(argument)}={example!r}")
 
 
 def _name(argument: str) -> str:

@@ -13,7 +13,7 @@ from ..common.checks import duplicate
 from ..errors import ClaimError, NoMatchError, PlanError, SizeError
 from ..model.parameters import base_parameters, own_parameters, owner_of
 from ..model.sides import is_stack, is_transposed
-from ..model.stacking import ALONE, UNNAMED, obstacle, repeated, stackable
+from ..model.stacking import ALONE, UNNAMED, obstacles, repeated, stackable
 from ..network import Mode, Side
 from .indexing import as_index
 from .labels import check_labels
@@ -28,6 +28,9 @@ GridCell = tuple[int, ...]
 
 Places = dict[str, dict[Coordinate, int]]
 """For each stack axis, the position of every coordinate."""
+
+_MOST_CELLS = 1 << 22
+"""The most positions of a mode that are numbered one by one."""
 
 
 def resolve(groups: Iterable[Group], model: nn.Module) -> ResolvedPlan:
@@ -81,12 +84,13 @@ def resolve(groups: Iterable[Group], model: nn.Module) -> ResolvedPlan:
 
 
 def _left_out(model: nn.Module, claimed: set[int]) -> Iterator[LeftOut]:
-    shapes = stackable(model)
+    reasons = obstacles(model)
+    shapes = stackable(model, reasons)
     several = repeated(shapes)
     for name, parameter in own_parameters(model).items():
         if id(parameter) not in claimed:
             alone = name in shapes and name not in several
-            reason = obstacle(model, name, parameter) or (ALONE if alone else UNNAMED)
+            reason = reasons[name] or (ALONE if alone else UNNAMED)
             yield LeftOut(name, tuple(parameter.shape), reason)
 
 
@@ -206,7 +210,7 @@ def _tensor(group: Group, name: str, matches: list[_Match]) -> TensorGroup:
     views = tuple(_view(group, match, where, positions) for match in matches)
     sides = _sides(group, matches[0], views[0])
     modes = tuple(
-        Mode(mode, len(table), _side(axes, sides))
+        Mode(mode, len(table) or math.prod(sizes[axis] for axis in axes), _side(axes, sides))
         for mode, axes, table in zip(mode_names(group), group.dims, positions, strict=True)
     )
     return TensorGroup(name, group.name, modes, views, coordinates, bool(group.shared))
@@ -238,10 +242,23 @@ def _ordered(found: Iterable[Coordinate | None]) -> tuple[Coordinate, ...]:
 def _positions(
     group: Group, axes: Axes, matches: list[_Match], where: Places, sizes: Mapping[str, int]
 ) -> dict[GridCell, int]:
-    """Number the cells of one mode: those that occur if all its axes are stacked, else the whole grid."""
+    """Number the cells of one mode: those that occur if all its axes are stacked, else the whole grid.
+
+    Without a stacked axis the table is empty: a parameter fills such a mode as it lies.
+    """
+    if not any(axis in where for axis in axes):
+        return {}
     if all(axis in where for axis in axes):
         cells = {cell for match in matches for cell in _cells(axes, match, where)}
         return {cell: at for at, cell in enumerate(sorted(cells))}
+    count = math.prod(sizes[axis] for axis in axes)
+    if count > _MOST_CELLS:
+        raise SizeError(
+            f"group {group.name!r}: mode {mode_name(axes)} of labelled and other axes",
+            expected=f"a size of at most {_MOST_CELLS:,}",
+            got=f"{count:,}",
+            fix="make its axes modes of their own",
+        )
     return {cell: at for at, cell in enumerate(itertools.product(*(range(sizes[axis]) for axis in axes)))}
 
 
@@ -275,6 +292,8 @@ def _check_filled(
                 )
     runs: list[list[tuple[tuple[str, int], ...]]] = []
     for axes, table in zip(group.dims, positions, strict=True):
+        if not table:
+            continue
         stacked = [at for at, axis in enumerate(axes) if axis in where]
         runs.append(list(dict.fromkeys(tuple((axes[at], cell[at]) for at in stacked) for cell in table)))
     for combination in itertools.product(*runs):
@@ -295,6 +314,8 @@ def _view(group: Group, match: _Match, where: Places, positions: list[dict[GridC
     }
     index = tuple(
         as_index([table[cell] for cell in _cells(axes, match, where)])
+        if table
+        else slice(0, math.prod(match.sizes[axis] for axis in axes), 1)
         for axes, table in zip(group.dims, positions, strict=True)
     )
     running = tuple(tuple(axis for axis in axes if axis in match.sizes) for axes in group.dims)

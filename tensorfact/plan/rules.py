@@ -81,12 +81,13 @@ class Rule:
         """The axes of the pattern with a list of coordinates, and that list."""
         return {axis: c for axis, c in self.coordinates if isinstance(c, tuple)}
 
-    @property
+    @functools.cached_property
     def free(self) -> tuple[str, ...]:
         """The axes that run along the parameter without labels."""
-        return tuple(axis for dim in self.dims for axis in dim if axis not in self.listed)
+        listed = self.listed
+        return tuple(axis for dim in self.dims for axis in dim if axis not in listed)
 
-    @property
+    @functools.cached_property
     def axes(self) -> frozenset[str]:
         """Every axis on which this rule places its parameters."""
         return frozenset((*self.captured, *self.fixed, *self.listed, *self.free))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tensorfact.model.stacking import STACK, VECTOR, obstacle, repeated, stack_shape, stackable, weights
+from tensorfact.model.stacking import STACK, VECTOR, obstacles, repeated, stack_shape, stackable, weights
 
 
 class Parts(nn.Module):
@@ -51,7 +51,6 @@ def test_stacks_of_matrices_are_weights_that_cannot_be_stacked_by_shape() -> Non
     ],
 )
 def test_the_reason_not_to_stack_a_parameter(name: str, reason: str) -> None:
-    model = Parts()
-    found = obstacle(model, name, model.get_parameter(name))
+    found = obstacles(Parts())[name]
     assert reason in found
     assert bool(found) == bool(reason)

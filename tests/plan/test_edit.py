@@ -147,6 +147,14 @@ MISTAKES: Mapping[str, tuple[type[PlanError], Callable[[], Any], str]] = {
     "no name": (PlanError, lambda: PLAN.split("in", {1: 3, 2: None}), "axes and their sizes"),  # type: ignore[dict-item]
     "no coordinate": (PlanError, lambda: PLAN.only(role=3.5), "3.5"),  # type: ignore[arg-type]
     "an unknown axis": (PlanError, lambda: PLAN.swapped("foo", "bar"), "foo"),
+    "an axis that is no name": (PlanError, lambda: PLAN.split(None, {"a": 2}), "split: axis"),  # type: ignore[arg-type]
+    "sizes that are none": (PlanError, lambda: PLAN.split("in", 5), "plan.split('in', {'head': 12"),  # type: ignore[arg-type]
+    "nothing to keep": (PlanError, lambda: PLAN.only(), "only: no label"),
+    "no label": (PlanError, lambda: PLAN.only(role=None), "only: role=None"),  # type: ignore[arg-type]
+    "a label in two lists": (PlanError, lambda: PLAN.only(role=[["q"]]), "only: role"),  # type: ignore[list-item]
+    "one axis twice": (PlanError, lambda: PLAN.swapped("in", "in"), "two different axes"),
+    "no axes to swap": (PlanError, lambda: PLAN.swapped(None, 5), "plan.swapped("),  # type: ignore[arg-type]
+    "no label to swap": (PlanError, lambda: PLAN.swapped("in", "out", role=[]), "swapped: role"),
     "no plans": (PlanError, lambda: TensorizationPlan.joined({"a": "x"}), "plans by name"),  # type: ignore[dict-item]
     "one name twice": (PlanError, lambda: TensorizationPlan.joined({"encoder": PLAN, "": PLAN}), "encoder"),
 }  # fmt: skip

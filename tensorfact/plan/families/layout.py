@@ -39,7 +39,7 @@ def conflicting_layout(
         count: The number of labels.
         names: The names of all parameters of the model.
     """
-    for family, part, template in _fused(tuple(FAMILIES)):  # the model's names are read last: few plans have such labels
+    for family, part, template in _fused(tuple(FAMILIES)):  # the model's names are read last, by few plans
         if not (count % len(part.roles) and dim == _divided(part) and chunks(part, shape)):
             continue
         if (found := template.fullmatch(name)) and found["_before"] in towers(family, names):
