@@ -77,4 +77,4 @@ if not TYPE_CHECKING:  # a type checker would accept any attribute of a module w
 
 
 def __dir__() -> list[str]:
-    return sorted({*__all__, "compare", "fit", "lab", "testing"})
+    return sorted({*__all__, *_LATER})

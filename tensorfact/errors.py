@@ -139,6 +139,10 @@ class SweepError(TensorfactError, ValueError):
     """An invalid sweep or run, or a run folder that cannot be resumed."""
 
 
+_LONGEST = 100
+"""The most characters of a word that is compared with others; longer ones come from damaged files."""
+
+
 def nearest(word: str, options: Iterable[str]) -> str:
     """Return `"; did you mean X?"` for the option nearest to `word`.
 
@@ -154,5 +158,5 @@ def nearest(word: str, options: Iterable[str]) -> str:
         "; did you mean 'tucker'?"
     """
     known = list(options)
-    close = [] if word in known else difflib.get_close_matches(word, known, n=1)
+    close = [] if len(word) > _LONGEST or word in known else difflib.get_close_matches(word, known, n=1)
     return f"; did you mean {close[0]!r}?" if close else ""

@@ -69,8 +69,9 @@ def adapt(
         recompute: Recompute the outputs of torch's normalisations and activation functions in the backward pass
             instead of keeping them for the adapted layers: less memory, slightly slower.
         init: Initial factors. None: random. `"hosvd"`: the leading directions of the stacked base weights, from the
-            format's decomposition. Both start with a zero increment. To start from a given increment: another
-            adapter, an `AdapterState`, the path of a file, or increments by parameter name, as from `Adapter.delta`.
+            format's decomposition; frozen cores get them too. Both start with a zero increment. To start from a given
+            increment: another adapter, an `AdapterState`, the path of a file, or increments by parameter name, as from
+            `Adapter.delta`.
         subtract_start: Subtract a frozen copy of the initial increment, so that any start leaves the output
             unchanged. A copy drawn from `seed` is not stored in files; one from `init` is.
 

@@ -135,17 +135,15 @@ class _Effective(Tensor):
 def _refuse_writing(*_: object, **__: object) -> None:
     raise AdaptError(
         "the weight of an adapted layer cannot be written through layer.weight",
-        cause="the effective weight W + s dW is computed when it is read, as by peft when it merges",
+        cause="the effective weight W + s dW is computed anew whenever it is read",
         fix="write to model.get_parameter(name), or call adapter.merge() and adapter.remove() first",
     )
 
 
-for _name in ("__setitem__", *(name for name in dir(Tensor) if name.endswith("_") and not name.startswith("_"))):
-    if _name not in (
-        "requires_grad_",
-        "share_memory_",
-        "set_",
-    ):  # torch's parametrize calls set_, and is refused by name
+_HARMLESS = {"requires_grad_", "share_memory_", "set_"}  # set_ is called by parametrizations, which are refused by name
+
+for _name in dir(Tensor):
+    if (_name.endswith("_") and not _name.startswith("_") and _name not in _HARMLESS) or _name == "__setitem__":
         setattr(_Effective, _name, _refuse_writing)
 
 

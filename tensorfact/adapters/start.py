@@ -13,9 +13,12 @@ from torch import Tensor
 from ..algebra.recompression import recompress
 from ..algebra.term import terms_of
 from ..errors import AdaptError, DataError, PlanError, nearest
+from ..formats import Format
 from ..formats.common import zero_core
 from ..model.parameters import base_parameters
 from ..model.values import dense_values
+from ..network import Core
+from ..network.starts import GIVEN
 from ..plan import TensorGroup
 from ..storage import AdapterState
 from ..storage.description import sizes_of
@@ -73,20 +76,45 @@ def starting(init: Init, adapter: Adapter) -> dict[str, Cores]:
 
 
 def _directions(tensor: TensorGroup, adapter: Adapter) -> Cores:
-    """Decompose the base weights; the zero core stays zero, the others are scaled to the norm of random cores."""
-    factors = cast("Factors", adapter.factors[tensor.name])
-    dense = tensor.gather(
-        {name: dense_values(p.detach()).float() for name, p in base_parameters(adapter.model).items()}
-    )
-    found = adapter.formats[tensor.name].decompose(dense, tensor.modes)
+    """Decompose the base weights; the zero core stays zero, the others are scaled to the norm of random cores.
+
+    Frozen cores are set too, as in LoRA-XS, whose two outer matrices are directions of the base weights. What a format
+    gives stays as it is.
+    """
+    factors, format = cast("Factors", adapter.factors[tensor.name]), adapter.formats[tensor.name]
+    weights = base_parameters(adapter.model)
+    dense = tensor.gather({v.parameter: dense_values(weights[v.parameter].detach()).float() for v in tensor.views})
+    found = format.decompose(dense, tensor.modes)
     zero, cores = zero_core(factors.network).name, dict(factors.named_cores())
-    trained = {core.name for core in factors.network.cores if core.trained}
-    for name, core in found.cores.items():
-        if name not in trained:
+    for core in factors.network.cores:
+        if core.start == GIVEN:
             continue
-        size = 0.0 if name == zero else factors.deviations[name] * math.sqrt(core.numel())
-        cores[name] = core * (size / (float(core.norm()) or 1.0))
+        value = found.cores[core.name]
+        if not core.trained:
+            _check_directions(core, value, dense, tensor, format)
+        size = 0.0 if core.name == zero else factors.deviations[core.name] * math.sqrt(value.numel())
+        cores[core.name] = value * (size / (float(value.norm()) or 1.0))
     return cores
+
+
+def _check_directions(core: Core, value: Tensor, dense: Tensor, tensor: TensorGroup, format: Format) -> None:
+    """Refuse a frozen core without directions: zero where weights or ranks are missing, so that nothing could train."""
+    modes = {mode.name: dim for dim, mode in enumerate(tensor.modes)}
+    along = {mode.name for mode in tensor.modes if mode.side != "stack"}
+    missing = "" if bool(dense.any()) else "zeros everywhere"
+    for dim, leg in enumerate(core.legs):
+        found = dense.movedim(modes[leg], 0) if leg in modes else value.movedim(dim, 0)
+        empty = ~found.reshape(len(found), -1).any(1)
+        if leg not in along and bool(empty.any()):
+            missing = missing or f"zeros at index {int(empty.nonzero()[0])} of {leg!r}"
+    if missing:
+        raise AdaptError(
+            f"adapt: tensor {tensor.name!r}: init='hosvd' cannot set the frozen core {core.name!r} of {format}",
+            expected="base weights with a direction for each index of the core",
+            got=missing,
+            cause="weights that are zero, or a rank above that of the weights",
+            fix="init=None, or a lower rank",
+        )
 
 
 def _increment(tensor: TensorGroup, increments: Mapping[str, Tensor], adapter: Adapter) -> Cores:

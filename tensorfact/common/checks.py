@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import operator
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
-from typing import SupportsFloat, SupportsIndex
+from typing import SupportsFloat, SupportsIndex, TypeVar
 
 import numpy
 import torch
@@ -19,6 +19,43 @@ ErrorClass = type[TensorfactError]
 
 AnyPath = str | os.PathLike[str]
 """Types that are accepted as a path."""
+
+H = TypeVar("H", bound=Hashable)
+
+_QUOTED = 200
+"""The most characters of a value in a message: it may come from a file."""
+
+
+def quoted(value: object) -> str:
+    """Return the `repr` of a value for a message, cut after 200 characters.
+
+    Args:
+        value: The value.
+
+    Examples:
+        >>> quoted("tt"), len(quoted("t" * 1_000_000))
+        ("'tt'", 200)
+    """
+    text = repr(value[: _QUOTED + 1] if isinstance(value, (str, list, tuple)) else value)
+    return text if len(text) <= _QUOTED else f"{text[: _QUOTED - 3]}..."
+
+
+def duplicate(values: Iterable[H]) -> H | None:
+    """Return the first value that occurs a second time; None if there is none.
+
+    Args:
+        values: The values, none of them None.
+
+    Examples:
+        >>> duplicate(["a", "b", "c", "b", "a"])
+        'b'
+    """
+    seen: set[H] = set()
+    for value in values:
+        if value in seen:
+            return value
+        seen.add(value)
+    return None
 
 
 def whole_number(
@@ -161,7 +198,7 @@ Fix: route='auto'.
     raise kind(
         argument,
         expected=f"{', '.join(most)} or {last}" if most else last,
-        got=f"{value!r}{hint}",
+        got=f"{quoted(value)}{hint}",
         fix=fix or f"{_name(argument)}={known[0]!r}",
     )
 
@@ -185,7 +222,7 @@ def file_path(value: object, argument: str, kind: ErrorClass, *, example: str = 
 
 
 def _refused(kind: ErrorClass, argument: str, expected: str, got: object, example: object) -> TensorfactError:
-    return kind(argument, expected=expected, got=repr(got)[:80], fix=f"{_name(argument)}={example!r}")
+    return kind(argument, expected=expected, got=quoted(got), fix=f"{_name(argument)}={example!r}")
 
 
 def _name(argument: str) -> str:

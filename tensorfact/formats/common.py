@@ -13,9 +13,24 @@ from ..errors import FormatError
 from ..network import Core, Mode, Network
 from ..network.starts import ZERO
 
+_MOST_MODES = 64
+"""The most modes of a tensor: torch computes with no more dimensions."""
+
+
+def _check_count(modes: Sequence[Mode]) -> None:
+    if len(modes) > _MOST_MODES:
+        raise FormatError(
+            "modes of a tensor",
+            expected=f"at most {_MOST_MODES}: a tensor of torch has no more dimensions",
+            got=f"{len(modes):,}",
+            cause="a damaged file",
+            fix="merge modes in the plan: plan.arranged('(layer role) in out')",
+        )
+
 
 def arranged(modes: Sequence[Mode]) -> tuple[Mode, ...]:
     """Return the modes in the order inputs, stacks, outputs: U, Sigma, V of FacT."""
+    _check_count(modes)
     return tuple(mode for side in ("in", "stack", "out") for mode in modes if mode.side == side)
 
 
@@ -29,6 +44,7 @@ def in_pairs(modes: Sequence[Mode], owner: str) -> tuple[list[Mode], list[Mode]]
     Raises:
         FormatError: There are fewer than two inputs, or the numbers of inputs and outputs differ.
     """
+    _check_count(modes)
     inputs, outputs = ([mode for mode in modes if mode.side == side] for side in ("in", "out"))
     if len(inputs) != len(outputs) or len(inputs) < 2:
         raise FormatError(
@@ -42,6 +58,7 @@ def in_pairs(modes: Sequence[Mode], owner: str) -> tuple[list[Mode], list[Mode]]
 
 def mode_sizes(modes: Sequence[Mode]) -> dict[str, int]:
     """Return the sizes of the modes by name."""
+    _check_count(modes)
     return {mode.name: mode.size for mode in modes}
 
 

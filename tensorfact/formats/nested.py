@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from torch import Tensor
 
+from ..common.checks import quoted
 from ..errors import FormatError, nearest
 from ..network import Core, Mode, Network
 from ..network.starts import ZERO
@@ -51,7 +52,7 @@ class Nested(Wrapper):
             raise FormatError(
                 "Nested: cores",
                 expected="a dict from core names to formats",
-                got=repr(self.cores),
+                got=quoted(self.cores),
                 fix="Nested(MatrixBatch(8), {'A': TensorTrain(5)})",
             )
         object.__setattr__(self, "cores", pairs)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import ast
 import dataclasses
 import importlib.metadata
-import json
 import re
 from collections.abc import Mapping
 
 from ..common.aliases import JsonObject, Options
+from ..common.checks import quoted
 from ..errors import FormatError, nearest
 from .base import Format
 from .block_term import BlockTerm
@@ -34,6 +34,15 @@ from .tucker import Tucker
 
 GROUP = "tensorfact.formats"
 """The entry-point group under which installed packages register formats."""
+
+_LONGEST = 10_000
+"""The most characters of a format as text."""
+
+_MOST_VALUES, _DEEPEST = 10_000, 32
+"""The most values of a stored format, and the most levels."""
+
+_SHOWN = 200
+"""The most characters of a file's options in a message."""
 
 _formats: dict[str, type[Format]] = {}
 
@@ -96,9 +105,9 @@ def get_format(name: str) -> type[Format]:
             ) from error
     if key not in _formats:
         raise FormatError(
-            f"unknown format {name!r}",
+            f"unknown format {quoted(name)}",
             expected=f"one of {', '.join(available_formats())}",
-            got=f"{name!r}{nearest(key, _formats)}",
+            got=f"{quoted(name)}{nearest(key, _formats)}",
             fix="list the names with `tensorfact formats`, or call register_format first",
         )
     return _formats[key]
@@ -121,12 +130,16 @@ def parse_format(text: str) -> Format:
         text: A name and its options: `tt:rank=16`, `tucker:rank=(4,8,8)`, `each:format=tt(rank=5)`.
 
     Raises:
-        FormatError: An unknown name or option, or invalid syntax.
+        FormatError: An unknown name or option, invalid syntax, or a text of more than 10,000 characters.
 
     Examples:
         >>> parse_format("tt:rank=16")
         TensorTrain(rank=16, order=None)
     """
+    if not isinstance(text, str) or len(text) > _LONGEST:
+        raise FormatError(
+            "format", expected=f"a str of at most {_LONGEST:,} characters", got=quoted(text), fix="tt:rank=16"
+        )
     name, _, rest = text.partition(":")
     cls = get_format(name)
     try:
@@ -135,7 +148,7 @@ def parse_format(text: str) -> Format:
     except FormatError:  # of an inner format
         raise
     except ValueError as error:
-        raise FormatError("format", expected="NAME:option=value,...", got=repr(text), fix="tt:rank=16") from error
+        raise FormatError("format", expected="NAME:option=value,...", got=quoted(text), fix="tt:rank=16") from error
     return _build(name, cls, options)
 
 
@@ -181,10 +194,33 @@ def format_from_dict(data: Options) -> Format:
         data: The name of the format and its options.
 
     Raises:
-        FormatError: An unknown name, or an unknown or missing option.
+        FormatError: An unknown name, an unknown or missing option, more than 10,000 values, or more than 32 levels.
     """
+    _check_extent(data)
+    return _from_dict(data)
+
+
+def _check_extent(data: object) -> None:
+    """Refuse data that is larger or deeper than any format; it may come from a damaged file."""
+    level, count, depth = [data], 0, 0
+    while level:
+        inner: list[object] = []
+        for value in level:
+            inner += value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
+        count, depth, level = count + len(level), depth + 1, inner
+        if count > _MOST_VALUES or depth > _DEEPEST:
+            raise FormatError(
+                "stored format",
+                expected=f"at most {_MOST_VALUES:,} values in {_DEEPEST} levels",
+                got="more values" if count > _MOST_VALUES else "more levels",
+                cause="a damaged file",
+                fix='{"name": "tt", "rank": 4}',
+            )
+
+
+def _from_dict(data: Options) -> Format:
     if not isinstance(data, Mapping) or not isinstance(data.get("name"), str):
-        raise FormatError("stored format", expected='{"name": "tt", "rank": 4}', got=json.dumps(data, default=repr))
+        raise FormatError("stored format", expected='{"name": "tt", "rank": 4}', got=quoted(data))
     return _build(data["name"], get_format(data["name"]), {k: v for k, v in data.items() if k != "name"})
 
 
@@ -212,7 +248,7 @@ def plain_option(value: object) -> object:
 def read_option(value: object) -> object:
     """Restore an option from JSON: the inverse of `plain_option`."""
     if isinstance(value, Mapping) and "name" in value:
-        return format_from_dict(value)
+        return _from_dict(value)
     return tuple(read_option(each) for each in value) if isinstance(value, list) else value
 
 
@@ -242,9 +278,9 @@ def _build(name: str, cls: type[Format], options: Options) -> Format:
     if missing or not options.keys() <= known.keys():
         needed = ",".join(f"{option}={_EXAMPLES.get(option, '...')}" for option in missing or known)
         raise FormatError(
-            f"format {name!r}",
+            f"format {quoted(name)}",
             expected=f"options {', '.join(known)}" if known else "no options",
-            got=", ".join(options) or "none",
+            got=", ".join(options)[:_SHOWN] or "none",
             fix=f"{name}:{needed}" if needed else name,
         )
     return cls(**{key: read_option(value) for key, value in options.items()})

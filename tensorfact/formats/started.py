@@ -8,6 +8,7 @@ from typing import Self
 
 from torch import Tensor
 
+from ..common.checks import quoted
 from ..errors import FormatError, NetworkError
 from ..network import Mode, Network
 from ..network.starts import GIVEN, check_start
@@ -50,9 +51,9 @@ class Started(Wrapper):
                 raise NetworkError("start 'given' is reserved for cores whose values the format provides")
         except (TypeError, ValueError) as error:
             raise FormatError(f"Started: {error}", fix="Started(format, {'V': 'normal:0.02'})") from error
-        if isinstance(self.frozen, str) or not all(isinstance(name, str) for name in self.frozen):
+        if not isinstance(self.frozen, (list, tuple)) or not all(isinstance(name, str) for name in self.frozen):
             raise FormatError(
-                "Started: frozen", expected="a list of core names", got=repr(self.frozen), fix="frozen=['U']"
+                "Started: frozen", expected="a list of core names", got=quoted(self.frozen), fix="frozen=['U']"
             )
         object.__setattr__(self, "starts", starts)
         object.__setattr__(self, "frozen", tuple(self.frozen))

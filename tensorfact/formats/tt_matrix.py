@@ -47,7 +47,7 @@ class TTMatrix(Format):
 
     def network(self, modes: Sequence[Mode]) -> Network:
         """Return the chain of cores."""
-        sites = _sites(modes)
+        sizes, sites = mode_sizes(modes), _sites(modes)
         before = [[mode for site in sites[:k] for mode in site] for k in range(1, len(sites))]
         limits = {
             f"bond {k}": matrix_limit(left, [mode for mode in modes if mode not in left])
@@ -59,7 +59,7 @@ class TTMatrix(Format):
         for k, site in enumerate(sites):
             legs = (*bonds[max(k - 1, 0) : k], *(mode.name for mode in site), *bonds[k : k + 1])
             cores.append(Core(f"G{k + 1}", legs, "zero" if k == len(sites) - 1 else "normal"))
-        return Network(tuple(cores), tuple(mode.name for mode in modes), {**mode_sizes(modes), **ranks})
+        return Network(tuple(cores), tuple(mode.name for mode in modes), {**sizes, **ranks})
 
     def factorize(self, tensor: Tensor, modes: Sequence[Mode]) -> dict[str, Tensor]:
         """Decompose by TT-SVD of the tensor with one merged mode per core."""

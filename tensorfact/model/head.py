@@ -42,7 +42,7 @@ def head_prefixes(model: nn.Module) -> tuple[str, ...]:
 
 def _last_layer(model: nn.Module, name: str) -> str:
     """Return the name of the last linear layer or convolution in a child of a model; empty if it has none."""
-    child = dict(model.named_children()).get(name)
+    child = model._modules.get(name)
     found = [path for path, module in child.named_modules() if isinstance(module, _LAYERS)] if child else []
     return ".".join(filter(None, (name, found[-1]))) if found else ""
 

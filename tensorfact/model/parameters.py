@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from ..common.checks import quoted
 from ..errors import AdaptError, PlanError
 from .values import is_offloaded
 
@@ -30,7 +31,12 @@ def base_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
         PlanError: `model` is not a module, or has lazy parameters without a shape.
     """
     if not isinstance(model, nn.Module):
-        raise PlanError("model", expected="a torch.nn.Module", got=repr(model)[:80])
+        raise PlanError(
+            "model",
+            expected="a torch.nn.Module",
+            got=quoted(model),
+            fix="pass the model itself, as in plan_for(model)",
+        )
     if lazy := [n for n, p in model.named_parameters() if isinstance(p, nn.parameter.UninitializedParameter)]:
         raise PlanError(
             f"parameter {lazy[0]!r} has no shape yet", fix="run the model once to initialize its lazy modules"
@@ -87,7 +93,12 @@ def owner_of(model: nn.Module, parameter: str) -> tuple[nn.Module, str]:
 def refuse_adapted(model: nn.Module) -> None:
     """Raise if a model cannot take an adapter: it is compiled, or already has an adapter or a baseline."""
     if not isinstance(model, nn.Module):
-        raise AdaptError("adapt: model", expected="a torch.nn.Module", got=type(model).__name__)
+        raise AdaptError(
+            "adapt: model",
+            expected="a torch.nn.Module",
+            got=type(model).__name__,
+            fix="pass the model itself, as in adapt(model, plan, format)",
+        )
     if hasattr(model, "_orig_mod"):
         raise AdaptError(
             "adapt: the model is compiled already", fix="adapt the original model, then call torch.compile"

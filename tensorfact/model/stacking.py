@@ -9,14 +9,20 @@ from torch import Tensor, nn
 
 from .head import head_prefixes, is_below
 from .parameters import own_parameters, owner_of
-from .sides import is_depthwise, is_transposed
+from .sides import is_depthwise, is_stack, is_transposed
 
 VECTOR = "a vector"
 """The reason for a bias, a norm's weight, or another parameter with one dimension."""
 
+HEAD = "the head, trained directly"
+"""The reason for a parameter of the model's head."""
+
 ALONE = "the only one of its shape"
 UNNAMED = "no rule names it"
 """The reasons for a parameter that can be stacked but is in no tensor."""
+
+STACK = "a stack of matrices, not a kernel: write a rule"
+"""The reason for a parameter of more than two dimensions whose outputs are not known, as a mixture's experts."""
 
 
 def stack_shape(model: nn.Module, name: str, parameter: Tensor) -> tuple[int, ...]:
@@ -32,10 +38,22 @@ def stack_shape(model: nn.Module, name: str, parameter: Tensor) -> tuple[int, ..
     return (outputs, inputs, *(kernel if set(kernel) - {1} else ()))
 
 
-def stackable(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Return the stack shape of every parameter that can be stacked, by its first name."""
-    found = {name: p for name, p in own_parameters(model).items() if not obstacle(model, name, p)}
-    return {name: stack_shape(model, name, parameter) for name, parameter in found.items()}
+def stackable(model: nn.Module, reasons: Mapping[str, str] | None = None) -> dict[str, tuple[int, ...]]:
+    """Return the stack shape of every parameter that can be stacked, by its first name.
+
+    Args:
+        model: The model.
+        reasons: What `obstacles` returned; by default it is called.
+    """
+    named, found = own_parameters(model), reasons or obstacles(model)
+    return {name: stack_shape(model, name, named[name]) for name, reason in found.items() if not reason}
+
+
+def weights(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Return the entries of `stackable`, and the shapes of the stacks of matrices, which a plan may hold too."""
+    named, found = own_parameters(model), obstacles(model)
+    stacks = {name: tuple(named[name].shape) for name, reason in found.items() if reason == STACK}
+    return {**stackable(model, found), **stacks}
 
 
 def repeated(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
@@ -44,17 +62,17 @@ def repeated(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]
     return {name: shape for name, shape in shapes.items() if counts[shape] > 1}
 
 
-def obstacle(model: nn.Module, name: str, parameter: Tensor) -> str:
-    """Return the reason why a parameter cannot be stacked; an empty string if it can.
+def obstacles(model: nn.Module) -> dict[str, str]:
+    """Return the reason why each parameter cannot be stacked, by its first name; an empty string if it can."""
+    heads = head_prefixes(model)
+    named = own_parameters(model).items()
+    return {
+        name: HEAD if is_below(name, heads) else _obstacle(*owner_of(model, name), parameter)
+        for name, parameter in named
+    }
 
-    Args:
-        model: The model.
-        name: The parameter's name.
-        parameter: The parameter.
-    """
-    module, attribute = owner_of(model, name)
-    if is_below(name, head_prefixes(model)):
-        return "the head, trained directly"
+
+def _obstacle(module: nn.Module, attribute: str, parameter: Tensor) -> str:
     if not parameter.is_floating_point():
         return "not floating point"
     if isinstance(module, nn.RNNBase):
@@ -65,4 +83,6 @@ def obstacle(model: nn.Module, name: str, parameter: Tensor) -> str:
         return "an embedding: looked up, not multiplied"
     if any(word in attribute for word in ("bias", "embed", "pos", "table", "token")):
         return "a table, not a layer's weight"
+    if is_stack(module, parameter):
+        return STACK
     return "a depthwise kernel" if is_depthwise(module, parameter) else ""

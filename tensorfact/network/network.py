@@ -7,9 +7,12 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
-from ..common.checks import flag
+from ..common.checks import flag, quoted
 from ..errors import NetworkError, nearest
 from .starts import ZERO, check_start
+
+_SHOWN = 400
+"""The most characters of a network in a message."""
 
 Side = Literal["stack", "in", "out"]
 
@@ -98,18 +101,21 @@ class Network:
         if not self.cores:
             yield "it has no cores", "pass at least one Core"
         if len(set(names)) < len(names):
-            yield f"core names {names} are not unique", "give each core its own name"
+            yield f"core names {quoted(names)} are not unique", "give each core its own name"
         if any(len(set(core.legs)) < len(core.legs) for core in self.cores):
-            yield f"a core of {self} has the same leg twice", "give each dimension of a core its own leg"
+            yield f"a core of {str(self)[:_SHOWN]} has the same leg twice", "give each dimension of a core its own leg"
         if len(set(self.output)) < len(self.output):
-            yield f"output {self.output} has the same leg twice", "list each output leg once"
+            yield f"output {quoted(self.output)} has the same leg twice", "list each output leg once"
         if not legs.issuperset(self.output):
             absent = sorted(set(self.output) - legs)
-            yield f"output legs {absent} belong to no core", "add each of them to a core, or remove it from output"
+            yield (
+                f"output legs {quoted(absent)} belong to no core",
+                "add each to a core, or remove it from output",
+            )
         if not legs <= set(self.sizes):
-            yield f"legs {sorted(legs - set(self.sizes))} have no size", "add them to sizes"
+            yield f"legs {quoted(sorted(legs - set(self.sizes)))} have no size", "add them to sizes"
         if any(size < 1 for size in self.sizes.values()):
-            yield f"sizes {self.sizes} are not all at least 1", "pass sizes of at least 1"
+            yield f"sizes {quoted(self.sizes)} are not all at least 1", "pass sizes of at least 1"
 
     def _problems_of_starts(self) -> Iterator[tuple[str, str]]:
         """Yield every combination of starts and frozen cores that cannot be trained, each with its fix."""
@@ -119,7 +125,7 @@ class Network:
         if any(not core.trained for core in zeros):
             yield "the zero core is frozen, so the increment stays zero", "train it, or start another core at zero"
         if not any(core.trained for core in self.cores):
-            yield f"no core of {self} is trained", "train at least one core"
+            yield f"no core of {str(self)[:_SHOWN]} is trained", "train at least one core"
 
     def __hash__(self) -> int:
         return hash((self.cores, self.output, tuple(sorted(self.sizes.items()))))
@@ -159,13 +165,14 @@ class Network:
             >>> [(core.start, core.trained) for core in network.cores]
             [('normal', False), ('zero', True), ('normal', True)]
         """
-        names, frozen = [core.name for core in self.cores], set(frozen)
+        names, frozen = dict.fromkeys(core.name for core in self.cores), set(frozen)
         for name in (*starts, *frozen):
             if name not in names:
                 raise NetworkError(
-                    f"network {self} has no core {name!r}",
-                    expected=f"one of {names}",
-                    got=f"{name!r}{nearest(name, names)}",
+                    f"network {str(self)[:_SHOWN]} has no core {quoted(name)}",
+                    expected=f"one of {quoted(list(names))}",
+                    got=f"{quoted(name)}{nearest(name, names)}",
+                    fix=f"use the name {next(iter(names))!r}",
                 )
         moved = {core.name: "normal" for core in self.cores if core.start == ZERO and ZERO in starts.values()}
         cores = (

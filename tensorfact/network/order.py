@@ -138,7 +138,6 @@ class Contraction:
         return waiting[0]
 
 
-@functools.lru_cache(maxsize=4096)
 def plan_contraction(network: Network, optimize: Optimize = "auto", on: Machine | None = None) -> Contraction:
     """Choose the fastest pairwise order among those with no more FLOPs than either naive order.
 
@@ -148,7 +147,10 @@ def plan_contraction(network: Network, optimize: Optimize = "auto", on: Machine 
         on: The machine to predict times for; default: the CPU.
 
     Returns:
-        The steps with their costs.
+        The steps with their costs; kept for later calls, unless the optimiser object cannot be hashed.
+
+    Raises:
+        NetworkError: `optimize` is neither the name of a method nor an optimiser object.
 
     Examples:
         >>> from tensorfact.network import Core, Network
@@ -158,6 +160,16 @@ def plan_contraction(network: Network, optimize: Optimize = "auto", on: Machine 
         >>> print(plan, plan.flops)
         x A -> [tokens _r], (x A) B -> [tokens out] 102400
     """
+    if optimize != "auto":
+        check_optimize(optimize, "plan_contraction: optimize", NetworkError)
+        if type(optimize).__hash__ is None:
+            return planned.__wrapped__(network, optimize, on)
+    return planned(network, optimize, on)
+
+
+@functools.lru_cache(maxsize=4096)
+def planned(network: Network, optimize: Optimize, on: Machine | None) -> Contraction:
+    """Choose an order as `plan_contraction` does, and keep it."""
     count = len(network.cores)
     forward = _steps(network, [(1, 0), *((count - 2 - k, 0) for k in range(count - 2))] if count > 1 else [(0,)])
     backward = _steps(network, [(count - 1 - k, count - 2 - k) for k in range(count - 1)] if count > 1 else [(0,)])

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from ..common.checks import quoted
 from ..errors import NetworkError, nearest
 
 ZERO, GIVEN = "zero", "given"
@@ -76,7 +77,7 @@ def check_start(start: object, owner: str) -> str:
         raise NetworkError(
             f"{owner}: start",
             expected=f"one of {', '.join(_DRAWS)}, or one with a nonzero number, such as 'normal:0.5'",
-            got=f"{start!r}{nearest(word, _DRAWS)}",
+            got=f"{quoted(start)}{nearest(word, _DRAWS)}",
             fix="start='normal'",
         )
     return str(start)

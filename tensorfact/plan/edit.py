@@ -5,14 +5,18 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping
+from typing import cast
 
-from ..common.checks import one_of, whole_number
+from ..common.checks import one_of, quoted, whole_number
 from ..errors import PlanError, nearest
 from .notation import Axes, format_axes, parse_axes
 from .rules import Coordinate, Group, Rule
 
 Chosen = Mapping[str, Coordinate | Iterable[Coordinate]]
 """For each axis, one coordinate or several."""
+
+_INTO = "{'head': 12, 'dim': None}"
+"""An example of the new axes of a split."""
 
 
 def split_axis(groups: Iterable[Group], axis: str, into: Mapping[str, int | None]) -> tuple[Group, ...]:
@@ -27,13 +31,14 @@ def split_axis(groups: Iterable[Group], axis: str, into: Mapping[str, int | None
         PlanError: No group has the axis, or the new axes or sizes are invalid.
     """
     groups = tuple(groups)
-    one_of(axis, _free_axes(groups), "split: axis", PlanError)
+    free = _free_axes(groups)
+    one_of(axis, free or ["in"], "split: axis", PlanError, fix=f"plan.split({(free or ['in'])[0]!r}, {_INTO})")
     sizes = dict(into) if isinstance(into, Mapping) else {}
     if not sizes or not all(isinstance(name, str) for name in sizes) or list(sizes.values()).count(None) > 1:
         raise PlanError(
-            f"split: {axis!r} into {into!r}",
+            f"split: {axis!r} into {quoted(into)}",
             expected="a dict of new axes and their sizes, at most one of them None",
-            fix=f"plan.split({axis!r}, {{'head': 12, 'dim': None}})",
+            fix=f"plan.split({axis!r}, {_INTO})",
         )
     for name, size in sizes.items():
         if size is not None:
@@ -66,8 +71,9 @@ def _split(group: Group, axis: str, into: Mapping[str, int | None]) -> Group:
         elif whole is not None and whole % product == 0:
             sizes[name] = whole // product
     partition = None if group.partition is None else " ".join(renamed((group.apart,))[0])
+    sides = {new: side for old, side in (group.sides or {}).items() for new in (into if old == axis else (old,))}
     return dataclasses.replace(
-        group, modes=format_axes(tuple(modes)), rules=rules, axis_sizes=sizes, partition=partition
+        group, modes=format_axes(tuple(modes)), rules=rules, axis_sizes=sizes, partition=partition, sides=sides
     )
 
 
@@ -82,8 +88,10 @@ def select(groups: Iterable[Group], chosen: Chosen) -> tuple[Group, ...]:
         PlanError: The groups do not have an axis or coordinate, or no coordinate is given.
     """
     groups = tuple(groups)
+    if not chosen:
+        raise PlanError("only: no label is given", expected="labels to keep, by axis", fix="plan.only(role=['q', 'v'])")
     for axis, coordinates in chosen.items():
-        wanted = _wanted(groups, axis, coordinates)
+        wanted = frozenset(_wanted(groups, axis, coordinates, "only"))
         rules = [(group, _chosen(group, axis, wanted)) for group in groups]
         groups = tuple(dataclasses.replace(group, rules=kept) for group, kept in rules if kept)
     return groups
@@ -103,8 +111,13 @@ def swap(groups: Iterable[Group], first: str, second: str, chosen: Chosen) -> tu
     """
     groups, places = tuple(groups), {first: second, second: first}
     for axis in places:
-        one_of(axis, _free_axes(groups), "swapped: axis", PlanError)
-    wanted = {axis: set(_wanted(groups, axis, coordinates)) for axis, coordinates in chosen.items()}
+        free = _free_axes(groups)
+        example = (free or ["in"])[0], (free or ["out"])[-1]
+        one_of(axis, free or ["in", "out"], "swapped: axis", PlanError, fix=f"plan.swapped{example!r}")
+    if first == second:
+        got = f"{first!r} twice"
+        raise PlanError("swapped: axes", expected="two different axes", got=got, fix="plan.swapped('in', 'out')")
+    wanted = {axis: set(_wanted(groups, axis, coordinates, "swapped")) for axis, coordinates in chosen.items()}
 
     def swapped(rule: Rule) -> Rule:
         labels = {axis: set(_labels(rule, axis)) for axis in wanted}
@@ -135,23 +148,22 @@ def _renamed(rule: Rule, places: Mapping[str, str]) -> Rule:
 
 
 def _wanted(
-    groups: tuple[Group, ...], axis: str, coordinates: Coordinate | Iterable[Coordinate]
+    groups: tuple[Group, ...], axis: str, coordinates: Coordinate | Iterable[Coordinate], call: str
 ) -> tuple[Coordinate, ...]:
     """Return the chosen coordinates of an axis as a tuple; raise if the rules do not have one."""
     known = {c: None for group in groups for rule in group.rules for c in _labels(rule, axis)}
-    wanted: tuple[Coordinate, ...]
-    if isinstance(coordinates, Iterable) and not isinstance(coordinates, str):
-        wanted = tuple(coordinates)
-    else:
-        wanted = (coordinates,)
+    several = isinstance(coordinates, Iterable) and not isinstance(coordinates, str)
+    wanted = tuple(cast("Iterable[Coordinate]", coordinates if several else (coordinates,)))
+    labelled = sorted({a for group in groups for rule in group.rules for a in (*rule.fixed, *rule.listed)})
     for coordinate in wanted or (None,):
-        if coordinate not in known:
+        if isinstance(coordinate, bool) or not isinstance(coordinate, (int, str)) or coordinate not in known:
+            example = f"{axis}={quoted(next(iter(known)))}" if known else f"one of the axes {', '.join(labelled)}"
             raise PlanError(
-                f"{axis}={coordinate!r}",
-                expected=f"labels of the rules: {list(known)}",
-                got=f"{coordinate!r}{nearest(str(coordinate), map(str, known))}",
+                f"{call}: {axis}={quoted(coordinates)}",
+                expected=f"labels of the rules: {quoted(list(known))}" if known else "an axis with labels",
+                got=f"{quoted(coordinate) if wanted else 'no label'}{nearest(str(coordinate), map(str, known))}",
                 cause="a label of another model, or an axis captured from parameter names, such as layer",
-                fix="print(plan.groups[0].rules) and choose one of their labels",
+                fix=f"{example if known or labelled else 'give the rules labels first'}; print(plan.groups[0].rules)",
             )
     return wanted
 
@@ -161,7 +173,7 @@ def _labels(rule: Rule, axis: str) -> tuple[Coordinate, ...]:
     return tuple(coordinate for coordinate in listed if coordinate is not None)
 
 
-def _chosen(group: Group, axis: str, wanted: tuple[Coordinate, ...]) -> tuple[Rule, ...]:
+def _chosen(group: Group, axis: str, wanted: frozenset[Coordinate]) -> tuple[Rule, ...]:
     if not any(_labels(rule, axis) for rule in group.rules):
         return group.rules
     rules = []

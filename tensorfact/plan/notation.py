@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import re
 
+from ..common.checks import duplicate, quoted
 from ..errors import PlanError
 
 Axes = tuple[str, ...]
+
+MOST_AXES = 64
+"""The most axes of a tensor: torch computes with no more dimensions."""
+
+LONGEST = 10_000
+"""The most characters of an axis string, or of a template of parameter names."""
 
 _TOKEN = re.compile(r"\s*(\(|\)|[A-Za-z][A-Za-z0-9_]*|1(?![A-Za-z0-9_]))")
 
@@ -23,7 +30,8 @@ def parse_axes(text: str, owner: str) -> tuple[Axes, ...]:
         The axes of every dimension, in order.
 
     Raises:
-        PlanError: The string is not of this form, or names an axis twice.
+        PlanError: The string is not of this form, names an axis twice, or is too long: it may have 64 axes and 10,000
+            characters.
 
     Examples:
         >>> parse_axes("(role out) in 1", "a rule")
@@ -32,6 +40,7 @@ def parse_axes(text: str, owner: str) -> tuple[Axes, ...]:
     dims: list[Axes] = []
     open_dim: list[str] | None = None
     position = 0
+    check_length(text, owner)
     stripped = text.rstrip() if isinstance(text, str) else ""
     while position < len(stripped):
         match = _TOKEN.match(stripped, position)
@@ -52,9 +61,49 @@ def parse_axes(text: str, owner: str) -> tuple[Axes, ...]:
     if open_dim is not None or not dims:
         raise _malformed(text, owner, "the end of the string")
     names = [axis for dim in dims for axis in dim]
-    if twice := sorted({axis for axis in names if names.count(axis) > 1}):
-        raise PlanError(f"{owner}: {text!r} names axis {twice[0]!r} twice", fix="remove one of them")
+    if twice := duplicate(names):
+        raise PlanError(f"{owner}: {quoted(text)} names axis {quoted(twice)} twice", fix="remove one of them")
+    check_count(len(names), owner)
     return tuple(dims)
+
+
+def check_length(text: object, owner: str) -> None:
+    """Check that an axis string or a template has at most `LONGEST` characters.
+
+    Args:
+        text: The text; a value of another type passes.
+        owner: What it belongs to, for error messages.
+
+    Raises:
+        PlanError: It is longer.
+    """
+    if isinstance(text, str) and len(text) > LONGEST:
+        raise PlanError(
+            owner,
+            expected=f"at most {LONGEST:,} characters",
+            got=f"{len(text):,}, {quoted(text)}",
+            cause="a damaged file",
+            fix="write it as in 'blocks.{layer}.attn.proj.weight' and '(role out) in'",
+        )
+
+
+def check_count(count: int, owner: str) -> None:
+    """Check that a tensor or a rule has at most `MOST_AXES` axes.
+
+    Args:
+        count: The number of axes.
+        owner: What they belong to, for error messages.
+
+    Raises:
+        PlanError: There are more.
+    """
+    if count > MOST_AXES:
+        raise PlanError(
+            owner,
+            expected=f"at most {MOST_AXES} axes: a tensor of torch has no more dimensions",
+            got=f"{count:,}",
+            fix="merge axes that need no mode of their own, or use several groups",
+        )
 
 
 def format_axes(dims: tuple[Axes, ...]) -> str:
@@ -84,6 +133,6 @@ def _malformed(text: str, owner: str, rest: str) -> PlanError:
     return PlanError(
         f"{owner}: cannot read the axis string",
         expected="names, parentheses and 1, as in '(role out) in'",
-        got=f"{text!r} (stuck at {rest!r})",
+        got=f"{quoted(text)} (stuck at {quoted(rest)})",
         fix="write one name per dimension, or (a b) for several axes in one",
     )

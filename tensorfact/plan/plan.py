@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from torch import nn
 
 from ..common.aliases import JsonObject
+from ..common.checks import duplicate, quoted
 from ..errors import PlanError, nearest
 from .edit import arrange, select, split_axis, swap
 from .resolve import resolve
@@ -44,12 +45,11 @@ class TensorizationPlan:
             raise PlanError(
                 "TensorizationPlan: groups",
                 expected="a list of at least one Group",
-                got=repr(given),
+                got=quoted(given),
                 fix="TensorizationPlan([Group(...)])",
             )
-        names = [group.name for group in groups]
-        if twice := [name for name in names if names.count(name) > 1]:
-            raise PlanError(f"two groups are named {twice[0]!r}", fix="give each group its own name")
+        if twice := duplicate(group.name for group in groups):
+            raise PlanError(f"two groups are named {quoted(twice)}", fix="give each group its own name")
 
     def resolve(self, model: nn.Module) -> ResolvedPlan:
         """Resolve the plan on a model: find the tensors, their sizes and the slice of each parameter.
@@ -150,7 +150,7 @@ class TensorizationPlan:
         right = isinstance(plans, Mapping) and all(isinstance(plan, cls) for plan in plans.values())
         if not right:
             raise PlanError(
-                "joined", expected="a dict of plans by name", got=repr(plans)[:80], fix="{'a': plan, 'b': other}"
+                "joined", expected="a dict of plans by name", got=quoted(plans), fix="{'a': plan, 'b': other}"
             )
         groups: list[Group] = []
         for name, plan in plans.items():
@@ -201,7 +201,7 @@ class TensorizationPlan:
             data = json.loads(text)
         except (ValueError, TypeError, RecursionError) as error:
             raise PlanError(
-                "the plan is not valid JSON", got=str(error), fix="pass the text that to_json() returns"
+                "the plan is not valid JSON", got=str(error)[:200], fix="pass the text that to_json() returns"
             ) from error
         plan = _keys(data, "plan", {"groups": list})
         return cls(tuple(_group(group) for group in plan["groups"]))
@@ -209,7 +209,7 @@ class TensorizationPlan:
 
 def _group(data: object) -> Group:
     keys = {"name": str, "modes": str, "rules": list}
-    group = _keys(data, "group", keys, {"partition": str, "axis_sizes": dict, "tied": str})
+    group = _keys(data, "group", keys, {"partition": str, "axis_sizes": dict, "tied": str, "sides": dict})
     return Group(**{**group, "rules": tuple(_rule(rule) for rule in group["rules"])})
 
 
@@ -217,7 +217,9 @@ def _rule(data: object) -> Rule:
     rule = _keys(data, "rule", {"param": str, "pattern": str}, {"coordinates": dict})
     coordinates = rule.get("coordinates", {})
     if taken := coordinates.keys() & {"self", "param", "pattern"}:
-        raise PlanError(f"rule {rule['param']!r}: an axis cannot be named {sorted(taken)[0]!r}", fix="rename the axis")
+        raise PlanError(
+            f"rule {quoted(rule['param'])}: an axis cannot be named {sorted(taken)[0]!r}", fix="rename the axis"
+        )
     return Rule(rule["param"], rule["pattern"], **coordinates)
 
 
@@ -227,17 +229,17 @@ def _keys(
     """Return a JSON object after checking its keys and the types of its values."""
     known = {**required, **(optional or {})}
     if not isinstance(data, dict):
-        raise PlanError(f"{owner} in JSON", expected=f"an object with {', '.join(known)}", got=repr(data)[:80])
+        raise PlanError(f"{owner} in JSON", expected=f"an object with {', '.join(known)}", got=quoted(data))
     for key in data.keys() - known.keys():
         raise PlanError(
             f"{owner} in JSON has an unknown key",
             expected=f"keys {', '.join(known)}",
-            got=f"{key!r}{nearest(key, known)}",
-            fix=f"rename or remove {key!r}",
+            got=f"{quoted(key)}{nearest(key, known)}",
+            fix=f"rename or remove {quoted(key)}",
         )
     for key, kind in known.items():
         if (key in data or key in required) and not isinstance(data.get(key), kind):
             raise PlanError(
-                f"{owner} in JSON: {key!r}", expected=f"a {kind.__name__}", got=repr(data.get(key, "nothing"))[:80]
+                f"{owner} in JSON: {key!r}", expected=f"a {kind.__name__}", got=quoted(data.get(key, "nothing"))
             )
     return dict(data)

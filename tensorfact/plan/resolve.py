@@ -9,12 +9,15 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from torch import Tensor, nn
 
+from ..common.checks import duplicate
 from ..errors import ClaimError, NoMatchError, PlanError, SizeError
 from ..model.parameters import base_parameters, own_parameters, owner_of
-from ..model.sides import is_transposed
-from ..model.stacking import ALONE, UNNAMED, obstacle, repeated, stackable
+from ..model.sides import is_stack, is_transposed
+from ..model.stacking import ALONE, UNNAMED, obstacles, repeated, stackable
 from ..network import Mode, Side
 from .indexing import as_index
+from .labels import check_labels
+from .names import ParameterNames
 from .notation import Axes, mode_name
 from .rules import Coordinate, Group, Rule, mode_names
 from .slices import View
@@ -25,6 +28,9 @@ GridCell = tuple[int, ...]
 
 Places = dict[str, dict[Coordinate, int]]
 """For each stack axis, the position of every coordinate."""
+
+_MOST_CELLS = 1 << 22
+"""The most positions of a mode that are numbered one by one."""
 
 
 def resolve(groups: Iterable[Group], model: nn.Module) -> ResolvedPlan:
@@ -44,11 +50,12 @@ def resolve(groups: Iterable[Group], model: nn.Module) -> ResolvedPlan:
         PlanError: A slice of a tensor is filled by no parameter.
     """
     parameters = base_parameters(model)
+    names = ParameterNames(parameters)
     claims: dict[int, _Match] = {}
     tensors = []
     for group in groups:
         parts: dict[tuple[Coordinate, ...], list[_Match]] = {}
-        for match in _matches(group, model, parameters):
+        for match in _matches(group, model, parameters, names):
             earlier = claims.setdefault(id(parameters[match.name]), match)
             if earlier.rule is match.rule and earlier.name != match.name:
                 continue  # a module used at two places of the model; its first name stands for both
@@ -69,21 +76,21 @@ def resolve(groups: Iterable[Group], model: nn.Module) -> ResolvedPlan:
                     f"group {group.name!r}: partition value {value!r} contains a dot", fix="use values without dots"
                 )
             tensors.append(_tensor(group, name, matches))
-    names = [tensor.name for tensor in tensors]
-    if twice := [name for name in names if names.count(name) > 1]:
+    if twice := duplicate(tensor.name for tensor in tensors):
         raise PlanError(
-            f"two tensors are named {twice[0]!r}", cause="partition values such as 1 and '1'", fix="rename one"
+            f"two tensors are named {twice!r}", cause="partition values such as 1 and '1'", fix="rename one"
         )
     return ResolvedPlan(tuple(tensors), tuple(_left_out(model, set(claims))))
 
 
 def _left_out(model: nn.Module, claimed: set[int]) -> Iterator[LeftOut]:
-    shapes = stackable(model)
+    reasons = obstacles(model)
+    shapes = stackable(model, reasons)
     several = repeated(shapes)
     for name, parameter in own_parameters(model).items():
         if id(parameter) not in claimed:
             alone = name in shapes and name not in several
-            reason = obstacle(model, name, parameter) or (ALONE if alone else UNNAMED)
+            reason = reasons[name] or (ALONE if alone else UNNAMED)
             yield LeftOut(name, tuple(parameter.shape), reason)
 
 
@@ -97,6 +104,7 @@ class _Match:
     coordinates: dict[str, Coordinate]
     sizes: dict[str, int]
     transposed: bool
+    stacked: bool
 
     def apart(self, group: Group) -> tuple[Coordinate, ...]:
         """Return the partition's value: for each of its axes a coordinate, or the size if it runs along parameters."""
@@ -107,18 +115,20 @@ class _Match:
         return self.rule.listed.get(axis) or (self.coordinates[axis],)
 
 
-def _matches(group: Group, model: nn.Module, parameters: Mapping[str, Tensor]) -> Iterator[_Match]:
+def _matches(
+    group: Group, model: nn.Module, parameters: Mapping[str, Tensor], names: ParameterNames
+) -> Iterator[_Match]:
     for rule in group.rules:
         found = False
-        for name, parameter in parameters.items():
-            captured = rule.match(name)
-            if captured is None:
-                continue
-            found = True
-            shape = tuple(parameter.shape)
+        for name, captured in names.matching(rule):
+            module, attribute = owner_of(model, name)
+            shape = tuple(parameters[name].shape)
             sizes = _axis_sizes(group, rule, name, shape)
-            transposed = is_transposed(*owner_of(model, name))
-            yield _Match(name, shape, rule, {**captured, **rule.fixed}, sizes, transposed)
+            if not found and rule.listed:
+                check_labels(rule, name, shape, sizes, module, parameters)
+            found = True
+            transposed, stacked = is_transposed(module, attribute), is_stack(module, parameters[name])
+            yield _Match(name, shape, rule, {**captured, **rule.fixed}, sizes, transposed, stacked)
         if not found:
             raise NoMatchError(
                 f"group {group.name!r}: rule {rule.param!r} matches none of the model's {len(parameters)} parameters",
@@ -198,8 +208,9 @@ def _tensor(group: Group, name: str, matches: list[_Match]) -> TensorGroup:
     positions = [_positions(group, axes, matches, where, sizes) for axes in group.dims]
     _check_filled(group, name, matches, where, positions)
     views = tuple(_view(group, match, where, positions) for match in matches)
+    sides = _sides(group, matches[0], views[0])
     modes = tuple(
-        Mode(mode, len(table), _side(views[0], axes))
+        Mode(mode, len(table) or math.prod(sizes[axis] for axis in axes), _side(axes, sides))
         for mode, axes, table in zip(mode_names(group), group.dims, positions, strict=True)
     )
     return TensorGroup(name, group.name, modes, views, coordinates, bool(group.shared))
@@ -231,10 +242,23 @@ def _ordered(found: Iterable[Coordinate | None]) -> tuple[Coordinate, ...]:
 def _positions(
     group: Group, axes: Axes, matches: list[_Match], where: Places, sizes: Mapping[str, int]
 ) -> dict[GridCell, int]:
-    """Number the cells of one mode: those that occur if all its axes are stacked, else the whole grid."""
+    """Number the cells of one mode: those that occur if all its axes are stacked, else the whole grid.
+
+    Without a stacked axis the table is empty: a parameter fills such a mode as it lies.
+    """
+    if not any(axis in where for axis in axes):
+        return {}
     if all(axis in where for axis in axes):
         cells = {cell for match in matches for cell in _cells(axes, match, where)}
         return {cell: at for at, cell in enumerate(sorted(cells))}
+    count = math.prod(sizes[axis] for axis in axes)
+    if count > _MOST_CELLS:
+        raise SizeError(
+            f"group {group.name!r}: mode {mode_name(axes)} of labelled and other axes",
+            expected=f"a size of at most {_MOST_CELLS:,}",
+            got=f"{count:,}",
+            fix="make its axes modes of their own",
+        )
     return {cell: at for at, cell in enumerate(itertools.product(*(range(sizes[axis]) for axis in axes)))}
 
 
@@ -268,6 +292,8 @@ def _check_filled(
                 )
     runs: list[list[tuple[tuple[str, int], ...]]] = []
     for axes, table in zip(group.dims, positions, strict=True):
+        if not table:
+            continue
         stacked = [at for at, axis in enumerate(axes) if axis in where]
         runs.append(list(dict.fromkeys(tuple((axes[at], cell[at]) for at in stacked) for cell in table)))
     for combination in itertools.product(*runs):
@@ -288,18 +314,32 @@ def _view(group: Group, match: _Match, where: Places, positions: list[dict[GridC
     }
     index = tuple(
         as_index([table[cell] for cell in _cells(axes, match, where)])
+        if table
+        else slice(0, math.prod(match.sizes[axis] for axis in axes), 1)
         for axes, table in zip(group.dims, positions, strict=True)
     )
     running = tuple(tuple(axis for axis in axes if axis in match.sizes) for axes in group.dims)
     return View(match.name, match.rule, match.shape, match.sizes, kept, index, running, match.transposed)
 
 
-def _side(view: View, axes: Axes) -> Side:
-    """Return the side of a mode: that of its first axis along the tensor's first parameter, else `stack`."""
-    for axis in axes:
-        if axis in view.rule.free:
-            return "out" if axis in view.outputs else "in"
-    return "stack"
+def _sides(group: Group, match: _Match, view: View) -> dict[str, Side]:
+    """Return the side of every axis along a tensor's first parameter: as the group says, else by its dimension."""
+    given, outputs, stacked = group.sides or {}, view.outputs, set[str]()
+    if match.stacked:
+        dims = [[axis for axis in dim if axis in view.rule.free] for dim in view.rule.dims]
+        dims = [dim for dim in dims if dim and not all(given.get(axis) == "stack" for axis in dim)]
+        if len(dims) == len(match.shape) == 3:  # a mixture's experts: the matrices are the last two dimensions
+            stacked = set(dims.pop(0))
+        outputs = tuple(dims[0]) if len(dims) > 1 else outputs
+    guessed: dict[str, Side] = {
+        axis: "stack" if axis in stacked else "out" if axis in outputs else "in" for axis in view.rule.free
+    }
+    return {**guessed, **given}
+
+
+def _side(axes: Axes, sides: Mapping[str, Side]) -> Side:
+    """Return the side of a mode: that of its first axis that is not stacked, else `stack`."""
+    return next((sides[axis] for axis in axes if sides.get(axis, "stack") != "stack"), "stack")
 
 
 def _spell_cell(stack: Axes, cell: GridCell, where: Places) -> str:

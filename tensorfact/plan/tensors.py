@@ -14,9 +14,10 @@ from torch import Tensor
 from ..common.table import Table
 from ..errors import FormatError, PlanError, RankError, nearest
 from ..formats import Format
-from ..model.stacking import ALONE, UNNAMED, VECTOR
+from ..model.stacking import ALONE, STACK, UNNAMED, VECTOR
 from ..network import Mode, Network
 from .indexing import Index, mesh, take
+from .labels import covered
 from .rules import Coordinate
 from .slices import View
 
@@ -218,7 +219,8 @@ class ResolvedPlan:
             for number, views in enumerate(by_rule.values()):
                 rule, shape = views[0].rule, "x".join(map(str, views[0].shape))
                 labels = {**rule.fixed, **{axis: list(c) for axis, c in rule.listed.items()}}
-                slices = " ".join(f"{axis}={_spell(c)}" for axis, c in labels.items())
+                covers = {axis: f" ({covered(rule, axis, views[0].sizes)})" for axis in rule.listed}
+                slices = " ".join(f"{axis}={_spell(c)}{covers.get(axis, '')}" for axis, c in labels.items())
                 head = ("", "") if number else (tensor.name, modes)
                 rows.append((*head, rule.param, f"{len(views)} x {shape}", rule.pattern, slices))
         return Table(("tensor", "modes", "parameters", "shapes", "dimensions", "slices"), tuple(rows))
@@ -227,7 +229,7 @@ class ResolvedPlan:
     def share(self) -> float:
         """The fraction of the model's matrix and kernel entries, without embeddings and tables, in the tensors."""
         inside = sum(math.prod(view.shape) for tensor in self.tensors for view in tensor.views)
-        outside = sum(math.prod(left.shape) for left in self.left_out if left.reason in (ALONE, UNNAMED))
+        outside = sum(math.prod(left.shape) for left in self.left_out if left.reason in (ALONE, STACK, UNNAMED))
         return inside / (inside + outside)
 
     def left_out_table(self) -> Table:

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
+from torch import Tensor, nn
 
-from tensorfact import Group, Rule, TensorizationPlan, TensorTrain, adapt, plan_for
+from tensorfact import (
+    Format,
+    Group,
+    MatrixBatch,
+    Rule,
+    TensorizationPlan,
+    TensorTrain,
+    Tucker,
+    adapt,
+    load_adapter,
+    plan_for,
+)
 from tensorfact.adapters.options import AdaptOptions
 from tensorfact.errors import AdaptError, CheckpointError, DataError, PlanError
-from tensorfact.formats import KhatriRao
+from tensorfact.formats import Diagonals, Each, KhatriRao, Nested, PartialTucker, Started
 from tensorfact.lab import nano
+from tensorfact.storage.files import read_tensors
 from tests.helpers import (
     TT,
     deltas,
@@ -25,6 +38,7 @@ from tests.helpers import (
     randomise,
     refused,
     stacked,
+    state_bits,
     untouched,
 )
 from tests.strategies import EXACT
@@ -52,6 +66,72 @@ def test_the_base_s_directions_start_at_zero_and_are_used() -> None:
     leading = torch.linalg.svd(unfolded.reshape(96, -1), full_matrices=False)[0][:, :4]
     basis = torch.linalg.qr(cores["encoder.U"].detach())[0]
     assert difference(basis @ basis.t(), leading @ leading.t()) < 1e-3
+
+
+LORA_XS = Started(Each(PartialTucker(8)), {"C": "zero"}, frozen=["U1", "U2"])
+
+
+def projector(core: Tensor) -> Tensor:
+    """Return the projector on the span of the columns of a core (..., rows, columns)."""
+    basis = torch.linalg.qr(core.detach())[0]
+    found: Tensor = basis @ basis.mT
+    return found
+
+
+def test_the_frozen_bases_of_lora_xs_are_the_singular_vectors_of_each_weight() -> None:
+    model, x = nano(), torch.ones(1, 1, 28, 28)
+    expected = infer(model, x)
+    adapter = adapt(model, plan_for(model, "attention"), LORA_XS, init="hosvd", seed=0)
+    assert torch.equal(infer(model, x), expected)
+    assert adapter.num_parameters == 24 * 8 * 8
+    cores = adapter.named_cores()
+    assert [name for name, core in cores.items() if core.requires_grad] == ["encoder.C"]
+    u, _, vh = torch.linalg.svd(adapter.resolved.tensors[0].gather(nano().state_dict()))
+    assert difference(projector(cores["encoder.U1"]), projector(u[..., :8])) < 1e-3
+    assert difference(projector(cores["encoder.U2"]), projector(vh[:, :8].mT)) < 1e-3
+
+
+@pytest.mark.parametrize(
+    "format",
+    [
+        LORA_XS,
+        Started(TensorTrain(4), {"S1": "zero"}, frozen=["U", "V"]),
+        Started(MatrixBatch(4), frozen=["A"]),
+        Started(Tucker(4), frozen=["U1", "C"]),
+        Diagonals(TensorTrain(4)),
+        Nested(Started(MatrixBatch(4), frozen=["A"]), {"A": TensorTrain(2)}),
+    ],
+    ids=str,
+)
+def test_frozen_directions_are_those_of_any_seed_and_stay_in_the_file(format: Format, tmp_path: Path) -> None:
+    model, path = nano(), tmp_path / "a.safetensors"
+    plan = plan_for(model, "attention").only(role="o")
+    adapter = adapt(model, plan, format, init="hosvd", seed=0)
+    frozen = [name for name, core in adapter.named_cores().items() if not core.requires_grad]
+    adapter.save(path)
+    assert {f"factors.{name}" for name in frozen} <= read_tensors(path).keys()
+    assert state_bits(load_adapter(nano(), path)) == state_bits(adapter)
+    other = nano()
+    again = adapt(other, plan, format, init="hosvd", seed=1).named_cores()
+    assert all(torch.equal(again[name], adapter.named_cores()[name]) for name in frozen)
+
+
+@pytest.mark.parametrize(
+    ("format", "zero", "words"),
+    [
+        (Started(Each(PartialTucker(2)), {"C": "zero"}, frozen=["U1", "U2"]), [1], "index 1 of 'layer'"),
+        (Started(MatrixBatch(2), frozen=["A"]), [0], "index 0 of 'layer'"),
+        (Started(TensorTrain(2), frozen=["U"]), [0, 1], "zeros everywhere"),
+        (Started(Tucker((1, 4, 2)), frozen=["U1"]), [], "index 2 of '_in'"),
+    ],
+)
+def test_frozen_cores_without_a_direction_are_refused(format: Format, zero: list[int], words: str) -> None:
+    model = randomise(layers(2, 6))
+    with torch.no_grad():
+        for at in zero:
+            cast("nn.Linear", model[at]).weight.zero_()
+    with untouched(model), refused(AdaptError, "init='hosvd'", "frozen core", words):
+        adapt(model, layers_plan(), format, init="hosvd", check=False)
 
 
 @pytest.mark.parametrize("kind", EXACT)

@@ -222,3 +222,36 @@ def test_a_format_within_a_format_is_written_as_a_call(text: str, format: Format
 def test_a_mistake_within_a_format_is_named(text: str, word: str) -> None:
     with refused(FormatError, word, fix=False):
         parse_format(text)
+
+
+def nested(depth: int) -> dict[str, Any]:
+    found: dict[str, Any] = {"name": "tt", "rank": 1}
+    for _ in range(depth):
+        found = {"name": "each", "format": found}
+    return found
+
+
+@pytest.mark.parametrize(
+    "data",
+    [nested(10_000), {"name": "tt", "rank": [1] * 1_000_000}, {"name": "tt", **dict.fromkeys(map(str, range(50_000)))}],
+)
+def test_stored_formats_beyond_any_format_are_refused(data: dict[str, Any]) -> None:
+    with refused(FormatError, "at most 10,000 values in 32 levels"):
+        format_from_dict(data)
+    assert format_from_dict(nested(20)) == format_from_dict(nested(20))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["tt:" + "rank=1," * 200_000, "tt:rank=" + "(" * 10_000, "x" * 1_000_000],
+    ids=["options", "levels", "name"],
+)
+def test_texts_beyond_any_format_are_refused(text: str) -> None:
+    with refused(FormatError, "at most 10,000 characters"):
+        parse_format(text)
+
+
+@pytest.mark.parametrize("frozen", [5, None, "U", {"U": 1}])
+def test_frozen_names_are_a_list(frozen: Any) -> None:
+    with refused(FormatError, "Started: frozen"):
+        format_from_dict({"name": "started", "format": {"name": "tt", "rank": 1}, "frozen": frozen})

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from tensorfact.model.sides import is_conv1d, is_depthwise, is_transposed
+from tensorfact.model.sides import is_conv1d, is_depthwise, is_stack, is_transposed
 
 
 @pytest.mark.parametrize(
@@ -36,3 +37,21 @@ def test_a_depthwise_kernel_has_one_input_channel_a_group() -> None:
     assert is_depthwise(depthwise, depthwise.weight)
     assert not is_depthwise(grouped, grouped.weight)
     assert not is_depthwise(plain, plain.weight)
+
+
+@pytest.mark.parametrize(
+    ("module", "shape", "stack"),
+    [
+        (nn.Conv1d(3, 2, 3), (2, 3, 3), False),
+        (nn.ConvTranspose2d(3, 2, 3), (3, 2, 3, 3), False),
+        (type("Own", (nn.Conv2d,), {})(3, 2, 3), (2, 3, 3, 3), False),
+        (nn.Linear(3, 2), (2, 3), False),
+        (nn.Bilinear(3, 4, 2), (2, 3, 4), True),
+        (nn.Module(), (4, 6, 3), True),
+        (nn.Module(), (1, 4, 6, 3), True),
+    ],
+)
+def test_a_stack_has_three_dimensions_or_more_and_is_no_kernel(
+    module: nn.Module, shape: tuple[int, ...], stack: bool
+) -> None:
+    assert is_stack(module, torch.empty(shape)) is stack

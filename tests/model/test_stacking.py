@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tensorfact.model.stacking import VECTOR, obstacle, repeated, stack_shape, stackable
+from tensorfact.model.stacking import STACK, VECTOR, obstacles, repeated, stack_shape, stackable, weights
 
 
 class Parts(nn.Module):
@@ -19,6 +19,7 @@ class Parts(nn.Module):
         self.embed = nn.Embedding(5, 3)
         self.pos_embed = nn.Parameter(torch.zeros(4, 3))
         self.gru = nn.GRU(3, 3)
+        self.experts = nn.Parameter(torch.zeros(4, 6, 3))
         self.head = nn.Linear(3, 2)
 
 
@@ -31,6 +32,11 @@ def test_a_shape_is_outputs_inputs_and_the_positions_of_a_kernel() -> None:
     assert set(repeated(found)) == {"one.weight", "two.weight", "point.weight"}
 
 
+def test_stacks_of_matrices_are_weights_that_cannot_be_stacked_by_shape() -> None:
+    model = Parts()
+    assert weights(model) == {**stackable(model), "experts": (4, 6, 3)}
+
+
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
@@ -40,11 +46,11 @@ def test_a_shape_is_outputs_inputs_and_the_positions_of_a_kernel() -> None:
         ("pos_embed", "a table"),
         ("depthwise.weight", "depthwise"),
         ("gru.weight_ih_l0", "recurrent"),
+        ("experts", STACK),
         ("one.weight", ""),
     ],
 )
 def test_the_reason_not_to_stack_a_parameter(name: str, reason: str) -> None:
-    model = Parts()
-    found = obstacle(model, name, model.get_parameter(name))
+    found = obstacles(Parts())[name]
     assert reason in found
     assert bool(found) == bool(reason)

@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tensorfact.errors import NetworkError
 from tensorfact.network import Core, Network, plan_contraction, with_input
 from tensorfact.network.order import TOKENS
-from tests.helpers import difference
+from tests.helpers import difference, refused
 from tests.strategies import networks
 
 OPTIMIZERS: list[Any] = ["auto", "greedy", "optimal", "dp", "eager", opt_einsum.DynamicProgramming(minimize="size")]
@@ -112,3 +113,27 @@ def test_a_plan_is_made_once_for_equal_networks() -> None:
 def test_the_result_keeps_the_dtype(dtype: torch.dtype) -> None:
     network = Network((Core("A", ("x", "y")), Core("B", ("y", "z"))), ("z", "x"), {"x": 2, "y": 3, "z": 4})
     assert plan_contraction(network)([t.to(dtype) for t in operands(network)]).dtype == dtype
+
+
+class Unhashable(opt_einsum.DynamicProgramming):  # type: ignore[misc]  # opt_einsum has no types here
+    """An optimiser object that is compared by its options."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Unhashable) and self.minimize == other.minimize
+
+    __hash__ = None  # type: ignore[assignment]  # what Python does to a class with __eq__
+
+
+@pytest.mark.parametrize(
+    "optimize", [Unhashable(), Unhashable(minimize="size"), opt_einsum.RandomGreedy(max_repeats=2)]
+)
+def test_an_optimiser_need_not_be_hashable(optimize: Any) -> None:
+    cores = (Core("A", ("in", "_r")), Core("B", ("_r", "_s")), Core("C", ("_s", "out")))
+    network = Network(cores, ("in", "out"), {"in": 4, "_r": 2, "_s": 3, "out": 5})
+    assert plan_contraction(network, optimize).flops <= plan_contraction(network, optimize).naive_flops
+
+
+@pytest.mark.parametrize("optimize", [5, "best", None, [1]])
+def test_what_is_no_optimiser_is_refused(optimize: Any) -> None:
+    with refused(NetworkError, "plan_contraction: optimize"):
+        plan_contraction(Network((Core("A", ("in",)),), ("in",), {"in": 2}), optimize)

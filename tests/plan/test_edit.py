@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -103,6 +104,31 @@ def test_arranged_only_moves_modes(axes: list[str]) -> None:
     assert torch.equal(moved, whole.permute(order))
 
 
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda plan: plan.only(role=["q", "v"]),
+        lambda plan: plan.swapped("in", "out", role="o"),
+        lambda plan: plan.arranged("in layer role out"),
+        lambda plan: TensorizationPlan.joined({"a": plan}),
+        lambda plan: TensorizationPlan.from_json(plan.to_json()),
+    ],
+)
+def test_an_edit_keeps_the_sides(edit: Callable[[TensorizationPlan], TensorizationPlan]) -> None:
+    group = dataclasses.replace(PLAN.groups[0], sides={"in": "out", "out": "in"})
+    edited = edit(TensorizationPlan((group,)))
+    assert edited.groups[0].sides == {"in": "out", "out": "in"}
+    (tensor,) = edited.resolve(NANO).tensors
+    assert {mode.name: mode.side for mode in tensor.modes if mode.name in ("in", "out")} == {"in": "out", "out": "in"}
+
+
+def test_the_parts_of_a_split_axis_have_its_side() -> None:
+    group = dataclasses.replace(PLAN.groups[0], sides={"in": "stack"})
+    plan = TensorizationPlan((group,)).split("in", {"a": 4, "b": None}).split("out", {"c": 3, "d": None})
+    assert plan.groups[0].sides == {"a": "stack", "b": "stack"}
+    assert [mode.side for mode in plan.resolve(NANO).tensors[0].modes] == ["stack", "stack", "stack", "out", "out"]
+
+
 MISTAKES: Mapping[str, tuple[type[PlanError], Callable[[], Any], str]] = {
     "no such axis": (PlanError, lambda: PLAN.split("inn", {"a": 2, "b": None}), "did you mean 'in'"),
     "a labelled axis": (PlanError, lambda: PLAN.split("role", {"a": 2, "b": None}), "role"),
@@ -121,6 +147,14 @@ MISTAKES: Mapping[str, tuple[type[PlanError], Callable[[], Any], str]] = {
     "no name": (PlanError, lambda: PLAN.split("in", {1: 3, 2: None}), "axes and their sizes"),  # type: ignore[dict-item]
     "no coordinate": (PlanError, lambda: PLAN.only(role=3.5), "3.5"),  # type: ignore[arg-type]
     "an unknown axis": (PlanError, lambda: PLAN.swapped("foo", "bar"), "foo"),
+    "an axis that is no name": (PlanError, lambda: PLAN.split(None, {"a": 2}), "split: axis"),  # type: ignore[arg-type]
+    "sizes that are none": (PlanError, lambda: PLAN.split("in", 5), "plan.split('in', {'head': 12"),  # type: ignore[arg-type]
+    "nothing to keep": (PlanError, lambda: PLAN.only(), "only: no label"),
+    "no label": (PlanError, lambda: PLAN.only(role=None), "only: role=None"),  # type: ignore[arg-type]
+    "a label in two lists": (PlanError, lambda: PLAN.only(role=[["q"]]), "only: role"),  # type: ignore[list-item]
+    "one axis twice": (PlanError, lambda: PLAN.swapped("in", "in"), "two different axes"),
+    "no axes to swap": (PlanError, lambda: PLAN.swapped(None, 5), "plan.swapped("),  # type: ignore[arg-type]
+    "no label to swap": (PlanError, lambda: PLAN.swapped("in", "out", role=[]), "swapped: role"),
     "no plans": (PlanError, lambda: TensorizationPlan.joined({"a": "x"}), "plans by name"),  # type: ignore[dict-item]
     "one name twice": (PlanError, lambda: TensorizationPlan.joined({"encoder": PLAN, "": PLAN}), "encoder"),
 }  # fmt: skip

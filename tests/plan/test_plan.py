@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -79,6 +82,11 @@ def changed(level: str, **values: Any) -> str:
         (changed("group", partition=3), ["'partition'", "3"]),
         (changed("group", axis_sizes=[1]), ["'axis_sizes'", "[1]"]),
         (changed("group", axis_sizes={"in": 1.5}), ["'in'", "1.5"]),
+        (changed("group", sides=["in"]), ["'sides'", "['in']"]),
+        (changed("group", sides={"inn": "in"}), ["'inn'", "did you mean 'in'?"]),
+        (changed("group", sides={"in": "row"}), ["sides['in']", "'stack', 'in' or 'out'", "'row'"]),
+        (changed("group", sides={"layer": "in"}), ["sides", "'layer'"]),
+        (changed("group", sides={"in": None}), ["sides['in']", "None"]),
         (changed("group", partiton="stage"), ["'partiton'", "did you mean 'partition'?"]),
         (changed("rule", param=...), ["'param'"]),
         (changed("rule", pattern=["out", "in"]), ["'pattern'", "['out', 'in']"]),
@@ -115,3 +123,47 @@ def test_any_json_is_a_plan_or_a_plan_error(level: str, key: str, value: Any) ->
     except PlanError:
         return
     assert TensorizationPlan.from_json(plan.to_json()) == plan
+
+
+LONG = "a" * 1_000_000
+MANY = 20_000
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (changed("group", modes=" ".join(f"a{k}" for k in range(50_000))), "at most 10,000 characters"),
+        (changed("rule", pattern=" ".join(f"a{k}" for k in range(1500))), "at most 64 axes"),
+        (changed("rule", coordinates={f"a{k}": k for k in range(50_000)}), "at most 64 axes"),
+        (changed("rule", pattern=LONG), "at most 10,000 characters"),
+        (changed("rule", param=LONG), "at most 10,000 characters"),
+        (changed("group", modes="(" * 9_999), "cannot read the axis string"),
+        (changed("group", tied="a " * MANY), "at most 10,000 characters"),
+        (changed("group", sides={"in": LONG}), "sides['in']"),
+        (changed("group", axis_sizes={LONG: 2}), "axis_sizes"),
+        (changed("group", **{LONG: 2}), "unknown key"),
+        (json.dumps({"groups": [GROUP] * MANY}), "two groups are named 'g'"),
+        ('{"groups":' + "[" * 10_000, "not valid JSON"),
+    ],
+    ids=lambda value: value[:40],
+)
+def test_text_beyond_any_plan_is_refused_in_a_short_message(text: str, words: str) -> None:
+    with pytest.raises(PlanError, match=re.escape(words)) as caught:
+        TensorizationPlan.from_json(text)
+    assert len(str(caught.value)) < 1000
+
+
+def test_large_plans_are_read_and_resolved() -> None:
+    """The time limit is for a hang, as of a quadratic search."""
+    code = """
+from torch import nn
+from tensorfact import Group, Rule, TensorizationPlan
+model = nn.ModuleDict({f"m{k}": nn.Linear(1, 1, bias=False, device="meta") for k in range(800)})
+rules = tuple(Rule(f"m{k}.weight", "out in", layer=k) for k in range(5000))
+plan = TensorizationPlan.from_json(TensorizationPlan((Group("g", "layer in out", rules),)).to_json())
+some = TensorizationPlan((Group("g", "layer in out", plan.groups[0].rules[:800]),))
+assert some.resolve(model)["g"].shape == (800, 1, 1)
+groups = tuple(Group(f"g{k}", "in out", (Rule(f"m{k}.weight", "out in"),)) for k in range(800))
+assert len(TensorizationPlan(groups).resolve(model).tensors) == 800
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

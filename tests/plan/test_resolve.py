@@ -257,3 +257,47 @@ def test_what_is_no_plan_is_refused(thing: Any) -> None:
     model = layers()
     with untouched(model), refused(AdaptError, repr(thing), "plan_for"):
         adapt(model, thing, TensorTrain(1))
+
+
+# ---------------------------------------------------------------------------------------------------------------- sides
+
+
+class Stacks(nn.Module):
+    """Parameters of three and four dimensions that belong to no convolution, and some that do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.experts = nn.Parameter(torch.zeros(3, 8, 5))
+        self.deep = nn.Parameter(torch.zeros(2, 3, 8, 5))
+        self.conv = nn.Conv1d(5, 8, 3)
+        self.linear = nn.Linear(5, 8)
+
+
+@pytest.mark.parametrize(
+    ("param", "pattern", "labels", "sides", "expected"),
+    [
+        ("experts", "expert (role out) in", {"role": ["a", "b"]}, None, {"expert": "stack", "out": "out", "in": "in"}),
+        ("experts", "expert out in", {"expert": [0, 1, 2]}, None, {"out": "out", "in": "in"}),
+        ("experts", "e out (role in)", {"role": list("abcde")}, None, {"e": "stack", "out": "out", "in": "in"}),
+        ("experts", "e in out", {}, {"in": "in", "out": "out"}, {"e": "stack", "in": "in", "out": "out"}),
+        ("experts", "out in k", {}, {"out": "out", "in": "in", "k": "in"}, {"out": "out", "in": "in", "k": "in"}),
+        ("deep", "a e out in", {"a": [0, 1]}, {"e": "stack"}, {"e": "stack", "out": "out", "in": "in"}),
+        ("deep", "out in kh kw", {}, None, {"out": "out", "in": "in", "kh": "in", "kw": "in"}),
+        ("conv.weight", "out in k", {}, None, {"out": "out", "in": "in", "k": "in"}),
+        ("conv.weight", "(role out) in k", {"role": ["a", "b"]}, None, {"out": "out", "in": "in", "k": "in"}),
+        ("conv.weight", "role in k", {"role": list(range(8))}, None, {"in": "in", "k": "in"}),
+        ("linear.weight", "role in", {"role": list(range(8))}, None, {"in": "in"}),
+        ("linear.weight", "out in", {}, {"in": "stack"}, {"out": "out", "in": "stack"}),
+    ],
+)
+def test_the_side_of_an_axis(param: str, pattern: str, labels: Any, sides: Any, expected: dict[str, str]) -> None:
+    rule = Rule(param, pattern, **labels)
+    axes = [*labels, *rule.free]
+    resolved = plan(" ".join(axes), rule, sides=sides).resolve(Stacks())
+    found = {mode.name: mode.side for mode in resolved["g"].modes}
+    assert found == {**dict.fromkeys(labels, "stack"), **expected}
+
+
+def test_a_merged_mode_has_the_side_of_its_first_axis_that_is_not_stacked() -> None:
+    resolved = plan("(expert out) in", Rule("experts", "expert out in")).resolve(Stacks())
+    assert [mode.side for mode in resolved["g"].modes] == ["out", "in"]

@@ -214,7 +214,7 @@ def test_a_file_of_version_0_1_is_refused_for_another_base_as_it_was_then() -> N
     fixture = Path(__file__).parents[1] / "fixtures" / "adapter.safetensors"
     other = nano()
     with torch.no_grad():
-        other.blocks[0].attn.qkv.weight.mul_(1.5)
+        other.get_parameter("blocks.0.attn.qkv.weight").mul_(1.5)
     with refused(FingerprintError, "the adapted weights", "check_base=False"):
         load_adapter(other, fixture)
 

@@ -10,6 +10,7 @@ from ...errors import PlanError
 from ...model.parameters import base_parameters, own_parameters, owner_of
 from ...model.sides import is_transposed
 from ...model.stacking import repeated, stackable
+from ..names import ParameterNames
 from ..plan import TensorizationPlan
 from ..rules import Coordinate, Group, Rule
 from .concrete import Form, concrete_rules
@@ -23,7 +24,9 @@ def plan_by_shape(model: nn.Module) -> TensorizationPlan:
 
     Every matrix or kernel that shares its shape with another is in a tensor, one tensor per shape: group `matrices`
     holds linear layers and 1 x 1 convolutions, `kernels2d` the larger kernels of 2-d convolutions.
-    `resolved.left_out` lists all other parameters with a reason.
+    `resolved.left_out` lists all other parameters with a reason. Among them are parameters of three or more dimensions
+    that belong to no convolution, such as the stacked experts of a mixture: their outputs are not known, so they need
+    rules of their own.
 
     Args:
         model: The model; it is only read.
@@ -44,21 +47,23 @@ def plan_by_shape(model: nn.Module) -> TensorizationPlan:
         >>> print(resolved.left_out[-2].parameter, resolved.left_out[-2].reason)
         3.weight the only one of its shape
     """
-    named = own_parameters(model)
+    named, every = own_parameters(model), base_parameters(model)
+    names = ParameterNames(every)
     kept = {name: shape for name, shape in repeated(stackable(model)).items() if len(shape) in _KERNELS}
     by_name = _templates(named)
-    templates = dict.fromkeys(by_name[name] for name in kept)
+    matches = {
+        template: [name for name, _ in names.matching(Rule(template, "d"))]
+        for template in dict.fromkeys(by_name[name] for name in kept)
+    }
     groups = []
     for ndim, kernel in _KERNELS.items():
         rules = []
         waiting = {name for name, shape in kept.items() if len(shape) == ndim}
-        for template in templates:
+        for template, matching in matches.items():
             role = template.replace("{layer}", "*")
             fixed: Mapping[str, Coordinate] = {} if "{layer}" in template else {"layer": 0}
             forms = {
-                name: _form(model, name, parameter, role, kernel) if name in waiting else None
-                for name, parameter in base_parameters(model).items()
-                if Rule(template, "d").match(name) is not None
+                name: _form(model, name, every[name], role, kernel) if name in waiting else None for name in matching
             }
             waiting -= forms.keys()  # a template may match more names than it was made from
             rules += concrete_rules(template, forms, fixed)

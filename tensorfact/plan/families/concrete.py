@@ -38,7 +38,9 @@ def concrete_rules(
     axis = rule.captured[0]
     coordinates = {name: (rule.match(name) or {})[axis] for name in found}
     rules = []
-    for value in dict.fromkeys(coordinates.values()):
-        own = {name: form for name, form in found.items() if coordinates[name] == value}
+    apart: dict[Coordinate, dict[str, Form | None]] = {}
+    for name, form in found.items():
+        apart.setdefault(coordinates[name], {})[name] = form
+    for value, own in apart.items():
         rules += concrete_rules(template.replace(f"{{{axis}}}", str(value)), own, {**fixed, axis: value})
     return rules

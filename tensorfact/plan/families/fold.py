@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
@@ -12,7 +11,7 @@ from torch import nn
 from ...common.checks import one_of
 from ...errors import NoMatchError, PlanError
 from ...model.parameters import base_parameters, own_parameters
-from ...model.stacking import repeated, stackable
+from ...model.stacking import repeated, weights
 from ..notation import format_axes, parse_axes
 from ..plan import TensorizationPlan
 from ..resolve import resolve
@@ -20,6 +19,7 @@ from ..rules import Group, Rule
 from .concrete import Form, concrete_rules
 from .family import Block, Family, Fold, Part
 from .known import FAMILIES
+from .layout import chunks, towers
 
 Blocks = Literal["all", Block]
 Mlp = Literal["chunks", "whole"]
@@ -63,7 +63,7 @@ def plan_for(model: nn.Module, blocks: Blocks | Sequence[Blocks] = "all", *, mlp
     found: list[tuple[Family, str]] = []
     claimed: set[str] = set()
     for family in FAMILIES.values():
-        for prefix in _towers(family, shapes):
+        for prefix in towers(family, shapes):
             claims = {name for part in family.parts for name in _matching(part, prefix, shapes)}
             if claims & claimed:
                 continue
@@ -74,7 +74,7 @@ def plan_for(model: nn.Module, blocks: Blocks | Sequence[Blocks] = "all", *, mlp
                 continue
             found.append((family, prefix))
             claimed |= claims
-    sizes = {name: math.prod(shape) for name, shape in repeated(stackable(model)).items()}
+    sizes = {name: math.prod(shape) for name, shape in repeated(weights(model)).items()}
     covered = sum(size for name, size in sizes.items() if name in claimed)
     missed = [(name, error) for name, claims, error in failed if not claims <= claimed]
     # refuse a partial plan: a family whose shapes do not fit, or less than two thirds of the weights of equal shape
@@ -118,21 +118,6 @@ def _wanted(blocks: Blocks | Sequence[Blocks]) -> set[str]:
     return {*named, *(("attention", "mlp", "conv") if "all" in named else ())}
 
 
-def _towers(family: Family, shapes: Shapes) -> list[str]:
-    """Return the name prefixes below which the model has every required part of a family."""
-    found: list[dict[str, None]] = []
-    for part in family.parts:
-        if not part.optional:
-            template = re.compile(rf"(?P<_before>(?:[^.]+\.)*){Rule(part.param, 'd').regex.pattern}")
-            found.append(dict.fromkeys(match["_before"] for name in shapes if (match := template.fullmatch(name))))
-    return [prefix for prefix in found[0] if _is_name(prefix) and all(prefix in others for others in found)]
-
-
-def _is_name(prefix: str) -> bool:
-    """Return whether a prefix may hold a tower: only its first word may be a number."""
-    return not any(word.isdecimal() for word in prefix.split(".")[1:])
-
-
 def _groups(family: Family, prefix: str, name: str, shapes: Shapes, wanted: set[str], mlp: Mlp) -> list[Group]:
     """Return the groups of a family below a prefix, named after the tower if it has a name."""
     return [
@@ -146,7 +131,7 @@ def _fold(fold: Fold, prefix: str, name: str, shapes: Shapes, wanted: set[str], 
     """Return a fold's group, and one more for each block whose wide matrices stay whole."""
     parts = [part for part in fold.parts if part.block in wanted]
     found = {part: _matching(part, prefix, shapes) for part in parts}
-    cuts = [bool(_chunks(p, shape)) for p in parts if p.is_wide for shape in found[p].values() if _fits(p, shape)]
+    cuts = [bool(chunks(p, shape)) for p in parts if p.is_wide for shape in found[p].values() if _fits(p, shape)]
     whole = mlp == "whole" or not all(cuts)
     members: dict[tuple[str, str, str | None], list[Part]] = {}
     for part in parts:
@@ -182,14 +167,6 @@ def _fits(part: Part, shape: tuple[int, ...]) -> bool:
     return ones and len(shape) >= len(dims) and is_kernel == (len(dims) > 2)
 
 
-def _chunks(part: Part, shape: tuple[int, ...]) -> int:
-    """Return the number of square chunks per label that a parameter can be cut into; 0 if it cannot."""
-    dims = parse_axes(part.pattern, part.param)
-    along = next(at for at, dim in enumerate(dims) if "role" in dim)
-    count, rest = divmod(shape[along], shape[1 - along] * len(part.roles))
-    return 0 if rest else count
-
-
 def _form(part: Part, shape: tuple[int, ...], whole: bool) -> Form | None:
     if not _fits(part, shape):
         return None
@@ -198,12 +175,12 @@ def _form(part: Part, shape: tuple[int, ...], whole: bool) -> Form | None:
         labelled = ("role", "hid") if len(part.roles) > 1 else ("hid",)
         dims = tuple(labelled if "role" in dim else ("in",) for dim in dims)
         role = part.roles if len(part.roles) > 1 else part.roles[0]
-    elif len(part.roles) > 1 and not part.is_wide and not _chunks(part, shape):
+    elif len(part.roles) > 1 and not part.is_wide and not chunks(part, shape):
         raise PlanError(
             f"{part.param!r} {shape} cannot be cut into {', '.join(part.roles)} of equal size",
             cause="grouped-query attention in one matrix",
             fix="write a TensorizationPlan",
         )
     elif part.is_wide:
-        role = tuple(f"{label}{number}" for label in part.roles for number in range(_chunks(part, shape)))
+        role = tuple(f"{label}{number}" for label in part.roles for number in range(chunks(part, shape)))
     return Form(format_axes((*dims, *[()] * (len(shape) - len(dims)))), role)

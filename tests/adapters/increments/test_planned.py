@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tensorfact import MatrixBatch, TensorTrain, adapt
 from tensorfact.adapters.increments import token_class
-from tensorfact.network import plan_contraction
+from tensorfact.network.order import planned
 from tests.helpers import draw, infer, layers, layers_plan, randomise
 from tests.layouts import KINDS, LAYOUTS, Layout, weights
 
@@ -101,7 +101,7 @@ def test_the_activation_route_forms_no_dense_increment(name: str, kind: Any) -> 
 
 
 def test_nothing_is_planned_while_a_model_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    plan_contraction.cache_clear()
+    planned.cache_clear()
     chosen = [(layout, kind) for layout in LAYOUTS.values() for kind in KINDS]
     models = [layout.adapted(kind, route=route)[0] for layout, kind in chosen for route in ("activation", "weight")]
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
+import pytest
 import torch
+import transformers
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
-from tensorfact import TensorizationPlan, plan_by_shape
-from tensorfact.errors import PlanError
-from tests.helpers import refused
+from tensorfact import Group, MatrixBatch, Rule, TensorizationPlan, adapt, plan_by_shape, plan_for
+from tensorfact.errors import NoMatchError, PlanError
+from tensorfact.model.stacking import STACK
+from tensorfact.network import Side
+from tests.helpers import difference, draw, infer, randomise, refused
 from tests.plan.families.members import outline
 
 
@@ -80,3 +85,58 @@ def test_by_shape_holds_what_a_family_holds() -> None:
 def test_by_shape_refuses_a_model_with_nothing_to_stack() -> None:
     with refused(PlanError, "Sequential", "no two matrices"):
         plan_by_shape(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 4), nn.LayerNorm(4)))
+
+
+def mixture(name: str) -> nn.Module:
+    """Return a small mixture of transformers, randomised."""
+    sizes = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2}
+    sizes |= {"vocab_size": 64, "intermediate_size": 24, "moe_intermediate_size": 24, "head_dim": 8}
+    sizes |= {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "shared_expert_intermediate_size": 20}
+    config = transformers.AutoConfig.for_model(name, **sizes)
+    model: nn.Module = transformers.AutoModelForCausalLM.from_config(config)
+    return randomise(model.eval())
+
+
+def logits(model: nn.Module, ids: Tensor) -> Tensor:
+    found: Any = infer(model, ids)
+    return cast("Tensor", found["logits"])
+
+
+EXPERTS = ["mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss"]
+
+
+@pytest.mark.parametrize("name", EXPERTS)
+def test_by_shape_leaves_out_the_experts_of_a_mixture(name: str) -> None:
+    model = mixture(name)
+    resolved = plan_by_shape(model).resolve(model)
+    experts = {n for n, p in model.named_parameters() if p.dim() == 3}
+    assert len(experts) == 4
+    assert experts == {left.parameter for left in resolved.left_out if left.reason == STACK}
+    assert {tensor.group for tensor in resolved.tensors} == {"matrices"}
+    assert resolved.share < 1
+    with refused(NoMatchError, "plan_by_shape"):
+        plan_for(model)
+
+
+@pytest.mark.parametrize("name", EXPERTS)
+def test_a_rule_folds_experts_as_a_stack_of_matrices(name: str) -> None:
+    model = mixture(name)
+    transposed = name == "gpt_oss"  # (expert, in, out), with gate and up in turn
+    pattern = "expert in (out role)" if transposed else "expert (role out) in"
+    rule = Rule("model.layers.{layer}.mlp.experts.gate_up_proj", pattern, role=["gate", "up"])
+    sides: Mapping[str, Side] | None = {"in": "in", "out": "out"} if transposed else None
+    plan = TensorizationPlan((Group("experts", "(layer expert role) in out", (rule,), sides=sides),))
+    assert TensorizationPlan.from_json(plan.to_json()) == plan
+    (tensor,) = plan.resolve(model).tensors
+    assert [mode.side for mode in tensor.modes] == ["stack", "in", "out"]
+    assert tensor.shape == (16, 32, 24)
+    weight = model.get_parameter("model.layers.1.mlp.experts.gate_up_proj")
+    up = weight[2, :, 1::2] if transposed else weight[2, 24:].t()
+    assert torch.equal(tensor.gather(dict(model.named_parameters()))[8 + 2 * 2 + 1], up)
+    ids = torch.arange(8)[None]
+    adapter = adapt(model, plan, MatrixBatch(2), train_head=False)
+    assert adapter.num_parameters == 16 * 2 * (32 + 24)
+    draw(adapter)
+    expected = logits(model, ids)
+    adapter.merge()
+    assert difference(logits(model, ids), expected) < 1e-5
