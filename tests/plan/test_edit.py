@@ -117,7 +117,7 @@ MISTAKES: Mapping[str, tuple[type[PlanError], Callable[[], Any], str]] = {
     "other modes": (PlanError, lambda: PLAN.arranged("layer in out"), "role"),
     "half a rule": (PlanError, lambda: PLAN.swapped("in", "out", role="q"), "only some coordinates"),
     "an axis that is none": (PlanError, lambda: PLAN.swapped("in", "outt", role="o"), "outt"),
-    "no size": (PlanError, lambda: PLAN.split("in", {"a": 0, "b": None}), "an int of at least 1"),
+    "no size": (PlanError, lambda: PLAN.split("in", {"a": 0, "b": None}), "split: 'in' into 'a'"),
     "no name": (PlanError, lambda: PLAN.split("in", {1: 3, 2: None}), "axes and their sizes"),  # type: ignore[dict-item]
     "no coordinate": (PlanError, lambda: PLAN.only(role=3.5), "3.5"),  # type: ignore[arg-type]
     "an unknown axis": (PlanError, lambda: PLAN.swapped("foo", "bar"), "foo"),

@@ -164,7 +164,15 @@ def test_captures_that_would_take_for_ever_to_match_are_refused(param: str) -> N
         Rule(param, "out in")
 
 
+@pytest.mark.parametrize("partition", ["(layer role)", "layer (in out)", "()"])
+def test_names_of_axes_are_separated_by_spaces(partition: str) -> None:
+    with refused(PlanError, "partition", "axis names separated by spaces", repr(partition)):
+        Group("g", "in out", (QKV,), partition=partition)
+
+
 def test_a_long_number_is_a_name() -> None:
+    assert Rule("{layer}.weight", "out in").match(f"{'9' * 9}.weight") == {"layer": 999_999_999}
+    assert Rule("{layer}.weight", "out in").match(f"{'9' * 10}.weight") == {"layer": "9" * 10}
     assert Rule("{layer}.weight", "out in").match(f"{'9' * 5000}.weight") == {"layer": "9" * 5000}
 
 

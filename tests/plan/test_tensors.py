@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import given
+from torch import nn
 
 from tensorfact import Group, Rule, TensorizationPlan, TensorTrain, Tucker, get_format
 from tensorfact.errors import FormatError
@@ -75,3 +76,21 @@ def test_one_format_for_all_or_one_for_each_name(format: Any, count: int) -> Non
 def test_what_gives_a_tensor_no_format_is_refused(format: Any, words: list[str]) -> None:
     with refused(FormatError, *words):
         TWO.resolve(Tiny(width=4, ratio=2, depth=2)).formats(format)
+
+
+def test_tables_list_every_tensor_and_what_is_left_out() -> None:
+    model = Tiny(width=4, ratio=2, depth=2)
+    model.register_parameter("temperature", nn.Parameter(torch.zeros(())))
+    resolved = TWO.resolve(model)
+    table = resolved.table()
+    assert table.headers == ("tensor", "modes", "parameters", "shapes", "dimensions", "slices")
+    assert table.rows == (
+        ("proj[0]", "in=4 out=4", "blocks.{layer}.proj.weight", "1 x 4x4", "out in", ""),
+        ("proj[1]", "in=4 out=4", "blocks.{layer}.proj.weight", "1 x 4x4", "out in", ""),
+        ("fc", "(layer role)=4 in=4 out=4", "blocks.{layer}.fc1.weight", "2 x 8x4", "(role out) in", "role=a,b"),
+    )
+    left = {row[0]: row[1] for row in resolved.left_out_table().rows}
+    assert left["blocks.*.fc2.weight"] == "2 x 4x8"
+    assert left["embed.weight"] == "1 x 6x4"
+    assert left["head.bias"] == "1 x 3"
+    assert left["biases, norms, scales"] == "21 vectors", "ten for each block, and the scalar"
