@@ -35,6 +35,7 @@ def changed(source: str) -> list[str]:
         ("def __repr__(self): return 1 + 2", []),
         ("if TYPE_CHECKING: import a", []),
         ("x = zip(a, b, strict=True)", []),
+        ("fix = 1 + 2", []),
     ],
 )
 def test_every_kind_of_change_is_made_once(source: str, expected: list[str]) -> None:

@@ -112,3 +112,13 @@ def test_a_plan_is_made_once_for_equal_networks() -> None:
 def test_the_result_keeps_the_dtype(dtype: torch.dtype) -> None:
     network = Network((Core("A", ("x", "y")), Core("B", ("y", "z"))), ("z", "x"), {"x": 2, "y": 3, "z": 4})
     assert plan_contraction(network)([t.to(dtype) for t in operands(network)]).dtype == dtype
+
+
+@given(st.integers(1, 50), st.integers(1, 50), st.integers(1, 50))
+def test_training_computes_three_products_and_keeps_the_operands(tokens: int, inputs: int, outputs: int) -> None:
+    sizes = {"tokens": tokens, "in": inputs, "out": outputs}
+    plan = plan_contraction(Network((Core("x", ("tokens", "in")), Core("W", ("in", "out"))), ("tokens", "out"), sizes))
+    assert plan.training.flops == 3 * 2 * tokens * inputs * outputs
+    assert plan.training.kept == tokens * inputs + inputs * outputs
+    assert (plan.training.moved, plan.training.launches) == (3 * plan.cost.moved, 3)
+    assert plan.largest_intermediate == tokens * outputs

@@ -36,3 +36,10 @@ def test_an_orthogonal_core_is_orthogonal_as_a_matrix() -> None:
 def test_what_is_no_start_is_refused(start: Any) -> None:
     with refused(NetworkError, repr(start), fix=False):
         check_start(start, "U")
+
+
+@pytest.mark.parametrize("given", [torch.arange(6), torch.rand(2, 3, dtype=torch.float64), torch.eye(4).bfloat16()])
+def test_a_given_core_has_the_values_that_are_given(given: torch.Tensor) -> None:
+    value = drawn("given", given.shape, 0.3, None, given)
+    assert value.dtype == torch.float32
+    assert torch.equal(value, given.float())

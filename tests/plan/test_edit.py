@@ -122,6 +122,7 @@ MISTAKES: Mapping[str, tuple[type[PlanError], Callable[[], Any], str]] = {
     "no coordinate": (PlanError, lambda: PLAN.only(role=3.5), "3.5"),  # type: ignore[arg-type]
     "an unknown axis": (PlanError, lambda: PLAN.swapped("foo", "bar"), "foo"),
     "no plans": (PlanError, lambda: TensorizationPlan.joined({"a": "x"}), "plans by name"),  # type: ignore[dict-item]
+    "a plan and something else": (PlanError, lambda: TensorizationPlan.joined({"a": PLAN, "b": "x"}), "plans by name"),  # type: ignore[dict-item]
     "one name twice": (PlanError, lambda: TensorizationPlan.joined({"encoder": PLAN, "": PLAN}), "encoder"),
 }  # fmt: skip
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given
@@ -22,9 +24,13 @@ def test_joining_what_was_split_gives_the_parameter_back_but_for_frozen_slots(ca
             parameter = parameters[view.parameter].detach()
             joined = view.join(view.split(parameter))
             kept = view.join(torch.ones_like(view.split(parameter))).bool()
+            assert copy.deepcopy(view) is view, "views are large and immutable"
             assert joined.shape == parameter.shape
             assert bits(joined[kept]) == bits(parameter[kept])
             assert not joined[~kept].any()
+            frozen = view.frozen_part(parameter)
+            assert torch.equal(joined + frozen, parameter)
+            assert not frozen.expand_as(parameter)[kept].any()
 
 
 @pytest.mark.parametrize(
