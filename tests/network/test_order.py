@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tensorfact.errors import AdaptError
 from tensorfact.network import Core, Network, plan_contraction, with_input
-from tensorfact.network.order import TOKENS
-from tests.helpers import difference
+from tensorfact.network.order import TOKENS, check_optimize
+from tests.helpers import difference, refused
 from tests.strategies import networks
 
 OPTIMIZERS: list[Any] = ["auto", "greedy", "optimal", "dp", "eager", opt_einsum.DynamicProgramming(minimize="size")]
@@ -122,3 +123,11 @@ def test_training_computes_three_products_and_keeps_the_operands(tokens: int, in
     assert plan.training.kept == tokens * inputs + inputs * outputs
     assert (plan.training.moved, plan.training.launches) == (3 * plan.cost.moved, 3)
     assert plan.largest_intermediate == tokens * outputs
+
+
+@pytest.mark.parametrize("optimize", ["fastest", "", None, 3, ["greedy"]])
+def test_what_is_no_optimiser_is_refused(optimize: Any) -> None:
+    with refused(AdaptError, "adapt: optimize", repr(optimize), "optimize='auto'"):
+        check_optimize(optimize, "adapt: optimize", AdaptError)
+    for known in OPTIMIZERS:
+        check_optimize(known, "adapt: optimize", AdaptError)

@@ -94,3 +94,13 @@ def test_tables_list_every_tensor_and_what_is_left_out() -> None:
     assert left["embed.weight"] == "1 x 6x4"
     assert left["head.bias"] == "1 x 3"
     assert left["biases, norms, scales"] == "21 vectors", "ten for each block, and the scalar"
+
+
+def test_a_slice_has_one_coordinate_of_each_stack_axis_and_all_of_the_others() -> None:
+    rule = Rule("blocks.{layer}.proj.weight", "(head dim) in")
+    group = Group("g", "(layer head) dim in", (rule,), axis_sizes={"head": 2})
+    (tensor,) = TensorizationPlan((group,)).resolve(Tiny(width=4, depth=3)).tensors
+    assert tensor.extents == {"(layer head)": 2, "dim": 2, "in": 4}
+    proj, _, fc = TWO.resolve(Tiny(width=4, ratio=2, depth=2)).tensors
+    assert proj.extents == {"in": 4, "out": 4}
+    assert fc.extents == {"(layer role)": 1, "in": 4, "out": 4}
