@@ -25,6 +25,8 @@ from tensorfact import (
 )
 from tensorfact.adapters.factors import Factors
 from tensorfact.errors import AdaptError
+from tensorfact.network import Core, Network
+from tensorfact.network.dropout import Dropout
 from tests.bundled import X, nano, plan
 from tests.helpers import difference, draw, layers, layers_plan, refused, untouched
 from tests.layouts import applied

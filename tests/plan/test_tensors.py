@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from torch import nn
 
-from tensorfact import Group, Rule, TensorizationPlan, TensorTrain, Tucker, get_format
+from tensorfact import Group, Rule, TensorizationPlan, TensorTrain, Tucker, get_format, plan_by_shape
 from tensorfact.errors import FormatError
 from tests.helpers import Tiny, bits, refused
 from tests.strategies import Case, cases
@@ -104,3 +104,9 @@ def test_a_slice_has_one_coordinate_of_each_stack_axis_and_all_of_the_others() -
     proj, _, fc = TWO.resolve(Tiny(width=4, ratio=2, depth=2)).tensors
     assert proj.extents == {"in": 4, "out": 4}
     assert fc.extents == {"(layer role)": 1, "in": 4, "out": 4}
+
+
+@pytest.mark.parametrize(("width", "share"), [(2, 192 / 208), (8, 1.0), (5, 192 / 232)])
+def test_the_share_is_that_of_all_matrices(width: int, share: float) -> None:
+    model = nn.Sequential(*(nn.Linear(8, 8) for _ in range(3)), nn.Linear(8, width), nn.Embedding(9, 8))
+    assert plan_by_shape(model).resolve(model).share == pytest.approx(share)
