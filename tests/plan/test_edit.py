@@ -60,6 +60,12 @@ def test_only_takes_fixed_coordinates_and_numbers() -> None:
     assert plan.only(at=0).resolve(NANO).parameters == ("blocks.0.attn.proj.weight",)
 
 
+def test_only_drops_the_rules_of_a_group_that_do_not_have_the_label() -> None:
+    rules = (Rule("blocks.{at}.attn.proj.weight", "out in"), Rule("blocks.0.mlp.fc1.weight", "out in", at="mlp"))
+    plan = TensorizationPlan((Group("g", "at in out", rules),)).only(at="mlp")
+    assert [rule.param for rule in plan.groups[0].rules] == ["blocks.0.mlp.fc1.weight"]
+
+
 def test_swapped_parameters_lie_transposed() -> None:
     downs = [f"down{k}" for k in range(4)]
     plan = PLAN.only(role=["o", *downs])
@@ -119,6 +125,7 @@ MISTAKES: Mapping[str, tuple[type[PlanError], Callable[[], Any], str]] = {
     "an axis that is none": (PlanError, lambda: PLAN.swapped("in", "outt", role="o"), "outt"),
     "no size": (PlanError, lambda: PLAN.split("in", {"a": 0, "b": None}), "split: 'in' into 'a'"),
     "no name": (PlanError, lambda: PLAN.split("in", {1: 3, 2: None}), "axes and their sizes"),  # type: ignore[dict-item]
+    "a name and a number": (PlanError, lambda: PLAN.split("in", {"a": 2, 3: None}), "axes and their sizes"),  # type: ignore[dict-item]
     "no coordinate": (PlanError, lambda: PLAN.only(role=3.5), "3.5"),  # type: ignore[arg-type]
     "an unknown axis": (PlanError, lambda: PLAN.swapped("foo", "bar"), "foo"),
     "no plans": (PlanError, lambda: TensorizationPlan.joined({"a": "x"}), "plans by name"),  # type: ignore[dict-item]

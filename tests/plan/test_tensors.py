@@ -9,8 +9,9 @@ import torch
 from hypothesis import given
 from torch import nn
 
-from tensorfact import Group, Rule, TensorizationPlan, TensorTrain, Tucker, get_format, plan_by_shape
-from tensorfact.errors import FormatError
+from tensorfact import Format, Group, Rule, TensorizationPlan, TensorTrain, Tucker, get_format, plan_by_shape
+from tensorfact.errors import FormatError, RankError
+from tensorfact.formats import Kronecker
 from tests.helpers import Tiny, bits, refused
 from tests.strategies import Case, cases
 
@@ -110,3 +111,11 @@ def test_a_slice_has_one_coordinate_of_each_stack_axis_and_all_of_the_others() -
 def test_the_share_is_that_of_all_matrices(width: int, share: float) -> None:
     model = nn.Sequential(*(nn.Linear(8, 8) for _ in range(3)), nn.Linear(8, width), nn.Embedding(9, 8))
     assert plan_by_shape(model).resolve(model).share == pytest.approx(share)
+
+
+@pytest.mark.parametrize("format", [TensorTrain(5), Tucker(5), Kronecker(1)], ids=str)
+def test_a_format_that_does_not_suit_a_tensor_is_refused_with_its_name(format: Format) -> None:
+    tensor = TWO.resolve(Tiny(width=4, ratio=2, depth=2))["fc"]
+    with pytest.raises(FormatError, match=r"tensor 'fc' \(4, 4, 4\)") as caught:
+        tensor.network(format)
+    assert isinstance(caught.value, RankError) == ("fitted(format)" in str(caught.value))
