@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.stamp-ready
 
-.PHONY: results compare test test-slow test-site examples third-party bench bench-cuda lint types docs check clean
+.PHONY: results compare test test-slow test-site mutants examples third-party bench bench-cuda lint types docs check clean
 
 compare: $(READY)
 	$(BIN)/tensorfact compare
@@ -22,6 +22,12 @@ test-slow: $(READY)
 test-site: $(READY)
 	command -v chromium chromium-browser google-chrome || (apt-get update -qq && apt-get install -y -qq chromium)
 	$(BIN)/python -m pytest -m browser tests/test_site.py tests/lab/report/test_html.py
+
+# mutation tests: a sample of changes of the core, which some test should notice; an hour or more on 2 cores
+POINTS ?= 200
+SEED ?= 0
+mutants: $(READY)
+	$(BIN)/python -m tests.mutants --points $(POINTS) --seed $(SEED)
 
 # the fine-tuning examples with few steps; STEPS=300 runs them in full
 STEPS ?= 30

@@ -17,8 +17,7 @@ from tensorfact.formats import Decomposition
 from tensorfact.network import Core, Mode, Network
 from tensorfact.plan import ResolvedPlan, TensorGroup
 from tests.helpers import randomise
-
-# ------------------------------------------------------------------------------------------------------------- formats
+from tests.planted import PLANTED
 
 
 class Undecorated(TensorTrain):
@@ -190,20 +189,12 @@ class GuessedError(TensorTrain):
         return dataclasses.replace(found, error=found.error / 2)
 
 
-@dataclasses.dataclass(frozen=True)
-class WorseWithRank(TensorTrain):
-    """Hardly anything is left at a higher rank."""
-
-    def factorize(self, tensor: Tensor, modes: Sequence[Mode]) -> dict[str, Tensor]:
-        found = super().factorize(tensor, modes)
-        return {**found, "V": found["V"] * 0.01 ** (max(self.network(modes).shapes()["U"][-1], 1) - 1)}
-
-
 FORMATS: dict[str, Format] = {
     "immutable": Undecorated(2),
     "options survive JSON": NotJson(2),
     "equal arguments, equal network": NotTheSame(2),
     "modes in order": WrongOrder(2),
+    "given cores fit": PLANTED["given cores fit", "another shape"],
     "count": WrongCount(2),
     "dense": NotDense(2),
     "zero start": NotFinite(),
@@ -216,7 +207,7 @@ FORMATS: dict[str, Format] = {
     "decomposition repeats": RandomSigns(2),
     "sign and size": WrongSign(2),
     "error is true": GuessedError(2),
-    "error falls with rank": WorseWithRank(2),
+    "error falls with rank": PLANTED["error falls with rank", "one component, and not the best"],
 }
 """A format that breaks a law and no other, by the law's name."""
 

@@ -241,6 +241,7 @@ ACROSS = {
     "compile": "torch.compile on whole models, with adapters of every format",
     "distributed": "several processes: adapters, training and what is stored",
     "laws": "the laws of the design, each over plans, models, formats and dtypes",
+    "mutants": "the tool that changes the package in one point, to see whether a test fails",
     "results_page": "the documentation's page of results and the runs beside it",
     "routes": "both routes on members of many families, under everything torch does to a model",
     "site": "the built documentation in a browser",

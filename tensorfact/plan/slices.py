@@ -38,7 +38,7 @@ class View:
     kept: Mapping[str, tuple[int, ...]]
     index: tuple[Index, ...]
     axes: tuple[Axes, ...]
-    transposed: bool = False
+    transposed: bool
 
     def __deepcopy__(self, memo: object) -> View:
         return self  # immutable, and large: it holds an integer for every coordinate

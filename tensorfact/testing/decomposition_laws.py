@@ -13,11 +13,19 @@ from ..errors import FormatError
 from .laws import LawCheck, require
 from .subject import FormatSubject, distance
 
-_SCALE = 1024.0
-"""A power of two, so that scaling by it is exact."""
+_FACTOR = -1024.0
+"""Minus a power of two, so that the product with it is exact."""
+
+_SLIGHT = 1e-12
+"""A relative change of a tensor that fp32 does not hold."""
+_CHANGED = 1e-3
 
 _ALIKE = 0.8
 """Lower bound of the cosine with an exactly representable tensor; a fit may stop at a local optimum."""
+
+
+_SCALED = 0.02
+"""Largest deviation from 1 of the factor that brings a result closest to the tensor; it is 1 for a projection."""
 
 
 def _shapes(subject: FormatSubject) -> str | None:
@@ -50,7 +58,27 @@ def _kind(subject: FormatSubject) -> str | None:
             got=", ".join(sorted(f"{kind} on {place}" for kind, place in kinds)),
             cause="numpy, .double(), or a tensor created without dtype= and device= in factorize()",
         )
+    _require_precision(subject)
     return None
+
+
+def _require_precision(subject: FormatSubject) -> None:
+    """Require that a slight change of a tensor in fp64 changes every core that depends on the tensor."""
+    modes, tensor = next(iter(subject.tensors.items()))
+    noise = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    noise *= tensor.abs() * (tensor.abs() < tensor.abs().max())  # the scale of the tensor stays
+    found = subject.found[modes].cores
+    nudged = subject.format.decompose(tensor + _SLIGHT * noise, modes).cores
+    rounded = [name for name, core in found.items() if torch.equal(nudged[name], core)]
+    if rounded:  # a core may have the same values for any tensor
+        changed = subject.format.decompose(tensor + _CHANGED * noise, modes).cores
+        rounded = [name for name in rounded if not torch.equal(changed[name], found[name])]
+    require(
+        not rounded,
+        expected=f"cores that a relative change of {_SLIGHT:g} of a tensor in fp64 changes",
+        got=f"the same values in {', '.join(rounded)}",
+        cause="a factorize() that computes in fp32, as with .float() or numpy.float32",
+    )
 
 
 def _repeats(subject: FormatSubject) -> str | None:
@@ -78,24 +106,32 @@ def _repeats(subject: FormatSubject) -> str | None:
 def _scales(subject: FormatSubject) -> str | None:
     if subject.undecomposed:
         return subject.undecomposed
-    for modes, tensor, found in subject.decomposed():
-        dense = found.dense()
+    cause = "factorize() drops a sign or scale, applies it to two cores, or permutes dimensions"
+    tensors = {**subject.tensors, **{modes: subject.representable(modes) for modes in subject.equal}}
+    for modes, tensor in tensors.items():
+        dense = (subject.found.get(modes) or subject.format.decompose(tensor, modes)).dense()
         alike = float(torch.cosine_similarity(dense.flatten(), tensor.flatten(), dim=0))
-        cause = "factorize() drops a sign or scale, applies it to two cores, or permutes dimensions"
         require(
             alike > _ALIKE,
             expected=f"a cosine with the tensor above {_ALIKE}",
-            got=f"{alike:.3g}",
+            got=f"{alike:.3g} for modes {' '.join(f'{mode.name}={mode.size}' for mode in modes)}",
             cause=cause,
         )
-        for factor in (-1.0, _SCALE):
-            apart = distance(subject.format.decompose(factor * tensor, modes).dense(), factor * dense)
-            require(
-                apart < 1e-6,
-                expected=f"{factor:g} times the tensor to decompose into {factor:g} times the result",
-                got=f"a relative difference of {apart:.2g}",
-                cause=cause,
-            )
+        best = float((dense * tensor).sum() / dense.square().sum())
+        require(
+            abs(best - 1) < _SCALED,
+            expected="a result that no factor brings closer to the tensor",
+            got=f"one that is {best:.3g} times too small",
+            cause=cause,
+        )
+    for modes, tensor, found in subject.decomposed():
+        apart = distance(subject.format.decompose(_FACTOR * tensor, modes).dense(), _FACTOR * found.dense())
+        require(
+            apart < 1e-6,
+            expected=f"{_FACTOR:g} times the tensor to decompose into {_FACTOR:g} times the result",
+            got=f"a relative difference of {apart:.2g}",
+            cause=cause,
+        )
     return None
 
 
@@ -164,9 +200,14 @@ _SAME = ("dtype and device kept", "decomposition repeats")
 DECOMPOSITION_LAWS: tuple[LawCheck[FormatSubject], ...] = (
     LawCheck("cores in shape", "factorize returns the network's cores in its shapes", _shapes, ("every core learns",)),
     LawCheck("given cores stay", "a decomposition leaves the given cores unchanged", _keeps_given, _SHAPED),
-    LawCheck(_SAME[0], "cores have the tensor's dtype and device", _kind, _SHAPED),
+    LawCheck(_SAME[0], "cores have the tensor's dtype, precision and device", _kind, _SHAPED),
     LawCheck(_SAME[1], "decomposition is deterministic and leaves torch's random state unchanged", _repeats, _SHAPED),
-    LawCheck("sign and size", "decomposing c * tensor gives c * the result", _scales, _SAME),
+    LawCheck(
+        "sign and size",
+        "the result has the sign, scale and order of modes of the tensor",
+        _scales,
+        _SAME,
+    ),
     LawCheck(
         "error is true", "the reported error is the measured error, at most 1", _says_its_error, ("sign and size",)
     ),

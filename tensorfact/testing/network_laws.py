@@ -18,11 +18,13 @@ from ..network import Mode, Network
 from ..network.initial import deviations, fresh
 from ..network.starts import GIVEN, ZERO
 from .laws import LawCheck, crashed, require
-from .smallest_model import routes, unchanged_when_subtracted
+from .smallest_model import change_when_subtracted, routes
 from .subject import FormatSubject, distance, evaluated
 
 _KEPT = ("normal", "uniform", "orthogonal", ZERO, GIVEN)
 """Starts that preserve the variance, or that have no scale."""
+_NEGLIGIBLE = 1e-12
+"""Entries of a gradient below this share of the largest one count as zero."""
 _DRAWS = 300
 _SAMPLES = 4
 
@@ -84,10 +86,40 @@ def _repeats(subject: FormatSubject) -> None:
         given, again = format.given(modes), twin.given(modes)
         require(
             given.keys() == again.keys()
-            and all(torch.equal(given[n].nan_to_num(), again[n].nan_to_num()) for n in given),
+            and all(given[n].is_meta or torch.equal(given[n].nan_to_num(), again[n].nan_to_num()) for n in given),
             expected="the same given cores every time",
             got="different values",
             cause="random numbers in given(); compute the values from the options and the modes",
+        )
+
+    subject.for_all(check)
+
+
+def _gives(subject: FormatSubject) -> None:
+    def check(modes: tuple[Mode, ...], seed: int) -> None:
+        network, given = subject.network(modes), subject.format.given(modes)
+        cores = [core for core in network.cores if core.start == GIVEN]
+        wanted = {core.name: network.shape(core.legs) for core in cores}
+        found = {name: tuple(core.shape) for name, core in given.items()}
+        require(
+            found == wanted,
+            expected=f"values for the cores that start 'given', of shapes {wanted}",
+            got=found,
+            cause="a name or a shape in given(modes) that is not that of the core in network(modes)",
+        )
+        kinds = {core: f"{core.dtype} on {core.device}" for core in given.values()}
+        require(
+            all(core.is_floating_point() and core.device.type == "cpu" for core in kinds),
+            expected="given cores of real numbers on the CPU",
+            got=", ".join(sorted(set(kinds.values()))),
+            cause="an integer or boolean tensor, or a tensor created without device='cpu'",
+        )
+        awake = [core.name for core in cores if core.trained or given[core.name].requires_grad]
+        require(
+            not awake,
+            expected="given cores that are not trained",
+            got=f"{', '.join(awake)} trained",
+            cause="a core with start='given' without trained=False, or a parameter in given()",
         )
 
     subject.for_all(check)
@@ -134,28 +166,33 @@ def _is_dense(subject: FormatSubject) -> None:
     subject.for_all(check)
 
 
-def _starts_at_zero(subject: FormatSubject) -> str | None:
+def _starts_at_zero(subject: FormatSubject) -> None:
     def check(modes: tuple[Mode, ...], seed: int) -> None:
+        has_zero = subject.has_zero(modes)
+        require(
+            has_zero or subject.subtract_start,
+            expected="a core with start='zero'",
+            got=", ".join(f"{core.name} starts {core.start!r}" for core in subject.network(modes).cores),
+            cause="a start that depends on the modes or the rank, or is forgotten; for a format that is used with"
+            " adapt(..., subtract_start=True), pass check_format(..., subtract_start=True)",
+        )
         dense = _factors(subject, modes, seed).dense().detach()
         require(
-            not bool(dense.any()),
+            not has_zero or not bool(dense.any()),
             expected="a fresh tensor of zeros",
             got=f"values up to {float(dense.abs().max()):.2g}",
             cause="a given core with infinite or NaN values, whose product with zero is NaN",
         )
 
-    if _has_zero(subject):
-        subject.for_all(check)
-        return None
+    subject.for_all(check)
     for modes in subject.small:
-        difference = unchanged_when_subtracted(subject.format, modes)
+        difference = 0.0 if subject.has_zero(modes) else change_when_subtracted(subject.format, modes)
         require(
             difference == 0,
-            expected="an unchanged output with adapt(..., subtract_start=True), since no core starts at zero",
+            expected="an unchanged output of a model with adapt(..., subtract_start=True)",
             got=f"a difference of {difference:.2g}",
             cause="given cores that are infinite, or that differ between calls",
         )
-    return None
 
 
 def _learns(subject: FormatSubject) -> None:
@@ -164,7 +201,7 @@ def _learns(subject: FormatSubject) -> None:
         trained = {n: p for n, p in factors.cores.named_parameters() if p.requires_grad}
         generator = torch.Generator().manual_seed(seed + 1)
         target = torch.randn([mode.size for mode in modes], generator=generator, dtype=torch.float64)
-        reached: set[str] = set()
+        reached = {name: torch.zeros_like(core, dtype=torch.bool) for name, core in trained.items()}
         for _ in range(2):
             gradients = torch.autograd.grad(
                 (factors.dense() - target).square().sum(), list(trained.values()), allow_unused=True
@@ -172,26 +209,46 @@ def _learns(subject: FormatSubject) -> None:
             with torch.no_grad():
                 for (name, core), gradient in zip(trained.items(), gradients, strict=True):
                     if gradient is not None and bool(gradient.any()):
-                        reached.add(name)
-                        core.sub_(0.1 * gradient / gradient.abs().max())
-        dead = sorted(trained.keys() - reached)
+                        relative = gradient / gradient.abs().max()
+                        reached[name] |= relative.abs() > _NEGLIGIBLE
+                        core.sub_(0.1 * relative)
+        dead = {name: int((~entries).sum()) for name, entries in reached.items() if not bool(entries.all())}
         require(
             not dead,
-            expected="a nonzero gradient for every trained core in one of the first two steps",
-            got=f"none for {', '.join(dead)}",
-            cause="two cores that start at zero, or a core that is multiplied only by zeros",
+            expected="a nonzero gradient for every entry of the trained cores in one of the first two steps",
+            got=", ".join(f"none for {n} of {reached[name].numel()} entries of {name}" for name, n in dead.items()),
+            cause="two cores that start at zero, or a given core whose zeros mask another core",
+        )
+        alike = _alike(factors)
+        require(
+            not alike,
+            expected="components of a bond that differ after two steps",
+            got=f"equal components of {', '.join(alike)}",
+            cause="cores that all start constant, so that every rank component learns the same",
         )
 
     subject.for_all(check)
 
 
+def _alike(factors: Factors) -> list[str]:
+    """Return the bonds all of whose components are equal in every core."""
+    network, cores = factors.network, factors.named_cores()
+    bonds = {leg for leg, size in network.sizes.items() if leg not in network.output and size > 1}
+    for core in network.cores:
+        for leg in bonds & set(core.legs):
+            parts = cores[core.name].detach().movedim(core.legs.index(leg), 0)
+            if not torch.equal(parts, parts[:1].expand_as(parts)):
+                bonds.discard(leg)
+    return sorted(bonds)
+
+
 def _keeps_scale(subject: FormatSubject) -> str | None:
-    if not _has_zero(subject):
-        return "no core starts at zero, which the scale of the others is defined by"
-    starts = {core.start for core in subject.network(subject.cases[0]).cores}
-    if other := sorted(start for start in starts if start not in _KEPT):
-        return f"a core starts {other[0]!r}, which sets its own scale"
     for modes in subject.small:
+        if not subject.has_zero(modes):
+            return "no core starts at zero, which the scale of the others is defined by"
+        starts = {core.start for core in subject.network(modes).cores}
+        if other := sorted(starts.difference(_KEPT)):
+            return f"a core starts {other[0]!r}, which sets its own scale"
         mean = _mean_square(subject, modes)
         require(
             0.5 < mean < 2,
@@ -247,21 +304,23 @@ def _factors(subject: FormatSubject, modes: Sequence[Mode], seed: int = 0) -> Fa
     return Factors(subject.network(modes), modes, given=given, dtype=torch.float64, generator=generator)
 
 
-def _has_zero(subject: FormatSubject) -> bool:
-    return any(core.start == ZERO for core in subject.network(subject.cases[0]).cores)
-
-
-_NETWORK = ("equal arguments, equal network", "modes in order")
+_NETWORK = ("equal arguments, equal network", "modes in order", "given cores fit")
 
 NETWORK_LAWS: tuple[LawCheck[FormatSubject], ...] = (
     LawCheck("immutable", "a hashable frozen dataclass that equals its copies", _immutable),
     LawCheck("options survive JSON", "JSON serialization preserves the format", _survives_json, ("immutable",)),
     LawCheck(_NETWORK[0], "network(modes) and given(modes) are deterministic", _repeats),
     LawCheck(_NETWORK[1], "the network's output is the tensor's modes, in order", _keeps_modes, _NETWORK[:1]),
+    LawCheck(_NETWORK[2], "given(modes) has the values of the cores that start given", _gives, _NETWORK[:1]),
     LawCheck("count", "num_parameters is the number of elements of the trained cores", _counts, _NETWORK),
     LawCheck("dense", "the dense tensor is the einsum of the network", _is_dense, _NETWORK),
     LawCheck("zero start", "fresh factors do not change the output", _starts_at_zero, ("dense",)),
-    LawCheck("every core learns", "gradients reach every core within two steps", _learns, ("zero start",)),
+    LawCheck(
+        "every core learns",
+        "gradients reach every trained entry within two steps",
+        _learns,
+        ("zero start",),
+    ),
     LawCheck(
         "scale of the start", "random cores preserve the variance of an input", _keeps_scale, ("every core learns",)
     ),

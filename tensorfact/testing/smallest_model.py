@@ -83,7 +83,7 @@ def routes(format: Format, modes: Sequence[Mode]) -> dict[str, Tensor] | None:
     return outputs
 
 
-def unchanged_when_subtracted(format: Format, modes: Sequence[Mode]) -> float:
+def change_when_subtracted(format: Format, modes: Sequence[Mode]) -> float:
     """Return the change of the output of `Layers` by a fresh adapter with `subtract_start=True`.
 
     Args:

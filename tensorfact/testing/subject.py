@@ -8,14 +8,13 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
 from ..errors import FormatError
 from ..formats import Decomposition, Format
 from ..formats.search import capped
 from ..network import Mode, Network, Side
+from ..network.starts import ZERO
 from .laws import BrokenError
 from .strategies import allows
 
@@ -29,9 +28,21 @@ _LADDER: tuple[tuple[Side, ...], ...] = (
     ("stack", "in", "in", "in", "out", "out", "out"),
 )
 """The sides of the modes that a format is tested on, where they suit it."""
+_PERMUTED: tuple[tuple[Side, ...], ...] = (
+    ("in", "out"),
+    ("stack", "in", "out"),
+    ("in", "stack", "stack", "out"),
+    ("in", "in", "out", "out"),
+    _LADDER[-1],
+)
+"""The sides of modes of equal size, where a permutation does not change the shape."""
 _SIZES = ((2, 3, 4, 2, 3, 2, 3), (3, 5, 2, 3, 2, 2, 2), (4, 4, 4, 4, 4, 4, 4))
 _WIDER = (1, 2, 4, 8, 16)
+_EQUAL = (3, 4, 6, 8, 16)
 _SMALL = 2
+_FEW = 4096
+"""The largest number of elements of a tensor with modes of equal size."""
+_EXAMPLES = 12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,19 +51,24 @@ class FormatSubject:
 
     Args:
         format: The format.
-        cases: The modes to test it on.
+        cases: The modes to test it on, the smallest tensor first.
+        chosen: Whether the modes were chosen by the user, so that no others are used.
+        subtract_start: Whether the format is used with `adapt(..., subtract_start=True)`, and may start anywhere.
     """
 
     format: Format
     cases: tuple[tuple[Mode, ...], ...]
+    chosen: bool = False
+    subtract_start: bool = False
 
     @classmethod
-    def of(cls, format: Format, modes: Sequence[Mode] | None) -> FormatSubject:
+    def of(cls, format: Format, modes: Sequence[Mode] | None, subtract_start: bool = False) -> FormatSubject:
         """Return a format under test with its modes.
 
         Args:
             format: The format.
             modes: The modes to test it on; by default those of a fixed list that suit the format.
+            subtract_start: Whether the format may start anywhere.
 
         Raises:
             FormatError: `format` is not a format, or no modes of the list suit it.
@@ -62,10 +78,10 @@ class FormatSubject:
                 "check_format: format", expected="a Format object", got=repr(format), fix="check_format(MyFormat(2))"
             )
         if modes is not None:
-            return cls(format, (tuple(modes),))
+            return cls(format, (tuple(modes),), True, subtract_start)
         for factor in _WIDER:
-            if cases := tuple(each for each in _ladder(factor) if _takes(format, each)):
-                return cls(format, cases)
+            if cases := [each for each in _ladder(factor) if _takes(format, each)]:
+                return cls(format, tuple(sorted(cases, key=_numbers)), False, subtract_start)
         shapes = " | ".join(" ".join(sides) for sides in _LADDER)
         raise FormatError(
             f"check_format: none of the test modes suits {format}: {shapes}",
@@ -77,15 +93,31 @@ class FormatSubject:
     def small(self) -> tuple[tuple[Mode, ...], ...]:
         """The smallest modes, of two different arrangements of sides; used for slow decompositions."""
         by_sides: dict[tuple[str, ...], tuple[Mode, ...]] = {}
-        for case in sorted(self.cases, key=_numbers):
+        for case in self.cases:
             by_sides.setdefault(tuple(mode.side for mode in case), case)
         stacked = [case for sides, case in by_sides.items() if "stack" in sides]
         rest = [case for sides, case in by_sides.items() if "stack" not in sides]
         return (*stacked[:1], *rest[:1], *stacked[1:])[:_SMALL]
 
+    @functools.cached_property
+    def equal(self) -> tuple[tuple[Mode, ...], ...]:
+        """Modes that are all of the same size, for several arrangements of sides that suit the format."""
+        found: list[tuple[Mode, ...]] = []
+        for sides in () if self.chosen else _PERMUTED:
+            if found and len(sides) > 4:
+                break
+            sizes = [size for size in _EQUAL if size ** len(sides) <= _FEW]
+            cases = (_modes(sides, [size] * len(sides)) for size in sizes)
+            found += [case for case in cases if _takes(self.format, case)][:1]
+        return tuple(found)
+
     def network(self, modes: Sequence[Mode]) -> Network:
         """Return the format's network."""
         return self.format.network(modes)
+
+    def has_zero(self, modes: Sequence[Mode]) -> bool:
+        """Return whether a core of the format's network starts at zero."""
+        return any(core.start == ZERO for core in self.network(modes).cores)
 
     def cores(
         self, modes: Sequence[Mode], seed: int = 0, given: Mapping[str, Tensor] | None = None
@@ -102,9 +134,11 @@ class FormatSubject:
     @functools.cached_property
     def tensors(self) -> dict[tuple[Mode, ...], Tensor]:
         """A tensor that the format can represent exactly, for every small case."""
-        return {
-            case: evaluated(self.network(case), self.cores(case, given=self.format.given(case))) for case in self.small
-        }
+        return {case: self.representable(case) for case in self.small}
+
+    def representable(self, modes: Sequence[Mode]) -> Tensor:
+        """Return a random tensor in fp64 that the format can represent exactly."""
+        return evaluated(self.network(modes), self.cores(modes, given=self.format.given(modes)))
 
     @functools.cached_property
     def found(self) -> dict[tuple[Mode, ...], Decomposition]:
@@ -142,26 +176,19 @@ class FormatSubject:
         """Yield every small case with its tensor and decomposition."""
         return ((case, tensor, self.found[case]) for case, tensor in self.tensors.items())
 
-    def for_all(self, check: Callable[[tuple[Mode, ...], int], None], examples: int = 12) -> None:
-        """Check a property for random modes and seeds; hypothesis reports the simplest failure.
+    def for_all(self, check: Callable[[tuple[Mode, ...], int], None]) -> None:
+        """Check a property for all modes, the smallest first, with several seeds if there are few modes.
 
         Args:
             check: The property, as a function of modes and seed; it raises if the property does not hold.
-            examples: Number of examples to try.
         """
-
-        @settings(
-            max_examples=examples,
-            deadline=None,
-            derandomize=True,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-        )
-        @given(modes=st.sampled_from(self.cases), seed=st.integers(0, 99))
-        def law(modes: tuple[Mode, ...], seed: int) -> None:
-            check(modes, seed)
-
-        law()
+        for seed in range(max(1, _EXAMPLES // len(self.cases))):
+            for modes in self.cases:
+                try:
+                    check(modes, seed)
+                except Exception as error:
+                    error.add_note(f"Failing modes: {modes}, seed {seed}")
+                    raise
 
 
 def evaluated(network: Network, cores: Mapping[str, Tensor]) -> Tensor:
@@ -198,10 +225,11 @@ def _ladder(factor: int) -> Iterator[tuple[Mode, ...]]:
     for sizes in _SIZES:
         for sides in _LADDER:
             if factor == 1 or len(sides) < 7:
-                yield tuple(
-                    Mode(f"{side}{k}", size * factor, side)
-                    for k, (side, size) in enumerate(zip(sides, sizes, strict=False))
-                )
+                yield _modes(sides, [size * factor for size in sizes[: len(sides)]])
+
+
+def _modes(sides: Sequence[Side], sizes: Sequence[int]) -> tuple[Mode, ...]:
+    return tuple(Mode(f"{side}{k}", size, side) for k, (side, size) in enumerate(zip(sides, sizes, strict=True)))
 
 
 def _takes(format: Format, modes: Sequence[Mode]) -> bool:

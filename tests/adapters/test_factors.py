@@ -1,15 +1,23 @@
-"""Factors: the values of their cores."""
+"""Factors: the values of their cores, which are arrays for other libraries too."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import cast
+
+import numpy as np
+import opt_einsum
 import pytest
+import tensorly
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
-from tensorfact import TensorTrain
+from tensorfact import CP, Format, TensorTrain, Tucker, adapt
 from tensorfact.adapters.factors import Factors
-from tests.helpers import as_modes, difference
+from tensorfact.formats.common import tensorly_on_torch
+from tests.helpers import as_modes, difference, draw, layers, layers_plan
 from tests.strategies import formats, modes
 
 
@@ -44,3 +52,42 @@ def test_assigned_cores_are_copied() -> None:
     factors.assign(cores)
     assert difference(factors.dense(), cores["U"] @ cores["V"]) < 1e-6
     assert [id(p) for p in factors.parameters()] == [id(p) for p in parameters]
+
+
+# ------------------------------------------------------------------------------------------------------ other libraries
+
+Cores = dict[str, Tensor]
+
+REBUILT: dict[Format, tuple[str, Callable[[Cores], Tensor]]] = {
+    TensorTrain(2): (
+        "ia,alb,bo->lio",
+        lambda c: tensorly.tt_to_tensor([c["U"][None], c["S1"], c["V"][..., None]]).transpose(0, 1),
+    ),
+    Tucker(2): ("ix,ly,yxz,oz->lio", lambda c: tensorly.tucker_to_tensor((c["C"], [c["U2"], c["U1"], c["U3"]]))),
+    CP(2): ("ir,lr,or->lio", lambda c: tensorly.cp_to_tensor((None, [c["U2"], c["U1"], c["U3"]]))),
+}
+"""The einsum of a format for (layer in out), written out, and its tensor rebuilt by tensorly."""
+
+
+@pytest.mark.parametrize("format", REBUILT, ids=str)
+def test_cores_are_arrays_for_other_libraries(format: Format) -> None:
+    adapter = adapt(layers(3, 6), layers_plan(), format, check=False, seed=0)
+    draw(adapter)
+    factors = cast("Factors", adapter.factors["stack"])
+    named = {name.removeprefix("stack."): core for name, core in adapter.named_cores().items()}
+    cores = [named[core.name] for core in factors.network.cores]
+    dense, (equation, rebuilt) = factors.dense(), REBUILT[format]
+    assert difference(torch.einsum(equation, *cores), dense) < 1e-6
+    assert difference(opt_einsum.contract(equation, *cores), dense) < 1e-6
+    assert difference(opt_einsum.contract_expression(equation, *[core.shape for core in cores])(*cores), dense) < 1e-6
+    arrays = [core.detach().numpy() for core in cores]
+    for array, core in zip(arrays, cores, strict=True):
+        assert type(array) is np.ndarray
+        assert np.array_equal(np.asarray(core.detach()), array)
+    assert difference(torch.from_numpy(np.einsum(equation, *arrays)), dense) < 1e-6
+    assert difference(torch.from_numpy(opt_einsum.contract(equation, *arrays)), dense) < 1e-6
+    with tensorly_on_torch():
+        assert difference(rebuilt(named), dense) < 1e-6
+        assert difference(tensorly.norm(cores[0]), cores[0].norm()) < 1e-6
+    opt_einsum.contract(equation, *cores).square().sum().backward()
+    assert all(core.grad is not None and bool(core.grad.any()) for core in cores)

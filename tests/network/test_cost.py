@@ -99,3 +99,10 @@ def test_what_is_known_of_a_device_is_not_measured_again(machines: dict[str, Mac
     machines["cuda"] = Machine("cuda", 1.0, 2.0, 3.0)
     assert machine("cuda:1") is machine("cuda") is machines["cuda"]
     assert machine("cpu") is machine("cpu")
+
+
+@pytest.mark.parametrize(("calls", "rounds"), [(1, 1), (3, 5), (4, 2)])
+def test_a_time_is_measured_over_rounds_of_calls_after_one_of_warm_up(calls: int, rounds: int) -> None:
+    called: list[int] = []
+    assert module._seconds(lambda: called.append(1), torch.device("cpu"), calls, rounds) > 0
+    assert len(called) == calls * (rounds + 1)

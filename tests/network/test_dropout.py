@@ -25,6 +25,8 @@ from tensorfact import (
 )
 from tensorfact.adapters.factors import Factors
 from tensorfact.errors import AdaptError
+from tensorfact.network import Core, Network
+from tensorfact.network.dropout import Dropout
 from tests.bundled import X, nano, plan
 from tests.helpers import difference, draw, layers, layers_plan, refused, untouched
 from tests.layouts import applied
@@ -149,3 +151,20 @@ def test_rank_components_are_dropped_where_they_are() -> None:
     assert len(sizes) > 15
     with refused(AdaptError, "dropout", "factors"):
         recipes.lokr(lab.nano(), rank=None).adapt(lab.nano(), dropout=0.5)
+
+
+@pytest.mark.parametrize(
+    ("dropout", "masked"),
+    [
+        (Dropout(), []),
+        (Dropout(increment=0.5), []),
+        (Dropout(factors=0.5), ["A", "B"]),
+        (Dropout(rank=0.5), ["B"]),
+        (Dropout(rank=0.5, factors=0.5), ["A", "B"]),
+    ],
+)
+def test_only_cores_with_dropout_have_a_mask(dropout: Dropout, masked: list[str]) -> None:
+    cores = (Core("A", ("in", "_r")), Core("M", ("_r", "_s"), trained=False), Core("B", ("_s", "out"), "zero"))
+    network = Network(cores, ("in", "out"), {"in": 6, "_r": 2, "_s": 3, "out": 4})
+    masks = dropout.masks(network, [torch.ones(shape) for shape in network.shapes().values()])
+    assert [core.name for core, mask in zip(cores, masks, strict=True) if mask is not None] == masked

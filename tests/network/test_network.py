@@ -64,3 +64,37 @@ def test_what_is_no_einsum_is_refused(cores: Any, output: Sequence[str], sizes: 
 
 def test_a_mode_knows_its_side() -> None:
     assert Mode("(layer role)", 144, "stack") == Mode("(layer role)", 144, side="stack")
+
+
+@pytest.mark.parametrize(
+    ("starts", "expected"),
+    [
+        ({}, ["orthogonal", "normal", "zero"]),
+        ({"A": "uniform"}, ["uniform", "normal", "zero"]),
+        ({"M": "zero"}, ["orthogonal", "zero", "normal"]),
+        ({"M": "zero", "B": "constant:2"}, ["orthogonal", "zero", "constant:2"]),
+        ({"B": "xavier"}, ["orthogonal", "normal", "xavier"]),
+    ],
+)
+def test_other_starts_leave_one_zero_core_and_the_others_as_they_are(
+    starts: dict[str, str], expected: list[str]
+) -> None:
+    first, middle = dataclasses.replace(A, start="orthogonal"), Core("M", ("_r", "_s"))
+    network = Network((first, middle, Core("B", ("_s", "out"), "zero")), ("in", "out"), {**SIZES, "_s": 3})
+    assert [core.start for core in network.started(starts).cores] == expected
+    assert [core.trained for core in network.started(starts).cores] == [True, True, True]
+    frozen = network.started(starts, ["A"])
+    assert [core.trained for core in frozen.cores] == [False, True, True]
+    assert [core.trained for core in frozen.started({}).cores] == [False, True, True]
+
+
+def test_the_fan_in_counts_each_bond_and_each_input_once_and_nothing_of_the_zero_core() -> None:
+    second = Core("C", ("in", "_r", "_s"))
+    sizes = {"in": 6, "out": 4, "_r": 2, "_s": 3}
+    network = Network((A, second, Core("B", ("_s", "out"), "zero")), ("in", "out"), sizes)
+    assert [network.fan_in(core, {"in": 6}) for core in network.cores[:2]] == [6, 2]
+    network = Network((A, second, Core("B", ("in", "_s", "out"), "zero")), ("in", "out"), sizes)
+    assert [network.fan_in(core, {"in": 6}) for core in network.cores[:2]] == [1, 2]
+    network = Network((A, Core("C", ("in", "_r")), Core("B", ("out",), "zero")), ("in", "out"), SIZES)
+    assert [network.fan_in(core, {"in": 5}) for core in network.cores[:2]] == [5, 2]
+    assert [network.fan_in(core, {}) for core in network.cores[:2]] == [1, 2]

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tensorfact.errors import NetworkError
+from tensorfact.errors import AdaptError, NetworkError
 from tensorfact.network import Core, Network, plan_contraction, with_input
-from tensorfact.network.order import TOKENS
+from tensorfact.network.order import TOKENS, check_optimize
 from tests.helpers import difference, refused
 from tests.strategies import networks
 
@@ -137,3 +137,21 @@ def test_an_optimiser_need_not_be_hashable(optimize: Any) -> None:
 def test_what_is_no_optimiser_is_refused(optimize: Any) -> None:
     with refused(NetworkError, "plan_contraction: optimize"):
         plan_contraction(Network((Core("A", ("in",)),), ("in",), {"in": 2}), optimize)
+
+
+@given(st.integers(1, 50), st.integers(1, 50), st.integers(1, 50))
+def test_training_computes_three_products_and_keeps_the_operands(tokens: int, inputs: int, outputs: int) -> None:
+    sizes = {"tokens": tokens, "in": inputs, "out": outputs}
+    plan = plan_contraction(Network((Core("x", ("tokens", "in")), Core("W", ("in", "out"))), ("tokens", "out"), sizes))
+    assert plan.training.flops == 3 * 2 * tokens * inputs * outputs
+    assert plan.training.kept == tokens * inputs + inputs * outputs
+    assert (plan.training.moved, plan.training.launches) == (3 * plan.cost.moved, 3)
+    assert plan.largest_intermediate == tokens * outputs
+
+
+@pytest.mark.parametrize("optimize", ["fastest", "", None, 3, ["greedy"]])
+def test_the_check_of_an_optimiser_names_the_argument(optimize: Any) -> None:
+    with refused(AdaptError, "adapt: optimize", repr(optimize), "optimize='auto'"):
+        check_optimize(optimize, "adapt: optimize", AdaptError)
+    for known in OPTIMIZERS:
+        check_optimize(known, "adapt: optimize", AdaptError)

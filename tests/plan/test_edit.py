@@ -61,6 +61,12 @@ def test_only_takes_fixed_coordinates_and_numbers() -> None:
     assert plan.only(at=0).resolve(NANO).parameters == ("blocks.0.attn.proj.weight",)
 
 
+def test_only_drops_the_rules_of_a_group_that_do_not_have_the_label() -> None:
+    rules = (Rule("blocks.{at}.attn.proj.weight", "out in"), Rule("blocks.0.mlp.fc1.weight", "out in", at="mlp"))
+    plan = TensorizationPlan((Group("g", "at in out", rules),)).only(at="mlp")
+    assert [rule.param for rule in plan.groups[0].rules] == ["blocks.0.mlp.fc1.weight"]
+
+
 def test_swapped_parameters_lie_transposed() -> None:
     downs = [f"down{k}" for k in range(4)]
     plan = PLAN.only(role=["o", *downs])
@@ -143,8 +149,9 @@ MISTAKES: Mapping[str, tuple[type[PlanError], Callable[[], Any], str]] = {
     "other modes": (PlanError, lambda: PLAN.arranged("layer in out"), "role"),
     "half a rule": (PlanError, lambda: PLAN.swapped("in", "out", role="q"), "only some coordinates"),
     "an axis that is none": (PlanError, lambda: PLAN.swapped("in", "outt", role="o"), "outt"),
-    "no size": (PlanError, lambda: PLAN.split("in", {"a": 0, "b": None}), "an int of at least 1"),
+    "no size": (PlanError, lambda: PLAN.split("in", {"a": 0, "b": None}), "split: 'in' into 'a'"),
     "no name": (PlanError, lambda: PLAN.split("in", {1: 3, 2: None}), "axes and their sizes"),  # type: ignore[dict-item]
+    "a name and a number": (PlanError, lambda: PLAN.split("in", {"a": 2, 3: None}), "axes and their sizes"),  # type: ignore[dict-item]
     "no coordinate": (PlanError, lambda: PLAN.only(role=3.5), "3.5"),  # type: ignore[arg-type]
     "an unknown axis": (PlanError, lambda: PLAN.swapped("foo", "bar"), "foo"),
     "an axis that is no name": (PlanError, lambda: PLAN.split(None, {"a": 2}), "split: axis"),  # type: ignore[arg-type]
@@ -156,6 +163,7 @@ MISTAKES: Mapping[str, tuple[type[PlanError], Callable[[], Any], str]] = {
     "no axes to swap": (PlanError, lambda: PLAN.swapped(None, 5), "plan.swapped("),  # type: ignore[arg-type]
     "no label to swap": (PlanError, lambda: PLAN.swapped("in", "out", role=[]), "swapped: role"),
     "no plans": (PlanError, lambda: TensorizationPlan.joined({"a": "x"}), "plans by name"),  # type: ignore[dict-item]
+    "a plan and something else": (PlanError, lambda: TensorizationPlan.joined({"a": PLAN, "b": "x"}), "plans by name"),  # type: ignore[dict-item]
     "one name twice": (PlanError, lambda: TensorizationPlan.joined({"encoder": PLAN, "": PLAN}), "encoder"),
 }  # fmt: skip
 

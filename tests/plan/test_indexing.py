@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tensorfact.plan.indexing import Index, as_index, spread, take
+from tensorfact.plan.indexing import Index, as_index, mesh, spread, take
 
 positions = st.lists(st.integers(0, 6), min_size=1, max_size=7, unique=True)
 
@@ -19,6 +19,7 @@ positions = st.lists(st.integers(0, 6), min_size=1, max_size=7, unique=True)
         ([0, 1, 2], slice(0, 3, 1)),
         ([1, 4], slice(1, 5, 3)),
         ([2, 0], (2, 0)),
+        ([3, 3], (3, 3)),
         ([0, 1, 3], (0, 1, 3)),
     ],
 )
@@ -45,3 +46,14 @@ def test_spread_places_what_take_finds_and_zeros_elsewhere(at: list[int], dim: i
 def test_spread_over_everything_copies_nothing() -> None:
     parts = torch.randn(3, 2)
     assert spread(parts, 0, (0, 1, 2), 3) is parts
+
+
+@given(st.lists(positions, min_size=1, max_size=3))
+def test_a_mesh_indexes_the_block_that_taking_along_every_dimension_gives(at: list[list[int]]) -> None:
+    whole = torch.arange(7 ** len(at)).reshape([7] * len(at))
+    block = whole
+    for dim, each in enumerate(at):
+        block = take(block, dim, as_index(each))
+    index = mesh(tuple(as_index(each) for each in at))
+    assert torch.equal(whole[index], block)
+    assert all(isinstance(each, slice) for each in index) == all(isinstance(as_index(each), slice) for each in at)

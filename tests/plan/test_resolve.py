@@ -105,6 +105,37 @@ def test_partition_makes_a_tensor_for_each_value() -> None:
     assert len(resolved.parameters) == 5
 
 
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("10", "2", "1"), ["g[1]", "g[2]", "g[10]"]),
+        (("z", "a", "m"), ["g[z]", "g[a]", "g[m]"]),
+        (("2", "a", "1"), ["g[2]", "g[a]", "g[1]"]),
+    ],
+)
+def test_tensors_of_numbers_are_in_their_order_and_those_of_names_in_the_model_s(
+    names: tuple[str, ...], expected: list[str]
+) -> None:
+    model = nn.ModuleDict({name: layers(2, 4) for name in names})
+    resolved = plan("layer in out", Rule("{part}.{layer}.weight", "out in"), partition="part").resolve(model)
+    assert [tensor.name for tensor in resolved.tensors] == expected
+
+
+@pytest.mark.parametrize(
+    ("sizes", "fix"),
+    [
+        ({"head": 3}, "choose head from 1, 2, 4, 8, 16"),
+        ({"head": 3, "dim": 4}, "choose head from 1, 2, 4."),
+        ({"head": 3, "dim": 5}, "axis_sizes={'head': ...}"),
+    ],
+)
+def test_sizes_that_would_fit_are_listed(sizes: dict[str, int], fix: str) -> None:
+    axes = " ".join(dict.fromkeys([*sizes, "rest"]))
+    wrong = plan(f"layer in {axes}", Rule("{layer}.weight", f"({axes}) in"), axis_sizes=sizes)
+    with refused(SizeError, fix):
+        wrong.resolve(layers(2, 16))
+
+
 def test_the_sides_follow_the_dimensions_of_a_parameter() -> None:
     model = nn.ModuleList([nn.Conv2d(4, 6, 3)])
     resolved = plan("layer out (in kh) kw", Rule("{layer}.weight", "out in kh kw")).resolve(model)

@@ -9,7 +9,7 @@ import pytest
 
 from tensorfact import Group, Rule
 from tensorfact.errors import PlanError
-from tensorfact.plan.rules import mode_names
+from tensorfact.plan.rules import mode_names, rule_to_dict
 from tests.helpers import refused
 
 QKV = Rule("blocks.{layer}.qkv.weight", "(role out) in", role=["q", None, "v"])
@@ -164,7 +164,15 @@ def test_captures_that_would_take_for_ever_to_match_are_refused(param: str) -> N
         Rule(param, "out in")
 
 
+@pytest.mark.parametrize("partition", ["(layer role)", "layer (in out)", "()"])
+def test_names_of_axes_are_separated_by_spaces(partition: str) -> None:
+    with refused(PlanError, "partition", "axis names separated by spaces", repr(partition)):
+        Group("g", "in out", (QKV,), partition=partition)
+
+
 def test_a_long_number_is_a_name() -> None:
+    assert Rule("{layer}.weight", "out in").match(f"{'9' * 9}.weight") == {"layer": 999_999_999}
+    assert Rule("{layer}.weight", "out in").match(f"{'9' * 10}.weight") == {"layer": "9" * 10}
     assert Rule("{layer}.weight", "out in").match(f"{'9' * 5000}.weight") == {"layer": "9" * 5000}
 
 
@@ -179,3 +187,18 @@ def test_a_group_is_not_named_like_an_attribute_of_a_module(name: str) -> None:
 def test_axis_sizes_are_a_dict(sizes: Any) -> None:
     with refused(PlanError, "axis_sizes", "axis_sizes={'in': 12}"):
         Group("g", "in out", (Rule("w", "out in"),), axis_sizes=sizes)
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        (Rule("w", "out in"), {"param": "w", "pattern": "out in"}),
+        (Rule("w", "out in", role="o"), {"param": "w", "pattern": "out in", "coordinates": {"role": "o"}}),
+        (
+            Rule("w", "(role out) in", role=("q", None)),
+            {"param": "w", "pattern": "(role out) in", "coordinates": {"role": ["q", None]}},
+        ),
+    ],
+)
+def test_a_rule_is_written_with_the_coordinates_it_has(rule: Rule, expected: dict[str, Any]) -> None:
+    assert rule_to_dict(rule) == expected

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import given
+from torch import nn
 
-from tensorfact import Group, Rule, TensorizationPlan, TensorTrain, Tucker, get_format
-from tensorfact.errors import FormatError
+from tensorfact import Format, Group, Rule, TensorizationPlan, TensorTrain, Tucker, get_format, plan_by_shape
+from tensorfact.errors import FormatError, RankError
+from tensorfact.formats import Kronecker
 from tests.helpers import Tiny, bits, refused
 from tests.strategies import Case, cases
 
@@ -75,3 +77,45 @@ def test_one_format_for_all_or_one_for_each_name(format: Any, count: int) -> Non
 def test_what_gives_a_tensor_no_format_is_refused(format: Any, words: list[str]) -> None:
     with refused(FormatError, *words):
         TWO.resolve(Tiny(width=4, ratio=2, depth=2)).formats(format)
+
+
+def test_tables_list_every_tensor_and_what_is_left_out() -> None:
+    model = Tiny(width=4, ratio=2, depth=2)
+    model.register_parameter("temperature", nn.Parameter(torch.zeros(())))
+    resolved = TWO.resolve(model)
+    table = resolved.table()
+    assert table.headers == ("tensor", "modes", "parameters", "shapes", "dimensions", "slices")
+    assert table.rows == (
+        ("proj[0]", "in=4 out=4", "blocks.{layer}.proj.weight", "1 x 4x4", "out in", ""),
+        ("proj[1]", "in=4 out=4", "blocks.{layer}.proj.weight", "1 x 4x4", "out in", ""),
+        ("fc", "(layer role)=4 in=4 out=4", "blocks.{layer}.fc1.weight", "2 x 8x4", "(role out) in", "role=a,b"),
+    )
+    left = {row[0]: row[1] for row in resolved.left_out_table().rows}
+    assert left["blocks.*.fc2.weight"] == "2 x 4x8"
+    assert left["embed.weight"] == "1 x 6x4"
+    assert left["head.bias"] == "1 x 3"
+    assert left["biases, norms, scales"] == "21 vectors", "ten for each block, and the scalar"
+
+
+def test_a_slice_has_one_coordinate_of_each_stack_axis_and_all_of_the_others() -> None:
+    rule = Rule("blocks.{layer}.proj.weight", "(head dim) in")
+    group = Group("g", "(layer head) dim in", (rule,), axis_sizes={"head": 2})
+    (tensor,) = TensorizationPlan((group,)).resolve(Tiny(width=4, depth=3)).tensors
+    assert tensor.extents == {"(layer head)": 2, "dim": 2, "in": 4}
+    proj, _, fc = TWO.resolve(Tiny(width=4, ratio=2, depth=2)).tensors
+    assert proj.extents == {"in": 4, "out": 4}
+    assert fc.extents == {"(layer role)": 1, "in": 4, "out": 4}
+
+
+@pytest.mark.parametrize(("width", "share"), [(2, 192 / 208), (8, 1.0), (5, 192 / 232)])
+def test_the_share_is_that_of_all_matrices(width: int, share: float) -> None:
+    model = nn.Sequential(*(nn.Linear(8, 8) for _ in range(3)), nn.Linear(8, width), nn.Embedding(9, 8))
+    assert plan_by_shape(model).resolve(model).share == pytest.approx(share)
+
+
+@pytest.mark.parametrize("format", [TensorTrain(5), Tucker(5), Kronecker(1)], ids=str)
+def test_a_format_that_does_not_suit_a_tensor_is_refused_with_its_name(format: Format) -> None:
+    tensor = TWO.resolve(Tiny(width=4, ratio=2, depth=2))["fc"]
+    with pytest.raises(FormatError, match=r"tensor 'fc' \(4, 4, 4\)") as caught:
+        tensor.network(format)
+    assert isinstance(caught.value, RankError) == ("fitted(format)" in str(caught.value))

@@ -26,8 +26,9 @@ from tensorfact.formats import (
     parse_format,
 )
 from tensorfact.network import Mode, Network
-from tensorfact.testing import check_format
+from tensorfact.testing import LawError, check_format
 from tests import faulty
+from tests.planted import PLANTED, Two
 from tests.testing.outcomes import failing
 
 GOOD: dict[str, Format] = {
@@ -60,11 +61,18 @@ GOOD: dict[str, Format] = {
     "name", [name for name in available_formats() if get_format(name).__module__.startswith("tensorfact.")]
 )
 def test_every_registered_format_keeps_the_laws(name: str) -> None:
-    assert failing(check_format(GOOD[name])) == {}
+    format = GOOD[name]
+    assert failing(check_format(format, subtract_start=isinstance(format, Gates))) == {}
+
+
+def test_a_format_without_a_zero_core_is_meant_to_be_one() -> None:
+    broken = failing(check_format(Gates()))
+    assert list(broken) == ["zero start"]
+    assert "check_format(..., subtract_start=True)" in broken["zero start"]
 
 
 @pytest.mark.parametrize(
-    "format", [TensorTrain(16), TensorTrain("full"), CP(2, weights=True), faulty.Middle()], ids=str
+    "format", [TensorTrain(16), TensorTrain("full"), CP(2, weights=True), faulty.Middle(), Two(2)], ids=str
 )
 def test_other_options_keep_the_laws(format: Format) -> None:
     assert failing(check_format(format)) == {}
@@ -77,6 +85,13 @@ def test_other_options_keep_the_laws(format: Format) -> None:
 def test_a_faulty_format_breaks_its_law_and_no_other(law: str) -> None:
     broken = failing(check_format(faulty.FORMATS[law]))
     assert list(broken) == [law], broken
+
+
+@pytest.mark.parametrize(("law", "fault"), PLANTED)
+def test_a_planted_fault_is_found(law: str, fault: str) -> None:
+    laws = {each.name: each for each in check_format(PLANTED[law, fault])}
+    with pytest.raises(LawError, match=f"{law}: expected "):
+        laws[law]()
 
 
 # ---------------------------------------------------------------------------------------------------- how it is written

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tensorfact import CP, Tucker, plan_by_shape, plan_for
+from tensorfact import CP, TensorTrain, Tucker, plan_by_shape, plan_for
+from tensorfact.formats import Started
 from tensorfact.lab import nano
 from tensorfact.testing import check_plan
 from tensorfact.testing import plans as any_plans
@@ -23,6 +24,16 @@ def test_a_plan_on_the_bundled_model_keeps_the_laws(format: Any) -> None:
     before = snapshot(model)
     assert failing(check_plan(plan_for(model), model, format=format)) == {}
     assert snapshot(model) == before
+
+
+@pytest.mark.parametrize("start", ["normal:0.1", "constant:0.5", "xavier"])
+def test_a_format_that_starts_elsewhere_changes_the_model_unless_its_start_is_subtracted(start: str) -> None:
+    plan, model = faulty.case()
+    format = Started(TensorTrain(2), {"V": start})
+    broken = failing(check_plan(plan, model, X, format))
+    assert list(broken) == ["fresh adapter changes nothing"]
+    assert "check_plan(..., subtract_start=True)" in broken["fresh adapter changes nothing"]
+    assert failing(check_plan(plan, model, X, format, subtract_start=True)) == {}
 
 
 def test_a_plan_by_shape_keeps_the_laws() -> None:

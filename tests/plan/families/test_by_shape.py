@@ -140,3 +140,19 @@ def test_a_rule_folds_experts_as_a_stack_of_matrices(name: str) -> None:
     expected = logits(model, ids)
     adapter.merge()
     assert difference(logits(model, ids), expected) < 1e-5
+
+
+@pytest.mark.parametrize(("stages", "depth"), [(5, 2), (2, 5)])
+def test_of_several_numbers_the_one_with_the_most_values_is_the_layer(stages: int, depth: int) -> None:
+    model = nn.ModuleList(nn.ModuleList(nn.Linear(4, 4) for _ in range(depth)) for _ in range(stages))
+    rules = [rule.param for rule in plan_by_shape(model).groups[0].rules]
+    assert rules == (
+        ["{layer}.0.weight", "{layer}.1.weight"] if stages > depth else ["0.{layer}.weight", "1.{layer}.weight"]
+    )
+
+
+@pytest.mark.parametrize("names", [("0", "1", "x"), ("x", "0", "1"), ("0", "x", "y", "1")])
+def test_a_name_among_numbers_is_claimed_once(names: tuple[str, ...]) -> None:
+    model = nn.ModuleDict({name: nn.Linear(4, 4) for name in names})
+    (tensor,) = plan_by_shape(model).resolve(model).tensors
+    assert sorted(view.parameter for view in tensor.views) == sorted(f"{name}.weight" for name in names)

@@ -269,3 +269,13 @@ def test_an_mlp_stays_whole_on_request(name: str, shapes: dict[str, tuple[int, .
 def test_unknown_blocks_are_refused(blocks: Any) -> None:
     with refused(PlanError, repr(blocks), fix=False):
         plan_for(nano(), blocks)
+
+
+@pytest.mark.parametrize("missing", ["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"])
+def test_a_model_without_a_part_of_its_family_is_refused(missing: str) -> None:
+    model = copy.deepcopy(outline("vit_tiny_patch16_224"))
+    for block in cast("Any", model).blocks:
+        owner, _, name = missing.partition(".")
+        setattr(block.get_submodule(owner), name, nn.Identity())
+    with refused(NoMatchError, "plan_by_shape"):
+        plan_for(model)
