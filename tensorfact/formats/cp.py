@@ -11,6 +11,8 @@ import tensorly.decomposition
 import torch
 from torch import Tensor
 
+from ..common.checks import of_type
+from ..errors import FormatError
 from ..network import Core, Mode, Network, dense_of
 from .base import Format
 from .common import arranged, mode_sizes, tensorly_on_torch
@@ -53,7 +55,7 @@ class CP(Format):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rank", checked_rank(self.rank, "CP", several=False))
-        object.__setattr__(self, "weights", bool(self.weights))
+        of_type(self.weights, bool, "CP: weights", FormatError, expected="True or False", example="True")
 
     def network(self, modes: Sequence[Mode]) -> Network:
         """Return the network of factors."""

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 
 from ..common.aliases import JsonObject, Options
+from ..common.checks import of_type
 from ..errors import FormatError, nearest
 from .base import Format
 from .block_term import BlockTerm
@@ -127,6 +128,7 @@ def parse_format(text: str) -> Format:
         >>> parse_format("tt:rank=16")
         TensorTrain(rank=16, order=None)
     """
+    of_type(text, str, "format", FormatError, expected="NAME:option=value,... as a str", example="'tt:rank=16'")
     name, _, rest = text.partition(":")
     cls = get_format(name)
     try:
@@ -135,7 +137,7 @@ def parse_format(text: str) -> Format:
     except FormatError:  # of an inner format
         raise
     except ValueError as error:
-        raise FormatError("format", expected="NAME:option=value,...", got=repr(text), fix="tt:rank=16") from error
+        raise FormatError("format", expected="NAME:option=value,...", got=repr(text)[:200], fix="tt:rank=16") from error
     return _build(name, cls, options)
 
 
@@ -146,6 +148,7 @@ def format_label(format: Format) -> str:
         >>> format_label(TensorTrain(rank=16))
         'tt rank=16'
     """
+    of_type(format, Format, "format", FormatError, expected="a Format", example="TensorTrain(rank=4)")
     options = {
         f.name: getattr(format, f.name) for f in dataclasses.fields(format) if f.default != getattr(format, f.name)
     }

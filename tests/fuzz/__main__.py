@@ -10,7 +10,7 @@ import time
 import torch
 
 from tests.fuzz.kinds import KINDS, prepare
-from tests.fuzz.report import counts, failures
+from tests.fuzz.report import counts, failure
 from tests.fuzz.workers import run_cases
 
 
@@ -34,9 +34,11 @@ def main() -> int:
     os.environ |= {"HF_HUB_OFFLINE": "1", "MPLBACKEND": "agg"}
     started = time.monotonic()
     prepare()
-    found = list(run_cases(KINDS, words.seed, cases, processes=words.processes, seconds=words.seconds))
-    for text in failures(found, words.seed):
-        print(text)  # noqa: T201
+    found = []
+    for verdict in run_cases(KINDS, words.seed, cases, processes=words.processes, seconds=words.seconds):
+        found.append(verdict)
+        if verdict.problems:
+            print(failure(verdict, words.seed), flush=True)  # noqa: T201
     print(f"\n{counts(found)}\n\nseed {words.seed}, {time.monotonic() - started:.0f} s")  # noqa: T201
     return int(any(verdict.problems for verdict in found))
 

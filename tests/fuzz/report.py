@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from tensorfact.common.table import Table
 from tests.fuzz.case import PROBLEMS, Verdict
@@ -21,12 +21,10 @@ def _row(name: str, verdicts: Sequence[Verdict]) -> tuple[str, ...]:
     return (name, *(f"{count:,}" for count in (len(verdicts), *outcomes, *problems)))
 
 
-def failures(verdicts: Iterable[Verdict], seed: int) -> list[str]:
-    """Return a text for each case with problems, those of one place in the package beside each other."""
-    wrong = sorted((each for each in verdicts if each.problems), key=lambda each: (each.problems, each.where))
-    return [
-        f"{', '.join(each.problems)}: {each.where}\n"
-        f"    {each.what!r}\n"
-        f"    python -m tests.fuzz --seed {seed} --kind {each.kind} --case {each.number}"
-        for each in wrong
-    ]
+def failure(verdict: Verdict, seed: int) -> str:
+    """Return a case with problems as text: place and message, the input, and the command that repeats it."""
+    return (
+        f"{', '.join(verdict.problems)}: {verdict.where}\n"
+        f"    {verdict.what!r}\n"
+        f"    python -m tests.fuzz --seed {seed} --kind {verdict.kind} --case {verdict.number}"
+    )

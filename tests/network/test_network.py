@@ -64,3 +64,25 @@ def test_what_is_no_einsum_is_refused(cores: Any, output: Sequence[str], sizes: 
 
 def test_a_mode_knows_its_side() -> None:
     assert Mode("(layer role)", 144, "stack") == Mode("(layer role)", 144, side="stack")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"cores": 5},
+        {"cores": ("A",)},
+        {"cores": (Core("A", 5),)},  # type: ignore[arg-type]
+        {"cores": (Core("A", (1, 2)),)},  # type: ignore[arg-type]
+        {"output": 0.5},
+        {"output": "ab"},
+        {"output": ([],)},
+        {"sizes": 5},
+        {"sizes": {"in": 2.5, "out": 4}},
+        {"sizes": {"in": None, "out": 4}},
+    ],
+)
+def test_a_network_is_made_of_cores_legs_and_ints(changes: Any) -> None:
+    given = {"cores": (Core("A", ("in", "out")),), "output": ("in", "out"), "sizes": {"in": 6, "out": 4}}
+    with refused(NetworkError, "network: "):
+        Network(**{**given, **changes})
+    assert Network(**{**given, "cores": list(given["cores"])}) == Network(**given)  # type: ignore[call-overload, arg-type]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ...common.aliases import Options
-from ...common.checks import AnyPath
+from ...common.checks import AnyPath, file_path
 from ...common.progress import Progress, silent
 from ...errors import DataError
 from ...model.example import timm_shape
@@ -50,6 +50,7 @@ def image_folder(
     """
     from torchvision.datasets import ImageFolder
 
+    root = file_path(root, "image_folder: root", DataError)
     transform = transform_of(model, imagenet_statistics=imagenet_statistics)
     parts: dict[str, ImageFolder] = {}
     for split in SPLITS:

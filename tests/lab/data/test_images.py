@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -103,3 +104,9 @@ def test_imagenets_statistics_are_for_three_channels() -> None:
     )
     assert own.unique().tolist() == [1.0]
     torch.testing.assert_close(other[:, 0, 0], torch.tensor([0.515 / 0.229, 0.544 / 0.224, 0.594 / 0.225]))
+
+
+@pytest.mark.parametrize("root", ["x" * 300, "a/" * 3000, "a\0b", "", 5])
+def test_a_root_that_is_no_path_is_refused(root: Any) -> None:
+    with pytest.raises(DataError, match="image_folder: root"):
+        image_folder(root, nano())
