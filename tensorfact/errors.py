@@ -26,7 +26,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-
 _LONGEST = 1000
 """Characters of one part of a message."""
 

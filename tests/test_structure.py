@@ -237,6 +237,7 @@ ACROSS = {
     "names": "no two public classes share a name",
     "compile": "torch.compile on whole models, with adapters of every format",
     "distributed": "several processes: adapters, training and what is stored",
+    "fuzz": "every reader of the package, on damaged input",
     "laws": "the laws of the design, each over plans, models, formats and dtypes",
     "results_page": "the documentation's page of results and the runs beside it",
     "routes": "both routes on members of many families, under everything torch does to a model",

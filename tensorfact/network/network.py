@@ -95,9 +95,7 @@ class Network:
             value = getattr(self, name)
             of_type(value, (tuple, list), f"network: {name}", NetworkError, expected="a tuple", example=example)
             object.__setattr__(self, name, tuple(value))
-        of_type(
-            self.sizes, Mapping, "network: sizes", NetworkError, expected="a dict", example="{'in': 6, 'out': 4}"
-        )
+        of_type(self.sizes, Mapping, "network: sizes", NetworkError, expected="a dict", example="{'in': 6, 'out': 4}")
         for core in self.cores:
             of_type(core, Core, "network: cores", NetworkError, expected="Cores", example="(Core('A', ('in', 'out')),)")
         legs = [self.output, *(core.legs for core in self.cores)]

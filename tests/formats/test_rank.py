@@ -104,7 +104,9 @@ def test_the_first_number_that_suits_is_found(least: int, high: int) -> None:
     assert first_that(lambda n: n >= least, high) == min(least, high)
 
 
-@pytest.mark.parametrize("rank", [numpy.array([1, 2]), torch.ones(2), numpy.zeros((2, 2)), numpy.array(["full"]), b"full"])
+@pytest.mark.parametrize(
+    "rank", [numpy.array([1, 2]), torch.ones(2), numpy.zeros((2, 2)), numpy.array(["full"]), b"full"]
+)
 @pytest.mark.parametrize("format", [TensorTrain, CP, MatrixBatch])
 def test_an_array_is_no_rank(format: Any, rank: Any) -> None:
     with refused(RankError, "'full'"):

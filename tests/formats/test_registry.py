@@ -27,7 +27,16 @@ from tensorfact import (
     register_format,
 )
 from tensorfact.errors import FormatError, RankError, TensorfactError
-from tensorfact.formats import Each, Nested, Started, format_from_dict, format_label, format_to_dict, parse_format, registry
+from tensorfact.formats import (
+    Each,
+    Nested,
+    Started,
+    format_from_dict,
+    format_label,
+    format_to_dict,
+    parse_format,
+    registry,
+)
 from tensorfact.lab import nano
 from tests.helpers import refused
 

@@ -9,7 +9,7 @@ import time
 
 import torch
 
-from tests.fuzz.kinds import KINDS, prepare
+from tests.fuzz.kinds import KINDS, prepare, schedule
 from tests.fuzz.report import counts, failure
 from tests.fuzz.workers import run_cases
 
@@ -26,8 +26,7 @@ def main() -> int:
     words = parser.parse_args()
     if words.case is not None and words.kind is None:
         parser.error("--case needs --kind")
-    chosen = [words.kind] if words.kind else list(KINDS)
-    cases = [(chosen[number % len(chosen)], number // len(chosen)) for number in range(words.cases)]
+    cases = [(words.kind, number) for number in range(words.cases)] if words.kind else schedule(words.cases)
     if words.case is not None:
         cases = [(words.kind, words.case)]
     torch.set_num_threads(1)

@@ -19,21 +19,16 @@ from tensorfact import (
     Adapter,
     AdapterState,
     Alpha,
-    Group,
-    MatrixBatch,
     Rule,
     TensorizationPlan,
     TensorTrain,
-    Tucker,
     adapt,
     formats,
-    load_adapter,
     recipes,
 )
 from tensorfact.network import Core, Dropout, Mode, Network
 from tests.fuzz.adapters import files, model
 from tests.fuzz.case import Case
-from tests.fuzz.lora import WEIGHTS
 from tests.helpers import ids
 from tests.storage.saved import PLAN
 
@@ -56,12 +51,47 @@ def values() -> tuple[Any, ...]:
     """Return odd values, made anew for every case."""
     meta = torch.zeros(3, 3, device="meta")
     return (
-        *(None, True, 0, 1, -1, 5, 2**63, 10**30, 0.0, 0.5, 1e300, math.nan, math.inf, 1j, "", "a", "full", "a\0b", b"a"),
+        *(
+            None,
+            True,
+            0,
+            1,
+            -1,
+            5,
+            2**63,
+            10**30,
+            0.0,
+            0.5,
+            1e300,
+            math.nan,
+            math.inf,
+            1j,
+            "",
+            "a",
+            "full",
+            "a\0b",
+            b"a",
+        ),
         *([], (), {}, set(), [None], ["a"], [1, 2], [0.5], {"a": 1}, {"g": None}, {1: 2}, {"g": TensorTrain(1)}, [[1]]),
         *(numpy.int64(2), numpy.float32(0.5), numpy.nan, numpy.array([1, 2]), numpy.zeros((4, 4)), numpy.array(None)),
-        *(torch.tensor(2), torch.tensor(0.5), torch.zeros(0), torch.ones(4, 4), torch.tensor(True), meta, Path("nowhere")),
+        *(
+            torch.tensor(2),
+            torch.tensor(0.5),
+            torch.zeros(0),
+            torch.ones(4, 4),
+            torch.tensor(True),
+            meta,
+            Path("nowhere"),
+        ),
         *(object(), Odd, Odd(), len, lambda *_: None, iter([1]), range(3), TensorTrain, TensorTrain(2), PLAN, slice(1)),
-        *(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2, device="meta"), torch.nn.Module(), Alpha(8), math, torch.float32),
+        *(
+            torch.nn.Linear(2, 2),
+            torch.nn.Linear(2, 2, device="meta"),
+            torch.nn.Module(),
+            Alpha(8),
+            math,
+            torch.float32,
+        ),
     )
 
 
@@ -72,16 +102,47 @@ def good(folder: Path) -> dict[str, Any]:
     (folder / "existing").write_bytes(b"content")
     modes = (Mode("layer", 2, "stack"), Mode("in", 4, "in"), Mode("out", 4, "out"))
     tuned = {name: value + 0.1 for name, value in model().state_dict().items()}
-    named = {
-        **{"model": host, "plan": PLAN, "format": TensorTrain(2), "scale": 1.0, "rank": 2, "path": path, "adapter": path},
-        **{"adapters": {path: 1.0}, "base": copy.deepcopy(model()), "tuned": tuned, "name": "g", "parameter_name": KEY},
-        **{"modes": modes, "tokens": 8, "lr": 0.1, "folder": folder / "new", "example_input": ids(), "axis": "in"},
-        **{"into": {"a": 2, "b": 2}, "plans": {"a": PLAN}, "text": PLAN.to_json(), "groups": PLAN.groups, "check": False},
-        **{"first": "in", "second": "out", "alpha": 8.0, "tensor": "g", "core": Core("U", ("a",)), "dtype": torch.float32},
-        **{"cores": (Core("U", ("a", "b")),), "outputs": ("a", "b"), "sizes": {"a": 2, "b": 3}, "param": "{l}.w"},
-        **{"pattern": "out in", "rules": PLAN.groups[0].rules, "blocks": "all", "parameter": KEY, "heads": 2, "order": None},
+    return {
+        "model": host,
+        "plan": PLAN,
+        "format": TensorTrain(2),
+        "scale": 1.0,
+        "rank": 2,
+        "path": path,
+        "adapter": path,
+        "adapters": {path: 1.0},
+        "base": copy.deepcopy(model()),
+        "tuned": tuned,
+        "name": "g",
+        "parameter_name": KEY,
+        "modes": modes,
+        "tokens": 8,
+        "lr": 0.1,
+        "folder": folder / "new",
+        "example_input": ids(),
+        "axis": "in",
+        "into": {"a": 2, "b": 2},
+        "plans": {"a": PLAN},
+        "text": PLAN.to_json(),
+        "groups": PLAN.groups,
+        "check": False,
+        "first": "in",
+        "second": "out",
+        "alpha": 8.0,
+        "tensor": "g",
+        "core": Core("U", ("a",)),
+        "dtype": torch.float32,
+        "cores": (Core("U", ("a", "b")),),
+        "outputs": ("a", "b"),
+        "sizes": {"a": 2, "b": 3},
+        "param": "{l}.w",
+        "pattern": "out in",
+        "rules": PLAN.groups[0].rules,
+        "blocks": "all",
+        "parameter": KEY,
+        "heads": 2,
+        "order": None,
     }
-    return named
 
 
 KEY = "blocks.0.qkv.weight"
@@ -93,7 +154,9 @@ def targets() -> dict[str, Callable[[dict[str, Any]], Callable[..., Any]]]:
     public = {name: getattr(tensorfact, name) for name in tensorfact.__all__ if name not in OMITTED}
     found: dict[str, Callable[..., Any]] = {name: each for name, each in public.items() if callable(each)}
     classes = {name: getattr(formats, name) for name in formats.__all__ if name not in OMITTED}
-    found |= {f"formats.{name}": each for name, each in classes.items() if callable(each) and not inspect.isabstract(each)}
+    found |= {
+        f"formats.{name}": each for name, each in classes.items() if callable(each) and not inspect.isabstract(each)
+    }
     found |= {f"recipes.{name}": recipe for name, recipe in recipes.RECIPES.items()}
     found |= {"network.Network": Network, "network.Mode": Mode, "network.Core": Core, "network.Dropout": Dropout.of}
     plain = {name: functools.partial(_same, each) for name, each in found.items()}

@@ -17,6 +17,9 @@ from tests.fuzz.values import dumped, garbled, mutated
 DTYPES = (torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool, torch.complex64)
 
 
+NUMBERS = (0.0, float("nan"), float("inf"), 1e38, -1e-38)
+
+
 def damaged(rng: Random, raw: bytes) -> bytes:
     """Return a sealed file with changes of one kind: to its bytes, container, description or tensors."""
     way = rng.random()
@@ -76,7 +79,7 @@ def tensors_changed(rng: Random, tensors: dict[str, Tensor]) -> dict[str, Tensor
         "wider": value.unsqueeze(0),
         "empty": value[:0].clone() if value.ndim else value.reshape(1)[:0],
         "dtype": value.to(rng.choice(DTYPES)),
-        "number": torch.full_like(value, rng.choice((0.0, float("nan"), float("inf"), 1e38, -1e-38))),
+        "number": torch.tensor(rng.choice(NUMBERS)).to(value.dtype).expand(value.shape),
         "large": torch.zeros(rng.choice(((0, 5), (1000,), (64, 64), (1, 1, 1, 1, 1)))),
     }
     changed = ways[rng.choice(sorted(ways))]

@@ -71,11 +71,13 @@ def judge(kind: str, number: int, case: Case, folder: Path) -> Verdict:
             problems += ["message"] if _unclear(str(error), case.named) else []
     if time.process_time() - started > SECONDS and "hangs" not in problems:
         problems.append("hangs")
-    if _memory("VmHWM") - before > allowed:
+    peak, left = _memory("VmHWM") - before, contents(folder)
+    if peak > allowed:
         problems.append("memory")
-    if outcome != "valid" and (models != [marks(model) for model in case.models] or files != contents(folder)):
-        problems.append("half-changed")
-    if any(name.endswith(".tmp") for name in contents(folder)):
+        where = f"{peak:,} bytes, {allowed:,} allowed; {where}"
+    changed = models != [marks(model) for model in case.models] or not files.items() <= left.items()
+    added = left.keys() > files.keys() and not case.begins
+    if (outcome != "valid" and (changed or added)) or any(name.endswith(".tmp") for name in left):
         problems.append("half-changed")
     outcome = "failed" if {"bare", "hangs"} & {*problems} else outcome
     return Verdict(kind, number, outcome, tuple(dict.fromkeys(problems)), where, case.what[:300])

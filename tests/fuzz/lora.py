@@ -15,6 +15,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from tensorfact import Group, MatrixBatch, Rule, TensorizationPlan, TensorTrain, from_lora
+from tensorfact.algebra import Recompression
 from tests.fuzz.case import Case
 from tests.fuzz.containers import container_changed, tensors_changed
 from tests.fuzz.values import ODD, dumped, garbled, mutated
@@ -22,13 +23,44 @@ from tests.helpers import Tiny, randomise
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 LAYERS = {f"blocks.{layer}.{name}": size for layer in (0, 1) for name, size in (("proj", (4, 4)), ("fc1", (8, 4)))}
-PATTERNS = ("(a+)+$", "(.*)*x", "(a|a)*b", "(?=.*)*", "a{9999}{9999}", "(", "[", "fc1", r"\1", "(?P<a>x)(?P<a>y)", ".*.*.*.*")
-NAMES = ("lora_A.weight", "lora_down.weight", "hada_w1_a", "lokr_w1", "lokr_w2_b", "alpha", "lora_magnitude_vector", "x")
+PATTERNS = (
+    "(a+)+$",
+    "(.*)*x",
+    "(a|a)*b",
+    "(?=.*)*",
+    "a{9999}{9999}",
+    "(",
+    "[",
+    "fc1",
+    r"\1",
+    "(?P<a>x)(?P<a>y)",
+    ".*.*.*.*",
+)
+NAMES = (
+    "lora_A.weight",
+    "lora_down.weight",
+    "hada_w1_a",
+    "lokr_w1",
+    "lokr_w2_b",
+    "alpha",
+    "lora_magnitude_vector",
+    "x",
+)
 
 CONFIGURATION: dict[str, Any] = {
-    **{"peft_type": "LORA", "r": 2, "lora_alpha": 4, "use_rslora": False, "use_dora": False, "bias": "none"},
-    **{"target_modules": ["proj", "fc1"], "modules_to_save": None, "init_lora_weights": True, "fan_in_fan_out": False},
-    **{"rank_pattern": {r"blocks\.0\.proj": 2}, "alpha_pattern": {"fc1": 3.0}, "base_model_name_or_path": None},
+    "peft_type": "LORA",
+    "r": 2,
+    "lora_alpha": 4,
+    "use_rslora": False,
+    "use_dora": False,
+    "bias": "none",
+    "target_modules": ["proj", "fc1"],
+    "modules_to_save": None,
+    "init_lora_weights": True,
+    "fan_in_fan_out": False,
+    "rank_pattern": {r"blocks\.0\.proj": 2},
+    "alpha_pattern": {"fc1": 3.0},
+    "base_model_name_or_path": None,
 }
 
 Parts = dict[str, tuple[int, ...]]
@@ -37,7 +69,9 @@ Parts = dict[str, tuple[int, ...]]
 @functools.cache
 def model() -> tuple[nn.Module, TensorizationPlan]:
     """Return the base model, of which cases use copies, and its plan."""
-    groups = [Group(name, "layer in out", (Rule(f"blocks.{{layer}}.{name}.weight", "out in"),)) for name in ("proj", "fc1")]
+    groups = [
+        Group(name, "layer in out", (Rule(f"blocks.{{layer}}.{name}.weight", "out in"),)) for name in ("proj", "fc1")
+    ]
     return randomise(Tiny()).eval(), TensorizationPlan(groups)  # type: ignore[arg-type]
 
 
@@ -59,9 +93,19 @@ def _lokr(rows: int, columns: int) -> Parts:
 
 WRITTEN = {
     "peft": (_lora, lambda layer: f"base_model.model.{layer}", CONFIGURATION, {}),
-    "peft loha": (_loha, lambda layer: f"base_model.model.{layer}", CONFIGURATION | {"peft_type": "LOHA", "alpha": 2}, {}),
+    "peft loha": (
+        _loha,
+        lambda layer: f"base_model.model.{layer}",
+        CONFIGURATION | {"peft_type": "LOHA", "alpha": 2},
+        {},
+    ),
     "kohya": (_kohya, lambda layer: f"lora_unet_{layer.replace('.', '_')}", None, {"ss_network_alpha": "4"}),
-    "diffusers": (_lora, lambda layer: layer, None, {"lora_adapter_metadata": json.dumps({"t.r": 2, "t.lora_alpha": 4})}),
+    "diffusers": (
+        _lora,
+        lambda layer: layer,
+        None,
+        {"lora_adapter_metadata": json.dumps({"t.r": 2, "t.lora_alpha": 4})},
+    ),
     "lycoris": (_lokr, lambda layer: f"lycoris_{layer.replace('.', '_')}", None, {}),
 }
 """Shapes of a layer's tensors, the name of a layer, the configuration and the metadata of each kind of file."""
@@ -99,7 +143,7 @@ def lora_case(rng: Random, folder: Path) -> Case:
         _misplaced(rng, path)
     host, plan = copy.deepcopy(model()[0]), model()[1]
     format = rng.choice((TensorTrain(2), MatrixBatch(1), MatrixBatch("full")))
-    return Case(kind, lambda: from_lora(host, path, plan, format), path, (host,), lambda found: found.state.check())
+    return Case(kind, lambda: from_lora(host, path, plan, format), path, (host,), _used)
 
 
 def _renamed(rng: Random, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -125,8 +169,14 @@ def _described(rng: Random, metadata: dict[str, str]) -> dict[str, str]:
     """Return metadata, whose values are text, with one of them changed."""
     key = rng.choice(sorted(metadata))
     inner = json.loads(metadata[key])
-    texts = (dumped(mutated(rng, inner)), dumped(rng.choice(ODD)), str(rng.choice(ODD)).encode(errors="replace").decode())
-    more = {"ss_network_dim": rng.choice(("2", "0", "-1", "x", "9" * 5000, "²"))} if "ss_network_alpha" in metadata else {}
+    texts = (
+        dumped(mutated(rng, inner)),
+        dumped(rng.choice(ODD)),
+        str(rng.choice(ODD)).encode(errors="replace").decode(),
+    )
+    more = (
+        {"ss_network_dim": rng.choice(("2", "0", "-1", "x", "9" * 5000, "²"))} if "ss_network_alpha" in metadata else {}
+    )
     return {**metadata, key: rng.choice(texts), **more}
 
 
@@ -139,3 +189,7 @@ def _misplaced(rng: Random, path: Path) -> None:
             file.mkdir()
     if rng.random() < 0.02:
         shutil.rmtree(path)
+
+
+def _used(found: Recompression) -> None:
+    found.state.check()

@@ -29,13 +29,34 @@ from tests.storage.saved import PLAN
 
 MODES = (Mode("layer", 2, "stack"), Mode("role", 3, "stack"), Mode("in", 4, "in"), Mode("out", 6, "out"))
 ALPHABET = "ab01(){}[]=:,.*-_ '\"\\\0\n\u00b2\u0660é+~^@#e9"
-PATTERNS = ("(layer role) in out", "(role out) in", "out in", "in (head dim) layer role", "1 in out", "blocks.{layer}.qkv.weight")
+PATTERNS = (
+    "(layer role) in out",
+    "(role out) in",
+    "out in",
+    "in (head dim) layer role",
+    "1 in out",
+    "blocks.{layer}.qkv.weight",
+)
 TEXTS = (
-    *("tt:rank=16", "tucker:rank=(4,8,8)", "each:format=tt(rank=5)", "nested:format=tt(rank=2),cores={'U': cp(rank=1)}"),
+    *(
+        "tt:rank=16",
+        "tucker:rank=(4,8,8)",
+        "each:format=tt(rank=5)",
+        "nested:format=tt(rank=2),cores={'U': cp(rank=1)}",
+    ),
     *("cp:rank=0.5,weights=True", "matrix-batch:rank=full", "monarch:rank=2,blocks=2", "tt:rank=2,order=(0,1)"),
     *("started:format=matrix-batch(rank=2),starts={'A':'normal'}", "diagonals:format=tt(rank=2)", "gates:rank=1"),
 )
-METHODS = ("lora:rank=8", "fact-tt:rank=4", "linear", "bitfit", "adapter:hidden=8", "vera", "vpt-deep:length=5", "noah:budget=361000")
+METHODS = (
+    "lora:rank=8",
+    "fact-tt:rank=4",
+    "linear",
+    "bitfit",
+    "adapter:hidden=8",
+    "vera",
+    "vpt-deep:length=5",
+    "noah:budget=361000",
+)
 MODELS = ("nano", "torch:Linear", "torch:TransformerEncoderLayer(d_model=16,nhead=2)", "test_vit(depth=2)")
 TASKS = ("vtab:svhn", "few-shot:pets(shots=1,seed=0)", "folder:/nowhere", "sprites:orientation", "digits(x=1)")
 
@@ -90,7 +111,8 @@ def _used_format(format: Format) -> None:
 def _format(rng: Random) -> Case:
     text = garbled_text(rng, rng.choice(TEXTS), f"{ALPHABET} tt cp rank full format")
     if rng.random() < 0.3:
-        text = f"{rng.choice(TEXTS).partition('=')[0]}={rng.choice((repr(odd(rng)), f'({DIGITS})', '9' * 5000, '-' * 3000))}"
+        value = rng.choice((repr(odd(rng)), f"({DIGITS})", "9" * 5000, "-" * 3000))
+        text = f"{rng.choice(TEXTS).partition('=')[0]}={value}"
 
     def act() -> Format:
         found = parse_format(text)

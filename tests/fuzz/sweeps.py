@@ -36,7 +36,9 @@ def files(*, finished: bool) -> dict[str, str]:
                 store.finish(_run(spec))
             results = read_results(folder)
             finals = [
-                dataclasses.replace(run.spec, stage="final", seed=seed) for run in results.runs.values() for seed in (0, 1)
+                dataclasses.replace(run.spec, stage="final", seed=seed)
+                for run in results.runs.values()
+                for seed in (0, 1)
             ]
             waiting = [] if not finished else [spec for spec in finals if store.read(spec) is None]
         if finished and results is not None:
@@ -50,7 +52,7 @@ def sweep_case(rng: Random, folder: Path) -> Case:
     root, texts = folder / "runs", dict(files(finished=rng.random() < 0.5))
     names = sorted(texts)
     for _ in range(rng.choice((1, 1, 1, 2))):
-        name = rng.choice([*names, *(name for name in names if "/" not in name) ])
+        name = rng.choice([*names, *(name for name in names if "/" not in name)])
         texts[name] = dumped(mutated(rng, json.loads(texts[name]), rng.choice((1, 1, 2))))
     raw = {path: text.encode() for path, text in texts.items()}
     if rng.random() < 0.15:

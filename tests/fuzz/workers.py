@@ -9,6 +9,7 @@ import resource
 import shutil
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -35,7 +36,9 @@ class Worker:
         context = multiprocessing.get_context("fork")
         self.answers, theirs = context.Pipe(duplex=False)
         self.process = context.Process(target=_work, args=(kinds, seed, self.left, folder, theirs), daemon=True)
-        self.process.start()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads, which wait and hold no lock
+            self.process.start()
         theirs.close()
         self.last = time.monotonic()
 
@@ -45,7 +48,9 @@ class Worker:
             found: Verdict | None = self.answers.recv()
         except EOFError:
             self.process.join()
-            found = self.lost("bare", f"the process ended with exit code {self.process.exitcode}") if self.left else None
+            found = (
+                self.lost("bare", f"the process ended with exit code {self.process.exitcode}") if self.left else None
+            )
         self.left = self.left[1:]
         self.last = time.monotonic()
         return found
