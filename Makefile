@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.stamp-ready
 
-.PHONY: results compare test test-slow test-site mutants examples third-party bench bench-cuda lint types docs check clean
+.PHONY: results compare test test-slow test-site mutants examples third-party fuzz bench bench-cuda lint types docs check clean
 
 compare: $(READY)
 	$(BIN)/tensorfact compare
@@ -54,6 +54,12 @@ results: $(READY)
 	$(BIN)/tensorfact compare --out runs/compare
 	$(BIN)/python -m benchmarks.results_page --sweep runs/small --recipes runs/recipes --compare runs/compare
 
+# damaged files, texts, command lines and arguments: 12,000 cases, or as many as SECONDS allow; SEED=1 for other cases.
+# A failure prints the command that repeats it.
+SECONDS ?=
+fuzz: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --seed $(SEED) $(if $(SECONDS),--seconds $(SECONDS))
+
 # benchmarks with their targets: at most ten minutes on the CPU; `make bench-cuda` on a machine with a GPU
 bench: $(READY)
 	$(BIN)/python -m benchmarks
@@ -72,6 +78,7 @@ docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 check: lint types docs test test-slow test-site examples third-party
+	$(MAKE) fuzz SECONDS=60
 
 $(READY): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tensorfact needs Python 3.11 or newer: make PYTHON=python3.11")'

@@ -26,9 +26,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_LONGEST = 1000
+"""Characters of one part of a message."""
+
 
 class TensorfactError(Exception):
     """Base class of all errors; the message is one line: problem, expected, got, usual cause, fix.
+
+    A part that is longer than 1,000 characters is cut, since it may quote a file or an argument of any size.
 
     Args:
         problem: What is wrong, naming the argument, rule, parameter or file.
@@ -52,6 +57,7 @@ class TensorfactError(Exception):
         cause: str = "",
         fix: str = "",
     ) -> None:
+        problem, expected, got, cause, fix = map(_line, (problem, expected, got, cause, fix))
         contrast = []
         if expected:
             contrast.append(f"expected {expected}")
@@ -63,6 +69,12 @@ class TensorfactError(Exception):
         if fix:
             sentences.append(f"Fix: {fix}")
         super().__init__(" ".join(s if s.endswith("?") else f"{s.rstrip('.')}." for s in sentences))
+
+
+def _line(part: str) -> str:
+    """Return a part of a message on one line, cut if it is too long."""
+    line = " ".join(part.splitlines())
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
 
 
 class PlanError(TensorfactError, ValueError):

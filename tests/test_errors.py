@@ -37,3 +37,11 @@ def test_a_message_holds_the_parts_that_were_given(parts: dict[str, str], messag
 @pytest.mark.parametrize(("word", "hint"), [("tuker", "; did you mean 'tucker'?"), ("TT", ""), ("", ""), ("xyz", "")])
 def test_the_nearest_option_is_suggested(word: str, hint: str) -> None:
     assert nearest(word, ["tt", "tucker"]) == hint
+
+
+@pytest.mark.parametrize("part", ["problem", "expected", "got", "cause", "fix"])
+@pytest.mark.parametrize("text", ["a\nb", "a\r\nb\n\nc", "x" * 100_000, "a\u2028b", "\n"])
+def test_a_message_is_one_line_of_bounded_length(part: str, text: str) -> None:
+    message = str(TensorfactError(**{"problem": "p", part: text}))
+    assert len(message.splitlines()) == 1
+    assert len(message) < 1100

@@ -240,6 +240,7 @@ ACROSS = {
     "names": "no two public classes share a name",
     "compile": "torch.compile on whole models, with adapters of every format",
     "distributed": "several processes: adapters, training and what is stored",
+    "fuzz": "every reader of the package, on damaged input",
     "laws": "the laws of the design, each over plans, models, formats and dtypes",
     "mutants": "the tool that changes the package in one point, to see whether a test fails",
     "results_page": "the documentation's page of results and the runs beside it",

@@ -9,7 +9,7 @@ import numpy
 import torch
 from torch import Tensor, nn
 
-from ..common.checks import flag, whole_number
+from ..common.checks import flag, of_type, whole_number
 from ..common.table import Table
 from ..errors import AdaptError
 from ..network import Cost
@@ -17,6 +17,7 @@ from ..network.cost import seconds_of
 from .increments import NOMINAL_TOKENS, AnyIncrement, token_class
 
 ROUNDS = 5
+_MOST_TOKENS = 1 << 40
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,6 +140,9 @@ def explain(planned: Iterable[Planned], tokens: int, *, measure: bool = False) -
             "explain: measure=True needs a model with values, not one on the meta device", fix="measure=False"
         )
     tokens = whole_number(tokens, "explain: tokens", AdaptError, example=NOMINAL_TOKENS)
+    of_type(measure, bool, "explain: measure", AdaptError, expected="True or False", example="True")
+    if tokens > _MOST_TOKENS:
+        raise AdaptError("explain: tokens", expected=f"at most {_MOST_TOKENS:,}", got=str(tokens), fix="tokens=1024")
     alike: dict[tuple[object, bool], list[Planned]] = {}
     for each in planned:
         alike.setdefault((each.increment.kind, each.applied), []).append(each)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..common.checks import finite_number, one_of
+from ..common.checks import finite_number, of_type, one_of
 from ..errors import AdaptError
 from ..model.parameters import base_parameters
 
@@ -32,7 +32,8 @@ def parameter_groups(
         factors: Multiples of `lr` by name, as in `Adapter.parameter_groups`.
 
     Raises:
-        AdaptError: A name is neither a core nor `head`, or a multiple is not a positive number.
+        AdaptError: A name is neither a core nor `head`, a multiple is not a positive number, or `lr` is not a number
+            of at least 0.
     """
     finite_number(
         lr, "parameter_groups: lr", AdaptError, fits=lambda v: v > 0, expected="a number above 0", example=1e-3
@@ -42,8 +43,18 @@ def parameter_groups(
     words |= {id(parameters[name]): ["head"] for name in head if name in parameters}
     known = sorted({word for each in words.values() for word in each})
     multiples = {}
-    for name, factor in (factors or {}).items():
-        one_of(name, known, "parameter_groups: factors", AdaptError, fix=f"factors={{{known[0]!r}: 16.0}}")
+    finite_number(lr, "parameter_groups: lr", AdaptError, fits=lambda v: v >= 0, expected="a number of at least 0")
+    example = f"{{{known[0]!r}: 16.0}}"
+    given = of_type(
+        {} if factors is None else factors,
+        Mapping,
+        "parameter_groups: factors",
+        AdaptError,
+        expected="a dict of multiples by name",
+        example=example,
+    )
+    for name, factor in given.items():
+        one_of(name, known, "parameter_groups: factors", AdaptError, fix=f"factors={example}")
         multiples[name] = finite_number(
             factor,
             f"parameter_groups: factors[{name!r}]",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..common.table import Table
-from ..errors import AdaptError, UnusedError
+from ..errors import AdaptError, TensorfactError, UnusedError
 from ..model.example import ExampleInput, known_example, observing, outline, runs
 from ..model.parameters import base_parameters
 from ..model.values import dense_values
@@ -196,7 +196,7 @@ def measure(model: nn.Module, slots: Mapping[str, Slot], example: ExampleInput) 
     parameters = base_parameters(model)
     effects = []
     with observing(model), _changed(slots):
-        base = numbers(example.run(model))
+        base = numbers(_ran(model, example))
         noise = _apart(numbers(example.run(model)), base)
         for name, slot in slots.items():
             increment = slot.increment.dense().norm() or torch.tensor(1.0)
@@ -211,6 +211,20 @@ def measure(model: nn.Module, slots: Mapping[str, Slot], example: ExampleInput) 
                     break
             effects.append(Effect(name, moved if moved > 2 * noise else 0.0, max(_apart(adapted, merged) - noise, 0.0)))
     return Liveness(tuple(effects), tolerance_of(model))
+
+
+def _ran(model: nn.Module, example: ExampleInput) -> object:
+    """Return the output of a model on the example input, which need not be one of its inputs."""
+    try:
+        return example.run(model)
+    except TensorfactError:
+        raise
+    except Exception as error:  # the model may raise anything
+        raise AdaptError(
+            f"check: {type(model).__name__} does not run on the example input",
+            got=f"{type(error).__name__}: {error}",
+            fix="pass an input that model(input) takes: a tensor, a tuple of arguments, or a dict of keywords",
+        ) from error
 
 
 def _merged(model: nn.Module, parameter: nn.Parameter, slot: Slot, example: ExampleInput) -> Tensor:

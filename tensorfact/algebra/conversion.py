@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
-from ..common.checks import finite_number, flag, whole_number
+from ..common.checks import callback, finite_number, flag, whole_number
 from ..common.progress import Progress, silent
 from ..errors import AdaptError, DataError, FingerprintError, FormatError, PlanError, RankError
 from ..formats import Decomposition, Format, format_label
@@ -327,6 +327,7 @@ def _reworked(
     head: Mapping[str, Tensor] | None = None,
 ) -> Recompression:
     """Replace the factors of every tensor by those found for the weighted sum, on the same device."""
+    callback(progress, "progress", AdaptError)
     changes, formats, cores = [], {}, {}
     for done, name in enumerate(first.names, 1):
         own = first.description.scales[name]

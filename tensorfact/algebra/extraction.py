@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from ..common.checks import AnyPath, finite_number, flag
+from ..common.checks import AnyPath, callback, finite_number, flag, of_type
 from ..common.progress import Progress, silent
 from ..common.table import Table
 from ..errors import AdaptError, DataError
@@ -52,6 +52,8 @@ class Increments:
         self.has_model = given is not None
         self.before, self.after = _named(base), _named(tuned)
         self.host = _skeleton({**self.after, **self.before}) if given is None else given
+        example = "plan_for(model)"
+        of_type(plan, TensorizationPlan, "plan", AdaptError, expected="a TensorizationPlan", example=example)
         self.resolved = plan.resolve(self.host)
         _check(self.resolved, self.before, self.after)
 
@@ -182,6 +184,7 @@ def extract(
     """
     check_scale("extract", scale)
     flag(keep, "extract: keep", DataError)
+    callback(progress, "extract: progress", AdaptError)
     weights = Increments(base, tuned, plan, model)
     resolved = weights.resolved
     if keep and not weights.has_model:

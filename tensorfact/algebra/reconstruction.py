@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from torch import nn
 
 from ..common.aliases import JsonObject
+from ..common.checks import callback
 from ..common.progress import Progress, silent
 from ..common.table import Table
 from ..errors import TrainingError
@@ -117,6 +118,7 @@ def reconstruct(
         >>> [(row.label, row.parameters) for row in found.rows]
         [('cp rank=1', 264), ('tucker rank=2', 536)]
     """
+    callback(progress, "reconstruct: progress", TrainingError)
     increments = Increments(base, tuned, plan, model)
     tensors = increments.resolved.tensors
     given = list(formats.items() if isinstance(formats, Mapping) else ((format_label(f), f) for f in formats))

@@ -22,6 +22,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     try:
         app(arguments)
-    except TensorfactError as error:
+    except (TensorfactError, OSError) as error:  # OSError: a path that cannot be read or written, a full disk
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)

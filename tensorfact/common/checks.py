@@ -17,6 +17,11 @@ from ..errors import TensorfactError, nearest
 ErrorClass = type[TensorfactError]
 """Class of the error that a check raises."""
 
+T = TypeVar("T")
+
+_LONGEST_PATH, _LONGEST_NAME = 4096, 255
+"""Lengths of a path and of a name in it that Linux and most file systems admit, in bytes."""
+
 AnyPath = str | os.PathLike[str]
 """Types that are accepted as a path."""
 
@@ -203,6 +208,47 @@ Fix: route='auto'.
     )
 
 
+def of_type(
+    value: T, types: type | tuple[type, ...], argument: str, kind: ErrorClass, *, expected: str, example: str
+) -> T:
+    """Check that a value is of a type, and return it.
+
+    Args:
+        value: The value to check.
+        types: The valid types.
+        argument: Where the value was passed, as in `extract: plan`.
+        kind: Class of the error.
+        expected: The valid types in words.
+        example: A valid value as it is typed, for the fix.
+
+    Raises:
+        TensorfactError: Of class `kind`, if the value is of another type.
+
+    Examples:
+        >>> from tensorfact.errors import AdaptError
+        >>> of_type(5, dict, "adapt: scale", AdaptError, expected="a dict of scales", example="{'encoder': 2.0}")
+        Traceback (most recent call last):
+        tensorfact.errors.AdaptError: adapt: scale: expected a dict of scales, got 5. Fix: scale={'encoder': 2.0}.
+    """
+    if isinstance(value, types):
+        return value
+    raise kind(argument, expected=expected, got=repr(value)[:80], fix=f"{_name(argument)}={example}")
+
+
+def callback(value: T, argument: str, kind: ErrorClass) -> T:
+    """Check that a value can be called, such as a progress callback, and return it.
+
+    Args:
+        value: The value to check.
+        argument: Where the value was passed, as in `extract: progress`.
+        kind: Class of the error.
+
+    Raises:
+        TensorfactError: Of class `kind`, if the value cannot be called.
+    """
+    return of_type(value, Callable, argument, kind, expected="a function", example="print")  # type: ignore[arg-type]
+
+
 def file_path(value: object, argument: str, kind: ErrorClass, *, example: str = "adapter.safetensors") -> Path:
     """Check that a value is a `str` or an `os.PathLike`, and return it as a `Path`.
 
@@ -213,12 +259,22 @@ def file_path(value: object, argument: str, kind: ErrorClass, *, example: str = 
         example: A valid value, for the fix.
 
     Raises:
-        TensorfactError: Of class `kind`, if the value is of another type, empty, or has a null character.
+        TensorfactError: Of class `kind`, if the value is of another type, empty, too long, or has a character that
+            no path has.
     """
     given = os.fspath(value) if isinstance(value, os.PathLike) else value
-    if isinstance(given, str) and given and "\0" not in given:
+    if isinstance(given, str) and given and "\0" not in given and _fits_a_path(given):
         return Path(given)
     raise _refused(kind, argument, "a path: a str or an os.PathLike", value, example)
+
+
+def _fits_a_path(text: str) -> bool:
+    """Return whether the system can look for a path: one that it cannot is an OSError of every use of it."""
+    try:
+        raw = os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+    return len(raw) < _LONGEST_PATH and all(len(part) <= _LONGEST_NAME for part in raw.split(os.fsencode(os.sep)))
 
 
 def _refused(kind: ErrorClass, argument: str, expected: str, got: object, example: object) -> TensorfactError:

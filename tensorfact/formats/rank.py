@@ -36,7 +36,7 @@ def checked_rank(rank: object, owner: str, *, several: bool = True) -> Rank:
         >>> checked_rank([2, 3], "Tucker"), checked_rank(0.1, "Tucker"), checked_rank("full", "Tucker")
         ((2, 3), 0.1, 'full')
     """
-    if rank == FULL and isinstance(rank, str):
+    if isinstance(rank, str) and rank == FULL:
         return FULL
     if isinstance(rank, (float, numpy.floating)) and 0 < rank <= 1:
         return float(rank)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 
 from ..common.aliases import JsonObject, Options
-from ..common.checks import quoted
+from ..common.checks import of_type, quoted
 from ..errors import FormatError, nearest
 from .base import Format
 from .block_term import BlockTerm
@@ -138,7 +138,10 @@ def parse_format(text: str) -> Format:
     """
     if not isinstance(text, str) or len(text) > _LONGEST:
         raise FormatError(
-            "format", expected=f"a str of at most {_LONGEST:,} characters", got=quoted(text), fix="tt:rank=16"
+            "format",
+            expected=f"NAME:option=value,... of at most {_LONGEST:,} characters",
+            got=quoted(text),
+            fix="tt:rank=16",
         )
     name, _, rest = text.partition(":")
     cls = get_format(name)
@@ -159,6 +162,7 @@ def format_label(format: Format) -> str:
         >>> format_label(TensorTrain(rank=16))
         'tt rank=16'
     """
+    of_type(format, Format, "format", FormatError, expected="a Format", example="TensorTrain(rank=4)")
     options = {
         f.name: getattr(format, f.name) for f in dataclasses.fields(format) if f.default != getattr(format, f.name)
     }

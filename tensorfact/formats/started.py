@@ -51,7 +51,8 @@ class Started(Wrapper):
                 raise NetworkError("start 'given' is reserved for cores whose values the format provides")
         except (TypeError, ValueError) as error:
             raise FormatError(f"Started: {error}", fix="Started(format, {'V': 'normal:0.02'})") from error
-        if not isinstance(self.frozen, (list, tuple)) or not all(isinstance(name, str) for name in self.frozen):
+        names = self.frozen if isinstance(self.frozen, (tuple, list, set, frozenset)) else (None,)
+        if not all(isinstance(name, str) for name in names):
             raise FormatError(
                 "Started: frozen", expected="a list of core names", got=quoted(self.frozen), fix="frozen=['U']"
             )

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Literal
+from typing import Literal, SupportsIndex
 
-from ..common.checks import flag, quoted
+from ..common.checks import flag, of_type, quoted
 from ..errors import NetworkError, nearest
 from .starts import ZERO, check_start
 
@@ -88,11 +88,27 @@ class Network:
     sizes: Mapping[str, int]
 
     def __post_init__(self) -> None:
+        self._check_types()
         object.__setattr__(self, "sizes", dict(self.sizes))
         for problem, fix in (*self._problems_of_legs(), *self._problems_of_starts()):
             raise NetworkError(f"network: {problem}", fix=fix)
         for core in self.cores:
             check_start(core.start, f"core {core.name!r}")
+
+    def _check_types(self) -> None:
+        """Check that the cores, legs and sizes are what an einsum is made of."""
+        for name, example in (("cores", "(Core('A', ('in', 'out')),)"), ("output", "('in', 'out')")):
+            value = getattr(self, name)
+            of_type(value, (tuple, list), f"network: {name}", NetworkError, expected="a tuple", example=example)
+            object.__setattr__(self, name, tuple(value))
+        of_type(self.sizes, Mapping, "network: sizes", NetworkError, expected="a dict", example="{'in': 6, 'out': 4}")
+        for core in self.cores:
+            of_type(core, Core, "network: cores", NetworkError, expected="Cores", example="(Core('A', ('in', 'out')),)")
+        legs = [self.output, *(core.legs for core in self.cores)]
+        if not all(isinstance(own, (tuple, list)) and all(isinstance(leg, str) for leg in own) for own in legs):
+            raise NetworkError("network: legs", expected="tuples of str", got=repr(legs)[:200], fix="('in', 'out')")
+        if not all(isinstance(size, SupportsIndex) for size in self.sizes.values()):
+            raise NetworkError("network: sizes", expected="ints", got=repr(self.sizes)[:200], fix="{'in': 6, 'out': 4}")
 
     def _problems_of_legs(self) -> Iterator[tuple[str, str]]:
         """Yield every problem with names, legs and sizes, each with its fix."""

@@ -80,3 +80,17 @@ def test_tokens_are_a_count(tokens: Any) -> None:
     adapter = adapt(layers(), layers_plan(), TT)
     with refused(AdaptError, "tokens", repr(tokens), fix=False):
         adapter.explain(tokens)
+
+
+@pytest.mark.parametrize("tokens", [2**41, 2**63, 10**30])
+def test_more_tokens_than_any_model_takes_are_refused(tokens: int) -> None:
+    adapter = adapt(layers(), layers_plan(), TT, check=False)
+    with refused(AdaptError, "explain: tokens", tokens):
+        adapter.explain(tokens)
+
+
+@pytest.mark.parametrize("measure", ["yes", None, torch.ones(2), 5])
+def test_whether_to_measure_is_a_bool(measure: Any) -> None:
+    adapter = adapt(layers(), layers_plan(), TT, check=False)
+    with refused(AdaptError, "explain: measure"):
+        adapter.explain(measure=measure)

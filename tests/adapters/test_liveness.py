@@ -315,3 +315,11 @@ def test_infer_and_watch_get_along_with_sequential_roots() -> None:
     adapt(model, layers_plan(), TensorTrain(2), seed=0)
     infer(model, torch.ones(2, 6))
     assert not watches(model)
+
+
+@pytest.mark.parametrize("example", ["text", 5, torch.ones(2, 5), (torch.ones(2, 6), 1), {"x": torch.ones(2, 6)}, []])
+def test_an_input_that_the_model_does_not_take_is_refused(example: Any) -> None:
+    model = layers()
+    adapter = adapt(model, layers_plan(), TensorTrain(2), check=False)
+    with untouched(model), refused(AdaptError, "Sequential does not run on the example input"):
+        adapter.check(example)

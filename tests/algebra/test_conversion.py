@@ -292,3 +292,14 @@ def test_what_cannot_be_added_is_refused() -> None:
     with refused(FingerprintError, "base fingerprint"):
         combine({one: 1.0, foreign: 1.0})
     assert combine({one: 1.0, foreign: 1.0}, check_base=False).changes[0].format == TensorTrain(6)
+
+
+@pytest.mark.parametrize("wrong", [None, 5, "progress", [1], torch.ones(2, 2)])
+def test_a_callback_can_be_called(wrong: Any) -> None:
+    state = adapt(layers(), layers_plan(), TensorTrain(2), check=False).state
+    with refused(AdaptError, "progress"):
+        convert(state, TensorTrain(1), progress=wrong)
+    with refused(AdaptError, "progress"):
+        round_ranks(state, rank=1, progress=wrong)
+    with refused(AdaptError, "progress"):
+        combine({state: 1.0}, progress=wrong)

@@ -188,3 +188,12 @@ def test_what_cannot_be_extracted_is_refused() -> None:
     adapt(tuned, layers_plan(), TensorTrain(1), check=False)
     with refused(AdaptError, "adapted already"):
         extract(base, tuned, layers_plan(), FULL)
+
+
+@pytest.mark.parametrize("wrong", [None, 5, "plan", [1], torch.ones(2, 2)])
+def test_the_plan_and_the_callback_are_what_they_are_called(wrong: Any) -> None:
+    model = randomise(layers())
+    with refused(AdaptError, "a TensorizationPlan"):
+        extract(model, layers(), wrong, TensorTrain(2))
+    with refused(AdaptError, "extract: progress"):
+        extract(model, layers(), layers_plan(), TensorTrain(2), progress=wrong)

@@ -58,3 +58,9 @@ def test_formats_that_cannot_be_ranked_are_refused() -> None:
             reconstruct(base, tuned, formats, plan=layers_plan())
     with refused(RankError, "stack"):
         reconstruct(base, tuned, [Tucker(99)], plan=layers_plan())
+
+
+@pytest.mark.parametrize("wrong", [None, 5, "progress"])
+def test_a_callback_can_be_called(wrong: Any) -> None:
+    with refused(TrainingError, "reconstruct: progress"):
+        reconstruct(layers(), randomise(layers()), [TensorTrain(2)], plan=layers_plan(), progress=wrong)

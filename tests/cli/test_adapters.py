@@ -136,3 +136,13 @@ def test_a_mistake_with_a_file_is_one_line(
 ) -> None:
     assert said in refused(*(word.format(file=adapter_file, dir=tmp_path) for word in words))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "words", [("round", "{file}", "--rank", "1", "--out"), ("convert", "{file}", "--out"), ("report",)]
+)
+@pytest.mark.parametrize("path", ["x" * 300, "a/" * 3000])
+def test_a_path_that_no_system_has_is_one_line(
+    refused: Callable[..., str], adapter_file: Path, words: tuple[str, ...], path: str
+) -> None:
+    assert "File name too long" in refused(*(word.format(file=adapter_file) for word in words), path)

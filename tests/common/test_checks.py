@@ -10,7 +10,7 @@ import numpy
 import pytest
 import torch
 
-from tensorfact.common.checks import file_path, finite_number, one_of, probability, whole_number
+from tensorfact.common.checks import callback, file_path, finite_number, of_type, one_of, probability, whole_number
 from tensorfact.errors import AdaptError, RankError
 from tests.helpers import refused
 
@@ -74,3 +74,19 @@ def test_a_path_is_a_str_or_a_path(tmp_path: Path) -> None:
     for value in ("", "a\0b", b"bytes", None, 3):
         with refused(AdaptError, "a str or an os.PathLike"):
             file_path(value, "save: path", AdaptError)
+
+
+@pytest.mark.parametrize("value", ["x" * 256, f"folder/{'é' * 200}", "a/" * 3000, "\ud800", Path("y" * 300)])
+def test_a_path_that_no_system_has_is_refused(value: Any) -> None:
+    with refused(AdaptError, "a path"):
+        file_path(value, "save: path", AdaptError)
+
+
+@pytest.mark.parametrize("value", [None, 5, "a", [1], torch.ones(2, 2), numpy.ones((3, 3))])
+def test_a_value_is_of_a_type(value: Any) -> None:
+    with refused(AdaptError, "a dict", "Fix: scale={}"):
+        of_type(value, dict, "adapt: scale", AdaptError, expected="a dict", example="{}")
+    with refused(AdaptError, "a function", "Fix: progress=print"):
+        callback(value, "extract: progress", AdaptError)
+    assert of_type({}, dict, "adapt: scale", AdaptError, expected="a dict", example="{}") == {}
+    assert callback(print, "extract: progress", AdaptError) is print

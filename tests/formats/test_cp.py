@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tensorfact import CP
+from tensorfact.errors import FormatError
 from tensorfact.formats import Decomposition
 from tensorfact.network import Mode
 from tests.formats.tensors import dense, random, random_cores
-from tests.helpers import difference
+from tests.helpers import difference, refused
 from tests.strategies import modes, terms_limit
 
 
@@ -57,3 +60,9 @@ def test_a_large_tensor_of_few_terms_is_found_by_cp() -> None:
     cores = {name: random(*shape, dtype=torch.float32) for name, shape in format.network(drawn).shapes().items()}
     tensor = Decomposition(format, drawn, cores, 0.0).dense()
     assert format.decompose(tensor, drawn).error < 1e-3
+
+
+@pytest.mark.parametrize("weights", [None, "yes", 2, torch.ones(2), [True]])
+def test_weights_are_a_bool(weights: Any) -> None:
+    with refused(FormatError, "CP: weights"):
+        CP(2, weights=weights)

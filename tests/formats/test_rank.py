@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -100,3 +102,12 @@ def test_a_fraction_that_is_none_is_refused(kind: Any, rank: Any) -> None:
 @given(st.integers(1, 60), st.integers(1, 60))
 def test_the_first_number_that_suits_is_found(least: int, high: int) -> None:
     assert first_that(lambda n: n >= least, high) == min(least, high)
+
+
+@pytest.mark.parametrize(
+    "rank", [numpy.array([1, 2]), torch.ones(2), numpy.zeros((2, 2)), numpy.array(["full"]), b"full"]
+)
+@pytest.mark.parametrize("format", [TensorTrain, CP, MatrixBatch])
+def test_an_array_is_no_rank(format: Any, rank: Any) -> None:
+    with refused(RankError, "'full'"):
+        format(rank)

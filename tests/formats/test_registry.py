@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,7 +27,16 @@ from tensorfact import (
     register_format,
 )
 from tensorfact.errors import FormatError, RankError, TensorfactError
-from tensorfact.formats import Each, Nested, Started, format_from_dict, format_to_dict, parse_format, registry
+from tensorfact.formats import (
+    Each,
+    Nested,
+    Started,
+    format_from_dict,
+    format_label,
+    format_to_dict,
+    parse_format,
+    registry,
+)
 from tensorfact.lab import nano
 from tests.helpers import refused
 
@@ -255,3 +265,22 @@ def test_texts_beyond_any_format_are_refused(text: str) -> None:
 def test_frozen_names_are_a_list(frozen: Any) -> None:
     with refused(FormatError, "Started: frozen"):
         format_from_dict({"name": "started", "format": {"name": "tt", "rank": 1}, "frozen": frozen})
+
+
+@pytest.mark.parametrize("text", [None, 5, b"tt:rank=4", ["tt"], TensorTrain(rank=4)])
+def test_a_format_to_parse_is_a_str(text: Any) -> None:
+    with refused(FormatError, "NAME:option=value"):
+        parse_format(text)
+
+
+@pytest.mark.parametrize("format", [None, "tt", TensorTrain, {"name": "tt"}, torch.ones(2)])
+def test_only_a_format_has_a_label(format: Any) -> None:
+    with refused(FormatError, "a Format"):
+        format_label(format)
+
+
+@pytest.mark.parametrize("text", ["tt:rank=" + "9" * 5000, "tt:rank=" + "-" * 3000, "tt:rank=" + "(" * 3000])
+def test_a_long_format_is_quoted_in_part(text: str) -> None:
+    with pytest.raises(FormatError) as caught:
+        parse_format(text)
+    assert len(str(caught.value)) < 400

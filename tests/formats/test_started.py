@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import pytest
+import torch
 
 from tensorfact import TensorTrain, adapt, fit
 from tensorfact.adapters.factors import Factors
@@ -60,3 +61,9 @@ def test_a_frozen_core_is_neither_trained_nor_counted(kind: str) -> None:
     before = state_bits(adapter)
     fit(model, samples(), samples(), epochs=2, lr=1e-2)
     assert {name for name, value in state_bits(adapter).items() if value != before[name]} == trained
+
+
+@pytest.mark.parametrize("frozen", [5, None, "U", [1], torch.ones(2), TensorTrain(2)])
+def test_frozen_cores_are_named_in_a_list(frozen: Any) -> None:
+    with refused(FormatError, "Started: frozen"):
+        Started(TensorTrain(2), frozen=frozen)

@@ -98,3 +98,25 @@ def test_the_fan_in_counts_each_bond_and_each_input_once_and_nothing_of_the_zero
     network = Network((A, Core("C", ("in", "_r")), Core("B", ("out",), "zero")), ("in", "out"), SIZES)
     assert [network.fan_in(core, {"in": 5}) for core in network.cores[:2]] == [5, 2]
     assert [network.fan_in(core, {}) for core in network.cores[:2]] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"cores": 5},
+        {"cores": ("A",)},
+        {"cores": (Core("A", 5),)},  # type: ignore[arg-type]
+        {"cores": (Core("A", (1, 2)),)},  # type: ignore[arg-type]
+        {"output": 0.5},
+        {"output": "ab"},
+        {"output": ([],)},
+        {"sizes": 5},
+        {"sizes": {"in": 2.5, "out": 4}},
+        {"sizes": {"in": None, "out": 4}},
+    ],
+)
+def test_a_network_is_made_of_cores_legs_and_ints(changes: Any) -> None:
+    given = {"cores": (Core("A", ("in", "out")),), "output": ("in", "out"), "sizes": {"in": 6, "out": 4}}
+    with refused(NetworkError, "network: "):
+        Network(**{**given, **changes})
+    assert Network(**{**given, "cores": list(given["cores"])}) == Network(**given)  # type: ignore[arg-type]

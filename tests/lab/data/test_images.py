@@ -179,3 +179,9 @@ def test_a_named_pipe_among_the_data_is_refused_instead_of_waited_for(tmp_path: 
     for path, call in calls:
         with pytest.raises(DataError, match=r"not a regular file|Not a directory"):
             call(pipe(path))
+
+
+@pytest.mark.parametrize("root", ["x" * 300, "a/" * 3000, "a\0b", "", 5])
+def test_a_root_that_is_no_path_is_refused(root: Any) -> None:
+    with pytest.raises(DataError, match="image_folder: root"):
+        image_folder(root, nano())
