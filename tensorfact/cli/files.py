@@ -16,7 +16,7 @@ from ..formats import Format, TensorTrain, available_formats, format_label, get_
 from ..network import Mode
 from ..storage import AdapterState
 from ..storage.description import FACTORS
-from ..storage.files import make_folder, write_text
+from ..storage.writing import make_folder, write_text
 from .console import AdapterPath, app, show
 
 EXAMPLE_MODES = (Mode("(layer role)", 144, "stack"), Mode("in", 768, "in"), Mode("out", 768, "out"))

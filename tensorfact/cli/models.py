@@ -23,7 +23,8 @@ from ..model.head import head_parameters
 from ..network import calibrate, machine
 from ..plan import plan_for
 from ..storage import AdapterDescription
-from ..storage.files import make_folder, write_tensors, write_text
+from ..storage.files import write_tensors
+from ..storage.writing import make_folder, write_text
 from .console import AdapterPath, Checkpoint, Formats, ModelName, Pretrained, app, device_of, plan_of, show
 from .progress import progress_bars
 
