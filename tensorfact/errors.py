@@ -24,11 +24,39 @@ TensorfactError
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+_QUOTE, _PART = 200, 1000
+"""The most characters of a quoted text, and of a part of a message."""
+
+
+def printable(text: str) -> str:
+    r"""Return a text on one line, its control and direction characters escaped, so that a terminal only shows it.
+
+    Args:
+        text: Any text, such as a name in a file.
+
+    Examples:
+        >>> printable("a\x1b[31mb")
+        'a\\x1b[31mb'
+    """
+    if text.isprintable():
+        return text
+    spaced = re.sub(r"[\t\n\v\f\r]+", " ", text)
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in spaced)
+
+
+def _brief(text: str, most: int) -> str:
+    """Return a printable text that quotes little, however much a file holds."""
+    text = re.sub(rf"'[^']{{{_QUOTE},}}'", lambda quoted: f"{quoted[0][:_QUOTE]}...'", printable(text))
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 class TensorfactError(Exception):
     """Base class of all errors; the message is one line: problem, expected, got, usual cause, fix.
+
+    Control characters are escaped, and long texts are cut, since a message may quote a file.
 
     Args:
         problem: What is wrong, naming the argument, rule, parameter or file.
@@ -52,6 +80,8 @@ class TensorfactError(Exception):
         cause: str = "",
         fix: str = "",
     ) -> None:
+        problem, expected, cause, fix = (_brief(part, _PART) for part in (problem, expected, cause, fix))
+        got = _brief(got, _QUOTE)
         contrast = []
         if expected:
             contrast.append(f"expected {expected}")
