@@ -24,7 +24,7 @@ from tensorfact.lab.report.pictures import save
 from tensorfact.lab.report.tables import with_spread
 from tensorfact.lab.sweep import read_results
 from tensorfact.recipes import RECIPES as METHODS
-from tensorfact.storage.files import write_text
+from tensorfact.storage.writing import write_text
 
 PICTURES = ("accuracy.png", "tasks.png", "rank.png")
 README = DOCS.parent / "README.md"

@@ -20,7 +20,7 @@ from tensorfact.cli.progress import progress_bars
 from tensorfact.lab import digits, nano
 from tensorfact.lab.report import write_report
 from tensorfact.recipes import RECIPES, Recipe
-from tensorfact.storage.files import write_text
+from tensorfact.storage.writing import write_text
 
 SMALLER: dict[str, dict[str, Any]] = {
     "fact_tt": {"rank": 8},

@@ -24,16 +24,39 @@ TensorfactError
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
-_LONGEST = 1000
-"""Characters of one part of a message."""
+_QUOTE, _PART = 200, 1000
+"""The most characters of a quoted text, and of a part of a message."""
+
+
+def printable(text: str) -> str:
+    r"""Return a text on one line, its control and direction characters escaped, so that a terminal only shows it.
+
+    Args:
+        text: Any text, such as a name in a file.
+
+    Examples:
+        >>> printable("a\x1b[31mb")
+        'a\\x1b[31mb'
+    """
+    if text.isprintable():
+        return text
+    spaced = re.sub(r"[\t\n\v\f\r]+", " ", text)
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in spaced)
+
+
+def _brief(text: str, most: int) -> str:
+    """Return a printable text that quotes little, however much a file holds."""
+    text = re.sub(rf"'[^']{{{_QUOTE},}}'", lambda quoted: f"{quoted[0][:_QUOTE]}...'", printable(text))
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 class TensorfactError(Exception):
     """Base class of all errors; the message is one line: problem, expected, got, usual cause, fix.
 
-    A part that is longer than 1,000 characters is cut, since it may quote a file or an argument of any size.
+    Control characters are escaped, and long texts are cut, since a message may quote a file.
 
     Args:
         problem: What is wrong, naming the argument, rule, parameter or file.
@@ -57,7 +80,8 @@ class TensorfactError(Exception):
         cause: str = "",
         fix: str = "",
     ) -> None:
-        problem, expected, got, cause, fix = map(_line, (problem, expected, got, cause, fix))
+        problem, expected, cause, fix = (_brief(part, _PART) for part in (problem, expected, cause, fix))
+        got = _brief(got, _QUOTE)
         contrast = []
         if expected:
             contrast.append(f"expected {expected}")
@@ -69,12 +93,6 @@ class TensorfactError(Exception):
         if fix:
             sentences.append(f"Fix: {fix}")
         super().__init__(" ".join(s if s.endswith("?") else f"{s.rstrip('.')}." for s in sentences))
-
-
-def _line(part: str) -> str:
-    """Return a part of a message on one line, cut if it is too long."""
-    line = " ".join(part.splitlines())
-    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
 
 
 class PlanError(TensorfactError, ValueError):

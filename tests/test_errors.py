@@ -7,7 +7,7 @@ import inspect
 import pytest
 
 import tensorfact.errors
-from tensorfact.errors import TensorfactError, nearest
+from tensorfact.errors import TensorfactError, nearest, printable
 
 TREE = [
     kind for _, kind in inspect.getmembers(tensorfact.errors, inspect.isclass) if kind.__module__ == "tensorfact.errors"
@@ -45,3 +45,18 @@ def test_a_message_is_one_line_of_bounded_length(part: str, text: str) -> None:
     message = str(TensorfactError(**{"problem": "p", part: text}))
     assert len(message.splitlines()) == 1
     assert len(message) < 1100
+
+
+@pytest.mark.parametrize("text", ["\x1b[31m", "\u202eexe\u2069", "a\r\nb", "\ud800", "\x00"])
+def test_a_message_is_one_line_that_every_terminal_shows(part: str, text: str) -> None:
+    message = str(TensorfactError(**{"problem": "p", part: f"file {text!s} {text!r}"}))
+    assert message.isprintable()
+    assert printable(message) == message
+
+
+@pytest.mark.parametrize("part", ["problem", "expected", "got", "cause", "fix"])
+@pytest.mark.parametrize("text", ["x" * 5000, "a b " * 5000, "\x1b" * 5000])
+def test_a_message_quotes_at_most_200_characters(part: str, text: str) -> None:
+    message = str(TensorfactError(**{"problem": "p", part: f"the file holds {text!r}, which is wrong"}))
+    assert len(message) < 300
+    assert "which is wrong" in message or part == "got"

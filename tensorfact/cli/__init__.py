@@ -5,11 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-import typer
-
 from ..errors import TensorfactError
 from . import adapters, files, models, sweeps
-from .console import app
+from .console import app, say
 
 __all__ = ["adapters", "app", "files", "main", "models", "sweeps"]
 
@@ -23,5 +21,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app(arguments)
     except (TensorfactError, OSError) as error:  # OSError: a path that cannot be read or written, a full disk
-        typer.echo(f"error: {error}", err=True)
+        say(f"error: {error}", err=True)
         sys.exit(2)

@@ -15,7 +15,7 @@ from ..formats.rank import Rank
 from ..lab.models import load_model, model_shapes
 from ..lora import from_lora, to_lora
 from ..storage.state import AdapterSource
-from .console import AdapterPath, Checkpoint, ModelName, Pretrained, app, plan_of, show
+from .console import AdapterPath, Checkpoint, ModelName, Pretrained, app, plan_of, say, show
 from .progress import progress_bars
 
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="The adapter file to write.")]
@@ -73,7 +73,7 @@ def extract_command(
         )
     _finish(found, target)
     worst = sorted(found.errors.items(), key=lambda pair: -pair[1])[:3]
-    typer.echo(f"largest errors: {', '.join(f'{name} {error:.3g}' for name, error in worst)}")
+    say(f"largest errors: {', '.join(f'{name} {error:.3g}' for name, error in worst)}")
 
 
 @app.command("convert")
@@ -144,7 +144,7 @@ def to_lora_command(
     with progress_bars() as progress:
         found = to_lora(file, shapes, target, rank=rank, head=head, progress=progress)
     show(found.table(), f"{file} as LoRA: {len(found.layers)} layers, {found.parameters:,} parameters")
-    typer.echo("nothing written" if target is None else f"written: {target}")
+    say("nothing written" if target is None else f"written: {target}")
 
 
 @app.command("from-lora")
@@ -169,9 +169,9 @@ def from_lora_command(
         found = from_lora(loaded, source, plan, parsed, tolerance=tolerance, scale=scale, progress=progress)
     _finish(found, target)
     if found.shrank >= 1:
-        typer.echo(f"{found.shrank:.3g} times fewer parameters")
+        say(f"{found.shrank:.3g} times fewer parameters")
     else:
-        typer.echo(f"{1 / found.shrank:.3g} times more parameters")
+        say(f"{1 / found.shrank:.3g} times more parameters")
 
 
 def _target(out: Path | None, dry_run: bool, *inputs: AnyPath, folder: bool = False) -> Path | None:
@@ -194,10 +194,10 @@ def _finish(found: Recompression, target: Path | None) -> None:
     if isinstance(found, Extraction):
         show(found.left_over_table())
     if target is None:
-        typer.echo("nothing written")
+        say("nothing written")
         return
     found.save(target)
-    typer.echo(f"written: {target} ({target.stat().st_size:,} bytes)")
+    say(f"written: {target} ({target.stat().st_size:,} bytes)")
 
 
 def _rank(text: str | None) -> Rank | None:

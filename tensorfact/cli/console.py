@@ -14,6 +14,7 @@ from rich.text import Text
 from torch import nn
 
 from ..common.table import Table
+from ..errors import printable
 from ..network.cost import usable
 from ..plan import TensorizationPlan, plan_by_shape, plan_for
 from ..plan.families import Blocks, Mlp
@@ -40,8 +41,10 @@ def show(table: Table, title: str | None = None) -> None:
         title: Line printed above the table.
     """
     console = Console()
+    title = title and printable(title)
+    table = Table(tuple(map(printable, table.headers)), tuple(tuple(map(printable, row)) for row in table.rows))
     if not console.is_terminal:
-        typer.echo("\n".join([*([title] if title else []), str(table)]))
+        say("\n".join([*([title] if title else []), str(table)]))
         return
     shown = RichTable(title=title and Text(title))
     for header in table.headers:
@@ -49,6 +52,16 @@ def show(table: Table, title: str | None = None) -> None:
     for row in table.rows:
         shown.add_row(*map(Text, row))
     console.print(shown)
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print lines; what a terminal would obey instead of showing, such as colours in the names of a file, is escaped.
+
+    Args:
+        text: One or more lines.
+        err: Whether to print on standard error.
+    """
+    typer.echo("\n".join(map(printable, text.split("\n"))), err=err)
 
 
 def device_of(name: str) -> torch.device:

@@ -16,8 +16,8 @@ from ..formats import Format, TensorTrain, available_formats, format_label, get_
 from ..network import Mode
 from ..storage import AdapterState
 from ..storage.description import FACTORS
-from ..storage.files import make_folder, write_text
-from .console import AdapterPath, app, show
+from ..storage.writing import make_folder, write_text
+from .console import AdapterPath, app, say, show
 
 EXAMPLE_MODES = (Mode("(layer role)", 144, "stack"), Mode("in", 768, "in"), Mode("out", 768, "out"))
 ROLE_MODES = (Mode("layer", 12, "stack"), Mode("role", 12, "stack"), *EXAMPLE_MODES[1:])
@@ -56,7 +56,7 @@ def formats_command(
             write_text(draw / f"{name}.svg", picture_of(format, modes) + "\n")
     show(Table(("format", "what it is", "options", "network", "parameters"), tuple(rows)))
     if draw is not None:
-        typer.echo(f"pictures in {draw}")
+        say(f"pictures in {draw}")
 
 
 def _example(cls: type[Format]) -> tuple[Format | None, tuple[Mode, ...]]:
@@ -88,6 +88,6 @@ def inspect_command(file: AdapterPath) -> None:
         rows.append((name, format_label(format), f"{adapter.scales[name]:g}", spelled, f"{count:,}"))
     show(Table(("tensor", "format", "scale", "cores", "parameters"), tuple(rows)), str(file))
     head = [f"{name} {'x'.join(map(str, shape))}" for name, shape in adapter.head.items()]
-    typer.echo(f"head: {', '.join(head) or 'none'}")
-    typer.echo(f"base fingerprint: {adapter.fingerprint}; {file.stat().st_size:,} bytes")
-    typer.echo(f"plan: {json.dumps(json.loads(adapter.plan.to_json()), indent=2)}")
+    say(f"head: {', '.join(head) or 'none'}")
+    say(f"base fingerprint: {adapter.fingerprint}; {file.stat().st_size:,} bytes")
+    say(f"plan: {json.dumps(json.loads(adapter.plan.to_json()), indent=2)}")

@@ -23,8 +23,9 @@ from ..model.head import head_parameters
 from ..network import calibrate, machine
 from ..plan import plan_for
 from ..storage import AdapterDescription
-from ..storage.files import make_folder, write_tensors, write_text
-from .console import AdapterPath, Checkpoint, Formats, ModelName, Pretrained, app, device_of, plan_of, show
+from ..storage.files import write_tensors
+from ..storage.writing import make_folder, write_text
+from .console import AdapterPath, Checkpoint, Formats, ModelName, Pretrained, app, device_of, plan_of, say, show
 from .progress import progress_bars
 
 DEFAULT_FORMATS = ("tt:rank=8", "tucker:rank=8", "cp:rank=16", "matrix-batch:rank=4")
@@ -94,7 +95,7 @@ def compare_command(
         )
     files = write_report(result, out)
     show(result.table(), f"{model} on {splits.name}: {epochs} epochs, {seeds} seed(s), scale {scale:g}")
-    typer.echo(f"written: {', '.join(map(str, files))}")
+    say(f"written: {', '.join(map(str, files))}")
 
 
 @app.command("plan")
@@ -131,7 +132,7 @@ def plan_command(
     show(Table(("format", "parameters"), tuple(counts)), "trained parameters, excluding the head")
     if draw is not None:
         write_text(draw, picture_of(plan.resolve(shapes)) + "\n")
-        typer.echo(f"picture: {draw}")
+        say(f"picture: {draw}")
 
 
 @app.command("merge")
@@ -153,7 +154,7 @@ def merge_command(
     adapter.merge()
     adapter.remove()
     write_tensors(out, loaded.state_dict(), {"kind": "model", "model": model})
-    typer.echo(f"merged {len(adapter.resolved.parameters)} weights into {out} ({out.stat().st_size:,} bytes)")
+    say(f"merged {len(adapter.resolved.parameters)} weights into {out} ({out.stat().st_size:,} bytes)")
 
 
 @app.command("calibrate")
@@ -170,7 +171,7 @@ def calibrate_command(device: Annotated[str, typer.Option(help="cpu or cuda.")] 
         )
     )
     show(Table(("constant", "measured", "in use"), rows), f"{found.device}, {torch.get_num_threads()} thread(s)")
-    typer.echo(f"to measure and use these constants in a program, call tensorfact.network.calibrate({device!r})")
+    say(f"to measure and use these constants in a program, call tensorfact.network.calibrate({device!r})")
 
 
 def _distinct(texts: Sequence[str]) -> dict[str, Format]:
@@ -192,4 +193,4 @@ def _rank(
         found = reconstruct(model, increment, chosen, plan=plan, progress=progress)
     files = write_reconstructions(found, out, f"increment of {increment.name} over {name}")
     show(found.table(), f"increment of {increment}: {found.numbers:,} numbers")
-    typer.echo(f"written: {', '.join(map(str, files))}")
+    say(f"written: {', '.join(map(str, files))}")

@@ -29,7 +29,7 @@ from ..lab.sweep import (
     sizes,
     trained_for,
 )
-from .console import app, device_of, show
+from .console import app, device_of, say, show
 from .progress import progress_bars
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the runs and the report.")]
@@ -108,13 +108,13 @@ def sweep_command(
     found = trained_for(on_models(found, model or (), **changes), seeds=seeds, **settings)
     if specs:
         for spec in known_specs(found):
-            typer.echo(spec.to_json())
+            say(spec.to_json())
         return
     if dry_run:
         for each in found.parts:
             show(sizes(found, each), f"{each.name}: {each.title}, {each.model}, {len(each.tasks)} task(s)")
         chosen = ", ".join(f"{name} {value}" for name, value in dataclasses.asdict(found.settings).items())
-        typer.echo(f"{len(known_specs(found)):,} runs before options are chosen. {found.protocol} Settings: {chosen}.")
+        say(f"{len(known_specs(found)):,} runs before options are chosen. {found.protocol} Settings: {chosen}.")
         return
     made = known("engine", engine, ENGINES)(processes, gpus, address)
     with progress_bars() as progress:
@@ -155,7 +155,7 @@ def run_command(
         run = runner.run(found, progress=progress)
     if os.environ.get("RANK", "0") == "0":  # only the first process of a launcher prints
         shown = ("parameters", "val_accuracy", "test_accuracy", "failure")
-        typer.echo(json.dumps({"run": found.id, **{name: getattr(run.outcome, name) for name in shown}}))
+        say(json.dumps({"run": found.id, **{name: getattr(run.outcome, name) for name in shown}}))
 
 
 @app.command("report")
@@ -173,4 +173,4 @@ def _report(results: Results, folder: Path) -> None:
     files: Sequence[Path] = write_sweep_report(results, folder)
     for title, table in terminal_tables(summarize(results)):
         show(table, title)
-    typer.echo(f"written: {', '.join(map(str, files))}")
+    say(f"written: {', '.join(map(str, files))}")

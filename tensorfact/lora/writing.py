@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,8 +20,9 @@ from ..errors import AdaptError, CheckpointError
 from ..model.example import called_names
 from ..model.parameters import base_parameters, owners_of
 from ..model.sides import is_conv1d
-from ..storage.files import make_folder, write_plain, write_text
+from ..storage.files import packed
 from ..storage.state import AdapterSource, state_of
+from ..storage.writing import write_folder
 from .config import CONFIG, WEIGHTS
 from .files import PREFIX
 from .matrices import LowRankIncrement, low_rank
@@ -80,6 +82,8 @@ def to_lora(
 ) -> LoraFolder:
     """Write an adapter as a LoRA folder of peft: `adapter_config.json` and `adapter_model.safetensors`.
 
+    Both files are written or none; other files in the folder stay.
+
     Every linear layer gets the smallest lossless rank: the rank of the network through the layer. A layer whose weight
     the model reads without calling the layer cannot be exported, since peft changes only calls.
 
@@ -136,9 +140,7 @@ def to_lora(
     if folder is not None:
         tensors, config = _described(model, layers, [*kept])
         tensors |= {f"{PREFIX}{name}": value for each in kept.values() for name, value in each.items()}
-        make_folder(folder)
-        write_plain(Path(folder, WEIGHTS), tensors)
-        write_text(Path(folder, CONFIG), json.dumps(config, indent=2) + "\n")
+        write_folder(folder, {CONFIG: (json.dumps(config, indent=2) + "\n").encode(), WEIGHTS: packed(tensors)})
     exported = tuple(Exported(name, layer.rank, layer.error) for name, layer in layers.items())
     return LoraFolder(
         None if folder is None else file_path(folder, "to_lora: folder", CheckpointError),
@@ -149,8 +151,9 @@ def to_lora(
 
 def _check_folder(folder: AnyPath) -> None:
     """Raise where the files cannot be written, before anything is computed."""
-    invalid = not str(folder) or "\0" in str(folder)
-    if invalid or any(Path(folder, name).is_dir() for name in (CONFIG, WEIGHTS)) or Path(folder).is_file():
+    folder = file_path(folder, "to_lora: folder", CheckpointError)
+    taken = os.path.exists(folder) and not os.path.isdir(folder)
+    if taken or any(os.path.isdir(folder / name) for name in (CONFIG, WEIGHTS)):
         raise CheckpointError(
             f"to_lora: cannot write to {str(folder)!r}",
             expected="the path of a folder",

@@ -10,26 +10,27 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
-import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from ..common.aliases import JsonObject
 from ..common.checks import AnyPath, file_path
 from ..errors import CheckpointError
+from .reading import OpenFile
+from .writing import reason, write_bytes
 
 ENTRY = "tensorfact"
 """The only metadata entry: a checksum over names, shapes and description, then description and digest as JSON."""
 
 DIGEST = "sha256"
 _SEAL = 16
+_ATTEMPTS = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,12 +42,14 @@ class Header:
         metadata: The file's description as JSON data, without the digest.
         shapes: The shapes of all tensors by name.
         digest: The digest of the tensors' bytes.
+        source: The open file, which stays the same if another one is saved to its path.
     """
 
     path: Path = dataclasses.field(compare=False)
     metadata: JsonObject
     shapes: Mapping[str, tuple[int, ...]]
     digest: str
+    source: OpenFile = dataclasses.field(compare=False, repr=False)
 
     def tensors(self) -> dict[str, Tensor]:
         """Read all tensors of the file and verify the digest.
@@ -57,8 +60,8 @@ class Header:
         Raises:
             CheckpointError: The digest does not match, or the file can no longer be read.
         """
-        with _opened(self.path) as file:
-            tensors = {name: file.get_tensor(name) for name in self.shapes}
+        with _explained(self.path):
+            tensors = load(self.source.read())  # not mapped: the tensors must not change with the file
         found = _digest(tensors)
         if found != self.digest:
             raise CheckpointError(
@@ -84,83 +87,19 @@ def write_tensors(path: AnyPath, tensors: Mapping[str, Tensor], metadata: Mappin
     Raises:
         CheckpointError: The file cannot be written.
     """
-    path = file_path(path, "path", CheckpointError)
-    if not path.name or "\0" in str(path):
-        raise CheckpointError(
-            f"cannot write {str(path)!r}",
-            expected="the path of a file",
-            fix="write to a path such as 'adapter.safetensors'",
-        )
-    plain = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    plain = _plain(tensors)
     body = json.dumps({**metadata, DIGEST: _digest(plain)}, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     shapes = {name: tuple(tensor.shape) for name, tensor in plain.items()}
-    stored = save(plain, metadata={ENTRY: _seal(body, shapes) + body})
-    _replace(path, stored)
+    write_bytes(path, save(plain, metadata={ENTRY: _seal(body, shapes) + body}))
 
 
-def _replace(path: Path, contents: bytes) -> None:
-    """Write a file atomically: first a temporary file beside it, which is then renamed."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
-    try:
-        with open(temporary, "wb") as sink:
-            sink.write(contents)
-            sink.flush()
-            os.fsync(sink.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise CheckpointError(
-            f"cannot write {path}",
-            got=_reason(error),
-            cause="the folder does not exist, is not writable, or the disk is full",
-            fix="create the folder or choose another path; an existing file is unchanged",
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def write_plain(path: AnyPath, tensors: Mapping[str, Tensor]) -> None:
-    """Write a plain safetensors file without a description; on failure, an existing file is unchanged.
+def packed(tensors: Mapping[str, Tensor]) -> bytes:
+    """Return the contents of a plain safetensors file, without a description.
 
     Args:
-        path: The file; its folder must exist.
         tensors: What to store, by name.
-
-    Raises:
-        CheckpointError: The file cannot be written.
     """
-    plain = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-    _replace(file_path(path, "path", CheckpointError), save(plain, metadata={"format": "pt"}))
-
-
-def write_text(path: AnyPath, text: str) -> None:
-    """Write a text file; on failure, an existing file is unchanged.
-
-    Args:
-        path: The file; its folder must exist.
-        text: The contents, written as UTF-8.
-
-    Raises:
-        CheckpointError: The file cannot be written.
-    """
-    _replace(file_path(path, "path", CheckpointError), text.encode())
-
-
-def make_folder(folder: AnyPath) -> None:
-    """Create a folder and its parents if they do not exist.
-
-    Args:
-        folder: The folder's path.
-
-    Raises:
-        CheckpointError: It cannot be created.
-    """
-    try:
-        file_path(folder, "folder", CheckpointError).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CheckpointError(
-            f"cannot create the folder {folder}", got=str(error), fix="choose another folder"
-        ) from error
+    return save(_plain(tensors), metadata={"format": "pt"})
 
 
 def read_header(path: AnyPath) -> Header:
@@ -175,7 +114,7 @@ def read_header(path: AnyPath) -> Header:
     Raises:
         CheckpointError: The file is missing, damaged or not a tensorfact file.
     """
-    with _opened(path) as file:
+    with _opened(path) as (file, source):
         stored = (file.metadata() or {}).get(ENTRY, "")
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     seal, body = stored[:_SEAL], stored[_SEAL:]
@@ -188,7 +127,7 @@ def read_header(path: AnyPath) -> Header:
         )
     try:
         metadata = json.loads(body)
-        return Header(Path(path), metadata, shapes, str(metadata.pop(DIGEST)))
+        return Header(Path(path), metadata, shapes, str(metadata.pop(DIGEST)), source)
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{path} is damaged: it has no readable description",
@@ -224,7 +163,7 @@ def read_plain(path: AnyPath) -> dict[str, Tensor]:
     Raises:
         CheckpointError: The file is missing or damaged.
     """
-    with _opened(path) as file:
+    with _opened(path) as (file, _):
         if ENTRY not in (file.metadata() or {}):
             return {name: file.get_tensor(name) for name in list(file.keys())}
     return read_tensors(path)
@@ -244,16 +183,18 @@ class StoredTensors(Mapping[str, Tensor]):
 
     def __init__(self, path: AnyPath) -> None:
         self.path = file_path(path, "path", CheckpointError)
-        with _opened(path) as file:
+        with _opened(path) as (file, self._source):
             self.shapes = {name: tuple(file.get_slice(name).get_shape()) for name in list(file.keys())}
             self.metadata: dict[str, str] = file.metadata() or {}
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self.shapes:
             raise KeyError(name)
-        with _opened(self.path) as file:
+        with _opened(self.path) as (file, _):
+            if not self._source.is_at(self.path):
+                raise CheckpointError(f"{self.path} was replaced while it was read", fix="read it again")
             tensor: Tensor = file.get_tensor(name)
-        return tensor
+            return tensor.clone()  # it is mapped, and must not change with the file
 
     def __contains__(self, name: object) -> bool:
         return name in self.shapes  # without reading it
@@ -266,19 +207,69 @@ class StoredTensors(Mapping[str, Tensor]):
 
 
 @contextlib.contextmanager
-def _opened(path: AnyPath) -> Iterator[Any]:
-    file_path(path, "path", CheckpointError)
+def _opened(path: AnyPath) -> Iterator[tuple[Any, OpenFile]]:
+    """Open a safetensors file, both with the library and to read its bytes."""
+    path = file_path(path, "path", CheckpointError)
+    with _explained(path):
+        file, source = _both(path)
+        with file:
+            yield file, source
+
+
+def _both(path: Path) -> tuple[Any, OpenFile]:
+    """Open a file twice, again and again until nobody has replaced it in between.
+
+    The library itself opens a path twice, and mixes two files if another one is saved there in between.
+    """
+    for _ in range(_ATTEMPTS):
+        source = OpenFile(path)
+        try:
+            file = safe_open(path, framework="pt")
+        except (OSError, SafetensorError, RuntimeError):
+            if source.is_at(path):
+                raise
+            continue
+        if source.is_at(path):
+            return file, source
+    raise OSError("it is replaced all the time")
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn the errors of the system and of the library into one that names the file and the cause."""
     try:
-        with safe_open(path, framework="pt") as file:
-            yield file
+        yield
     except (OSError, SafetensorError, RuntimeError) as error:  # RuntimeError: torch's, if the file shrank meanwhile
+        cause, fix = _cause(path)
         raise CheckpointError(
-            f"cannot read {path}",
-            expected="a safetensors file",
-            got=_reason(error),
-            cause="a wrong path, or a truncated or damaged file",
-            fix="check the path, or restore the file from a copy",
+            f"cannot read {path}", expected="a safetensors file", got=reason(error)[:200], cause=cause, fix=fix
         ) from error
+
+
+def _cause(path: Path) -> tuple[str, str]:
+    """Return the usual cause and the fix for a file that cannot be read, from its first bytes."""
+    try:
+        start = OpenFile(path).read(40)
+    except OSError:
+        start = b""
+    zipped = start.startswith(b"PK\x03\x04")
+    pickled = start[:1] == b"\x80" and start[1:2] <= b"\x05" and any(start[2:8])  # not the length of a header
+    if zipped or pickled:
+        converted = f"save_file(torch.load({path.name!r}, weights_only=True), {path.stem + '.safetensors'!r})"
+        return "it is a pickle, as torch.save writes it, which is not read", f"safetensors.torch.{converted}"
+    if start.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS, not the file itself", "git lfs pull"
+    beside = path.with_name("adapter_model.bin")
+    if path.name == "adapter_model.safetensors" and not path.exists() and beside.exists():
+        return (
+            "the folder holds adapter_model.bin, a pickle, which is not read",
+            "load it in peft, and call save_pretrained(folder, safe_serialization=True)",
+        )
+    return "a wrong path, or a truncated or damaged file", "check the path, or restore the file from a copy"
+
+
+def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:
@@ -292,9 +283,3 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
 
 def _seal(body: str, shapes: Mapping[str, tuple[int, ...]]) -> str:
     return hashlib.sha256(repr((body, sorted(shapes.items()))).encode()).hexdigest()[:_SEAL]
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "No such file or directory"
-    return (error.strerror if isinstance(error, OSError) and error.strerror else str(error)) or type(error).__name__

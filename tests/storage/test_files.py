@@ -23,8 +23,8 @@ from tensorfact.storage.files import (
     read_plain,
     read_tensors,
     write_tensors,
-    write_text,
 )
+from tensorfact.storage.writing import write_text
 from tests.helpers import bits, refused
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64, torch.uint8, torch.bool]

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from ...algebra import Reconstructions
 from ...common.checks import AnyPath
-from ...storage.files import make_folder, write_text
+from ...storage.writing import make_folder, write_text
 from ..comparison import Comparison
 from .pictures import save
 

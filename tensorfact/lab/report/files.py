@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...common.checks import AnyPath
-from ...storage.files import make_folder, write_text
+from ...storage.writing import make_folder, write_text
 from ..sweep import Results
 from .html import page
 from .pictures import draw_accuracy, draw_groups, draw_ranks, draw_tasks, save

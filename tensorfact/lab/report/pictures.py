@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from ...common.aliases import Options
-from ...errors import CheckpointError
+from ...storage.writing import write_bytes
 from .names import task_label
 from .summary import Mean, PartSummary, RowSummary, Summary
 
@@ -130,14 +130,9 @@ def save(figure: Figure, path: Path) -> None:
     Raises:
         CheckpointError: The file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        figure.savefig(temporary, dpi=160, format="png")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise CheckpointError(
-            f"cannot write to {path.parent}", got=str(error), fix="pass a folder that is writable"
-        ) from error
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=160, format="png")
+    write_bytes(path, picture.getvalue())
 
 
 def _columns(found: Sequence[tuple[float, Mean]]) -> tuple[list[float], list[float | None]]:

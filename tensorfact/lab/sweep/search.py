@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ...common.checks import whole_number
 from ...common.progress import Progress
 from ...errors import SweepError
-from ...storage.files import make_folder
+from ...storage.writing import make_folder
 from ..training import Epoch
 from .cells import Candidates, grid
 from .definition import Sweep, SweepPart, SweepRow

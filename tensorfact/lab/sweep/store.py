@@ -12,7 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ...errors import SweepError
-from ...storage.files import make_folder, write_text
+from ...storage.writing import make_folder, write_text
 from .definition import Sweep
 from .results import Measured, Results, Run, outcome_from
 from .spec import RunSpec, build, parse_json
