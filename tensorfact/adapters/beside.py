@@ -74,6 +74,12 @@ class Beside:
                 cause="the head was replaced or removed after adapt()",
                 fix="restore the head, or call adapt with train_head=False",
             )
+        if offloaded := [name for name, tensor in named.items() if tensor.is_meta]:
+            raise AdaptError(
+                f"the base weight {offloaded[0]!r} is on the meta device: what trained cannot be told",
+                cause="a model without weights, or one that accelerate has offloaded",
+                fix="accelerate.hooks.remove_hook_from_module(model, recurse=True), or load the model's weights first",
+            )
         head = {name: named[name] for name in self.head}
         head |= {name: named.get(name, buffer) for name, buffer in head_buffers(self.model, self.head).items()}
         changed = self._changed()
@@ -104,7 +110,7 @@ class Beside:
         Raises:
             AdaptError: A large tensor changed, of which no base value is kept.
         """
-        changed = {name: tensor for name, tensor in self._changed().items() if self._in_place(name)}
+        changed = {n: tensor for n, tensor in self._changed().items() if self._in_place(n) and not tensor.is_meta}
         adapted = self._of_adapted(changed)
         lost = [n for n, t in changed.items() if n not in self._kept and (n not in adapted or t.requires_grad)]
         _refuse(lost, "remove()")

@@ -9,6 +9,7 @@ from typing import cast
 import torch
 from torch import nn
 
+from ..common.checks import flag
 from ..errors import AdaptError
 from ..formats import Format
 from ..model.head import head_parameters, stated_head
@@ -105,6 +106,7 @@ def adapt(
         recompute=recompute,
         seed=fresh_seed() if seed is None else seed,
     )
+    flag(subtract_start, "adapt: subtract_start", AdaptError)
     with one_at_a_time(model):
         head, stated = head_parameters(model, train_head), isinstance(train_head, str) or bool(stated_head(model))
         adapter = _built(model, plan, format, scale, head, options, stated=stated)
@@ -156,7 +158,8 @@ def load_adapter(
         >>> load_adapter(nano(), path).num_parameters
         1920
     """
-    options = AdaptOptions(route=route, optimize=optimize, check=check, recompute=recompute)
+    options = AdaptOptions(route=route, optimize=optimize, check=check, recompute=recompute, function="load_adapter")
+    flag(check_base, "load_adapter: check_base", AdaptError)
     with one_at_a_time(model):
         refuse_adapted(model)
         return _loaded(model, state_of(path, model, check_base=check_base), options)
@@ -171,6 +174,11 @@ def _loaded(model: nn.Module, state: AdapterState, options: AdaptOptions) -> Ada
     adapter = _built(model, description.plan, description.formats, description.scales, trained, options)
     if description.subtracts_start:
         adapter.subtract_start()
+    if any(core.is_meta for core in adapter.named_cores().values()):
+        raise AdaptError(
+            "load_adapter: the model is on the meta device and cannot hold the factors",
+            fix="model.to_empty(device='cpu'), then model.load_state_dict(...), before load_adapter",
+        )
     with torch.no_grad():
         for prefix, factors in ((FACTORS, adapter.factors), (START, adapter.starts)):
             for name, core in named(factors).items():

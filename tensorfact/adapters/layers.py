@@ -18,7 +18,6 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 from ..errors import AdaptError
 from ..model.parameters import SLOTS
 from ..model.sides import is_conv1d
-from ..model.values import is_quantized
 from .increments.execution import Product
 from .slots import Slot, record
 from .stored import confirm
@@ -151,26 +150,8 @@ def _base(layer: _Layer, slot: Slot, name: str) -> Tensor:
     """Return the stored base parameter, which is checked if it is a new one."""
     found = layer._parameters.get(name)
     if found is None or (found is not slot.stored and not torch.compiler.is_compiling()):
-        if found is not None:
-            _refuse_changed(slot, found)
         return confirm(slot, found)
     return found
-
-
-def _refuse_changed(slot: Slot, found: Tensor) -> None:
-    """Raise if a layer's base weight was quantised, or its factors were offloaded, after it was adapted."""
-    if is_quantized(found) and not (slot.stored is not None and is_quantized(slot.stored)):
-        raise AdaptError(
-            f"the base weight of {slot.name!r} was quantised after adapt()",
-            cause="its effective weight W + s dW was read and quantised, and became the base",
-            fix="quantise the model before adapt(), or merge and remove the adapter before it is quantised",
-        )
-    if not found.is_meta and any(core.is_meta for core in slot.increment.factors.tensors()):
-        raise AdaptError(
-            f"the factors of {slot.name!r} were moved to the meta device after adapt()",
-            cause="the adapted model was offloaded with accelerate, which loads no factors for a call",
-            fix="accelerate.hooks.remove_hook_from_module(model.tensorfact, recurse=True), and then the same for model",
-        )
 
 
 def _refusals(names: tuple[str, ...]) -> dict[str, object]:

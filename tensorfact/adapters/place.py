@@ -136,7 +136,7 @@ def require_attached(attached: bool, *, disabled: bool) -> None:
 
 
 def require_finite(cores: Mapping[str, Tensor]) -> None:
-    """Raise if a core holds NaN or infinity.
+    """Raise if a core holds NaN or infinity, or no values.
 
     Args:
         cores: Cores by name.
@@ -145,6 +145,12 @@ def require_finite(cores: Mapping[str, Tensor]) -> None:
         AdaptError: A value is not finite.
     """
     for name, core in cores.items():
+        if core.is_meta:
+            raise AdaptError(
+                f"core {name!r} is on the meta device and has no values",
+                cause="a model without weights, or factors that accelerate has offloaded",
+                fix="load the model's weights first, or accelerate.hooks.remove_hook_from_module(model, recurse=True)",
+            )
         if not bool(core.isfinite().all()):
             raise AdaptError(
                 f"core {name!r} holds NaN or infinity",

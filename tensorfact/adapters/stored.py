@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import AdaptError
 from ..model.parameters import ATTRIBUTE
+from ..model.values import is_quantized
 from .factors import Factors
 from .increments.cache import composable
 from .slots import Slot
@@ -47,6 +48,7 @@ def confirm(slot: Slot, found: Tensor | None) -> Tensor:
             cause="a parametrization or pruning was put on it after adapt()",
             fix="remove it with torch.nn.utils.parametrize.remove_parametrizations, or adapt the model after it",
         )
+    _refuse_changed(slot, found)
     if type(found) is not nn.Parameter or composable(found):
         return found
     base = slot.stored
@@ -55,6 +57,22 @@ def confirm(slot: Slot, found: Tensor | None) -> Tensor:
             _refuse_effective(slot, found, base)
     slot.stored = found
     return found
+
+
+def _refuse_changed(slot: Slot, found: Tensor) -> None:
+    """Raise if a base weight was quantised, or its factors were offloaded, after it was adapted."""
+    if is_quantized(found) and not (slot.stored is not None and is_quantized(slot.stored)):
+        raise AdaptError(
+            f"the base weight of {slot.name!r} was quantised after adapt()",
+            cause="its effective weight W + s dW was read and quantised, and became the base",
+            fix="quantise the model before adapt(), or merge and remove the adapter before it is quantised",
+        )
+    if not found.is_meta and any(core.is_meta for core in slot.increment.factors.tensors()):
+        raise AdaptError(
+            f"the factors of {slot.name!r} were moved to the meta device after adapt()",
+            cause="the adapted model was offloaded with accelerate, which loads no factors for a call",
+            fix="accelerate.hooks.remove_hook_from_module(model.tensorfact, recurse=True), and then the same for model",
+        )
 
 
 def refuse_merged(

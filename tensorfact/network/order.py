@@ -43,7 +43,8 @@ def check_optimize(optimize: object, argument: str, kind: ErrorClass) -> None:
         TensorfactError: Of class `kind`, if the value is neither.
     """
     try:
-        known = callable(optimize) or (isinstance(optimize, str) and bool(opt_einsum.paths.get_path_fn(optimize)))
+        known = isinstance(optimize, opt_einsum.paths.PathOptimizer)
+        known = known or (isinstance(optimize, str) and bool(opt_einsum.paths.get_path_fn(optimize)))
     except KeyError:
         known = False
     if not known:

@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from ..common.checks import AnyPath
+from ..common.checks import AnyPath, flag
 from ..errors import AdaptError, CheckpointError
 from ..formats import Format
 from ..network import Network
@@ -55,6 +55,7 @@ class AdapterState:
             FingerprintError: The file was made for another base model.
             PlanError: The file's plan does not fit the model.
         """
+        flag(check_base, "AdapterState.load: check_base", CheckpointError)
         header = read_header(path)
         description, left_out = AdapterDescription.of(header)
         if model is not None:

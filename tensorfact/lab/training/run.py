@@ -40,7 +40,8 @@ class TrainingRun:
         workers: Number of `DataLoader` workers.
 
     Raises:
-        TrainingError: No parameter requires gradients, one that does is in fp16, or `lr_factors` do not fit the model.
+        TrainingError: No parameter requires gradients, one that does is in fp16, the adapter is merged, or `lr_factors`
+            do not fit the model.
     """
 
     def __init__(self, engine: TrainingEngine, schedule: Schedule, loss: Loss, accumulation: int, workers: int) -> None:
@@ -57,6 +58,7 @@ class TrainingRun:
                 cause="the model is frozen and has no adapter",
                 fix="call tensorfact.adapt(model, plan, format) first",
             )
+        _refuse_merged(model)
         self.names = [name for name, _, _ in trained]
         halves = [name for name, p, _ in trained if p.dtype == torch.float16]
         if halves:
@@ -222,6 +224,15 @@ class TrainingRun:
         """Return the running statistics that training changes."""
         norms = (m for m in self.engine.module.modules() if isinstance(m, _NormBase) and m.training)
         return [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
+
+
+def _refuse_merged(model: nn.Module) -> None:
+    adapter: object = getattr(model, ATTRIBUTE, None)
+    if isinstance(adapter, Adapter) and adapter.merged:
+        raise TrainingError(
+            "fit: the adapter is merged, so that only the head would train",
+            fix="call adapter.unmerge() before fit(), and adapter.merge() after it",
+        )
 
 
 def _multiples(model: nn.Module, factors: Mapping[str, float]) -> dict[int, float]:

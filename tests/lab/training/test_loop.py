@@ -160,3 +160,13 @@ def test_fit_takes_learning_rates_and_resumes_under_the_same(tmp_path: Path) -> 
     assert run(2, None, {"B": 1.0}) == plain
     assert run(2, tmp_path / "c.safetensors", {"B": 16.0}) == faster
     assert run(2, tmp_path / "c.safetensors", {"B": 16.0}) == faster
+
+
+@pytest.mark.parametrize("train_head", [True, False])
+def test_a_merged_adapter_is_not_trained(train_head: bool) -> None:
+    model = nano()
+    adapter = adapt(model, plan(), TensorTrain(2), train_head=train_head)
+    adapter.merge()
+    data = TensorDataset(torch.randn(8, 1, 28, 28), torch.arange(8))
+    with refused(TrainingError, "merged", "adapter.unmerge()"):
+        fit(model, data, data, epochs=1, lr=1e-3)
