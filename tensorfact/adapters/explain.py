@@ -131,16 +131,16 @@ def explain(planned: Iterable[Planned], tokens: int, *, measure: bool = False) -
         measure: Also measure the time of a training step.
 
     Raises:
-        AdaptError: `tokens` is not a positive int, or `measure=True` on the meta device.
+        AdaptError: `tokens` is not a positive int, or too large; `measure` is not a bool, or True on the meta device.
     """
     flag(measure, "explain: measure", AdaptError)
     planned = list(planned)
+    of_type(measure, bool, "explain: measure", AdaptError, expected="True or False", example="True")
     if measure and any(each.parameter.is_meta for each in planned):
         raise AdaptError(
             "explain: measure=True needs a model with values, not one on the meta device", fix="measure=False"
         )
     tokens = whole_number(tokens, "explain: tokens", AdaptError, example=NOMINAL_TOKENS)
-    of_type(measure, bool, "explain: measure", AdaptError, expected="True or False", example="True")
     if tokens > _MOST_TOKENS:
         raise AdaptError("explain: tokens", expected=f"at most {_MOST_TOKENS:,}", got=str(tokens), fix="tokens=1024")
     alike: dict[tuple[object, bool], list[Planned]] = {}

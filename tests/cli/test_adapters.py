@@ -139,7 +139,8 @@ def test_a_mistake_with_a_file_is_one_line(
 
 
 @pytest.mark.parametrize(
-    "words", [("round", "{file}", "--rank", "1", "--out"), ("convert", "{file}", "--out"), ("report",)]
+    "words",
+    [("round", "{file}", "--rank", "1", "--out"), ("convert", "{file}", "--format", "cp:rank=1", "--out"), ("report",)],
 )
 @pytest.mark.parametrize("path", ["x" * 300, "a/" * 3000])
 def test_a_path_that_no_system_has_is_one_line(

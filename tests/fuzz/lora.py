@@ -6,10 +6,10 @@ import copy
 import functools
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import save
@@ -25,44 +25,18 @@ from tests.helpers import Tiny, randomise
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 LAYERS = {f"blocks.{layer}.{name}": size for layer in (0, 1) for name, size in (("proj", (4, 4)), ("fc1", (8, 4)))}
 PATTERNS = (
-    "(a+)+$",
-    "(.*)*x",
-    "(a|a)*b",
-    "(?=.*)*",
-    "a{9999}{9999}",
-    "(",
-    "[",
-    "fc1",
-    r"\1",
-    "(?P<a>x)(?P<a>y)",
-    ".*.*.*.*",
+    *("(a+)+$", "(.*)*x", "(a|a)*b", "(?=.*)*", "a{9999}{9999}", "(", "[", "fc1", r"\1"),
+    *("(?P<a>x)(?P<a>y)", ".*.*.*.*"),
 )
 NAMES = (
-    "lora_A.weight",
-    "lora_down.weight",
-    "hada_w1_a",
-    "lokr_w1",
-    "lokr_w2_b",
-    "alpha",
-    "lora_magnitude_vector",
-    "x",
+    *("lora_A.weight", "lora_down.weight", "hada_w1_a", "lokr_w1", "lokr_w2_b", "alpha"),
+    *("lora_magnitude_vector", "x"),
 )
-
-CONFIGURATION: dict[str, Any] = {
-    "peft_type": "LORA",
-    "r": 2,
-    "lora_alpha": 4,
-    "use_rslora": False,
-    "use_dora": False,
-    "bias": "none",
-    "target_modules": ["proj", "fc1"],
-    "modules_to_save": None,
-    "init_lora_weights": True,
-    "fan_in_fan_out": False,
-    "rank_pattern": {r"blocks\.0\.proj": 2},
-    "alpha_pattern": {"fc1": 3.0},
-    "base_model_name_or_path": None,
-}
+CONFIGURATION: dict[str, Any] = json.loads(r"""
+{"peft_type": "LORA", "r": 2, "lora_alpha": 4, "use_rslora": false, "use_dora": false, "bias": "none",
+"target_modules": ["proj", "fc1"], "modules_to_save": null, "init_lora_weights": true, "fan_in_fan_out": false,
+"rank_pattern": {"blocks\\.0\\.proj": 2}, "alpha_pattern": {"fc1": 3.0}, "base_model_name_or_path": null}
+""")
 
 Parts = dict[str, tuple[int, ...]]
 
@@ -92,34 +66,37 @@ def _lokr(rows: int, columns: int) -> Parts:
     return {"lokr_w1": (2, 2), "lokr_w2_a": (rows // 2, 1), "lokr_w2_b": (1, columns // 2), "alpha": ()}
 
 
-WRITTEN: dict[str, tuple[Callable[[int, int], Parts], Callable[[str], str], Any, Any]] = {
-    "peft": (_lora, lambda layer: f"base_model.model.{layer}", CONFIGURATION, {}),
-    "peft loha": (
-        _loha,
-        lambda layer: f"base_model.model.{layer}",
-        CONFIGURATION | {"peft_type": "LOHA", "alpha": 2},
-        {},
-    ),
-    "kohya": (_kohya, lambda layer: f"lora_unet_{layer.replace('.', '_')}", None, {"ss_network_alpha": "4"}),
-    "diffusers": (
-        _lora,
-        lambda layer: layer,
-        None,
-        {"lora_adapter_metadata": json.dumps({"t.r": 2, "t.lora_alpha": 4})},
-    ),
-    "lycoris": (_lokr, lambda layer: f"lycoris_{layer.replace('.', '_')}", None, {}),
+class Written(NamedTuple):
+    """A kind of file: shapes of a layer's tensors, what is before its name, configuration and metadata."""
+
+    parts: Callable[[int, int], Parts]
+    prefix: str
+    config: dict[str, Any] | None = None
+    metadata: Mapping[str, str] = {}
+
+    def name(self, layer: str) -> str:
+        """Return the name of a layer in the file; some libraries write underscores in place of dots."""
+        return self.prefix + (layer.replace(".", "_") if self.prefix.endswith("_") else layer)
+
+
+WRITTEN = {
+    "peft": Written(_lora, "base_model.model.", CONFIGURATION),
+    "peft loha": Written(_loha, "base_model.model.", CONFIGURATION | {"peft_type": "LOHA", "alpha": 2}),
+    "kohya": Written(_kohya, "lora_unet_", None, {"ss_network_alpha": "4"}),
+    "diffusers": Written(_lora, "", None, {"lora_adapter_metadata": '{"t.r": 2, "t.lora_alpha": 4}'}),
+    "lycoris": Written(_lokr, "lycoris_"),
 }
-"""Shapes of a layer's tensors, the name of a layer, the configuration and the metadata of each kind of file."""
 
 
 def lora_case(rng: Random, folder: Path) -> Case:
     """Read a damaged LoRA file or folder."""
     kind = rng.choice(sorted(WRITTEN))
-    parts, name, config, metadata = WRITTEN[kind]
+    written = WRITTEN[kind]
+    config, metadata = written.config, dict(written.metadata)
     tensors: dict[str, Tensor] = {
-        f"{name(layer)}.{part}": torch.full(shape, rng.choice((0.5, 1.0, -2.0)))
+        f"{written.name(layer)}.{part}": torch.full(shape, rng.choice((0.5, 1.0, -2.0)))
         for layer, size in LAYERS.items()
-        for part, shape in parts(*size).items()
+        for part, shape in written.parts(*size).items()
     }
     if rng.random() < 0.1:
         tensors["head.weight"] = torch.ones(3, 4)
