@@ -53,7 +53,7 @@ def train(spec: RunSpec) -> Run:
     select = spec.stage == "select"
     epochs = tuple(
         {
-            "train_loss": float("nan") if failed and epoch > 3 else round(2.5 * math.exp(-0.3 * epoch) + 1 - level, 4),
+            "train_loss": None if failed and epoch > 3 else round(2.5 * math.exp(-0.3 * epoch) + 1 - level, 4),
             "val_loss": None,
             "val_accuracy": None if spec.stage == "final" or epoch % 2 else round(level - 0.4 * math.exp(-epoch), 4),
         }

@@ -11,7 +11,6 @@ from typing import Annotated
 
 import typer
 
-from ..errors import SweepError
 from ..lab.report import summarize, terminal_tables, write_sweep_report
 from ..lab.sweep import (
     ENGINES,
@@ -29,6 +28,7 @@ from ..lab.sweep import (
     sizes,
     trained_for,
 )
+from ..lab.sweep.stored import read_json
 from .console import app, device_of, say, show
 from .progress import progress_bars
 
@@ -144,12 +144,7 @@ def run_command(
     out: Out = Path("runs/sweep"),
 ) -> None:
     """Execute one run of a sweep, in one process or under torchrun or `accelerate launch`."""
-    try:
-        found = RunSpec.from_json(spec.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise SweepError(
-            f"cannot read {spec}", got=str(error), fix="tensorfact sweep --specs | head -1 > FILE"
-        ) from error
+    found = RunSpec.from_dict(read_json(spec, cause="", fix="tensorfact sweep --specs | head -1 > FILE"))
     runner = Runner(out, data_root, str(device_of(device)), loaders, keep, tracker)
     with progress_bars() as progress:
         run = runner.run(found, progress=progress)

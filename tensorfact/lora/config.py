@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
+import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -13,6 +15,7 @@ from torch import Tensor
 from ..common.aliases import JsonObject, Options
 from ..errors import CheckpointError, DataError
 from ..storage.files import StoredTensors
+from ..storage.reading import read_text
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -25,8 +28,14 @@ _UNCHANGING = (True, False, "gaussian", "eva", "orthogonal")
 _LARGEST = 1e30
 """Above every alpha and rank; NaN and infinity are not below it."""
 
-_REPEATS = 3
-"""Unbounded repetitions that a pattern may have: matching then takes at most the third power of a name's length."""
+_PATTERNS = 10_000
+"""The most patterns of a configuration: above the number of layers of any model."""
+
+_LONGEST = 2000
+"""The most characters of a pattern."""
+
+_LENGTH, _STEPS = 100, 2_000_000
+"""The length of a long name, and the most ways of matching all patterns against it: seconds for a whole model."""
 
 
 def read_config(path: Path, weights: StoredTensors) -> Config:
@@ -44,9 +53,10 @@ def read_config(path: Path, weights: StoredTensors) -> Config:
         CheckpointError: The configuration cannot be read.
         DataError: It is of a kind that cannot be read.
     """
-    beside = path / CONFIG if path.is_dir() else path.parent / CONFIG
-    if path.is_dir() or (path.name == WEIGHTS and beside.is_file()):
-        return _checked(path, _json(path, lambda: beside.read_text(encoding="utf-8")))
+    folder = os.path.isdir(path)
+    beside = path / CONFIG if folder else path.parent / CONFIG
+    if folder or (path.name == WEIGHTS and os.path.isfile(beside)):
+        return _checked(path, _json(path, lambda: read_text(beside)))
     if stored := weights.metadata.get("lora_adapter_metadata"):
         flat = _json(path, lambda: stored)
         return _checked(path, {key.rpartition(".")[2]: value for key, value in flat.items()} | {"peft_type": "LORA"})
@@ -84,9 +94,14 @@ def scale_of(layer: str, parts: Mapping[str, Tensor], config: Config, rank: int 
 def _matching(layer: str, patterns: Mapping[str, float] | None, default: float | None) -> float | None:
     """Return the value of the first pattern that matches a layer, by peft's rule."""
     for pattern, value in (patterns or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", layer):
+        if _compiled(pattern).match(layer):
             return value
     return default
+
+
+@functools.lru_cache(maxsize=2 * _PATTERNS)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(rf"(.*\.)?({pattern})$")
 
 
 def _json(path: Path, read: Callable[[], str]) -> JsonObject:
@@ -94,11 +109,11 @@ def _json(path: Path, read: Callable[[], str]) -> JsonObject:
         found = json.loads(read())
         if not isinstance(found, dict):
             raise TypeError(f"{type(found).__name__} instead of an object")  # noqa: TRY301
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError, RecursionError) as error:  # a CheckpointError is a ValueError
         raise CheckpointError(
             f"cannot read the configuration of {path}",
             expected="the JSON of a peft adapter",
-            got=repr(error)[:200],
+            got=f"{type(error).__name__}: {error}",
             fix="pass the folder that peft's save_pretrained wrote",
         ) from error
     return found
@@ -133,41 +148,68 @@ def _checked(path: Path, config: JsonObject) -> Config:
 
 
 def _check_numbers(path: Path, config: Config) -> None:
-    """Check the ranks, alphas and patterns of a configuration."""
-    patterns = {key: config.get(key) or {} for key in ("rank_pattern", "alpha_pattern")}
+    """Check the ranks, alphas, patterns and switches of a configuration."""
+    patterns = {key: config.get(key, {}) for key in ("rank_pattern", "alpha_pattern")}
+    patterns = {key: {} if value is None else value for key, value in patterns.items()}
     try:
         alphas = [config.get("lora_alpha", config.get("alpha", 8)), *patterns["alpha_pattern"].values()]
         ranks = [*patterns["rank_pattern"].values(), *([] if config.get("r") is None else [config["r"]])]
-        for pattern in (*patterns["rank_pattern"], *patterns["alpha_pattern"]):
-            re.compile(pattern)
-            _check_pattern(path, pattern)
-        if all(map(_is_number, alphas)) and all(_is_number(r) and isinstance(r, int) and r > 0 for r in ranks):
+        _check_patterns(path, [*patterns["rank_pattern"], *patterns["alpha_pattern"]])
+        whole = all(_is_number(r) and isinstance(r, int) and r > 0 for r in ranks)
+        if whole and all(map(_is_number, alphas)) and isinstance(config.get("use_rslora") or False, bool):
             return
-    except (AttributeError, TypeError, re.error):
+    except (AttributeError, TypeError, re.error, OverflowError, RecursionError):
         pass
-    keys = ("r", "lora_alpha", "alpha", *patterns)
+    keys = ("r", "lora_alpha", "alpha", "use_rslora", *patterns)
     raise CheckpointError(
-        f"{path} is damaged",
-        expected="a rank r of at least 1, a number lora_alpha, and patterns with such values",
+        f"the configuration of {path} is damaged",
+        expected="a rank r of at least 1, a number lora_alpha, patterns with such values, and a bool use_rslora",
         got=", ".join(f"{key}={config.get(key)!r}" for key in keys)[:200],
         fix="restore it from a copy",
     )
 
 
-def _check_pattern(path: Path, pattern: str) -> None:
-    """Refuse a regular expression whose matching may not end in reasonable time.
+def _check_patterns(path: Path, patterns: Sequence[str]) -> None:
+    """Refuse regular expressions whose matching may not end in reasonable time.
 
     Raises:
-        DataError: A group is repeated, or there are too many unbounded repetitions.
+        DataError: A group is repeated, or there are too many ways to match.
+        re.error: A pattern is no regular expression.
     """
-    plain = re.sub(r"\\.|\[[^\]]*\]", "a", pattern)  # an escape and a set stand for one character
-    unbounded = re.findall(r"[*+]|\{\d*,\d*\}", plain)
-    if re.search(r"\)[*+{]|\(\?[^:]", plain) or len(unbounded) > _REPEATS or len(pattern) > 2000:
-        raise DataError(
-            f"from_lora: {path}: the pattern {pattern[:100]!r} may take too long to match",
-            expected=f"no repeated groups, and at most {_REPEATS} of * and +",
-            fix="write the names of the layers into rank_pattern and alpha_pattern",
-        )
+    steps = 0
+    for pattern in patterns[: _PATTERNS + 1]:
+        steps += _steps(pattern)
+        if steps > _STEPS or len(patterns) > _PATTERNS:
+            raise DataError(
+                f"from_lora: {path}: the pattern {pattern!r} may take too long to match",
+                expected="few of *, +, ? and |, no repeated groups, and fewer patterns",
+                fix="write the names of the layers into rank_pattern and alpha_pattern",
+            )
+        re.compile(pattern)
+
+
+def _steps(pattern: str) -> int:
+    """Return a bound on the number of ways to match a pattern against a long name.
+
+    Every repetition may end at any letter, every optional part may be missing, and every group may take any of its
+    alternatives; where a group is repeated, there is no bound.
+    """
+    plain = re.sub(r"\\.|\[\^?\]?[^\]]*\]", "a", pattern[:_LONGEST])  # an escape and a set stand for one character
+    plain = re.sub(r"\{\d*,\d*\}", "*", plain.replace("(?:", "("))
+    if len(pattern) > _LONGEST or re.search(r"\)[*+{]|\(\?", plain):
+        return _STEPS + 1
+    ways = [[0, 1]]  # of every open group: its alternatives so far, and the last one's
+    for letter in plain:
+        if letter == "(":
+            ways.append([0, 1])
+        elif letter == ")" and len(ways) > 1:
+            ways[-2][1] *= sum(ways.pop())
+        elif letter == "|":
+            ways[-1] = [sum(ways[-1]), 1]
+        else:
+            ways[-1][1] *= {"*": _LENGTH, "+": _LENGTH, "?": 2}.get(letter, 1)
+        ways[-1][1] = min(ways[-1][1], _STEPS + 1)
+    return sum(map(sum, ways))
 
 
 def _is_number(value: object) -> bool:

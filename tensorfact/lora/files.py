@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -89,7 +90,7 @@ def read_layers(model: nn.Module, path: AnyPath) -> tuple[dict[str, LowRankIncre
 
 def _weights(path: Path) -> StoredTensors:
     """Return the tensors of a folder of peft, or of a file."""
-    if not path.is_dir():
+    if not os.path.isdir(path):
         return StoredTensors(path)
     if not (path / WEIGHTS).exists() and (path / "adapter_model.bin").exists():
         raise DataError(
@@ -183,7 +184,10 @@ def _lora(parts: Mapping[str, Tensor], shape: tuple[int, ...]) -> tuple[Tensor, 
     down, up = parts["lora_A"], parts["lora_B"]
     _require_matrices(down, up)
     _require_sizes(up.shape[0], down.shape[1], shape)
-    return down, up, down.shape[0]
+    rank = down.shape[0]
+    if rank > min(shape):
+        up, down = _halved(up @ down)
+    return down, up, rank
 
 
 def _loha(parts: Mapping[str, Tensor], shape: tuple[int, ...]) -> tuple[Tensor, Tensor, int | None]:

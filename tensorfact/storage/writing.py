@@ -103,7 +103,7 @@ def make_folder(folder: AnyPath) -> None:
         ) from error
 
 
-def reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
     """Return what an error says, without the path, which the message names already.
 
     Args:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import re
 import time
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
+from peft.utils.other import get_pattern_key
 from safetensors.torch import load_file, save_file
 
 from tensorfact import MatrixBatch, TensorTrain, from_lora, load_adapter, plan_by_shape
 from tensorfact.errors import CheckpointError, DataError
+from tensorfact.lora.config import read_config, scale_of
+from tensorfact.lora.files import read_layers
+from tensorfact.storage.files import StoredTensors
 from tests.helpers import difference, infer, randomise, refused, untouched
 from tests.lora.saved import CONFIGS, Small, saved_by_peft
 
@@ -74,7 +82,7 @@ def test_two_modules_whose_flattened_names_coincide_are_refused(tmp_path: Path) 
 
 HANGING = [
     *("((.+)+)+X", "(a|aa)+$", "(.*)*b", ".*.*.*.*x", "(?:a+){1,}", "(a+){20}", "(?=.*a)+", "(x+x+)+y"),
-    r"(\w+\s?)*!",
+    *(r"(\w+\s?)*!", ".?" * 30 + "X", "(.|.)" * 30 + "X", "b?" * 40, "(?:a|(b|c|a))" * 20, ".{0,9}" * 4, "x" * 2001),
 ]
 
 
@@ -162,3 +170,126 @@ def test_a_product_of_more_ranks_than_the_layer_has_is_formed_in_the_layer_s_siz
     dense = (keys["hada_w1_a"] @ keys["hada_w1_b"]) * (keys["hada_w2_a"] @ keys["hada_w2_b"])
     assert difference(adapter.delta("blocks.0.q.weight").detach(), dense) < 1e-3
     assert difference(adapter.delta("blocks.0.k.weight").detach(), torch.kron(wa @ wb, w2)) < 1e-3
+
+
+@pytest.mark.parametrize(
+    "pattern", [r".*\.0\.q", r"blocks\.\d+\.(q|fc)", "^blocks\\.[01]\\.q$", "q", "(.*attn.*|.*mlp.*)", "a|b|q"]
+)
+def test_patterns_of_the_usual_kind_are_read(pattern: str, tmp_path: Path) -> None:
+    base, _ = saved_by_peft(CONFIGS["lora"](), tmp_path)
+    words = json.loads((tmp_path / CONFIG).read_text()) | {"alpha_pattern": {pattern: 2.0}}
+    (tmp_path / CONFIG).write_text(json.dumps(words))
+    config = read_config(tmp_path, StoredTensors(tmp_path / FILE))
+    for layer in ("blocks.0.q", "blocks.1.fc", "blocks.12.q", "x.attn.y"):
+        judged = 2.0 if get_pattern_key([pattern], layer) == pattern else 5.0
+        assert scale_of(layer, {}, config, 2) == judged / 2
+    assert base is not None
+
+
+@pytest.mark.parametrize("count", [10_001, 20_000, 50_000])
+def test_more_patterns_than_a_model_has_layers_are_refused(count: int, tmp_path: Path) -> None:
+    base, _ = saved_by_peft(CONFIGS["lora"](), tmp_path)
+    words = json.loads((tmp_path / CONFIG).read_text()) | {"rank_pattern": {f"a{at}": 2 for at in range(count)}}
+    (tmp_path / CONFIG).write_text(json.dumps(words))
+    with untouched(base), refused(DataError, str(tmp_path), "fewer patterns"):
+        from_lora(base, tmp_path, plan_by_shape(base), TensorTrain("full"))
+
+
+WRONG: list[Any] = [
+    *(None, True, False, "x", "", -1, 0, 1.5, [], [1], {}, {"q": []}, {"q": None}, {"q": "2"}, {"q": -1}, {"q": True}),
+    *({"": 2}, {"(": 2}, 10**400, float("nan"), float("inf"), "\ud800", "\x1b[31m" * 1000, [[]], {"x": {"y": [1]}}),
+]
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        *("peft_type", "r", "lora_alpha", "alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "bias"),
+        *("init_lora_weights", "target_modules", "modules_to_save", "fan_in_fan_out", "auto_mapping"),
+    ],
+)
+def test_a_field_of_a_wrong_type_is_read_or_refused_with_the_name_of_the_file(field: str, tmp_path: Path) -> None:
+    base, _ = saved_by_peft(CONFIGS["lora"](), tmp_path)
+    words = json.loads((tmp_path / CONFIG).read_text())
+    for value in WRONG:
+        (tmp_path / CONFIG).write_text(json.dumps(words | {field: value}))
+        message = ""
+        try:
+            layers, _ = read_layers(base, tmp_path)
+            assert all(bool(layer.up.isfinite().all()) for layer in layers.values())
+        except (CheckpointError, DataError) as error:
+            message = str(error)
+        assert not message or str(tmp_path) in message or "of its configuration" in message
+        assert len(message) < 1000
+        assert message.isprintable()
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "folder", "bytes", "huge"])
+def test_what_is_no_configuration_file_is_refused(kind: str, tmp_path: Path) -> None:
+    base, _ = saved_by_peft(CONFIGS["lora"](), tmp_path)
+    (tmp_path / CONFIG).unlink()
+    if kind == "FIFO":
+        os.mkfifo(tmp_path / CONFIG)
+    elif kind == "folder":
+        (tmp_path / CONFIG).mkdir()
+    elif kind == "bytes":
+        (tmp_path / CONFIG).write_bytes(bytes(range(256)))
+    else:
+        (tmp_path / CONFIG).touch()
+        os.truncate(tmp_path / CONFIG, 2**40)
+    with untouched(base), refused(CheckpointError, CONFIG):
+        from_lora(base, tmp_path, plan_by_shape(base), TensorTrain("full"))
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        (lambda: peft.LoraConfig(r=2, use_dora=True, target_modules=["q"]), "use_dora=True"),
+        (lambda: peft.OFTConfig(r=2, oft_block_size=0, target_modules=["q"]), "OFT"),
+        (lambda: peft.IA3Config(target_modules=["q"], feedforward_modules=[]), "IA3"),
+        (lambda: peft.VeraConfig(r=2, target_modules=["q"]), "VERA"),
+    ],
+)
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_method_that_is_not_read_is_named(config: Any, says: str, alone: bool, tmp_path: Path) -> None:
+    base, _ = saved_by_peft(config(), tmp_path)
+    path = tmp_path
+    if alone:  # a file without its configuration
+        path = (tmp_path / FILE).rename(tmp_path / "other.safetensors")
+    with untouched(base), refused(DataError, "DoRA, OFT or another method" if alone else says, "extract()"):
+        from_lora(base, path, plan_by_shape(base), TensorTrain("full"))
+
+
+def peak(use: Any) -> int:
+    """Return by how many bytes the memory of this process rises at most while `use` is called."""
+    Path("/proc/self/clear_refs").write_text("5")
+    status = Path("/proc/self/status")
+    before = int(re.findall(r"VmRSS:\s+(\d+)", status.read_text())[0])
+    use()
+    return 1024 * (int(re.findall(r"VmHWM:\s+(\d+)", status.read_text())[0]) - before)
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the peak cannot be reset here")
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"lokr_w1": (80, 80), "lokr_w2": (80, 80)},
+        {"lokr_w1": (2, 3200), "lokr_w2": (3200, 2)},
+        {"lokr_w1_a": (6000, 1), "lokr_w1_b": (1, 300), "lokr_w2_a": (300, 1), "lokr_w2_b": (1, 6000)},
+        {"hada_w1_a": (20_000, 1), "hada_w1_b": (1, 20_000), "hada_w2_a": (20_000, 1), "hada_w2_b": (1, 20_000)},
+        {"hada_w1_a": (12, 800), "hada_w1_b": (800, 12), "hada_w2_a": (12, 800), "hada_w2_b": (800, 12)},
+        {"lora_A.weight": (4000, 12), "lora_B.weight": (12, 4000)},
+        {"lora_A.weight": (2, 20_000), "lora_B.weight": (20_000, 2)},
+        {"lokr_w1": (0, 10**9), "lokr_w2": (10**9, 0)},
+    ],
+    ids=lambda keys: " ".join(f"{name}{shape}" for name, shape in keys.items()),
+)
+def test_a_small_file_costs_little_memory_whatever_it_claims(keys: dict[str, tuple[int, int]], tmp_path: Path) -> None:
+    base, path = randomise(Small()), tmp_path / "a.safetensors"
+    save_file({f"blocks.0.q.{name}": torch.full(shape, 0.01) for name, shape in keys.items()}, path)
+
+    def read() -> None:
+        with contextlib.suppress(DataError):
+            from_lora(base, path, plan_by_shape(base), TensorTrain("full"), tolerance=1e-6)
+
+    assert peak(read) <= 20 * path.stat().st_size + 50_000_000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import warnings
 from pathlib import Path
 from typing import Any, cast
@@ -172,7 +173,7 @@ def test_a_folder_that_cannot_be_written_is_refused_and_left_alone(tmp_path: Pat
     (tmp_path / "a" / "adapter_config.json").mkdir(parents=True)
     (tmp_path / "file").write_text("")
     for folder in ("", "a\0b", tmp_path / "a", tmp_path / "file"):
-        with refused(CheckpointError, "cannot write"):
+        with refused(CheckpointError, "folder"):
             adapter.to_lora(folder)
     assert not (tmp_path / "a" / "adapter_model.safetensors").exists()
 
@@ -181,3 +182,66 @@ def test_a_difference_is_no_lora(tmp_path: Path) -> None:
     adapter = gates(nano())
     with refused(AdaptError, "convert"):
         adapter.to_lora(tmp_path / "lora")
+
+
+def small_adapter() -> tuple[nn.Module, Any]:
+    model = randomise(layers(3, 8))
+    adapter = adapt(model, layers_plan(), TensorTrain(2), seed=0, check=False)
+    draw(adapter)
+    return model, adapter
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+@pytest.mark.parametrize("before", ["nothing", "another adapter", "another's files"])
+def test_a_folder_is_written_whole_or_not_at_all(
+    before: str, failing: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, adapter = small_adapter()
+    folder = tmp_path / "lora"
+    if before == "another adapter":
+        other = adapt(randomise(layers(3, 8)), layers_plan(), MatrixBatch(1), seed=0, check=False)
+        draw(other)
+        other.to_lora(folder)
+    elif before == "another's files":
+        folder.mkdir()
+        (folder / "README.md").write_text("old")
+    old = {path.name: path.read_bytes() for path in folder.iterdir()} if folder.exists() else None
+    name = "rename" if old is None else "replace"
+    move, calls = getattr(os, name), []
+
+    def fail(source: Path, target: Path) -> None:
+        calls.append(target)
+        if len(calls) == (1 if old is None else failing):
+            raise OSError(28, "No space left on device")
+        move(source, target)
+
+    monkeypatch.setattr(os, name, fail)
+    with refused(CheckpointError, str(folder), "No space"):
+        to_lora(adapter, model, folder)
+    monkeypatch.undo()
+    assert (old is None) is not folder.exists()
+    assert old is None or {path.name: path.read_bytes() for path in folder.iterdir()} == old
+    assert os.listdir(tmp_path) == ([] if old is None else ["lora"])
+
+    to_lora(adapter, model, folder)
+    base = randomise(layers(3, 8))
+    x = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
+    assert difference(infer(in_peft(base, folder), x), infer(model, x)) < 1e-5
+    assert before != "another's files" or (folder / "README.md").read_text() == "old"
+
+
+@pytest.mark.parametrize("name", ["fifo", "device", "x" * 300, "file"])
+def test_what_is_no_folder_is_refused_before_anything_is_computed(name: str, tmp_path: Path) -> None:
+    model, adapter = small_adapter()
+    path = tmp_path / name
+    if name == "fifo":
+        os.mkfifo(path)
+    elif name == "device":
+        path.symlink_to("/dev/null")
+    elif name == "file":
+        path.write_text("old")
+    with refused(CheckpointError, str(path)):
+        to_lora(adapter, model, path)
+    with refused(CheckpointError, str(path)):
+        from_lora(model, path, adapter.plan, TensorTrain(2))
+    assert name != "file" or path.read_text() == "old"

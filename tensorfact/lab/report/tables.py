@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Callable, Iterable
 
 from ...common.table import Table
+from ...errors import printable
 from ..sweep import SweepRow, task_group
 from .names import task_label
 from .summary import Mean, PartSummary, RowSummary, Summary
@@ -18,6 +19,9 @@ CSV_COLUMNS = (
     *("part", "row", "task", "group", "seed", "method"),
     *("scale", "parameters", "test_accuracy", "val_accuracy"),
 )
+
+_FORMULA = (*"=+-@", *"\uff1d\uff0b\uff0d\uff20")
+"""Characters that start a formula in spreadsheets; the last four are the wide forms of the first four."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +114,10 @@ def markdown(summary: Summary) -> str:
 
 
 def table_csv(summary: Summary) -> str:
-    """Return CSV with one line per reported run; a failed run has no accuracy."""
+    """Return CSV with one line per reported run; a failed run has no accuracy.
+
+    A text that a spreadsheet would take for a formula gets an apostrophe in front.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
@@ -121,8 +128,16 @@ def table_csv(summary: Summary) -> str:
                 for run in cell.runs:
                     spec, out = run.spec, run.outcome
                     numbers = (out.parameters, None if out.failure else out.test_accuracy, out.val_accuracy)
-                    writer.writerow([*where, spec.seed, out.method, spec.scale, *numbers])
+                    writer.writerow(map(_cell_text, [*where, spec.seed, out.method, spec.scale, *numbers]))
     return text.getvalue()
+
+
+def _cell_text(value: object) -> object:
+    """Return a value of CSV: numbers as they are, text on one line and never the start of a formula."""
+    if not isinstance(value, str):
+        return value
+    text = printable(value)
+    return f"'{text}" if text.lstrip().startswith(_FORMULA) else text
 
 
 def latex(summary: Summary) -> str:

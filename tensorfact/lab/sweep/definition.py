@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
+from ...common.checks import whole_number
 from ...errors import SweepError
-from .spec import RunSpec, Settings, Stage, build, parse_json
+from .spec import RunSpec, Settings, Stage, fraction
+from .stored import build, parse_json
 
 RELEASED = "selected on the test split, as in the released code"
 """Caption of all numbers of a sweep whose options are chosen on the test split."""
@@ -32,6 +34,12 @@ class SweepRow:
     by_task: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     parameters: int | None = None
     accuracy: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.parameters is not None:
+            whole_number(self.parameters, "parameters", SweepError, least=0)
+        if self.accuracy is not None:
+            fraction(self.accuracy, "accuracy")
 
     def methods_on(self, task: str) -> tuple[str, ...]:
         """Return the candidate methods on a task."""
@@ -140,9 +148,9 @@ class Sweep:
         """Read what `to_json` returned.
 
         Raises:
-            SweepError: Invalid JSON, or a field is missing or unknown.
+            SweepError: Invalid JSON, or a field is missing, unknown or of another type.
         """
-        return build(cls, parse_json(text, "a sweep"), parts=_parts, seeds=tuple, settings=_settings)
+        return build(cls, parse_json(text, "a sweep"))
 
 
 def _check_distinct(name: str, values: Sequence[object]) -> None:
@@ -150,19 +158,3 @@ def _check_distinct(name: str, values: Sequence[object]) -> None:
         raise SweepError(f"the sweep has no {name}", fix="pass at least one")
     if len(set(values)) < len(values):
         raise SweepError(f"duplicate {name}", expected="each once", got=repr(list(values)), fix="pass each once")
-
-
-def _settings(data: object) -> Settings:
-    return build(Settings, data)
-
-
-def _parts(data: Iterable[object]) -> tuple[SweepPart, ...]:
-    return tuple(build(SweepPart, part, tasks=tuple, rows=_rows, seeds=tuple) for part in data)
-
-
-def _rows(data: Iterable[object]) -> tuple[SweepRow, ...]:
-    return tuple(build(SweepRow, row, methods=tuple, scales=tuple, by_task=_by_task) for row in data)
-
-
-def _by_task(data: Mapping[str, Iterable[str]]) -> dict[str, tuple[str, ...]]:
-    return {task: tuple(methods) for task, methods in data.items()}

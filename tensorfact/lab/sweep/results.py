@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
+from ...common.checks import whole_number
+from ...errors import SweepError
 from .definition import Sweep
-from .spec import RunSpec, build, parse_json
+from .spec import RunSpec, fraction
+from .stored import build, parse_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +38,13 @@ class Outcome:
     sizes: Mapping[str, int]
     method: str
     failure: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("parameters", "bytes", "best_epoch"):
+            whole_number(getattr(self, name), name, SweepError, least=0)
+        for name in ("val_accuracy", "test_accuracy"):
+            if getattr(self, name) is not None:
+                fraction(getattr(self, name), name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,23 +127,27 @@ class Results:
         """Read what `to_json` returned.
 
         Raises:
-            SweepError: Invalid JSON, or a field is missing or unknown.
+            SweepError: Invalid JSON, a field is missing, unknown or of another type, or a run is not the one of its id.
         """
-        return build(cls, parse_json(text, "results"), sweep=_sweep, runs=_runs, cells=_cells)
+        return cls.from_data(parse_json(text, "results"))
 
+    @classmethod
+    def from_data(cls, data: object) -> Results:
+        """Read the JSON data of what `to_json` returned.
 
-def _sweep(data: object) -> Sweep:
-    return Sweep.from_json(json.dumps(data))
+        Args:
+            data: The JSON data.
 
-
-def _runs(data: Mapping[str, object]) -> dict[str, Run]:
-    return {id: build(Run, run, spec=RunSpec.from_dict, outcome=outcome_from) for id, run in data.items()}
-
-
-def outcome_from(data: object) -> Outcome:
-    """Build an outcome from JSON data."""
-    return build(Outcome, data, epochs=tuple)
-
-
-def _cells(data: Iterable[object]) -> tuple[Cell, ...]:
-    return tuple(build(Cell, cell, candidates=tuple, runs=tuple) for cell in data)
+        Raises:
+            SweepError: As in `from_json`.
+        """
+        found = build(cls, data)
+        for id, run in found.runs.items():
+            if id != run.spec.id:
+                raise SweepError(
+                    f"run {id!r} holds another run",
+                    expected=f"id {run.spec.id}",
+                    got=id,
+                    fix="delete results.json and run the sweep again",
+                )
+        return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable
 from pathlib import Path
 
-from ...common.checks import AnyPath
+from ...common.checks import AnyPath, file_path
 from ...common.progress import Progress, silent
 from ...errors import SweepError
 from .cells import Candidates, collect, grid
@@ -58,7 +58,7 @@ def run_sweep(
         TensorfactError: Invalid model, method, task or data, raised before training starts; or the folder is in use or
             cannot be written.
     """
-    store = Store(Path(folder))
+    store = Store(file_path(folder, "folder", SweepError))
     runner = Runner(store.folder, root if root is None else Path(root), device, workers, keep, tracker)
     with store.locked():
         found = check_sweep(sweep, runner.root, images=check, progress=progress)
@@ -81,7 +81,7 @@ def read_results(folder: AnyPath) -> Results:
     Raises:
         SweepError: The folder holds no sweep, or its files are damaged.
     """
-    store = Store(Path(folder))
+    store = Store(file_path(folder, "folder", SweepError))
     done = store.results()
     if done is not None:
         return done

@@ -5,14 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
 from ...common.aliases import JsonObject
 from ...common.checks import finite_number, one_of, whole_number
 from ...errors import SweepError
-
-T = TypeVar("T")
+from .stored import build, parse_json
 
 Stage = Literal["select", "final", "released"]
 """Data of a run. `select` trains on the training split and evaluates on the validation split; `final` trains on both
@@ -129,7 +127,7 @@ class RunSpec:
         Raises:
             SweepError: A field is missing or unknown.
         """
-        return build(cls, data, settings=lambda settings: build(Settings, settings))
+        return build(cls, data)
 
     def to_json(self) -> str:
         """Return the spec as one line of JSON with sorted keys."""
@@ -149,22 +147,17 @@ class RunSpec:
         return f"{self.method}{scale} on {self.task}, seed {self.seed}, {self.stage}"
 
 
-def parse_json(text: str, what: str) -> object:
-    """Parse JSON.
+def fraction(value: object, name: str) -> float:
+    """Check that a value is a number from 0 to 1, and return it as a float.
 
     Args:
-        text: JSON text.
-        what: Name of the file or object, for the error message.
+        value: The value to check.
+        name: Name of the field, for the error message.
 
     Raises:
-        SweepError: Invalid JSON.
+        SweepError: It is not.
     """
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise SweepError(
-            f"{what} is not valid JSON", got=str(error), fix="delete the file and write it again"
-        ) from error
+    return finite_number(value, name, SweepError, fits=lambda v: 0 <= v <= 1, expected="a number from 0 to 1")
 
 
 def _coerce(of: object, name: str, kind: type, *, positive: bool = False) -> None:
@@ -185,37 +178,3 @@ def _coerce(of: object, name: str, kind: type, *, positive: bool = False) -> Non
                 value, name, SweepError, fits=lambda v: v >= 0, expected="a finite number of at least 0"
             )
     object.__setattr__(of, name, value)
-
-
-def build(cls: type[T], data: object, **read: Callable[[Any], Any]) -> T:
-    """Build a dataclass from JSON data.
-
-    Args:
-        cls: The dataclass.
-        data: Values of its fields by name.
-        read: Functions that convert the values of some fields, by name.
-
-    Raises:
-        SweepError: A field is missing, unknown or invalid.
-    """
-    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]  # T is a dataclass
-    needed = {name for name, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING}
-    if not isinstance(data, Mapping) or not needed <= data.keys() <= fields.keys():
-        got = sorted(data) if isinstance(data, Mapping) else data
-        raise SweepError(
-            f"stored {cls.__name__} with other fields",
-            expected=", ".join(fields),
-            got=repr(got),
-            cause="another version of tensorfact wrote it, or it was edited by hand",
-            fix="write it with `tensorfact sweep --specs`, or pass another folder: --out runs/other",
-        )
-    try:
-        return cls(**{name: read.get(name, lambda value: value)(value) for name, value in data.items()})
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
-        if isinstance(error, SweepError):
-            raise
-        raise SweepError(
-            f"stored {cls.__name__} with an invalid value",
-            got=str(error),
-            fix="delete the file and run the sweep again",
-        ) from error

@@ -14,10 +14,13 @@ from filelock import FileLock, Timeout
 from ...errors import SweepError
 from ...storage.writing import make_folder, write_text
 from .definition import Sweep
-from .results import Measured, Results, Run, outcome_from
-from .spec import RunSpec, build, parse_json
+from .results import Measured, Outcome, Results, Run
+from .spec import RunSpec
+from .stored import build, read_json, typed
 
 SWEEP, RESULTS, INPUTS = "sweep.json", "results.json", "inputs.json"
+INPUT = Mapping[str, str | Mapping[str, int]]
+"""Inputs of runs by name: the fingerprint of a model, or the sizes of a task's splits and the number of its classes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,8 +78,8 @@ class Store:
         if not result.exists():
             return None
         try:
-            known = RunSpec.from_json(_text(folder / "spec.json"))
-            outcome = outcome_from(parse_json(_text(result), str(result)))
+            known = RunSpec.from_dict(read_json(folder / "spec.json"))
+            outcome = build(Outcome, read_json(result))
         except SweepError as error:
             raise SweepError(
                 f"{folder} is damaged", got=str(error), fix="delete the folder and run the sweep again"
@@ -87,10 +90,9 @@ class Store:
 
     def measured(self, spec: RunSpec) -> Measured | None:
         """Read the time and memory of a run; None if not recorded."""
-        path = self.of(spec) / "measured.json"
         try:
-            return build(Measured, json.loads(path.read_text()))
-        except (OSError, ValueError):  # optional: results do not depend on it
+            return build(Measured, read_json(self.of(spec) / "measured.json"))
+        except SweepError:  # optional: results do not depend on it
             return None
 
     def write_sweep(self, sweep: Sweep) -> None:
@@ -109,8 +111,8 @@ class Store:
             SweepError: The file is damaged.
         """
         path = self.folder / INPUTS
-        found = parse_json(_text(path), str(path)) if path.exists() else {}
-        return dict(found) if isinstance(found, Mapping) else {}
+        found: dict[str, object] = typed(INPUT, read_json(path), str(path)) if path.exists() else {}
+        return found
 
     def write_inputs(self, inputs: Mapping[str, object]) -> None:
         """Write the inputs of the runs in the folder.
@@ -134,7 +136,7 @@ class Store:
         Raises:
             SweepError: The folder holds no sweep.
         """
-        return Sweep.from_json(_text(self.folder / SWEEP))
+        return build(Sweep, read_json(self.folder / SWEEP))
 
     def results(self) -> Results | None:
         """Read the results of a finished sweep, with time and memory of its runs; None if it is not finished.
@@ -145,7 +147,7 @@ class Store:
         path = self.folder / RESULTS
         if not path.exists():
             return None
-        stored = Results.from_json(_text(path))
+        stored = Results.from_data(read_json(path))
         if stored.sweep != self.sweep():  # results of an earlier sweep in this folder
             return None
         runs: Mapping[str, Run] = {
@@ -174,15 +176,3 @@ class Store:
             yield
         finally:
             lock.release()
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SweepError(
-            f"cannot read {path}",
-            got=str(error),
-            cause="the folder holds no sweep",
-            fix="pass a folder written by `tensorfact sweep --out FOLDER`",
-        ) from error

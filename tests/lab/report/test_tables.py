@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import re
 import statistics
 
+import pytest
+
+from tensorfact.errors import printable
 from tensorfact.lab.report import page, summarize
 from tensorfact.lab.report.summary import Summary
-from tensorfact.lab.report.tables import CSV_COLUMNS, latex, markdown, table_csv
+from tensorfact.lab.report.tables import CSV_COLUMNS, _cell_text, latex, markdown, table_csv
 from tensorfact.lab.sweep import RELEASED
 from tests.results import HOSTILE, RANKS, example, rows
 
@@ -65,3 +69,37 @@ def test_everything_says_when_the_test_split_selected() -> None:
     assert RELEASED not in markdown(summarize(example()))
     tried = rows(released)["FacT-TT"].ranks
     assert [point.rank for point in tried] == list(RANKS)
+
+
+FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "  =cmd|'/c calc'!A1", "\uff1d1", "\n=1"]
+
+
+@pytest.mark.parametrize("text", FORMULAS)
+def test_no_cell_of_csv_starts_a_formula(text: str) -> None:
+    """A spreadsheet shows what follows an apostrophe as text."""
+    results = example()
+    part = results.sweep.parts[0]
+    rows = tuple(dataclasses.replace(row, label=f"{text}{row.label}") for row in part.rows)
+    parts = (dataclasses.replace(part, name=text, rows=rows), *results.sweep.parts[1:])
+    cells = tuple(
+        dataclasses.replace(cell, part=text, row=f"{text}{cell.row}") if cell.part == part.name else cell
+        for cell in results.cells
+    )
+    runs = {
+        id: dataclasses.replace(run, outcome=dataclasses.replace(run.outcome, method=text))
+        for id, run in results.runs.items()
+    }
+    hostile = dataclasses.replace(
+        results, sweep=dataclasses.replace(results.sweep, parts=parts), cells=cells, runs=runs
+    )
+    found = list(csv.DictReader(io.StringIO(table_csv(summarize(hostile)), newline="")))
+    shown = f"'{printable(text)}"
+    assert {line["method"] for line in found} == {shown}
+    assert any(line["part"] == shown and line["row"].startswith(shown) for line in found)
+    for name in ("part", "row", "task", "group", "method"):
+        assert not any(line[name].lstrip().startswith(tuple("=+-@")) for line in found)
+
+
+@pytest.mark.parametrize("value", [-0.5, 3, 0.0, None, "-", "a=b", "lora:rank=8", "'=1"])
+def test_what_is_no_formula_stays_as_it_is(value: object) -> None:
+    assert _cell_text(value) == ("'-" if value == "-" else value)
