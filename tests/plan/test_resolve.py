@@ -288,3 +288,14 @@ def test_what_is_no_plan_is_refused(thing: Any) -> None:
     model = layers()
     with untouched(model), refused(AdaptError, repr(thing), "plan_for"):
         adapt(model, thing, TensorTrain(1))
+
+
+def test_what_is_left_out_says_why() -> None:
+    model = nn.Sequential(*(nn.Linear(8, 8) for _ in range(3)), nn.Linear(8, 2))
+    resolved = TensorizationPlan((Group("g", "in out", (Rule("0.weight", "out in"),)),)).resolve(model)
+    assert resolved.parameters == ("0.weight",)
+    assert {left.parameter: left.reason for left in resolved.left_out if left.parameter.endswith("weight")} == {
+        "1.weight": "no rule names it",
+        "2.weight": "no rule names it",
+        "3.weight": "the only one of its shape",
+    }
