@@ -1,20 +1,31 @@
-"""LoRA files: LyCORIS's are written by hand from its formulas, and damaged ones are refused."""
+"""LoRA files: LyCORIS's are written by its package, and by hand from its formulas; damaged ones are refused."""
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from pathlib import Path
 from typing import Any
 
+import lycoris
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from tensorfact import TensorTrain, from_lora, load_adapter, plan_by_shape
+from tensorfact import (
+    Group,
+    MatrixBatch,
+    Rule,
+    TensorizationPlan,
+    TensorTrain,
+    from_lora,
+    load_adapter,
+    plan_by_shape,
+)
 from tensorfact.errors import CheckpointError, DataError
-from tests.helpers import randomise, refused, untouched
+from tests.helpers import difference, infer, randomise, refused, untouched
 from tests.lora.saved import CONFIGS, Small, saved_by_peft
 
 
@@ -146,3 +157,30 @@ def test_a_folder_that_does_not_fit_is_refused(change: str, tmp_path: Path) -> N
     edited(tmp_path, change)
     with untouched(base), refused(DataError, fix=False):
         from_lora(base, tmp_path, plan_by_shape(base), TensorTrain("full"))
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "options"),
+    [
+        ("lora", {}),
+        ("lora", {"rank_dropout": 0.5}),
+        ("loha", {}),
+        ("lokr", {}),
+        ("lokr", {"factor": 4}),
+        ("lokr", {"factor": 4, "decompose_both": True}),
+    ],
+)
+def test_files_of_lycoris_give_its_own_outputs(algorithm: str, options: dict[str, Any], tmp_path: Path) -> None:
+    """The package that writes the files is the judge."""
+    model = randomise(nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 64)))
+    base, x = copy.deepcopy(model), torch.randn(4, 64)
+    network = lycoris.create_lycoris(model, 1.0, linear_dim=2, linear_alpha=3.0, algo=algorithm, **options)
+    network.apply_to()
+    randomise(network).eval()
+    expected = infer(model, x)
+    network.save_weights(str(tmp_path / "file.safetensors"), torch.float32, {})
+    rules = [Rule("{layer}.weight", "out in")]
+    plan = TensorizationPlan([Group("g", "in out", rules, partition="layer")])  # type: ignore[arg-type]  # lists are read
+    state = from_lora(base, tmp_path / "file.safetensors", plan, MatrixBatch("full"), tolerance=1e-6).state
+    load_adapter(base, state)
+    assert difference(infer(base, x), expected) < 1e-5

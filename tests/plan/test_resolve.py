@@ -332,3 +332,14 @@ def test_the_side_of_an_axis(param: str, pattern: str, labels: Any, sides: Any, 
 def test_a_merged_mode_has_the_side_of_its_first_axis_that_is_not_stacked() -> None:
     resolved = plan("(expert out) in", Rule("experts", "expert out in")).resolve(Stacks())
     assert [mode.side for mode in resolved["g"].modes] == ["out", "in"]
+
+
+def test_what_is_left_out_says_why() -> None:
+    model = nn.Sequential(*(nn.Linear(8, 8) for _ in range(3)), nn.Linear(8, 2))
+    resolved = TensorizationPlan((Group("g", "in out", (Rule("0.weight", "out in"),)),)).resolve(model)
+    assert resolved.parameters == ("0.weight",)
+    assert {left.parameter: left.reason for left in resolved.left_out if left.parameter.endswith("weight")} == {
+        "1.weight": "no rule names it",
+        "2.weight": "no rule names it",
+        "3.weight": "the only one of its shape",
+    }
