@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
-from ..common.checks import callback, finite_number, whole_number
+from ..common.checks import callback, finite_number, of_type, whole_number
 from ..common.progress import Progress, silent
 from ..errors import AdaptError, DataError, FingerprintError, FormatError, PlanError, RankError
 from ..formats import Decomposition, Format, format_label
@@ -172,6 +172,8 @@ def combine(
     if not isinstance(adapters, Mapping) or not adapters:
         got = "none" if isinstance(adapters, Mapping) else type(adapters).__name__
         raise AdaptError("combine: adapters", expected="weights by adapter", got=got, fix="{first: 0.5, second: 0.5}")
+    for argument, flag in (("keep_head", keep_head), ("check_base", check_base)):
+        of_type(flag, bool, f"combine: {argument}", AdaptError, expected="True or False", example="True")
     weights = [finite_number(weight, "combine: weight", AdaptError, example=0.5) for weight in adapters.values()]
     states = [(state_of(adapter), weight) for adapter, weight in zip(adapters, weights, strict=True)]
     first = states[0][0]

@@ -174,6 +174,7 @@ def extract(
     """
     check_scale("extract", scale)
     callback(progress, "extract: progress", AdaptError)
+    of_type(keep, bool, "extract: keep", AdaptError, expected="True or False", example="True")
     weights = Increments(base, tuned, plan, model)
     resolved = weights.resolved
     if keep and not weights.has_model:
