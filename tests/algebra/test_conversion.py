@@ -303,3 +303,11 @@ def test_a_callback_can_be_called(wrong: Any) -> None:
         round_ranks(state, rank=1, progress=wrong)
     with refused(AdaptError, "progress"):
         combine({state: 1.0}, progress=wrong)
+
+
+@pytest.mark.parametrize("wrong", [None, "yes", 1, torch.ones(2, 2)])
+@pytest.mark.parametrize("argument", ["keep_head", "check_base"])
+def test_a_flag_is_a_bool(argument: str, wrong: Any) -> None:
+    state = adapt(layers(), layers_plan(), TensorTrain(2), check=False).state
+    with refused(AdaptError, f"combine: {argument}"):
+        combine({state: 1.0}, **{argument: wrong})

@@ -18,7 +18,7 @@ from typing import Any
 from tests.fuzz.case import Kind, Verdict
 from tests.fuzz.judge import run_case
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds without an answer after which a process is ended: longer than a case may take on a busy machine."""
 
 SPARE = 3 << 30
