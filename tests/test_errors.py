@@ -47,6 +47,7 @@ def test_a_message_is_one_line_of_bounded_length(part: str, text: str) -> None:
     assert len(message) < 1100
 
 
+@pytest.mark.parametrize("part", ["problem", "expected", "got", "cause", "fix"])
 @pytest.mark.parametrize("text", ["\x1b[31m", "\u202eexe\u2069", "a\r\nb", "\ud800", "\x00"])
 def test_a_message_is_one_line_that_every_terminal_shows(part: str, text: str) -> None:
     message = str(TensorfactError(**{"problem": "p", part: f"file {text!s} {text!r}"}))

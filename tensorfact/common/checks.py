@@ -263,18 +263,21 @@ def file_path(value: object, argument: str, kind: ErrorClass, *, example: str = 
             no path has.
     """
     given = os.fspath(value) if isinstance(value, os.PathLike) else value
-    if isinstance(given, str) and given and "\0" not in given and _fits_a_path(given):
-        return Path(given)
-    raise _refused(kind, argument, "a path: a str or an os.PathLike", value, example)
+    if not isinstance(given, str) or not given or "\0" in given:
+        raise _refused(kind, argument, "a path: a str or an os.PathLike", value, example)
+    if reason := _no_path(given):
+        raise kind(argument, expected="a path", got=f"{reason}: {given}", fix=f"{_name(argument)}={example!r}")
+    return Path(given)
 
 
-def _fits_a_path(text: str) -> bool:
-    """Return whether the system can look for a path: one that it cannot is an OSError of every use of it."""
+def _no_path(text: str) -> str:
+    """Return why the system cannot look for a path, which is an OSError of every use of it; empty if it can."""
     try:
         raw = os.fsencode(text)
     except UnicodeEncodeError:
-        return False
-    return len(raw) < _LONGEST_PATH and all(len(part) <= _LONGEST_NAME for part in raw.split(os.fsencode(os.sep)))
+        return "a character that no file name has"
+    long = len(raw) >= _LONGEST_PATH or any(len(part) > _LONGEST_NAME for part in raw.split(os.fsencode(os.sep)))
+    return "File name too long" if long else ""
 
 
 def _refused(kind: ErrorClass, argument: str, expected: str, got: object, example: object) -> TensorfactError:

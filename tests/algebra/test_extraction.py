@@ -201,5 +201,5 @@ def test_the_plan_and_the_callback_are_what_they_are_called(wrong: Any) -> None:
 
 @pytest.mark.parametrize("wrong", [None, "yes", 1, torch.ones(2, 2)])
 def test_whether_to_keep_is_a_bool(wrong: Any) -> None:
-    with refused(AdaptError, "extract: keep"):
+    with refused(DataError, "extract: keep"):
         extract(layers(), layers(), layers_plan(), TensorTrain(2), keep=wrong)

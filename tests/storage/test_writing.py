@@ -125,10 +125,10 @@ def test_what_is_not_a_file_is_neither_replaced_nor_waited_for(kind: str, tmp_pa
         lambda: read_tensors(path),
     ]
     for use in uses:
-        with refused(CheckpointError, str(path), kind):
+        with refused(CheckpointError, str(path)[:99], kind):
             use()
     if kind != "a folder":
-        with refused(CheckpointError, str(path), kind):
+        with refused(CheckpointError, str(path)[:99], kind):
             write_folder(path, FOLDER)
     assert os.listdir(tmp_path) == before
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode)

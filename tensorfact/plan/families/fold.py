@@ -97,8 +97,9 @@ def _refusal(model: nn.Module, missed: list[tuple[str, PlanError]], found: list[
     kind = type(model).__name__
     if missed:
         family, error = missed[0]
-        problem = f"plan_for: {kind} has the parameter names of the {family} family, but other shapes"
-        return PlanError(problem, got=str(error), fix=fix)
+        return PlanError(
+            f"plan_for: {kind} has the parameter names of the {family} family, but other shapes: {error}", fix=fix
+        )
     got = f"names such as {', '.join(list(base_parameters(model))[:3]) or 'none'}"
     if found:
         got += f"; only a small part of the model matches {', '.join(dict.fromkeys(found))}"
