@@ -79,6 +79,9 @@ def test_what_gives_a_tensor_no_format_is_refused(format: Any, words: list[str])
         TWO.resolve(Tiny(width=4, ratio=2, depth=2)).formats(format)
 
 
+AB = "role=a,b (4 rows each)"
+
+
 def test_tables_list_every_tensor_and_what_is_left_out() -> None:
     model = Tiny(width=4, ratio=2, depth=2)
     model.register_parameter("temperature", nn.Parameter(torch.zeros(())))
@@ -88,7 +91,7 @@ def test_tables_list_every_tensor_and_what_is_left_out() -> None:
     assert table.rows == (
         ("proj[0]", "in=4 out=4", "blocks.{layer}.proj.weight", "1 x 4x4", "out in", ""),
         ("proj[1]", "in=4 out=4", "blocks.{layer}.proj.weight", "1 x 4x4", "out in", ""),
-        (
+        ("fc", "(layer role)=4 in=4 out=4", "blocks.{layer}.fc1.weight", "2 x 8x4", "(role out) in", AB),
             "fc",
             "(layer role)=4 in=4 out=4",
             "blocks.{layer}.fc1.weight",
