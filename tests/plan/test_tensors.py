@@ -92,13 +92,6 @@ def test_tables_list_every_tensor_and_what_is_left_out() -> None:
         ("proj[0]", "in=4 out=4", "blocks.{layer}.proj.weight", "1 x 4x4", "out in", ""),
         ("proj[1]", "in=4 out=4", "blocks.{layer}.proj.weight", "1 x 4x4", "out in", ""),
         ("fc", "(layer role)=4 in=4 out=4", "blocks.{layer}.fc1.weight", "2 x 8x4", "(role out) in", AB),
-            "fc",
-            "(layer role)=4 in=4 out=4",
-            "blocks.{layer}.fc1.weight",
-            "2 x 8x4",
-            "(role out) in",
-            "role=a,b (4 rows each)",
-        ),
     )
     left = {row[0]: row[1] for row in resolved.left_out_table().rows}
     assert left["blocks.*.fc2.weight"] == "2 x 4x8"
