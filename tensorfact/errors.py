@@ -23,9 +23,10 @@ TensorfactError
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 _QUOTE, _PART = 200, 1000
 """The most characters of a quoted text, and of a part of a message."""
@@ -190,3 +191,25 @@ def nearest(word: str, options: Iterable[str]) -> str:
     known = list(options)
     close = [] if len(word) > _LONGEST or word in known else difflib.get_close_matches(word, known, n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+@contextlib.contextmanager
+def naming(source: object) -> Iterator[None]:
+    """Context manager in which errors name the file that they come from, unless they do so already.
+
+    Args:
+        source: The file's path.
+
+    Examples:
+        >>> from tensorfact.errors import SizeError
+        >>> with naming("flowers.safetensors"):
+        ...     raise SizeError("axis 'out' has two sizes")
+        Traceback (most recent call last):
+        tensorfact.errors.SizeError: flowers.safetensors: axis 'out' has two sizes.
+    """
+    try:
+        yield
+    except TensorfactError as error:
+        if str(source) in str(error):
+            raise
+        raise type(error)(f"{source}: {error}") from error

@@ -28,6 +28,9 @@ _UNCHANGING = (True, False, "gaussian", "eva", "orthogonal")
 _LARGEST = 1e30
 """Above every alpha and rank; NaN and infinity are not below it."""
 
+_DIGITS = 20
+"""More than any number of a file has."""
+
 _PATTERNS = 10_000
 """The most patterns of a configuration: above the number of layers of any model."""
 
@@ -224,4 +227,4 @@ def _number(text: str) -> float | None:
 
 
 def _whole(text: str | None) -> int | None:
-    return int(text) if text is not None and text.isdecimal() else None
+    return int(text) if text is not None and text.isdecimal() and len(text) < _DIGITS else None

@@ -6,19 +6,19 @@ import dataclasses
 from collections.abc import Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..algebra import Change, Recompression
 from ..algebra.conversion import at_rank
 from ..algebra.extraction import check_scale
 from ..algebra.recompression import recompress, stored
-from ..common.checks import AnyPath
+from ..common.checks import AnyPath, callback, of_type
 from ..common.progress import Progress, silent
-from ..errors import DataError, nearest
+from ..errors import AdaptError, DataError, PlanError, naming, nearest
 from ..formats import Format
 from ..formats.rank import Rank
 from ..model.parameters import base_tensors, each_once
-from ..plan import TensorizationPlan, View
+from ..plan import ResolvedPlan, TensorizationPlan, View
 from ..plan.tensors import formats_of
 from ..storage import AdapterState
 from ..storage.description import AdapterDescription
@@ -71,15 +71,11 @@ def from_lora(
         1920
     """
     check_scale("from_lora", scale)
+    of_type(plan, TensorizationPlan, "from_lora: plan", PlanError, expected="a plan", example="plan_for(model)")
+    callback(progress, "from_lora: progress", AdaptError)
     resolved = plan.resolve(model)
-    layers, kept = read_layers(model, path)
-    views = {view.parameter: view for tensor in resolved.tensors for view in tensor.views}
-    for name, layer in layers.items():
-        _check_layer(name, layer, views)
-    if both := sorted(kept.keys() & views.keys()):
-        raise DataError(
-            f"from_lora: the file stores {both[0]!r} whole, but the plan covers it", fix="leave it out of the plan"
-        )
+    with naming(path):
+        layers, kept = _covered(model, path, resolved)
     formats = formats_of(format, [tensor.name for tensor in resolved.tensors])
     formats = {name: each if rank is None else at_rank(each, rank, name) for name, each in formats.items()}
     changes, cores = [], {}
@@ -99,6 +95,21 @@ def from_lora(
     marked = Fingerprint.of(each_once(base_tensors(model), kept), resolved.parameters)
     description = AdapterDescription(plan, formats, dict.fromkeys(formats, float(scale)), 0.0, marked, modes)
     return Recompression(AdapterState(description, {}).replaced(formats, cores, kept), tuple(changes))
+
+
+def _covered(
+    model: nn.Module, path: AnyPath, resolved: ResolvedPlan
+) -> tuple[dict[str, LowRankIncrement], dict[str, Tensor]]:
+    """Return the increments in a file and the tensors that it stores whole, which fit the plan."""
+    layers, kept = read_layers(model, path)
+    views = {view.parameter: view for tensor in resolved.tensors for view in tensor.views}
+    for name, layer in layers.items():
+        _check_layer(name, layer, views)
+    if both := sorted(kept.keys() & views.keys()):
+        raise DataError(
+            f"from_lora: the file stores {both[0]!r} whole, but the plan covers it", fix="leave it out of the plan"
+        )
+    return layers, kept
 
 
 def _check_layer(name: str, layer: LowRankIncrement, views: Mapping[str, View]) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..algebra.term import terms_of
 from ..common.aliases import JsonObject
-from ..common.checks import AnyPath, file_path, flag, whole_number
+from ..common.checks import AnyPath, callback, file_path, flag, whole_number
 from ..common.progress import Progress, silent
 from ..common.table import Table
 from ..errors import AdaptError, CheckpointError
@@ -116,6 +116,7 @@ def to_lora(
         Exported(module='blocks.0.attn.qkv', rank=4, error=0.0)
     """
     flag(head, "to_lora: head", AdaptError)
+    callback(progress, "to_lora: progress", AdaptError)
     if rank is not None:
         rank = whole_number(rank, "to_lora: rank", AdaptError, expected="an int of at least 1, or None", example=8)
     if folder is not None:

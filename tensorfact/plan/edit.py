@@ -109,8 +109,8 @@ def swap(groups: Iterable[Group], first: str, second: str, chosen: Chosen) -> tu
     Raises:
         PlanError: The groups do not have an axis or coordinate, or only some of a rule's coordinates are chosen.
     """
-    groups, places = tuple(groups), {first: second, second: first}
-    for axis in places:
+    groups = tuple(groups)
+    for axis in (first, second):
         free = _free_axes(groups)
         example = (free or ["in"])[0], (free or ["out"])[-1]
         one_of(axis, free or ["in", "out"], "swapped: axis", PlanError, fix=f"plan.swapped{example!r}")
@@ -118,6 +118,7 @@ def swap(groups: Iterable[Group], first: str, second: str, chosen: Chosen) -> tu
         got = f"{first!r} twice"
         raise PlanError("swapped: axes", expected="two different axes", got=got, fix="plan.swapped('in', 'out')")
     wanted = {axis: set(_wanted(groups, axis, coordinates, "swapped")) for axis, coordinates in chosen.items()}
+    places = {first: second, second: first}
 
     def swapped(rule: Rule) -> Rule:
         labels = {axis: set(_labels(rule, axis)) for axis in wanted}
@@ -152,8 +153,10 @@ def _wanted(
 ) -> tuple[Coordinate, ...]:
     """Return the chosen coordinates of an axis as a tuple; raise if the rules do not have one."""
     known = {c: None for group in groups for rule in group.rules for c in _labels(rule, axis)}
-    several = isinstance(coordinates, Iterable) and not isinstance(coordinates, str)
-    wanted = tuple(cast("Iterable[Coordinate]", coordinates if several else (coordinates,)))
+    try:
+        wanted = (coordinates,) if isinstance(coordinates, str) else tuple(cast("Iterable[Coordinate]", coordinates))
+    except TypeError:  # a single coordinate
+        wanted = (cast("Coordinate", coordinates),)
     labelled = sorted({a for group in groups for rule in group.rules for a in (*rule.fixed, *rule.listed)})
     for coordinate in wanted or (None,):
         if isinstance(coordinate, bool) or not isinstance(coordinate, (int, str)) or coordinate not in known:

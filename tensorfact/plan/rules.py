@@ -11,7 +11,7 @@ from typing import cast, get_args
 from torch import nn
 
 from ..common.aliases import JsonObject
-from ..common.checks import duplicate, one_of, quoted, whole_number
+from ..common.checks import duplicate, of_type, one_of, quoted, whole_number
 from ..errors import PlanError
 from ..network import Side
 from .notation import Axes, check_count, check_length, mode_name, parse_axes
@@ -93,7 +93,12 @@ class Rule:
         return frozenset((*self.captured, *self.fixed, *self.listed, *self.free))
 
     def match(self, name: str) -> dict[str, Coordinate] | None:
-        """Return the coordinates captured from a parameter's name, or None if it does not match the template."""
+        """Return the coordinates captured from a parameter's name, or None if it does not match the template.
+
+        Raises:
+            PlanError: The name is not a str.
+        """
+        of_type(name, str, "Rule.match: name", PlanError, expected="a str", example="'blocks.0.attn.qkv.weight'")
         if "{" not in self.param:
             return {} if name == self.param else None
         found = self.regex.fullmatch(name)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..common.aliases import JsonObject
 from ..common.checks import AnyPath
-from ..errors import CheckpointError, FingerprintError, TensorfactError
+from ..errors import CheckpointError, FingerprintError, TensorfactError, naming
 from ..formats import Format, format_from_dict, format_to_dict
 from ..model.parameters import base_tensors, each_once
 from ..network import Dropout, Mode, Network, Side
@@ -247,7 +247,8 @@ class AdapterDescription:
             FingerprintError: The adapter was made for another base model.
             CheckpointError: A tensor, or the head, has another size on this model.
         """
-        resolved = self.plan.resolve(model)
+        with naming(source):
+            resolved = self.plan.resolve(model)
         if check_base:
             self._check_base(model, resolved, source)
         self._check_modes(resolved, source)

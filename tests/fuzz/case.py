@@ -28,6 +28,7 @@ class Case:
         named: The file or folder that an error must name; None if the input is not a file.
         models: Models that an error must leave unchanged.
         use: Uses a valid result; it must raise nothing.
+        other: Bytes of other inputs, such as the weights of the model.
         begins: Whether an error may leave new files: a run of a sweep writes its spec before it opens its data.
     """
 
@@ -36,6 +37,7 @@ class Case:
     named: Path | None = None
     models: tuple[nn.Module, ...] = ()
     use: Callable[[Any], object] | None = None
+    other: int = 0
     begins: bool = False
 
 

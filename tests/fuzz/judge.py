@@ -49,7 +49,7 @@ def run_case(kind: str, make: Kind, seed: int, number: int, folder: Path) -> Ver
 def judge(kind: str, number: int, case: Case, folder: Path) -> Verdict:
     """Run a case and compare its models, files, time and memory with those before."""
     models, files = [marks(model) for model in case.models], contents(folder)
-    allowed = 20 * sum(map(len, files.values())) + 50_000_000
+    allowed = 20 * (sum(map(len, files.values())) + case.other) + 50_000_000
     problems: list[str] = []
     where, outcome, started = "", "failed", time.process_time()
     before = _memory("VmRSS", reset=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ...common.checks import AnyPath, file_path
 from ...common.progress import Progress, silent
-from ...errors import SweepError
+from ...errors import SweepError, naming
 from .cells import Candidates, collect, grid
 from .check import check_sweep, compare_inputs
 from .counts import known_specs
@@ -82,17 +82,17 @@ def read_results(folder: AnyPath) -> Results:
         SweepError: The folder holds no sweep, or its files are damaged.
     """
     store = Store(file_path(folder, "folder", SweepError))
-    done = store.results()
-    if done is not None:
-        return done
-    sweep = store.sweep()
-    known = _known(store, (), known_specs(sweep))
-    while True:  # chosen options determine further runs
-        results, needed = collect(sweep, known, grid(sweep))
-        found = _known(store, known, needed)
-        if not found:
-            return results
-        known |= found
+    with naming(store.folder):
+        if (done := store.results()) is not None:
+            return done
+        sweep = store.sweep()
+        known = _known(store, (), known_specs(sweep))
+        while True:  # chosen options determine further runs
+            results, needed = collect(sweep, known, grid(sweep))
+            found = _known(store, known, needed)
+            if not found:
+                return results
+            known |= found
 
 
 def _finish(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ...errors import SweepError
+from ...errors import SweepError, naming
 from ...storage.writing import make_folder, write_text
 from .definition import Sweep
 from .results import Measured, Outcome, Results, Run
@@ -136,7 +136,8 @@ class Store:
         Raises:
             SweepError: The folder holds no sweep.
         """
-        return build(Sweep, read_json(self.folder / SWEEP))
+        with naming(self.folder / SWEEP):
+            return build(Sweep, read_json(self.folder / SWEEP))
 
     def results(self) -> Results | None:
         """Read the results of a finished sweep, with time and memory of its runs; None if it is not finished.
@@ -147,7 +148,8 @@ class Store:
         path = self.folder / RESULTS
         if not path.exists():
             return None
-        stored = Results.from_data(read_json(path))
+        with naming(path):
+            stored = Results.from_data(read_json(path))
         if stored.sweep != self.sweep():  # results of an earlier sweep in this folder
             return None
         runs: Mapping[str, Run] = {
