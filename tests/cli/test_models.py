@@ -38,7 +38,8 @@ def test_plan_prints_tensors_and_counts(run: Run) -> None:
 def test_plan_knows_models_of_many_sources(run: Run, words: tuple[str, ...], shown: tuple[str, ...]) -> None:
     result = run("plan", *words)
     assert result.returncode == 0, result.stderr
-    assert not result.stderr
+    # transformers imports torchao, which makes torch log a note about an enum
+    assert not [line for line in result.stderr.splitlines() if "_pytree.py" not in line]
     assert all(text in result.stdout for text in shown), result.stdout
 
 
