@@ -41,9 +41,7 @@ def fresh_compiler() -> None:
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize(
-    "name", ["small", *[name if name == KNOWN[2] else pytest.param(name, marks=pytest.mark.slow) for name in KNOWN]]
-)
+@pytest.mark.parametrize("name", ["small", *[pytest.param(name, marks=pytest.mark.slow) for name in KNOWN]])
 def test_batch_sizes_share_a_graph(name: str) -> None:
     model, _ = adapted(name)
     counter = CompileCounterWithBackend("eager")

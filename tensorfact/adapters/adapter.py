@@ -61,8 +61,7 @@ class Adapter(nn.Module):
     ) -> None:
         super().__init__()
         self.__dict__["_model"] = model  # not as a submodule: the adapter is a submodule of the model
-        self.plan, self.resolved, self.head = plan, resolved, head
-        self.dropout = options.dropout.plain
+        self.plan, self.resolved, self.head, self.dropout = plan, resolved, head, options.dropout.plain
         self._switch, self._attached, self._disabled = Switch(), False, False
         self._originals, self._place = Originals(model), Place(model, recompute=options.recompute)
         self._beside, self._turns = Beside(model, head, self._originals), Turns(model)
@@ -253,7 +252,8 @@ class Adapter(nn.Module):
             >>> adapter.delta("blocks.0.attn.qkv.weight").shape
             torch.Size([288, 96])
         """
-        return (slot := slot_of(parameter_name, self._slots)).increment.dense() * slot.scale
+        with self._turns.reading():
+            return (slot := slot_of(parameter_name, self._slots)).increment.dense() * slot.scale
 
     def check(self, example_input: object = None) -> Liveness:
         """Check that each adapted parameter affects the output, and that adapted and merged model agree.

@@ -41,7 +41,7 @@ class Beside:
         self._owners: dict[str, nn.Module] = {}
         self._away: dict[int, Tensor] = {}
         self._hooks: list[RemovableHandle] = []
-        self._loads_adapter = False
+        self._loading: tuple[bool, frozenset[str]] = (False, frozenset())
 
     def start(self, adapted: Collection[str]) -> None:
         """Record the base model; to be called before anything trains.
@@ -134,14 +134,20 @@ class Beside:
         """
         tensors = self._tensors()
         adapted = self._of_adapted(tensors)
-        _refuse([n for n, t in tensors.items() if t.requires_grad and not self._has(n, t, adapted)], "disabled()")
+        large = {n: t for n, t in tensors.items() if n not in self._kept and n not in adapted}
+        sums = _checksums(large)
+        _refuse([n for n, t in large.items() if t.requires_grad or self._differs(n, t, sums.get(n))], "disabled()")
+        _refuse([n for n in self._kept if n in tensors and not self._fits(n, tensors)], "disabled()")
         base = {id(tensors[n]): _like(tensors[n], v) for n, v in self._kept.items() if self._fits(n, tensors)}
-        self._away = {id(base[own]): tensor for tensor in tensors.values() if (own := id(tensor)) in base}
+        away = [(base[own], tensor) for tensor in tensors.values() if (own := id(tensor)) in base]
+        self._away = {id(stand_in): tensor for stand_in, tensor in away}
         self._exchange(base)
         try:
             yield
         finally:
             trained, self._away = self._away, {}
+            for stand_in, tensor in away:  # the model may have been moved or cast meanwhile
+                tensor.data = tensor.data.to(stand_in.device, stand_in.dtype)
             self._exchange(trained)
 
     def _exchange(self, new: Mapping[int, Tensor]) -> None:
@@ -154,10 +160,6 @@ class Beside:
                 for name, tensor in held.items():
                     if id(tensor) in new:
                         held[name] = new[id(tensor)]
-
-    def _has(self, name: str, tensor: Tensor, adapted: Collection[str]) -> bool:
-        """Whether the base value of a tensor is kept, by the adapter or by its layer."""
-        return (name in self._kept or name in adapted) and type(tensor) in _PLAIN
 
     def _fits(self, name: str, tensors: Mapping[str, Tensor]) -> bool:
         """Whether a tensor can take its base value: it and its layer were not replaced."""
@@ -205,6 +207,8 @@ class Beside:
         return {name: tensor for name, tensor in tensors.items() if self._differs(name, tensor, sums.get(name))}
 
     def _differs(self, name: str, tensor: Tensor, found: tuple[torch.dtype, int] | None) -> bool:
+        if name not in self._owners:  # it was added after adapt()
+            return True
         known, kept = self._sums.get(name), self._kept.get(name)
         if found is not None and known is not None and found[0] == known[0]:
             return found != known
@@ -213,13 +217,26 @@ class Beside:
         return tensor.requires_grad
 
     def _before_loading(self, _: nn.Module, state: Mapping[str, Tensor], prefix: str, *__: object) -> None:
-        self._loads_adapter = any(name.startswith(f"{prefix}{ATTRIBUTE}.") for name in state)
+        names = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        parameters = base_parameters(self.model)
+        for name in self._originals.values:
+            new = names.get(name)
+            if isinstance(new, Tensor) and not torch.equal(new.to(parameters[name]), parameters[name]):
+                raise AdaptError(
+                    f"load_state_dict: the adapter is merged, and {name!r} is another weight",
+                    cause="unmerge() would bring back the old base weights under the new ones",
+                    fix="call adapter.unmerge() first, or adapter.remove()",
+                )
+        self._loading = any(name.startswith(f"{ATTRIBUTE}.") for name in names), frozenset(names)
 
     def _after_loading(self, *_: object) -> None:
         """Take what was loaded for the base model's, but not what trains if a training checkpoint was loaded."""
-        tensors = self._tensors()
-        if self._loads_adapter:
-            head = each_once(self._named(), self.head)
+        loads_adapter, names = self._loading
+        named = self._named()
+        loaded = {id(named[name]) for name in names if name in named}
+        tensors = {name: tensor for name, tensor in self._tensors().items() if id(tensor) in loaded}
+        if loads_adapter:
+            head = each_once(named, self.head)
             tensors = {n: t for n, t in tensors.items() if n in head and not t.requires_grad}
         self._record(tensors)
 
@@ -240,22 +257,31 @@ def _copy(tensor: Tensor) -> Tensor:
 
 def _like(tensor: Tensor, value: Tensor) -> Tensor:
     """Return a base value on the device and in the dtype of the present one."""
-    moved = value.to(tensor.device, tensor.dtype)
+    moved = value.detach().to(tensor.device, tensor.dtype, copy=True)  # what is written to it is lost
     return nn.Parameter(moved, requires_grad=False) if isinstance(tensor, nn.Parameter) else moved
 
 
 def _checksums(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.dtype, int]]:
-    """Return dtype and wrapping sum of the bits of each tensor; none of sharded, quantised and meta tensors."""
+    """Return dtype and a checksum of the bits of each tensor; none of sharded, quantised and meta tensors."""
     found: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         if type(tensor) in _PLAIN and tensor.device.type != "meta" and not tensor.is_quantized:
             plain = tensor.detach()
             plain = torch.view_as_real(plain) if plain.is_complex() else plain
             if plain.layout == torch.strided:
-                found[name] = plain.view(_BITS[plain.itemsize]).sum(dtype=torch.int64)
+                found[name] = _checksum(plain.view(_BITS[plain.itemsize]))
     devices = {total.device for total in found.values()}
     sums: dict[str, int] = {}
     for device in devices:  # one transfer a device
         own = {name: total for name, total in found.items() if total.device == device}
         sums |= dict(zip(own, torch.stack(list(own.values())).tolist(), strict=True))
     return {name: (tensors[name].dtype, total) for name, total in sums.items()}
+
+
+def _checksum(bits: Tensor) -> Tensor:
+    """Return a sum of integers that wraps around, and depends on the row and the column of each."""
+    matrix = bits.reshape(-1, bits.shape[-1]) if bits.dim() > 1 else bits.reshape(1, -1)
+    totals = (matrix.sum(dim, dtype=torch.int64) for dim in (0, 1))
+    weights = (torch.arange(3, 2 * size + 3, 2, device=bits.device) * 0x9E3779B9 for size in matrix.shape[::-1])
+    columns, rows = ((total * weight).sum() for total, weight in zip(totals, weights, strict=True))
+    return columns + 31 * rows

@@ -184,9 +184,13 @@ def _loaded(model: nn.Module, state: AdapterState, options: AdaptOptions) -> Ada
             for name, core in named(factors).items():
                 core.copy_(state.tensors[prefix + name])
     _attached(adapter, options)
-    with torch.no_grad():
-        for name, tensor in head.items():
-            tensor.copy_(state.tensors[HEAD + name])
+    try:
+        with torch.no_grad():
+            for name, tensor in head.items():
+                tensor.copy_(state.tensors[HEAD + name])
+    except BaseException:
+        adapter.remove()
+        raise
     return adapter
 
 

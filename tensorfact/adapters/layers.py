@@ -130,6 +130,12 @@ class _Effective(Tensor):
     def data(self, value: Tensor) -> None:
         _refuse_writing()
 
+    def __deepcopy__(self, memo: object) -> Tensor:
+        return self.detach().clone()
+
+    def __reduce_ex__(self, protocol: object) -> tuple[object, ...]:
+        return torch.clone, (self.detach(),)  # a copy is an ordinary tensor
+
 
 def _refuse_writing(*_: object, **__: object) -> None:
     raise AdaptError(
@@ -142,7 +148,8 @@ def _refuse_writing(*_: object, **__: object) -> None:
 _HARMLESS = {"requires_grad_", "share_memory_", "set_"}  # set_ is called by parametrizations, which are refused by name
 
 for _name in dir(Tensor):
-    if (_name.endswith("_") and not _name.startswith("_") and _name not in _HARMLESS) or _name == "__setitem__":
+    _in_place = _name.endswith("_") and not _name.startswith("_") and _name not in _HARMLESS
+    if _in_place or _name == "__setitem__" or (f"__{_name[3:]}" in dir(Tensor) and _name.startswith("__i")):
         setattr(_Effective, _name, _refuse_writing)
 
 

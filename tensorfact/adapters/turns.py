@@ -38,6 +38,7 @@ class Turns:
         self._passing: set[int] = set()
         self._reading: list[int] = []
         self._changing: list[int] = []
+        self._queue: list[tuple[int, bool]] = []
 
     def watch(self) -> list[RemovableHandle]:
         """Register hooks that begin and end a turn when the model is called.
@@ -55,7 +56,7 @@ class Turns:
         """Context manager in which no other thread changes the model."""
         me = threading.get_ident()
         with self._free:
-            self._wait(lambda: self._taken(me), "reading the adapter")
+            self._wait(lambda: self._taken(me), "reading the adapter", change=False)
             self._reading.append(me)
         try:
             yield
@@ -83,7 +84,7 @@ class Turns:
                     fix=f"call {task} before or after model(x)",
                 )
             self._passing.discard(me)
-            self._wait(lambda: self._taken(me) or self._used(me), task)
+            self._wait(lambda: self._taken(me) or self._used(me), task, change=True)
             self._changing.append(me)
         try:
             yield
@@ -97,7 +98,7 @@ class Turns:
             return
         me = threading.get_ident()
         with self._free:
-            self._wait(lambda: self._taken(me), "a forward pass")
+            self._wait(lambda: self._taken(me), "a forward pass", change=False)
             self._passing.add(me)
 
     def _end(self, model: nn.Module, *_: object) -> None:
@@ -115,17 +116,28 @@ class Turns:
         """Whether another thread runs the model or reads it."""
         return any(thread != me for thread in self._reading) or any(map(self._runs, self._passing - {me}))
 
-    def _wait(self, busy: Callable[[], bool], task: str) -> None:
-        """Wait until the model is free; an interrupted pass ends without a notice, so look again now and then."""
-        until = time.monotonic() + _PATIENCE
-        while busy():
-            self._free.wait(_LOOK)
-            if time.monotonic() > until:
-                raise AdaptError(
-                    f"{task} has waited {_PATIENCE:.0f} seconds for another thread",
-                    cause="the other thread waits for this one, inside `with adapter.disabled():`",
-                    fix="run the model in the thread that called disabled()",
-                )
+    def _wait(self, busy: Callable[[], bool], task: str, *, change: bool) -> None:
+        """Wait until the model is free and earlier ones had their turn.
+
+        An interrupted pass ends without a notice, so look again now and then.
+        """
+        me = threading.get_ident()
+        if me in (*self._changing, *self._passing, *self._reading) and not busy():
+            return
+        until, place = time.monotonic() + _PATIENCE, (me, change)
+        self._queue.append(place)
+        try:
+            while busy() or any(change or other for _, other in self._queue[: self._queue.index(place)]):
+                self._free.wait(_LOOK)
+                if time.monotonic() > until:
+                    raise AdaptError(
+                        f"{task} has waited {_PATIENCE:.0f} seconds for another thread",
+                        cause="the other thread waits for this one, inside `with adapter.disabled():`",
+                        fix="run the model in the thread that called disabled()",
+                    )
+        finally:
+            self._queue.remove(place)
+            self._free.notify_all()
 
     def _runs(self, thread: int) -> bool:
         """Whether a thread is inside a call of the model, and was not interrupted in it."""

@@ -259,7 +259,7 @@ def _cause(path: Path) -> tuple[str, str]:
         return "it is a pickle, as torch.save writes it, which is not read", f"safetensors.torch.{converted}"
     if start.startswith(b"version https://git-lfs"):
         return "it is a pointer of Git LFS, not the file itself", "git lfs pull"
-    beside = path.with_name("adapter_model.bin")
+    beside = path.parent / "adapter_model.bin"  # the path may be "."
     if path.name == "adapter_model.safetensors" and not path.exists() and beside.exists():
         return (
             "the folder holds adapter_model.bin, a pickle, which is not read",

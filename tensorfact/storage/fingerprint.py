@@ -22,7 +22,10 @@ _FLOOR = 1e-2
 """Added to the root mean square of a tensor: of values that are much smaller, fp16 keeps few digits."""
 
 _ROUNDINGS = 2
-"""How many epsilons of the coarser dtype two sums of the same base may differ: about 12 standard deviations."""
+"""How many epsilons of the coarser dtype two sums of values of the same base may differ: about 12 deviations."""
+
+_SIZES = 4
+"""The same for the logarithms, as a multiple of what their rounding changes."""
 
 _DIGITS = 6
 _EXACT = 1e-4
@@ -43,11 +46,12 @@ class AnyFingerprint(Protocol):
         """
         ...
 
-    def difference(self, other: AnyFingerprint) -> str:
+    def difference(self, other: AnyFingerprint, *, others: bool = True) -> str:
         """Return what differs between two base models; empty if they are the same model.
 
         Args:
             other: The other model's fingerprint.
+            others: Whether to compare the tensors that the plan does not cover.
         """
         ...
 
@@ -58,7 +62,7 @@ class AnyFingerprint(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Fingerprint:
-    """Random sums over all floating-point tensors of a base model, which a change of dtype hardly changes.
+    """Random sums over all tensors of a base model, which a change of dtype hardly changes.
 
     Each tensor adds to 8 sums of its values, divided by their root mean square, with random signs; and to 8 sums of
     the logarithms of these root mean squares. The sums of the adapted tensors and of all others are apart.
@@ -66,7 +70,9 @@ class Fingerprint:
     Args:
         adapted: The sums over the adapted tensors, (16).
         others: The sums over all other tensors that the file does not store, (16).
-        eps: The machine epsilon of the coarsest dtype to which the values were rounded.
+        eps: The root mean square over all tensors of the machine epsilon that each was rounded to.
+        loose: How many of these epsilons the rounding changes the logarithms of a part by: 1 / 2 for tensors of one
+            value, and little for others, whose roundings cancel.
 
     Source: D. Achlioptas, Database-friendly random projections, JCSS 2003.
 
@@ -83,6 +89,7 @@ class Fingerprint:
     adapted: tuple[float, ...]
     others: tuple[float, ...]
     eps: float
+    loose: tuple[float, float]
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor], adapted: Collection[str], names: Collection[str] | None = None) -> Self:
@@ -97,13 +104,16 @@ class Fingerprint:
             FingerprintError: A tensor has no values, since it is on the meta device.
         """
         sketches: dict[bool, list[Tensor]] = {True: [], False: []}
-        eps = 0.0
+        loose: dict[bool, list[float]] = {True: [], False: []}
+        precisions: list[float] = []
         for name in sorted(tensors if names is None else names):
             tensor = _whole(name, tensors[name])
-            if tensor.is_floating_point() and tensor.numel():
+            if tensor.numel():
                 sketches[name in adapted].append(_sketch(name, tensor))
-                eps = max(eps, _precision(tensor))
-        return cls(_summed(sketches[True]), _summed(sketches[False]), eps)
+                loose[name in adapted].append(_looseness(tensor))
+                precisions.append(_precision(tensor))
+        widths = _root_mean_square(loose[True]), _root_mean_square(loose[False])
+        return cls(_summed(sketches[True]), _summed(sketches[False]), _root_mean_square(precisions), widths)
 
     @classmethod
     def read(cls, stored: Mapping[str, object]) -> Self:
@@ -118,31 +128,34 @@ class Fingerprint:
         parts = [tuple(map(float, cast("Sequence[float]", stored[part]))) for part in ("adapted", "others")]
         if any(len(part) != 2 * _SUMS for part in parts):
             raise ValueError(f"fingerprint of {[len(part) for part in parts]} sums")
-        return cls(parts[0], parts[1], float(cast("float", stored["eps"])))
+        one, two = map(float, cast("Sequence[float]", stored["loose"]))
+        return cls(parts[0], parts[1], float(cast("float", stored["eps"])), (one, two))
 
     def again(self, tensors: Mapping[str, Tensor], adapted: Collection[str]) -> Fingerprint:
         """See `AnyFingerprint.again`."""
         return self.of(tensors, adapted)
 
-    def difference(self, other: AnyFingerprint) -> str:
+    def difference(self, other: AnyFingerprint, *, others: bool = True) -> str:
         """See `AnyFingerprint.difference`."""
         if not isinstance(other, Fingerprint):
             return _OTHER_KIND
-        tolerance = max(_EXACT, _ROUNDINGS * max(self.eps, other.eps))
-        parts = {
-            "the adapted weights": (self.adapted, other.adapted),
-            "the weights that the plan does not cover": (self.others, other.others),
-        }
-        differing = [
-            part
-            for part, (mine, theirs) in parts.items()
-            if not all(abs(one - two) <= tolerance for one, two in zip(mine, theirs, strict=True))
+        eps = max(self.eps, other.eps)
+        parts = [
+            ("the adapted weights", self.adapted, other.adapted, max(self.loose[0], other.loose[0])),
+            ("the weights that the plan does not cover", self.others, other.others, max(self.loose[1], other.loose[1])),
         ]
+        differing = []
+        for part, mine, theirs, loose in parts[: 1 + others]:
+            values, sizes = max(_EXACT, _ROUNDINGS * eps), max(_EXACT, _SIZES * loose * eps)
+            allowed = (*[values] * _SUMS, *[sizes] * _SUMS)
+            if not all(abs(a - b) <= most for a, b, most in zip(mine, theirs, allowed, strict=True)):
+                differing.append(part)
         return " and ".join(differing)
 
     def plain(self) -> object:
         """See `AnyFingerprint.plain`."""
-        return {"adapted": list(self.adapted), "others": list(self.others), "eps": self.eps}
+        stored = dataclasses.asdict(self)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in stored.items()}
 
     def __str__(self) -> str:
         return hashlib.sha256(json.dumps(self.plain()).encode()).hexdigest()[:16]
@@ -162,7 +175,7 @@ class SampledFingerprint:
         """See `AnyFingerprint.again`."""
         return SampledFingerprint(sampled_digest(tensors, adapted))
 
-    def difference(self, other: AnyFingerprint) -> str:
+    def difference(self, other: AnyFingerprint, *, others: bool = True) -> str:
         """See `AnyFingerprint.difference`."""
         if not isinstance(other, SampledFingerprint):
             return _OTHER_KIND
@@ -227,10 +240,10 @@ def _whole(name: str, tensor: Tensor) -> Tensor:
             fix="load the model's weights first, or pass check_base=False",
         )
     tensor = tensor.detach()
-    if type(tensor) is Tensor:
-        return tensor
-    gather = getattr(tensor, "full_tensor", tensor.dequantize)
-    return cast("Tensor", gather())
+    if type(tensor) is not Tensor:
+        tensor = cast("Tensor", getattr(tensor, "full_tensor", tensor.dequantize)())
+    tensor = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+    return tensor if tensor.is_floating_point() else tensor.double()
 
 
 def _sketch(name: str, tensor: Tensor) -> Tensor:
@@ -274,11 +287,29 @@ def _precision(tensor: Tensor) -> float:
     0.5, tell nothing, and neither do tiny ones, which have few digits in fp16.
     """
     values, own = _samples(tensor), torch.finfo(tensor.dtype).eps
-    mantissas = torch.frexp(values.double())[0] * _SIMPLE
-    if float(values.abs().max()) < _SMALL or torch.equal(mantissas, mantissas.round()):
+    if float(values.abs().max()) < _SMALL or _simple(values):
         return own
     narrow = [torch.finfo(dtype).eps for dtype in (torch.bfloat16, torch.float16) if _fits(values, dtype)]
     return max([own, *narrow])
+
+
+def _looseness(tensor: Tensor) -> float:
+    """Return how many epsilons a rounding may change the logarithm of the root mean square by."""
+    values = _samples(tensor)
+    if _simple(values):  # which no dtype rounds
+        return 0.0
+    return 0.5 if bool((values == values[0]).all()) else 1 / math.sqrt(tensor.numel())
+
+
+def _simple(values: Tensor) -> bool:
+    """Return whether all values have at most 5 binary digits."""
+    mantissas = torch.frexp(values.double())[0] * _SIMPLE
+    return torch.equal(mantissas, mantissas.round())
+
+
+def _root_mean_square(values: Sequence[float]) -> float:
+    """Return the root mean square in 3 digits, so that it is the same on every machine."""
+    return float(f"{math.sqrt(sum(value * value for value in values) / max(len(values), 1)):.3g}")
 
 
 def _fits(values: Tensor, dtype: torch.dtype) -> bool:

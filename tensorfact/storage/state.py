@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -230,7 +229,7 @@ def state_of(adapter: AdapterSource, model: nn.Module | None = None, *, check_ba
         AdaptError: `adapter` is none of these.
     """
     if isinstance(adapter, (str, os.PathLike)):
-        return AdapterState.load(Path(adapter), model, check_base=check_base)
+        return AdapterState.load(adapter, model, check_base=check_base)
     state = adapter if isinstance(adapter, AdapterState) else getattr(adapter, "state", None)
     if not isinstance(state, AdapterState):
         raise AdaptError("adapter", expected="an Adapter, an AdapterState or a path", got=repr(adapter)[:80])

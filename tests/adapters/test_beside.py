@@ -17,8 +17,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tensorfact import Adapter, AdapterState, Group, Rule, TensorizationPlan, TensorTrain, adapt, load_adapter, plan_for
-from tensorfact.errors import AdaptError, CheckpointError
+from tensorfact import (
+    Adapter,
+    AdapterState,
+    Group,
+    Rule,
+    TensorizationPlan,
+    TensorTrain,
+    adapt,
+    combine,
+    load_adapter,
+    plan_for,
+)
+from tensorfact.errors import AdaptError, CheckpointError, FingerprintError
 from tests.helpers import draw, ids, infer, refused, state_bits
 from tests.strategies import Adaptation, adaptations
 
@@ -272,7 +283,120 @@ def test_a_replaced_head_is_left_alone() -> None:
     assert torch.equal(head.weight, before)
 
 
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda m: m.train()(X),  # moves running statistics
+        lambda m: m.get_submodule("6").reset_parameters(),
+        lambda m: m.load_state_dict(convnet(5).state_dict(), strict=False),
+    ],
+)
+def test_what_is_written_in_disabled_is_lost(write: Callable[[nn.Module], object]) -> None:
+    model = convnet()
+    adapter = adapted(model, CONV, train_head="6")
+    with torch.no_grad(), adapter.disabled():
+        model.get_submodule("6").get_parameter("weight").add_(1)
+        model.get_submodule("1").get_buffer("running_mean").add_(1)
+    with adapter.disabled():
+        assert torch.equal(infer(model, X), infer(convnet(), X))
+    with torch.no_grad(), adapter.disabled():
+        write(model)
+    model.eval()
+    kept = {name: bits for name, bits in state_bits(convnet()).items() if not name.startswith("3.")}
+    adapter.remove()
+    assert {name: bits for name, bits in state_bits(model).items() if name in kept} == kept
+
+
+def test_a_model_that_is_cast_in_disabled_is_cast_whole() -> None:
+    model = vit()
+    adapter = adapted(model)
+    with adapter.disabled():
+        model.double()
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float64}
+    assert infer(model, X.double()).dtype == torch.float64
+
+
+def test_a_large_tensor_that_trained_and_is_frozen_again_is_no_base() -> None:
+    model = wide()
+    adapter = adapted(model)
+    train(model, lambda name: "patch_embed.proj.weight" in name)
+    model.requires_grad_(False)
+    with refused(AdaptError, "patch_embed.proj.weight"), adapter.disabled():
+        pass
+
+
+@pytest.mark.parametrize(
+    "change", [lambda t: t.flip(0), lambda t: t.flip(-1), lambda t: t.roll(1, 0), lambda t: t.neg()]
+)
+def test_values_that_change_places_are_a_change(change: Callable[[Tensor], Tensor]) -> None:
+    model = wide()
+    adapter = adapted(model)
+    weight = model.get_parameter("patch_embed.proj.weight")
+    with torch.no_grad():
+        weight.copy_(change(weight))
+    assert "patch_embed.proj.weight" in adapter.state.head
+
+
+def test_a_replaced_head_has_no_base_to_go_back_to() -> None:
+    model = vit()
+    adapter = adapted(model)
+    model.add_module("head", nn.Linear(48, 5))
+    with refused(AdaptError, "head.weight"), adapter.disabled():
+        pass
+
+
 # ------------------------------------------------------------------------------------------------- loading into a model
+
+
+@pytest.mark.parametrize("loaded", [{}, {"cls_token": torch.ones(1, 1, 48)}])
+def test_only_what_is_loaded_is_the_base(loaded: dict[str, Tensor]) -> None:
+    model = vit()
+    adapter = adapted(model)
+    train(model, lambda name: name == "norm.weight")
+    model.load_state_dict(loaded, strict=False)
+    assert adapter.state.head.keys() == {"head.weight", "head.bias", "norm.weight"}
+    adapter.remove()
+    base = vit()
+    base.load_state_dict(loaded, strict=False)
+    assert state_bits(model) == state_bits(base)
+
+
+def test_another_base_is_not_loaded_into_a_merged_model() -> None:
+    model = vit()
+    adapter = adapted(model)
+    adapter.merge()
+    merged = state_bits(model)
+    with refused(AdaptError, "merged", "adapter.unmerge()"):
+        model.load_state_dict(vit(1).state_dict(), strict=False)
+    assert state_bits(model) == merged
+    model.load_state_dict({name: tensor.clone() for name, tensor in model.state_dict().items()})
+    adapter.unmerge()
+    adapter.remove()
+    assert state_bits(model) == state_bits(vit())
+
+
+def test_a_tensor_that_was_added_is_stored() -> None:
+    model = vit()
+    adapter = adapted(model)
+    model.register_buffer("late", torch.ones(3))
+    assert "late" in adapter.state.head
+
+
+def test_adapters_of_one_base_are_combined_whatever_trained_beside_them() -> None:
+    one, two, other = vit(), vit(), vit(1)
+    first, second, third = adapted(one), adapted(two), adapted(other)
+    train(one, lambda name: "norm" in name)
+    combine({first.state: 0.5, second.state: 0.5})
+    with refused(FingerprintError, "the adapted weights"):
+        combine({first.state: 0.5, third.state: 0.5})
+
+
+def test_a_head_that_cannot_be_written_leaves_the_model_as_it_was() -> None:
+    state, model = adapted(vit()).state, vit()
+    model.get_submodule("head").register_parameter("weight", nn.Parameter(torch.zeros(1).expand(5, 48)))
+    with pytest.raises(RuntimeError):
+        load_adapter(model, state, check_base=False)
+    assert not hasattr(model, "tensorfact")
 
 
 @pytest.mark.parametrize("assign", [False, True])

@@ -98,11 +98,34 @@ def test_the_sums_are_the_same_on_every_machine() -> None:
 KNOWN = (-0.355097, -0.532645, 2.929546, 0.088774)
 
 
-def test_infinite_and_integer_entries_do_not_count() -> None:
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("mask", torch.ones(4)),
+        ("index", torch.arange(4) + 1),
+        ("index", torch.tensor([3, 2, 1, 0])),
+        ("flags", torch.tensor([True, True])),
+        ("spectrum", torch.ones(3, dtype=torch.complex64) * 1j),
+        ("count", torch.tensor(6)),
+    ],
+)
+def test_tensors_of_every_kind_count(name: str, value: Tensor) -> None:
     base = {"w": torch.randn(9, 9), "mask": torch.full((4,), -torch.inf), "index": torch.arange(4)}
+    base |= {"flags": torch.tensor([True, False]), "spectrum": torch.ones(3, dtype=torch.complex64)}
+    base |= {"count": torch.tensor(5)}
     mine = Fingerprint.of(base, ["w"])
-    assert mine.difference(Fingerprint.of({**base, "index": torch.arange(4) + 1}, ["w"])) == ""
-    assert mine.difference(Fingerprint.of({**base, "mask": torch.ones(4)}, ["w"])) == OTHERS
+    assert mine.difference(Fingerprint.of({k: t.clone() for k, t in base.items()}, ["w"])) == ""
+    assert mine.difference(Fingerprint.of({**base, name: value}, ["w"])) == OTHERS
+
+
+def test_one_coarse_tensor_does_not_blur_the_others() -> None:
+    """A buffer of a few digits tells nothing of the precision of the weights."""
+    base = {f"w{at}": torch.randn(40, 40) for at in range(40)} | {"norm": torch.rand(40) + 0.5}
+    base["mean"] = torch.tensor([127.5])
+    for dtype in (torch.float32, torch.bfloat16):
+        other = {name: tensor.to(dtype) for name, tensor in base.items()}
+        other["norm"] = (base["norm"] * 1.1).to(dtype)
+        assert Fingerprint.of(base, ["w0"]).difference(Fingerprint.of(other, ["w0"])) == OTHERS
 
 
 def test_a_tensor_without_values_is_refused() -> None:
