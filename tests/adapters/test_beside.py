@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from tensorfact import Adapter, AdapterState, Group, Rule, TensorizationPlan, TensorTrain, adapt, load_adapter, plan_for
 from tensorfact.errors import AdaptError, CheckpointError
-from tests.helpers import draw, ids, infer, refused, state_bits
+from tests.helpers import difference, draw, ids, infer, refused, state_bits
 from tests.strategies import Adaptation, adaptations
 
 X = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
@@ -99,7 +99,8 @@ def test_whatever_changed_comes_back_from_the_file(adaptation: Adaptation, data:
             model.get_parameter(name).data.mul_(1.5).add_(0.1)
     twin = adaptation.case.build()
     load_adapter(twin, adapter)
-    assert torch.equal(infer(twin, ids()), infer(model, ids()))
+    # not bit for bit: torch chooses its matrix products also by `requires_grad`, which the loaded head has
+    assert difference(infer(twin, ids()), infer(model, ids())) < 1e-5
     assert state_bits(twin) == state_bits(model)
     adapter.remove()
     assert state_bits(model) == state_bits(adaptation.case.build())
@@ -194,7 +195,7 @@ def test_the_base_comes_back_with_its_head(adaptation: Adaptation, way: list[str
     for use in way:
         if use == "disabled":
             with adapter.disabled():
-                assert torch.equal(infer(model, ids()), infer(base, ids()))
+                assert difference(infer(model, ids()), infer(base, ids())) < 1e-5
         elif adapter.merged == (use == "unmerge"):
             getattr(adapter, use)()
     if adapter.merged:

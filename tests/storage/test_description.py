@@ -30,7 +30,7 @@ from tensorfact.storage import description
 from tensorfact.storage.description import AdapterDescription
 from tensorfact.storage.files import read_header, read_tensors, write_tensors
 from tests.bundled import FROZEN, VERA, X, nano, plan
-from tests.helpers import Tiny, bits, draw, ids, infer, randomise, refused, state_bits, untouched
+from tests.helpers import Tiny, bits, draw, ids, infer, layers, layers_plan, randomise, refused, state_bits, untouched
 from tests.storage.saved import PLAN, base
 
 
@@ -141,6 +141,8 @@ def plan_json(old: str, new: str) -> dict[str, Any]:
     return {"plan": json.loads(text.replace(old, new))}
 
 
+MODES = [["(layer role)", 4, "stack"], ["in", 4, "in"], ["out", 4, "out"]]
+
 FOREIGN: dict[str, Callable[[Path], Path]] = {
     "no plan": lambda p: rewritten(p, drop="plan"),
     "no formats": lambda p: rewritten(p, drop="formats"),
@@ -162,6 +164,9 @@ FOREIGN: dict[str, Callable[[Path], Path]] = {
     "scale is NaN": lambda p: rewritten(p, body(scales={"all": float("nan")})),
     "scale is infinite": lambda p: rewritten(p, body(scales=each(float("inf")))),
     "scale of another tensor": lambda p: rewritten(p, body(scales={"each": {"h": 1.0}})),
+    "a mode is empty": lambda p: rewritten(p, body(modes=each([*MODES[:2], ["out", 0, "out"]]))),
+    "a mode is on no side": lambda p: rewritten(p, body(modes=each([*MODES[:2], ["out", 4, "right"]]))),
+    "no modes": lambda p: rewritten(p, body(modes=each([]))),
     "dropout is 1": lambda p: rewritten(p, body(dropout=1)),
     "dropout is a list": lambda p: rewritten(p, body(dropout=[])),
     "plan is no JSON": lambda p: rewritten(p, {"plan": "plan"}),
@@ -177,6 +182,15 @@ FOREIGN: dict[str, Callable[[Path], Path]] = {
     "a head too many": lambda p: rewritten(p, tensors={"head.blocks.0.nothing": torch.zeros(1)}),
     "a head in the plan": lambda p: rewritten(p, tensors={"head.blocks.0.qkv.weight": torch.zeros(12, 4)}),
 }
+
+
+def test_a_mode_of_size_one_is_read(tmp_path: Path) -> None:
+    model, twin = layers(1), layers(1)
+    twin.load_state_dict(model.state_dict())
+    adapter = adapt(model, layers_plan(), TensorTrain(1))
+    adapter.save(tmp_path / "a")
+    assert [mode.size for mode in AdapterDescription.read(tmp_path / "a").modes["stack"]] == [1, 6, 6]
+    assert state_bits(load_adapter(twin, tmp_path / "a")) == state_bits(adapter)
 
 
 @pytest.mark.parametrize("name", FOREIGN)
@@ -272,10 +286,11 @@ def test_a_file_that_says_otherwise_is_refused(edit: Callable[[dict[str, Any]], 
 
 def test_a_file_cannot_ask_for_more_than_it_may(tmp_path: Path) -> None:
     adapt(nano(), plan(), VERA, seed=0).save(tmp_path / "a.safetensors")
-    huge = [["(layer role)", 24, "stack"], ["in", 1 << 40, "in"], ["out", 96, "out"]]
-    path = _edited(tmp_path / "a.safetensors", lambda m: m.update(modes={"all": huge}))
-    with refused(CheckpointError, "damaged", fix=False):
-        AdapterDescription.read(path)
+    for size in ((1 << 24) + 1, 1 << 40):  # of the 16 components, which are more than 1 GiB in fp32
+        huge = [["(layer role)", 24, "stack"], ["in", size, "in"], ["out", 96, "out"]]
+        path = _edited(tmp_path / "a.safetensors", lambda m, huge=huge: m.update(modes={"all": huge}))
+        with refused(CheckpointError, "damaged", fix=False):
+            AdapterDescription.read(path)
 
 
 def test_a_description_is_read_without_drawing_what_the_file_leaves_out(
