@@ -142,7 +142,7 @@ def test_factors_have_learning_rates_of_their_own() -> None:
             adapter.parameter_groups(1e-3, {name: factor})  # type: ignore[dict-item]
 
 
-@pytest.mark.parametrize("wrong", ["fast", None, [1e-3], -1.0, float("nan"), torch.ones(2)])
+@pytest.mark.parametrize("wrong", ["fast", None, [1e-3], -1.0, 0.0, float("nan"), torch.ones(2)])
 def test_learning_rates_are_numbers_in_a_dict(wrong: Any) -> None:
     adapter = adapt(layers(), layers_plan(), TensorTrain(2), check=False)
     with refused(AdaptError, "parameter_groups: lr"):
