@@ -262,6 +262,21 @@ def test_what_is_large_and_trains_is_stored_but_not_brought_back(tmp_path: Path)
     adapter.remove()
 
 
+@pytest.mark.parametrize("size", [1 << 16, (1 << 16) + 1])
+def test_tensors_of_up_to_65536_entries_are_brought_back(size: int) -> None:
+    model = nn.Sequential(nn.Linear(6, 6))
+    model.register_parameter("extra", nn.Parameter(torch.zeros(size)))
+    adapter = adapted(model, FIRST, check=False, train_head=False)
+    extra = model.get_parameter("extra")
+    extra.data.add_(1)
+    if size > 1 << 16:
+        with refused(AdaptError, "'extra'", "large"):
+            adapter.remove()
+    else:
+        adapter.remove()
+    assert bool(extra.any()) == (size > 1 << 16)
+
+
 def test_a_replaced_head_is_left_alone() -> None:
     model = vit()
     adapter = adapted(model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -288,7 +289,7 @@ def test_a_file_cannot_ask_for_more_than_it_may(tmp_path: Path) -> None:
     adapt(nano(), plan(), VERA, seed=0).save(tmp_path / "a.safetensors")
     for size in ((1 << 24) + 1, 1 << 40):  # of the 16 components, which are more than 1 GiB in fp32
         huge = [["(layer role)", 24, "stack"], ["in", size, "in"], ["out", 96, "out"]]
-        path = _edited(tmp_path / "a.safetensors", lambda m, huge=huge: m.update(modes={"all": huge}))
+        path = _edited(tmp_path / "a.safetensors", functools.partial(dict.update, modes={"all": huge}))
         with refused(CheckpointError, "damaged", fix=False):
             AdapterDescription.read(path)
 

@@ -88,7 +88,7 @@ def test_stored_tensors_are_a_mapping_that_is_read_on_access(saved: Path) -> Non
     stored = StoredTensors(saved)
     assert {name: bits(tensor) for name, tensor in stored.items()} == {name: bits(t) for name, t in SOME.items()}
     assert stored.shapes == {"w": (2, 3), "b": (2,)}
-    assert (len(stored), sorted(stored), stored.metadata.keys()) == (2, ["b", "w"], {ENTRY})
+    assert (len(stored), sorted(stored), list(stored.metadata)) == (2, ["b", "w"], [ENTRY])
     assert [name in stored for name in ("w", "b", "v")] == [True, True, False]
     with pytest.raises(KeyError, match="v"):
         stored["v"]

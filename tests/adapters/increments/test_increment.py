@@ -64,7 +64,7 @@ def test_dropout_of_entries_drops_or_scales_each_entry_of_the_increment_in_train
     options: Any = {"route": route, "scale": -0.5, "seed": 0, "subtract_start": subtract}
     adapter = adapt(model, layers_plan(), TensorTrain(2), dropout={"increment": 0.75}, **options)
     draw(adapter)
-    layer, eye = model[0], torch.eye(6, dtype=torch.float64)
+    layer, eye = cast("torch.nn.Linear", model[0]), torch.eye(6, dtype=torch.float64)
     base = dict(model.named_parameters())["0.weight"].detach().clone()
     whole = cast("Factors", adapter.factors["stack"]).dense()[0].t()
     if subtract:
@@ -75,4 +75,15 @@ def test_dropout_of_entries_drops_or_scales_each_entry_of_the_increment_in_train
         assert share.round(decimals=6).unique().tolist() == [0, 4]
     model.eval()
     for weight in ((layer(eye) - layer.bias).t(), layer.weight):
-        assert difference(cast("torch.Tensor", weight), base - 0.5 * whole) < 1e-12
+        assert difference(weight, base - 0.5 * whole) < 1e-12
+
+
+@pytest.mark.parametrize("route", ["activation", "weight"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_merging_writes_what_reading_gives_rounded_once(dtype: torch.dtype, route: Any) -> None:
+    model = randomise(layers(1)).to(dtype)
+    adapter = adapt(model, layers_plan(), TensorTrain(2), scale=0.37, route=route, seed=0)
+    draw(adapter)
+    read = cast("torch.Tensor", model[0].weight).detach().clone()
+    adapter.merge()
+    assert torch.equal(model.get_parameter("0.weight"), read)
