@@ -163,7 +163,7 @@ def test_a_new_base_beside_offloaded_factors_is_refused(core: str) -> None:
     parameters[core] = nn.Parameter(cast("Tensor", parameters[core]).to("meta"))
     store(model, 1, stored(model, 1).clone())
     with refused(AdaptError, "the factors of '1.weight'", "meta device", "accelerate"):
-        model(X)
+        model[1](X)
 
 
 @pytest.mark.parametrize("use", ["merge", "save"])
