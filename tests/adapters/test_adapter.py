@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 from collections.abc import Callable
@@ -203,21 +204,21 @@ def test_one_format_a_group() -> None:
 
 @pytest.mark.parametrize("state", ["merged", "disabled", "removed"])
 def test_only_an_adapter_at_work_is_changed(state: str) -> None:
-    _, adapter, _ = stacked()
+    _, adapter, x = stacked()
+    changes: list[Callable[[], object]] = [
+        lambda: adapter.round(rank=1),
+        lambda: adapter.convert(CP(2)),
+        lambda: adapter.check(x),
+        adapter.merge,
+    ]
+    changes += [adapter.unmerge, adapter.remove] if state != "merged" else []
     if state == "merged":
         adapter.merge()
     if state == "removed":
         adapter.remove()
-    changes: tuple[Callable[[], object], ...] = (
-        lambda: adapter.round(rank=1),
-        lambda: adapter.convert(CP(2)),
-    )
-    for change in changes:
-        if state == "disabled":
-            with adapter.disabled(), refused(AdaptError, "disabled"):
-                change()
-        else:
-            with refused(AdaptError):
+    with adapter.disabled() if state == "disabled" else contextlib.nullcontext():
+        for change in changes:
+            with refused(AdaptError, f"the adapter {'was' if state == 'removed' else 'is'}", state):
                 change()
 
 
