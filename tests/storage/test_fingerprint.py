@@ -223,6 +223,11 @@ def test_the_digest_knows_names_shapes_and_values() -> None:
     assert len(found) == 6
 
 
+def test_the_digest_in_an_older_file_is_known() -> None:
+    weights = {"w": torch.arange(5000.0).reshape(50, 100), "b": torch.ones(3)}
+    assert sampled_digest(weights, ["w", "b"]) == "5c052117964523d9"
+
+
 @pytest.mark.parametrize(
     "stored",
     [None, 5, [], {}, {"adapted": [1], "others": [], "eps": 0}, {"adapted": [{}] * 16, "others": [0] * 16, "eps": 0}],
