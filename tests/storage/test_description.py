@@ -142,8 +142,6 @@ def plan_json(old: str, new: str) -> dict[str, Any]:
     return {"plan": json.loads(text.replace(old, new))}
 
 
-MODES = [["(layer role)", 4, "stack"], ["in", 4, "in"], ["out", 4, "out"]]
-
 FOREIGN: dict[str, Callable[[Path], Path]] = {
     "no plan": lambda p: rewritten(p, drop="plan"),
     "no formats": lambda p: rewritten(p, drop="formats"),
@@ -165,9 +163,6 @@ FOREIGN: dict[str, Callable[[Path], Path]] = {
     "scale is NaN": lambda p: rewritten(p, body(scales={"all": float("nan")})),
     "scale is infinite": lambda p: rewritten(p, body(scales=each(float("inf")))),
     "scale of another tensor": lambda p: rewritten(p, body(scales={"each": {"h": 1.0}})),
-    "a mode is empty": lambda p: rewritten(p, body(modes=each([*MODES[:2], ["out", 0, "out"]]))),
-    "a mode is on no side": lambda p: rewritten(p, body(modes=each([*MODES[:2], ["out", 4, "right"]]))),
-    "no modes": lambda p: rewritten(p, body(modes=each([]))),
     "dropout is 1": lambda p: rewritten(p, body(dropout=1)),
     "dropout is a list": lambda p: rewritten(p, body(dropout=[])),
     "plan is no JSON": lambda p: rewritten(p, {"plan": "plan"}),
@@ -192,6 +187,13 @@ def test_a_mode_of_size_one_is_read(tmp_path: Path) -> None:
     adapter.save(tmp_path / "a")
     assert [mode.size for mode in AdapterDescription.read(tmp_path / "a").modes["stack"]] == [1, 6, 6]
     assert state_bits(load_adapter(twin, tmp_path / "a")) == state_bits(adapter)
+
+
+@pytest.mark.parametrize("last", [["out", 0, "out"], ["out", -4, "out"], ["out", 4, "right"], None])
+def test_modes_without_a_size_or_a_side_are_not_read(saved: Path, last: list[Any] | None) -> None:
+    modes = [["(layer role)", 4, "stack"], ["in", 4, "in"], last] if last else []
+    with refused(CheckpointError, "its description cannot be read", "modes"):
+        AdapterDescription.read(rewritten(saved, body(modes=each(modes))))
 
 
 @pytest.mark.parametrize("name", FOREIGN)
