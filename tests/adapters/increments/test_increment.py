@@ -87,3 +87,10 @@ def test_merging_writes_what_reading_gives_rounded_once(dtype: torch.dtype, rout
     read = cast("torch.Tensor", model[0].weight).detach().clone()
     adapter.merge()
     assert torch.equal(model.get_parameter("0.weight"), read)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_offloaded_parameter_is_not_merged_into(dtype: torch.dtype) -> None:
+    adapter = adapt(layers(1), layers_plan(), TensorTrain(2), check=False)
+    with refused(AdaptError, "'0.weight'", "offloaded", "adapter.merge()"):
+        adapter._slots["0.weight"].increment.add_into(torch.empty(6, 6, dtype=dtype, device="meta"), 1.0)
