@@ -27,7 +27,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from types import CodeType, ModuleType
+from types import CodeType
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parent.parent
@@ -46,6 +46,8 @@ OPERATORS = {**dict(PAIRS), **dict(pair[::-1] for pair in PAIRS), **OTHERS}
 FUNCTIONS = {"min": "max", "max": "min", "any": "all", "all": "any"}
 KEPT = {"strict", "expected", "got", "cause", "fix", "example"}
 """Keywords and variables that only guard against mistakes in the package itself, or are parts of messages."""
+SIZES = {"_MIXER", "_NARROW", "_SMALL", "_IMAGE", "_TEXT", "sizes"}
+"""Variables and a function that hold the sizes of example models, which may be any."""
 
 
 class Mutant(NamedTuple):
@@ -131,12 +133,12 @@ def _is_kept(node: ast.AST) -> bool:
         case ast.keyword():
             return node.arg in KEPT
         case ast.Assign(targets=[ast.Name(id=name)]):
-            return name in KEPT
+            return name in KEPT | SIZES
         case ast.FunctionDef():
-            return node.name in ("__repr__", "__str__")
+            return node.name in {"__repr__", "__str__"} | SIZES
         case ast.Call():
             called = ast.unparse(node.func)
-            return called.endswith("Error") or called in ("cast", "TypeVar", "Example")
+            return called.endswith("Error") or called in {"cast", "TypeVar", "Example"} | SIZES
         case ast.If():
             return "TYPE_CHECKING" in ast.unparse(node.test)
     return False
@@ -188,39 +190,25 @@ def mutated(mutant: Mutant) -> CodeType:
 # --------------------------------------------------------------------------------------------------------------- tests
 
 
-class Loader(importlib.machinery.SourceFileLoader):
-    """Loads a mutated module, without bytecode.
-
-    Args:
-        name: The name of the module.
-        mutant: The change of its file.
-    """
-
-    def __init__(self, name: str, mutant: Mutant) -> None:
-        super().__init__(name, str(ROOT / mutant.path))
-        self.mutant = mutant
-
-    def exec_module(self, module: ModuleType) -> None:
-        """Run the changed code."""
-        exec(mutated(self.mutant), module.__dict__)
-
-
-class Finder:
-    """Finds a mutated module before any other finder does.
+class Finder(importlib.machinery.SourceFileLoader):
+    """Finds and loads a mutated module, before any other finder does and without bytecode.
 
     Args:
         mutant: The change.
     """
 
     def __init__(self, mutant: Mutant) -> None:
-        self.name = ".".join(Path(mutant.path).with_suffix("").parts).removesuffix(".__init__")
+        name = ".".join(Path(mutant.path).with_suffix("").parts).removesuffix(".__init__")
+        super().__init__(name, str(ROOT / mutant.path))
         self.mutant = mutant
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> importlib.machinery.ModuleSpec | None:
         """Return the spec of the mutated module, and None for any other."""
-        if name != self.name:
-            return None
-        return importlib.util.spec_from_file_location(name, ROOT / self.mutant.path, loader=Loader(name, self.mutant))
+        return importlib.util.spec_from_file_location(name, self.path, loader=self) if name == self.name else None
+
+    def get_code(self, fullname: str) -> CodeType:
+        """Return the changed code."""
+        return mutated(self.mutant)
 
 
 @functools.cache

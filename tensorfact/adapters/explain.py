@@ -9,7 +9,7 @@ import numpy
 import torch
 from torch import Tensor, nn
 
-from ..common.checks import flag, of_type, whole_number
+from ..common.checks import flag, whole_number
 from ..common.table import Table
 from ..errors import AdaptError
 from ..network import Cost
@@ -135,7 +135,6 @@ def explain(planned: Iterable[Planned], tokens: int, *, measure: bool = False) -
     """
     flag(measure, "explain: measure", AdaptError)
     planned = list(planned)
-    of_type(measure, bool, "explain: measure", AdaptError, expected="True or False", example="True")
     if measure and any(each.parameter.is_meta for each in planned):
         raise AdaptError(
             "explain: measure=True needs a model with values, not one on the meta device", fix="measure=False"

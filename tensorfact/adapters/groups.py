@@ -32,8 +32,7 @@ def parameter_groups(
         factors: Multiples of `lr` by name, as in `Adapter.parameter_groups`.
 
     Raises:
-        AdaptError: A name is neither a core nor `head`, a multiple is not a positive number, or `lr` is not a number
-            of at least 0.
+        AdaptError: A name is neither a core nor `head`, or a multiple or `lr` is not a number above 0.
     """
     finite_number(
         lr, "parameter_groups: lr", AdaptError, fits=lambda v: v > 0, expected="a number above 0", example=1e-3
@@ -43,7 +42,6 @@ def parameter_groups(
     words |= {id(parameters[name]): ["head"] for name in head if name in parameters}
     known = sorted({word for each in words.values() for word in each})
     multiples = {}
-    finite_number(lr, "parameter_groups: lr", AdaptError, fits=lambda v: v >= 0, expected="a number of at least 0")
     example = f"{{{known[0]!r}: 16.0}}"
     given = of_type(
         {} if factors is None else factors,

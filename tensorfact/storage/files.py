@@ -225,12 +225,11 @@ def _both(path: Path) -> tuple[Any, OpenFile]:
         source = OpenFile(path)
         try:
             file = safe_open(path, framework="pt")
+            if source.is_at(path):
+                return file, source
         except (OSError, SafetensorError, RuntimeError):
             if source.is_at(path):
                 raise
-            continue
-        if source.is_at(path):
-            return file, source
     raise OSError("it is replaced all the time")
 
 

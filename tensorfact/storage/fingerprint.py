@@ -251,16 +251,16 @@ def _sketch(name: str, tensor: Tensor) -> Tensor:
     matrix = tensor.reshape(-1, tensor.shape[-1]) if tensor.dim() > 1 else tensor.reshape(1, -1)
     rows, columns, own = _signs(name, *matrix.shape)
     device = torch.device("cpu") if matrix.device.type == "mps" else matrix.device  # which has no fp64
-    total = torch.zeros(_SUMS + 1, dtype=torch.float64, device=device)
+    total = torch.zeros(_SUMS, dtype=torch.float64, device=device)
+    square = total.new_zeros(())
     columns = columns.to(device)
     step = max(1, _CHUNK // matrix.shape[1])
     for at in range(0, len(matrix), step):
         part = matrix[at : at + step].to(device, torch.float64).nan_to_num(0.0, 0.0, 0.0)
-        total[:_SUMS] += ((part @ columns) * rows[at : at + step].to(device)).sum(0)
-        total[_SUMS] += part.square().sum()
-    sums, square = total[:_SUMS].cpu(), float(total[_SUMS])
-    size = math.sqrt(square / tensor.numel()) + _FLOOR
-    return torch.cat([sums / (size * math.sqrt(tensor.numel())), own * math.log(size)])
+        total += ((part @ columns) * rows[at : at + step].to(device)).sum(0)
+        square += part.square().sum()
+    size = math.sqrt(float(square) / tensor.numel()) + _FLOOR
+    return torch.cat([total.cpu() / (size * math.sqrt(tensor.numel())), own * math.log(size)])
 
 
 def _signs(name: str, rows: int, columns: int) -> Iterator[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 from collections.abc import Callable
@@ -142,7 +143,7 @@ def test_factors_have_learning_rates_of_their_own() -> None:
             adapter.parameter_groups(1e-3, {name: factor})  # type: ignore[dict-item]
 
 
-@pytest.mark.parametrize("wrong", ["fast", None, [1e-3], -1.0, float("nan"), torch.ones(2)])
+@pytest.mark.parametrize("wrong", ["fast", None, [1e-3], -1.0, 0.0, float("nan"), torch.ones(2)])
 def test_learning_rates_are_numbers_in_a_dict(wrong: Any) -> None:
     adapter = adapt(layers(), layers_plan(), TensorTrain(2), check=False)
     with refused(AdaptError, "parameter_groups: lr"):
@@ -191,10 +192,12 @@ def test_a_compiled_model_sees_the_new_factors() -> None:
 
 
 def test_one_format_a_group() -> None:
-    model = timm.create_model("swin_tiny_patch4_window7_224", num_classes=3)
+    sizes = {"img_size": 56, "depths": (2, 1), "embed_dim": 24, "num_heads": (2, 4)}
+    model = timm.create_model("swin_tiny_patch4_window7_224", num_classes=3, **sizes)
     adapter = adapt(model, plan_for(model), TensorTrain(4), check=False, seed=0)
     draw(adapter)
     names = list(adapter.formats)
+    assert len(names) == 2
     found = adapter.convert({name: Tucker("full") if at else TensorTrain(4) for at, name in enumerate(names)})
     assert [type(change.format) for change in found.changes] == [TensorTrain] + [Tucker] * (len(names) - 1)
     assert max(change.error for change in found.changes) < 1e-5
@@ -203,21 +206,21 @@ def test_one_format_a_group() -> None:
 
 @pytest.mark.parametrize("state", ["merged", "disabled", "removed"])
 def test_only_an_adapter_at_work_is_changed(state: str) -> None:
-    _, adapter, _ = stacked()
+    _, adapter, x = stacked()
+    changes: list[Callable[[], object]] = [
+        lambda: adapter.round(rank=1),
+        lambda: adapter.convert(CP(2)),
+        lambda: adapter.check(x),
+        adapter.merge,
+    ]
+    changes += [adapter.unmerge, adapter.remove] if state != "merged" else []
     if state == "merged":
         adapter.merge()
     if state == "removed":
         adapter.remove()
-    changes: tuple[Callable[[], object], ...] = (
-        lambda: adapter.round(rank=1),
-        lambda: adapter.convert(CP(2)),
-    )
-    for change in changes:
-        if state == "disabled":
-            with adapter.disabled(), refused(AdaptError, "disabled"):
-                change()
-        else:
-            with refused(AdaptError):
+    with adapter.disabled() if state == "disabled" else contextlib.nullcontext():
+        for change in changes:
+            with refused(AdaptError, f"the adapter {'was' if state == 'removed' else 'is'}", state):
                 change()
 
 

@@ -30,7 +30,7 @@ from tensorfact import (
     plan_for,
 )
 from tensorfact.errors import AdaptError, CheckpointError, FingerprintError
-from tests.helpers import draw, ids, infer, refused, state_bits
+from tests.helpers import difference, draw, ids, infer, refused, state_bits
 from tests.strategies import Adaptation, adaptations
 
 X = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
@@ -110,7 +110,8 @@ def test_whatever_changed_comes_back_from_the_file(adaptation: Adaptation, data:
             model.get_parameter(name).data.mul_(1.5).add_(0.1)
     twin = adaptation.case.build()
     load_adapter(twin, adapter)
-    assert torch.equal(infer(twin, ids()), infer(model, ids()))
+    # not bit for bit: torch chooses its matrix products also by `requires_grad`, which the loaded head has
+    assert difference(infer(twin, ids()), infer(model, ids())) < 1e-5
     assert state_bits(twin) == state_bits(model)
     adapter.remove()
     assert state_bits(model) == state_bits(adaptation.case.build())
@@ -205,7 +206,7 @@ def test_the_base_comes_back_with_its_head(adaptation: Adaptation, way: list[str
     for use in way:
         if use == "disabled":
             with adapter.disabled():
-                assert torch.equal(infer(model, ids()), infer(base, ids()))
+                assert difference(infer(model, ids()), infer(base, ids())) < 1e-5
         elif adapter.merged == (use == "unmerge"):
             getattr(adapter, use)()
     if adapter.merged:
@@ -270,6 +271,21 @@ def test_what_is_large_and_trains_is_stored_but_not_brought_back(tmp_path: Path)
         assert torch.equal(infer(twin, X), infer(model, X))
     adapter.merge()
     adapter.remove()
+
+
+@pytest.mark.parametrize("size", [1 << 16, (1 << 16) + 1])
+def test_tensors_of_up_to_65536_entries_are_brought_back(size: int) -> None:
+    model = nn.Sequential(nn.Linear(6, 6))
+    model.register_parameter("extra", nn.Parameter(torch.zeros(size)))
+    adapter = adapted(model, FIRST, check=False, train_head=False)
+    extra = model.get_parameter("extra")
+    extra.data.add_(1)
+    if size > 1 << 16:
+        with refused(AdaptError, "'extra'", "large"):
+            adapter.remove()
+    else:
+        adapter.remove()
+    assert bool(extra.any()) == (size > 1 << 16)
 
 
 def test_a_replaced_head_is_left_alone() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import given
 from torch import Tensor, nn
 
 from tensorfact import CP, Group, MatrixBatch, Rule, TensorizationPlan, TensorTrain, Tucker, adapt, load_adapter
+from tensorfact.adapters.options import fresh_seed
 from tensorfact.errors import AdaptError, FormatError, PlanError, RankError, TensorfactError
 from tests.helpers import (
     TT,
@@ -206,3 +208,25 @@ def test_an_optimiser_that_opt_einsum_does_not_know_is_refused(optimize: Any) ->
     model = layers()
     with untouched(model), refused(AdaptError, "adapt: optimize", "optimize='auto'"):
         adapt(model, layers_plan(), TensorTrain(2), optimize=optimize)
+
+
+def test_a_head_that_is_found_by_its_name_is_what_the_plan_leaves_of_it() -> None:
+    for param, head in (("fc.weight", {"head.weight", "head.bias"}), ("head.weight", {"head.bias"})):
+        model = nn.Sequential(OrderedDict(fc=nn.Linear(6, 6), head=nn.Linear(6, 6)))
+        assert set(adapt(model, one_rule(param), TT).head) == head
+
+
+def test_a_model_with_some_weights_on_the_meta_device_takes_no_adapter_from_a_file() -> None:
+    plan = TensorizationPlan((Group("g", "in out", (Rule("{layer}.weight", "out in"),), partition="layer"),))
+    state, model = adapt(layers(), plan, TT).state, layers()
+    model[1].to("meta")
+    with refused(AdaptError, "meta device"):
+        load_adapter(model, state, check_base=False)
+
+
+def test_a_seed_is_drawn_whatever_the_default_device() -> None:
+    torch.manual_seed(0)
+    expected = fresh_seed()
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        assert fresh_seed() == expected

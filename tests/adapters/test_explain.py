@@ -21,6 +21,34 @@ def convolution(kernel: int = 3) -> tuple[nn.Module, Adapter]:
     return model, adapt(model, plan_by_shape(model), TensorTrain(2), train_head=False)
 
 
+FIGURES: dict[str, tuple[str, int, int, int, int | None]] = {
+    # x (64 x 8) times U (8 x 2), S1 (2 x 2) and V (2 x 8); the layers form S1 V once
+    "activation": ("x (U) (S1 V)", 2 * 2048, 2048 + 512 + 2048, 64 * 2, None),
+    # U (8 x 2) times S1 (2 x 2) and V (2 x 8), forward and two times backward; the sum; the gradient of the weight
+    "weight": ("U S1 -> [in _2], V (U S1) -> [out in]", 64 + 256, 64 + 256, 64, 3 * 320 + 64 + 2 * 8 * 64 * 8),
+}
+"""The order, the FLOPs, those of the naive order, the largest intermediate and the FLOPs of a step, counted by hand."""
+
+
+@pytest.mark.parametrize("route", FIGURES)
+def test_two_linear_layers_cost_what_is_counted_by_hand(route: Any) -> None:
+    adapter = adapt(layers(2, 8).double(), layers_plan(), TensorTrain(2), route=route, check=False)
+    explanation = adapter.explain(50)
+    (choice,) = explanation.choices
+    order, flops, naive, largest, step = FIGURES[route]
+    assert (choice.parameters, choice.route, choice.order) == (("0.weight", "1.weight"), route, order)
+    assert (choice.flops, choice.naive_flops, choice.largest_intermediate) == (flops, naive, largest)
+    assert choice.cost.flops == (step or choice.cost.flops)
+    assert (explanation.tokens, explanation.flops, choice.itemsize, choice.measured) == (64, 2 * flops, 8, None)
+    cells = [cell.strip() for cell in str(explanation).splitlines()[3].split("|")[1:-1]]
+    assert cells[:6] == ["0.weight and 1 more", route, order, f"{flops:,}", f"{naive:,}", f"{choice.cost.flops:,}"]
+    assert [float(cell) for cell in cells[6:8]] == pytest.approx(
+        [8 * choice.cost.moved / 1e6, 8 * choice.cost.kept / 1e6], rel=1e-2
+    )
+    assert cells[8:] == [str(choice.cost.launches), f"{1e3 * choice.predicted:.3g} ms"]
+    assert "measured" not in str(explanation)
+
+
 def test_measured_is_a_time_where_asked_for() -> None:
     model = nano()
     adapter = adapt(model, plan_for(model), TensorTrain(4))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import types
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tensorfact import Adapter, Group, Rule, TensorizationPlan, TensorTrain, adapt, plan_for
-from tensorfact.adapters.liveness import Watch, numbers
+from tensorfact.adapters.liveness import Effect, Liveness, Watch, numbers
 from tensorfact.errors import AdaptError, UnusedError
 from tensorfact.lab import nano
 from tensorfact.model.example import known_example
@@ -207,6 +208,11 @@ def test_check_finds_a_model_that_answers_otherwise_once_merged() -> None:
     adapter = adapt(model, layers_plan(), TensorTrain(2), seed=0)
     with refused(AdaptError, "'0.weight'", "adapted and merged"):
         adapter.check(torch.ones(2, 6))
+
+
+def test_an_effect_is_dead_without_a_change_and_apart_above_the_tolerance() -> None:
+    found = Liveness(tuple(Effect(*each) for each in (("a", 1.0, 0.5), ("b", 0.0, 0.75), ("c", 1e-9, math.nan))), 0.5)
+    assert (found.dead, found.apart) == (("b",), ("b", "c"))
 
 
 def test_check_says_what_it_needs() -> None:

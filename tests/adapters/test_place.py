@@ -115,6 +115,7 @@ def test_a_copy_of_a_merged_model_unmerges_on_its_own() -> None:
 def test_training_mode_reaches_the_factors() -> None:
     model = layers().eval()
     adapter = adapt(model, layers_plan(), TT, dropout=0.5)
+    assert adapter.dropout == 0.5
     assert not adapter.training
     model.train()
     assert all(module.training for module in adapter.modules())

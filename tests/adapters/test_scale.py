@@ -26,7 +26,7 @@ def test_a_scale_may_depend_on_the_rank(format: Format, scale: Any, found: float
     assert adapt(nano(), plan(), format, scale=scale).scales == {"encoder": found}
 
 
-@pytest.mark.parametrize("scale", [Alpha(math.nan), Alpha("x"), "x", None, math.inf, {"encoder": "x"}])  # type: ignore[arg-type]
+@pytest.mark.parametrize("scale", [Alpha(math.nan), Alpha("x"), "x", None, math.inf, 1e39, {"encoder": "x"}])  # type: ignore[arg-type]
 def test_a_scale_that_is_none_is_refused(scale: Any) -> None:
     model = nano()
     with untouched(model), refused(AdaptError, "scale"):

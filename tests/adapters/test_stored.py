@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tensorfact import Adapter, TensorTrain, adapt
+from tensorfact.adapters.factors import Factors
 from tensorfact.errors import AdaptError
 from tests.helpers import difference, draw, infer, layers, layers_plan, randomise, refused, state_bits
 
@@ -153,6 +154,16 @@ def test_a_merged_model_loads_its_own_state() -> None:
     expected = infer(model, X)
     model.load_state_dict({name: tensor.clone() for name, tensor in model.state_dict().items()})
     assert torch.equal(infer(model, X), expected)
+
+
+@pytest.mark.parametrize("core", ["U", "S1", "V"])
+def test_a_new_base_beside_offloaded_factors_is_refused(core: str) -> None:
+    model, adapter = adapted()
+    parameters = cast("Factors", adapter.factors["stack"]).cores._parameters
+    parameters[core] = nn.Parameter(cast("Tensor", parameters[core]).to("meta"))
+    store(model, 1, stored(model, 1).clone())
+    with refused(AdaptError, "the factors of '1.weight'", "meta device", "accelerate"):
+        model[1](X)
 
 
 @pytest.mark.parametrize("use", ["merge", "save"])

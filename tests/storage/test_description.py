@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -30,7 +31,7 @@ from tensorfact.storage import description
 from tensorfact.storage.description import AdapterDescription
 from tensorfact.storage.files import read_header, read_tensors, write_tensors
 from tests.bundled import FROZEN, VERA, X, nano, plan
-from tests.helpers import Tiny, bits, draw, ids, infer, randomise, refused, state_bits, untouched
+from tests.helpers import Tiny, bits, draw, ids, infer, layers, layers_plan, randomise, refused, state_bits, untouched
 from tests.storage.saved import PLAN, base
 
 
@@ -179,6 +180,22 @@ FOREIGN: dict[str, Callable[[Path], Path]] = {
 }
 
 
+def test_a_mode_of_size_one_is_read(tmp_path: Path) -> None:
+    model, twin = layers(1), layers(1)
+    twin.load_state_dict(model.state_dict())
+    adapter = adapt(model, layers_plan(), TensorTrain(1))
+    adapter.save(tmp_path / "a")
+    assert [mode.size for mode in AdapterDescription.read(tmp_path / "a").modes["stack"]] == [1, 6, 6]
+    assert state_bits(load_adapter(twin, tmp_path / "a")) == state_bits(adapter)
+
+
+@pytest.mark.parametrize("last", [["out", 0, "out"], ["out", -4, "out"], ["out", 4, "right"], None])
+def test_modes_without_a_size_or_a_side_are_not_read(saved: Path, last: list[Any] | None) -> None:
+    modes = [["(layer role)", 4, "stack"], ["in", 4, "in"], last] if last else []
+    with refused(CheckpointError, "its description cannot be read", "modes"):
+        AdapterDescription.read(rewritten(saved, body(modes=each(modes))))
+
+
 @pytest.mark.parametrize("name", FOREIGN)
 def test_a_well_formed_file_of_nonsense_is_refused(saved: Path, name: str) -> None:
     """Its digest is right, so the error says what is wrong with it: by the plan, the format, the sizes."""
@@ -272,10 +289,11 @@ def test_a_file_that_says_otherwise_is_refused(edit: Callable[[dict[str, Any]], 
 
 def test_a_file_cannot_ask_for_more_than_it_may(tmp_path: Path) -> None:
     adapt(nano(), plan(), VERA, seed=0).save(tmp_path / "a.safetensors")
-    huge = [["(layer role)", 24, "stack"], ["in", 1 << 40, "in"], ["out", 96, "out"]]
-    path = _edited(tmp_path / "a.safetensors", lambda m: m.update(modes={"all": huge}))
-    with refused(CheckpointError, "damaged", fix=False):
-        AdapterDescription.read(path)
+    for size in ((1 << 24) + 1, 1 << 40):  # of the 16 components, which are more than 1 GiB in fp32
+        huge = [["(layer role)", 24, "stack"], ["in", size, "in"], ["out", 96, "out"]]
+        path = _edited(tmp_path / "a.safetensors", functools.partial(dict.update, modes={"all": huge}))
+        with refused(CheckpointError, "damaged", fix=False):
+            AdapterDescription.read(path)
 
 
 def test_a_description_is_read_without_drawing_what_the_file_leaves_out(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from tensorfact import TensorTrain, adapt, combine, load_adapter, plan_for
 from tensorfact.errors import CheckpointError, FingerprintError
+from tensorfact.storage import fingerprint
 from tensorfact.storage.description import AdapterDescription
 from tensorfact.storage.files import read_header, write_tensors
 from tensorfact.storage.fingerprint import Fingerprint, SampledFingerprint, read_fingerprint, sampled_digest
@@ -96,6 +97,33 @@ def test_the_sums_are_the_same_on_every_machine() -> None:
 
 
 KNOWN = (-0.355097, -0.532645, 2.929546, 0.088774)
+
+
+def test_a_kernel_is_summed_by_its_last_dimension() -> None:
+    kernel = torch.arange(120.0).sqrt()
+    found = {Fingerprint.of({"k": kernel.reshape(shape)}, ["k"]) for shape in ((2, 3, 5, 4), (6, 5, 4), (30, 4))}
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize("shape", [(40,), (5, 20), (50, 2), (3, 4, 5)])
+@pytest.mark.parametrize("chunk", [1, 7, 30])
+def test_tensors_are_read_in_chunks_of_any_size(
+    shape: tuple[int, ...], chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = {"w": torch.randn(shape, generator=torch.Generator().manual_seed(0))}
+    whole = Fingerprint.of(base, ["w"])
+    monkeypatch.setattr(fingerprint, "_CHUNK", chunk)
+    assert Fingerprint.of(base, ["w"]).adapted == pytest.approx(whole.adapted, abs=2e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("stored", [torch.float32, torch.float64])
+def test_values_that_were_rounded_once_keep_the_precision_of_it(dtype: torch.dtype, stored: torch.dtype) -> None:
+    weight = torch.randn(60, 60, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = Fingerprint.of({"w": weight.to(dtype).to(stored)}, ["w"])
+    assert found.eps == float(f"{torch.finfo(dtype).eps:.3g}")
+    few = {"one": torch.ones(3), "half": torch.full((3,), 0.5), "tiny": weight.bfloat16().float() * 2.0**-14}
+    assert Fingerprint.of(few, []).eps == float(f"{torch.finfo(torch.float32).eps:.3g}")
 
 
 @pytest.mark.parametrize(
@@ -217,6 +245,11 @@ def test_the_digest_knows_names_shapes_and_values() -> None:
     others = [{"w": weight.T}, {"w": weight.reshape(32, 128)}, {"w": weight + 0.1}, {"w": weight[:, :63]}]
     found = {known, sampled_digest({"v": weight}, ["v"]), *(sampled_digest(other, ["w"]) for other in others)}
     assert len(found) == 6
+
+
+def test_the_digest_in_an_older_file_is_known() -> None:
+    weights = {"w": torch.arange(5000.0).reshape(50, 100), "b": torch.ones(3)}
+    assert sampled_digest(weights, ["w", "b"]) == "5c052117964523d9"
 
 
 @pytest.mark.parametrize(

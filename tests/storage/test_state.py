@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tensorfact import AdapterState, Group, Rule, TensorizationPlan, TensorTrain, adapt, load_adapter
+from tensorfact import AdapterState, Group, MatrixBatch, Rule, TensorizationPlan, TensorTrain, adapt, load_adapter
 from tensorfact.errors import AdaptError, CheckpointError, FingerprintError, TensorfactError
 from tensorfact.lab import nano
 from tensorfact.storage import files
@@ -51,6 +51,24 @@ def test_loading_gives_options_factors_and_head_back(saved: Path) -> None:
     assert bits(model.state_dict()["head.weight"]) == bits(tensors["head.head.weight"])
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     assert {"head.weight", "head.bias"} < trained
+
+
+@pytest.mark.parametrize("head", [None, {"head.bias": torch.ones(5)}, {}], ids=["its own", "another", "none"])
+def test_replaced_factors_describe_themselves(saved: Path, tmp_path: Path, head: dict[str, Tensor] | None) -> None:
+    state, format = AdapterState.load(saved), MatrixBatch(1)
+    shapes = format.network(state.description.modes["g"]).shapes()
+    cores = {name: torch.randn(shape) for name, shape in shapes.items()}
+    found = state.replaced({"g": format}, {"g": cores}, head)
+    found.check()
+    assert found.num_parameters == sum(core.numel() for core in cores.values())
+    assert not found.start("g")
+    found.save(tmp_path / "a")
+    again = AdapterState.load(tmp_path / "a")
+    for each in (found, again):
+        assert {name: bits(core) for name, core in each.cores("g").items()} == {n: bits(c) for n, c in cores.items()}
+        expected = state.head if head is None else head
+        assert {name: bits(value) for name, value in each.head.items()} == {n: bits(v) for n, v in expected.items()}
+    assert again.description == found.description
 
 
 def content(path: Path) -> object:

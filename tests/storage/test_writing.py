@@ -254,6 +254,12 @@ def test_what_may_be_in_use_stays(kind: str, tmp_path: Path) -> None:
     assert left.read_bytes() == OLD
 
 
+def test_a_leftover_that_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(_temporary(tmp_path / "file"))
+    write_bytes(tmp_path / "file", NEW)
+    assert contents(tmp_path) == {"file": NEW}
+
+
 @pytest.mark.parametrize("gone", [True, False])
 def test_a_writer_whose_new_file_was_removed_before_it_was_locked_knows(gone: bool, tmp_path: Path) -> None:
     path = tmp_path / "new"

@@ -62,7 +62,7 @@ class Rectangles:
                 nn.functional.linear(x[:, part.features], matrix[part.bond, part.columns]) for part in row
             )
             rows.append(sum(others, first))
-        return torch.cat(rows, 1) if len(rows) > 1 else rows[0]
+        return _joined(rows, 1)
 
     def add_(self, y: Tensor, h: Tensor, matrix: Tensor, scale: float) -> Tensor:
         """Add scale * h @ matrix to y in place: (tokens, bond) -> (tokens, features)."""
@@ -88,17 +88,18 @@ class Rectangles:
         """Return the gradient of the matrix, h.T @ x: (tokens, bond), (tokens, features) -> (bond, columns)."""
         if self.whole:
             return outer_product(h, x)
-        rows = [
-            torch.cat([outer_product(h[:, part.bond], x[:, part.features]) for part in row], 1)
-            if len(row) > 1
-            else outer_product(h[:, row[0].bond], x[:, row[0].features])
-            for row in self.rows
-        ]
-        return torch.cat(rows) if len(rows) > 1 else rows[0]
+        rows = [[outer_product(h[:, part.bond], x[:, part.features]) for part in row] for row in self.rows]
+        return _joined([_joined(row, 1) for row in rows], 0)
 
     @property
     def _all(self) -> list[Rectangle]:
         return [part for row in self.rows for part in row]
+
+
+def _joined(pieces: Sequence[Tensor], dim: int) -> Tensor:
+    """Return pieces of a matrix as one, without a copy if there is one piece."""
+    first, *others = pieces
+    return torch.cat([first, *others], dim) if others else first
 
 
 def outer_product(h: Tensor, x: Tensor) -> Tensor:

@@ -42,8 +42,6 @@ class NarrowProducts(Execution):
             )
             return fused
         y = product(x, weight, bias)
-        if y.dtype != dtype:
-            return composed(y, x, down, up, self.halves, scale)
         add_into(y, x.to(dtype), down, up, self.halves, scale)
         return y
 

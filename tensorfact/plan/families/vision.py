@@ -25,6 +25,7 @@ from .parts import (
 _LAYER = "blocks.{layer}"
 _NESTED = "stages.{stage}.blocks.{layer}"
 _MIXER = {"img_size": 64}
+_NARROW = {"channels": (16, 32, 48, 64)}
 
 VISION = (
     Family(
@@ -169,7 +170,7 @@ VISION = (
             mbconv(f"{_NESTED}.conv", "conv1_1x1", "conv3_1x1"),
             depthwise(f"{_NESTED}.conv", "conv2_kxk"),
         ),
-        (Example("maxvit_rmlp_pico_rw_256", {"depths": (1, 1, 1, 1)}),),
+        (Example("maxvit_rmlp_pico_rw_256", {"depths": (1, 1, 1, 1), "img_size": 64}),),
     ),
     Family(
         "coatnet",
@@ -216,7 +217,10 @@ VISION = (
             kernels("blocks.{stage}.{layer}", "conv", "conv_exp", optional=True),
             depthwise("blocks.{stage}.{layer}", "conv_dw"),
         ),
-        (Example("efficientnet_b0"), Example("efficientnetv2_s")),
+        (
+            Example("efficientnet_b0"),
+            Example("efficientnetv2_s", {"channel_multiplier": 0.5, "depth_multiplier": 0.3}),
+        ),
     ),
     Family(
         "resnet",
@@ -224,6 +228,10 @@ VISION = (
             kernels("layer{stage}.{layer}", "conv1", "conv2"),
             pointwise("layer{stage}.{layer}", "conv1", "conv3"),
         ),
-        (Example("resnet18"), Example("resnet50"), Example("resnext50_32x4d")),
+        (
+            Example("resnet18", _NARROW),
+            Example("resnet50", _NARROW),
+            Example("resnext50_32x4d", {"cardinality": 4, "base_width": 16, **_NARROW}),
+        ),
     ),
 )

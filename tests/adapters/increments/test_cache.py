@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tensorfact import Adapter, MatrixBatch
+from tensorfact.adapters.increments.cache import composable
 from tests.helpers import TOLERANCE, difference
 from tests.layouts import LAYOUTS, alike, cores_of, forms, gradients, merged, run, stack, weights
 
@@ -221,6 +222,16 @@ def test_a_pass_in_another_dtype_forms_its_own() -> None:
             half = run(model, x)
         assert difference(half.float(), merged(model, x)) < TOLERANCE[torch.bfloat16]
         _copy(model, adapter)
+
+
+def test_one_operand_of_another_type_requires_plain_operations() -> None:
+    class Other(Tensor):
+        pass
+
+    plain = (torch.ones(2), None, nn.Parameter(torch.ones(2)))
+    assert not composable(*plain)
+    for at in range(4):
+        assert composable(*plain[:at], torch.ones(2).as_subclass(Other), *plain[at:])
 
 
 def test_a_pass_that_fails_is_over() -> None:

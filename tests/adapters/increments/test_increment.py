@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from hypothesis import given
 
 from tensorfact import CP, MatrixBatch, TensorTrain, Tucker, adapt
+from tensorfact.adapters.factors import Factors
 from tensorfact.errors import AdaptError
-from tests.helpers import difference, layers, layers_plan, refused
+from tests.helpers import difference, draw, layers, layers_plan, randomise, refused
 from tests.layouts import applied
 from tests.strategies import Adaptation, adaptations
 
@@ -51,3 +52,45 @@ def test_the_increment_of_a_convolution_is_only_formed() -> None:
             TensorTrain(1),
             route="activation",
         )
+
+
+@pytest.mark.parametrize("subtract", [False, True])
+@pytest.mark.parametrize("route", ["activation", "weight"])
+def test_dropout_of_entries_drops_or_scales_each_entry_of_the_increment_in_training_alone(
+    route: Any, subtract: bool
+) -> None:
+    torch.manual_seed(0)
+    model = randomise(layers(1)).double()
+    options: Any = {"route": route, "scale": -0.5, "seed": 0, "subtract_start": subtract}
+    adapter = adapt(model, layers_plan(), TensorTrain(2), dropout={"increment": 0.75}, **options)
+    draw(adapter)
+    layer, eye = cast("torch.nn.Linear", model[0]), torch.eye(6, dtype=torch.float64)
+    base = dict(model.named_parameters())["0.weight"].detach().clone()
+    whole = cast("Factors", adapter.factors["stack"]).dense()[0].t()
+    if subtract:
+        whole = whole - cast("Factors", adapter.starts["stack"]).dense()[0].t()
+    assert difference(adapter.delta("0.weight"), -0.5 * whole) < 1e-12
+    for weight in ((layer(eye) - layer.bias).t(), layer.weight):
+        share = ((weight - base) / (-0.5 * whole)).detach()
+        assert share.round(decimals=6).unique().tolist() == [0, 4]
+    model.eval()
+    for weight in ((layer(eye) - layer.bias).t(), layer.weight):
+        assert difference(weight, base - 0.5 * whole) < 1e-12
+
+
+@pytest.mark.parametrize("route", ["activation", "weight"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_merging_writes_what_reading_gives_rounded_once(dtype: torch.dtype, route: Any) -> None:
+    model = randomise(layers(1)).to(dtype)
+    adapter = adapt(model, layers_plan(), TensorTrain(2), scale=0.37, route=route, seed=0)
+    draw(adapter)
+    read = cast("torch.Tensor", model[0].weight).detach().clone()
+    adapter.merge()
+    assert torch.equal(model.get_parameter("0.weight"), read)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_offloaded_parameter_is_not_merged_into(dtype: torch.dtype) -> None:
+    adapter = adapt(layers(1), layers_plan(), TensorTrain(2), check=False)
+    with refused(AdaptError, "'0.weight'", "offloaded", "adapter.merge()"):
+        adapter._slots["0.weight"].increment.add_into(torch.empty(6, 6, dtype=dtype, device="meta"), 1.0)

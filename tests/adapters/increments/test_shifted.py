@@ -19,6 +19,7 @@ from tensorfact.formats import Started
 from tensorfact.storage.files import read_tensors
 from tests.bundled import X, gates, nano, plan
 from tests.helpers import TOLERANCE, bits, difference, draw, ids, infer, randomise, state_bits
+from tests.layouts import forms, stack
 from tests.strategies import Adaptation, adaptations
 
 
@@ -103,3 +104,13 @@ def test_gradients_reach_the_factors_and_not_the_start() -> None:
     model(X).square().mean().backward()
     assert all(p.grad is not None and bool(p.grad.any()) for p in adapter.factors.parameters())
     assert all(p.grad is None for p in adapter.starts.parameters())
+
+
+def test_both_increments_are_formed_once_for_all_layers() -> None:
+    model, adapter, x = stack(subtract_start=True)
+    seen: list[list[object]] = []
+    for layer in model[:4]:
+        layer.register_forward_hook(lambda *_: seen.append(forms(adapter)))
+    model(x)
+    assert [len(each) for each in seen] == [2] * 4
+    assert all(own is first for each in seen for own, first in zip(each, seen[0], strict=True))

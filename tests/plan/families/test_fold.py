@@ -265,6 +265,15 @@ def test_an_mlp_stays_whole_on_request(name: str, shapes: dict[str, tuple[int, .
         plan_for(model, mlp=cast("Any", "half"))
 
 
+def test_one_mlp_that_cannot_be_cut_keeps_all_whole() -> None:
+    model = copy.deepcopy(outline("swin_tiny_patch4_window7_224"))
+    for block in cast("Any", model).layers[1].blocks:
+        block.mlp.fc1, block.mlp.fc2 = nn.Linear(192, 300, device="meta"), nn.Linear(300, 192, device="meta")
+    shapes = {tensor.name: tensor.shape for tensor in plan_for(model).resolve(model).tensors}
+    assert shapes["stages[1]"] == (8, 192, 192)
+    assert [shapes[f"stages_mlp[{at}]"] for at in range(2)] == [(4, 96, 384), (4, 192, 300)]
+
+
 @pytest.mark.parametrize("blocks", ["attn", "", None, ["mlp", "heads"], [], 3])
 def test_unknown_blocks_are_refused(blocks: Any) -> None:
     with refused(PlanError, repr(blocks), fix=False):
