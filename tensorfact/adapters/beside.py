@@ -150,6 +150,15 @@ class Beside:
                 tensor.data = tensor.data.to(stand_in.device, stand_in.dtype)
             self._exchange(trained)
 
+    def __getstate__(self) -> dict[str, object]:
+        if self._away:
+            raise AdaptError(
+                "the model cannot be copied or pickled while its adapter is disabled",
+                cause="the copy would hold the base head, and stay disabled for ever",
+                fix="copy.deepcopy(model) outside `with adapter.disabled():`",
+            )
+        return dict(vars(self))
+
     def _exchange(self, new: Mapping[int, Tensor]) -> None:
         """Put tensors in the place of others, which are known by their ids."""
         for path, module in self.model.named_modules():

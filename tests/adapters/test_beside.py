@@ -323,6 +323,16 @@ def test_what_is_written_in_disabled_is_lost(write: Callable[[nn.Module], object
     assert {name: bits for name, bits in state_bits(model).items() if name in kept} == kept
 
 
+@pytest.mark.parametrize("twin_of", [copy.deepcopy, pickle.dumps, lambda m: copy.deepcopy(m.tensorfact)])
+def test_a_disabled_model_is_not_copied(twin_of: Callable[[nn.Module], object]) -> None:
+    model = vit()
+    adapter = adapted(model)
+    expected = infer(model, X)
+    with refused(AdaptError, "copied or pickled", "disabled()"), adapter.disabled():
+        twin_of(model)
+    assert torch.equal(infer(copy.deepcopy(model), X), expected)
+
+
 def test_a_model_that_is_cast_in_disabled_is_cast_whole() -> None:
     model = vit()
     adapter = adapted(model)
