@@ -52,7 +52,7 @@ def judge(kind: str, number: int, case: Case, folder: Path) -> Verdict:
     allowed = 20 * (sum(map(len, files.values())) + case.other) + 50_000_000
     problems: list[str] = []
     where, outcome, started = "", "failed", time.process_time()
-    before = _memory("VmRSS", reset=True)
+    before = _memory("RssAnon", reset=True)
     try:
         with warnings.catch_warnings(), limited():
             warnings.simplefilter("ignore")
@@ -71,7 +71,8 @@ def judge(kind: str, number: int, case: Case, folder: Path) -> Verdict:
             problems += ["message"] if _unclear(str(error), case.named) else []
     if time.process_time() - started > SECONDS and "hangs" not in problems:
         problems.append("hangs")
-    peak, left = _memory("VmHWM") - before, contents(folder)
+    peak = _memory("VmHWM") - _memory("RssFile") - before  # without the code of libraries, read when it is first used
+    left = contents(folder)
     if peak > allowed:
         problems.append("memory")
         where = f"{peak:,} bytes, {allowed:,} allowed; {where}"
@@ -133,7 +134,7 @@ def _unclear(message: str, named: Path | None) -> bool:
 
 
 def _memory(field: str, *, reset: bool = False) -> int:
-    """Return this process's memory in bytes: `VmRSS` now, `VmHWM` at most since the last reset; 0 if unknown."""
+    """Return this process's memory in bytes: `RssAnon` now, `VmHWM` at most since the last reset; 0 if unknown."""
     if not os.path.exists("/proc/self/clear_refs"):
         return 0
     if reset:
