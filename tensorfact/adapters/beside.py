@@ -253,8 +253,8 @@ class Beside:
 def _refuse(names: Collection[str], task: str) -> None:
     for name in names:
         raise AdaptError(
-            f"{task} cannot bring back the base model: {name!r} trains beside the factors",
-            cause="its base values are not kept: it is not the head, and it is large",
+            f"{task} cannot bring back the base model: {name!r} changed beside the factors",
+            cause="its base values are not kept: it is large and was trained, or its layer was replaced",
             fix="call adapter.merge() before adapter.remove() to keep what was trained, or load the base model anew",
         )
 
