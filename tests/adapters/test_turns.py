@@ -149,10 +149,12 @@ def test_a_thread_that_waits_for_ever_is_told(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("twin_of", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["copy", "pickle"])  # noqa: S301
 def test_a_copy_has_turns_of_its_own(twin_of: Callable[[nn.Module], nn.Module]) -> None:
     model, adapter = adapted()
+    twin = twin_of(model)
+    other = twin.tensorfact
+    assert isinstance(other, Adapter)
     with adapter.disabled():
-        twin = twin_of(model)
-        other = twin.tensorfact
-        assert isinstance(other, Adapter)
         assert not together(functools.partial(twin, X))
+        with refused(AdaptError, "cannot be copied", "outside"):
+            twin_of(model)
     assert other._turns.model is twin
     assert any(getattr(hook, "__self__", None) is other._turns for hook in twin._forward_pre_hooks.values())
