@@ -23,7 +23,7 @@ test-site: $(READY)
 	command -v chromium chromium-browser google-chrome || (apt-get update -qq && apt-get install -y -qq chromium)
 	$(BIN)/python -m pytest -m browser tests/test_site.py tests/lab/report/test_html.py
 
-# mutation tests: a sample of changes of the core, which some test should notice; an hour or more on 2 cores
+# mutation tests: a sample of changes of the core, which some test should notice; half an hour on 2 cores
 POINTS ?= 200
 SEED ?= 0
 mutants: $(READY)

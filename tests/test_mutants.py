@@ -1,21 +1,24 @@
-"""The tool of mutation tests: which changes it makes, and that its list of equivalent mutants is up to date."""
+"""The tool of mutation tests: its changes, the tests that it runs on each, and its list of equivalent mutants."""
 
 from __future__ import annotations
 
 import ast
 import importlib.util
+import subprocess
 import sys
 
 import pytest
 
-from tests.mutants import ROOT, Finder, changes, equivalent, every_mutant, mutants, stages
+from tests.mutants.changes import ROOT, Finder, Mutant, changes, equivalent, every_mutant, mutants
+from tests.mutants.covering import Record, covering
+from tests.mutants.runs import passes, prepare
 
 ROOMS = ("plan", "network", "adapters", "storage")
 
 
 def changed(source: str) -> list[str]:
     """Return every changed expression or statement of a source."""
-    return [ast.unparse(other).replace("\n    ", " ") for _, _, _, _, other, _ in changes(ast.parse(source))]
+    return [ast.unparse(other).replace("\n    ", " ") for _, other in changes(source)[1]]
 
 
 @pytest.mark.parametrize(
@@ -64,11 +67,56 @@ def test_equivalent_mutants_exist_and_say_why() -> None:
     assert all(len(reason) > 10 for reason in known.values())
 
 
-@pytest.mark.parametrize("path", ["plan/rules.py", "plan/families/fold.py", "network/order.py", "storage/files.py"])
-def test_stages_run_every_test_of_the_room_once(path: str) -> None:
-    own, *others = stages(f"tensorfact/{path}")
-    room = path.partition("/")[0]
-    files = [own[0], *(name for stage in others for name in stage)]
-    assert sorted(files) == sorted(
-        [*(str(f.relative_to(ROOT)) for f in (ROOT / f"tests/{room}").rglob("test_*.py")), "tests/test_laws.py"]
-    )
+@pytest.mark.parametrize(
+    ("code", "lines"),
+    [
+        ("x = 1\ny = 2\n", [(1, 3), (1, 3)]),  # they run when the module is imported
+        ("class A:\n    x: int = 1\n", [(1, 3)]),
+        ("def f(a=1):\n    return (\n        2\n    )\n", [(1, 4), (2, 4), (2, 4)]),
+        ("def f(a):\n    if a < (\n        3\n    ):\n        g()\n", [(2, 4), (2, 4), (5, 5)]),
+    ],
+)
+def test_a_change_has_the_lines_of_its_statement(code: str, lines: list[tuple[int, int]]) -> None:
+    assert [(place.lines[0], place.lines[-1]) for place, _ in changes(code)[1]] == lines
+
+
+OWN, BESIDE = "tests/network/test_cost.py", "tests/network/test_order.py"
+
+
+class Known(Record):
+    """A record of tests that were not run."""
+
+    def __init__(self, file: str, lines: dict[str, set[int]], seconds: dict[str, float]) -> None:
+        self.file, self.lines, self.seconds = file, lines, seconds
+
+    def _contexts(self, path: str) -> dict[int, list[str]]:  # type: ignore[override]  # that one is cached
+        every = set().union(*self.lines.values())
+        return {line: [context for context, own in self.lines.items() if line in own] for line in every}
+
+
+def test_the_tests_of_a_mutant_run_its_lines_and_take_no_longer_than_allowed() -> None:
+    mutant = Mutant("tensorfact/network/cost.py", 0, 5, range(5, 7), "f", "a + b", "a + b", "a - b")
+    own = Known(OWN, {"own::a": {5}, "own::b": {7}, "own::c": {6}}, {"own::a": 3.0, "own::b": 1.0, "own::c": 1.0})
+    shared = Known(BESIDE, {BESIDE: {6}}, {f"{BESIDE}::a": 2.0, f"{BESIDE}::b": 0.5})  # by a fixture of the file
+    beside = [f"{BESIDE}::b", "own::c", f"{BESIDE}::a", "own::a"]
+    assert covering(mutant, [own, shared], 60) == ([], beside, 6.5)
+    assert covering(mutant, [own, shared], 2) == ([], beside[:2], 1.5)
+
+
+def test_a_mutant_is_tested_in_a_fork_and_the_tests_pass_without_it() -> None:
+    path = ROOT / "tensorfact/network/cost.py"
+    (mutant,) = (each for each in mutants(path) if each.code.startswith("return Cost(2 *") and each.after == "3")
+    code = "from tests.test_mutants import kills; import sys; sys.exit(kills(sys.argv[1]))"
+    ended = subprocess.run([sys.executable, "-c", code, mutant.name], cwd=ROOT, capture_output=True, check=False)
+    assert ended.returncode == 0, ended.stderr.decode()
+
+
+def kills(name: str) -> int:
+    """Return 0 if the tests of a module pass, and fail with a change of it; in a process without the package."""
+    prepare()
+    record = Record(OWN)
+    (mutant,) = (each for each in mutants(ROOT / "tensorfact/network/cost.py") if each.name == name)
+    if not record.exists:
+        record.make()
+    names, _, _ = covering(mutant, [record], 60)
+    return int(not names or not passes(names, None, 60) or passes(names, mutant, 60))
