@@ -333,6 +333,9 @@ def test_other_parameters_of_an_adapted_layer_are_registered_and_deleted() -> No
     layer = model.blocks[0].mlp.fc1
     layer.register_parameter("other_g", nn.Parameter(torch.zeros(1)))
     del layer.other_g
+    assert not hasattr(layer, "other_g")
+    with refused(AdaptError, FC1):
+        del layer.weight
     prune.l1_unstructured(layer, "bias", 0.5)  # type: ignore[no-untyped-call]
     assert torch.isfinite(infer(model, X)).all()
 

@@ -249,6 +249,15 @@ def test_infinite_numbers_of_an_output_do_not_count() -> None:
     assert all(effect.moved > 0 for effect in adapter.check(X).effects)
 
 
+def test_an_output_of_another_length_is_another_output() -> None:
+    class Kept(Branches):
+        def forward(self, x: Tensor, which: tuple[int, ...] = (0, 1)) -> Tensor:
+            x = super().forward(x, which)
+            return x.flatten()[: 2 + round(1e2 * float(x.abs().sum())) % 7]
+
+    assert math.inf in {effect.moved for effect in adapted(Kept()).check(X).effects}
+
+
 def test_buffers_stay_as_they_were() -> None:
     class Counting(Branches):
         def __init__(self) -> None:

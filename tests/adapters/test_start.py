@@ -132,6 +132,16 @@ def test_frozen_cores_without_a_direction_are_refused(format: Format, zero: list
         adapt(model, layers_plan(), format, init="hosvd", check=False)
 
 
+@pytest.mark.parametrize("format", [MatrixBatch(2), TensorTrain(2), Tucker(2)], ids=str)
+def test_trained_cores_need_no_direction(format: Format) -> None:
+    model = randomise(layers(2, 6))
+    with torch.no_grad():
+        cast("nn.Linear", model[1]).weight.zero_()
+    adapter = adapt(model, layers_plan(), format, init="hosvd", check=False)
+    assert all(torch.isfinite(core).all() for core in adapter.named_cores().values())
+    assert not any(adapter.delta(f"{layer}.weight").any() for layer in range(2))
+
+
 @pytest.mark.parametrize("kind", EXACT)
 def test_an_adapter_or_an_increment_is_a_start(kind: Any) -> None:
     _, source, _ = stacked(scale=2.0)

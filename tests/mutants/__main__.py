@@ -26,8 +26,8 @@ AT_MOST = 120.0
 
 
 def survives(mutant: Mutant, stages: Sequence[Sequence[str]], seconds: float) -> bool:
-    """Return whether every test of a mutant passes in four times the time that the tests take without the change."""
-    return all(passes(names, mutant, 4 * seconds + 60) for names in stages if names)
+    """Return whether every test of a mutant passes in twice the time that the tests take without the change."""
+    return all(passes(names, mutant, 2 * seconds + 60) for names in stages if names)
 
 
 def survivors(sample: Sequence[Mutant], pool: Executor) -> list[Mutant]:

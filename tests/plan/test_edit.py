@@ -87,6 +87,13 @@ def test_a_swap_takes_what_all_coordinates_choose_and_without_any_everything() -
     assert patterns(plan.swapped("in", "out")) == ["in out", "in out"]
 
 
+def test_any_two_axes_along_the_parameters_are_swapped() -> None:
+    plan = TensorizationPlan((Group("g", "at to from", (Rule("blocks.{at}.attn.proj.weight", "to from"),)),))
+    assert [rule.pattern for rule in plan.swapped("from", "to").groups[0].rules] == ["from to"]
+    with refused(PlanError, "'in'", "plan.swapped('from', 'to')"):
+        plan.swapped("in", "to")
+
+
 def test_a_size_that_is_known_need_not_be_told() -> None:
     plan = PLAN.split("in", {"head": 12, "dim": None}).split("head", {"a": 4, "b": None})
     assert plan.resolve(NANO).tensors[0].shape == (72, 4, 3, 8, 96)

@@ -114,6 +114,10 @@ def pickled(path: Path) -> None:
     path.write_bytes(pickle.dumps({"w": [1.0]}))
 
 
+def latest(path: Path) -> None:
+    path.write_bytes(pickle.dumps({"w": [1.0]}, protocol=5))
+
+
 def pointer(path: Path) -> None:
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n")
 
@@ -128,6 +132,7 @@ def beside(path: Path) -> None:
         ("pytorch_model.bin", zipped, ("pickle", "torch.load('pytorch_model.bin', weights_only=True)")),
         ("adapter.pt", legacy, ("pickle", "'adapter.safetensors'")),
         ("adapter.pkl", pickled, ("pickle", "'adapter.safetensors'")),
+        ("adapter.pkl", latest, ("pickle", "'adapter.safetensors'")),
         ("adapter.safetensors", pointer, ("Git LFS", "git lfs pull")),
         ("adapter_model.safetensors", beside, ("adapter_model.bin", "safe_serialization=True")),
     ],
@@ -142,11 +147,18 @@ def test_a_file_of_another_kind_is_told_by_its_cause(
             read(tmp_path / name)
 
 
-@pytest.mark.parametrize("size", [640, 1152, 640 + 256])
-def test_a_truncated_file_is_no_pickle(size: int, tmp_path: Path) -> None:
-    """The length of a header may begin with the bytes of a pickle."""
-    (tmp_path / "file").write_bytes(size.to_bytes(8, "little") + b'{"w":')
+@pytest.mark.parametrize("start", [640, 1152, 640 + 256, 0x80 + (6 << 8) + (1 << 16), 0x80 + (0x99 << 8) + (1 << 24)])
+def test_a_truncated_file_is_no_pickle(start: int, tmp_path: Path) -> None:
+    """The length of a header may begin with the bytes of a pickle, and the protocols of pickle end with 5."""
+    (tmp_path / "file").write_bytes(start.to_bytes(8, "little") + b'{"w":')
     with refused(CheckpointError, "truncated or damaged"):
+        read_tensors(tmp_path / "file")
+
+
+def test_a_file_that_is_replaced_all_the_time_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tensors(tmp_path / "file", FIRST, {})
+    monkeypatch.setattr(OpenFile, "is_at", lambda *_: False)
+    with refused(CheckpointError, str(tmp_path / "file"), "replaced all the time"):
         read_tensors(tmp_path / "file")
 
 

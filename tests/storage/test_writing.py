@@ -16,7 +16,7 @@ import torch
 
 from tensorfact.errors import CheckpointError
 from tensorfact.storage.files import read_tensors, write_tensors
-from tensorfact.storage.writing import _locked, _temporary, write_bytes, write_folder, write_text
+from tensorfact.storage.writing import _locked, _temporary, make_folder, write_bytes, write_folder, write_text
 from tests.helpers import refused
 
 OLD, NEW = b"old", b"new contents"
@@ -138,14 +138,24 @@ def test_what_is_not_a_file_is_neither_replaced_nor_waited_for(kind: str, tmp_pa
 
 
 def test_a_folder_is_made_with_its_parents_and_another_s_files_stay(tmp_path: Path) -> None:
-    folder = tmp_path / "a" / "b"
+    folder = tmp_path / "a" / "b" / "c"
     write_folder(folder, FOLDER)
     assert contents(folder) == FOLDER
     (folder / "README.md").write_bytes(OLD)
     write_folder(folder, {**FOLDER, "config.json": NEW})
     assert contents(folder) == {**FOLDER, "config.json": NEW, "README.md": OLD}
     assert os.listdir(tmp_path) == ["a"]
-    assert os.listdir(tmp_path / "a") == ["b"]
+    assert os.listdir(tmp_path / "a" / "b") == ["c"]
+
+
+@pytest.mark.parametrize("blocking", ["file", "file/below", "/proc/none"])
+def test_a_folder_that_cannot_be_made_is_refused(blocking: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with refused(CheckpointError, "cannot create the folder", blocking):
+        make_folder(tmp_path / blocking)
+    make_folder(tmp_path / "new" / "below")
+    make_folder(tmp_path / "new" / "below")
+    assert (tmp_path / "new" / "below").is_dir()
 
 
 @pytest.mark.parametrize("existing", [{}, {"config.json": OLD}, dict.fromkeys(FOLDER, OLD), {"other": OLD}])

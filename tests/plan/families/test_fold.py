@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import re
 from typing import Any, cast
 
 import pytest
@@ -27,7 +29,7 @@ from tensorfact.errors import NoMatchError, PlanError
 from tensorfact.lab import nano
 from tensorfact.lab.models import make_model
 from tests.helpers import Tiny, difference, draw, layers, refused, untouched
-from tests.plan.families.members import outline
+from tests.plan.families.members import MEMBERS, outline
 
 
 def count(name: str, format: Format, blocks: Any = "all") -> int:
@@ -125,6 +127,34 @@ def test_a_plan_covers_every_matrix_of_its_blocks(name: str, blocks: Any) -> Non
         if p.dim() == 2 and n.endswith("weight") and any(w in n for w in words) and "cpb" not in n
     }
     assert covered == matrices
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_a_block_is_what_its_layers_are(name: str) -> None:
+    """Attention by its name, kernels by their modules, and the MLPs are what is left; no weight is in two blocks."""
+    with torch.device("meta"):
+        model = make_model(name, **MEMBERS[name][1].small)
+    found = {}
+    for block in ("attention", "mlp", "conv", "depthwise"):
+        with contextlib.suppress(PlanError):  # the family has no such block
+            found[block] = plan_for(model, cast("Any", block)).resolve(model).parameters
+    every = [parameter for parameters in found.values() for parameter in parameters]
+    assert sorted(every) == sorted(plan_for(model, ["all", "depthwise"]).resolve(model).parameters)
+    for block, parameters in found.items():
+        for parameter in parameters:
+            module = model.get_submodule(parameter.rpartition(".")[0])
+            kernel = isinstance(module, nn.Conv2d)
+            attends = "mlp" not in parameter and re.search("att|token_mixer.(qkv|proj)", parameter, re.IGNORECASE)
+            depthwise = kernel and cast("nn.Conv2d", module).weight.shape[1] == 1
+            assert (block == "depthwise") == depthwise, parameter
+            assert kernel or block in ("attention", "mlp"), parameter
+            assert bool(attends) == (block == "attention") or block == "depthwise", parameter
+
+
+def test_a_large_eva_without_gates_is_folded() -> None:
+    model = outline("eva_giant_patch14_224", depth=2)
+    resolved = plan_for(model, "mlp").resolve(model)
+    assert set(resolved.parameters) == {f"blocks.{layer}.mlp.fc{k}.weight" for layer in range(2) for k in (1, 2)}
 
 
 def test_the_plan_is_the_one_in_the_readme_and_survives_json() -> None:
