@@ -239,7 +239,7 @@ class ResolvedPlan:
             if left.reason != VECTOR:
                 key = (_NUMBER.sub("*", left.parameter), left.shape, left.reason)
                 alike[key] = alike.get(key, 0) + 1
-        rows = [(name, f"{count} x {'x'.join(map(str, s)) or 1}", why) for (name, s, why), count in alike.items()]
+        rows = [(name, f"{count} x {'x'.join(map(str, s))}", why) for (name, s, why), count in alike.items()]
         vectors = sum(left.reason == VECTOR for left in self.left_out)
         rows += [("biases, norms, scales", f"{vectors} vectors", VECTOR)] if vectors else []
         return Table(("left out", "shapes", "why"), tuple(rows))

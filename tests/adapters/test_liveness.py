@@ -258,6 +258,16 @@ def test_an_output_of_another_length_is_another_output() -> None:
     assert math.inf in {effect.moved for effect in adapted(Kept()).check(X).effects}
 
 
+def test_a_check_tells_the_same_whatever_torch_s_random_state() -> None:
+    adapter, found = adapted(Branches()), []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        state = torch.get_rng_state()
+        found.append(adapter.check((X, (0, 1))))
+        assert torch.equal(torch.get_rng_state(), state)
+    assert found[0] == found[1] == found[2]
+
+
 def test_buffers_stay_as_they_were() -> None:
     class Counting(Branches):
         def __init__(self) -> None:

@@ -98,6 +98,14 @@ def test_a_network_that_shares_inputs_and_outputs_is_not_cut() -> None:
     assert over_inputs.bond == over_outputs.bond == 4
 
 
+def test_blocks_may_be_all_inputs_or_all_outputs() -> None:
+    cores = (Core("A", ("in", "x")), Core("B", ("in", "x", "out")))
+    network = Network(cores, ("in", "out"), {"in": 2, "out": 3, "x": 2})
+    ((over_inputs,), (over_outputs,)) = (list(cuts(network, *s)) for s in ((("in",), ("out",)), (("out",), ("in",))))
+    assert (over_inputs.blocks, over_inputs.over_inputs) == (("in",), True)
+    assert not over_outputs.over_inputs
+
+
 def test_without_a_bond_one_number_passes() -> None:
     network = Network((Core("A", ("in",)), Core("B", ("out",))), ("in", "out"), {"in": 2, "out": 3})
     (cut,) = cuts(network, ("in",), ("out",))

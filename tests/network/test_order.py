@@ -104,6 +104,12 @@ def test_an_input_goes_before_the_cores() -> None:
     assert plan_contraction(network)(operands(network)).shape == (7, 2)
 
 
+@pytest.mark.parametrize(("core", "leg", "words"), [("A", TOKENS, f"{TOKENS!r} is reserved"), ("x", "in", "'x'")])
+def test_the_names_of_the_input_are_reserved(core: str, leg: str, words: str) -> None:
+    with refused(NetworkError, words, fix=core == "A"):
+        with_input(Network((Core(core, (leg, "out")),), (leg, "out"), {leg: 3, "out": 2}), (leg,), ("out",), 7)
+
+
 def test_a_plan_is_made_once_for_equal_networks() -> None:
     first, second = (Network((Core("A", ("x", "y")),), ("x",), {"x": 2, "y": 3}) for _ in range(2))
     assert plan_contraction(first) is plan_contraction(second)

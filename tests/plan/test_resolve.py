@@ -329,6 +329,13 @@ def test_the_side_of_an_axis(param: str, pattern: str, labels: Any, sides: Any, 
     assert found == {**dict.fromkeys(labels, "stack"), **expected}
 
 
+def test_a_stack_may_be_split_into_a_stack_and_more() -> None:
+    rule = Rule("experts", "(e part) out in")
+    group = Group("g", "e part out in", (rule,), axis_sizes={"e": 3}, sides={"e": "stack"})
+    found = {mode.name: mode.side for mode in TensorizationPlan((group,)).resolve(Stacks())["g"].modes}
+    assert found == {"e": "stack", "part": "stack", "out": "out", "in": "in"}
+
+
 def test_a_merged_mode_has_the_side_of_its_first_axis_that_is_not_stacked() -> None:
     resolved = plan("(expert out) in", Rule("experts", "expert out in")).resolve(Stacks())
     assert [mode.side for mode in resolved["g"].modes] == ["out", "in"]
