@@ -155,9 +155,10 @@ def test_learning_rates_are_numbers_in_a_dict(wrong: Any) -> None:
 
 def test_a_converted_adapter_trains_saves_and_merges(tmp_path: Path) -> None:
     model, adapter, x = stacked()
-    old = list(adapter.parameters())
+    old, hooks = list(adapter.parameters()), len(model._forward_hooks)
     adapter.convert(CP(6))
     new = list(adapter.parameters())
+    assert len(model._forward_hooks) == hooks
     assert not {id(p) for p in old} & {id(p) for p in new}
     assert {id(p) for p in model.parameters()} >= {id(p) for p in new}
     model(x).sum().backward()

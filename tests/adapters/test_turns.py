@@ -137,11 +137,13 @@ def test_an_interrupted_pass_does_not_keep_its_turn() -> None:
     assert not together(lambda: model(X), adapter.merge)
 
 
-def test_a_thread_that_waits_for_ever_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("use", ["run", "read", "merge", "remove"])
+def test_a_thread_that_waits_for_ever_is_told(use: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tensorfact.adapters.turns._PATIENCE", 0.2)
     model, adapter = adapted()
+    uses: dict[str, Callable[[], object]] = {"run": lambda: model(X), "read": lambda: adapter.state}
     with adapter.disabled():
-        raised = together(lambda: model(X))
+        raised = together(uses.get(use) or getattr(adapter, use))
     assert [type(error) for error in raised] == [AdaptError]
     assert "disabled()" in str(raised[0])
 

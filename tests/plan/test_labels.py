@@ -44,6 +44,15 @@ def test_the_table_says_what_labels_cover() -> None:
     assert "role=o " in text
 
 
+@pytest.mark.parametrize(("count", "shown"), [(4, 4), (8, 8), (16, 8), (32, 8)])
+def test_at_most_eight_labels_are_listed(count: int, shown: int) -> None:
+    labels = [f"l{k}" for k in range(count)]
+    with pytest.raises(PlanError) as caught:
+        plan_of(QKV, "(role out) in", role=labels).resolve(nano())
+    assert f"'l{shown - 1}'" in str(caught.value)
+    assert f"'l{shown}'" not in str(caught.value)
+
+
 @pytest.mark.parametrize("labels", [["q", "k"], ["q", None], ["a", "b", "c", "d"], [None, "x", "y", "z"]])
 def test_labels_that_cross_the_blocks_of_a_fused_weight_are_refused(labels: list[str | None]) -> None:
     model, size = nano(), 288 // len(labels)

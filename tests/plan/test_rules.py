@@ -183,6 +183,11 @@ def test_a_group_is_not_named_like_an_attribute_of_a_module(name: str) -> None:
         Group(name, "layer in out", (Rule("{layer}.weight", "out in"),))
 
 
+def test_an_axis_is_not_both_a_partition_and_tied() -> None:
+    with refused(PlanError, "'layer' is in partition and in tied"):
+        Group("g", "in out", (Rule("{layer}.weight", "out in"),), partition="layer", tied="layer")
+
+
 @pytest.mark.parametrize("sizes", ["x", 3, ["in"]])
 def test_axis_sizes_are_a_dict(sizes: Any) -> None:
     with refused(PlanError, "axis_sizes", "axis_sizes={'in': 12}"):
