@@ -50,10 +50,6 @@ class AdaptOptions:
         argument, meant = f"{self.function}: seed", "an int of 64 bits, or None"
         seed = whole_number(self.seed, argument, AdaptError, least=-(1 << 63), expected=meant, example=0)
         object.__setattr__(self, "seed", seed)
-        try:
-            self.generator()
-        except (RuntimeError, ValueError, OverflowError) as error:
-            raise AdaptError(argument, expected=meant, got=str(seed)[:80], fix="seed=0") from error
 
     def generator(self) -> torch.Generator:
         """Return a CPU generator for the random cores, seeded with `seed`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import operator
 import os
@@ -11,6 +12,7 @@ from typing import SupportsFloat, SupportsIndex, TypeVar
 
 import numpy
 import torch
+from torch import nn
 
 from ..errors import TensorfactError, nearest
 
@@ -26,6 +28,9 @@ AnyPath = str | os.PathLike[str]
 """Types that are accepted as a path."""
 
 H = TypeVar("H", bound=Hashable)
+
+_LARGEST = (1 << 63) - 1
+"""The largest integer that torch takes."""
 
 _QUOTED = 200
 """The most characters of a value in a message: it may come from a file."""
@@ -68,6 +73,8 @@ def whole_number(
 ) -> int:
     """Check that a value is an integer of at least `least`, of Python, numpy or torch, and return it as an int.
 
+    Integers of more than 64 bits are refused, since torch takes none.
+
     Args:
         value: The value to check.
         argument: Where the value was passed, as in `explain: tokens`.
@@ -77,7 +84,7 @@ def whole_number(
         example: A valid value, for the fix; default: `least`.
 
     Raises:
-        TensorfactError: Of class `kind`, if the value is a bool, a float or less than `least`.
+        TensorfactError: Of class `kind`, if the value is a bool, a float, less than `least` or of more than 64 bits.
 
     Examples:
         >>> from tensorfact.errors import AdaptError
@@ -90,8 +97,10 @@ def whole_number(
             number = operator.index(value)
         except TypeError:  # a tensor with several elements, or of floats
             number = least - 1
-        if number >= least:
+        if least <= number <= _LARGEST:
             return number
+        if number > _LARGEST and not expected:
+            expected = f"an int from {least} to {_LARGEST}"
     raise _refused(
         kind, argument, expected or f"an int of at least {least}", value, least if example is None else example
     )
@@ -235,18 +244,43 @@ def of_type(
     raise kind(argument, expected=expected, got=repr(value)[:80], fix=f"{_name(argument)}={example}")
 
 
-def callback(value: T, argument: str, kind: ErrorClass) -> T:
-    """Check that a value can be called, such as a progress callback, and return it.
+def callback(
+    value: T, argument: str, kind: ErrorClass, *, takes: str = "task, done, total", example: str = "print"
+) -> T:
+    """Check that a value is a function of some arguments, such as a progress callback, and return it.
+
+    Classes are refused, since what they return is an instance, not a result.
 
     Args:
         value: The value to check.
         argument: Where the value was passed, as in `extract: progress`.
         kind: Class of the error.
+        takes: The names of the arguments that it is called with, separated by commas.
+        example: A valid value as it is typed, for the fix.
 
     Raises:
-        TensorfactError: Of class `kind`, if the value cannot be called.
+        TensorfactError: Of class `kind`, if the value is not a function, or takes another number of arguments.
+
+    Examples:
+        >>> from tensorfact.errors import TrainingError
+        >>> callback(lambda logits: logits.sum(), "fit: loss", TrainingError, takes="logits, labels", example="loss")
+        Traceback (most recent call last):
+        tensorfact.errors.TrainingError: fit: loss: expected a function of (logits, labels), got a function of \
+(logits). Fix: loss=loss.
     """
-    return of_type(value, Callable, argument, kind, expected="a function", example="print")  # type: ignore[arg-type]
+    got = quoted(value)
+    if callable(value) and not isinstance(value, type):
+        try:
+            signature = inspect.signature(value.forward if isinstance(value, nn.Module) else value)
+        except (TypeError, ValueError):  # of a built-in function
+            return value
+        try:
+            signature.bind(*takes.split(","))
+        except TypeError:
+            got = f"a function of ({', '.join(signature.parameters)})"
+        else:
+            return value
+    raise kind(argument, expected=f"a function of ({takes})", got=got, fix=f"{_name(argument)}={example}")
 
 
 def file_path(value: object, argument: str, kind: ErrorClass, *, example: str = "adapter.safetensors") -> Path:

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from ..algebra import reconstruct
 from ..algebra.extraction import Weights
 from ..common.aliases import JsonObject, Options
+from ..common.checks import callback
 from ..common.progress import Progress, silent
 from ..common.table import Table
 from ..errors import TrainingError
@@ -168,7 +169,8 @@ def compare(
         RankError: A tensor of the plan does not admit a rank; raised before training starts.
         AdaptError: The head of the model cannot be replaced.
         DataError: The weights in `increment` do not fit the model.
-        TrainingError: `seeds` is empty, two methods have the same label, or a loss is not finite.
+        TrainingError: `seeds` is empty, two methods have the same label, `progress` is not a function of its arguments,
+            or a loss is not finite.
 
     Examples:
         >>> from tensorfact import TensorTrain, compare
@@ -178,6 +180,7 @@ def compare(
         >>> [(row.label, row.parameters) for row in result.rows]
         [('linear probe', 0), ('full fine-tuning', 677760), ('tt rank=2', 672)]
     """
+    callback(progress, "compare: progress", TrainingError)
     plan = plan or plan_for(model)
     labelled = formats if isinstance(formats, Mapping) else _labelled(formats)
     shared = {"scale": scale, "dropout": dropout}

@@ -103,6 +103,7 @@ def _weights(path: Path) -> StoredTensors:
             f"{path} is not a folder of peft",
             expected=f"{CONFIG} and {WEIGHTS}",
             got=", ".join(sorted(each.name for each in path.iterdir())[:5]) or "an empty folder",
+            cause="another folder, or a process that was killed while it replaced the adapter",
             fix="pass the folder that peft's save_pretrained wrote",
         )
     return StoredTensors(path / WEIGHTS)

@@ -82,7 +82,8 @@ def to_lora(
 ) -> LoraFolder:
     """Write an adapter as a LoRA folder of peft: `adapter_config.json` and `adapter_model.safetensors`.
 
-    Both files are written or none; other files in the folder stay.
+    Both files are written or none; other files in the folder stay. A process that is killed while it replaces an
+    adapter leaves the old one, the new one, or a folder without `adapter_config.json`, which nothing reads.
 
     Every linear layer gets the smallest lossless rank: the rank of the network through the layer. A layer whose weight
     the model reads without calling the layer cannot be exported, since peft changes only calls.

@@ -66,6 +66,9 @@ def write_text(path: AnyPath, text: str) -> None:
 def write_folder(folder: AnyPath, files: Mapping[str, bytes]) -> None:
     """Write several files into a folder: all of them or none. Other files in the folder stay.
 
+    At every moment the folder holds the old files, the new ones, or not the first of them, so that a process that is
+    killed never leaves old and new ones together. Without the first file, the folder must count as empty.
+
     Args:
         folder: The folder; it is created, with its parents, if it does not exist.
         files: The contents by file name.
@@ -219,23 +222,47 @@ def _created(folder: Path, files: Mapping[str, bytes]) -> bool:
 
 
 def _replace_all(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Replace files of an existing folder; if one of them fails, put the earlier ones back."""
-    with contextlib.ExitStack() as staged, contextlib.ExitStack() as undo:
-        ready = []
-        for name, contents in files.items():
-            target, mode = _target(folder / name)
-            if mode is None or target.read_bytes() != contents:
-                ready.append((*staged.enter_context(_staged(target, mode, contents)), mode is None))
-        for at, (temporary, target, new) in enumerate(ready, 1):
-            if new:
-                undo.callback(_removed, target)
-            elif at < len(ready):  # nothing can fail after the last one
+    """Replace files of an existing folder; if one of them fails, put the earlier ones back.
+
+    The first file is moved away before the others are replaced, and comes last.
+    """
+    with _alone(folder), contextlib.ExitStack() as staged, contextlib.ExitStack() as undo:
+        targets = {name: _target(folder / name) for name in files}
+        changed = [name for name, (path, mode) in targets.items() if mode is None or path.read_bytes() != files[name]]
+        names = changed if len(changed) < 2 else list(files)
+        for path, _ in targets.values():
+            _remove_leftovers(path)
+        ready = [staged.enter_context(_staged(*targets[name], files[name])) for name in names]
+        if len(ready) > 1:
+            for _, target in ready:
                 before = _temporary(target)
-                shutil.copy2(target, before)
                 staged.callback(_removed, before)
-                undo.callback(os.replace, before, target)
+                undo.callback(_move_back, before, target)
+                with contextlib.suppress(FileNotFoundError):
+                    os.rename(target, before)
+        for temporary, target in reversed(ready):
+            if len(ready) > 1:
+                undo.callback(_removed, target)
             os.replace(temporary, target)
         undo.pop_all()
+
+
+def _move_back(before: Path, target: Path) -> None:
+    """Put an old file back, if there was one."""
+    with contextlib.suppress(FileNotFoundError):
+        os.replace(before, target)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Context manager in which no other process or thread replaces the files of a folder; others wait."""
+    with contextlib.ExitStack() as left:
+        if sys.platform != "win32":  # a folder cannot be opened there
+            with contextlib.suppress(OSError):  # one that cannot be read, or a file system without locks
+                descriptor = os.open(folder, os.O_RDONLY)
+                left.callback(os.close, descriptor)
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
 
 
 def _temporary(target: Path) -> Path:

@@ -90,3 +90,31 @@ def test_a_value_is_of_a_type(value: Any) -> None:
         callback(value, "extract: progress", AdaptError)
     assert of_type({}, dict, "adapt: scale", AdaptError, expected="a dict", example="{}") == {}
     assert callback(print, "extract: progress", AdaptError) is print
+
+
+class Called:
+    def __call__(self, task: str, done: int, total: int) -> None:
+        return
+
+
+@pytest.mark.parametrize(
+    "value", [lambda: 0, lambda a, b: 0, lambda a, b, c, d: 0, torch.nn.Linear(1, 1), dict, Called]
+)
+def test_a_callback_takes_the_arguments_of_a_call(value: Any) -> None:
+    with refused(AdaptError, "a function of (task, done, total)", "Fix: progress=print"):
+        callback(value, "extract: progress", AdaptError)
+
+
+@pytest.mark.parametrize(
+    "value", [print, Called(), max, lambda *any: 0, lambda a, b, c, d=1: 0, torch.nn.Bilinear(1, 1, 1)]
+)
+def test_a_callback_may_take_more(value: Any) -> None:
+    takes = "first, second" if isinstance(value, torch.nn.Module) else "task, done, total"
+    assert callback(value, "extract: progress", AdaptError, takes=takes) is value
+
+
+@pytest.mark.parametrize("value", [1 << 63, 1 << 70, 10**400])
+def test_an_int_has_64_bits(value: int) -> None:
+    with refused(AdaptError, "an int from 1 to 9223372036854775807", "Fix: tokens=1."):
+        whole_number(value, "explain: tokens", AdaptError)
+    assert whole_number((1 << 63) - 1, "explain: tokens", AdaptError) == (1 << 63) - 1

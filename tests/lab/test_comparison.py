@@ -91,6 +91,9 @@ def test_a_mistake_shows_before_anything_trains() -> None:
         compare(model, data, [CP(1)], seeds=())
     with pytest.raises(TrainingError, match="the same label"):
         compare(model, data, [CP(1)], baselines=(LinearProbe(), LinearProbe()))
+    for wrong in (None, lambda one: None, 3):
+        with pytest.raises(TrainingError, match="progress: expected a function"):
+            compare(model, data, [CP(1)], progress=wrong)  # type: ignore[arg-type]
     with pytest.raises(AdaptError, match="reset_classifier"):
         compare(nn.Linear(2, 2), data, [CP(1)], plan=plan_for(model))
     assert not trained

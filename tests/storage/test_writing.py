@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -237,14 +239,93 @@ def test_what_a_killed_process_left_is_removed_by_the_next_write(tmp_path: Path)
     (tmp_path / "old" / "config.json").write_bytes(OLD)
     subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=True, timeout=300)
     assert contents(tmp_path / "old")["config.json"] == OLD
-    assert len(list(tmp_path.rglob("*.tmp"))) == 5
+    assert len(list(tmp_path.rglob("*.tmp"))) == 4
     assert sorted(path.name for path in tmp_path.iterdir() if path.suffix != ".tmp") == ["old"]
     write_bytes(tmp_path / "file", NEW)
-    assert len(list(tmp_path.rglob("*.tmp"))) == 4  # another target's are not touched
+    assert len(list(tmp_path.rglob("*.tmp"))) == 3  # another target's are not touched
     write_folder(tmp_path / "folder", FOLDER)
     write_folder(tmp_path / "old", FOLDER)
     assert not list(tmp_path.rglob("*.tmp"))
     assert contents(tmp_path / "folder") == contents(tmp_path / "old") == FOLDER
+
+
+AT_EACH_STEP = """
+import json, os, signal, sys
+from pathlib import Path
+from tensorfact.storage.writing import write_folder
+
+cases = json.loads(sys.argv[2])
+moves = os.rename, os.replace
+
+def until(step, after):
+    calls = []
+    def counted(move):
+        def move_or_end(*paths):
+            calls.append(paths)
+            if after:
+                move(*paths)
+            if len(calls) == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if not after:
+                move(*paths)
+        return move_or_end
+    return counted
+
+for case, (old, new) in cases.items():
+    for step in range(1, 8):
+        for after in (False, True):
+            folder = Path(sys.argv[1], case, f"{step} {after}")
+            folder.mkdir(parents=True)
+            for name, text in old.items():
+                (folder / name).write_text(text)
+            if not os.fork():
+                os.rename, os.replace = map(until(step, after), moves)
+                write_folder(folder, {name: text.encode() for name, text in new.items()})
+                os._exit(0)
+            os.wait()
+"""
+
+
+def test_a_folder_of_a_killed_process_never_mixes_old_and_new(tmp_path: Path) -> None:
+    two, three = ({name: f"new {name}" for name in names} for names in (("config", "a"), ("config", "a", "b")))
+    cases = {
+        "all": (dict.fromkeys(two, "old"), two),
+        "all of three": (dict.fromkeys(three, "old"), three),
+        "the first is the same": ({**three, "a": "old", "b": "old"}, three),
+        "the first alone": ({"config": "old"}, two),
+        "the last alone": ({"a": "old"}, two),
+        "another": ({"README.md": "old"}, two),
+    }
+    arguments = [str(tmp_path), json.dumps(cases)]
+    subprocess.run([sys.executable, "-c", AT_EACH_STEP, *arguments], check=True, timeout=300)
+    for case, (old, new) in cases.items():
+        seen = []
+        for folder in (tmp_path / case).iterdir():
+            found = {path.name: path.read_text() for path in folder.iterdir() if path.suffix != ".tmp"}
+            assert found in (old, {**old, **new}) or "config" not in found, found
+            seen.append(found)
+            write_folder(folder, {name: text.encode() for name, text in new.items()})
+            assert {name: text.decode() for name, text in contents(folder).items()} == {**old, **new}
+        assert old in seen
+        assert {**old, **new} in seen
+
+
+@pytest.mark.parametrize("writers", [2, 3, 4])
+def test_threads_that_write_one_folder_leave_the_files_of_one(writers: int, tmp_path: Path) -> None:
+    def write(number: int) -> None:
+        for _ in range(40):
+            write_folder(tmp_path, dict.fromkeys(FOLDER, f"{number}".encode()))
+            time.sleep(0)
+
+    write(0)
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(1, writers + 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found = contents(tmp_path)
+    assert found.keys() == FOLDER.keys()
+    assert len(set(found.values())) == 1
 
 
 @pytest.mark.parametrize("kind", ["of a living writer", "of another target", "of another program", "a link"])

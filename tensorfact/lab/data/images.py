@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ...common.aliases import Options
-from ...common.checks import AnyPath, file_path, flag
+from ...common.checks import AnyPath, callback, file_path, flag
 from ...common.progress import Progress, silent
 from ...errors import DataError
 from ...model.example import timm_shape
@@ -209,8 +209,9 @@ def check_images(images: Sequence[tuple[str, str]], task: str, progress: Progres
         progress: Called after each image.
 
     Raises:
-        DataError: A file is not a readable image.
+        DataError: A file is not a readable image, or `progress` is not a function of its arguments.
     """
+    callback(progress, "progress", DataError)
     for done, (name, path) in enumerate(images, 1):
         try:
             open_rgb(path)
@@ -269,8 +270,9 @@ class SourceImages(Dataset[tuple[Tensor, int]]):
         """Read every image and label.
 
         Raises:
-            DataError: An image is not readable, or has no label.
+            DataError: An image is not readable, or has no label; or `progress` is not a function of its arguments.
         """
+        callback(progress, "progress", DataError)
         for index in range(len(self)):
             self.read(index)
             progress(f"checking {self.what}", index + 1, len(self))

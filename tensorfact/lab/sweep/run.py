@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable
 from pathlib import Path
 
-from ...common.checks import AnyPath, file_path
+from ...common.checks import AnyPath, callback, file_path
 from ...common.progress import Progress, silent
 from ...errors import SweepError, naming
 from .cells import Candidates, collect, grid
@@ -58,6 +58,7 @@ def run_sweep(
         TensorfactError: Invalid model, method, task or data, raised before training starts; or the folder is in use or
             cannot be written.
     """
+    callback(progress, "progress", SweepError)
     store = Store(file_path(folder, "folder", SweepError))
     runner = Runner(store.folder, root if root is None else Path(root), device, workers, keep, tracker)
     with store.locked():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import gc
+import sys
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
+from ...common.checks import of_type
 from ...errors import TrainingError
 from ...storage.fingerprint import sampled_digest
 from .engine import TrainingEngine
@@ -29,10 +31,19 @@ def engine_for(model: nn.Module, accelerator: Accelerator | None) -> TrainingEng
         accelerator: The accelerator passed to `fit`; None for plain torch in this process.
 
     Raises:
-        TrainingError: `fit` does not support the accelerator's settings.
+        TrainingError: `accelerator` is another object, or `fit` does not support its settings.
     """
     if accelerator is None:
         return TrainingEngine(model)
+    accelerate = sys.modules.get("accelerate")  # imported where the accelerator was made
+    of_type(
+        accelerator,
+        () if accelerate is None else accelerate.Accelerator,
+        "fit: accelerator",
+        TrainingError,
+        expected="an accelerate.Accelerator or None",
+        example="None",
+    )
     _check(accelerator)
     return Sharded(model, accelerator) if accelerator.is_fsdp2 else Accelerated(model, accelerator)
 

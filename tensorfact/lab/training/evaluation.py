@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 import torch
@@ -11,7 +12,7 @@ from torch.utils.data import DataLoader
 from ...common.checks import whole_number
 from ...errors import TrainingError
 from .batches import BatchOrigin, MicroBatch
-from .predictions import loss_of, predict
+from .predictions import check_loss, loss_of, predict, refuse_infinite
 from .schedule import Loss
 from .sources import Data, check_data, check_values, in_order, refuse_beside
 
@@ -34,10 +35,11 @@ def evaluate(
         Accuracy (0 to 1) and mean loss.
 
     Raises:
-        TrainingError: `data` is empty, its labels are not class indices, the model does not take its inputs, or
-            `batch_size` is given beside a loader.
+        TrainingError: `data` is empty or not finite, its labels are not class indices, the model does not take its
+            inputs, the loss is not a function to a scalar, or `batch_size` is given beside a loader.
     """
     what = "evaluate: data"
+    check_loss(loss, "evaluate")
     check_values(model, "evaluate", offloaded=True)
     check_data(data, what, sized=False)
     if batch_size is not None:
@@ -93,9 +95,11 @@ def tally(
                 got=f"{tuple(logits.shape)} and {tuple(labels.shape)}",
                 fix="return one class index per sample, such as onehot.argmax(-1)",
             )
-        value = loss_of(loss, logits, labels, origin)
+        value = float(loss_of(loss, logits, labels, origin))
+        if not math.isfinite(value) or bool(logits.isnan().any()):
+            refuse_infinite(batch, origin)
         if part.weight:
             right += int((logits.argmax(-1) == labels).sum())
-            total += float(value) * len(labels)
+            total += value * len(labels)
             count += len(labels)
     return right, total, count

@@ -10,13 +10,14 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ...common.checks import AnyPath, file_path, flag
+from ...common.checks import AnyPath, callback, file_path, flag
 from ...common.progress import Progress, silent
 from ...errors import TrainingError
 from .accelerated import engine_for
 from .engine import TrainingEngine
 from .gradient_checkpointing import checkpointed
 from .history import Epoch, History
+from .predictions import check_loss
 from .run import TrainingRun
 from .schedule import Loss, Schedule, count, size_of
 from .sources import Data, check_data, check_loaders, check_values
@@ -72,7 +73,7 @@ def fit(
             loader.
         lr: Peak learning rate.
         weight_decay: AdamW's weight decay.
-        warmup_epochs: Length of the linear warm-up, in epochs; default: a tenth of `epochs`.
+        warmup_epochs: Length of the linear warm-up, in epochs, at most `epochs`; default: a tenth of `epochs`.
         lr_factors: Multipliers of `lr` for some of the adapter's factors or its head; see `Adapter.parameter_groups`.
         loss: Maps (logits, class indices) to a scalar, the mean over the samples. With class weights or ignored
             indices the result depends on how a batch is split into parts.
@@ -95,9 +96,9 @@ def fit(
         The losses and accuracies of every epoch; the model holds the best epoch's parameters.
 
     Raises:
-        TrainingError: No parameter requires gradients, an argument is out of range or contradicts a loader, the loss is
-            not finite, labels are not class indices, or the model or the accelerator does not support the inputs or an
-            option.
+        TrainingError: No parameter requires gradients, the adapter is merged or disabled, an argument is out of range
+            or contradicts a loader, an input or the loss is not finite, labels are not class indices, or the model or
+            the accelerator does not support the inputs or an option.
         CheckpointError: `checkpoint` is damaged, or belongs to another run.
 
     Examples:
@@ -120,10 +121,10 @@ def fit(
     accumulation, workers = count("accumulation", accumulation, 1), count("workers", workers, 0)
     flag(gradient_checkpointing, "fit: gradient_checkpointing", TrainingError)
     checkpoint = None if checkpoint is None else file_path(checkpoint, "fit: checkpoint", TrainingError)
-    if on_epoch is not None and not callable(on_epoch):
-        raise TrainingError(
-            "fit: on_epoch", expected="a function or None", got=repr(on_epoch)[:80], fix="on_epoch=print"
-        )
+    check_loss(loss, "fit")
+    callback(progress, "fit: progress", TrainingError)
+    if on_epoch is not None:
+        callback(on_epoch, "fit: on_epoch", TrainingError, takes="index, epoch")
     check_values(model, "fit", offloaded=False)
     engine = engine_for(model, accelerator)
     _check_data(train, val, schedule)

@@ -52,7 +52,7 @@ def _arguments(run: nn.Module, inputs: object, error: Exception, origin: BatchOr
         f"{origin}: {type(run).__name__} does not take these inputs",
         expected="samples (input, class index), or a dict whose keys are arguments of the model",
         got=f"{form[:200]} beside the labels",
-        cause=_line(error),
+        cause=first_line(error),
         fix="wrap the data set so that a sample is (input, class index)",
     )
 
@@ -77,7 +77,7 @@ def _tensor(run: nn.Module, given: Tensor | None, error: Exception, origin: Batc
         f"{origin}: {type(run).__name__} does not take these inputs",
         expected=f"{parameter.dtype}{wanted}",
         got=f"{given.dtype} of shape {own}",
-        cause=_line(error),
+        cause=first_line(error),
         fix=fix,
     )
 
@@ -102,6 +102,10 @@ def _expected_shape(run: nn.Module) -> tuple[int | None, ...] | None:
     return None
 
 
-def _line(error: Exception) -> str:
-    """Return the first line of an error's message."""
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message.
+
+    Args:
+        error: What a model or a loss raised.
+    """
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

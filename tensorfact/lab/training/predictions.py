@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
+from ...common.checks import callback
 from ...errors import TensorfactError, TrainingError
 from .batches import BatchOrigin
-from .mismatch import ERRORS, mismatch
+from .mismatch import ERRORS, first_line, mismatch
 from .schedule import Loss
 
 IGNORED = -100
 """The label that cross entropy leaves out."""
 
 LABELS = ("labels", "label")
+
+_MEAN = "loss=torch.nn.functional.cross_entropy, or a function that returns a mean"
 
 
 def predict(
@@ -61,6 +64,20 @@ def _called(run: Callable[..., object], inputs: object) -> object:
     return run(*inputs) if isinstance(inputs, (tuple, list)) else run(inputs)
 
 
+def check_loss(loss: Loss, owner: str) -> None:
+    """Raise unless a loss is a function of logits and labels.
+
+    Args:
+        loss: The argument.
+        owner: The function that it was passed to, for the message.
+
+    Raises:
+        TrainingError: It is a class, not callable, or takes other arguments.
+    """
+    example = "torch.nn.functional.cross_entropy"
+    callback(loss, f"{owner}: loss", TrainingError, takes="logits, labels", example=example)
+
+
 def loss_of(loss: Loss, logits: Tensor, labels: Tensor, origin: BatchOrigin) -> Tensor:
     """Return the loss of a batch; for cross entropy, check the labels first.
 
@@ -71,7 +88,8 @@ def loss_of(loss: Loss, logits: Tensor, labels: Tensor, origin: BatchOrigin) -> 
         origin: Where the batch comes from, for messages.
 
     Raises:
-        TrainingError: The loss is cross entropy, and the labels are neither class indices nor class probabilities.
+        TrainingError: The loss is cross entropy, and the labels are neither class indices nor class probabilities; the
+            loss does not take logits and labels of these shapes, or does not return a scalar.
     """
     if loss is nn.functional.cross_entropy or isinstance(loss, nn.CrossEntropyLoss):
         indices = labels.shape == (*logits.shape[:1], *logits.shape[2:]) and labels.dtype == torch.int64
@@ -82,7 +100,85 @@ def loss_of(loss: Loss, logits: Tensor, labels: Tensor, origin: BatchOrigin) -> 
                 got=f"{labels.dtype} of shape {(*labels.shape,)}",
                 fix=_converted(labels, logits),
             )
-    return loss(logits, labels)
+    given = f"logits {_form(logits)} and labels {_form(labels)}"
+    try:
+        value = loss(logits, labels)
+    except TensorfactError:
+        raise
+    except ERRORS as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise TrainingError(
+            f"{origin}: the loss raised {type(error).__name__}",
+            expected=f"a function of {given}",
+            got=first_line(error),
+            fix=_MEAN,
+        ) from error
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        raise TrainingError(
+            f"{origin}: the loss of {given}",
+            expected="a tensor of one element, the mean over the samples",
+            got=_form(value) if isinstance(value, Tensor) else type(value).__name__,
+            cause="reduction='none'" if isinstance(value, Tensor) else "",
+            fix=_MEAN,
+        )
+    return value
+
+
+def without_gradient(logits: Tensor, origin: BatchOrigin) -> TrainingError:
+    """Return the error for a loss that does not depend on the trained parameters.
+
+    Args:
+        logits: The model's output.
+        origin: Where the batch comes from, for the message.
+    """
+    if logits.requires_grad:
+        return TrainingError(
+            f"{origin}: the loss has no gradient", cause="the loss function detaches the logits", fix=_MEAN
+        )
+    return TrainingError(
+        f"{origin}: the output of the model does not depend on a parameter that trains",
+        cause="the forward pass runs under torch.no_grad(), or does not use these parameters",
+        fix="adapt parameters that the forward pass uses: adapter.check() finds them",
+    )
+
+
+def refuse_infinite(batch: object, origin: BatchOrigin) -> None:
+    """Raise if a batch holds values that are not finite.
+
+    Args:
+        batch: Inputs and labels, as the data set or loader returned them.
+        origin: Where the batch comes from, for the message.
+
+    Raises:
+        TrainingError: A value is NaN or infinite.
+    """
+    for tensor in _tensors(batch):
+        if tensor.dim() and (tensor.is_floating_point() or tensor.is_complex()):
+            wrong = ~tensor.isfinite().flatten(1) if tensor.dim() > 1 else ~tensor.isfinite().unsqueeze(1)
+            if bool(wrong.any()):
+                sample = int(wrong.any(1).nonzero()[0])
+                raise TrainingError(
+                    f"{origin.sample(sample)} holds NaN or infinity",
+                    expected="finite values",
+                    got=f"{int(wrong[sample].sum()):,} of {wrong[sample].numel():,} values that are not",
+                    cause="missing values, or a division by a standard deviation of 0",
+                    fix="leave the sample out, or replace the values: torch.nan_to_num(input)",
+                )
+
+
+def _tensors(batch: object) -> Iterator[Tensor]:
+    if isinstance(batch, Tensor):
+        yield batch
+    elif isinstance(batch, Mapping):
+        yield from _tensors(tuple(batch.values()))
+    elif isinstance(batch, (tuple, list)):
+        for value in batch:
+            yield from _tensors(value)
+
+
+def _form(tensor: Tensor) -> str:
+    return f"{tensor.dtype} of shape {(*tensor.shape,)}"
 
 
 def _converted(labels: Tensor, logits: Tensor) -> str:

@@ -23,10 +23,13 @@ from .batches import BatchOrigin, MicroBatches, deal, load, shuffled
 from .engine import TrainingEngine
 from .evaluation import BATCH, tally
 from .history import Epoch, History
-from .predictions import loss_of, predict
+from .predictions import loss_of, predict, refuse_infinite, without_gradient
 from .saved import Identity, Saved
 from .schedule import Loss, Samples, Schedule, size_of
 from .sources import Data, in_order, length_of, steps_of
+
+_SEEDS = 1 << 64
+"""The number of seeds that torch takes."""
 
 
 class TrainingRun:
@@ -40,14 +43,15 @@ class TrainingRun:
         workers: Number of `DataLoader` workers.
 
     Raises:
-        TrainingError: No parameter requires gradients, one that does is in fp16, the adapter is merged, or `lr_factors`
-            do not fit the model.
+        TrainingError: No parameter requires gradients, one that does is in fp16, the adapter is merged or disabled, or
+            `lr_factors` do not fit the model.
     """
 
     def __init__(self, engine: TrainingEngine, schedule: Schedule, loss: Loss, accumulation: int, workers: int) -> None:
         self.engine, self.schedule, self.loss = engine, schedule, loss
         self.accumulation, self.workers = accumulation, workers
         model = engine.module
+        _refuse_without_factors(model)
         multiples = _multiples(model, schedule.lr_factors)
         every = dict(model.named_parameters())
         trained = [(name, p, multiples.get(id(p), 1.0)) for name, p in every.items() if p.requires_grad]
@@ -58,7 +62,6 @@ class TrainingRun:
                 cause="the model is frozen and has no adapter",
                 fix="call tensorfact.adapt(model, plan, format) first",
             )
-        _refuse_merged(model)
         self.names = [name for name, _, _ in trained]
         halves = [name for name, p, _ in trained if p.dtype == torch.float16]
         if halves:
@@ -85,7 +88,7 @@ class TrainingRun:
         """Train for one epoch, validate, and keep the parameters if they are the best so far."""
         start = time.perf_counter()
         index = len(self.history.epochs)
-        seed = self.schedule.seed * 1_000_003 + index
+        seed = (self.schedule.seed * 1_000_003 + index) % _SEEDS
         torch.manual_seed(seed)
         steps, loaded = steps_of(train) if isinstance(train, DataLoader) else self._dealt(train, seed)
         self._train_mode()
@@ -106,7 +109,7 @@ class TrainingRun:
     def _dealt(self, train: Samples, seed: int) -> tuple[list[MicroBatches], Iterator[object]]:
         """Return the steps of an epoch, and this process's micro-batches."""
         order = shuffled(size_of(train))
-        own = seed + (self.engine.process << 32)
+        own = (seed + (self.engine.process << 32)) % _SEEDS
         if self.engine.process:  # all processes share the sample order, not the dropout masks
             torch.manual_seed(own)
         schedule = self.schedule
@@ -122,25 +125,33 @@ class TrainingRun:
                 now = schedule.lr_factor((index + (number + 1) / len(steps)) / schedule.epochs)
                 group["lr"] = schedule.lr * group["multiple"] * now
             engine.step.zero_grad(set_to_none=True)
-            value = engine.total(self._gradients(parts, samples))
+            share, batches = self._gradients(parts, samples)
+            value = engine.total(share)
             if not torch.isfinite(value):
+                for batch, origin in batches:
+                    refuse_infinite(batch, origin)
                 raise _diverged(f"the loss of epoch {index}, step {number} is {value.item()}")
             engine.step.step()
             losses.append(value)
         return losses
 
-    def _gradients(self, parts: MicroBatches, loaded: Iterator[object]) -> Tensor:
-        """Accumulate the gradients of one batch; return this process's share of its loss."""
-        engine, values = self.engine, []
+    def _gradients(
+        self, parts: MicroBatches, loaded: Iterator[object]
+    ) -> tuple[Tensor, list[tuple[object, BatchOrigin]]]:
+        """Accumulate the gradients of one batch; return this process's share of its loss, and its micro-batches."""
+        engine, values, batches = self.engine, [], []
         for part in parts:
             batch = next(loaded)
             with contextlib.nullcontext() if part is parts[-1] else engine.apart():
                 origin = BatchOrigin("fit: train", part.indices)
+                batches.append((batch, origin))
                 logits, labels = predict(engine.run, batch, engine.device, origin)
                 value = loss_of(self.loss, logits, labels, origin)
+                if not value.requires_grad:
+                    raise without_gradient(logits, origin)
                 engine.backward(value * (part.weight * engine.processes))  # gradients are averaged over processes
             values.append(value.detach() * part.weight)
-        return torch.stack(values).sum()
+        return torch.stack(values).sum(), batches
 
     def _validate(self, val: Data) -> tuple[float, float]:
         """Return validation accuracy and loss, over all processes."""
@@ -226,13 +237,21 @@ class TrainingRun:
         return [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
 
 
-def _refuse_merged(model: nn.Module) -> None:
-    adapter: object = getattr(model, ATTRIBUTE, None)
-    if isinstance(adapter, Adapter) and adapter.merged:
-        raise TrainingError(
-            "fit: the adapter is merged, so that only the head would train",
-            fix="call adapter.unmerge() before fit(), and adapter.merge() after it",
-        )
+def _refuse_without_factors(model: nn.Module) -> None:
+    """Raise if the model runs without its factors."""
+    for adapter in model.modules():
+        if not isinstance(adapter, Adapter):
+            continue
+        if adapter._disabled:
+            raise TrainingError(
+                "fit: the adapter is disabled, so that its factors would not train",
+                fix="call fit() outside `with adapter.disabled():`",
+            )
+        if adapter.merged:
+            raise TrainingError(
+                "fit: the adapter is merged, so that only the head would train",
+                fix="call adapter.unmerge() before fit(), and adapter.merge() after it",
+            )
 
 
 def _multiples(model: nn.Module, factors: Mapping[str, float]) -> dict[int, float]:
@@ -251,6 +270,6 @@ def _multiples(model: nn.Module, factors: Mapping[str, float]) -> dict[int, floa
 def _diverged(problem: str) -> DivergedError:
     return DivergedError(
         f"fit: {problem}",
-        cause="the learning rate or the adapter's scale is too large, or an input is not finite",
-        fix="lower lr or scale, or check the data",
+        cause="the learning rate or the adapter's scale is too large",
+        fix="lower lr or scale",
     )

@@ -13,6 +13,9 @@ from torch.utils.data import Dataset
 from ...common.checks import finite_number, flag, whole_number
 from ...errors import TrainingError
 
+_LARGEST = 1e6
+"""The largest learning rate and weight decay: with those of more digits, AdamW leaves the range of fp32."""
+
 Loss = Callable[[Tensor, Tensor], Tensor]
 Samples = Dataset[Any]
 
@@ -41,12 +44,13 @@ class Schedule:
     drop_last: bool = False
 
     def __post_init__(self) -> None:
+        epochs = count("epochs", self.epochs, 1)
         checked: dict[str, object] = {
-            "epochs": count("epochs", self.epochs, 1),
+            "epochs": epochs,
             "batch_size": count("batch_size", self.batch_size, 1),
             "lr": _number("lr", self.lr, above=True),
             "weight_decay": _number("weight_decay", self.weight_decay),
-            "warmup_epochs": _number("warmup_epochs", self.warmup_epochs),
+            "warmup_epochs": _warmup(self.warmup_epochs, epochs),
             "seed": count("seed", self.seed, 0),
             "lr_factors": _factors(self.lr_factors),
             "validate_every": count("validate_every", self.validate_every, 1),
@@ -57,7 +61,7 @@ class Schedule:
 
     def lr_factor(self, progress: float) -> float:
         """Return the learning-rate multiplier after a fraction of the run: linear warm-up, then cosine decay to 0."""
-        warmup = min(self.warmup_epochs / self.epochs, 1.0)
+        warmup = self.warmup_epochs / self.epochs
         if progress < warmup:
             return progress / warmup
         return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / max(1 - warmup, 1e-12)))
@@ -82,16 +86,26 @@ def count(name: str, value: object, least: int) -> int:
 
 
 def _number(name: str, value: object, *, above: bool = False) -> float:
-    """Check that an argument is a finite number of at least 0, or above 0, and return it as a plain float."""
-    meant = "a finite number above 0" if above else "a finite number of at least 0"
-    example = 1e-3 if above else 0.0
+    """Check that an argument is at least 0, or above 0, and not too large, and return it as a plain float."""
     return finite_number(
         value,
         f"fit: {name}",
         TrainingError,
-        fits=lambda v: v > 0 or (v == 0 and not above),
-        expected=meant,
-        example=example,
+        fits=lambda v: (v > 0 or (v == 0 and not above)) and v <= _LARGEST,
+        expected=f"a finite number {'above' if above else 'of at least'} 0, at most {_LARGEST:g}",
+        example=1e-3 if above else 0.0,
+    )
+
+
+def _warmup(value: object, epochs: int) -> float:
+    """Check that a warm-up does not outlast the run, and return its length as a plain float."""
+    return finite_number(
+        value,
+        "fit: warmup_epochs",
+        TrainingError,
+        fits=lambda v: 0 <= v <= epochs,
+        expected=f"a number from 0 to {epochs}, the number of epochs",
+        example=epochs / 10,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 from torch.utils.data import DataLoader
 
+from ...common.checks import quoted
 from ...errors import TrainingError
 from ...model.values import is_offloaded
 from .batches import MicroBatch, MicroBatches, deal, load
@@ -60,7 +61,7 @@ def check_data(data: Data, argument: str, *, sized: bool = True) -> None:
 
 
 def check_values(model: nn.Module, owner: str, *, offloaded: bool) -> None:
-    """Raise if a model has no values to compute with: on the meta device, and not loaded by accelerate for a call.
+    """Raise if a model has no values to compute with: it is on the meta device and not loaded by accelerate for a call.
 
     Args:
         model: The model.
@@ -68,8 +69,15 @@ def check_values(model: nn.Module, owner: str, *, offloaded: bool) -> None:
         offloaded: Whether accelerate may load parameters for a call.
 
     Raises:
-        TrainingError: A parameter is on the meta device.
+        TrainingError: The value is not a model, or a parameter is on the meta device.
     """
+    if not isinstance(model, nn.Module):
+        raise TrainingError(
+            f"{owner}: model",
+            expected="a torch.nn.Module",
+            got=quoted(model),
+            fix=f"pass the model itself, as in {owner}(model, {'train, val' if owner == 'fit' else 'data'})",
+        )
     for path, module in model.named_modules():
         for name, parameter in module._parameters.items():
             if parameter is None or not parameter.is_meta or (offloaded and is_offloaded(module, parameter)):

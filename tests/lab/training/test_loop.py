@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 from tensorfact import Group, MatrixBatch, Rule, TensorizationPlan, TensorTrain, adapt, fit
 from tensorfact.errors import TrainingError
@@ -92,6 +92,57 @@ def test_any_loss_of_logits_and_labels_may_be_passed() -> None:
     assert sum(seen) == 48 + 24
 
 
+@pytest.mark.parametrize("name", ["loss", "progress", "on_epoch"])
+@pytest.mark.parametrize("wrong", ["nonsense", 3, dict, nn.CrossEntropyLoss, lambda one: None, nn.Linear(6, 3)])
+def test_a_function_takes_the_arguments_of_a_call(name: str, wrong: Any) -> None:
+    model = network()
+    with untouched(model), refused(TrainingError, f"fit: {name}", "a function of ("):
+        run(model, **{name: wrong})
+
+
+@pytest.mark.parametrize("wrong", [None, "model", 3, nn.Linear, {}])
+def test_the_model_is_a_module(wrong: Any) -> None:
+    with refused(TrainingError, "fit: model", "torch.nn.Module"):
+        run(wrong)
+    with refused(TrainingError, "evaluate: model", "torch.nn.Module"):
+        evaluate(wrong, data())
+
+
+@pytest.mark.parametrize("wrong", [3, "cpu", torch.device("cpu"), nn.Linear(1, 1)])
+def test_the_accelerator_is_accelerate_s(wrong: Any) -> None:
+    model = network()
+    with untouched(model), refused(TrainingError, "fit: accelerator", "accelerate.Accelerator"):
+        run(model, accelerator=wrong)
+
+
+def infinite(value: float, shape: tuple[int, ...] = (6,)) -> TensorDataset:
+    x = torch.randn(48, *shape, generator=torch.Generator().manual_seed(0))
+    x[7].view(-1)[2] = value
+    return TensorDataset(x, torch.arange(48) % 3)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_data_that_is_not_finite_is_named(value: float) -> None:
+    bad, words = infinite(value), ("holds NaN or infinity", "1 of 6 values")
+    with refused(TrainingError, "fit: train, sample 7", *words):
+        fit(network(), bad, data(), epochs=1, batch_size=16, accumulation=2)
+    with refused(TrainingError, "fit: train, sample 7 of a batch", *words):
+        fit(network(), DataLoader(bad, batch_size=16), data(), epochs=1)
+    with refused(TrainingError, "fit: val, sample 7", *words):
+        fit(network(), data(), bad, epochs=1)
+    with refused(TrainingError, "evaluate: data, sample 7", *words):
+        evaluate(network(), bad)
+
+
+def test_data_that_the_model_does_not_read_may_be_infinite() -> None:
+    class Masked(nn.Linear):
+        def forward(self, input: Tensor) -> Tensor:
+            return super().forward(input.nan_to_num(0.0, 0.0, 0.0))
+
+    bad = infinite(float("nan"))
+    assert fit(Masked(6, 3), bad, bad, epochs=1).val_accuracy is not None
+
+
 def test_nothing_to_train_is_refused() -> None:
     model = network().requires_grad_(False)
     with untouched(model), refused(TrainingError, "no parameter", "adapt("):
@@ -160,6 +211,18 @@ def test_fit_takes_learning_rates_and_resumes_under_the_same(tmp_path: Path) -> 
     assert run(2, None, {"B": 1.0}) == plain
     assert run(2, tmp_path / "c.safetensors", {"B": 16.0}) == faster
     assert run(2, tmp_path / "c.safetensors", {"B": 16.0}) == faster
+
+
+@pytest.mark.parametrize("nested", [True, False])
+@pytest.mark.parametrize("train_head", [True, False])
+def test_a_disabled_adapter_is_not_trained(train_head: bool, nested: bool) -> None:
+    model = nano()
+    adapter = adapt(model, plan(), TensorTrain(2), train_head=train_head)
+    whole = nn.Sequential(model) if nested else model
+    data = TensorDataset(torch.randn(8, 1, 28, 28), torch.arange(8))
+    with adapter.disabled(), untouched(whole), refused(TrainingError, "disabled", "outside `with adapter.disabled():`"):
+        fit(whole, data, data, epochs=1)
+    fit(whole, data, data, epochs=1)
 
 
 @pytest.mark.parametrize("train_head", [True, False])

@@ -16,6 +16,7 @@ from tensorfact.lab import evaluate, nano
 from tensorfact.lab.training.batches import BatchOrigin
 from tensorfact.lab.training.predictions import predict
 from tests.helpers import refused
+from tests.lab.training.runs import network, run
 
 CPU, ORIGIN = torch.device("cpu"), BatchOrigin("fit: train")
 X, Y = torch.linspace(-1, 1, 8).reshape(4, 2), torch.tensor([0, 1, 2, 0])
@@ -172,3 +173,31 @@ def test_fit_refuses_labels_out_of_range() -> None:
     data = TensorDataset(torch.randn(8, 1, 28, 28), torch.arange(8) % 3)
     with refused(TrainingError, "label 2", "0 to 1", "reset_classifier(3)"):
         fit(model, data, data, epochs=1)
+
+
+@pytest.mark.parametrize(
+    ("loss", "words"),
+    [
+        (lambda logits, labels: None, ("one element", "NoneType")),
+        (lambda logits, labels: 1.0, ("one element", "float")),
+        (lambda logits, labels: logits, ("one element", "(16, 3)")),
+        (nn.CrossEntropyLoss(reduction="none"), ("one element", "reduction='none'")),
+        (nn.CrossEntropyLoss(weight=torch.ones(7)), ("the loss raised RuntimeError", "shape (16, 3)", "7")),
+        (lambda logits, labels: logits[:, 9].mean(), ("the loss raised IndexError", "shape (16, 3)", "9")),
+        (lambda logits, labels: logits.detach().mean(), ("no gradient", "detaches")),
+    ],
+)
+def test_a_loss_maps_logits_and_labels_to_a_scalar_with_a_gradient(loss: Any, words: tuple[str, ...]) -> None:
+    with refused(TrainingError, "fit: train", *words, "loss=torch.nn.functional.cross_entropy"):
+        run(network(), loss=loss)
+
+
+@pytest.mark.parametrize("train", [torch.no_grad, torch.inference_mode])
+def test_a_model_that_does_not_use_what_trains_is_refused(train: Any) -> None:
+    class Frozen(nn.Linear):
+        def forward(self, input: Tensor) -> Tensor:
+            with train():
+                return super().forward(input)
+
+    with refused(TrainingError, "does not depend on a parameter that trains"):
+        run(Frozen(6, 3))
