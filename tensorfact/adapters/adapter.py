@@ -20,6 +20,7 @@ from ..plan import ResolvedPlan, TensorizationPlan
 from ..storage import AdapterState
 from ..storage.fingerprint import Fingerprint
 from .beside import Beside
+from .disabling import Disabling
 from .explain import Explanation, explain
 from .factors import Factors, named
 from .groups import ParameterGroup, parameter_groups
@@ -62,9 +63,11 @@ class Adapter(nn.Module):
         super().__init__()
         self.__dict__["_model"] = model  # not as a submodule: the adapter is a submodule of the model
         self.plan, self.resolved, self.head, self.dropout = plan, resolved, head, options.dropout.plain
-        self._switch, self._attached, self._disabled = Switch(), False, False
+        self._switch, self._attached = Switch(), False
         self._originals, self._place = Originals(model), Place(model, recompute=options.recompute)
         self._beside, self._turns = Beside(model, head, self._originals), Turns(model)
+        self._disabling = Disabling(self._switch, self._beside)
+        self.register_state_dict_pre_hook(self._switch.refuse_copying)  # type: ignore[no-untyped-call]  # torch's
         self._link(Links(model, resolved, formats, scales, self._switch, options))
 
     def _link(self, links: Links) -> None:
@@ -163,19 +166,8 @@ class Adapter(nn.Module):
         """
         with self._turns.changing("disabled()"):
             self._require()
-            if self._disabled:  # nested in another disabled() of the same adapter
+            with self._disabling.opened(self):
                 yield
-                return
-            if merged := self.merged:
-                self.unmerge()
-            self._switch.on, self._disabled = False, True
-            try:
-                with self._beside.away():
-                    yield
-            finally:
-                self._switch.on, self._disabled = True, False
-                if merged:
-                    self.merge()
 
     def forward(self, input: object) -> object:
         """Return the input unchanged; the increments are added in the adapted layers."""
@@ -201,7 +193,7 @@ class Adapter(nn.Module):
         self._attached = False
 
     def _require(self, merged: bool | None = None, *, changing: bool = False) -> None:
-        require_attached(self._attached, disabled=changing and self._disabled)
+        require_attached(self._attached, disabled=changing and self._switch.disabled > 0)
         if merged is not None:
             self._originals.require(merged)
 

@@ -7,12 +7,12 @@ from collections.abc import Collection, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from ..errors import AdaptError
 from ..model.head import head_buffers
 from ..model.parameters import ATTRIBUTE, base_parameters, base_tensors, each_once, owner_of
 from ..storage.fingerprint import Fingerprint
+from .loading import Loading
 from .place import Originals
 
 _SMALL = 1 << 16
@@ -40,8 +40,8 @@ class Beside:
         self._kept: dict[str, Tensor] = {}
         self._owners: dict[str, nn.Module] = {}
         self._away: dict[int, Tensor] = {}
-        self._hooks: list[RemovableHandle] = []
-        self._loading: tuple[bool, frozenset[str]] = (False, frozenset())
+        self._loading = Loading(self._before_loading, self._after_loading)
+        self._loaded: tuple[bool, frozenset[str]] = (False, frozenset())
 
     def start(self, adapted: Collection[str]) -> None:
         """Record the base model; to be called before anything trains.
@@ -51,15 +51,11 @@ class Beside:
         """
         self._adapted = tuple(adapted)
         self._record(self._tensors())
-        self._hooks = [
-            self.model.register_load_state_dict_pre_hook(self._before_loading),  # type: ignore[no-untyped-call]  # torch's
-            self.model.register_load_state_dict_post_hook(self._after_loading),  # type: ignore[no-untyped-call]  # torch's
-        ]
+        self._loading.watch(self.model)
 
     def stop(self) -> None:
         """No longer follow what is loaded into the model."""
-        for hook in self._hooks:
-            hook.remove()
+        self._loading.stop()
 
     def stored(self) -> dict[str, Tensor]:
         """Return what a file stores beside the factors, by name: the head, and all other tensors that changed.
@@ -139,36 +135,31 @@ class Beside:
         _refuse([n for n, t in large.items() if t.requires_grad or self._differs(n, t, sums.get(n))], "disabled()")
         _refuse([n for n in self._kept if n in tensors and not self._fits(n, tensors)], "disabled()")
         base = {id(tensors[n]): _like(tensors[n], v) for n, v in self._kept.items() if self._fits(n, tensors)}
-        away = [(base[own], tensor) for tensor in tensors.values() if (own := id(tensor)) in base]
-        self._away = {id(stand_in): tensor for stand_in, tensor in away}
-        self._exchange(base)
+        self._away = {id(base[own]): tensor for tensor in tensors.values() if (own := id(tensor)) in base}
+        places = self._exchange(base)
         try:
             yield
         finally:
-            trained, self._away = self._away, {}
-            for stand_in, tensor in away:  # the model may have been moved or cast meanwhile
-                tensor.data = tensor.data.to(stand_in.device, stand_in.dtype)
-            self._exchange(trained)
+            self._away = {}
+            present = [held.get(name) for held, name, _ in places]
+            for held, name, trained in places:
+                held[name] = trained
+            for (_, _, trained), like in zip(places, present, strict=True):  # it may have been moved or cast meanwhile
+                trained.data = trained.data if like is None else trained.data.to(like.device, like.dtype)
 
-    def __getstate__(self) -> dict[str, object]:
-        if self._away:
-            raise AdaptError(
-                "the model cannot be copied or pickled while its adapter is disabled",
-                cause="the copy would hold the base head, and stay disabled for ever",
-                fix="copy.deepcopy(model) outside `with adapter.disabled():`",
-            )
-        return dict(vars(self))
-
-    def _exchange(self, new: Mapping[int, Tensor]) -> None:
-        """Put tensors in the place of others, which are known by their ids."""
+    def _exchange(self, new: Mapping[int, Tensor]) -> list[tuple[dict[str, Tensor | None], str, Tensor]]:
+        """Put tensors in the place of others, which are known by their ids; return these with their places."""
+        places = []
         for path, module in self.model.named_modules():
             if path.partition(".")[0] == ATTRIBUTE:
                 continue
             held: dict[str, Tensor | None]
             for held in (module._parameters, module._buffers):
                 for name, tensor in held.items():
-                    if id(tensor) in new:
+                    if tensor is not None and id(tensor) in new:
+                        places.append((held, name, tensor))
                         held[name] = new[id(tensor)]
+        return places
 
     def _fits(self, name: str, tensors: Mapping[str, Tensor]) -> bool:
         """Whether a tensor can take its base value: it and its layer were not replaced."""
@@ -225,28 +216,31 @@ class Beside:
             return not torch.equal(kept.to(tensor), tensor)
         return tensor.requires_grad
 
-    def _before_loading(self, _: nn.Module, state: Mapping[str, Tensor], prefix: str, *__: object) -> None:
-        names = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    def _before_loading(self, module: nn.Module, state: Mapping[str, Tensor], prefix: str) -> None:
         parameters = base_parameters(self.model)
-        for name in self._originals.values:
-            new = names.get(name)
-            if isinstance(new, Tensor) and not torch.equal(new.to(parameters[name]), parameters[name]):
+        merged = {id(parameters[name]): name for name in self._originals.values}
+        loaded = {name: tensor for name, tensor in base_tensors(module).items() if prefix + name in state}
+        for name, present in loaded.items():
+            new = state[prefix + name]
+            if id(present) in merged and isinstance(new, Tensor) and not torch.equal(new.to(present), present):
                 raise AdaptError(
-                    f"load_state_dict: the adapter is merged, and {name!r} is another weight",
+                    f"load_state_dict: the adapter is merged, and {merged[id(present)]!r} is another weight",
                     cause="unmerge() would bring back the old base weights under the new ones",
                     fix="call adapter.unmerge() first, or adapter.remove()",
                 )
-        self._loading = any(name.startswith(f"{ATTRIBUTE}.") for name in names), frozenset(names)
+        self._loaded = any(name.startswith(f"{prefix}{ATTRIBUTE}.") for name in state), frozenset(loaded)
 
-    def _after_loading(self, *_: object) -> None:
-        """Take what was loaded for the base model's, but not what trains if a training checkpoint was loaded."""
-        loads_adapter, names = self._loading
-        named = self._named()
-        loaded = {id(named[name]) for name in names if name in named}
+    def _after_loading(self, module: nn.Module) -> None:
+        """Take what was loaded for the base model's, but not what trains if only a part or also factors were loaded."""
+        loads_adapter, names = self._loaded
+        own = base_tensors(module)
+        loaded = {id(own[name]) for name in names}  # not what is away while disabled
         tensors = {name: tensor for name, tensor in self._tensors().items() if id(tensor) in loaded}
+        if loads_adapter or module is not self.model:
+            tensors = {name: tensor for name, tensor in tensors.items() if not tensor.requires_grad}
         if loads_adapter:
-            head = each_once(named, self.head)
-            tensors = {n: t for n, t in tensors.items() if n in head and not t.requires_grad}
+            head = each_once(self._named(), self.head)
+            tensors = {name: tensor for name, tensor in tensors.items() if name in head}
         self._record(tensors)
 
 

@@ -89,6 +89,7 @@ def _forward(product: Product) -> Callable[[_Layer, Tensor], Tensor]:
         record(slot)
         weight, bias = _base(self, slot, "weight"), self.bias
         if not slot.switch.on:
+            slot.switch.refuse_recomputing()
             return product(input, weight, bias)
         return slot.increment.linear(product, input, weight, bias, slot.scale)
 
@@ -102,7 +103,10 @@ def _effective(name: str) -> property:
             return self._parameters[name]
         base = _base(self, slot, name)
         record(slot)
-        if not slot.switch.on or (base.is_meta and not slot.increment.factors.tensors()[0].is_meta):
+        if not slot.switch.on:
+            slot.switch.refuse_recomputing()
+            return base
+        if base.is_meta and not slot.increment.factors.tensors()[0].is_meta:
             return base  # offloaded: accelerate reads what it is about to load
         found = slot.effective(base, drop=True)
         if torch.compiler.is_compiling() or type(found) is not Tensor or _get_current_dispatch_mode() is not None:

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from ..errors import AdaptError
 from ..formats import Format
@@ -19,6 +18,7 @@ from .explain import Planned
 from .factors import Factors
 from .increments import Increment, Passes, ShiftedIncrement, increments
 from .layers import attach, detach, is_attached, takes_activation
+from .loading import Loading
 from .options import AdaptOptions, Route
 from .slots import Slot, Switch
 from .stored import confirm, refuse_merged
@@ -56,7 +56,7 @@ class Links:
         self.starts: dict[str, Factors] = {}
         self.slots: dict[str, Slot] = {}
         self._own: dict[str, Increment] = {}
-        self._handle: RemovableHandle | None = None
+        self._loading = Loading(self._before_loading)
         parameters, generator = base_parameters(model), options.generator()
         for tensor in resolved.tensors:
             network = tensor.network(formats[tensor.name])
@@ -121,18 +121,17 @@ class Links:
         for module, names in modules.items():
             slots = {attribute: self.slots[name] for attribute, name in names.items()}
             attach(module, slots, activation=names.get("weight") in self.activation)
-        self._handle = self.model.register_load_state_dict_pre_hook(self._before_loading)  # type: ignore[no-untyped-call]  # torch's
+        self._loading.watch(self.model)
 
     def detach(self) -> None:
         """Undo `attach`; layers that are not adapted stay unchanged."""
-        if self._handle is not None:
-            self._handle.remove()
+        self._loading.stop()
         for _, module, _ in self._places():
             detach(module)
 
-    def _before_loading(self, model: nn.Module, state: Mapping[str, Tensor], prefix: str, *_: object) -> None:
-        if self.switch.on:
-            refuse_merged(self.slots, self.factors, state, prefix)
+    def _before_loading(self, module: nn.Module, state: Mapping[str, Tensor], prefix: str) -> None:
+        if not self.switch.merged:
+            refuse_merged(module, self.factors, state, prefix)
 
     def check_intact(self) -> None:
         """Check that each layer still has the class that `attach` gave it, so that `detach` can undo it.

@@ -8,6 +8,7 @@ import itertools
 import torch
 from torch import Tensor
 
+from ..errors import AdaptError
 from .increments import AnyIncrement
 
 _numbers = itertools.count()
@@ -20,16 +21,53 @@ class Switch:
 
     Args:
         on: Whether the increments are added.
+        disabled: How many `disabled()` contexts are open.
         number: Unique number of the adapter.
     """
 
     on: bool = True
+    disabled: int = 0
     number: int = dataclasses.field(default_factory=lambda: next(_numbers))
+
+    @property
+    def merged(self) -> bool:
+        """Whether the base weights hold the increments."""
+        return not self.on and not self.disabled
 
     @property
     def traced(self) -> bool:
         """Whether a compiler has traced a layer of the adapter; compiled code does not set `Slot.read`."""
         return self.number in _traced
+
+    def refuse_copying(self, *_: object) -> None:
+        """Raise if the adapter is disabled; a hook of `state_dict`.
+
+        Raises:
+            AdaptError: The adapter is disabled.
+        """
+        if self.disabled:
+            raise AdaptError(
+                "a model cannot be copied or pickled, nor its state_dict() be taken, while its adapter is disabled",
+                cause="the copy would hold the base head beside the trained factors",
+                fix="call copy.deepcopy(model) or model.state_dict() outside `with adapter.disabled():`",
+            )
+
+    def refuse_recomputing(self) -> None:
+        """Raise if a layer runs in a backward pass while the adapter is disabled.
+
+        Raises:
+            AdaptError: Checkpointing runs the layer again, as another model than in the forward pass.
+        """
+        if not torch.compiler.is_compiling() and self.disabled and torch._C._current_graph_task_id() != -1:
+            raise AdaptError(
+                "a backward pass runs layers again while the adapter is disabled",
+                cause="gradient checkpointing, and loss.backward() inside `with adapter.disabled():`",
+                fix="call loss.backward() outside `with adapter.disabled():`",
+            )
+
+    def __getstate__(self) -> dict[str, object]:
+        self.refuse_copying()
+        return dict(vars(self))
 
 
 @dataclasses.dataclass

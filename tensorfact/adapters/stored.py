@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import AdaptError
-from ..model.parameters import ATTRIBUTE
+from ..model.parameters import ATTRIBUTE, SLOTS
 from ..model.values import is_quantized
 from .factors import Factors
 from .increments.cache import composable
@@ -75,16 +75,14 @@ def _refuse_changed(slot: Slot, found: Tensor) -> None:
         )
 
 
-def refuse_merged(
-    slots: Mapping[str, Slot], factors: Mapping[str, Factors], state: Mapping[str, Tensor], prefix: str
-) -> None:
-    """Refuse a `state_dict` of merged weights, before any of it is loaded into an adapted model.
+def refuse_merged(module: nn.Module, factors: Mapping[str, Factors], state: Mapping[str, Tensor], prefix: str) -> None:
+    """Refuse a `state_dict` of merged weights, before any of it is loaded into an adapted model or a part of it.
 
     Args:
-        slots: The adapted parameters, by name.
-        factors: Their factors, by tensor name.
+        module: The model, or the part.
+        factors: The factors of its adapted parameters, by tensor name.
         state: What is to be loaded.
-        prefix: The model's name in it.
+        prefix: The module's name in it.
 
     Raises:
         AdaptError: A weight was made of the effective weight: by the factors as they are, or as the state has them.
@@ -92,7 +90,7 @@ def refuse_merged(
     start = f"{prefix}{ATTRIBUTE}.factors."
     incoming = {name.removeprefix(start): value for name, value in state.items() if name.startswith(start)}
     with torch.no_grad():
-        for name, slot in slots.items():
+        for name, slot in _slots(module):
             found, base = state.get(prefix + name), slot.stored
             if not isinstance(found, Tensor) or base is None or found.shape != base.shape:
                 continue
@@ -100,6 +98,13 @@ def refuse_merged(
             if incoming:
                 with _holding(factors, incoming):
                     _refuse_effective(slot, found, base)
+
+
+def _slots(module: nn.Module) -> Iterator[tuple[str, Slot]]:
+    """Return the adapted parameters below a module, by all their names in it."""
+    for path, layer in module.named_modules(remove_duplicate=False):
+        for attribute, slot in layer.__dict__.get(SLOTS, {}).items():
+            yield (f"{path}.{attribute}" if path else attribute), slot
 
 
 def _refuse_effective(slot: Slot, found: Tensor, base: Tensor) -> None:
