@@ -256,7 +256,7 @@ class AdapterDescription:
         for name in sorted(head.keys() | self.head.keys()):
             if head.get(name) != self.head.get(name):
                 raise CheckpointError(
-                    f"{source} does not fit the model at {HEAD + name!r}",
+                    f"{source} does not fit the model at parameter {name!r}",
                     expected=f"shape {self.head.get(name, 'none')}",
                     got=f"{head.get(name, 'none')}",
                     cause="a head with another number of classes, or another model",
