@@ -167,11 +167,12 @@ def test_a_new_base_beside_offloaded_factors_is_refused(core: str) -> None:
 
 
 @pytest.mark.parametrize("use", ["merge", "save"])
-def test_a_replaced_layer_is_refused(use: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("new", [nn.Linear(6, 6), nn.Linear(6, 3), nn.Identity(), nn.Bilinear(6, 6, 6)], ids=str)
+def test_a_replaced_layer_is_refused(new: nn.Module, use: str, tmp_path: Path) -> None:
     model, adapter = adapted()
-    model[1] = nn.Linear(6, 6)
+    model[1] = new
     before = state_bits(model)
-    with refused(AdaptError, "'1.weight'", "replaced", "got Linear"):
+    with refused(AdaptError, "'1.weight'", "replaced", f"got {type(new).__name__}"):
         adapter.merge() if use == "merge" else adapter.save(tmp_path / "a")
     assert state_bits(model) == before
     adapter.remove()

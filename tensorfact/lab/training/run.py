@@ -242,7 +242,7 @@ def _refuse_without_factors(model: nn.Module) -> None:
     for adapter in model.modules():
         if not isinstance(adapter, Adapter):
             continue
-        if adapter._disabled:
+        if adapter._switch.disabled:
             raise TrainingError(
                 "fit: the adapter is disabled, so that its factors would not train",
                 fix="call fit() outside `with adapter.disabled():`",

@@ -220,7 +220,7 @@ def test_a_disabled_adapter_is_not_trained(train_head: bool, nested: bool) -> No
     adapter = adapt(model, plan(), TensorTrain(2), train_head=train_head)
     whole = nn.Sequential(model) if nested else model
     data = TensorDataset(torch.randn(8, 1, 28, 28), torch.arange(8))
-    with adapter.disabled(), untouched(whole), refused(TrainingError, "disabled", "outside `with adapter.disabled():`"):
+    with untouched(whole), adapter.disabled(), refused(TrainingError, "disabled", "outside `with adapter.disabled():`"):
         fit(whole, data, data, epochs=1)
     fit(whole, data, data, epochs=1)
 

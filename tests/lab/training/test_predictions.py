@@ -167,11 +167,14 @@ def test_fit_and_evaluate_take_models_and_data_of_transformers() -> None:
         adapter.remove()
 
 
-def test_fit_refuses_labels_out_of_range() -> None:
+@pytest.mark.parametrize(
+    ("label", "words"), [(2, ["reset_classifier(3)"]), (255, ["reset_classifier(256)"]), (-1, []), (-(2**40), [])]
+)
+def test_fit_refuses_labels_out_of_range(label: int, words: list[str]) -> None:
     model = nano(num_classes=2)
     adapt(model, plan_for(model), TensorTrain(2))
-    data = TensorDataset(torch.randn(8, 1, 28, 28), torch.arange(8) % 3)
-    with refused(TrainingError, "label 2", "0 to 1", "reset_classifier(3)"):
+    data = TensorDataset(torch.randn(8, 1, 28, 28), torch.tensor([0, 1, 0, label, 1, 0, 1, 0]))
+    with refused(TrainingError, f"label {label}", "0 to 1", *words):
         fit(model, data, data, epochs=1)
 
 
