@@ -299,6 +299,30 @@ def test_a_replaced_head_is_left_alone() -> None:
     assert torch.equal(head.weight, before)
 
 
+@pytest.mark.parametrize("shape", [(1,), (), (2, 1, 144)])
+def test_a_parameter_of_another_shape_is_left_alone(shape: tuple[int, ...]) -> None:
+    model = vit()
+    adapter = adapted(model)
+    layer, bias = model.get_submodule("blocks.0.attn.qkv"), nn.Parameter(torch.ones(shape))
+    layer.bias = bias
+    with refused(AdaptError, "disabled()", "'blocks.0.attn.qkv.bias'"), adapter.disabled():
+        pass
+    adapter.remove()
+    assert layer.bias is bias
+    assert torch.equal(bias, torch.ones(shape))
+
+
+def test_a_base_weight_that_was_written_to_is_not_in_the_file(tmp_path: Path) -> None:
+    model = vit()
+    adapter = adapted(model)
+    with torch.no_grad():
+        model.get_parameter("blocks.0.attn.qkv.weight").mul_(0.5)
+        model.get_parameter("blocks.0.norm1.weight").mul_(0.5)
+    adapter.save(tmp_path / "a")
+    head = {name for name in AdapterState.load(tmp_path / "a").tensors if name.startswith("head.")}
+    assert head == {"head.head.weight", "head.head.bias", "head.blocks.0.norm1.weight"}
+
+
 @pytest.mark.parametrize(
     "write",
     [

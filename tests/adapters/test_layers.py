@@ -135,12 +135,16 @@ def test_a_linear_layer_with_a_forward_of_its_own_keeps_it() -> None:
         def forward(self, input: Tensor) -> Tensor:
             return 2 * F.linear(input, self.weight, self.bias)
 
-    module = randomise(Doubling(6, 4)).double()
+    size = 384  # large enough for the activation route in a plain layer
+    assert adapted(nn.Linear(size, size), "out in", "in out").explain().choices[0].route == "activation"
+    module = randomise(Doubling(size, size)).double()
+    with refused(AdaptError, "route='activation'", "Doubling"):
+        adapted(module, "out in", "in out", route="activation")
     plain = copy.deepcopy(module)
     adapter = adapted(module, "out in", "in out")
     with torch.no_grad():
         plain.weight.add_(adapter.delta("module.weight"))
-    x = torch.randn(3, 6, dtype=torch.float64)
+    x = torch.randn(3, size, dtype=torch.float64)
     assert difference(module(x), plain(x)) < 1e-12
 
 

@@ -150,6 +150,12 @@ def test_a_folder_is_made_with_its_parents_and_another_s_files_stay(tmp_path: Pa
     assert os.listdir(tmp_path / "a" / "b") == ["c"]
 
 
+@pytest.mark.parametrize("path", [".", "/", "./"])
+def test_a_path_without_a_name_is_no_file(path: str) -> None:
+    with refused(CheckpointError, "cannot write", "adapter.safetensors"):
+        write_text(path, "text")
+
+
 @pytest.mark.parametrize("blocking", ["file", "file/below", "/proc/none"])
 def test_a_folder_that_cannot_be_made_is_refused(blocking: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
