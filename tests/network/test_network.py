@@ -55,6 +55,7 @@ def test_equal_networks_hash_alike_and_survive_their_sizes_being_changed_elsewhe
         ((A, B), ("in", "out"), {"in": 6, "out": 4}, "'_r'"),
         ((A, B), ("in", "out"), {**SIZES, "_r": 0}, "at least 1"),
         ((dataclasses.replace(A, start="zero"), B), ("in", "out"), SIZES, "more than one core starts at zero"),
+        ((dataclasses.replace(A, start="ones"), B), ("in", "out"), SIZES, "core 'A'"),
     ],
 )
 def test_what_is_no_einsum_is_refused(cores: Any, output: Sequence[str], sizes: dict[str, int], word: str) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from tensorfact import (
     CP,
+    AdapterState,
     Group,
     MatrixBatch,
     Rule,
@@ -86,6 +87,9 @@ def test_another_base_model_is_refused_with_both_fingerprints(saved: Path) -> No
     assert mine != theirs
     with untouched(other), refused(FingerprintError, str(mine), str(theirs), "check_base=False"):
         load_adapter(other, saved)
+    with refused(FingerprintError, str(mine), str(theirs)):
+        AdapterState.load(saved, other)
+    AdapterState.load(saved, other, check_base=False)
     load_adapter(other, saved, check_base=False)
 
 
