@@ -18,7 +18,13 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils import parametrizations, parametrize, prune
 from torch.utils.data import TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
-from torchao.quantization import Int8WeightOnlyConfig, quantize_
+from torchao.quantization import (
+    Float8WeightOnlyConfig,
+    Int8DynamicActivationInt8WeightConfig,
+    Int8WeightOnlyConfig,
+    IntxWeightOnlyConfig,
+    quantize_,
+)
 from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
 
 from tensorfact import (
@@ -515,3 +521,27 @@ def test_what_was_quantised_after_adapting_is_not_saved(tmp_path: Path) -> None:
     quantize_(model.blocks, Int8WeightOnlyConfig())
     with refused(AdaptError, "quantised after adapt"):
         adapter.save(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [Int8WeightOnlyConfig, Float8WeightOnlyConfig, Int8DynamicActivationInt8WeightConfig, IntxWeightOnlyConfig],
+    ids=lambda config: config.__name__,
+)
+def test_a_base_that_was_quantised_in_any_way_is_adapted_and_saved_but_not_merged_into(
+    config: Callable[[], Any], tmp_path: Path
+) -> None:
+    model, other = vit(), vit()
+    for each in (model, other):
+        quantize_(each.blocks, config())
+    plain = infer(model, X)
+    adapter = adapted(model)
+    expected = infer(model, X)
+    assert not close(expected, plain, 0.01)
+    with refused(AdaptError, "cannot merge into 'blocks.0.attn.qkv.weight'", "quantised"):
+        adapter.merge()
+    adapter.save(tmp_path / "a.safetensors")
+    load_adapter(other, tmp_path / "a.safetensors")
+    assert torch.equal(infer(other, X), expected)
+    adapter.remove()
+    assert torch.equal(infer(model, X), plain)

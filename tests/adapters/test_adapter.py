@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
+import operator
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +17,7 @@ from torch import nn
 
 from tensorfact import (
     CP,
+    Adapter,
     Group,
     MatrixBatch,
     Rule,
@@ -143,6 +145,22 @@ def test_factors_have_learning_rates_of_their_own() -> None:
             adapter.parameter_groups(1e-3, {name: factor})  # type: ignore[dict-item]
 
 
+@pytest.mark.parametrize("state", ["adapted", "merged", "unmerged", "copied"])
+@pytest.mark.parametrize("make", [lambda: nano(), Tiny, lambda: Tiny(read=True), lambda: layers(3)])
+def test_every_parameter_is_found_by_its_name(make: Callable[[], nn.Module], state: str) -> None:
+    model = make()
+    plans: dict[type[nn.Module], Callable[[], TensorizationPlan]] = {nn.Sequential: layers_plan, Tiny: qkv_plan}
+    adapter = adapt(model, plans.get(type(model), plan)(), TT, seed=0)
+    draw(adapter)
+    if state != "adapted":
+        adapter.merge()
+    if state == "unmerged":
+        adapter.unmerge()
+    model = copy.deepcopy(model) if state == "copied" else model
+    for name, parameter in model.named_parameters():
+        assert model.get_parameter(name) is parameter
+
+
 @pytest.mark.parametrize("wrong", ["fast", None, [1e-3], -1.0, 0.0, float("nan"), torch.ones(2)])
 def test_learning_rates_are_numbers_in_a_dict(wrong: Any) -> None:
     adapter = adapt(layers(), layers_plan(), TensorTrain(2), check=False)
@@ -266,24 +284,37 @@ def test_a_frozen_core_stays_frozen() -> None:
     }  # fmt: skip
 
 
-def test_formats_and_scales_are_read_only() -> None:
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda adapter: operator.setitem(adapter.scales, "stack", 3.0),
+        lambda adapter: operator.setitem(adapter.formats, "stack", TensorTrain(1)),
+        lambda adapter: operator.setitem(adapter.scales, "another", 3.0),
+        lambda adapter: operator.delitem(adapter.scales, "stack"),
+        lambda adapter: adapter.scales.update(stack=3.0),
+        lambda adapter: setattr(adapter, "scales", {"stack": 3.0}),
+        lambda adapter: setattr(adapter, "formats", {"stack": TensorTrain(1)}),
+    ],
+)
+def test_formats_and_scales_are_read_only(write: Callable[[Adapter], object]) -> None:
     """A scale written here would change the file and not the output."""
     adapter = adapt(layers(), layers_plan(), TensorTrain(2), scale=0.5)
-    for view, value in ((adapter.scales, 3.0), (adapter.formats, TensorTrain(1))):
-        with pytest.raises(TypeError, match="does not support item assignment"):
-            cast("Any", view)["stack"] = value
+    with pytest.raises((TypeError, AttributeError), match=r"not support|has no (attribute|setter)"):
+        write(adapter)
     assert dict(adapter.scales) == {"stack": 0.5}
+    assert dict(adapter.formats) == {"stack": TensorTrain(2)}
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_factors_that_are_not_finite_are_not_merged_and_not_saved(value: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("core", ["U", "S1", "V"])
+def test_factors_that_are_not_finite_are_not_merged_and_not_saved(core: str, value: float, tmp_path: Path) -> None:
     model = layers()
     adapter = adapt(model, layers_plan(), TensorTrain(2))
     with torch.no_grad():
-        adapter.named_cores()["stack.U"][0, 0] = value
-    with untouched(model), refused(AdaptError, "'stack.U'", "NaN or infinity"):
+        adapter.named_cores()[f"stack.{core}"].view(-1)[-1] = value
+    with untouched(model), refused(AdaptError, f"'stack.{core}'", "NaN or infinity"):
         adapter.merge()
-    with refused(CheckpointError, "'factors.stack.U'", "NaN or infinity", "1 of"):
+    with refused(CheckpointError, f"'factors.stack.{core}'", "NaN or infinity", "1 of"):
         adapter.save(tmp_path / "a.safetensors")
     assert not list(tmp_path.iterdir())
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tensorfact import CP, Group, MatrixBatch, Rule, TensorizationPlan, TensorTrain, Tucker, adapt, load_adapter
 from tensorfact.adapters.options import fresh_seed
-from tensorfact.errors import AdaptError, FormatError, PlanError, RankError, TensorfactError
+from tensorfact.errors import AdaptError, CheckpointError, FormatError, PlanError, RankError, TensorfactError
 from tests.helpers import (
     TT,
     Tiny,
@@ -230,3 +230,13 @@ def test_a_seed_is_drawn_whatever_the_default_device() -> None:
     torch.manual_seed(0)
     with torch.device("meta"):
         assert fresh_seed() == expected
+
+
+@pytest.mark.parametrize("wrong", [None, 5, b"x", 1.5, True, [], {}, ("a", "b"), object, "", "a\0b", "\ud800"])
+def test_what_is_no_path_is_refused(wrong: Any) -> None:
+    model = randomise(layers())
+    with untouched(model), refused(CheckpointError if isinstance(wrong, str) else AdaptError, "path", fix=False):
+        load_adapter(model, wrong)
+    adapter = adapt(model, layers_plan(), TT)
+    with untouched(model), refused(CheckpointError, "path"):
+        adapter.save(wrong)

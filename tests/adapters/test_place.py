@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -161,3 +163,31 @@ def test_a_failed_merge_restores_every_weight(monkeypatch: pytest.MonkeyPatch) -
     with untouched(model), pytest.raises(MemoryError):
         adapter.merge()
     assert not adapter.merged
+
+
+def another_adapted_layer() -> torch.nn.Module:
+    """Return an adapted layer of another model."""
+    model = layers(3)
+    adapt(model, layers_plan(), TT)
+    return model[1]
+
+
+@pytest.mark.parametrize(
+    "new",
+    [torch.nn.Sequential, copy.deepcopy, lambda _: another_adapted_layer()],
+    ids=["wrapped", "a copy", "another's"],
+)
+def test_a_layer_that_was_replaced_is_neither_merged_nor_saved(
+    new: Callable[[torch.nn.Module], torch.nn.Module], tmp_path: Path
+) -> None:
+    model = randomise(layers(3))
+    adapter = adapt(model, layers_plan(), TT)
+    draw(adapter)
+    adapted = model[1]
+    model[1] = new(adapted)
+    for call in (adapter.merge, lambda: adapter.save(tmp_path / "a")):
+        with untouched(model), refused(AdaptError, "'1.weight'", "replaced", f"got {type(model[1]).__name__}"):
+            call()
+    assert not list(tmp_path.iterdir())
+    model[1] = adapted
+    adapter.merge()

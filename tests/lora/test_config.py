@@ -61,7 +61,15 @@ def test_a_file_of_kohya_has_its_alpha_in_its_metadata(rank: str | None, tmp_pat
     assert difference(infer(loaded(base, tmp_path / "a.safetensors"), X), infer(model, X)) < 1e-5
 
 
-@pytest.mark.parametrize("alpha", [torch.tensor(2), torch.tensor(2, dtype=torch.int16), torch.tensor([2.0])])
+@pytest.mark.parametrize(
+    "alpha",
+    [
+        torch.tensor(2),
+        torch.tensor([2.0]),
+        *(torch.tensor(2, dtype=d) for d in (torch.uint8, torch.int16, torch.int32, torch.bfloat16, torch.float64)),
+    ],
+    ids=repr,
+)
 def test_an_alpha_of_any_real_dtype_is_read(alpha: torch.Tensor, tmp_path: Path) -> None:
     down, up = torch.randn(2, 12), torch.randn(12, 2)
     save_file({"q.lora_down.weight": down, "q.lora_up.weight": up, "q.alpha": alpha}, tmp_path / "a.safetensors")
@@ -70,6 +78,25 @@ def test_an_alpha_of_any_real_dtype_is_read(alpha: torch.Tensor, tmp_path: Path)
     found = from_lora(base, tmp_path / "a.safetensors", plan_by_shape(base), MatrixBatch(2))
     adapter = load_adapter(base, found.state, check=False)
     assert difference(adapter.delta("q.weight").detach(), up @ down) < 1e-5
+
+
+LORA = {"lora_down.weight": (2, 12), "lora_up.weight": (12, 2)}
+LOHA = {"hada_w1_a": (12, 2), "hada_w1_b": (2, 12), "hada_w2_a": (12, 2), "hada_w2_b": (2, 12)}
+LOKR = {"lokr_w1_a": (3, 2), "lokr_w1_b": (2, 3), "lokr_w2": (4, 4)}
+
+
+@pytest.mark.parametrize("alpha", [torch.tensor(0), torch.tensor(0.0), torch.tensor([-0.0])], ids=repr)
+@pytest.mark.parametrize("keys", [LORA, LOHA, LOKR], ids=["LoRA", "LoHa", "LoKr"])
+def test_an_alpha_of_zero_in_the_file_switches_its_layer_off(
+    keys: dict[str, tuple[int, int]], alpha: torch.Tensor, tmp_path: Path
+) -> None:
+    file = {f"blocks.{at}.q.{key}": torch.randn(shape) for at in range(2) for key, shape in keys.items()}
+    file |= {"blocks.0.q.alpha": alpha, "blocks.1.q.alpha": torch.tensor(1.0)}
+    save_file(file, tmp_path / "a.safetensors")
+    base = randomise(Small())
+    found = from_lora(base, tmp_path / "a.safetensors", plan_by_shape(base), MatrixBatch("full"), tolerance=1e-6)
+    adapter = load_adapter(base, found.state, check=False)
+    assert [bool(adapter.delta(f"blocks.{at}.q.weight").abs().max() > 1e-5) for at in range(2)] == [False, True]
 
 
 def test_two_modules_whose_flattened_names_coincide_are_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,19 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tensorfact import AdapterState, Group, MatrixBatch, Rule, TensorizationPlan, TensorTrain, adapt, load_adapter
+from tensorfact import (
+    CP,
+    Adapter,
+    AdapterState,
+    Format,
+    Group,
+    MatrixBatch,
+    Rule,
+    TensorizationPlan,
+    TensorTrain,
+    adapt,
+    load_adapter,
+)
 from tensorfact.errors import AdaptError, CheckpointError, FingerprintError, TensorfactError
 from tensorfact.lab import nano
 from tensorfact.storage import files
@@ -22,6 +35,7 @@ from tensorfact.storage.description import AdapterDescription
 from tensorfact.storage.files import read_header, read_tensors, write_tensors
 from tests.helpers import (
     TOLERANCE,
+    TT,
     Tiny,
     bits,
     difference,
@@ -344,11 +358,39 @@ def test_a_core_of_another_dtype_is_refused(saved: Path, dtype: torch.dtype) -> 
         load_adapter(base(), odd)
 
 
-def test_a_file_with_nan_is_refused_by_name(saved: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_a_file_with_nan_or_infinity_is_refused_by_name(saved: Path, tmp_path: Path, value: str) -> None:
     state = AdapterState.load(saved)
     name = next(name for name in state.tensors if name.startswith("factors."))
-    tensors = {**state.tensors, name: torch.full_like(state.tensors[name], float("nan"))}
+    tensors = {**state.tensors, name: torch.full_like(state.tensors[name], float(value))}
     write_tensors(tmp_path / "nan", tensors, read_header(saved).metadata)
     model = base()
     with untouched(model), refused(CheckpointError, name, "NaN or infinity"):
         load_adapter(model, tmp_path / "nan")
+
+
+@pytest.mark.parametrize(
+    "formats", [(TensorTrain(1),) * 2, (TensorTrain(1), TensorTrain(2)), (TT, CP(3), MatrixBatch(1))]
+)
+def test_threads_that_save_adapters_to_one_path_leave_one_of_them_whole(
+    tmp_path: Path, formats: tuple[Format, ...]
+) -> None:
+    path, errors = tmp_path / "file", list[Exception]()
+    adapters = [adapt(base(), PLAN, format, seed=at) for at, format in enumerate(formats)]
+    whole = [{name: bits(tensor) for name, tensor in adapter.state.tensors.items()} for adapter in adapters]
+
+    def write(adapter: Adapter) -> None:
+        try:
+            for _ in range(5):
+                adapter.save(path)
+                assert {name: bits(tensor) for name, tensor in AdapterState.load(path).tensors.items()} in whole
+        except Exception as error:  # a thread's own traceback is lost
+            errors.append(error)
+
+    threads = [threading.Thread(target=write, args=(adapter,)) for adapter in adapters]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]

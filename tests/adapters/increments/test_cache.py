@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import threading
+from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
@@ -332,3 +333,49 @@ def test_merging_and_delta_see_what_was_written_by_data() -> None:
     expected = run(model, x)
     adapter.merge()
     assert difference(run(model, x), expected) < 1e-12
+
+
+@pytest.mark.parametrize("exchange", [_load_assigned, _data, _vector, _dtype], ids=lambda e: e.__name__.strip("_"))
+@pytest.mark.parametrize("route", ["activation", "weight"])
+def test_factors_that_were_exchanged_and_then_written_by_data_are_seen(exchange: Any, route: str) -> None:
+    model, adapter, x = stack(route=route)
+    run(model, x)
+    exchange(model, adapter)
+    x = x.to(next(model.parameters()).dtype)
+    before = run(model, x)
+    for core in adapter.parameters():
+        core.data.mul_(2.0)
+    assert difference(run(model, x), merged(model, x)) < TOLERANCE[x.dtype]
+    assert difference(run(model, x), before) > 1e-3
+
+
+def _halved_by_numpy(tensor: Tensor) -> None:
+    values = tensor.numpy()
+    values /= 2
+
+
+WRITES: dict[str, Callable[[Tensor], object]] = {
+    "in place": lambda tensor: tensor.mul_(2),
+    "through .data": lambda tensor: tensor.data.mul_(2),
+    ".data assigned": lambda tensor: setattr(tensor, "data", 2 * tensor.data),
+    "through a view": lambda tensor: tensor.view(-1)[0].fill_(9.0),
+    "through numpy": _halved_by_numpy,
+}
+
+
+@pytest.mark.parametrize("write", WRITES)
+@pytest.mark.parametrize("names", ["tensorfact.", "0.", ""])
+def test_functional_call_sees_what_was_written_to_its_tensors(names: str, write: str) -> None:
+    """To the factors, to the base weights, and to all of them."""
+    model, _, x = stack()
+    state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    with torch.no_grad():
+        before = torch.func.functional_call(model, state, (x,))
+        for name, tensor in state.items():
+            if name.startswith(names):
+                WRITES[write](tensor)
+        found = torch.func.functional_call(model, state, (x,))
+    assert difference(run(model, x), before) < 1e-12
+    model.load_state_dict(state)
+    assert difference(found, run(model, x)) < 1e-12
+    assert difference(found, before) > 1e-3

@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+import transformers
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 from transformers import BertConfig, BertForSequenceClassification, ViTConfig, ViTForImageClassification
 
-from tensorfact import TensorTrain, adapt, fit, plan_for
+from tensorfact import MatrixBatch, TensorTrain, adapt, fit, plan_by_shape, plan_for
 from tensorfact.errors import TrainingError
 from tensorfact.lab import evaluate, nano
 from tensorfact.lab.training.batches import BatchOrigin
@@ -146,6 +147,31 @@ class Dicts(Dataset[dict[str, Tensor]]):
 
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "num_labels": 3}
+
+WORDS = {"input_ids": torch.arange(40).reshape(8, 5) % 20, "attention_mask": torch.ones(8, 5, dtype=torch.int64)}
+PIXELS = {"pixel_values": torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))}
+OTHERS: dict[str, tuple[str, dict[str, Any], dict[str, Tensor]]] = {
+    "DistilBertForSequenceClassification": (
+        "DistilBertConfig", {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64, "vocab_size": 20}, WORDS,
+    ),
+    "GPT2ForSequenceClassification": (
+        "GPT2Config", {"n_embd": 32, "n_layer": 2, "n_head": 2, "vocab_size": 20, "pad_token_id": 0}, WORDS,
+    ),
+    "DeiTForImageClassification": ("DeiTConfig", {**SMALL, "image_size": 32, "patch_size": 8}, PIXELS),
+    "SwinForImageClassification": (
+        "SwinConfig", {"image_size": 32, "patch_size": 4, "embed_dim": 32, "depths": [2], "num_heads": [2]}, PIXELS,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_fit_and_evaluate_take_other_models_of_transformers(name: str) -> None:
+    config, options, inputs = OTHERS[name]
+    model = getattr(transformers, name)(getattr(transformers, config)(**{**options, "num_labels": 3}))
+    data = Dicts(**inputs, labels=torch.arange(8) % 3)
+    adapt(model, plan_by_shape(model), MatrixBatch(2), seed=0)
+    history = fit(model, data, data, epochs=1, lr=1e-3)
+    assert evaluate(model, data)[1] == pytest.approx(history.epochs[0].val_loss)
 
 
 def test_fit_and_evaluate_take_models_and_data_of_transformers() -> None:
