@@ -62,7 +62,7 @@ class Adapter(nn.Module):
     ) -> None:
         super().__init__()
         self.__dict__["_model"] = model  # not as a submodule: the adapter is a submodule of the model
-        self.plan, self.resolved, self.head, self.dropout = plan, resolved, head, options.dropout.plain
+        self.plan, self.resolved, self.head = plan, resolved, head
         self._switch, self._attached = Switch(), False
         self._originals, self._place = Originals(model), Place(model, recompute=options.recompute)
         self._beside, self._turns = Beside(model, head, self._originals), Turns(model)
@@ -94,6 +94,11 @@ class Adapter(nn.Module):
     def scales(self) -> Mapping[str, float]:
         """Scales s of the update W + s dW by tensor name, as given to `adapt`."""
         return MappingProxyType(self._links.scales)
+
+    @property
+    def dropout(self) -> float | dict[str, float]:
+        """Dropout of the factors or of the increment, as given to `adapt`."""
+        return self._links.options.dropout.plain
 
     @property
     def merged(self) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import AdaptError
 from ..formats import Format
-from ..model.parameters import base_parameters, owner_of, owners_of
+from ..model.parameters import base_parameters, owners_of
 from ..plan import ResolvedPlan
 from ..storage import AdapterState
 from .explain import Planned
@@ -154,13 +154,15 @@ class Links:
             AdaptError: A layer was replaced, or a base weight by what was made of the effective one.
         """
         self.check_intact()
+        modules = dict(self.model.named_modules(remove_duplicate=False))
         for name, slot in self.slots.items():
-            module, attribute = owner_of(self.model, name)
-            if not any(module is owner for owner, _ in self.owners[name]):
+            path, _, attribute = name.rpartition(".")
+            module = modules.get(path)
+            if module is None or not any(module is owner for owner, _ in self.owners[name]):
                 raise AdaptError(
                     f"the layer of {name!r} was replaced after it was adapted",
                     expected="the adapted layer",
-                    got=type(module).__name__,
+                    got="nothing" if module is None else type(module).__name__,
                     fix="put the adapted layer back, or call adapter.remove() and adapt the model again",
                 )
             found = module._parameters.get(attribute)

@@ -85,6 +85,9 @@ class Originals:
 
         Args:
             slots: The adapted parameters, by name.
+
+        Raises:
+            AdaptError: An effective weight is not finite.
         """
         parameters = base_parameters(self.model)
         try:
@@ -92,6 +95,7 @@ class Originals:
                 for name, slot in slots.items():
                     self.values[name] = parameters[name].detach().clone()
                     slot.increment.add_into(parameters[name], slot.scale)
+                    _require_finite_sum(name, parameters[name], self.values[name])
         except BaseException:
             self.restore()
             raise
@@ -117,6 +121,15 @@ class Originals:
             for name, original in self.values.items():
                 parameters[name].copy_(original)
         self.values.clear()
+
+
+def _require_finite_sum(name: str, merged: Tensor, original: Tensor) -> None:
+    if not bool(merged.isfinite().all()) and bool(original.isfinite().all()):
+        raise AdaptError(
+            f"the merged weight {name!r} holds NaN or infinity",
+            cause=f"s dW exceeds the largest number of {merged.dtype}",
+            fix="train with a lower learning rate or scale, or merge in a wider dtype: model.float()",
+        )
 
 
 def require_attached(attached: bool, *, disabled: bool) -> None:

@@ -232,7 +232,12 @@ def state_of(adapter: AdapterSource, model: nn.Module | None = None, *, check_ba
         return AdapterState.load(adapter, model, check_base=check_base)
     state = adapter if isinstance(adapter, AdapterState) else getattr(adapter, "state", None)
     if not isinstance(state, AdapterState):
-        raise AdaptError("adapter", expected="an Adapter, an AdapterState or a path", got=repr(adapter)[:80])
+        raise AdaptError(
+            "adapter",
+            expected="an Adapter, an AdapterState or a path",
+            got=repr(adapter)[:80],
+            fix="'adapter.safetensors'",
+        )
     if adapter is state:  # it may have been constructed by hand
         state.check()
     if model is not None:

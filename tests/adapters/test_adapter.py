@@ -294,6 +294,7 @@ def test_a_frozen_core_stays_frozen() -> None:
         lambda adapter: adapter.scales.update(stack=3.0),
         lambda adapter: setattr(adapter, "scales", {"stack": 3.0}),
         lambda adapter: setattr(adapter, "formats", {"stack": TensorTrain(1)}),
+        lambda adapter: setattr(adapter, "dropout", 0.5),
     ],
 )
 def test_formats_and_scales_are_read_only(write: Callable[[Adapter], object]) -> None:
@@ -317,6 +318,18 @@ def test_factors_that_are_not_finite_are_not_merged_and_not_saved(core: str, val
     with refused(CheckpointError, f"'factors.stack.{core}'", "NaN or infinity", "1 of"):
         adapter.save(tmp_path / "a.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("dtype", "size"), [(torch.float32, 1e30), (torch.float16, 3e2), (torch.bfloat16, 1e30)])
+def test_a_product_of_factors_that_overflows_is_not_merged(dtype: torch.dtype, size: float) -> None:
+    model = layers().to(dtype)
+    adapter = adapt(model, layers_plan(), TensorTrain(2))
+    with torch.no_grad():
+        for core in adapter.named_cores().values():
+            core.fill_(size)
+    with untouched(model), refused(AdaptError, "'0.weight'", "NaN or infinity", str(dtype)):
+        adapter.merge()
+    assert not adapter.merged
 
 
 @pytest.mark.parametrize("scale", [1e300, -1e39, math.inf, math.nan])

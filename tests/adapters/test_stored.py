@@ -178,6 +178,19 @@ def test_a_replaced_layer_is_refused(new: nn.Module, use: str, tmp_path: Path) -
     adapter.remove()
 
 
+@pytest.mark.parametrize("use", ["merge", "save", "state"])
+@pytest.mark.parametrize("deleted", [True, False])
+def test_a_layer_that_was_deleted_is_named(deleted: bool, use: str, tmp_path: Path) -> None:
+    model, adapter = adapted()
+    model._modules["1"] = None
+    if deleted:
+        del model._modules["1"]
+    uses: dict[str, Callable[[], object]] = {"merge": adapter.merge, "save": lambda: adapter.save(tmp_path / "a")}
+    with refused(AdaptError, "'1.weight'", "replaced", "got nothing"):
+        uses.get(use, lambda: getattr(adapter, use))()
+    adapter.remove()
+
+
 @pytest.mark.parametrize("late", [nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm])
 def test_a_parametrization_put_on_afterwards_is_refused(late: Callable[[nn.Module], object]) -> None:
     model, _ = adapted()
