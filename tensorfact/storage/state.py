@@ -236,7 +236,7 @@ def state_of(adapter: AdapterSource, model: nn.Module | None = None, *, check_ba
             "adapter",
             expected="an Adapter, an AdapterState or a path",
             got=repr(adapter)[:80],
-            fix="'adapter.safetensors'",
+            fix="pass 'adapter.safetensors'",
         )
     if adapter is state:  # it may have been constructed by hand
         state.check()

@@ -182,12 +182,16 @@ def test_a_replaced_layer_is_refused(new: nn.Module, use: str, tmp_path: Path) -
 @pytest.mark.parametrize("deleted", [True, False])
 def test_a_layer_that_was_deleted_is_named(deleted: bool, use: str, tmp_path: Path) -> None:
     model, adapter = adapted()
-    model._modules["1"] = None
+    cast("dict[str, object]", model._modules)["1"] = None
     if deleted:
         del model._modules["1"]
-    uses: dict[str, Callable[[], object]] = {"merge": adapter.merge, "save": lambda: adapter.save(tmp_path / "a")}
+    uses: dict[str, Callable[[], object]] = {
+        "merge": adapter.merge,
+        "save": lambda: adapter.save(tmp_path / "a"),
+        "state": lambda: adapter.state,
+    }
     with refused(AdaptError, "'1.weight'", "replaced", "got nothing"):
-        uses.get(use, lambda: getattr(adapter, use))()
+        uses[use]()
     adapter.remove()
 
 
