@@ -205,7 +205,7 @@ UNMIRRORED = {
     "common.aliases": "tests/test_structure.py: names of types, which hold no code",
     **{
         f"adapters.increments.{name}": "tests/adapters/increments/test_increment.py: every mode, on every kind of layer"
-        for name in ("contracted_input", "execution", "formed_weight", "halves", "narrow_products")
+        for name in ("contracted_input", "execution", "halves", "narrow_products")
     },
     "adapters.groups": "tests/adapters/test_adapter.py: learning rates of parameter groups",
     "adapters.options": "tests/adapters/test_build.py: the options of adapt, right and wrong",

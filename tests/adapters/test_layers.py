@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from tensorfact import CP, Adapter, Group, MatrixBatch, Rule, TensorizationPlan, TensorTrain, Tucker, adapt, plan_for
 from tensorfact.adapters.options import Route
@@ -157,6 +158,18 @@ def test_hooks_stay() -> None:
     adapter.remove()
     module(torch.randn(2, 6))
     assert seen == ["before", "forward"] * 2
+
+
+@pytest.mark.parametrize("make", [lambda: nn.Linear(384, 384), lambda: Conv1D(384, 384)])
+def test_a_forward_method_that_was_kept_works_after_removal(make: Callable[[], nn.Module]) -> None:
+    """accelerate's hooks keep the method of the layer as they found it."""
+    module, x = make(), torch.randn(2, 384)
+    expected = module(x)
+    adapter = adapted(module, "out in" if isinstance(module, nn.Linear) else "in out", "in out")
+    kept = module.forward
+    assert difference(kept(x), expected) > 1e-3
+    adapter.remove()
+    assert torch.equal(kept(x), expected)
 
 
 def test_an_adapted_parameter_can_still_be_assigned() -> None:

@@ -15,11 +15,8 @@ from ...plan import TensorGroup, View
 from ...plan.slices import restricted
 from ..factors import Factors
 from .cache import Formed, Passes, composable, without_autocast
-from .execution import Execution, Masks, Product
-from .formed_weight import FormedWeight
+from .execution import Masks, Product
 from .planned import Kind
-
-_FORMED: Execution = FormedWeight()
 
 
 class Increment:
@@ -54,8 +51,9 @@ class Increment:
         Returns:
             The layer's output (..., out).
         """
-        mode = _FORMED if x.is_nested or self.drops_entries else self.kind.execution
-        return mode.linear(self, product, x, weight, bias, scale)
+        if x.is_nested or self.drops_entries:  # which no execution mode supports
+            return product(x, self.added_to(weight, scale, drop=True), bias)
+        return self.kind.execution.linear(self, product, x, weight, bias, scale)
 
     def dense(self, *, drop: bool = False) -> Tensor:
         """Return the increment in the parameter's shape and at least fp32, even under autocast.

@@ -83,6 +83,9 @@ def test_a_difference_is_converted_as_one() -> None:
     found = adapter.convert(MatrixBatch("full"), tolerance=1e-5)
     assert found.changes[0].error < 1e-5
     assert not adapter.starts
+    found.state.check()
+    assert not found.state.description.subtracts_start
+    assert all(torch.isfinite(core).all() for core in found.state.tensors.values())
     assert all(difference(adapter.delta(name), value) < 1e-4 for name, value in before.items())
     assert difference(infer(model, X), moved) < 1e-3
 
