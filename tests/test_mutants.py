@@ -103,6 +103,7 @@ def test_the_tests_of_a_mutant_run_its_lines_and_take_no_longer_than_allowed() -
     assert covering(mutant, [own, shared], 2) == ([], beside[:2], 1.5)
 
 
+@pytest.mark.slow
 def test_a_mutant_is_tested_in_a_fork_and_the_tests_pass_without_it() -> None:
     path = ROOT / "tensorfact/network/cost.py"
     (mutant,) = (each for each in mutants(path) if each.code.startswith("return Cost(2 *") and each.after == "3")

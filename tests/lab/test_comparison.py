@@ -13,6 +13,7 @@ from tensorfact import CP, TensorTrain, adapt, compare, plan_for
 from tensorfact.errors import AdaptError, RankError, TrainingError
 from tensorfact.lab import Comparison, digits, nano
 from tensorfact.lab.baselines import FullFineTuning, LinearProbe
+from tensorfact.lab.data import Splits
 from tensorfact.lab.report import write_report
 from tests.helpers import draw
 
@@ -21,7 +22,11 @@ from tests.helpers import draw
 def comparison() -> Comparison:
     model = nano()
     formats = {"tt": TensorTrain(rank=4), "cp": CP(rank=4)}
-    return compare(model, digits(model), formats, seeds=(0, 1), epochs=1, lr=3e-3, scale=10.0, increment=tuned())
+    return compare(model, few(model), formats, seeds=(0, 1), epochs=1, lr=3e-3, scale=10.0, increment=tuned())
+
+
+def few(model: nn.Module) -> Splits:
+    return digits(model, train=256, val=100, test=200)
 
 
 def tuned() -> nn.Module:
@@ -67,7 +72,7 @@ def test_the_floor_lies_between_the_linear_probe_and_full_fine_tuning(comparison
 def test_the_model_is_not_changed() -> None:
     model = nano()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    compare(model, digits(model), [CP(rank=1)], seeds=[0], epochs=1, baselines=())
+    compare(model, few(model), [CP(rank=1)], seeds=[0], epochs=1, baselines=())
     assert list(before) == list(model.state_dict())
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 

@@ -292,6 +292,7 @@ for case, (old, new) in cases.items():
 """
 
 
+@pytest.mark.slow
 def test_a_folder_of_a_killed_process_never_mixes_old_and_new(tmp_path: Path) -> None:
     two, three = ({name: f"new {name}" for name in names} for names in (("config", "a"), ("config", "a", "b")))
     cases = {

@@ -98,7 +98,7 @@ def test_attaching_leaves_the_random_state_alone(name: str) -> None:
 def test_baselines_are_rows_of_a_comparison() -> None:
     model = lab.nano()
     rows: list[Any] = [BitFit(), BottleneckAdapters(4), AdaptFormer(4), PromptTuning(3)]
-    found = compare(model, digits(model, train=16, val=8), [], seeds=[0], epochs=1, baselines=rows)
+    found = compare(model, digits(model, train=16, val=8, test=50), [], seeds=[0], epochs=1, baselines=rows)
     assert [row.label for row in found.rows] == ["bitfit", "adapter h=4", "adaptformer h=4", "vpt-shallow p=3"]
 
 
