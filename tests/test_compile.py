@@ -51,8 +51,17 @@ def test_batch_sizes_share_a_graph(name: str) -> None:
     assert counter.frame_count <= 2
 
 
-@pytest.mark.parametrize("format", [Tucker(2), CP(2), MatrixBatch(2)], ids=str)
-@pytest.mark.parametrize("route", ["activation", "weight"])
+@pytest.mark.parametrize(
+    ("route", "format"),
+    [
+        *[
+            pytest.param("activation", format, id=f"activation-{format}")
+            for format in (Tucker(2), CP(2), MatrixBatch(2))
+        ],
+        pytest.param("weight", MatrixBatch(2), id="weight-matrix-batch"),
+        *[pytest.param("weight", f, marks=pytest.mark.slow, id=f"weight-{f}") for f in (Tucker(2), CP(2))],
+    ],
+)
 def test_every_format_and_route_is_one_graph(format: Format, route: Any) -> None:
     model, _ = adapted("small", format, route=route)
     counter = CompileCounterWithBackend("eager")
