@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -30,15 +31,35 @@ _UNREADABLE = (
 _LYCORIS = re.compile(r"^(?:lycoris|lora_unet|lora_te\d?|lora_transformer|lora)_")
 
 
-def read_layers(model: nn.Module, path: AnyPath) -> tuple[dict[str, LowRankIncrement], dict[str, Tensor]]:
-    """Read a file's increments, scale included, and the parameters that it stores whole.
+@dataclasses.dataclass(frozen=True, eq=False)
+class StoredLayer:
+    """A layer of a file, whose matrices fit its weight; nothing of the size of the weight is formed yet.
+
+    Args:
+        parts: The matrices by their names in peft.
+        scale: What the product of the matrices is multiplied by.
+        shape: The shape of the weight that they give (outputs, inputs).
+    """
+
+    parts: Mapping[str, Tensor]
+    scale: float
+    shape: tuple[int, int]
+
+    def increment(self) -> LowRankIncrement:
+        """Return the increment as two matrices in fp64."""
+        down, up, _ = _halves({name: part.double() for name, part in self.parts.items()}, self.shape)
+        return LowRankIncrement(down, up * self.scale, 0.0, sum(part.numel() for part in self.parts.values()))
+
+
+def read_layers(model: nn.Module, path: AnyPath) -> tuple[dict[str, StoredLayer], dict[str, Tensor]]:
+    """Read a file's layers and the parameters that it stores whole.
 
     Args:
         model: The base model, whose names the file's layers have.
         path: A folder of peft, or a safetensors file of peft or LyCORIS.
 
     Returns:
-        The increments, and the parameters stored whole, both by parameter name.
+        The layers, and the parameters stored whole, both by parameter name.
 
     Raises:
         CheckpointError: A file is missing or damaged, or its description cannot be read.
@@ -82,7 +103,7 @@ def read_layers(model: nn.Module, path: AnyPath) -> tuple[dict[str, LowRankIncre
     layers = {}
     for layer, each in parts.items():
         name = modules[_module_of(layer, modules, spelled)]
-        layers[name] = _two(path, layer, each, config, tuple(parameters[name].shape))
+        layers[name] = _stored(path, layer, each, config, tuple(parameters[name].shape))
     if not layers:
         raise DataError(f"from_lora: {path} holds no layers", expected="LoRA, LoHa or LoKr matrices")
     return layers, kept
@@ -160,14 +181,12 @@ def _finite(path: Path, key: str, tensor: Tensor, *, whole: bool = False) -> Ten
     return tensor
 
 
-def _two(
-    path: Path, layer: str, parts: Mapping[str, Tensor], config: Config, shape: tuple[int, ...]
-) -> LowRankIncrement:
-    """Return one layer's increment as two matrices, once their sizes are known to be those of its weight."""
-    wide = {name: part.double() for name, part in parts.items() if name != "alpha"}
-    kind = next((kind for kind in _KINDS if any(name.startswith(kind) for name in wide)), "")
+def _stored(path: Path, layer: str, parts: Mapping[str, Tensor], config: Config, shape: tuple[int, ...]) -> StoredLayer:
+    """Return one layer, once the sizes of its matrices are known to be those of its weight."""
+    matrices = {name: part for name, part in parts.items() if name != "alpha"}
     try:
-        down, up, rank = _KINDS[kind](wide, shape)
+        # without values: a later layer may be damaged, and small matrices may have a large product
+        down, up, rank = _halves({name: part.to("meta") for name, part in matrices.items()}, shape)
         if not down.shape[0] or down.shape[0] != up.shape[1] or parts.get("alpha", torch.ones(())).numel() != 1:
             raise ValueError("ranks differ")  # noqa: TRY301
     except (KeyError, RuntimeError, ValueError) as error:
@@ -176,9 +195,15 @@ def _two(
             expected=f"the matrices of LoRA, LoHa or LoKr for a weight of shape {shape}",
             got=", ".join(f"{name} {tuple(part.shape)}" for name, part in parts.items())[:200],
             cause="a convolution, an incomplete file, or a file for another model",
+            fix="pass the base model it was trained on",
         ) from error
-    scale = scale_of(layer, parts, config, rank)
-    return LowRankIncrement(down, up * scale, 0.0, sum(part.numel() for part in wide.values()))
+    return StoredLayer(matrices, scale_of(layer, parts, config, rank), (up.shape[0], down.shape[1]))
+
+
+def _halves(parts: Mapping[str, Tensor], shape: tuple[int, ...]) -> tuple[Tensor, Tensor, int | None]:
+    """Return the lower and the upper matrix of an increment, and the rank that its scale is divided by."""
+    kind = next((kind for kind in _KINDS if any(name.startswith(kind) for name in parts)), "")
+    return _KINDS[kind](parts, shape)
 
 
 def _lora(parts: Mapping[str, Tensor], shape: tuple[int, ...]) -> tuple[Tensor, Tensor, int | None]:
@@ -228,7 +253,7 @@ def _factored(parts: Mapping[str, Tensor], name: str) -> tuple[Tensor, Tensor]:
 def _halved(whole: Tensor) -> tuple[Tensor, Tensor]:
     """Return a matrix as a product with the identity, of the rank of its shorter side."""
     rows, columns = whole.shape
-    return (torch.eye(rows).to(whole), whole) if rows <= columns else (whole, torch.eye(columns).to(whole))
+    return (whole.new_ones(rows).diag(), whole) if rows <= columns else (whole, whole.new_ones(columns).diag())
 
 
 def _require_matrices(*parts: Tensor) -> None:

@@ -23,7 +23,7 @@ from ..plan.tensors import formats_of
 from ..storage import AdapterState
 from ..storage.description import AdapterDescription
 from ..storage.fingerprint import Fingerprint
-from .files import read_layers
+from .files import StoredLayer, read_layers
 from .matrices import LowRankIncrement, stacked
 
 
@@ -101,18 +101,21 @@ def _covered(
     model: nn.Module, path: AnyPath, resolved: ResolvedPlan
 ) -> tuple[dict[str, LowRankIncrement], dict[str, Tensor]]:
     """Return the increments in a file and the tensors that it stores whole, which fit the plan."""
-    layers, kept = read_layers(model, path)
+    found, kept = read_layers(model, path)
     views = {view.parameter: view for tensor in resolved.tensors for view in tensor.views}
-    for name, layer in layers.items():
+    for name, layer in found.items():
         _check_layer(name, layer, views)
     if both := sorted(kept.keys() & views.keys()):
         raise DataError(
             f"from_lora: the file stores {both[0]!r} whole, but the plan covers it", fix="leave it out of the plan"
         )
+    layers = {name: layer.increment() for name, layer in found.items()}
+    for name, increment in layers.items():
+        _check_frozen(name, increment, views[name])
     return layers, kept
 
 
-def _check_layer(name: str, layer: LowRankIncrement, views: Mapping[str, View]) -> None:
+def _check_layer(name: str, layer: StoredLayer, views: Mapping[str, View]) -> None:
     if name not in views:
         raise DataError(
             f"from_lora: the plan does not cover {name!r}, which the file changes",
@@ -120,10 +123,13 @@ def _check_layer(name: str, layer: LowRankIncrement, views: Mapping[str, View]) 
             fix="pass a plan that covers all of the file's layers, such as plan_for(model)",
         )
     view = views[name]
-    shape = view.shape
-    found = (layer.up.shape[0], layer.down.shape[1])
-    if found != (shape[::-1] if views[name].transposed else shape):
-        raise DataError(f"from_lora: {name!r}", expected=f"matrices of a layer {shape}", got=f"of a layer {found}")
+    if layer.shape != (view.shape[::-1] if view.transposed else view.shape):
+        raise DataError(
+            f"from_lora: {name!r}", expected=f"matrices of a layer {view.shape}", got=f"of a layer {layer.shape}"
+        )
+
+
+def _check_frozen(name: str, layer: LowRankIncrement, view: View) -> None:
     if all(len(view.kept[axis]) == view.sizes[axis] for axis in view.order):
         return
     dense = layer.up @ layer.down

@@ -37,6 +37,7 @@ CONFIGURATION: dict[str, Any] = json.loads(r"""
 "target_modules": ["proj", "fc1"], "modules_to_save": null, "init_lora_weights": true, "fan_in_fan_out": false,
 "rank_pattern": {"blocks\\.0\\.proj": 2}, "alpha_pattern": {"fc1": 3.0}, "base_model_name_or_path": null}
 """)
+WIDE = 32
 
 Parts = dict[str, tuple[int, ...]]
 
@@ -88,8 +89,38 @@ WRITTEN = {
 }
 
 
+@functools.cache
+def wide() -> tuple[nn.Module, TensorizationPlan]:
+    """Return a model whose weights have a thousand times the numbers of the matrices of LoKr that change them."""
+    layers = [nn.Linear(WIDE**2, WIDE**2, bias=False, dtype=torch.bfloat16) for _ in range(8)]
+    return nn.Sequential(*layers), TensorizationPlan([Group("w", "layer in out", (Rule("{layer}.weight", "out in"),))])
+
+
+def wide_case(rng: Random, folder: Path) -> Case:
+    """Read a file of small matrices with a large product, of which one is damaged."""
+    tensors = {f"{layer}.lokr_w{k}": torch.ones(WIDE, WIDE) for layer in range(8) for k in (1, 2)}
+    name = rng.choice(sorted(tensors))
+    value = tensors.pop(name)
+    tensors |= rng.choice(
+        (
+            {},
+            {f"8{name}": value},
+            {name: value[:-1]},
+            {name: value.flatten()},
+            {name: value.long()},
+            {name: value * rng.choice((float("nan"), float("inf")))},
+        )
+    )
+    path = folder / "wide.safetensors"
+    path.write_bytes(save(tensors))
+    base, plan = wide()
+    return Case("wide", lambda: from_lora(base, path, plan, TensorTrain(2)), path, (base,), _used)
+
+
 def lora_case(rng: Random, folder: Path) -> Case:
     """Read a damaged LoRA file or folder."""
+    if rng.random() < 0.03:
+        return wide_case(rng, folder)
     kind = rng.choice(sorted(WRITTEN))
     written = WRITTEN[kind]
     config, metadata = written.config, dict(written.metadata)

@@ -243,7 +243,7 @@ def test_a_field_of_a_wrong_type_is_read_or_refused_with_the_name_of_the_file(fi
         message = ""
         try:
             layers, _ = read_layers(base, tmp_path)
-            assert all(bool(layer.up.isfinite().all()) for layer in layers.values())
+            assert all(bool(layer.increment().up.isfinite().all()) for layer in layers.values())
         except (CheckpointError, DataError) as error:
             message = str(error)
         assert not message or str(tmp_path) in message or "of its configuration" in message
@@ -318,5 +318,28 @@ def test_a_small_file_costs_little_memory_whatever_it_claims(keys: dict[str, tup
     def read() -> None:
         with contextlib.suppress(DataError):
             from_lora(base, path, plan_by_shape(base), TensorTrain("full"), tolerance=1e-6)
+
+    assert peak(read) <= 20 * path.stat().st_size + 50_000_000
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the peak cannot be reset here")
+@pytest.mark.parametrize(
+    "last",
+    [
+        {"lokr_w1": (32, 32)},
+        {"lokr_w1": (32, 31), "lokr_w2": (32, 32)},
+        {"hada_w1_a": (1024, 1), "hada_w1_b": (1, 1024)},
+        {"lora_A.weight": (2, 1024), "lora_B.weight": (1023, 2)},
+    ],
+    ids=lambda keys: " ".join(f"{name}{shape}" for name, shape in keys.items()),
+)
+def test_no_layer_is_formed_before_the_last_is_checked(last: dict[str, tuple[int, int]], tmp_path: Path) -> None:
+    base, path = torch.nn.Sequential(*(torch.nn.Linear(1024, 1024) for _ in range(9))), tmp_path / "a.safetensors"
+    sound = {f"{layer}.lokr_w{k}": torch.ones(32, 32) for layer in range(8) for k in (1, 2)}
+    save_file(sound | {f"8.{name}": torch.ones(shape) for name, shape in last.items()}, path)
+
+    def read() -> None:
+        with refused(DataError, "layer '8'", str(path)):
+            from_lora(base, path, plan_by_shape(base), TensorTrain(2))
 
     assert peak(read) <= 20 * path.stat().st_size + 50_000_000
