@@ -21,6 +21,9 @@ _SMALL = 1 << 16
 _PLAIN = (Tensor, nn.Parameter)
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
+_ROW = 1 << 10
+"""How many words of 8 bytes are added up as a row of a checksum."""
+
 
 class Beside:
     """Keeps the base values of the head and of small tensors, and knows which other tensors changed.
@@ -272,7 +275,7 @@ def _checksums(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.dtype, in
             plain = tensor.detach()
             plain = torch.view_as_real(plain) if plain.is_complex() else plain
             if plain.layout == torch.strided:
-                found[name] = _checksum(plain.view(_BITS[plain.itemsize]))
+                found[name] = _checksum(plain)
     devices = {total.device for total in found.values()}
     sums: dict[str, int] = {}
     for device in devices:  # one transfer a device
@@ -281,10 +284,23 @@ def _checksums(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.dtype, in
     return {name: (tensors[name].dtype, total) for name, total in sums.items()}
 
 
-def _checksum(bits: Tensor) -> Tensor:
-    """Return a sum of integers that wraps around, and depends on the row and the column of each."""
-    matrix = bits.reshape(-1, bits.shape[-1]) if bits.dim() > 1 else bits.reshape(1, -1)
-    totals = (matrix.sum(dim, dtype=torch.int64) for dim in (0, 1))
-    weights = (torch.arange(3, 2 * size + 3, 2, device=bits.device) * 0x9E3779B9 for size in matrix.shape[::-1])
-    columns, rows = ((total * weight).sum() for total, weight in zip(totals, weights, strict=True))
-    return columns + 31 * rows
+def _checksum(tensor: Tensor) -> Tensor:
+    """Return a sum of a tensor's bits as integers that wraps around, and depends on the place of each."""
+    words = _words(tensor)
+    cut = len(words) - len(words) % _ROW
+    matrix, rest = words[:cut].reshape(-1, _ROW), words[cut:]
+    columns, rows, left = (_weighted(each) for each in (matrix.sum(0), matrix.sum(1), rest))
+    return columns + 31 * rows + 29 * left
+
+
+def _weighted(words: Tensor) -> Tensor:
+    return (words * (torch.arange(3, 2 * len(words) + 3, 2, device=words.device) * 0x9E3779B9)).sum()
+
+
+def _words(tensor: Tensor) -> Tensor:
+    """Return the bits of a tensor as integers of 64 bits, zeros added; integers of 32 bits take ten times as long."""
+    narrow = tensor.reshape(-1).view(_BITS[tensor.itemsize])
+    each = 8 // narrow.itemsize
+    if len(narrow) % each:
+        narrow = nn.functional.pad(narrow, (0, -len(narrow) % each))
+    return (narrow.clone() if narrow.storage_offset() % each else narrow).view(torch.int64)

