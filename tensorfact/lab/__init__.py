@@ -15,11 +15,13 @@ from .data import (
     timm_dataset,
     vtab,
 )
+from .loading import Loaded, load
 from .training import History, evaluate, fit
 
 __all__ = [
     "Comparison",
     "History",
+    "Loaded",
     "Splits",
     "arrays",
     "compare",
@@ -30,6 +32,7 @@ __all__ = [
     "fit",
     "hugging_face",
     "image_folder",
+    "load",
     "nano",
     "open_task",
     "sprites",
