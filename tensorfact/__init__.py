@@ -3,79 +3,74 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from . import errors, formats, network, recipes
-from .adapters import Adapter, Alpha, adapt, load_adapter
-from .algebra import combine, convert, extract, round_ranks
-from .formats import (
-    CP,
-    Format,
-    MatrixBatch,
-    TensorTrain,
-    Tucker,
-    available_formats,
-    get_format,
-    register_format,
-)
-from .lora import from_lora, to_lora
-from .plan import Group, Rule, TensorizationPlan, plan_by_shape, plan_for
-from .storage import AdapterState
-
 if TYPE_CHECKING:
     from . import drawing as drawing
+    from . import errors as errors
+    from . import formats as formats
     from . import lab as lab
+    from . import network as network
+    from . import recipes as recipes
     from . import testing as testing
+    from .adapters import Adapter as Adapter
+    from .adapters import Alpha as Alpha
+    from .adapters import adapt as adapt
+    from .adapters import load_adapter as load_adapter
+    from .algebra import combine as combine
+    from .algebra import convert as convert
+    from .algebra import extract as extract
+    from .algebra import round_ranks as round_ranks
+    from .formats import CP as CP
+    from .formats import Format as Format
+    from .formats import MatrixBatch as MatrixBatch
+    from .formats import TensorTrain as TensorTrain
+    from .formats import Tucker as Tucker
+    from .formats import available_formats as available_formats
+    from .formats import get_format as get_format
+    from .formats import register_format as register_format
     from .lab import compare as compare
     from .lab import fit as fit
     from .lab import load as load
+    from .lora import from_lora as from_lora
+    from .lora import to_lora as to_lora
+    from .plan import Group as Group
+    from .plan import Rule as Rule
+    from .plan import TensorizationPlan as TensorizationPlan
+    from .plan import plan_by_shape as plan_by_shape
+    from .plan import plan_for as plan_for
+    from .storage import AdapterState as AdapterState
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "CP",
-    "Adapter",
-    "AdapterState",
-    "Alpha",
-    "Format",
-    "Group",
-    "MatrixBatch",
-    "Rule",
-    "TensorTrain",
-    "TensorizationPlan",
-    "Tucker",
-    "adapt",
-    "available_formats",
-    "combine",
-    "convert",
-    "errors",
-    "extract",
-    "formats",
-    "from_lora",
-    "get_format",
-    "load_adapter",
-    "network",
-    "plan_by_shape",
-    "plan_for",
-    "recipes",
-    "register_format",
-    "round_ranks",
-    "to_lora",
-]
+_ROOMS = ("drawing", "errors", "formats", "lab", "network", "recipes", "testing")
+_NAMES = {
+    "adapters": ("Adapter", "Alpha", "adapt", "load_adapter"),
+    "algebra": ("combine", "convert", "extract", "round_ranks"),
+    "formats": (
+        *("CP", "Format", "MatrixBatch", "TensorTrain", "Tucker"),
+        *("available_formats", "get_format", "register_format"),
+    ),
+    "lab": ("compare", "fit", "load"),
+    "lora": ("from_lora", "to_lora"),
+    "plan": ("Group", "Rule", "TensorizationPlan", "plan_by_shape", "plan_for"),
+    "storage": ("AdapterState",),
+}
+_HOMES = {name: room for room, names in _NAMES.items() for name in names} | {room: room for room in _ROOMS}
+"""The subpackage of every public name. It is imported on first use: `tensorfact --help` answers without torch."""
 
-_LATER = {"compare": "lab", "fit": "lab", "lab": "lab", "load": "lab", "testing": "testing", "drawing": "drawing"}
-"""Names imported on first use, and their subpackage: `lab` imports timm and `testing` imports hypothesis."""
+__all__ = sorted(name for name, room in _HOMES.items() if room not in ("drawing", "lab", "testing"))
 
 if not TYPE_CHECKING:  # a type checker would accept any attribute of a module with __getattr__
 
     def __getattr__(name: str) -> object:
-        if name not in _LATER:
+        if name not in _HOMES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         try:
-            room = import_module(f".{_LATER[name]}", __name__)
+            room = import_module(f".{_HOMES[name]}", __name__)
         except ImportError as error:  # help() and completion expect an AttributeError
             fix = "pip install 'tensorfact[testing]'" if name == "testing" else "pip install --upgrade tensorfact"
             raise AttributeError(f"{__name__}.{name} cannot be imported: {error}. Fix: {fix}.") from error
-        return room if name == _LATER[name] else getattr(room, name)
+        return room if name in _ROOMS else getattr(room, name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*__all__, *_LATER})
+    return sorted(_HOMES)

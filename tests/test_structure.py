@@ -221,6 +221,7 @@ UNMIRRORED = {
             *("partial_tucker", "per_slice", "reshaped_tucker", "tensor_ring", "tt_matrix", "tucker"),
         )
     },
+    "cli.examples": "tests/cli/test_files.py: the list of formats, with an example of each",
     "lab.baselines.prompts": "tests/lab/baselines/test_method.py: prompts are two of the methods tested there",
     "lab.methods": "tests/lab/sweep/test_check.py: names and options of methods, right and wrong",
     "lab.report.comparison": "tests/lab/test_comparison.py: its files agree with the comparison",
@@ -348,6 +349,7 @@ observe = lambda: {
 torch.manual_seed(0)
 before, loaded = observe(), set(sys.modules)
 import tensorfact
+from tensorfact import *
 print(json.dumps([before, observe(), sorted({name.split(".")[0] for name in set(sys.modules) - loaded})]))
 """
 
@@ -366,10 +368,28 @@ def test_importing_changes_nothing_and_loads_nothing_beside_the_core() -> None:
 
 
 def test_importing_loads_no_library_of_the_lab() -> None:
-    code = "import sys, tensorfact; print([name for name in sys.modules if '.' not in name])"
+    code = "import sys; from tensorfact import *; print([name for name in sys.modules if '.' not in name])"
     loaded = set(ast.literal_eval(in_a_fresh_process(code)))
     assert not loaded & {*OWNERS, "pytest", "peft"} - CORE
     assert not loaded & {"triton", "sympy"}, "torch's compiler was loaded"
+
+
+@pytest.mark.parametrize("module", ["tensorfact", "tensorfact.cli", "tensorfact.errors"])
+def test_what_the_help_needs_loads_no_torch(module: str) -> None:
+    loaded = in_a_fresh_process(f"import sys, {module}; print([*sys.modules])")
+    assert not {"torch", "numpy", "timm"} & set(ast.literal_eval(loaded))
+
+
+def test_a_type_checker_sees_what_is_imported_on_first_use() -> None:
+    source = ast.parse((ROOT / "__init__.py").read_text())
+    [block] = [node for node in source.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    seen = {
+        alias.asname: node.module or alias.name
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert seen == tensorfact._HOMES
 
 
 WITHOUT = """

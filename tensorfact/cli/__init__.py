@@ -6,7 +6,8 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import TensorfactError
-from . import adapters, files, models, sweeps
+
+from . import models, sweeps, adapters, files  # isort: skip  # the order of the commands in the help
 from .console import app, say
 
 __all__ = ["adapters", "app", "files", "main", "models", "sweeps"]

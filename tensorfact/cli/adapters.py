@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..algebra import Extraction, Recompression, combine, convert, extract, round_ranks
-from ..common.checks import AnyPath
 from ..errors import AdaptError, CheckpointError
-from ..formats import parse_format
-from ..formats.rank import Rank
-from ..lab.models import load_model, model_shapes
-from ..lora import from_lora, to_lora
-from ..storage.state import AdapterSource
-from .console import AdapterPath, Checkpoint, ModelName, Pretrained, app, plan_of, say, show
+from .console import ALGEBRA, AdapterPath, Checkpoint, ModelName, Pretrained, app, plan_of, say, show
 from .progress import progress_bars
+
+if TYPE_CHECKING:
+    from ..algebra import Recompression
+    from ..common.checks import AnyPath
+    from ..formats.rank import Rank
+    from ..storage.state import AdapterSource
 
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="The adapter file to write.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show sizes and errors, and write nothing.")]
@@ -36,7 +35,7 @@ ByShape = Annotated[
 Scale = Annotated[float, typer.Option(help="Scale s of the adapter; the factors are fitted to the increment / s.")]
 
 
-@app.command("extract")
+@app.command("extract", rich_help_panel=ALGEBRA)
 def extract_command(
     model: ModelName,
     tuned: Annotated[Path, typer.Argument(help="A safetensors file with the fine-tuned weights.")],
@@ -56,6 +55,10 @@ def extract_command(
     dry_run: DryRun = False,
 ) -> None:
     """Extract an adapter from a fully fine-tuned model: decompose the change of its weights."""
+    from ..algebra import extract
+    from ..formats import parse_format
+    from ..lab.models import load_model, model_shapes
+
     target, parsed = _target(out, dry_run, tuned, *([base] if base else [])), parse_format(format)
     host = model_shapes(model) if base is not None else load_model(model, pretrained=pretrained)
     plan = plan_of(host, blocks, by_shape=by_shape)
@@ -76,18 +79,21 @@ def extract_command(
     say(f"largest errors: {', '.join(f'{name} {error:.3g}' for name, error in worst)}")
 
 
-@app.command("convert")
+@app.command("convert", rich_help_panel=ALGEBRA)
 def convert_command(
     file: AdapterPath, format: FormatText, out: Out = None, tolerance: Tolerance = None, dry_run: DryRun = False
 ) -> None:
     """Convert an adapter to another format."""
+    from ..algebra import convert
+    from ..formats import parse_format
+
     target, parsed = _target(out, dry_run, file), parse_format(format)
     with progress_bars() as progress:
         found = convert(file, parsed, tolerance=tolerance, progress=progress)
     _finish(found, target)
 
 
-@app.command("round")
+@app.command("round", rich_help_panel=ALGEBRA)
 def round_command(
     file: AdapterPath,
     out: Out = None,
@@ -97,13 +103,15 @@ def round_command(
     dry_run: DryRun = False,
 ) -> None:
     """Lower the ranks of an adapter to a given rank, an error tolerance or a parameter budget."""
+    from ..algebra import round_ranks
+
     target = _target(out, dry_run, file)
     with progress_bars() as progress:
         found = round_ranks(file, rank=_rank(rank), tolerance=tolerance, budget=budget, progress=progress)
     _finish(found, target)
 
 
-@app.command("combine")
+@app.command("combine", rich_help_panel=ALGEBRA)
 def combine_command(
     adapters: Annotated[list[str], typer.Argument(help="FILE or FILE=WEIGHT, one or more: cats.safetensors=0.5.")],
     out: Out = None,
@@ -116,6 +124,9 @@ def combine_command(
     dry_run: DryRun = False,
 ) -> None:
     """Compute a weighted sum of adapters that share one plan."""
+    from ..algebra import combine
+    from ..formats import parse_format
+
     weighted: dict[AdapterSource, float] = dict(map(_weighted, adapters))
     target = _target(out, dry_run, *map(str, weighted))
     if len(weighted) < len(adapters):
@@ -128,7 +139,7 @@ def combine_command(
     _finish(found, target)
 
 
-@app.command("to-lora")
+@app.command("to-lora", rich_help_panel=ALGEBRA)
 def to_lora_command(
     model: ModelName,
     file: AdapterPath,
@@ -140,6 +151,9 @@ def to_lora_command(
     dry_run: DryRun = False,
 ) -> None:
     """Write an adapter as a LoRA folder for peft. The weights of the model are not needed."""
+    from ..lab.models import model_shapes
+    from ..lora import to_lora
+
     target, shapes = _target(out, dry_run, file, folder=True), model_shapes(model)
     with progress_bars() as progress:
         found = to_lora(file, shapes, target, rank=rank, head=head, progress=progress)
@@ -147,7 +161,7 @@ def to_lora_command(
     say("nothing written" if target is None else f"written: {target}")
 
 
-@app.command("from-lora")
+@app.command("from-lora", rich_help_panel=ALGEBRA)
 def from_lora_command(
     model: ModelName,
     source: Annotated[Path, typer.Argument(help="A peft folder, or a safetensors file from peft or LyCORIS.")],
@@ -162,6 +176,10 @@ def from_lora_command(
     dry_run: DryRun = False,
 ) -> None:
     """Compress a LoRA, LoHa or LoKr into factors that all layers of a model share."""
+    from ..formats import parse_format
+    from ..lab.models import load_model
+    from ..lora import from_lora
+
     target, parsed = _target(out, dry_run, source), parse_format(format)
     loaded = load_model(model, pretrained=pretrained, checkpoint=checkpoint)
     plan = plan_of(loaded, blocks, by_shape=by_shape)
@@ -190,6 +208,8 @@ def _target(out: Path | None, dry_run: bool, *inputs: AnyPath, folder: bool = Fa
 
 def _finish(found: Recompression, target: Path | None) -> None:
     """Print the result and write it to the target."""
+    from ..algebra import Extraction
+
     show(found.table(), f"{found.parameters:,} parameters")
     if isinstance(found, Extraction):
         show(found.left_over_table())
@@ -202,6 +222,8 @@ def _finish(found: Recompression, target: Path | None) -> None:
 
 def _rank(text: str | None) -> Rank | None:
     """Parse a rank, written as in the options of a format."""
+    from ..formats import parse_format
+
     return None if text is None else parse_format(f"tt:rank={text}").own_rank
 
 

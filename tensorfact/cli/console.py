@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
-import torch
 import typer
-from rich.console import Console
-from rich.table import Table as RichTable
-from rich.text import Text
-from torch import nn
 
 from ..common.table import Table
 from ..errors import printable
-from ..network.cost import usable
-from ..plan import TensorizationPlan, plan_by_shape, plan_for
-from ..plan.families import Blocks, Mlp
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from ..plan import TensorizationPlan
+    from ..plan.families import Blocks, Mlp
 
 app = typer.Typer(
     add_completion=False,
@@ -25,6 +24,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Tensor-network adapters for neural networks.",
 )
+
+SWEEPS, ALGEBRA, LOOK_UP = "Many runs", "Change adapters", "Look up"
+"""Titles of the groups of commands in the help, in their order."""
 
 ModelName = Annotated[str, typer.Argument(help="'nano' (bundled), any timm name, hf:NAME (transformers), torch:CLASS.")]
 AdapterPath = Annotated[Path, typer.Argument(help="An adapter file, written by Adapter.save.")]
@@ -40,6 +42,10 @@ def show(table: Table, title: str | None = None) -> None:
         table: Headers and rows.
         title: Line printed above the table.
     """
+    from rich.console import Console
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
     console = Console()
     title = title and printable(title)
     table = Table(tuple(map(printable, table.headers)), tuple(tuple(map(printable, row)) for row in table.rows))
@@ -66,6 +72,10 @@ def say(text: str, *, err: bool = False) -> None:
 
 def device_of(name: str) -> torch.device:
     """Return the device with this name; for an empty name, a GPU if there is one, else the CPU."""
+    import torch
+
+    from ..network.cost import usable
+
     return usable(name or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
@@ -80,6 +90,8 @@ def plan_of(
         mlp: `chunks` splits the d x 4d matrices of an MLP into d x d ones; `whole` keeps them.
         by_shape: Group weights of equal shape, for models without a built-in plan; ignores `blocks` and `mlp`.
     """
+    from ..plan import plan_by_shape, plan_for
+
     if by_shape:
         return plan_by_shape(model)
     return plan_for(model, cast("Sequence[Blocks]", blocks or ["all"]), mlp=cast("Mlp", mlp))

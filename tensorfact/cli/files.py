@@ -1,4 +1,4 @@
-"""Commands that need no model: formats, inspect."""
+"""Commands that need no model: formats, inspect, and calibrate, which measures the machine."""
 
 from __future__ import annotations
 
@@ -10,27 +10,10 @@ from typing import Annotated
 import typer
 
 from ..common.table import Table
-from ..drawing import draw as picture_of
-from ..errors import FormatError
-from ..formats import Format, TensorTrain, available_formats, format_label, get_format
-from ..network import Mode
-from ..storage import AdapterState
-from ..storage.description import FACTORS
-from ..storage.writing import make_folder, write_text
-from .console import AdapterPath, app, say, show
-
-EXAMPLE_MODES = (Mode("(layer role)", 144, "stack"), Mode("in", 768, "in"), Mode("out", 768, "out"))
-ROLE_MODES = (Mode("layer", 12, "stack"), Mode("role", 12, "stack"), *EXAMPLE_MODES[1:])
-SPLIT_MODES = (
-    Mode("(layer role)", 144, "stack"),
-    *(Mode("in1", 24, "in"), Mode("in2", 32, "in")),
-    *(Mode("out1", 24, "out"), Mode("out2", 32, "out")),
-)
-EXAMPLE_OPTIONS = {"rank": 4, "format": TensorTrain(rank=4), "cores": {"U": TensorTrain(rank=2)}}
-"""Values for the required options of the formats in the list."""
+from .console import LOOK_UP, AdapterPath, app, device_of, say, show
 
 
-@app.command("formats")
+@app.command("formats", rich_help_panel=LOOK_UP)
 def formats_command(
     draw: Annotated[Path | None, typer.Option("--draw", help="Folder for one SVG picture of each format.")] = None,
 ) -> None:
@@ -38,6 +21,12 @@ def formats_command(
 
     Formats that need several input and output modes get 24 x 32 in place of each 768.
     """
+    from ..drawing import draw as picture_of
+    from ..errors import FormatError
+    from ..formats import available_formats, get_format
+    from ..storage.writing import make_folder, write_text
+    from .examples import example
+
     rows = []
     if draw is not None:
         make_folder(draw)
@@ -48,7 +37,7 @@ def formats_command(
             rows.append((name, str(error), "", "", ""))
             continue
         summary = (cls.__doc__ or "").strip().splitlines()[0]
-        format, modes = _example(cls)
+        format, modes = example(cls)
         network = format and format.network(modes)
         spelled = (str(network), f"{network.num_parameters:,}") if network else ("", "")
         rows.append((name, summary, ", ".join(field.name for field in dataclasses.fields(cls)), *spelled))
@@ -59,23 +48,14 @@ def formats_command(
         say(f"pictures in {draw}")
 
 
-def _example(cls: type[Format]) -> tuple[Format | None, tuple[Mode, ...]]:
-    """Return an example of a format and modes that it accepts; None if `EXAMPLE_OPTIONS` lacks a required option."""
-    names = {field.name: field.default is dataclasses.MISSING for field in dataclasses.fields(cls)}
-    options = {name: value for name, value in EXAMPLE_OPTIONS.items() if names.get(name)}
-    for modes in (EXAMPLE_MODES, ROLE_MODES, SPLIT_MODES):
-        try:
-            format = cls(**options)
-            format.network(modes)
-        except (TypeError, FormatError):
-            continue
-        return format, modes
-    return None, ()
-
-
-@app.command("inspect")
+@app.command("inspect", rich_help_panel=LOOK_UP)
 def inspect_command(file: AdapterPath) -> None:
-    """Print the contents of an adapter file: tensors, formats, scales, cores, head and plan."""
+    """Print the contents of an adapter: tensors, formats, scales, cores, head and plan."""
+    from ..formats import format_label
+    from ..storage import AdapterState
+    from ..storage.description import FACTORS
+    from ..storage.located import adapter_file
+
     adapter = AdapterState.load(file).description  # reads the tensors too, to detect a damaged file
     shapes = {name: "x".join(map(str, shape)) for name, shape in adapter.shapes.items()}
     rows = []
@@ -89,5 +69,26 @@ def inspect_command(file: AdapterPath) -> None:
     show(Table(("tensor", "format", "scale", "cores", "parameters"), tuple(rows)), str(file))
     head = [f"{name} {'x'.join(map(str, shape))}" for name, shape in adapter.head.items()]
     say(f"head: {', '.join(head) or 'none'}")
-    say(f"base fingerprint: {adapter.fingerprint}; {file.stat().st_size:,} bytes")
+    say(f"base fingerprint: {adapter.fingerprint}; {adapter_file(file).stat().st_size:,} bytes")
     say(f"plan: {json.dumps(json.loads(adapter.plan.to_json()), indent=2)}")
+
+
+@app.command("calibrate", rich_help_panel=LOOK_UP)
+def calibrate_command(device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu") -> None:
+    """Measure the three constants of this machine from which the planner predicts run times."""
+    import torch
+
+    from ..network import calibrate, machine
+
+    known = machine(device_of(device))
+    found = calibrate(device, use=False)
+    rows = tuple(
+        (what, spell(now), spell(before))
+        for what, spell, now, before in (
+            ("large matrix products", "{:.3g} FLOP/s".format, found.flops_per_second, known.flops_per_second),
+            ("element-wise operations", "{:.3g} bytes/s".format, found.bytes_per_second, known.bytes_per_second),
+            ("smallest matrix product", "{:.3g} s".format, found.seconds_per_launch, known.seconds_per_launch),
+        )
+    )
+    show(Table(("constant", "measured", "in use"), rows), f"{found.device}, {torch.get_num_threads()} thread(s)")
+    say(f"to measure and use these constants in a program, call tensorfact.network.calibrate({device!r})")

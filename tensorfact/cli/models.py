@@ -1,32 +1,31 @@
-"""Commands that need a model: compare, plan, merge; and calibrate, which measures the machine."""
+"""Commands on a model: compare, plan, merge."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
 
-from ..adapters import load_adapter
-from ..algebra import reconstruct
 from ..common.table import Table
-from ..drawing import draw as picture_of
 from ..errors import PlanError, TrainingError
-from ..formats import Format, format_label, parse_format
-from ..lab import compare, image_folder, open_task
-from ..lab.methods import method_of
-from ..lab.models import load_model, model_shapes
-from ..lab.report import write_reconstructions, write_report
-from ..model.head import head_parameters
-from ..network import calibrate, machine
-from ..plan import plan_for
-from ..storage import AdapterDescription
-from ..storage.files import write_tensors
-from ..storage.writing import make_folder, write_text
-from .console import AdapterPath, Checkpoint, Formats, ModelName, Pretrained, app, device_of, plan_of, say, show
+from .console import (
+    AdapterPath,
+    Checkpoint,
+    Formats,
+    ModelName,
+    Pretrained,
+    app,
+    device_of,
+    plan_of,
+    say,
+    show,
+)
 from .progress import progress_bars
+
+if TYPE_CHECKING:
+    from ..formats import Format
 
 DEFAULT_FORMATS = ("tt:rank=8", "tucker:rank=8", "cp:rank=16", "matrix-batch:rank=4")
 DEFAULT_BASELINES = ("linear", "full")
@@ -75,6 +74,12 @@ def compare_command(
     if increment is not None:
         _rank(model, pretrained, checkpoint, increment, format or INCREMENT_FORMATS, out)
         return
+    from ..lab import compare, image_folder, open_task
+    from ..lab.methods import method_of
+    from ..lab.models import load_model
+    from ..lab.report import write_report
+    from ..storage.writing import make_folder
+
     formats = _distinct(format or DEFAULT_FORMATS)
     make_folder(out)
     loaded = load_model(model, pretrained=pretrained, checkpoint=checkpoint).to(device_of(device))
@@ -115,6 +120,11 @@ def plan_command(
     draw: Annotated[Path | None, typer.Option("--draw", help="SVG file for a picture of the plan.")] = None,
 ) -> None:
     """Print the tensors of a model's plan, the parameters left out, and the size of each format. Needs no weights."""
+    from ..drawing import draw as picture_of
+    from ..formats import format_label, parse_format
+    from ..lab.models import model_shapes
+    from ..storage.writing import write_text
+
     formats = list(map(parse_format, format or ["tt:rank=16"]))
     shapes = model_shapes(model)
     if by_shape and (blocks or mlp != "chunks"):
@@ -144,6 +154,12 @@ def merge_command(
     checkpoint: Checkpoint = None,
 ) -> None:
     """Merge an adapter into the weights of a model, and write the weights."""
+    from ..adapters import load_adapter
+    from ..lab.models import load_model
+    from ..model.head import head_parameters
+    from ..storage import AdapterDescription
+    from ..storage.files import write_tensors
+
     described = AdapterDescription.read(file)
     loaded = load_model(model, pretrained=pretrained, checkpoint=checkpoint)
     own = {name: loaded.get_parameter(name).shape for name in head_parameters(loaded, True)}
@@ -157,24 +173,9 @@ def merge_command(
     say(f"merged {len(adapter.resolved.parameters)} weights into {out} ({out.stat().st_size:,} bytes)")
 
 
-@app.command("calibrate")
-def calibrate_command(device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu") -> None:
-    """Measure the three constants of this machine from which the planner predicts run times."""
-    known = machine(device_of(device))
-    found = calibrate(device, use=False)
-    rows = tuple(
-        (what, spell(now), spell(before))
-        for what, spell, now, before in (
-            ("large matrix products", "{:.3g} FLOP/s".format, found.flops_per_second, known.flops_per_second),
-            ("element-wise operations", "{:.3g} bytes/s".format, found.bytes_per_second, known.bytes_per_second),
-            ("smallest matrix product", "{:.3g} s".format, found.seconds_per_launch, known.seconds_per_launch),
-        )
-    )
-    show(Table(("constant", "measured", "in use"), rows), f"{found.device}, {torch.get_num_threads()} thread(s)")
-    say(f"to measure and use these constants in a program, call tensorfact.network.calibrate({device!r})")
-
-
 def _distinct(texts: Sequence[str]) -> dict[str, Format]:
+    from ..formats import format_label, parse_format
+
     parsed = [parse_format(text) for text in texts]
     formats = {format_label(f): f for f in parsed}
     if len(formats) < len(parsed):
@@ -187,6 +188,11 @@ def _rank(
     name: str, pretrained: bool, checkpoint: Path | None, increment: Path, formats: Sequence[str], out: Path
 ) -> None:
     """Rank formats by their reconstruction error on the increment of fine-tuned weights."""
+    from ..algebra import reconstruct
+    from ..lab.models import load_model
+    from ..lab.report import write_reconstructions
+    from ..plan import plan_for
+
     chosen, model = _distinct(formats), load_model(name, pretrained=pretrained, checkpoint=checkpoint)
     plan = plan_for(model)
     with progress_bars() as progress:

@@ -7,30 +7,15 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..lab.report import summarize, terminal_tables, write_sweep_report
-from ..lab.sweep import (
-    ENGINES,
-    PROTOCOLS,
-    Results,
-    Runner,
-    RunSpec,
-    known,
-    known_specs,
-    narrowed,
-    on_models,
-    preset,
-    read_results,
-    run_sweep,
-    sizes,
-    trained_for,
-)
-from ..lab.sweep.stored import read_json
-from .console import app, device_of, say, show
+from .console import SWEEPS, app, device_of, say, show
 from .progress import progress_bars
+
+if TYPE_CHECKING:
+    from ..lab.sweep import Results
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the runs and the report.")]
 DataRoot = Annotated[Path | None, typer.Option(help="Folder with one subfolder of data per benchmark.")]
@@ -40,7 +25,7 @@ Tracker = Annotated[str | None, typer.Option(help="Tracker of accelerate: tensor
 Words = list[str] | None
 
 
-@app.command("sweep")
+@app.command("sweep", rich_help_panel=SWEEPS)
 def sweep_command(
     preset_name: Annotated[str, typer.Option("--preset", help="'small' (the bundled model), or 'paper'.")] = "small",
     data_root: DataRoot = None,
@@ -97,6 +82,19 @@ def sweep_command(
 
     Re-running the same command resumes the sweep.
     """
+    from ..lab.sweep import (
+        ENGINES,
+        PROTOCOLS,
+        known,
+        known_specs,
+        narrowed,
+        on_models,
+        preset,
+        run_sweep,
+        sizes,
+        trained_for,
+    )
+
     found = known("protocol", protocol, PROTOCOLS)(preset(preset_name))
     found = narrowed(
         found, parts=part or (), rows=row or (), tasks=task or (), methods=method or (), scales=scale or ()
@@ -133,7 +131,7 @@ def sweep_command(
     _report(results, out)
 
 
-@app.command("run")
+@app.command("run", rich_help_panel=SWEEPS)
 def run_command(
     spec: Annotated[Path, typer.Argument(help="Spec of the run: a file with one line of `tensorfact sweep --specs`.")],
     data_root: DataRoot = None,
@@ -144,6 +142,9 @@ def run_command(
     out: Out = Path("runs/sweep"),
 ) -> None:
     """Execute one run of a sweep, in one process or under torchrun or `accelerate launch`."""
+    from ..lab.sweep import Runner, RunSpec
+    from ..lab.sweep.stored import read_json
+
     found = RunSpec.from_dict(read_json(spec, cause="", fix="tensorfact sweep --specs | head -1 > FILE"))
     runner = Runner(out, data_root, str(device_of(device)), loaders, keep, tracker)
     with progress_bars() as progress:
@@ -153,7 +154,7 @@ def run_command(
         say(json.dumps({"run": found.id, **{name: getattr(run.outcome, name) for name in shown}}))
 
 
-@app.command("report")
+@app.command("report", rich_help_panel=SWEEPS)
 def report_command(
     runs: Annotated[Path, typer.Argument(help="Folder of runs, written by `tensorfact sweep --out`.")],
     out: Annotated[
@@ -161,10 +162,14 @@ def report_command(
     ] = None,
 ) -> None:
     """Write the report of a sweep, finished or not: an HTML page, tables and pictures."""
+    from ..lab.sweep import read_results
+
     _report(read_results(runs), out or runs)
 
 
 def _report(results: Results, folder: Path) -> None:
+    from ..lab.report import summarize, terminal_tables, write_sweep_report
+
     files: Sequence[Path] = write_sweep_report(results, folder)
     for title, table in terminal_tables(summarize(results)):
         show(table, title)
