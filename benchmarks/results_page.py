@@ -19,8 +19,8 @@ from pathlib import Path
 
 from benchmarks.results_data import COMPARE, DOCS, RECIPES, RUNS, TRIED, read_comparison, read_runs, runs_csv
 from tensorfact.common.table import Table
+from tensorfact.lab.plots import save
 from tensorfact.lab.report import Summary, draw, summarize, write_sweep_report
-from tensorfact.lab.report.pictures import save
 from tensorfact.lab.report.tables import with_spread
 from tensorfact.lab.sweep import read_results
 from tensorfact.recipes import RECIPES as METHODS

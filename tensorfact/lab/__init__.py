@@ -15,10 +15,11 @@ from .data import (
     timm_dataset,
     vtab,
 )
-from .training import History, evaluate, fit
+from .training import Evaluation, History, evaluate, fit
 
 __all__ = [
     "Comparison",
+    "Evaluation",
     "History",
     "Splits",
     "arrays",
