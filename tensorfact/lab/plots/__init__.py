@@ -5,13 +5,13 @@ from matplotlib.figure import Figure
 
 from .curves import training_curves
 from .labels import Label, label_directly
-from .style import Block, canvas, log_axis, look, panels, picture_file, save, short, titled
+from .style import PanelBlock, canvas, log_axis, look, panels, picture_file, save, short, titled
 
 __all__ = [
     "Axes",
-    "Block",
     "Figure",
     "Label",
+    "PanelBlock",
     "canvas",
     "label_directly",
     "log_axis",

@@ -38,7 +38,7 @@ _LONGEST = 36
 """The most characters of a name in a picture."""
 
 
-class Block(NamedTuple):
+class PanelBlock(NamedTuple):
     """Panels of equal height under one title.
 
     Args:
@@ -79,7 +79,7 @@ def canvas(heights: Sequence[float], *, width: float = 9.0) -> tuple[Figure, lis
     return figure, _styled(figure.subplots(len(heights), squeeze=False, height_ratios=heights))
 
 
-def panels(blocks: Sequence[Block], columns: int) -> tuple[Figure, list[list[Axes]]]:
+def panels(blocks: Sequence[PanelBlock], columns: int) -> tuple[Figure, list[list[Axes]]]:
     """Return an empty figure of titled blocks below each other, and the panels of each block, row by row.
 
     Args:

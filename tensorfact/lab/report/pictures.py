@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from ..plots import Axes, Block, Figure, Label, canvas, label_directly, log_axis, look, panels, short, titled
+from ..plots import Axes, Figure, Label, PanelBlock, canvas, label_directly, log_axis, look, panels, short, titled
 from .names import task_label
 from .summary import Mean, PartSummary, RowSummary, Summary
 
@@ -138,7 +138,7 @@ def _panels(
     of = [columns(part) for part in parts]
     wide = min(max(map(len, of)), _PANELS)
     blocks = [
-        Block(part.part.title, summary.note, len(found), 0.9 + 0.19 * len(part.rows))
+        PanelBlock(part.part.title, summary.note, len(found), 0.9 + 0.19 * len(part.rows))
         for part, found in zip(parts, of, strict=True)
     ]
     figure, every = panels(blocks, wide)
