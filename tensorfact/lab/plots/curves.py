@@ -66,4 +66,5 @@ def _accuracy(axes: Axes, points: Sequence[tuple[int, float]], best: int) -> Non
     """Draw the validation accuracy, with a ring around the best epoch."""
     _curve(axes, "", points, 2, "^")
     axes.plot([best], [dict(points)[best]], "o", markersize=10, markerfacecolor="none", color=COLOURS[2])
+    axes.margins(y=0.25)  # room for the label of the best epoch
     titled(axes, "Validation accuracy, %")

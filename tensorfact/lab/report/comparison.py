@@ -63,7 +63,7 @@ def draw_reconstructions(found: Reconstructions, title: str) -> Figure:
         rows = sorted((r for r in found.rows if r.label.split()[0] == kind), key=lambda row: row.parameters)
         axes.plot([row.parameters for row in rows], [row.error for row in rows], **look(at))
         labels.append(Label(kind, rows[-1].parameters, rows[-1].error, look(at)["color"]))
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.1 * max((row.error for row in found.rows), default=0) or 1)
     log_axis(axes, "parameters")
     axes.set_ylabel("relative error of the increment")
     titled(axes, title)

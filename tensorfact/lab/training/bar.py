@@ -52,7 +52,7 @@ class Bar(NoBar):
             self._total = 0.0
             self._bar.set_description(f"epoch {epoch + 1}/{self.epochs}", refresh=False)
         self._total += float(loss)
-        self._show(loss=f"{self._total / done:.3g}")
+        self._show(loss=f"{self._total / done:.4f}")
         self._bar.update()
 
     def validated(self, epoch: Epoch) -> None:

@@ -37,7 +37,7 @@ def test_the_bar_shows_steps_loss_and_accuracy_on_standard_error(capsys: pytest.
     assert not out
     assert f"epoch {EPOCHS}/{EPOCHS}" in last
     assert f"{EPOCHS * STEPS}/{EPOCHS * STEPS}" in last
-    assert f"loss={history.epochs[-1].train_loss:.3g}" in last
+    assert f"loss={history.epochs[-1].train_loss:.4f}" in last
     assert f"val_accuracy={100 * (history.epochs[-1].val_accuracy or 0.0):.1f} %" in last
 
 
