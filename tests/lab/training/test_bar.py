@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from tensorfact import fit
 from tensorfact.errors import TrainingError
+from tensorfact.lab.training.accelerated import Accelerated
 from tests.helpers import refused, state_bits, untouched
 from tests.lab.training.runs import EPOCHS, data, network, numbers, run, stopping_after
 
@@ -81,6 +82,11 @@ def test_another_value_is_refused_before_training(wrong: Any) -> None:
         run(model, progress=wrong)
 
 
-def test_only_the_main_process_shows_the_bar(make: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_the_main_process_shows_the_bar(
+    make: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     run(network(), epochs=1, progress=True, accelerator=make())
     assert "epoch 1/1" in capsys.readouterr().err
+    monkeypatch.setattr(Accelerated, "main", False)  # as in the other processes
+    run(network(), epochs=1, progress=True, accelerator=make())
+    assert capsys.readouterr() == ("", "")
