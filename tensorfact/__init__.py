@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from . import testing as testing
     from .lab import compare as compare
     from .lab import fit as fit
+    from .lab import load as load
 
 __version__ = "0.1.0"
 
@@ -60,7 +61,7 @@ __all__ = [
     "to_lora",
 ]
 
-_LATER = {"compare": "lab", "fit": "lab", "lab": "lab", "testing": "testing", "drawing": "drawing"}
+_LATER = {"compare": "lab", "fit": "lab", "lab": "lab", "load": "lab", "testing": "testing", "drawing": "drawing"}
 """Names imported on first use, and their subpackage: `lab` imports timm and `testing` imports hypothesis."""
 
 if not TYPE_CHECKING:  # a type checker would accept any attribute of a module with __getattr__

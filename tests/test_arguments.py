@@ -90,6 +90,7 @@ FLAGS: dict[str, Callable[..., object]] = {
     "hugging_face.imagenet_statistics": lambda **o: hugging_face(FOLDER, MODEL, **o),
     "image_folder.check": lambda **o: image_folder(FOLDER, MODEL, **o),
     "image_folder.imagenet_statistics": lambda **o: image_folder(FOLDER, MODEL, **o),
+    "load.check_base": lambda **o: tf.load(FOLDER, **o),
     "load_adapter.check": loaded,
     "load_adapter.recompute": loaded,
     "load_model.pretrained": lambda **o: load_model("nano", **o),

@@ -10,18 +10,15 @@ from typing import cast
 from torch import Tensor, nn
 
 from ..algebra import Recompression, convert, round_ranks
-from ..common.checks import AnyPath
 from ..common.progress import Progress, silent
-from ..formats import Format
+from ..formats import Format, FormatLike
 from ..formats.rank import Rank
-from ..lora import LoraFolder, to_lora
 from ..model.example import required_example
 from ..plan import ResolvedPlan, TensorizationPlan
-from ..storage import AdapterState
-from ..storage.fingerprint import Fingerprint
 from .beside import Beside
 from .disabling import Disabling
 from .explain import Explanation, explain
+from .exporting import Exportable
 from .factors import Factors, named
 from .groups import ParameterGroup, parameter_groups
 from .increments import NOMINAL_TOKENS
@@ -30,11 +27,10 @@ from .liveness import Liveness, Watch, measure
 from .options import AdaptOptions
 from .place import Originals, Place, require_attached, require_finite, slot_of
 from .slots import Switch
-from .snapshot import snapshot
 from .turns import Turns
 
 
-class Adapter(nn.Module):
+class Adapter(Exportable):
     """The factors of all tensors, attached to one model. Created by `adapt` and `load_adapter`.
 
     It is registered on the model's root as `model.tensorfact`, so the factors follow `.to()`, `deepcopy` and
@@ -79,11 +75,6 @@ class Adapter(nn.Module):
         """Subtract the increments' present values, so that training starts from the base model; used by `adapt`."""
         self._links.subtract_start()
         self._link(self._links)
-
-    @property
-    def model(self) -> nn.Module:
-        """The model that the adapter was created for."""
-        return cast("nn.Module", self.__dict__["_model"])
 
     @property
     def formats(self) -> Mapping[str, Format]:
@@ -207,6 +198,22 @@ class Adapter(nn.Module):
         """Number of trained parameters in the factors, without the head."""
         return sum(cast("Factors", factors).num_parameters for factors in self.factors.values())
 
+    def print_trainable_parameters(self) -> None:
+        """Print how many parameters of the model train, as peft does.
+
+        Examples:
+            >>> from tensorfact import adapt
+            >>> from tensorfact.lab import nano
+            >>> adapt(nano()).print_trainable_parameters()
+            trainable params: 7,114 || all params: 684,874 || trainable%: 1.0387
+        """
+        every = list(self.model.parameters())
+        trained, total = sum(p.numel() for p in every if p.requires_grad), sum(p.numel() for p in every)
+        text = (
+            f"trainable params: {trained:,} || all params: {total:,} || trainable%: {100 * trained / max(total, 1):.4f}"
+        )
+        print(text)  # noqa: T201  # what the method is for
+
     def parameter_groups(self, lr: float, factors: Mapping[str, float] | None = None) -> list[ParameterGroup]:
         """Group the trained parameters by learning rate, for a torch optimizer.
 
@@ -302,34 +309,12 @@ class Adapter(nn.Module):
         """
         return explain(self._links.planned(), tokens, measure=measure)
 
-    def save(self, path: AnyPath) -> None:
-        """Write the factors, the trained head, and all else that changed to one safetensors file, atomically.
-
-        Args:
-            path: The file; its folder must exist.
-
-        Raises:
-            AdaptError: The adapter or its head was removed from the model, a layer or base weight was exchanged, or an
-                adapted weight was trained itself.
-            CheckpointError: The file cannot be written; an existing file is left unchanged.
-            FormatError: A format has no registered name.
-        """
-        self.state.save(path)
-
-    @property
-    def state(self) -> AdapterState:
-        """A copy of the adapter without its model; `save` writes it to a file.
-
-        Raises:
-            AdaptError: As `save`.
-        """
-        with self._turns.reading():
-            self._require()
-            self._links.check_base()
-            return snapshot(self.plan, self._links, self._beside)
-
     def convert(
-        self, format: Format | Mapping[str, Format], *, tolerance: float | None = None, progress: Progress = silent
+        self,
+        format: FormatLike | Mapping[str, FormatLike],
+        *,
+        tolerance: float | None = None,
+        progress: Progress = silent,
     ) -> Recompression:
         """Convert the factors to another format in place; arguments and result are those of `tensorfact.convert`.
 
@@ -364,12 +349,6 @@ class Adapter(nn.Module):
         self._require(merged=False, changing=True)
         return self._take(round_ranks(self, rank=rank, tolerance=tolerance, budget=budget, progress=progress))
 
-    def to_lora(
-        self, folder: AnyPath, *, rank: int | None = None, head: bool = True, example_input: object = None
-    ) -> LoraFolder:
-        """Write the adapter as a LoRA folder that peft loads; arguments as in `tensorfact.to_lora`."""
-        return to_lora(self, self.model, folder, rank=rank, head=head, example_input=example_input)
-
     def _take(self, found: Recompression) -> Recompression:
         """Replace the factors by those of a conversion; on an error the model is left unchanged."""
         with self._turns.changing("convert()"):
@@ -381,11 +360,6 @@ class Adapter(nn.Module):
             links.attach()
             self.train(self.training)
             return found
-
-    @property
-    def fingerprint(self) -> Fingerprint:
-        """Fingerprint of the base weights, by which a file is matched to its base model."""
-        return self._beside.fingerprint(self._beside.stored())
 
     def extra_repr(self) -> str:
         """Return the formats, for `print(model)`."""

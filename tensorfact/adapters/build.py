@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
@@ -11,13 +11,13 @@ from torch import nn
 
 from ..common.checks import flag
 from ..errors import AdaptError
-from ..formats import Format
+from ..formats import FormatLike
 from ..model.head import head_parameters, stated_head
 from ..model.memory import refuse_shared_memory
 from ..model.parameters import base_parameters, refuse_adapted
 from ..network import Dropout
 from ..network.order import Optimize
-from ..plan import TensorizationPlan
+from ..plan import TensorizationPlan, plan_for
 from ..plan.tensors import per_tensor
 from ..storage import AdapterState
 from ..storage.description import FACTORS, HEAD, START
@@ -32,13 +32,13 @@ from .turns import one_at_a_time
 
 def adapt(
     model: nn.Module,
-    plan: TensorizationPlan,
-    format: Format | Mapping[str, Format],
+    plan: TensorizationPlan | None = None,
+    format: FormatLike | Mapping[str, FormatLike] = "tt:rank=8",
     *,
     scale: Scale | Mapping[str, Scale] = 1.0,
     dropout: float | Mapping[str, float] = 0.0,
     route: Route = "auto",
-    train_head: bool | str = True,
+    train_head: bool | str | Sequence[str] = True,
     seed: int | None = None,
     optimize: Optimize = "auto",
     check: bool = True,
@@ -52,8 +52,9 @@ def adapt(
 
     Args:
         model: The model to adapt.
-        plan: The weights to adapt, and how they fold into tensors.
-        format: How each tensor is factored: one format, or formats by group name.
+        plan: The weights to adapt, and how they fold into tensors; default: `plan_for(model)`.
+        format: How each tensor is factored: one format, or formats by group name. A format is an object, such as
+            `TensorTrain(rank=8)`, or the text for it on the command line, such as `"tt:rank=8"`.
         scale: Scale s of the update: W + s dW. A number, or LoRA's `Alpha(alpha)`, which is divided by the rank; or
             scales by group name.
         dropout: Probability of dropping a rank component of the zero core in each call during training; or
@@ -61,7 +62,7 @@ def adapt(
         route: `activation` never forms the increment, `weight` forms it; `auto` picks the faster for each weight.
         train_head: Train and store the head: True for the one that timm's `pretrained_cfg["classifier"]` names, what a
             transformers model for a task has beside its base model, or the last layer of `classifier`, `head`, `heads`,
-            `fc` or `score`; or the name of a module.
+            `fc` or `score`; or the name of a module, or several names.
         seed: Seed of the random cores; default: drawn from torch's global generator.
         optimize: How contraction orders are planned: the name of an opt_einsum method, or an optimiser object.
         check: Raise an error for a parameter that the model does not use. Checked in one forward pass in evaluation
@@ -89,11 +90,10 @@ def adapt(
     Source: Jie & Deng, FacT, AAAI 2023.
 
     Examples:
-        >>> from tensorfact import TensorTrain, adapt, plan_for
+        >>> from tensorfact import adapt
         >>> from tensorfact.lab import nano
         >>> model = nano()
-        >>> adapter = adapt(model, plan_for(model), TensorTrain(rank=8), seed=0)
-        >>> adapter.num_parameters
+        >>> adapt(model).num_parameters
         6144
         >>> sorted(name for name, p in model.named_parameters() if p.requires_grad)[:2]
         ['head.bias', 'head.weight']
@@ -108,7 +108,9 @@ def adapt(
     )
     flag(subtract_start, "adapt: subtract_start", AdaptError)
     with one_at_a_time(model):
-        head, stated = head_parameters(model, train_head), isinstance(train_head, str) or bool(stated_head(model))
+        plan = plan_for(model) if plan is None else plan
+        head = head_parameters(model, train_head)
+        stated = not isinstance(train_head, bool) or bool(stated_head(model))
         adapter = _built(model, plan, format, scale, head, options, stated=stated)
         for name, cores in starting(init, adapter).items():
             cast("Factors", adapter.factors[name]).assign(cores)
@@ -131,7 +133,8 @@ def load_adapter(
 
     Args:
         model: The base model that the adapter was trained on, with a head of the same size.
-        path: A file written by `Adapter.save`, an `AdapterState`, or an adapter on another model.
+        path: A file written by `Adapter.save`; a folder written by `Adapter.save_pretrained`; `OWNER/NAME`, a
+            repository on the Hub with such a folder; an `AdapterState`; or an adapter on another model.
         route: As in `adapt`.
         check_base: Raise an error if the base weights are not those that the adapter was trained on.
         optimize: As in `adapt`.
@@ -197,7 +200,7 @@ def _loaded(model: nn.Module, state: AdapterState, options: AdaptOptions) -> Ada
 def _built(
     model: nn.Module,
     plan: TensorizationPlan,
-    format: Format | Mapping[str, Format],
+    format: FormatLike | Mapping[str, FormatLike],
     scale: Scale | Mapping[str, Scale],
     head: tuple[str, ...],
     options: AdaptOptions,

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..common.checks import callback, finite_number, flag, whole_number
 from ..common.progress import Progress, silent
 from ..errors import AdaptError, DataError, FingerprintError, FormatError, PlanError, RankError
-from ..formats import Decomposition, Format, format_label
+from ..formats import Decomposition, Format, FormatLike, format_label
 from ..formats.rank import FULL, Rank, checked_rank, first_that
 from ..formats.search import capped, highest_rank, spelled_rank
 from ..network import Mode
@@ -32,7 +32,7 @@ _FITTED = 1e-6
 
 def convert(
     adapter: AdapterSource,
-    format: Format | Mapping[str, Format],
+    format: FormatLike | Mapping[str, FormatLike],
     *,
     tolerance: float | None = None,
     progress: Progress = silent,
@@ -131,7 +131,7 @@ def round_ranks(
 def combine(
     adapters: Mapping[AdapterSource, float],
     *,
-    format: Format | Mapping[str, Format] | None = None,
+    format: FormatLike | Mapping[str, FormatLike] | None = None,
     rank: Rank | None = None,
     tolerance: float | None = None,
     keep_head: bool = True,

@@ -14,7 +14,7 @@ from ..common.checks import AnyPath, callback, finite_number, flag, of_type
 from ..common.progress import Progress, silent
 from ..common.table import Table
 from ..errors import AdaptError, DataError
-from ..formats import Format
+from ..formats import FormatLike
 from ..model.head import head_buffers
 from ..model.parameters import base_parameters, base_tensors, each_once, refuse_adapted
 from ..model.values import dense_values
@@ -137,7 +137,7 @@ def extract(
     base: Weights,
     tuned: Weights,
     plan: TensorizationPlan,
-    format: Format | Mapping[str, Format],
+    format: FormatLike | Mapping[str, FormatLike],
     *,
     model: nn.Module | None = None,
     scale: float = 1.0,

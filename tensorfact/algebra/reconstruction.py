@@ -13,7 +13,8 @@ from ..common.checks import callback
 from ..common.progress import Progress, silent
 from ..common.table import Table
 from ..errors import TrainingError
-from ..formats import Format, format_label
+from ..formats import FormatLike
+from ..formats.registry import labelled
 from ..plan import TensorizationPlan
 from .extraction import Increments, Weights
 
@@ -82,7 +83,7 @@ class Reconstructions:
 def reconstruct(
     base: Weights,
     tuned: Weights,
-    formats: Mapping[str, Format | Mapping[str, Format]] | Iterable[Format],
+    formats: Mapping[str, FormatLike | Mapping[str, FormatLike]] | Iterable[FormatLike],
     *,
     plan: TensorizationPlan,
     model: nn.Module | None = None,
@@ -121,15 +122,12 @@ def reconstruct(
     callback(progress, "reconstruct: progress", TrainingError)
     increments = Increments(base, tuned, plan, model)
     tensors = increments.resolved.tensors
-    given = list(formats.items() if isinstance(formats, Mapping) else ((format_label(f), f) for f in formats))
-    labels = [label for label, _ in given]
-    if not given or len(set(labels)) < len(labels):
-        raise TrainingError(
-            "reconstruct: formats", expected="one or more, without duplicates", got=", ".join(labels) or "none"
-        )
-    chosen = {label: increments.resolved.formats(format) for label, format in given}
+    given = labelled(formats, "reconstruct")
+    if not given:
+        raise TrainingError("reconstruct: formats", expected="one or more", got="none")
+    chosen = {label: increments.resolved.formats(format) for label, format in given.items()}
     counts = {label: increments.resolved.num_parameters(each) for label, each in chosen.items()}
-    losses: dict[str, dict[str, float]] = {label: {} for label in labels}
+    losses: dict[str, dict[str, float]] = {label: {} for label in given}
     energies = {}
     for tensor in tensors:
         dense = increments.dense(tensor)
@@ -137,7 +135,7 @@ def reconstruct(
         for at, (label, each) in enumerate(chosen.items(), 1):
             losses[label][tensor.name] = each[tensor.name].decompose(dense, tensor.modes).error
             progress(f"decomposing {tensor.name}", at, len(chosen))
-    rows = [Reconstruction(label, counts[label], _total(losses[label], energies), losses[label]) for label in labels]
+    rows = [Reconstruction(label, counts[label], _total(losses[label], energies), losses[label]) for label in given]
     return Reconstructions(tuple(rows), sum(math.prod(tensor.shape) for tensor in tensors))
 
 

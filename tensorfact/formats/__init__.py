@@ -14,6 +14,8 @@ from .nested import Nested
 from .partial_tucker import PartialTucker
 from .per_slice import Each, PerSlice
 from .registry import (
+    FormatLike,
+    as_format,
     available_formats,
     format_from_dict,
     format_label,
@@ -37,6 +39,7 @@ __all__ = [
     "Diagonals",
     "Each",
     "Format",
+    "FormatLike",
     "Gates",
     "Hadamard",
     "KhatriRao",
@@ -53,6 +56,7 @@ __all__ = [
     "TensorTrain",
     "Tucker",
     "Wrapper",
+    "as_format",
     "available_formats",
     "format_from_dict",
     "format_label",

@@ -6,7 +6,8 @@ import ast
 import dataclasses
 import importlib.metadata
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
 from ..common.aliases import JsonObject, Options
 from ..common.checks import of_type, quoted
@@ -31,6 +32,11 @@ from .tensor_ring import TensorRing
 from .tensor_train import TensorTrain
 from .tt_matrix import TTMatrix
 from .tucker import Tucker
+
+FormatLike = Format | str
+"""A format, or its text as on the command line: `tt:rank=8`."""
+
+T = TypeVar("T")
 
 GROUP = "tensorfact.formats"
 """The entry-point group under which installed packages register formats."""
@@ -153,6 +159,52 @@ def parse_format(text: str) -> Format:
     except ValueError as error:
         raise FormatError("format", expected="NAME:option=value,...", got=quoted(text), fix="tt:rank=16") from error
     return _build(name, cls, options)
+
+
+def as_format(value: FormatLike, argument: str = "format") -> Format:
+    """Return a format that was given as an object or as text.
+
+    Args:
+        value: A format, or its text as in `parse_format`.
+        argument: Where it was passed, for messages.
+
+    Raises:
+        FormatError: It is neither, or the text cannot be parsed.
+
+    Examples:
+        >>> as_format("tt:rank=16")
+        TensorTrain(rank=16, order=None)
+    """
+    if isinstance(value, str):
+        return parse_format(value)
+    if not isinstance(value, Format):
+        raise FormatError(
+            argument,
+            expected="a Format object such as TensorTrain(rank=8), or its text such as 'tt:rank=8'",
+            got=repr(value)[:_SHOWN],
+            fix="pass TensorTrain(rank=8) or 'tt:rank=8'",
+        )
+    return value
+
+
+def labelled(formats: Mapping[str, T] | Iterable[FormatLike], owner: str) -> dict[str, T | Format]:
+    """Return formats by the label of their row in a table.
+
+    Args:
+        formats: Formats by label, or formats, which are labelled by `format_label`.
+        owner: The function that they were passed to, for messages.
+
+    Raises:
+        FormatError: A format in an iterable is invalid.
+    """
+    if isinstance(formats, Mapping):
+        return dict(formats)
+    each = [formats] if isinstance(formats, (str, Format)) else formats
+    found = [as_format(format, f"{owner}: formats") for format in each]
+    labels = [format_label(format) for format in found]
+    if len(set(labels)) < len(labels):
+        raise FormatError(f"{owner}: formats", expected="no duplicates", got=", ".join(labels), fix="pass each once")
+    return dict(zip(labels, found, strict=True))
 
 
 def format_label(format: Format) -> str:

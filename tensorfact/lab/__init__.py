@@ -15,12 +15,14 @@ from .data import (
     timm_dataset,
     vtab,
 )
+from .loading import Loaded, load
 from .training import Evaluation, History, evaluate, fit
 
 __all__ = [
     "Comparison",
     "Evaluation",
     "History",
+    "Loaded",
     "Splits",
     "arrays",
     "compare",
@@ -31,6 +33,7 @@ __all__ = [
     "fit",
     "hugging_face",
     "image_folder",
+    "load",
     "nano",
     "open_task",
     "sprites",

@@ -9,6 +9,7 @@ from torch import nn
 
 from ..common.checks import flag, whole_number
 from ..errors import DataError
+from ..model.origin import ModelOrigin, record_origin
 from ..storage.files import read_tensors
 
 CHECKPOINT = Path(__file__).parent / "assets" / "nano.safetensors"
@@ -46,6 +47,9 @@ def nano(*, pretrained: bool = True, num_classes: int = 10) -> nn.Module:
         "std": (STD,),
         "num_classes": num_classes,
         "architecture": "nano",
+        "tag": "",
+        "url": "",
+        "hf_hub_id": None,
     }
     model: nn.Module = timm.create_model(
         "vit_tiny_patch16_224",
@@ -58,6 +62,7 @@ def nano(*, pretrained: bool = True, num_classes: int = 10) -> nn.Module:
         num_heads=3,
         num_classes=num_classes,
     )
+    record_origin(model, ModelOrigin("nano", pretrained=pretrained))
     if pretrained:
         weights = read_tensors(CHECKPOINT)
         if num_classes != len(weights["head.bias"]):

@@ -23,7 +23,8 @@ from ..common.checks import callback
 from ..common.progress import Progress, silent
 from ..common.table import Table
 from ..errors import TrainingError
-from ..formats import Format, format_label
+from ..formats import FormatLike
+from ..formats.registry import labelled
 from ..plan import TensorizationPlan, plan_for
 from ..recipes import Recipe
 from .baselines import FullFineTuning, LinearProbe, Method, Trained
@@ -123,7 +124,7 @@ class Comparison:
 def compare(
     model: nn.Module,
     data: Splits,
-    formats: Mapping[str, Format | Mapping[str, Format] | Recipe] | Iterable[Format],
+    formats: Mapping[str, FormatLike | Mapping[str, FormatLike] | Recipe] | Iterable[FormatLike],
     *,
     plan: TensorizationPlan | None = None,
     scale: float = 1.0,
@@ -182,11 +183,9 @@ def compare(
     """
     callback(progress, "compare: progress", TrainingError)
     plan = plan or plan_for(model)
-    labelled = formats if isinstance(formats, Mapping) else _labelled(formats)
     shared = {"scale": scale, "dropout": dropout}
-    recipes = {
-        label: each if isinstance(each, Recipe) else Recipe(plan, each, shared) for label, each in labelled.items()
-    }
+    given: Mapping[str, FormatLike | Mapping[str, FormatLike] | Recipe] = labelled(formats, "compare")
+    recipes = {label: each if isinstance(each, Recipe) else Recipe(plan, each, shared) for label, each in given.items()}
     methods = [*baselines, *(Adapting(label, _always(recipe)) for label, recipe in recipes.items())]
     labels = [method.label for method in methods]
     if not seeds:
@@ -295,10 +294,6 @@ def _always(recipe: Recipe) -> Callable[[nn.Module], Recipe]:
 
 def _named(task: str, progress: Progress) -> Progress:
     return lambda _, done, total: progress(task, done, total)
-
-
-def _labelled(formats: Iterable[Format]) -> dict[str, Format]:
-    return {format_label(format): format for format in formats}
 
 
 def _run_info(model: nn.Module, data: Splits, plan: TensorizationPlan) -> JsonObject:

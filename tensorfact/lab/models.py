@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from types import ModuleType
@@ -16,6 +17,7 @@ from ..common.checks import AnyPath, flag
 from ..errors import AdaptError, DataError, TensorfactError, nearest
 from ..formats.options import read_options
 from ..model.head import head_parameters
+from ..model.origin import ModelOrigin, record_origin
 from ..storage.files import read_plain
 from .bundled import nano
 
@@ -27,7 +29,8 @@ def make_model(name: str, *, pretrained: bool = False, **options: object) -> nn.
 
     Args:
         name: `nano`; a timm name; `hf:` and a model type of transformers (`hf:bert`), a folder with a `config.json` or
-            a name on the hub; or `torch:` and a class of `torch.nn` (`torch:Transformer`). Options may follow in
+            a name on the hub, with the class as `architecture`, such as `hf:bert(architecture=BertForMaskedLM)`; or
+            `torch:` and a class of `torch.nn` (`torch:Transformer`). Options may follow in
             parentheses: `vit_tiny_patch16_224(depth=2)`.
         pretrained: Load pretrained weights, from a cache or the network; those of `nano` are in the package.
         options: Keyword arguments of the model, or of its configuration.
@@ -70,7 +73,7 @@ def make_model(name: str, *, pretrained: bool = False, **options: object) -> nn.
 
 
 def load_model(
-    name: str, *, pretrained: bool = False, checkpoint: AnyPath | None = None, **options: object
+    name: str, *, pretrained: bool = False, checkpoint: AnyPath | None = None, seed: int | None = 0, **options: object
 ) -> nn.Module:
     """Make a model by name and load its weights; `nano` is always pretrained.
 
@@ -78,6 +81,8 @@ def load_model(
         name: As in `make_model`.
         pretrained: As in `make_model`.
         checkpoint: Safetensors file with the model's weights. A head of another size is not loaded.
+        seed: Seed of the weights that are neither pretrained nor in the file, such as those of a new head; None: they
+            are drawn from torch's global generator.
         options: As in `make_model`.
 
     Returns:
@@ -92,9 +97,14 @@ def load_model(
         'VisionTransformer'
     """
     flag(pretrained, "load_model: pretrained", DataError)
-    model = make_model(name, pretrained=pretrained or _options(name)[0] == "nano", **options)
+    pretrained = pretrained or _options(name)[0] == "nano"
+    with contextlib.nullcontext() if seed is None else seeded(seed):
+        model = make_model(name, pretrained=pretrained, **options)
     if checkpoint is not None:
         _load(model, checkpoint)
+    drawn = seed if not pretrained and checkpoint is None else None
+    file = None if checkpoint is None else os.fspath(checkpoint)
+    record_origin(model, ModelOrigin(name, options, pretrained, None if file is None else str(file), drawn))
     return model.eval()
 
 
@@ -181,17 +191,21 @@ def _timm(name: str, *, pretrained: bool, **options: object) -> nn.Module:
     return cast("nn.Module", timm.create_model(name, pretrained=pretrained, **options))
 
 
-def _transformers(name: str, *, pretrained: bool, **options: object) -> nn.Module:
+def _transformers(name: str, *, pretrained: bool, architecture: str = "AutoModel", **options: object) -> nn.Module:
     try:
         import transformers
     except ImportError as error:
         raise DataError(f"hf:{name} needs transformers", fix="pip install 'tensorfact[transformers]'") from error
+    cls: Any = getattr(transformers, architecture, None)
+    if not hasattr(cls, "from_pretrained"):
+        raise DataError(f"transformers has no model {architecture!r}", fix="architecture='AutoModel'")
     with _quiet(transformers.logging):
         if pretrained:
-            return cast("nn.Module", transformers.AutoModel.from_pretrained(name, **options))
+            return cast("nn.Module", cls.from_pretrained(name, **options))
         known = name in transformers.CONFIG_MAPPING
         configure = transformers.AutoConfig.for_model if known else transformers.AutoConfig.from_pretrained
-        return cast("nn.Module", transformers.AutoModel.from_config(configure(name, **options)))
+        config = configure(name, **options)
+        return cast("nn.Module", cls.from_config(config) if hasattr(cls, "from_config") else cls(config))
 
 
 def _torch(name: str, *, pretrained: bool, **options: object) -> nn.Module:

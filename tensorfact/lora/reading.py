@@ -15,7 +15,7 @@ from ..algebra.recompression import recompress, stored
 from ..common.checks import AnyPath, callback, of_type
 from ..common.progress import Progress, silent
 from ..errors import AdaptError, DataError, PlanError, naming, nearest
-from ..formats import Format
+from ..formats import FormatLike
 from ..formats.rank import Rank
 from ..model.parameters import base_tensors, each_once
 from ..plan import ResolvedPlan, TensorizationPlan, View
@@ -31,7 +31,7 @@ def from_lora(
     model: nn.Module,
     path: AnyPath,
     plan: TensorizationPlan,
-    format: Format | Mapping[str, Format],
+    format: FormatLike | Mapping[str, FormatLike],
     *,
     rank: Rank | None = None,
     tolerance: float | None = None,

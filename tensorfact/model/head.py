@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -61,22 +61,29 @@ def head_buffers(model: nn.Module, head: Iterable[str]) -> dict[str, Tensor]:
     return {name: buffer for name, buffer in model.named_buffers() if name.rpartition(".")[0] in modules}
 
 
-def head_parameters(model: nn.Module, train_head: bool | str) -> tuple[str, ...]:
+def head_parameters(model: nn.Module, train_head: bool | str | Sequence[str]) -> tuple[str, ...]:
     """Return the names of the head's parameters."""
-    if not isinstance(train_head, (bool, str)) or train_head == "":
-        raise AdaptError(
-            "adapt: train_head", expected="True, False or a module's name", got=repr(train_head), fix="train_head=True"
-        )
-    if not train_head or not isinstance(model, nn.Module):
+    named = (train_head,) if isinstance(train_head, str) else train_head
+    if not isinstance(named, bool):
+        named = tuple(named) if isinstance(named, Sequence) else ()
+        if not named or not all(isinstance(name, str) and name for name in named):
+            raise AdaptError(
+                "adapt: train_head",
+                expected="True, False, a module's name, or several names",
+                got=repr(train_head)[:80],
+                fix="train_head=True",
+            )
+    if not named or not isinstance(model, nn.Module):
         return ()
     parameters = base_parameters(model)
-    prefixes = (train_head,) if isinstance(train_head, str) else head_prefixes(model)
+    prefixes = head_prefixes(model) if isinstance(named, bool) else named
     found = tuple(name for name in parameters if is_below(name, prefixes))
-    if isinstance(train_head, str) and not found:
+    unknown = [] if isinstance(named, bool) else [each for each in named if not _has_parameters(parameters, each)]
+    if unknown:
         names = [name for name, _ in model.named_modules()]
         raise AdaptError(
-            f"adapt: train_head={train_head!r} names no module with parameters",
-            got=f"{train_head!r}{nearest(train_head, names)}",
+            f"adapt: train_head={train_head!r}: {unknown[0]!r} names no module with parameters",
+            got=f"{unknown[0]!r}{nearest(unknown[0], names)}",
             fix="pass the head's module name, or train_head=False",
         )
     if not found and (meant := _could_be_heads(model)):
@@ -86,6 +93,10 @@ def head_parameters(model: nn.Module, train_head: bool | str) -> tuple[str, ...]
             fix=f"train_head={meant[-1]!r}, or train_head=False",
         )
     return found
+
+
+def _has_parameters(parameters: Iterable[str], module: str) -> bool:
+    return any(is_below(name, (module,)) for name in parameters)
 
 
 def _could_be_heads(model: nn.Module) -> list[str]:

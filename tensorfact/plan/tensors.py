@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..common.table import Table
 from ..errors import FormatError, PlanError, RankError, nearest
-from ..formats import Format
+from ..formats import Format, FormatLike, as_format
 from ..model.stacking import ALONE, STACK, UNNAMED, VECTOR
 from ..network import Mode, Network
 from .indexing import Index, mesh, take
@@ -163,7 +163,7 @@ class ResolvedPlan:
         """The names of all parameters in the tensors."""
         return tuple(view.parameter for tensor in self.tensors for view in tensor.views)
 
-    def formats(self, format: Format | Mapping[str, Format]) -> dict[str, Format]:
+    def formats(self, format: FormatLike | Mapping[str, FormatLike]) -> dict[str, Format]:
         """Return the format of every tensor.
 
         Args:
@@ -177,7 +177,7 @@ class ResolvedPlan:
         """
         return formats_of(format, [tensor.name for tensor in self.tensors])
 
-    def fitted(self, format: Format | Mapping[str, Format]) -> dict[str, Format]:
+    def fitted(self, format: FormatLike | Mapping[str, FormatLike]) -> dict[str, Format]:
         """Return the format of every tensor, with ranks lowered to what small tensors admit.
 
         Args:
@@ -199,7 +199,7 @@ class ResolvedPlan:
         formats = self.formats(format)
         return {tensor.name: formats[tensor.name].fitted(tensor.modes) for tensor in self.tensors}
 
-    def num_parameters(self, format: Format | Mapping[str, Format]) -> int:
+    def num_parameters(self, format: FormatLike | Mapping[str, FormatLike]) -> int:
         """Return the number of trained parameters of all tensors together.
 
         Args:
@@ -248,7 +248,7 @@ class ResolvedPlan:
         return str(self.table())
 
 
-def formats_of(format: Format | Mapping[str, Format], tensors: Iterable[str]) -> dict[str, Format]:
+def formats_of(format: FormatLike | Mapping[str, FormatLike], tensors: Iterable[str]) -> dict[str, Format]:
     """Return the format of every tensor.
 
     Args:
@@ -258,16 +258,8 @@ def formats_of(format: Format | Mapping[str, Format], tensors: Iterable[str]) ->
     Raises:
         FormatError: As in `ResolvedPlan.formats`.
     """
-    formats = per_tensor(format, tensors, "format")
-    for name, each in formats.items():
-        if not isinstance(each, Format):
-            raise FormatError(
-                f"the format of tensor {name!r}",
-                expected="a Format object such as TensorTrain(rank=8)",
-                got=repr(each),
-                fix="pass TensorTrain(rank=8), or get_format(name)(rank=8) for a format by name",
-            )
-    return formats
+    given: dict[str, FormatLike] = per_tensor(format, tensors, "format")
+    return {name: as_format(each, f"the format of tensor {name!r}") for name, each in given.items()}
 
 
 def group_of(tensor: str) -> str:

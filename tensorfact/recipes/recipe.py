@@ -12,7 +12,7 @@ from torch import nn
 from ..adapters import Adapter, adapt
 from ..common.aliases import Options
 from ..errors import PlanError
-from ..formats import Format
+from ..formats import FormatLike
 from ..plan import TensorizationPlan
 
 
@@ -34,7 +34,7 @@ class Recipe:
     """
 
     plan: TensorizationPlan
-    format: Format | Mapping[str, Format]
+    format: FormatLike | Mapping[str, FormatLike]
     options: Options = dataclasses.field(default_factory=dict)
 
     def adapt(self, model: nn.Module, **options: Any) -> Adapter:

@@ -23,6 +23,7 @@ from ..network.starts import GIVEN
 from ..plan import ResolvedPlan, TensorizationPlan
 from .files import Header, read_header
 from .fingerprint import AnyFingerprint, read_fingerprint
+from .located import adapter_file
 
 KIND = "adapter"
 FACTORS, START, HEAD = "factors.", "start.", "head."
@@ -86,7 +87,7 @@ class AdapterDescription:
         """Read an adapter file's description without allocating a tensor.
 
         Args:
-            path: A file that `Adapter.save` wrote.
+            path: A file that `Adapter.save` wrote, or a folder or repository as in `AdapterState.load`.
 
         Returns:
             The description; the names and shapes of the file's tensors match it.
@@ -94,7 +95,7 @@ class AdapterDescription:
         Raises:
             CheckpointError: The file is missing, damaged or not an adapter file.
         """
-        return cls.of(read_header(path))[0]
+        return cls.of(read_header(adapter_file(path)))[0]
 
     @classmethod
     def of(cls, header: Header) -> tuple[AdapterDescription, LeftOutCores]:

@@ -16,6 +16,7 @@ from ..formats import Format
 from ..network import Network
 from .description import FACTORS, HEAD, START, AdapterDescription, LeftOutCores
 from .files import read_header, write_tensors
+from .located import adapter_file
 
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
@@ -45,17 +46,19 @@ class AdapterState:
         """Read a file that `Adapter.save` or `save` wrote.
 
         Args:
-            path: The adapter file.
+            path: The adapter file; a folder that `save_pretrained` wrote; or `OWNER/NAME`, a repository on the Hub with
+                such a folder.
             model: A model that the adapter must fit, checked before a tensor is read; by default there is no check.
             check_base: Refuse a model whose base weights are not those the adapter was trained on.
 
         Raises:
-            CheckpointError: The file is missing, damaged, not an adapter file, or does not fit the model's sizes.
+            CheckpointError: The file is missing, damaged, not an adapter file, or does not fit the model's sizes, or
+                the Hub cannot be reached.
             FingerprintError: The file was made for another base model.
             PlanError: The file's plan does not fit the model.
         """
         flag(check_base, "AdapterState.load: check_base", CheckpointError)
-        header = read_header(path)
+        header = read_header(adapter_file(path))
         description, left_out = AdapterDescription.of(header)
         if model is not None:
             description.check_fits(model, check_base=check_base, source=str(path))
@@ -211,7 +214,7 @@ class HasState(Protocol):
 
 
 AdapterSource = HasState | AdapterState | str | os.PathLike[str]
-"""An adapter on a model, an adapter state, or the path of an adapter file."""
+"""An adapter on a model, an adapter state, or what `AdapterState.load` takes: a file, a folder, or a repository."""
 
 
 def state_of(adapter: AdapterSource, model: nn.Module | None = None, *, check_base: bool = True) -> AdapterState:

@@ -12,12 +12,26 @@ import torch
 from hypothesis import given
 from torch import Tensor, nn
 
-from tensorfact import CP, Group, MatrixBatch, Rule, TensorizationPlan, TensorTrain, Tucker, adapt, load_adapter
+from tensorfact import (
+    CP,
+    Format,
+    Group,
+    MatrixBatch,
+    Rule,
+    TensorizationPlan,
+    TensorTrain,
+    Tucker,
+    adapt,
+    load_adapter,
+    plan_for,
+)
 from tensorfact.adapters.options import fresh_seed
 from tensorfact.errors import AdaptError, CheckpointError, FormatError, PlanError, RankError, TensorfactError
+from tensorfact.lab import nano
 from tests.helpers import (
     TT,
     Tiny,
+    bits,
     difference,
     draw,
     ids,
@@ -64,6 +78,31 @@ def test_any_optimizer_of_opt_einsum_gives_the_same_model() -> None:
     assert all(difference(output, outputs[0]) < 1e-5 for output in outputs)
 
 
+def test_by_default_the_plan_is_that_of_the_family_and_the_format_a_tensor_train() -> None:
+    one, two = nano(), nano()
+    mine, spelled = adapt(one, seed=0), adapt(two, plan_for(two), TensorTrain(rank=8), seed=0)
+    assert mine.plan == spelled.plan
+    assert mine.formats == spelled.formats == {"encoder": TensorTrain(rank=8)}
+    assert {n: bits(c) for n, c in mine.named_cores().items()} == {n: bits(c) for n, c in spelled.named_cores().items()}
+
+
+@pytest.mark.parametrize(
+    ("text", "format"),
+    [
+        ("cp:rank=3", CP(3)),
+        ("tucker:rank=(2,1,2)", Tucker((2, 1, 2))),
+        ({"stack": "matrix-batch:rank=2"}, MatrixBatch(2)),
+    ],
+)
+def test_a_format_may_be_text(text: Any, format: Format) -> None:
+    model = layers()
+    found = adapt(model, layers_plan(), text)
+    assert list(found.formats.values()) == [format]
+    assert found.resolved.num_parameters(text) == found.resolved.num_parameters(format) == found.num_parameters
+    found.convert("matrix-batch:rank=1")
+    assert list(found.formats.values()) == [MatrixBatch(1)]
+
+
 @pytest.mark.parametrize("again", ["root", "child", "parent"])
 def test_a_model_that_is_adapted_is_not_adapted_again(again: str) -> None:
     child = randomise(layers())
@@ -90,7 +129,9 @@ BAD: list[Any] = [
     ({"format": MatrixBatch(7)}, RankError, ["rank <= 6", "rank=7"]),
     ({"format": Tucker((3, 1, 1))}, RankError, ["layer <= 2", "rank=(3, 1, 1)"]),
     ({"format": CP(13)}, RankError, ["terms <= 12", "rank=13"]),
-    ({"format": "tt"}, FormatError, ["'tt'", "TensorTrain"]),
+    ({"format": "tt"}, FormatError, ["'tt'", "tt:rank=4"]),
+    ({"format": "tt:rnk=4"}, FormatError, ["rnk", "tt:rank=4"]),
+    ({"format": 8}, FormatError, ["8", "'tt:rank=8'"]),
     ({"format": TensorTrain}, FormatError, ["TensorTrain"]),
     ({"format": {"stak": TT}}, FormatError, ["'stak'", "'stack'"]),
     ({"format": TensorTrain(1, order=("in", "out"))}, FormatError, ["('in', 'out')"]),

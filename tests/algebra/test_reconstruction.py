@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tensorfact import CP, MatrixBatch, TensorTrain, Tucker, extract
 from tensorfact.algebra import reconstruct
-from tensorfact.errors import RankError, TrainingError
+from tensorfact.errors import FormatError, RankError, TrainingError
 from tensorfact.storage.files import StoredTensors
 from tests.algebra.tuned import pair
 from tests.helpers import layers, layers_plan, randomise, refused
@@ -53,9 +53,10 @@ def test_formats_are_ranked_by_what_they_lose() -> None:
 
 def test_formats_that_cannot_be_ranked_are_refused() -> None:
     base, tuned = pair()
-    for formats in ([], [CP(1), CP(1)]):
-        with refused(TrainingError, "formats", fix=False):
-            reconstruct(base, tuned, formats, plan=layers_plan())
+    with refused(TrainingError, "formats", fix=False):
+        reconstruct(base, tuned, [], plan=layers_plan())
+    with refused(FormatError, "formats", "cp rank=1"):
+        reconstruct(base, tuned, [CP(1), "cp:rank=1"], plan=layers_plan())
     with refused(RankError, "stack"):
         reconstruct(base, tuned, [Tucker(99)], plan=layers_plan())
 

@@ -22,6 +22,8 @@ from tests.helpers import TT, Tied, Tiny, one_rule, qkv_plan, refused, untouched
         (True, {"head.weight", "head.bias"}),
         (False, set()),
         ("blocks.1.fc2", {"blocks.1.fc2.weight", "blocks.1.fc2.bias"}),
+        (["head", "blocks.0.norm"], {"head.weight", "head.bias", "blocks.0.norm.weight", "blocks.0.norm.bias"}),
+        (("head.bias",), {"head.bias"}),
     ],
 )
 def test_the_head_that_trains(train_head: Any, head: set[str]) -> None:
@@ -35,6 +37,13 @@ def test_a_head_of_another_name_is_refused() -> None:
     model = Tiny()
     with untouched(model), refused(AdaptError, "'haed'", "did you mean 'head'?"):
         adapt(model, qkv_plan(), TT, train_head="haed")
+
+
+@pytest.mark.parametrize("names", [["head", "haed"], ["head", ""], [], 3, ["head", 3], None])
+def test_all_of_several_heads_are_known(names: Any) -> None:
+    model = Tiny()
+    with untouched(model), refused(AdaptError, "train_head", "haed" if "haed" in str(names) else repr(names)):
+        adapt(model, qkv_plan(), TT, train_head=names)
 
 
 def test_a_head_in_the_plan_is_refused() -> None:

@@ -143,9 +143,21 @@ def transform_of(model: nn.Module, *, imagenet_statistics: bool = False, **chang
     Raises:
         DataError: The model has neither one channel, for which images become grey, nor three.
     """
+    return transform_from(data_config(model, imagenet_statistics=imagenet_statistics, **changes))
+
+
+def transform_from(config: Options) -> Transform:
+    """Return the preprocessing of an RGB image that timm's data configuration describes.
+
+    Args:
+        config: The configuration, as `data_config` returns it.
+
+    Raises:
+        DataError: The number of channels is neither one, for which images become grey, nor three; or the configuration
+            is damaged.
+    """
     from torchvision.transforms import Compose, Grayscale
 
-    config = data_config(model, imagenet_statistics=imagenet_statistics, **changes)
     channels = config["input_size"][0]
     if channels not in (1, 3):
         raise DataError(

@@ -9,7 +9,7 @@ from ...common.progress import Progress, silent
 from ...errors import SweepError
 from ...storage.fingerprint import sampled_digest
 from ..data import Splits, open_task
-from ..models import load_model, model_shapes, seeded, with_head
+from ..models import load_model, model_shapes, with_head
 from ..training import Schedule
 from ..training.schedule import size_of
 from .counts import parameters
@@ -72,8 +72,7 @@ def _check_part(
     sweep: Sweep, part: SweepPart, root: Path | None, images: bool, progress: Progress, opened: Inputs
 ) -> dict[str, object]:
     options = {"drop_path_rate": sweep.settings.drop_path} if sweep.settings.drop_path else {}
-    with seeded(0):
-        model = load_model(part.model, pretrained=part.pretrained, checkpoint=part.checkpoint, **options)
+    model = load_model(part.model, pretrained=part.pretrained, checkpoint=part.checkpoint, seed=0, **options)
     weights = dict(model.named_parameters())
     found: dict[str, object] = {
         f"model {part.model}, {part.pretrained}, {part.checkpoint}": sampled_digest(weights, tuple(weights))

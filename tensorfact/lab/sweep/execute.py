@@ -20,7 +20,7 @@ from ..baselines import Trained
 from ..data import Splits, open_task
 from ..measure import TrainingStep, peak_bytes
 from ..methods import method_of, search_of
-from ..models import load_model, seeded, with_head
+from ..models import load_model, with_head
 from ..training import Epoch, History, Samples, accelerator_for, evaluate, fit
 from .results import Measured, Outcome, Run
 from .spec import RunSpec
@@ -150,8 +150,8 @@ def open_run(spec: RunSpec, root: Path | None) -> tuple[nn.Module, Splits]:
         DataError: Unknown model or task, or missing data.
     """
     options = {"drop_path_rate": spec.settings.drop_path} if spec.settings.drop_path else {}
-    with seeded(0):  # random weights are the same in every run
-        model = load_model(spec.model, pretrained=spec.pretrained, checkpoint=spec.checkpoint, **options)
+    # random weights are the same in every run
+    model = load_model(spec.model, pretrained=spec.pretrained, checkpoint=spec.checkpoint, seed=0, **options)
     statistics = spec.settings.imagenet_statistics
     splits = open_task(spec.task, model, root=root, imagenet_statistics=statistics, check=False)
     return with_head(model, splits.classes, spec.seed), splits

@@ -16,6 +16,7 @@ from ..notation import format_axes, parse_axes
 from ..plan import TensorizationPlan
 from ..resolve import resolve
 from ..rules import Group, Rule
+from .by_shape import plan_by_shape
 from .concrete import Form, concrete_rules
 from .family import Block, Family, Fold, Part
 from .known import FAMILIES
@@ -93,7 +94,7 @@ def plan_for(model: nn.Module, blocks: Blocks | Sequence[Blocks] = "all", *, mlp
 
 
 def _refusal(model: nn.Module, missed: list[tuple[str, PlanError]], found: list[str]) -> PlanError:
-    fix = "use plan_by_shape(model), or write a TensorizationPlan"
+    fix = _by_shape(model)
     kind = type(model).__name__
     if missed:
         family, error = missed[0]
@@ -109,6 +110,18 @@ def _refusal(model: nn.Module, missed: list[tuple[str, PlanError]], found: list[
         got=got,
         fix=fix,
     )
+
+
+def _by_shape(model: nn.Module) -> str:
+    """Return what to do instead of `plan_for`: what `plan_by_shape` would fold, if it would."""
+    try:
+        tensors = plan_by_shape(model).resolve(model).tensors
+    except PlanError:
+        return "write a TensorizationPlan"
+    shapes = [" x ".join(map(str, tensor.shape)) for tensor in tensors]
+    shown = ", ".join(shapes[:3]) + (", ..." if len(shapes) > 3 else "")
+    count = sum(len(tensor.views) for tensor in tensors)
+    return f"plan_by_shape(model), which folds {count} parameters into {len(shapes)} tensors ({shown})"
 
 
 def _wanted(blocks: Blocks | Sequence[Blocks]) -> set[str]:

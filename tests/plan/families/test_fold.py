@@ -171,9 +171,17 @@ def test_the_plan_is_the_one_in_the_readme_and_survives_json() -> None:
     assert TensorizationPlan.from_json(plan.to_json()) == plan
 
 
-@pytest.mark.parametrize("model", [Tiny(), layers(), nn.ReLU()], ids=lambda model: type(model).__name__)
-def test_an_unknown_family_is_refused(model: nn.Module) -> None:
-    with untouched(model), refused(NoMatchError, type(model).__name__, "vit", "swin", "plan_by_shape"):
+@pytest.mark.parametrize(
+    ("model", "fix"),
+    [
+        (Tiny(), "plan_by_shape(model), which folds"),
+        (layers(), "plan_by_shape(model), which folds"),
+        (nn.ReLU(), "write a TensorizationPlan"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_unknown_family_is_refused(model: nn.Module, fix: str) -> None:
+    with untouched(model), refused(NoMatchError, type(model).__name__, "vit", "swin", fix):
         plan_for(model)
 
 

@@ -1,0 +1,165 @@
+"""What an adapter gives away: its state, files, folders, and LoRA."""
+
+from __future__ import annotations
+
+import tempfile
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from torch import nn
+
+from ..common.checks import AnyPath, flag, of_type
+from ..errors import AdaptError
+from ..lora import LoraFolder, to_lora
+from ..model.origin import origin_of
+from ..plan import TensorizationPlan
+from ..storage import AdapterState
+from ..storage.fingerprint import Fingerprint
+from ..storage.folder import AdapterInfo, write_adapter_folder
+from ..storage.hub import upload
+from ..storage.located import FILES
+from .beside import Beside
+from .links import Links
+from .snapshot import snapshot
+from .turns import Turns
+
+
+class Exportable(nn.Module):
+    """The part of an adapter that writes it to files; it changes neither the adapter nor its model."""
+
+    plan: TensorizationPlan
+    _links: Links
+    _beside: Beside
+    _turns: Turns
+
+    @abstractmethod
+    def _require(self, merged: bool | None = None, *, changing: bool = False) -> None:
+        """Raise if the adapter is not attached to its model, or not merged or unmerged as required."""
+
+    @property
+    def model(self) -> nn.Module:
+        """The model that the adapter was created for."""
+        return cast("nn.Module", self.__dict__["_model"])
+
+    def save(self, path: AnyPath) -> None:
+        """Write the factors, the trained head, and all else that changed to one safetensors file, atomically.
+
+        Args:
+            path: The file; its folder must exist.
+
+        Raises:
+            AdaptError: The adapter or its head was removed from the model, a layer or base weight was exchanged, or an
+                adapted weight was trained itself.
+            CheckpointError: The file cannot be written; an existing file is left unchanged.
+            FormatError: A format has no registered name.
+        """
+        self.state.save(path)
+
+    def save_pretrained(
+        self,
+        folder: AnyPath,
+        *,
+        classes: Sequence[str] = (),
+        transform: Mapping[str, Any] | None = None,
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        """Write a folder that `tensorfact.load` makes the adapted model from.
+
+        It holds `adapter.safetensors`, as `save` writes it; `adapter.json` with the base model's name, the classes, the
+        preprocessing and the results; and a model card, `README.md`, with a picture of the network.
+
+        Args:
+            folder: The folder; it is created if it is missing. Other files in it are left alone.
+            classes: The names of the classes, by index.
+            transform: The preprocessing of images, as timm's data configuration; default: that of the model.
+            metrics: Results for the model card, such as `{"val_accuracy": 0.93}`.
+
+        Raises:
+            AdaptError: As `save`, or `classes`, `transform` or `metrics` are of another type.
+            CheckpointError: A file cannot be written.
+            FormatError: A format has no registered name.
+
+        Examples:
+            >>> import tempfile
+            >>> from tensorfact import adapt, load
+            >>> from tensorfact.lab import nano
+            >>> folder = tempfile.mkdtemp()
+            >>> adapt(nano()).save_pretrained(folder, classes=[str(digit) for digit in range(10)])
+            >>> model, transform, classes = load(folder)
+            >>> model.tensorfact.num_parameters, classes[3]
+            (6144, '3')
+        """
+        write_adapter_folder(self.state, folder, self._info(classes, transform, metrics))
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        classes: Sequence[str] = (),
+        transform: Mapping[str, Any] | None = None,
+        metrics: Mapping[str, float] | None = None,
+        private: bool = False,
+        token: str | None = None,
+    ) -> str:
+        """Upload the folder of `save_pretrained` to the Hugging Face Hub.
+
+        Args:
+            repository: `OWNER/NAME`, or `NAME` for a repository of the user; it is created if it does not exist.
+            classes: As in `save_pretrained`.
+            transform: As in `save_pretrained`.
+            metrics: As in `save_pretrained`.
+            private: Whether a new repository is private.
+            token: The user's token; default: that of `hf auth login` or the variable `HF_TOKEN`.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            AdaptError: As `save_pretrained`.
+            CheckpointError: The Hub cannot be reached, or refuses the token.
+        """
+        flag(private, "push_to_hub: private", AdaptError)
+        of_type(repository, str, "push_to_hub: repository", AdaptError, expected="a name", example="'me/digits'")
+        with tempfile.TemporaryDirectory() as parent:
+            folder = Path(parent, repository.rpartition("/")[2])
+            write_adapter_folder(self.state, folder, self._info(classes, transform, metrics), name=repository)
+            return upload(folder, repository, FILES, private=private, token=token)
+
+    def _info(
+        self, classes: Sequence[str], transform: Mapping[str, Any] | None, metrics: Mapping[str, float] | None
+    ) -> AdapterInfo:
+        try:
+            given = None if transform is None else dict(transform)
+            return AdapterInfo(origin_of(self.model), tuple(classes), given, dict(metrics or {}))
+        except (TypeError, ValueError) as error:
+            raise AdaptError(
+                "save_pretrained",
+                expected="classes as a list of names, transform as a dict, metrics as finite numbers by name",
+                got=str(error),
+                fix="save_pretrained(folder, classes=['cat', 'dog'], metrics={'val_accuracy': 0.93})",
+            ) from error
+
+    @property
+    def state(self) -> AdapterState:
+        """A copy of the adapter without its model; `save` writes it to a file.
+
+        Raises:
+            AdaptError: As `save`.
+        """
+        with self._turns.reading():
+            self._require()
+            self._links.check_base()
+            return snapshot(self.plan, self._links, self._beside)
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """Fingerprint of the base weights, by which a file is matched to its base model."""
+        return self._beside.fingerprint(self._beside.stored())
+
+    def to_lora(
+        self, folder: AnyPath, *, rank: int | None = None, head: bool = True, example_input: object = None
+    ) -> LoraFolder:
+        """Write the adapter as a LoRA folder that peft loads; arguments as in `tensorfact.to_lora`."""
+        return to_lora(self, self.model, folder, rank=rank, head=head, example_input=example_input)

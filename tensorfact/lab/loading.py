@@ -1,0 +1,100 @@
+"""`load`: an adapted model, its preprocessing and its classes, from a folder or the Hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from ..adapters import load_adapter
+from ..common.checks import AnyPath, flag
+from ..errors import DataError
+from ..model.origin import ModelOrigin
+from ..storage.folder import AdapterInfo
+from ..storage.located import adapter_folder
+from .data.images import Transform, transform_from, transform_of
+from .models import load_model, with_head
+
+
+class Loaded(NamedTuple):
+    """An adapted model and what is needed to use it on new data.
+
+    Attributes:
+        model: The adapted model, in evaluation mode; its adapter is `model.tensorfact`.
+        transform: Preprocessing of an RGB image for the model; None if the model takes no images.
+        classes: The names of the classes, by index; empty if they are not known.
+    """
+
+    model: nn.Module
+    transform: Transform | None
+    classes: tuple[str, ...]
+
+
+def load(
+    source: AnyPath,
+    *,
+    model: nn.Module | None = None,
+    checkpoint: AnyPath | None = None,
+    device: str | torch.device | None = None,
+    check_base: bool = True,
+) -> Loaded:
+    """Make the adapted model of a folder that `Adapter.save_pretrained` wrote.
+
+    The base model is made by timm or transformers, which download its pretrained weights if it has them.
+
+    Args:
+        source: The folder; or `OWNER/NAME`, a repository on the Hub with such a folder.
+        model: The base model, if it is not to be made by the name in the folder.
+        checkpoint: Safetensors file with the base weights; default: as the folder says.
+        device: Where to put the model; default: the CPU.
+        check_base: As in `load_adapter`.
+
+    Returns:
+        The model, its preprocessing and its classes.
+
+    Raises:
+        CheckpointError: The folder is missing, damaged, or cannot be downloaded.
+        DataError: The base model cannot be made.
+        FingerprintError: The base weights are not those that the adapter was trained on.
+
+    Examples:
+        >>> import tempfile
+        >>> from tensorfact import adapt, load
+        >>> from tensorfact.lab import nano
+        >>> folder = tempfile.mkdtemp()
+        >>> adapt(nano()).save_pretrained(folder)
+        >>> load(folder).model.tensorfact.num_parameters
+        6144
+    """
+    flag(check_base, "load: check_base", DataError)
+    folder = adapter_folder(source)
+    info = AdapterInfo.read(folder)
+    made = _base(info.origin, checkpoint, folder) if model is None else model
+    load_adapter(made, folder, check_base=check_base)
+    made = made.eval() if device is None else made.eval().to(device)
+    return Loaded(made, _transform(info, made), info.classes)
+
+
+def _base(origin: ModelOrigin, checkpoint: AnyPath | None, folder: Path) -> nn.Module:
+    """Make the base model that an adapter was trained on."""
+    weights = origin.checkpoint if checkpoint is None else checkpoint
+    if not origin.can_be_made and (not origin.name or checkpoint is None):
+        raise DataError(
+            f"{folder} does not say where the weights of its base model come from",
+            got=f"the model {origin.name!r}" if origin.name else "no name of a model",
+            cause="a model of one's own, or one whose weights were drawn at random",
+            fix="pass the base model: tensorfact.load(folder, model=model)",
+        )
+    seed = origin.seed or 0
+    model = load_model(origin.name, pretrained=origin.pretrained, checkpoint=weights, seed=seed, **origin.options)
+    if origin.classes is not None and getattr(model, "num_classes", None) != origin.classes:
+        with_head(model, origin.classes, seed)
+    return model
+
+
+def _transform(info: AdapterInfo, model: nn.Module) -> Transform | None:
+    if info.transform is not None:
+        return transform_from(info.transform)
+    return transform_of(model) if hasattr(model, "pretrained_cfg") else None

@@ -1,0 +1,147 @@
+"""The folder of an adapter: its file, a description of what surrounds it, and a model card."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from ..common.aliases import JsonObject
+from ..common.checks import AnyPath, file_path
+from ..errors import CheckpointError
+from ..formats import format_label
+from ..model.origin import ModelOrigin
+from .card import card, picture
+from .files import read_header
+from .located import ABOUT, CARD, FILE, PICTURE
+from .reading import read_text
+from .state import AdapterState
+from .writing import make_folder, write_text
+
+VERSION = 1
+"""The version of the layout of `adapter.json`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AdapterInfo:
+    """What a folder holds beside the adapter's file: all that is needed to use the adapter on new data.
+
+    Args:
+        origin: Where the base model comes from.
+        classes: The names of the classes, by index; empty if they are not known.
+        transform: timm's data configuration, which describes the preprocessing of images; None if it is not known.
+        metrics: Results, such as `{"val_accuracy": 0.93}`.
+    """
+
+    origin: ModelOrigin = dataclasses.field(default_factory=ModelOrigin)
+    classes: tuple[str, ...] = ()
+    transform: JsonObject | None = None
+    metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", tuple(self.classes))
+        if not all(isinstance(name, str) for name in self.classes):
+            raise TypeError("classes are not names")
+        numbers = {name: float(value) for name, value in self.metrics.items()}
+        if not all(isinstance(name, str) for name in numbers) or not all(map(math.isfinite, numbers.values())):
+            raise TypeError("metrics are not finite numbers by name")
+        object.__setattr__(self, "metrics", numbers)
+
+    @classmethod
+    def read(cls, folder: AnyPath) -> AdapterInfo:
+        """Read the description in a folder that `save_pretrained` wrote.
+
+        Args:
+            folder: The folder.
+
+        Raises:
+            CheckpointError: The description is missing, damaged, or belongs to another adapter file.
+        """
+        path = Path(folder) / ABOUT
+        text = read_text(path)
+        try:
+            stored = json.loads(text)
+            _require_version(stored["version"])
+            digest = str(stored["digest"])
+            transform = None if stored["transform"] is None else dict(stored["transform"])
+            origin = ModelOrigin(**{**stored["base_model"], "options": dict(stored["base_model"]["options"])})
+            info = cls(origin, tuple(stored["classes"]), transform, dict(stored["metrics"]))
+        except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            raise CheckpointError(
+                f"{path} does not describe an adapter",
+                expected=f"the description of version {VERSION} that save_pretrained writes",
+                got=repr(error)[:200],
+                fix="write the folder again with adapter.save_pretrained(folder), or use its adapter.safetensors",
+            ) from error
+        if (found := read_header(path.parent / FILE).digest) != digest:
+            raise CheckpointError(
+                f"{path} belongs to another {FILE}",
+                expected=f"digest {digest[:16]}",
+                got=found[:16],
+                cause="one of the two files was replaced",
+                fix="write the folder again with adapter.save_pretrained(folder)",
+            )
+        return info
+
+
+def write_adapter_folder(state: AdapterState, folder: AnyPath, info: AdapterInfo, *, name: str = "") -> None:
+    """Write an adapter's file, its description and its card into a folder, which is created if it is missing.
+
+    Each file is replaced as a whole; other files in the folder are left alone. The description names the digest of the
+    adapter's file, so that a mixture of two adapters is noticed.
+
+    Args:
+        state: The adapter.
+        folder: The folder.
+        info: What surrounds the adapter.
+        name: What to call the adapter in its card; default: the folder.
+
+    Raises:
+        CheckpointError: A file cannot be written.
+        FormatError: A format has no registered name.
+    """
+    path = file_path(folder, "save_pretrained: folder", CheckpointError, example="digits")
+    make_folder(path)
+    state.save(path / FILE)
+    about = _about(state, info, read_header(path / FILE).digest)
+    write_text(path / ABOUT, json.dumps(about, indent=2, ensure_ascii=False) + "\n")
+    write_text(path / PICTURE, picture(state.description))
+    write_text(path / CARD, card(state.description, info.origin, info.classes, info.metrics, name or path.name))
+
+
+def _require_version(found: object) -> None:
+    if found != VERSION:
+        raise ValueError(f"version {found!r}")
+
+
+def _about(state: AdapterState, info: AdapterInfo, digest: str) -> JsonObject:
+    description = state.description
+    return {
+        "version": VERSION,
+        "digest": digest,
+        "base_model": dataclasses.asdict(info.origin),
+        "classes": list(info.classes),
+        "transform": info.transform,
+        "metrics": dict(info.metrics),
+        "parameters": {
+            "factors": state.num_parameters,
+            "beside": sum(tensor.numel() for tensor in state.head.values()),
+        },
+        "tensors": {
+            name: {
+                "format": format_label(format),
+                "shape": [mode.size for mode in description.modes[name]],
+                "modes": [mode.name for mode in description.modes[name]],
+                "parameters": format.num_parameters(description.modes[name]),
+                "scale": description.scales[name],
+            }
+            for name, format in description.formats.items()
+        },
+        "plan": json.loads(description.plan.to_json()),
+        "versions": {"tensorfact": importlib.metadata.version("tensorfact"), "torch": str(torch.__version__)},
+    }

@@ -1,0 +1,58 @@
+"""Where an adapter is: a file, a folder, or a repository on the Hub."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ..common.checks import AnyPath, file_path
+from ..errors import CheckpointError
+from .hub import download, is_repository
+
+FILE, ABOUT, CARD, PICTURE = "adapter.safetensors", "adapter.json", "README.md", "network.svg"
+FILES = (FILE, ABOUT, CARD, PICTURE)
+"""The files of an adapter's folder."""
+
+
+def adapter_file(source: AnyPath) -> Path:
+    """Return the file of an adapter: a file as it is, and that of a folder or of a repository on the Hub.
+
+    Args:
+        source: A file, a folder, or `OWNER/NAME` on the Hub.
+
+    Raises:
+        CheckpointError: As `adapter_folder`.
+    """
+    path = file_path(source, "adapter", CheckpointError)
+    return adapter_folder(source) / FILE if path.is_dir() or _is_remote(source, path) else path
+
+
+def adapter_folder(source: AnyPath) -> Path:
+    """Return the folder of an adapter, downloaded if it is the name of a repository.
+
+    Args:
+        source: A folder, or `OWNER/NAME` on the Hub.
+
+    Raises:
+        CheckpointError: There is no such folder, the Hub cannot be reached, or the folder holds no adapter.
+    """
+    path = file_path(source, "adapter", CheckpointError, example="digits")
+    folder = download(str(source), FILES) if _is_remote(source, path) else path
+    if not (folder / FILE).exists():
+        lora = (folder / "adapter_config.json").exists()
+        raise CheckpointError(
+            f"{source} holds no adapter",
+            expected=f"a folder with {FILE}, or a repository on the Hub",
+            got="a folder of peft" if lora else _contents(folder),
+            fix="from_lora(model, folder, plan, format)" if lora else "adapter.save_pretrained(folder) writes one",
+        )
+    return folder
+
+
+def _is_remote(source: AnyPath, path: Path) -> bool:
+    """Return whether a text names a repository, and neither a path nor something in an existing folder."""
+    return isinstance(source, str) and is_repository(source) and not path.exists() and not path.parent.exists()
+
+
+def _contents(folder: Path) -> str:
+    return (", ".join(sorted(os.listdir(folder))[:5]) or "an empty folder") if folder.is_dir() else "no such folder"

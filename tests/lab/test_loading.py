@@ -1,0 +1,112 @@
+"""`load`: what a folder is written from, a fresh process makes again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+import transformers
+from PIL import Image
+from torch import nn
+
+from tensorfact import TensorTrain, adapt, load, plan_by_shape
+from tensorfact.adapters import Adapter
+from tensorfact.errors import CheckpointError, DataError, FingerprintError
+from tensorfact.lab import nano
+from tensorfact.lab.data.images import data_config, transform_of
+from tensorfact.lab.models import load_model, with_head
+from tests.helpers import difference, draw, infer, refused
+
+TINY = "vit_tiny_patch16_224(depth=1,embed_dim=48,num_heads=2,img_size=32,patch_size=16)"
+
+
+def test_a_model_with_random_weights_is_made_again_from_its_seed(tmp_path: Path) -> None:
+    model = with_head(load_model(TINY, seed=5), 3, seed=1)
+    draw(adapt(model, seed=0))
+    adapter: Any = model.tensorfact
+    adapter.save_pretrained(
+        tmp_path, classes=["cat", "dog", "owl"], transform=data_config(model, imagenet_statistics=True)
+    )
+    found = load(tmp_path)
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(infer(found.model, images), infer(model, images))
+    assert found.classes == ("cat", "dog", "owl")
+    picture = Image.effect_noise((50, 40), 60).convert("RGB")
+    assert found.transform is not None
+    assert torch.equal(found.transform(picture), transform_of(model, imagenet_statistics=True)(picture))
+
+
+def test_the_bundled_model_gets_the_transform_of_the_model(tmp_path: Path) -> None:
+    model: Any = nano()
+    draw(adapt(model, seed=0))
+    model.tensorfact.save_pretrained(tmp_path)
+    found, transform, classes = load(tmp_path, device="cpu")
+    images = torch.randn(2, 1, 28, 28)
+    assert difference(infer(found, images), infer(model, images)) == 0
+    picture = Image.effect_noise((50, 40), 60).convert("RGB")
+    assert transform is not None
+    assert torch.equal(transform(picture), transform_of(model)(picture))
+    assert classes == ()
+
+
+def test_weights_of_a_file_are_read_again(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file(
+        timm.create_model("vit_tiny_patch16_224", depth=1, embed_dim=48, num_heads=2).state_dict(), tmp_path / "w"
+    )
+    name = "vit_tiny_patch16_224(depth=1,embed_dim=48,num_heads=2)"
+    model = load_model(name, checkpoint=tmp_path / "w")
+    adapt(model, seed=0).save_pretrained(tmp_path / "adapter")
+    assert isinstance(load(tmp_path / "adapter").model.tensorfact, Adapter)
+    (tmp_path / "w").rename(tmp_path / "moved")
+    with refused(CheckpointError, str(tmp_path / "w")):
+        load(tmp_path / "adapter")
+    found = load(tmp_path / "adapter", checkpoint=tmp_path / "moved")
+    assert isinstance(found.model.tensorfact, Adapter)
+
+
+def test_a_model_of_transformers_is_made_by_transformers(tmp_path: Path) -> None:
+    config = transformers.ViTConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=32, num_labels=3
+    )
+    transformers.ViTForImageClassification(config).save_pretrained(tmp_path / "base")
+    base: Any = transformers.ViTForImageClassification
+    model = base.from_pretrained(tmp_path / "base").eval()
+    draw(adapt(model, plan_by_shape(model), TensorTrain(2), seed=0))
+    model.tensorfact.save_pretrained(tmp_path / "adapter", classes=["a", "b", "c"])
+    found = load(tmp_path / "adapter")
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(found.model(images).logits, model(images).logits)
+    assert found.transform is None
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_model_of_one_s_own_is_passed(own: bool, tmp_path: Path) -> None:
+    model: Any = nn.Sequential(*(nn.Linear(6, 6) for _ in range(3))) if own else nano(pretrained=False)
+    draw(adapt(model, plan_by_shape(model), TensorTrain(2), seed=0))
+    model.tensorfact.save_pretrained(tmp_path)
+    assert "model=model" in (tmp_path / "README.md").read_text()
+    with refused(DataError, str(tmp_path), "model=model"):
+        load(tmp_path)
+    state = model.tensorfact.state
+    model.tensorfact.remove()
+    found: Any = load(tmp_path, model=model).model
+    assert found is model
+    assert model.tensorfact.num_parameters == state.num_parameters
+
+
+def test_other_weights_are_refused(tmp_path: Path) -> None:
+    model = load_model(TINY, seed=5)
+    adapt(model, seed=0).save_pretrained(tmp_path)
+    about = tmp_path / "adapter.json"
+    stored = json.loads(about.read_text())
+    about.write_text(json.dumps(stored | {"base_model": stored["base_model"] | {"seed": 6}}))
+    with refused(FingerprintError, "another base model"):
+        load(tmp_path)
+    assert isinstance(load(tmp_path, check_base=False).model.tensorfact, Adapter)

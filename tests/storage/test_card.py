@@ -1,0 +1,42 @@
+"""The model card: what a reader of the folder sees."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tensorfact import Tucker, adapt, plan_for
+from tensorfact.lab.models import load_model
+from tensorfact.model.origin import ModelOrigin
+from tensorfact.storage.card import card, picture
+from tests.helpers import TT, Tiny, qkv_plan, randomise
+
+
+def test_a_card_names_tensors_base_model_and_license(tmp_path: Path) -> None:
+    model = load_model("swin_tiny_patch4_window7_224(depths=(1,1,1,1),embed_dim=24,num_heads=(1,2,4,8))")
+    adapter = adapt(model, plan_for(model), Tucker(2))
+    adapter.save_pretrained(tmp_path, classes=["cat", "a|b", "<b>", "`x`"], metrics={"val_accuracy": 0.93125})
+    text = (tmp_path / "README.md").read_text()
+    front = ['library_name: "tensorfact"', 'base_model: "timm/swin_tiny_patch4_window7_224.ms_in1k"', 'license: "mit"']
+    assert text.startswith("\n".join(["---", *front]))
+    for tensor in adapter.resolved.tensors:
+        assert f"| {tensor.name} " in text
+        assert " x ".join(map(str, tensor.shape)) in text
+    assert f"{adapter.num_parameters:,} trained numbers" in text
+    assert "| val_accuracy | 0.9313 |" in text
+    assert r"`cat`, `a\|b`, `&lt;b&gt;`, `'x'`" in text
+    assert f"load({tmp_path.name!r})" in text
+    assert "random weights of seed 0" in text
+    assert "![The network of tensor" in text
+
+
+def test_a_long_card_is_shortened() -> None:
+    description = adapt(randomise(Tiny()), qkv_plan(), TT).state.description
+    text = card(description, ModelOrigin(), [f"class {at}" for at in range(40)], {}, "mine")
+    assert "`class 29`, and 10 more" in text
+    assert "not known by name" in text
+    assert "load('mine', model=model)" in text
+
+
+def test_the_picture_is_that_of_the_first_tensor() -> None:
+    description = adapt(randomise(Tiny()), qkv_plan(), TT).state.description
+    assert next(iter(description.formats)) in picture(description)
