@@ -47,7 +47,7 @@ third-party: $(READY)
 	$(BIN)/python -m pip uninstall --quiet --yes tensorfact-hierarchical-tucker; exit $$status
 
 # the runs behind the tables of accuracy in README.md and docs/results.md, and the tables: an hour and a half on 2 cores;
-# re-running resumes the sweep. `python -m benchmarks.results_page` alone writes the tables from the committed runs.
+# re-running resumes the sweep. `python -m benchmarks.results_page` alone writes tables and pictures from the committed runs.
 results: $(READY)
 	$(BIN)/tensorfact sweep --preset small --engine pool --processes 2 --device cpu --out runs/small
 	OMP_NUM_THREADS=1 $(BIN)/python examples/compare_recipes.py --out runs/recipes

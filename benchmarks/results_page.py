@@ -1,4 +1,4 @@
-"""Write the tables of measured accuracy into README.md and docs/results.md, from the data in docs/results.
+"""Write the tables and pictures of measured accuracy in README.md and docs, from the data in docs/results.
 
     python -m benchmarks.results_page                       # from the data that is committed
     python -m benchmarks.results_page --sweep runs/small --recipes runs/recipes --compare runs/compare
@@ -19,8 +19,8 @@ from pathlib import Path
 
 from benchmarks.results_data import COMPARE, DOCS, RECIPES, RUNS, TRIED, read_comparison, read_runs, runs_csv
 from tensorfact.common.table import Table
+from tensorfact.lab.plots import save
 from tensorfact.lab.report import Summary, draw, summarize, write_sweep_report
-from tensorfact.lab.report.pictures import save
 from tensorfact.lab.report.tables import with_spread
 from tensorfact.lab.sweep import read_results
 from tensorfact.recipes import RECIPES as METHODS
@@ -119,29 +119,34 @@ def placed(page: str, name: str, text: str) -> str:
 
 
 def take(sweep: Path | None, recipes: Path | None, compare: Path | None) -> None:
-    """Replace the committed data, and the pictures that are drawn from it."""
+    """Replace the committed data."""
     if sweep:
         write_text(RUNS, runs_csv(read_results(sweep)))
-        with tempfile.TemporaryDirectory() as folder:
-            written = {path.name: path for path in write_sweep_report(read_runs(RUNS.read_text()), folder)}
-            for name in PICTURES:
-                shutil.copy(written[name], RUNS.parent / name)
     if recipes:
         shutil.copy(recipes / "results.json", RECIPES)
         shutil.copy(recipes / "tried.csv", TRIED)
-        save(draw(read_comparison(RECIPES)), DOCS / "images" / "recipes.png")
     if compare:
         shutil.copy(compare / "results.json", COMPARE)
-        save(draw(read_comparison(COMPARE)), DOCS / "images" / "compare.png")
+
+
+def draw_pictures() -> None:
+    """Draw the pictures of the committed data."""
+    with tempfile.TemporaryDirectory() as folder:
+        written = {path.name: path for path in write_sweep_report(read_runs(RUNS.read_text()), folder)}
+        for name in PICTURES:
+            shutil.copy(written[name], RUNS.parent / name)
+    for name, data in (("recipes.png", RECIPES), ("compare.png", COMPARE)):
+        save(draw(read_comparison(data)), DOCS / "images" / name)
 
 
 def main() -> None:
-    """Take new data where it is given, and write every section."""
+    """Take new data where it is given, draw every picture, and write every section."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("sweep", "recipes", "compare"):
         parser.add_argument(f"--{name}", type=Path, help=f"the folder of new runs that replace the data of {name}")
     options = parser.parse_args()
     take(options.sweep, options.recipes, options.compare)
+    draw_pictures()
     for path, name, text in sections():
         write_text(path, placed(path.read_text(), name, text))
         print(f"written: {path}, {name}")

@@ -97,7 +97,7 @@ def main() -> None:
         print(f"epoch {index}: loss {epoch.train_loss:.4f}, validation {epoch.val_accuracy:.4f}, {epoch.seconds:.0f} s")
     half = {name: tensor.half() for name, tensor in model.cpu().state_dict().items()}
     model.load_state_dict(half)
-    accuracy, _ = evaluate(model, TensorDataset(*load(args.data, train=False)))
+    accuracy = evaluate(model, TensorDataset(*load(args.data, train=False))).accuracy
     write_tensors(args.out, half, {"kind": "model", "data": "Fashion-MNIST", "test_accuracy": f"{accuracy:.4f}"})
     print(f"validation {history.val_accuracy:.4f}, test {accuracy:.4f} (in fp16), {args.out.stat().st_size:,} bytes")
     print(f"sha256 {hashlib.sha256(args.out.read_bytes()).hexdigest()}")

@@ -51,7 +51,7 @@ def main() -> None:
         on_epoch=lambda index, epoch: print(f"epoch {index}: loss {epoch.train_loss:.4f}"),
     )
     if accelerator.is_main_process:
-        test, _ = evaluate(model, data.test)
+        test = evaluate(model, data.test).accuracy
         print(f"{accelerator.num_processes} processes: validation {history.val_accuracy:.4f}, test {test:.4f}")
         if args.out:
             adapter.save(args.out)

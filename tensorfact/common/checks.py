@@ -245,7 +245,13 @@ def of_type(
 
 
 def callback(
-    value: T, argument: str, kind: ErrorClass, *, takes: str = "task, done, total", example: str = "print"
+    value: T,
+    argument: str,
+    kind: ErrorClass,
+    *,
+    takes: str = "task, done, total",
+    example: str = "print",
+    beside: str = "",
 ) -> T:
     """Check that a value is a function of some arguments, such as a progress callback, and return it.
 
@@ -257,6 +263,7 @@ def callback(
         kind: Class of the error.
         takes: The names of the arguments that it is called with, separated by commas.
         example: A valid value as it is typed, for the fix.
+        beside: Other valid values in words, which the caller has dealt with, such as `True, False or`.
 
     Raises:
         TensorfactError: Of class `kind`, if the value is not a function, or takes another number of arguments.
@@ -280,7 +287,8 @@ def callback(
             got = f"a function of ({', '.join(signature.parameters)})"
         else:
             return value
-    raise kind(argument, expected=f"a function of ({takes})", got=got, fix=f"{_name(argument)}={example}")
+    expected = f"{beside} a function of ({takes})".lstrip()
+    raise kind(argument, expected=expected, got=got, fix=f"{_name(argument)}={example}")
 
 
 def file_path(value: object, argument: str, kind: ErrorClass, *, example: str = "adapter.safetensors") -> Path:

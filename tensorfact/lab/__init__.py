@@ -16,10 +16,11 @@ from .data import (
     vtab,
 )
 from .loading import Loaded, load
-from .training import History, evaluate, fit
+from .training import Evaluation, History, evaluate, fit
 
 __all__ = [
     "Comparison",
+    "Evaluation",
     "History",
     "Loaded",
     "Splits",

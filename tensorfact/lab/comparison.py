@@ -242,7 +242,7 @@ def _run(model: nn.Module, data: Splits, method: Method, seed: int, settings: Op
     trained = method.attach(copied, seed)
     val = fit(copied, data.train, data.val, seed=seed, progress=progress, **settings).val_accuracy
     assert val is not None  # `fit` got a validation split
-    test, _ = evaluate(copied, data.test)
+    test = evaluate(copied, data.test).accuracy
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "trained.safetensors")
         trained.save(path)

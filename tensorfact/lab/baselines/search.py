@@ -90,7 +90,7 @@ def search_subnet(
         for subnet in competing:
             if subnet not in accuracy:
                 supernet.subnet = subnet
-                accuracy[subnet] = evaluate(trained, splits.val)[0]
+                accuracy[subnet] = evaluate(trained, splits.val).accuracy
         ranked = sorted(accuracy, key=lambda subnet: (-accuracy[subnet], evolution.size(subnet)))
         progress("searching", generation + 1, generations)
     return ranked[0]

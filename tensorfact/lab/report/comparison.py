@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
-
-from matplotlib.figure import Figure
 
 from ...algebra import Reconstructions
 from ...common.checks import AnyPath
 from ...storage.writing import make_folder, write_text
 from ..comparison import Comparison
-from .pictures import save
-
-MARKERS = "os^Dv"
-"""Markers by tens of methods: the colours repeat after ten methods, with the next marker."""
+from ..plots import Figure, Label, canvas, label_directly, log_axis, look, save, titled
+from .pictures import Mark, draw_marks
+from .summary import Mean
 
 
 def write_report(comparison: Comparison, folder: AnyPath) -> list[Path]:
@@ -61,20 +57,17 @@ def draw_reconstructions(found: Reconstructions, title: str) -> Figure:
         found: Result of `reconstruct`.
         title: Title of the figure.
     """
-    figure = Figure(figsize=(8, 4.2), layout="constrained")
-    axes = figure.add_subplot()
-    kinds = list(dict.fromkeys(row.label.split()[0] for row in found.rows))
-    for at, kind in enumerate(kinds):
+    figure, (axes,) = canvas([4.2], width=8)
+    labels = []
+    for at, kind in enumerate(dict.fromkeys(row.label.split()[0] for row in found.rows)):
         rows = sorted((r for r in found.rows if r.label.split()[0] == kind), key=lambda row: row.parameters)
-        points = [row.parameters for row in rows], [row.error for row in rows]
-        axes.plot(*points, marker="o", color=f"C{at % 10}", label=kind)
-    axes.set_xscale("log")
-    axes.set_ylim(bottom=0)
-    axes.set_xlabel("parameters")
+        axes.plot([row.parameters for row in rows], [row.error for row in rows], **look(at))
+        labels.append(Label(kind, rows[-1].parameters, rows[-1].error, look(at)["color"]))
+    axes.set_ylim(0, 1.1 * max((row.error for row in found.rows), default=0) or 1)
+    log_axis(axes, "parameters")
     axes.set_ylabel("relative error of the increment")
-    axes.set_title(title, fontsize=10)
-    axes.grid(visible=True, which="major", alpha=0.3)
-    figure.legend(loc="outside right upper", fontsize=9, frameon=False)
+    titled(axes, title)
+    label_directly(axes, labels, ends=True)
     return figure
 
 
@@ -86,27 +79,17 @@ def draw(comparison: Comparison) -> Figure:
     Args:
         comparison: Result of `compare`.
     """
-    figure = Figure(figsize=(8, 4.2), layout="constrained")
-    axes = figure.add_subplot()
+    figure, (axes,) = canvas([max(4.2, 0.24 * len(comparison.rows))], width=8)
     kinds = list(dict.fromkeys(row.label.split()[0] for row in comparison.rows))
-    for row in comparison.rows:
-        values = [100 * value for value in row.test_accuracy]
-        mean, spread = statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
-        number = kinds.index(row.label.split()[0])
-        colour, marker = f"C{number % 10}", MARKERS[number // 10 % len(MARKERS)]
-        if row.parameters:
-            axes.errorbar(row.parameters, mean, spread, fmt=marker, capsize=3, color=colour, label=row.label)
-        else:
-            axes.axhline(mean, linestyle="--", color=colour, label=row.label)
-    figure.legend(loc="outside right upper", fontsize=9, frameon=False)
-    axes.set_xscale("log")
-    axes.margins(x=0.1, y=0.1)
-    axes.set_xlabel("trained parameters, excluding the head")
-    axes.set_ylabel("test accuracy, %")
+    marks = (
+        Mark(row.label, row.parameters, Mean.over(row.test_accuracy), kinds.index(row.label.split()[0]))
+        for row in comparison.rows
+    )
+    labels = draw_marks(axes, marks, "test accuracy")
     info = comparison.run_info
     seeds = len(info["settings"]["seeds"])
-    axes.set_title(f"{info['model']['name']} on {info['data']['name']}, {seeds} seed(s)", fontsize=10)
-    axes.grid(visible=True, which="major", alpha=0.3)
+    titled(axes, f"{info['model']['name']} on {info['data']['name']}, {seeds} seed{'s' * (seeds != 1)}")
+    label_directly(axes, labels)
     return figure
 
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from ...common.checks import AnyPath
 from ...storage.writing import make_folder, write_text
+from ..plots import save
 from ..sweep import Results
 from .html import page
-from .pictures import draw_accuracy, draw_groups, draw_ranks, draw_tasks, save
+from .pictures import draw_accuracy, draw_groups, draw_ranks, draw_tasks
 from .summary import summarize
 from .tables import latex, markdown, table_csv
 

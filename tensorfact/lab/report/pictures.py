@@ -1,48 +1,65 @@
-"""Pictures of a sweep as PNG: accuracy against parameters and rank, by group, and by task."""
+"""Pictures of a sweep: accuracy against parameters and rank, by group, and by task."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
-from matplotlib.artist import Artist
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
-
-from ...common.aliases import Options
-from ...storage.writing import write_bytes
+from ..plots import Axes, Figure, Label, PanelBlock, canvas, label_directly, log_axis, look, panels, short, titled
 from .names import task_label
 from .summary import Mean, PartSummary, RowSummary, Summary
 
-COLOURS = ("#3f63c9", "#d9622b", "#14907a", "#b8419c", "#a67c00", "#2b93c9", "#c23b4b", "#6b7785")
-MARKERS = "os^DvPX"
-"""Rows cycle through 8 colours and 7 markers, which gives 56 distinct pairs; charts.js has the same lists."""
+_PANELS = 4
+"""The most panels beside each other."""
+
+
+class Mark(NamedTuple):
+    """What a picture of accuracy against parameters shows of one method.
+
+    Args:
+        label: Name of the method.
+        parameters: Number of trained parameters; 0 is drawn as a line across, since a log axis has no 0.
+        accuracy: Mean accuracy, 0 to 1, and its spread over seeds.
+        style: Index of its colour and marker.
+    """
+
+    label: str
+    parameters: float
+    accuracy: Mean
+    style: int
+
+
+def draw_marks(axes: Axes, marks: Iterable[Mark], accuracy: str) -> list[Label]:
+    """Draw accuracy against parameters (log axis), with error bars over seeds; return the labels to write.
+
+    Args:
+        axes: The axes.
+        marks: The methods.
+        accuracy: Name of the accuracy.
+    """
+    labels = []
+    for mark in marks:
+        style = {**look(mark.style), "linestyle": ""}
+        mean, spread = 100 * mark.accuracy.mean, 100 * (mark.accuracy.spread or 0.0)
+        if mark.parameters:
+            axes.errorbar(mark.parameters, mean, spread, capsize=2.5, elinewidth=1.2, markersize=6.5, **style)
+        else:
+            axes.axhline(mean, linestyle="--", linewidth=1.4, color=style["color"])
+        labels.append(Label(mark.label, mark.parameters or None, mean, style["color"]))
+    log_axis(axes, "trained parameters, excluding the head")
+    axes.set_ylabel(f"{accuracy}, %")
+    axes.margins(x=0.08, y=0.1)
+    return labels
 
 
 def draw_accuracy(summary: Summary) -> Figure | None:
-    """Plot accuracy against parameters (log axis), with error bars over seeds; None if no row has a mean.
-
-    A row that trains only the head is drawn as a horizontal line, since a log axis has no 0.
-    """
+    """Plot accuracy against parameters (log axis), with error bars over seeds; None if no row has a mean."""
     parts = [part for part in summary.parts if any(row.accuracy for row in part.rows)]
 
-    def one(axes: Axes, part: PartSummary) -> None:
-        for row in part.rows:
-            if row.accuracy is None:
-                continue
-            mean, spread = 100 * row.accuracy.mean, 100 * (row.accuracy.spread or 0.0)
-            if row.parameters:
-                axes.errorbar(row.parameters, mean, spread, linestyle="", capsize=3, markersize=7, **look(row))
-            else:
-                axes.axhline(mean, linestyle="--", color=look(row)["color"], label=look(row)["label"])
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(EngFormatter())
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.set_xlabel("trained parameters, excluding the head")
-        axes.set_ylabel("mean test accuracy, %")
+    def one(axes: Axes, part: PartSummary) -> list[Label]:
+        rows = [(row, row.accuracy) for row in part.rows if row.accuracy]
+        marks = (Mark(row.row.label, row.parameters or 0, accuracy, row.style) for row, accuracy in rows)
+        return draw_marks(axes, marks, "mean test accuracy")
 
     return _figure(summary, parts, one)
 
@@ -52,120 +69,94 @@ def draw_ranks(summary: Summary) -> Figure | None:
     parts = [part for part in summary.parts if any(row.ranks for row in part.rows)]
     split = "test" if summary.note else "validation"
 
-    def one(axes: Axes, part: PartSummary) -> None:
-        ranks = sorted({point.rank for row in part.rows for point in row.ranks})
+    def one(axes: Axes, part: PartSummary) -> list[Label]:
+        labels = []
         for row in part.rows:
             if row.ranks:
-                points = [p.rank for p in row.ranks], [100 * p.accuracy for p in row.ranks]
-                axes.plot(*points, **look(row))
+                points = [(point.rank, 100 * point.accuracy) for point in row.ranks]
+                axes.plot(*zip(*points, strict=True), **look(row.style))
+                labels.append(Label(row.row.label, *points[-1], look(row.style)["color"]))
+        ranks = sorted({point.rank for row in part.rows for point in row.ranks})
         axes.set_xscale("log", base=2)
         axes.set_xticks(ranks, list(map(str, ranks)))
+        axes.set_xticks([], minor=True)
         axes.set_xlabel("rank")
         axes.set_ylabel(f"mean {split} accuracy, best scale, %")
+        axes.margins(y=0.1)
+        return labels
 
-    return _figure(summary, parts, one)
+    return _figure(summary, parts, one, ends=True)
 
 
 def draw_groups(summary: Summary) -> Figure | None:
-    """Plot the mean accuracy of each group, one bar per row; None if no part has two groups."""
+    """Plot the mean accuracy of each group in a panel of its own; None if no part has two groups."""
     parts = [part for part in summary.parts if len(part.groups) > 1 and any(any(r.groups.values()) for r in part.rows)]
-
-    def one(axes: Axes, part: PartSummary) -> None:
-        rows = [row for row in part.rows if any(row.groups.values())]
-        width = 0.84 / len(rows)
-        for at, row in enumerate(rows):
-            found = [(x, mean) for x, group in enumerate(part.groups) if (mean := row.groups[group])]
-            places = [x + (at - (len(rows) - 1) / 2) * width for x, _ in found]
-            heights, spreads = ([100 * (value or 0.0) for value in each] for each in _columns(found))
-            style = look(row)
-            bars: Options = {"color": style["color"], "label": style["label"], "ecolor": "#808080"}
-            axes.bar(places, heights, 0.88 * width, yerr=spreads, hatch=HATCHES[row.style // 8 % 4], **bars)
-        axes.set_xticks(range(len(part.groups)), part.groups)
-        axes.set_ylabel("mean test accuracy, %")
-        axes.grid(visible=False, axis="x")
-
-    return _figure(summary, parts, one)
+    return _panels(
+        summary, parts, lambda part: {group: [row.groups[group] for row in part.rows] for group in part.groups}
+    )
 
 
 def draw_tasks(summary: Summary) -> Figure | None:
-    """Plot the accuracy on every task, one marker per row; None if no part has several tasks and an accuracy."""
+    """Plot the accuracy on each task in a panel of its own; None if no part has several tasks and an accuracy."""
     parts = [
         part for part in summary.parts if len(part.tasks) > 1 and any(c.accuracy for r in part.rows for c in r.cells)
     ]
 
-    def one(axes: Axes, part: PartSummary) -> None:
-        for row in part.rows:
-            found = [(at, cell.accuracy.mean) for at, cell in enumerate(row.cells) if cell.accuracy]
-            axes.plot(
-                [100 * value for _, value in found], [at for at, _ in found], linestyle="", alpha=0.85, **look(row)
-            )
-        axes.set_yticks(range(len(part.tasks)), [literal(task_label(task)) for task in part.tasks])
-        axes.set_ylim(len(part.tasks) - 0.5, -0.5)
-        axes.set_xlabel("test accuracy, %")
+    def accuracies(part: PartSummary) -> dict[str, list[Mean | None]]:
+        return {task_label(task): [row.cells[at].accuracy for row in part.rows] for at, task in enumerate(part.tasks)}
 
-    return _figure(summary, parts, one, lambda part: 1.6 + 0.32 * len(part.tasks))
-
-
-HATCHES = ("", "//", "..", "xx")
-
-
-def look(row: RowSummary) -> Options:
-    """Return the colour, marker and label of a row, as keyword arguments of matplotlib."""
-    style = row.style
-    return {"color": COLOURS[style % 8], "marker": MARKERS[style % 7], "label": literal(row.row.label)}
-
-
-def literal(text: str) -> str:
-    """Escape a text for matplotlib: one line, no math mode."""
-    return " ".join(text.split()).replace("$", r"\$").lstrip("_")  # matplotlib hides labels with a leading `_`
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure atomically.
-
-    Args:
-        figure: The figure.
-        path: PNG file to write.
-
-    Raises:
-        CheckpointError: The file cannot be written.
-    """
-    picture = io.BytesIO()
-    figure.savefig(picture, dpi=160, format="png")
-    write_bytes(path, picture.getvalue())
-
-
-def _columns(found: Sequence[tuple[float, Mean]]) -> tuple[list[float], list[float | None]]:
-    return [mean.mean for _, mean in found], [mean.spread for _, mean in found]
+    return _panels(summary, parts, accuracies)
 
 
 def _figure(
     summary: Summary,
     parts: Sequence[PartSummary],
-    one: Callable[[Axes, PartSummary], None],
-    height: Callable[[PartSummary], float] = lambda part: 4.2,
+    one: Callable[[Axes, PartSummary], list[Label]],
+    *,
+    ends: bool = False,
 ) -> Figure | None:
-    """Draw the parts below each other, with one legend outside that lists every row once."""
+    """Draw the parts below each other; the labels are written when all axes have their size."""
     if not parts:
         return None
-    heights = [height(part) for part in parts]
-    labels_of = {row.row.label for part in parts for row in part.rows}
-    tall = max(sum(heights), 0.5 + 0.23 * len(labels_of))  # the legend needs 0.23 inches per row
-    figure = Figure(figsize=(9, tall), layout="constrained")
-    legend: dict[str, Artist] = {}
-    all_axes = figure.subplots(len(parts), squeeze=False, height_ratios=heights)[:, 0]
-    for axes, part in zip(all_axes, parts, strict=True):
-        axes.grid(visible=True, which="major", alpha=0.3)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-        one(axes, part)
-        axes.margins(x=0.08, y=0.1)
-        title = literal(part.part.title)
-        axes.set_title(f"{title}\n({summary.note})" if summary.note else title, fontsize=10)
-        handles, labels = axes.get_legend_handles_labels()
-        legend |= dict(zip(labels, handles, strict=True))
-    rows = {look(row)["label"]: row.style for part in parts for row in part.rows}
-    order = sorted(legend, key=lambda label: rows[label])
-    names = [label if len(label) <= 36 else f"{label[:35]}…" for label in order]
-    figure.legend([legend[label] for label in order], names, loc="outside right upper", fontsize=9, frameon=False)
+    figure, every = canvas([max(4.4, 1.0 + 0.2 * len(part.rows)) for part in parts])
+    labels = [one(axes, part) for axes, part in zip(every, parts, strict=True)]
+    for axes, part in zip(every, parts, strict=True):
+        titled(axes, part.part.title, summary.note)
+    for axes, own in zip(every, labels, strict=True):
+        label_directly(axes, own, ends=ends)
     return figure
+
+
+def _panels(
+    summary: Summary,
+    parts: Sequence[PartSummary],
+    columns: Callable[[PartSummary], Mapping[str, Sequence[Mean | None]]],
+) -> Figure | None:
+    """Draw a panel for every column of accuracies: one line per row of the table, named at the left."""
+    if not parts:
+        return None
+    of = [columns(part) for part in parts]
+    wide = min(max(map(len, of)), _PANELS)
+    blocks = [
+        PanelBlock(part.part.title, summary.note, len(found), 0.9 + 0.19 * len(part.rows))
+        for part, found in zip(parts, of, strict=True)
+    ]
+    figure, every = panels(blocks, wide)
+    for part, found, own in zip(parts, of, every, strict=True):
+        for at, (axes, (name, means)) in enumerate(zip(own, found.items(), strict=True)):
+            _panel(axes, part.rows, means, named=at % wide == 0)
+            titled(axes, name)
+    return figure
+
+
+def _panel(axes: Axes, rows: Sequence[RowSummary], means: Sequence[Mean | None], *, named: bool) -> None:
+    """Draw the accuracy of every row, with its spread over seeds."""
+    for y, (row, mean) in enumerate(zip(rows, means, strict=True)):
+        if mean:
+            style = {**look(row.style), "linestyle": ""}
+            axes.errorbar(100 * mean.mean, y, xerr=100 * (mean.spread or 0.0), markersize=5, elinewidth=1.2, **style)
+    names = [short(row.row.label) for row in rows]
+    axes.set_yticks(range(len(rows)), names if named else [""] * len(rows))
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel("test accuracy, %")

@@ -116,7 +116,7 @@ class Runner:
         except DivergedError as error:
             failed = Outcome(trained.num_parameters, 0, None, None, 0, (), splits.sizes, text, str(error))
             return Run(spec, failed, Measured(0.0, None, None, _machine(model)))
-        accuracy = None if test is None else evaluate(model, test)[0]
+        accuracy = None if test is None else evaluate(model, test).accuracy
         outcome = Outcome(
             trained.num_parameters,
             self._size(trained, folder) if accelerator is None or accelerator.is_main_process else 0,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -20,9 +21,21 @@ BATCH = 256
 """Samples per forward pass in evaluation."""
 
 
+class Evaluation(NamedTuple):
+    """Accuracy and loss of a model on a data set; unpacks as `accuracy, loss = evaluate(...)`.
+
+    Args:
+        accuracy: Fraction of the samples that are classified correctly, 0 to 1.
+        loss: Mean loss over the samples.
+    """
+
+    accuracy: float
+    loss: float
+
+
 def evaluate(
     model: nn.Module, data: Data, *, batch_size: int | None = None, loss: Loss = nn.functional.cross_entropy
-) -> tuple[float, float]:
+) -> Evaluation:
     """Measure accuracy and loss without changing the model.
 
     Args:
@@ -37,6 +50,14 @@ def evaluate(
     Raises:
         TrainingError: `data` is empty or not finite, its labels are not class indices, the model does not take its
             inputs, the loss is not a function to a scalar, or `batch_size` is given beside a loader.
+
+    Examples:
+        >>> import torch
+        >>> from torch.utils.data import TensorDataset
+        >>> from tensorfact.lab import evaluate
+        >>> signs = TensorDataset(torch.tensor([[-2.0, 2.0], [1.0, -1.0]]), torch.tensor([1, 0]))
+        >>> evaluate(torch.nn.Identity(), signs).accuracy
+        1.0
     """
     what = "evaluate: data"
     check_loss(loss, "evaluate")
@@ -58,7 +79,7 @@ def evaluate(
             module.training = mode
     if not count:
         raise TrainingError(f"{what} is empty", fix="pass at least one sample")
-    return right / count, total / count
+    return Evaluation(right / count, total / count)
 
 
 def tally(

@@ -3,6 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from ...common.checks import AnyPath
+from ...common.table import Table
+from ...errors import TrainingError
+
+if TYPE_CHECKING:
+    from ..plots import Figure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,11 +33,11 @@ class Epoch:
 
 @dataclasses.dataclass(frozen=True)
 class History:
-    """Metrics of every epoch of a training run.
+    """Metrics of every epoch of a training run. `print` shows the best and the last epoch as a table.
 
     Args:
         epochs: The epochs, in order.
-        best_epoch: Index of the epoch whose parameters the model now holds.
+        best_epoch: Index of the epoch whose parameters the model now holds, from 0; tables and pictures count from 1.
     """
 
     epochs: tuple[Epoch, ...]
@@ -38,6 +47,62 @@ class History:
     def val_accuracy(self) -> float | None:
         """Validation accuracy of the parameters the model now holds, 0 to 1; None without validation."""
         return self.epochs[self.best_epoch].val_accuracy
+
+    def table(self) -> Table:
+        """Return all epochs as a table."""
+        return self._table({index: "best" if index == self.best_epoch else "" for index in range(len(self.epochs))})
+
+    def plot(self, path: AnyPath | None = None) -> Figure:
+        """Plot losses and validation accuracy against epochs; the best epoch is marked.
+
+        Args:
+            path: PNG or SVG file to write; None: only return the figure.
+
+        Returns:
+            The matplotlib figure.
+
+        Raises:
+            TrainingError: The history has no epoch, or `path` does not end in .png or .svg.
+            CheckpointError: The file cannot be written.
+
+        Examples:
+            >>> from tensorfact.lab.training import Epoch, History
+            >>> history = History((Epoch(1.2, 1.0, 0.5, 0.1), Epoch(0.8, 0.9, 0.7, 0.1)), best_epoch=1)
+            >>> [axes.get_title("left") for axes in history.plot().axes]
+            ['Loss', 'Validation accuracy, %']
+        """
+        from ..plots import picture_file, save, training_curves
+
+        file = None if path is None else picture_file(path, "History.plot: path", TrainingError)
+        if not self.epochs:
+            raise TrainingError("History.plot: the history has no epoch", fix="history = fit(model, train, val)")
+        figure = training_curves(
+            [epoch.train_loss for epoch in self.epochs],
+            [epoch.val_loss for epoch in self.epochs],
+            [epoch.val_accuracy for epoch in self.epochs],
+            self.best_epoch,
+        )
+        if file is not None:
+            save(figure, file)
+        return figure
+
+    def __str__(self) -> str:
+        number, seconds = len(self.epochs), sum(epoch.seconds for epoch in self.epochs)
+        title = f"{number} epoch{'s' * (number != 1)} in {seconds:,.1f} s"
+        names = {self.best_epoch: "best", number - 1: "last"} if number else {}
+        if number and self.best_epoch == number - 1:
+            names = {number - 1: "best, last"}
+        return f"{title}\n{self._table(names)}" if number else title
+
+    def _table(self, names: Mapping[int, str]) -> Table:
+        """Return some of the epochs as a table, each with a name in the first column."""
+        rows = []
+        for index, name in names.items():
+            epoch = self.epochs[index]
+            accuracy = None if epoch.val_accuracy is None else 100 * epoch.val_accuracy
+            numbers = (f"{epoch.train_loss:.4f}", _cell(epoch.val_loss, 4), _cell(accuracy, 1), f"{epoch.seconds:.1f}")
+            rows.append((name, str(index + 1), *numbers))
+        return Table(("", "epoch", "train loss", "val loss", "val accuracy %", "seconds"), tuple(rows))
 
     def followed_by(self, epoch: Epoch) -> History:
         """Return the history with one more epoch.
@@ -51,3 +116,8 @@ class History:
         best = self.val_accuracy if self.epochs else None
         better = best is None or (epoch.val_accuracy is not None and epoch.val_accuracy > best)
         return History(epochs, len(epochs) - 1 if better else self.best_epoch)
+
+
+def _cell(value: float | None, digits: int) -> str:
+    """Return a number of a table, or a dash if it was not measured."""
+    return "-" if value is None else f"{value:.{digits}f}"

@@ -14,6 +14,7 @@ from ...common.checks import AnyPath, callback, file_path, flag
 from ...common.progress import Progress, silent
 from ...errors import TrainingError
 from .accelerated import engine_for
+from .bar import progress_bar
 from .engine import TrainingEngine
 from .gradient_checkpointing import checkpointed
 from .history import Epoch, History
@@ -40,7 +41,7 @@ def fit(
     loss: Loss = nn.functional.cross_entropy,
     seed: int = 0,
     checkpoint: AnyPath | None = None,
-    progress: Progress = silent,
+    progress: Progress | bool = silent,
     accelerator: Accelerator | None = None,
     accumulation: int = 1,
     workers: int = 0,
@@ -80,7 +81,9 @@ def fit(
         seed: Seed of the sample order and of dropout.
         checkpoint: File written after each epoch. If it exists, training resumes from it and gives the same result as
             an uninterrupted run.
-        progress: Called after each epoch, in the main process.
+        progress: True: show a progress bar with losses, the validation accuracy and the time that remains, in a
+            terminal or a notebook, in the main process. False: show nothing. Or a function, called after each epoch
+            in the main process.
         accelerator: An `accelerate.Accelerator`, which sets device, precision, trackers and processes (DDP or FSDP2).
             Every process calls `fit` with the same arguments, and holds the trained model afterwards.
         accumulation: Gradient accumulation: number of micro-batches per process and batch.
@@ -122,7 +125,7 @@ def fit(
     flag(gradient_checkpointing, "fit: gradient_checkpointing", TrainingError)
     checkpoint = None if checkpoint is None else file_path(checkpoint, "fit: checkpoint", TrainingError)
     check_loss(loss, "fit")
-    callback(progress, "fit: progress", TrainingError)
+    told = _told(progress)
     if on_epoch is not None:
         callback(on_epoch, "fit: on_epoch", TrainingError, takes="index, epoch")
     check_values(model, "fit", offloaded=False)
@@ -142,6 +145,7 @@ def fit(
         _restored(model),
         checkpointed(engine.module) if gradient_checkpointing else contextlib.nullcontext(),
         _ready(run),
+        progress_bar(epochs, shown=progress is True and engine.main) as bar,
     ):
         if checkpoint is not None:
             run.resume(checkpoint, run.identity(train, val))
@@ -149,10 +153,10 @@ def fit(
         devices = sorted((device for device in cuda if device.type == "cuda"), key=str)
         while (index := len(run.history.epochs)) < epochs:
             with torch.random.fork_rng(devices=devices):
-                epoch = run.epoch(train, val)
+                epoch = run.epoch(train, val, bar)
             if checkpoint is not None:
                 run.save(checkpoint, run.identity(train, val))
-            _report(engine, index, epoch, epochs, progress, on_epoch)
+            _report(engine, index, epoch, epochs, told, on_epoch)
         if run.best:
             run.restore(run.best)
         engine.finish(run.state())
@@ -165,6 +169,13 @@ def _batch_size(train: Data, given: int | None) -> int:
         return given
     own = train.batch_size if isinstance(train, DataLoader) else 64
     return own or 1  # a loader with a batch sampler has none
+
+
+def _told(progress: Progress | bool) -> Progress:
+    """Return the function to call after each epoch; the bar of `progress=True` is told every step."""
+    if isinstance(progress, bool):
+        return silent
+    return callback(progress, "fit: progress", TrainingError, example="True", beside="True, False or")
 
 
 def _check_data(train: Data, val: Data | None, schedule: Schedule) -> None:

@@ -19,9 +19,10 @@ from ...common.checks import AnyPath
 from ...errors import CheckpointError, DivergedError, TrainingError
 from ...model.parameters import ATTRIBUTE
 from ...storage.fingerprint import sampled_digest
+from .bar import NoBar
 from .batches import BatchOrigin, MicroBatches, deal, load, shuffled
 from .engine import TrainingEngine
-from .evaluation import BATCH, tally
+from .evaluation import BATCH, Evaluation, tally
 from .history import Epoch, History
 from .predictions import loss_of, predict, refuse_infinite, without_gradient
 from .saved import Identity, Saved
@@ -84,7 +85,7 @@ class TrainingRun:
         samples = tuple(length_of(part) or 0 for part in (train, val) if part is not None)
         return Identity(self.schedule, self.frozen, scales, samples)
 
-    def epoch(self, train: Data, val: Data | None) -> Epoch:
+    def epoch(self, train: Data, val: Data | None, bar: NoBar) -> Epoch:
         """Train for one epoch, validate, and keep the parameters if they are the best so far."""
         start = time.perf_counter()
         index = len(self.history.epochs)
@@ -92,7 +93,7 @@ class TrainingRun:
         torch.manual_seed(seed)
         steps, loaded = steps_of(train) if isinstance(train, DataLoader) else self._dealt(train, seed)
         self._train_mode()
-        losses = self._pass(loaded, steps)
+        losses = self._pass(loaded, steps, bar)
         if not all(bool(torch.isfinite(p).all()) for p in self.engine.module.parameters() if p.requires_grad):
             raise _diverged(f"a parameter is no longer finite after epoch {index}")
         self.engine.agree(self._counting())
@@ -104,6 +105,7 @@ class TrainingRun:
         self.history = self.history.followed_by(epoch)
         if accuracy is not None and self.history.best_epoch == index:
             self.best = {name: tensor.detach().clone() for name, tensor in self.state().items()}
+        bar.validated(epoch)
         return epoch
 
     def _dealt(self, train: Samples, seed: int) -> tuple[list[MicroBatches], Iterator[object]]:
@@ -116,7 +118,7 @@ class TrainingRun:
         steps = self._deal(order, schedule.batch_size, self.accumulation, drop_last=schedule.drop_last)
         return steps, load(train, steps, self.workers, own, "fit: train")
 
-    def _pass(self, loaded: Iterable[object], steps: list[MicroBatches]) -> list[Tensor]:
+    def _pass(self, loaded: Iterable[object], steps: list[MicroBatches], bar: NoBar) -> list[Tensor]:
         """Run the steps of one epoch; return their losses."""
         index, schedule, engine = len(self.history.epochs), self.schedule, self.engine
         losses, samples = [], iter(loaded)
@@ -133,6 +135,7 @@ class TrainingRun:
                 raise _diverged(f"the loss of epoch {index}, step {number} is {value.item()}")
             engine.step.step()
             losses.append(value)
+            bar.step(index, number + 1, len(steps), value)
         return losses
 
     def _gradients(
@@ -153,7 +156,7 @@ class TrainingRun:
             values.append(value.detach() * part.weight)
         return torch.stack(values).sum(), batches
 
-    def _validate(self, val: Data) -> tuple[float, float]:
+    def _validate(self, val: Data) -> Evaluation:
         """Return validation accuracy and loss, over all processes."""
         engine, what = self.engine, "fit: val"
         batches, parts = in_order(
@@ -165,7 +168,7 @@ class TrainingRun:
         right, total, count = engine.total(torch.tensor(found, dtype=torch.float64)).tolist()
         if not math.isfinite(total):
             raise _diverged(f"the validation loss after epoch {len(self.history.epochs)} is {total / count}")
-        return right / count, total / count
+        return Evaluation(right / count, total / count)
 
     def _deal(self, order: Sequence[int], size: int, parts: int, *, drop_last: bool = False) -> list[MicroBatches]:
         """Return this process's share of the batches."""

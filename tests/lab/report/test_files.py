@@ -6,9 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
+from matplotlib.text import Text
 
 from tensorfact.errors import CheckpointError
 from tensorfact.lab.report import summarize, write_sweep_report
+from tensorfact.lab.report.files import PICTURES
 from tensorfact.lab.report.tables import CSV_COLUMNS, latex, markdown, table_csv
 from tensorfact.lab.sweep import Results
 from tests.results import example, results, sweep
@@ -44,3 +46,14 @@ def test_a_folder_that_cannot_be_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="folder"):
         write_sweep_report(example(), tmp_path / "file" / "report")
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_picture_names_its_rows_beside_them_and_has_no_legend(name: str) -> None:
+    figure = PICTURES[name](summarize(example(released=True)))
+    assert figure is not None
+    assert not figure.legends
+    assert all(axes.get_legend() is None for axes in figure.axes)
+    shown = {text.get_text() for text in figure.findobj(Text)}
+    assert {"LoRA", "FacT-TT", "FacT-TK", "Tucker"} <= shown
+    assert any("selected on the test split" in text for text in shown), "results of another protocol are marked"

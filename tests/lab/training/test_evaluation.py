@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from tensorfact.errors import TrainingError
-from tensorfact.lab import evaluate
+from tensorfact.lab import Evaluation, evaluate
 from tests.helpers import refused, untouched
 from tests.lab.training.runs import data, network
 
@@ -40,3 +40,11 @@ def test_labels_are_class_indices() -> None:
     data = TensorDataset(torch.randn(4, 3), nn.functional.one_hot(torch.arange(4) % 2))
     with refused(TrainingError, "(batch,)"):
         evaluate(nn.Linear(3, 2), data, loss=lambda logits, labels: logits.mean())
+
+
+def test_the_result_is_named_and_unpacks() -> None:
+    result = evaluate(network(), data())
+    accuracy, loss = result
+    assert isinstance(result, Evaluation)
+    assert (result.accuracy, result.loss) == (accuracy, loss) == (result[0], result[1])
+    assert 0 <= accuracy <= 1 < 10 * loss

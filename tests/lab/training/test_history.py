@@ -1,10 +1,19 @@
-"""A history is a value."""
+"""A history is a value that prints and plots itself."""
 
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
+import pytest
+
+from tensorfact.errors import CheckpointError, TrainingError
+from tensorfact.lab import History
+from tensorfact.lab.training import Epoch
+from tests.helpers import refused
 from tests.lab.training.runs import network, run
+
+HISTORY = History((Epoch(2.0, 1.5, 0.5, 1.0), Epoch(1.0, 1.0, 0.75, 1.0), Epoch(0.5, 1.25, 0.7, 1.5)), 1)
 
 
 def test_a_history_is_a_value() -> None:
@@ -12,3 +21,44 @@ def test_a_history_is_a_value() -> None:
     assert dataclasses.replace(history) == history
     assert history.val_accuracy == max(epoch.val_accuracy or 0.0 for epoch in history.epochs)
     assert all(epoch.seconds > 0 for epoch in history.epochs)
+
+
+def cells(line: str) -> list[str]:
+    """Return the cells of a line of a table."""
+    return [cell.strip() for cell in line.split("|")[1:-1]]
+
+
+def test_a_history_prints_its_best_and_its_last_epoch() -> None:
+    title, header, _, best, last = str(HISTORY).splitlines()
+    assert title == "3 epochs in 3.5 s"
+    assert cells(header) == ["", "epoch", "train loss", "val loss", "val accuracy %", "seconds"]
+    assert cells(best) == ["best", "2", "1.0000", "1.0000", "75.0", "1.0"]
+    assert cells(last) == ["last", "3", "0.5000", "1.2500", "70.0", "1.5"]
+    alone = str(History((Epoch(2.0, None, None, 0.25),), 0)).splitlines()
+    assert alone[0] == "1 epoch in 0.2 s"
+    assert cells(alone[3]) == ["best, last", "1", "2.0000", "-", "-", "0.2"]
+    assert str(History((), 0)) == "0 epochs in 0.0 s"
+
+
+def test_a_table_has_every_epoch() -> None:
+    assert [row[:2] for row in HISTORY.table().rows] == [("", "1"), ("best", "2"), ("", "3")]
+
+
+@pytest.mark.parametrize("name", ["curve.png", "curve.svg"])
+def test_a_plot_is_returned_and_written(name: str, tmp_path: Path) -> None:
+    figure = HISTORY.plot(tmp_path / name)
+    assert len(figure.axes) == 2
+    written = (tmp_path / name).read_bytes()
+    HISTORY.plot(str(tmp_path / name))
+    assert (tmp_path / name).read_bytes() == written
+    HISTORY.plot()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_what_cannot_be_plotted_is_refused(tmp_path: Path) -> None:
+    with refused(TrainingError, "History.plot: path", ".png or .svg", "'.pdf'", 'Fix: path="curve.png"'):
+        HISTORY.plot("curve.pdf")
+    with refused(TrainingError, "no epoch", "fit("):
+        History((), 0).plot()
+    with pytest.raises(CheckpointError, match="missing"):
+        HISTORY.plot(tmp_path / "missing" / "curve.png")

@@ -178,7 +178,7 @@ def test_some_epochs_are_validated_and_the_best_of_them_stays(tmp_path: Any, sto
     expected = [epoch.val_accuracy if index in (1, 3, 4) else None for index, epoch in enumerate(every.epochs)]
     assert [epoch.val_accuracy for epoch in history.epochs] == expected
     assert history.val_accuracy == max(accuracy for accuracy in expected if accuracy is not None)
-    assert evaluate(model, data(24, seed=1))[0] == history.val_accuracy
+    assert evaluate(model, data(24, seed=1)).accuracy == history.val_accuracy
 
 
 def test_every_epoch_is_told_and_may_end_the_run() -> None:
