@@ -137,9 +137,11 @@ def _read(path: Path) -> tuple[list[Entry], Opener]:
 def _split(path: Path, entries: Sequence[Entry], fractions: Fractions, seed: int) -> list[Entry]:
     """Return sorted entries with their splits: their own, or by class. Reject empty splits and classes."""
     if all(entry.split is None for entry in entries):
+        fix = "pass fractions=(0.5, 0.5, 0), or add images: the classes are too small for these fractions"
         drawn = stratify([entry.label for entry in entries], fractions, seed=seed)
         found = [entry._replace(split=split) for entry, split in zip(entries, drawn, strict=True)]
     else:
+        fix = "write val in the column split of some lines"  # folders without val are refused before
         found = list(entries)
         for name, given, usual in (("fractions", fractions, FRACTIONS), ("seed", seed, 0)):
             if given != usual:
@@ -155,9 +157,5 @@ def _split(path: Path, entries: Sequence[Entry], fractions: Fractions, seed: int
                 fix=f"add images of {entry.label!r} to train, or remove the class",
             )
     if all(entry.split != "val" for entry in found):
-        raise DataError(
-            f"{path} has no images in val",
-            cause="few images in every class",
-            fix="pass a larger second fraction, such as fractions=(0.5, 0.5, 0), or add images",
-        )
+        raise DataError(f"{path} has no images in val", fix=fix)
     return found

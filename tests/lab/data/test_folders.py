@@ -157,6 +157,15 @@ def test_too_few_images_for_val_are_refused(tmp_path: Path) -> None:
     assert image_folder(root, MODEL, fractions=(0.5, 0.5, 0)).sizes == {"train": 2, "val": 3, "test": 0}
 
 
+def test_a_list_of_splits_needs_train_and_val(tmp_path: Path) -> None:
+    listed = write_csv(tmp_path / "a.csv", [("1.png", "cat", "train"), ("2.png", "cat", "test")])
+    with refused(DataError, "a.csv has no images in val", "write val in the column split"):
+        image_folder(listed, MODEL)
+    write_csv(listed, [("1.png", "cat", "train"), ("2.png", "cat", "val"), ("3.png", "dog", "val")])
+    with refused(DataError, "the class 'dog' is missing from train", "a.csv, line 4: 3.png"):
+        image_folder(listed, MODEL)
+
+
 def test_fractions_and_seed_are_for_images_that_are_not_split_yet(tmp_path: Path) -> None:
     root = lay_out(tmp_path / "photos")
     with refused(DataError, "fractions does not apply", "split already"):
