@@ -42,7 +42,8 @@ def compare_command(
     pretrained: Pretrained = False,
     checkpoint: Checkpoint = None,
     data: Annotated[
-        str, typer.Option(help="A task, such as digits, or a folder of images with subfolders train, val, test.")
+        str,
+        typer.Option(help="A task, such as digits, or images: a folder of classes, a .zip, .tar or .tgz, or a .csv."),
     ] = "digits",
     format: Formats = None,
     baseline: Annotated[
@@ -74,7 +75,7 @@ def compare_command(
     if increment is not None:
         _rank(model, pretrained, checkpoint, increment, format or INCREMENT_FORMATS, out)
         return
-    from ..lab import compare, image_folder, open_task
+    from ..lab import compare, open_task
     from ..lab.methods import method_of
     from ..lab.models import load_model
     from ..lab.report import write_report
@@ -84,8 +85,7 @@ def compare_command(
     make_folder(out)
     loaded = load_model(model, pretrained=pretrained, checkpoint=checkpoint).to(device_of(device))
     with progress_bars() as progress:
-        folder = Path(data).is_dir()
-        splits = (image_folder if folder else open_task)(data, loaded, progress=progress)
+        splits = open_task(data, loaded, progress=progress)
         result = compare(
             loaded,
             splits,

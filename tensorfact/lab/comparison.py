@@ -169,7 +169,7 @@ def compare(
         PlanError: The plan does not fit the model.
         RankError: A tensor of the plan does not admit a rank; raised before training starts.
         AdaptError: The head of the model cannot be replaced.
-        DataError: The weights in `increment` do not fit the model.
+        DataError: `data` has no test samples, or the weights in `increment` do not fit the model.
         TrainingError: `seeds` is empty, two methods have the same label, `progress` is not a function of its arguments,
             or a loss is not finite.
 
@@ -182,6 +182,7 @@ def compare(
         [('linear probe', 0), ('full fine-tuning', 677760), ('tt rank=2', 672)]
     """
     callback(progress, "compare: progress", TrainingError)
+    data.require_test("compare")
     plan = plan or plan_for(model)
     shared = {"scale": scale, "dropout": dropout}
     given: Mapping[str, FormatLike | Mapping[str, FormatLike] | Recipe] = labelled(formats, "compare")

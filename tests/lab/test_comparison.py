@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import Subset
 
 from tensorfact import CP, TensorTrain, adapt, compare, plan_for
-from tensorfact.errors import AdaptError, RankError, TrainingError
+from tensorfact.errors import AdaptError, DataError, RankError, TrainingError
 from tensorfact.lab import Comparison, digits, nano
 from tensorfact.lab.baselines import FullFineTuning, LinearProbe
 from tensorfact.lab.data import Splits
@@ -101,6 +103,8 @@ def test_a_mistake_shows_before_anything_trains() -> None:
             compare(model, data, [CP(1)], progress=wrong)  # type: ignore[arg-type]
     with pytest.raises(AdaptError, match="reset_classifier"):
         compare(nn.Linear(2, 2), data, [CP(1)], plan=plan_for(model))
+    with pytest.raises(DataError, match=r"compare needs test samples.*a folder test"):
+        compare(model, dataclasses.replace(data, test=Subset(data.test, [])), [CP(1)])
     assert not trained
 
 

@@ -1,11 +1,12 @@
 """Data sets with training, validation and test splits."""
 
 from .fashion import fashion_mnist
+from .folders import image_folder
 from .generated import sprites
-from .images import image_folder
+from .images import ListedImages
 from .in_memory import ResizedImages, arrays, digits
 from .libraries import hugging_face, timm_dataset
-from .listed import FEW_SHOT, VTAB, ListedImages, Task, few_shot, vtab
+from .listed import FEW_SHOT, VTAB, Task, few_shot, vtab
 from .splits import SPLITS, Splits
 from .tasks import open_task, task_info
 

@@ -21,7 +21,9 @@ from .splits import Splits, cut
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 """Folder of Debian's package dataset-fashion-mnist."""
 VARIABLE = "TENSORFACT_FASHION_MNIST"
-SIZE, CLASSES, MOST = 28, 10, 60_000
+NAMES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+"""Names of the classes, by label."""
+SIZE, CLASSES, MOST = 28, len(NAMES), 60_000
 
 
 def fashion_mnist(
@@ -73,7 +75,7 @@ def fashion_mnist(
             )
         drawn = cut(len(labels), sizes, seed=seed, what=f"fashion-mnist, {name}", rest=False)
         parts += [ResizedImages(images[part], labels[part], config) for part in drawn]
-    return Splits("fashion-mnist", parts[0], parts[1], parts[2], CLASSES)
+    return Splits("fashion-mnist", parts[0], parts[1], parts[2], CLASSES, class_names=NAMES)
 
 
 def _idx(path: Path, shape: tuple[int, ...]) -> Tensor:

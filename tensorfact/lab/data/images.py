@@ -2,102 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform, resolve_model_data_config
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ...common.aliases import Options
-from ...common.checks import AnyPath, callback, file_path, flag
-from ...common.progress import Progress, silent
+from ...common.checks import AnyPath, callback, flag
+from ...common.progress import Progress
 from ...errors import DataError
 from ...model.example import timm_shape
-from .splits import SPLITS, Splits
 
 Transform = Callable[[Image.Image], Tensor]
 """Preprocessing of an image."""
-
-
-def image_folder(
-    root: AnyPath,
-    model: nn.Module,
-    *,
-    imagenet_statistics: bool = False,
-    check: bool = True,
-    progress: Progress = silent,
-) -> Splits:
-    """Return the images in `root/{train,val,test}/CLASS/FILE`, preprocessed for a model.
-
-    Args:
-        root: Folder of the three splits.
-        model: A model with a timm data configuration, which sets size, crop and normalisation.
-        imagenet_statistics: Normalise with ImageNet's mean and standard deviation instead of the model's.
-        check: Open every image now, so that an unreadable one raises before training.
-        progress: Called after each checked image.
-
-    Returns:
-        The three splits.
-
-    Raises:
-        DataError: A split is missing or empty, the splits have different classes, a file is not an image (hidden files
-            are skipped), or a folder within a class is a symbolic link.
-    """
-    from torchvision.datasets import ImageFolder
-
-    folder = file_path(root, "image_folder: root", DataError, example="data/flowers")
-    flag(check, "image_folder: check", DataError)
-    transform = transform_of(model, imagenet_statistics=imagenet_statistics)
-    parts: dict[str, ImageFolder] = {}
-    for split in SPLITS:
-        _check_files(folder / split)
-        try:
-            parts[split] = ImageFolder(str(folder / split), transform, loader=open_rgb, is_valid_file=_shown)
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise DataError(
-                f"{folder / split}: {error}",
-                expected="a folder with one folder of images per class",
-                fix=f"lay the images out as {folder}/{{train,val,test}}/CLASS/FILE",
-            ) from error
-        if parts[split].classes != parts["train"].classes:
-            differ = sorted(set(parts[split].classes) ^ set(parts["train"].classes))
-            raise DataError(
-                f"{folder / split} has other classes than train: {differ[:5]} are in one of them only",
-                fix="use the same class folders in train, val and test",
-            )
-        if check:
-            check_images([(path, path) for path, _ in parts[split].samples], f"checking {split}", progress)
-    return Splits(folder.name, parts["train"], parts["val"], parts["test"], classes=len(parts["train"].classes))
-
-
-def _shown(path: str) -> bool:
-    """Return whether a file is not hidden, as `.DS_Store` and `._one.png` are."""
-    return not os.path.basename(path).startswith(".")
-
-
-def _check_files(part: Path) -> None:
-    """Reject files that torchvision would skip silently, and links to folders, which it could follow forever."""
-    from torchvision.datasets.folder import IMG_EXTENSIONS
-
-    for label in sorted(path for path in part.glob("*") if path.is_dir()):
-        for folder, below, files in os.walk(label):
-            for name in sorted(below):
-                if Path(folder, name).is_symlink():
-                    raise DataError(
-                        f"{Path(folder, name)} is a link to a folder", fix="copy the images, or link each image"
-                    )
-            for name in sorted(files):
-                if _shown(name) and not name.lower().endswith(IMG_EXTENSIONS):
-                    raise DataError(
-                        f"{Path(folder, name)} does not have the extension of an image",
-                        expected=f"one of {', '.join(IMG_EXTENSIONS)}",
-                        fix="convert, rename or remove the file",
-                    )
+Opener = Callable[[str], Image.Image]
+"""Reads an image file by its name as RGB; raises a `DataError` if it is not a readable image."""
 
 
 def data_config(model: nn.Module, *, imagenet_statistics: bool = False, **changes: object) -> Options:
@@ -172,34 +97,64 @@ def transform_from(config: Options) -> Transform:
 
 
 def rgb(image: Image.Image) -> Image.Image:
-    """Convert an image of any mode to RGB; transparency is dropped, 16 bits become 8.
+    """Convert an image of any mode to RGB, turned upright as its EXIF orientation says.
+
+    Grey images get three equal channels. Transparency is dropped: the colours of transparent pixels show. 16 bits
+    become 8.
 
     Raises:
         ValueError: The pixels have no known range (modes "I" and "F"); Pillow would clip them at 255.
     """
     if image.mode in ("I", "F"):
         raise ValueError(f"pixels of mode {image.mode!r} have no known range; save the image as a PNG of 8 or 16 bits")
+    image.load()  # Pillow turns TIFF images here, after which their orientation is 1
+    orientation = _orientation(image)
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # Pillow warns if a palette with transparency becomes RGB directly
-    return image.convert("RGB")
+    found = image.convert("RGB")
+    if orientation != 1:
+        found.info = {}  # Pillow would write the EXIF data again, which fails for some that it can read
+        found.getexif()[ExifTags.Base.Orientation] = orientation
+        ImageOps.exif_transpose(found, in_place=True)
+    return found
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation of an image, 1 to 8; 1, upright, if it has none or its EXIF data is damaged."""
+    try:
+        found = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # Pillow's readers raise errors of many classes
+        return 1
+    return found if found in range(1, 9) else 1
+
+
+@contextlib.contextmanager
+def readable(name: str) -> Iterator[None]:
+    """Raise every error inside as a `DataError` that says that an image is not readable.
+
+    Args:
+        name: Name of the image for the message.
+    """
+    try:
+        yield
+    except Exception as error:  # Pillow's decoders raise errors of many classes
+        raise DataError(
+            f"{name} is not a readable image", got=str(error).replace(name, "it"), fix="replace or remove the file"
+        ) from error
 
 
 def open_rgb(path: AnyPath) -> Image.Image:
-    """Read an image file as RGB.
+    """Read an image file as RGB; see `rgb`.
 
     Raises:
         DataError: The file is not a readable image.
     """
-    try:
+    with readable(str(path)):
         refuse_pipe(path)
         with Image.open(path) as image:
             return rgb(image)
-    except Exception as error:  # Pillow's decoders raise errors of many classes
-        raise DataError(
-            f"{path} is not a readable image", got=str(error).replace(str(path), "it"), fix="replace or remove the file"
-        ) from error
 
 
 def refuse_pipe(path: AnyPath) -> None:
@@ -212,26 +167,47 @@ def refuse_pipe(path: AnyPath) -> None:
         raise OSError("not a regular file")
 
 
-def check_images(images: Sequence[tuple[str, str]], task: str, progress: Progress) -> None:
+def check_images(images: Sequence[tuple[str, str]], task: str, progress: Progress, opener: Opener = open_rgb) -> None:
     """Open every image, and raise if one is not readable.
 
     Args:
-        images: Name for messages, and path, of every image.
+        images: Name for messages, and name of the file for `opener`, of every image.
         task: First argument of `progress`.
         progress: Called after each image.
+        opener: Reads a file.
 
     Raises:
         DataError: A file is not a readable image, or `progress` is not a function of its arguments.
     """
     callback(progress, "progress", DataError)
-    for done, (name, path) in enumerate(images, 1):
+    for done, (name, file) in enumerate(images, 1):
         try:
-            open_rgb(path)
+            opener(file)
         except DataError as error:
             raise DataError(
                 f"{name} is not a readable image", got=str(error.__cause__), fix="replace or remove the file"
             ) from error
         progress(task, done, len(images))
+
+
+class ListedImages(Dataset[tuple[Tensor, int]]):
+    """Image files, read and preprocessed on access.
+
+    Args:
+        samples: Name of the file and label of every image.
+        transform: Preprocessing of an image.
+        opener: Reads a file by its name; default: the name is a path.
+    """
+
+    def __init__(self, samples: Sequence[tuple[str, int]], transform: Transform, opener: Opener = open_rgb) -> None:
+        self.samples, self.transform, self.opener = samples, transform, opener
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        file, label = self.samples[index]
+        return self.transform(self.opener(file)), label
 
 
 class ImageSource(Protocol):

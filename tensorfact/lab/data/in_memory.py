@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -135,7 +136,7 @@ def digits(
         imagenet_statistics: Normalise with ImageNet's mean and standard deviation instead of the model's.
 
     Returns:
-        The three splits, with ten classes.
+        The three splits, with ten classes named "0" to "9".
 
     Raises:
         DataError: A size is below 1, or the sizes exceed 1,797.
@@ -149,7 +150,7 @@ def digits(
 
     images, labels = load_digits(return_X_y=True)
     pixels = torch.tensor(images, dtype=torch.float32).reshape(-1, 8, 8) / 16
-    return arrays(
+    found = arrays(
         pixels,
         labels,
         model,
@@ -159,6 +160,7 @@ def digits(
         test=test,
         imagenet_statistics=imagenet_statistics,
     )
+    return dataclasses.replace(found, class_names=tuple(map(str, range(found.classes))))
 
 
 def _tensor(array: Array, name: str) -> Tensor:

@@ -18,13 +18,11 @@ from ...common.progress import Progress, silent
 from ...errors import DataError, nearest
 from ..training import Samples
 from .images import ImageSource, SourceImages, refuse_pipe, transform_of
-from .splits import SPLITS, Splits, check_classes, cut
+from .splits import SPLITS, VALIDATION, Splits, check_classes, cut
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
-VALIDATION = ("validation", "val", "valid")
-"""Usual names of a validation split."""
 SCHEMES = ("torch", "hfds", "hfids", "tfds", "wds")
 """Prefixes of timm's names for data sets that are not folders."""
 
@@ -153,7 +151,9 @@ def timm_dataset(
         lambda one, part: bool(files[one] & files[part]) if files[one] else _alike(images[one], images[part]),
         "timm takes all samples where it does not find the split",
     )
-    return _splits(what, images, {"train": train, "val": val, "test": test}, seed, progress if check else None)
+    named = sorted((number, str(name)) for name, number in known["train"].items())
+    names = tuple(name for _, name in named) if [at for at, _ in named] == list(range(count)) else ()
+    return _splits(what, images, {"train": train, "val": val, "test": test}, seed, progress if check else None, names)
 
 
 def hugging_face(
@@ -224,7 +224,8 @@ def hugging_face(
             raise DataError(
                 f"{what}: {names[part]} has other classes than train", expected=f"{known['train']}", got=f"{called}"
             )
-    labels, count = _labels({part: table[label] for part, table in rows.items()}, rows["train"].features[label], what)
+    columns = {part: table[label] for part, table in rows.items()}
+    labels, count, called = _labels(columns, rows["train"].features[label], what)
     images = {
         part: SourceImages(_Rows(table, image, labels[part]), transform, count, f"{what}, {names[part]}")
         for part, table in rows.items()
@@ -236,11 +237,16 @@ def hugging_face(
         lambda one, part: names[one] == names[part] or _alike(images[one], images[part]),
         "one split under two names",
     )
-    return _splits(what, images, {"train": train, "val": val, "test": test}, seed, progress if check else None)
+    return _splits(what, images, {"train": train, "val": val, "test": test}, seed, progress if check else None, called)
 
 
 def _splits(
-    what: str, images: dict[str, SourceImages], sizes: dict[str, int | None], seed: int, progress: Progress | None
+    what: str,
+    images: dict[str, SourceImages],
+    sizes: dict[str, int | None],
+    seed: int,
+    progress: Progress | None,
+    names: tuple[str, ...],
 ) -> Splits:
     """Check the images, and hold missing splits out of the training split."""
     if progress is not None:
@@ -257,7 +263,8 @@ def _splits(
         wanted = [*held, "train"]
         drawn = cut(len(images["train"]), [sizes[part] for part in wanted], seed=seed, what=what)
         parts |= {part: Subset(images["train"], places) for part, places in zip(wanted, drawn, strict=True)}
-    return Splits(what, parts["train"], parts["val"], parts["test"], images["train"].classes)
+    count = images["train"].classes
+    return Splits(what, parts["train"], parts["val"], parts["test"], count, class_names=names)
 
 
 def _timm(name: str, root: AnyPath | None, split: str, download: bool) -> tuple[object, ImageSource]:
@@ -371,8 +378,10 @@ def _columns(found: Mapping[str, Dataset], split: str, image: str, label: str, w
         ) from error
 
 
-def _labels(columns: Mapping[str, Iterable[Any]], feature: object, what: str) -> tuple[dict[str, list[int]], int]:
-    """Return labels as class indices, and how many classes there are."""
+def _labels(
+    columns: Mapping[str, Iterable[Any]], feature: object, what: str
+) -> tuple[dict[str, list[int]], int, tuple[str, ...]]:
+    """Return labels as class indices, the number of classes, and their names if the data says them."""
     values = {part: list(column) for part, column in columns.items()}
     names = getattr(feature, "names", None)
     if words := getattr(feature, "dtype", None) == "string":
@@ -388,4 +397,4 @@ def _labels(columns: Mapping[str, Iterable[Any]], feature: object, what: str) ->
                 got=repr(list(columns[part])[wrong]),
             )
     count = len(names) if names else 1 + max(map(max, values.values()))
-    return values, count
+    return values, count, tuple(names or ())

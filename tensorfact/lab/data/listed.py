@@ -9,13 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch import nn
 
 from ...common.checks import AnyPath, file_path, flag, one_of, whole_number
 from ...common.progress import Progress, silent
 from ...errors import DataError
-from .images import Transform, check_images, open_rgb, refuse_pipe, transform_of
+from .images import ListedImages, Transform, check_images, refuse_pipe, transform_of
 from .splits import Splits, check_classes
 
 
@@ -61,25 +60,6 @@ class Listed(NamedTuple):
     where: str
     path: str
     label: int
-
-
-class ListedImages(Dataset[tuple[Tensor, int]]):
-    """Images on disk, read and preprocessed on access.
-
-    Args:
-        samples: Path and label of every image.
-        transform: Preprocessing of an image.
-    """
-
-    def __init__(self, samples: list[tuple[Path, int]], transform: Transform) -> None:
-        self.samples, self.transform = samples, transform
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        path, label = self.samples[index]
-        return self.transform(open_rgb(path)), label
 
 
 def vtab(
@@ -237,7 +217,7 @@ def _open(
             named = [(f"{where}: {below / path}", str(below / path)) for where, path, _ in lines]
             check_images(named, f"checking {name}", progress)
     parts = {
-        split: ListedImages([(below / path, label) for _, path, label in lines], transform)
+        split: ListedImages([(str(below / path), label) for _, path, label in lines], transform)
         for split, lines in lists.items()
     }
     count = classes or 1 + max(line.label for lines in lists.values() for line in lines)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import itertools
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import TypeVar
@@ -12,13 +13,22 @@ from typing import TypeVar
 import torch
 from torch.utils.data import ConcatDataset, Dataset
 
-from ...common.checks import flag, whole_number
+from ...common.checks import duplicate, finite_number, flag, quoted, whole_number
 from ...errors import DataError
 from ..training import Samples
 
 T = TypeVar("T")
 
 SPLITS = ("train", "val", "test")
+VALIDATION = ("validation", "val", "valid")
+"""Usual names of a validation split."""
+SPELLINGS = {**{split: split for split in SPLITS}, **dict.fromkeys(VALIDATION, "val")}
+"""The split that a name means."""
+
+Fractions = Sequence[float]
+"""Fractions of the samples that train, val and test get."""
+FRACTIONS = (0.7, 0.15, 0.15)
+"""Fractions of train, val and test by default."""
 
 
 class Joined(ConcatDataset[T]):
@@ -45,9 +55,13 @@ class Splits:
         name: Name of the data in results.
         train: Training samples.
         val: Validation samples: the only ones that epochs and options are selected by.
-        test: Test samples, whose accuracy is reported.
+        test: Test samples, whose accuracy is reported; may be empty.
         classes: Number of classes.
         held_out: Whether `val` was held out of the training samples, so that a final run may train on it too.
+        class_names: Name of every class, by class index; empty if the data does not say.
+
+    Raises:
+        DataError: `class_names` is not a tuple of one name per class, or names a class twice.
     """
 
     name: str
@@ -56,9 +70,24 @@ class Splits:
     test: Samples
     classes: int
     held_out: bool = True
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         flag(self.held_out, "Splits: held_out", DataError)
+        names = self.class_names
+        if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
+            raise DataError(
+                "Splits: class_names", expected="a tuple of names", got=quoted(names), fix="class_names=('cat', 'dog')"
+            )
+        if names and len(names) != self.classes:
+            raise DataError(
+                "Splits: class_names",
+                expected=f"one name for each of {self.classes} classes",
+                got=f"{len(names)} names",
+                fix="pass a name for every class, or class_names=()",
+            )
+        if (twice := duplicate(names)) is not None:
+            raise DataError(f"Splits: class_names: {twice!r} names two classes", fix="give every class its own name")
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -69,6 +98,22 @@ class Splits:
     def final(self) -> Samples:
         """Training samples of the final run: `train`, followed by `val` if it was held out."""
         return Joined([self.train, self.val]) if self.held_out else self.train
+
+    def require_test(self, what: str) -> None:
+        """Raise if there are no test samples.
+
+        Args:
+            what: What needs them, for the message.
+
+        Raises:
+            DataError: The test split is empty.
+        """
+        if not len(self.test):  # type: ignore[arg-type]
+            raise DataError(
+                f"{what} needs test samples, and {self.name} has none",
+                cause="folders train and val without test, fractions that end in 0, or few images of every class",
+                fix="add a folder test beside train and val, or leave the split to fractions=(0.7, 0.15, 0.15)",
+            )
 
 
 def fetch(samples: Dataset[T], indices: list[int]) -> list[T]:
@@ -120,3 +165,62 @@ def cut(count: int, sizes: Sequence[int | None], *, seed: int, what: str, rest: 
     order: list[int] = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
     ends = list(itertools.accumulate(count - total if size is None else size for size in given))
     return [order[start:end] for start, end in itertools.pairwise([0, *ends])]
+
+
+def check_fractions(fractions: Fractions, what: str) -> tuple[float, float, float]:
+    """Check the fractions of train, val and test, and return them as floats.
+
+    Args:
+        fractions: Three numbers that add up to 1; train and val above 0, test at least 0.
+        what: Where they were passed, for messages.
+
+    Raises:
+        DataError: They are something else.
+    """
+    try:
+        train, val, test = (finite_number(each, what, DataError, fits=lambda number: number >= 0) for each in fractions)
+    except (DataError, TypeError, ValueError):
+        train = val = test = 0.0
+    if not (train > 0 and val > 0 and abs(train + val + test - 1) < 1e-6):
+        raise DataError(
+            what,
+            expected="three numbers for train, val and test with the sum 1; train and val above 0, test at least 0",
+            got=quoted(fractions),
+            fix=f"fractions={FRACTIONS}, or fractions=(0.8, 0.2, 0) for no test split",
+        )
+    return train, val, test
+
+
+def stratify(labels: Sequence[str], fractions: Fractions, *, seed: int) -> list[str]:
+    """Split samples so that every class is divided in the same way.
+
+    Of a class of n samples, val and test get their fraction of n, rounded to the nearest integer and up at a half, and
+    train gets the rest. If nothing is left for train, val or test gives up one sample: the larger of the two, test if
+    they are equal. So train has every class, and a class of one sample is in train.
+
+    Args:
+        labels: Class of every sample.
+        fractions: Fractions of train, val and test; see `check_fractions`.
+        seed: Seed of the selection, which also depends on the order of the samples.
+
+    Returns:
+        The split of every sample.
+
+    Examples:
+        >>> stratify(["a"] * 4 + ["b"], (0.5, 0.25, 0.25), seed=0)
+        ['val', 'test', 'train', 'train', 'train']
+    """
+    generator = torch.Generator().manual_seed(seed)
+    places: dict[str, list[int]] = defaultdict(list)
+    for place, label in enumerate(labels):
+        places[label].append(place)
+    found = ["train"] * len(labels)
+    for label in sorted(places):
+        mine = places[label]
+        val, test = (math.floor(len(mine) * fraction + 0.5 + 1e-9) for fraction in fractions[1:])
+        while val + test >= len(mine):
+            val, test = (val - 1, test) if val > test else (val, test - 1)
+        order = torch.randperm(len(mine), generator=generator).tolist()
+        for at, split in zip(order, ["val"] * val + ["test"] * test, strict=False):
+            found[mine[at]] = split
+    return found

@@ -5,19 +5,20 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
-from ...common.checks import AnyPath, file_path, flag
+from ...common.checks import AnyPath, file_path, flag, whole_number
 from ...common.progress import Progress, silent
 from ...errors import DataError, nearest
 from .fashion import fashion_mnist
+from .folders import image_folder, is_path
 from .generated import sprites
-from .images import image_folder
 from .in_memory import digits
 from .libraries import hugging_face, timm_dataset
 from .listed import FEW_SHOT, VTAB, Task, few_shot, vtab
-from .splits import Splits
+from .splits import FRACTIONS, Fractions, Splits, check_fractions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +30,8 @@ class _Options:
     imagenet_statistics: bool
     check: bool
     progress: Progress
+    fractions: Fractions = FRACTIONS
+    seed: int = 0
 
     def folder(self, name: str, *below: str) -> Path:
         """Return the folder of a benchmark: the first of these folders below the root, else the root itself."""
@@ -45,11 +48,29 @@ class _Source:
         form: Form of its names, such as `vtab:TASK`, for messages.
         describe: Maps the text after the colon to a `Task`; `task_info` replaces its name.
         open: Maps the text after the colon, and the arguments, to the data.
+        takes: Which of the arguments `fractions` and `seed` it takes.
     """
 
     form: str
     describe: Callable[[str], Task]
     open: Callable[[str, _Options], Splits]
+    takes: tuple[str, ...] = ()
+
+    def check(self, name: str, **given: tuple[Any, Any]) -> None:
+        """Reject arguments that this source does not take.
+
+        Args:
+            name: Name of the task, for the message.
+            given: Value and default of every argument.
+        """
+        for argument, (value, default) in given.items():
+            if argument not in self.takes and value != default:
+                raise DataError(
+                    f"open_task: {argument} does not apply to {name!r}",
+                    expected=f"{argument}={default!r}",
+                    got=repr(value),
+                    fix=f"leave {argument} out",
+                )
 
 
 def task_info(name: str) -> Task:
@@ -78,11 +99,13 @@ def open_task(
     model: nn.Module,
     *,
     root: AnyPath | None = None,
+    fractions: Fractions = FRACTIONS,
+    seed: int = 0,
     imagenet_statistics: bool = False,
     check: bool = True,
     progress: Progress = silent,
 ) -> Splits:
-    """Open data by name.
+    """Open data by name, or images by their path.
 
     | name | data | `root` |
     | --- | --- | --- |
@@ -91,24 +114,28 @@ def open_task(
     | `sprites-location`, `sprites-orientation` | `sprites` | |
     | `vtab:TASK` | `vtab` | folder of the 19 tasks, directly or in a subfolder `vtab-1k` |
     | `few-shot:TASK:SHOTS:SEED` | `few_shot` | folder of the tasks, directly or in a subfolder `few-shot` |
+    | a path that exists: a folder, archive or csv file | `image_folder` | |
     | `folder:PATH` | `image_folder` | folder that PATH is relative to |
     | `timm:NAME` | `timm_dataset` | timm's root |
     | `hf:NAME` | `hugging_face` | folder that NAME is relative to, if it is a folder |
 
     Args:
-        name: Name of the task, in one of the forms above.
+        name: Name of the task, in one of the forms above; a name of the table has precedence over a path.
         model: A model with a timm data configuration, which sets size and normalisation.
         root: Folder of the data, as in the table.
+        fractions: Fractions of train, val and test, for images on disk that are not split yet.
+        seed: Seed of the split, for those images and for `fashion-mnist`, sprites, `timm:NAME` and `hf:NAME`.
         imagenet_statistics: Normalise with ImageNet's mean and standard deviation instead of the model's.
         check: Open every image now, so that an unreadable one raises before training. A sweep checks once; its
             workers do not check again.
         progress: Called after each checked image.
 
     Returns:
-        The three splits, named `name`.
+        The three splits, named `name`; those of a path are named after its folder or file.
 
     Raises:
-        DataError: The name is unknown, a benchmark has no root, or the function in the table raises it.
+        DataError: The name is unknown, a benchmark has no root, `fractions` or `seed` do not apply to the data, or the
+            function in the table raises it.
 
     Examples:
         >>> from tensorfact.lab import nano, open_task
@@ -119,8 +146,11 @@ def open_task(
     source, rest = _find(name)
     source.describe(rest)  # rejects an invalid name before anything is read
     folder = None if root is None else file_path(root, "open_task: root", DataError, example="data")
-    options = _Options(model, folder, imagenet_statistics, check, progress)
-    return dataclasses.replace(source.open(rest, options), name=name)
+    shares = check_fractions(fractions, "open_task: fractions")
+    seed = whole_number(seed, "open_task: seed", DataError, least=0)
+    source.check(name, fractions=(shares, FRACTIONS), seed=(seed, 0))
+    found = source.open(rest, _Options(model, folder, imagenet_statistics, check, progress, shares, seed))
+    return found if source is _PATH else dataclasses.replace(found, name=name)
 
 
 def _find(name: str) -> tuple[_Source, str]:
@@ -130,7 +160,9 @@ def _find(name: str) -> tuple[_Source, str]:
     prefix, colon, rest = name.partition(":")
     source = _SOURCES.get(prefix)
     if source is None or bool(colon) != (":" in source.form) or bool(colon) != bool(rest):
-        forms = [each.form for each in _SOURCES.values()]
+        if is_path(name):
+            return _PATH, name
+        forms = [*(each.form for each in _SOURCES.values()), "the path of a folder, archive or csv file"]
         hint = nearest(name, [*forms, *(f"vtab:{task}" for task in VTAB)])
         raise DataError("task", expected=f"one of {', '.join(forms)}", got=f"{name!r}{hint}")
     return source, rest
@@ -159,7 +191,7 @@ def _few_shot_task(rest: str) -> Task:
 def _open_fashion(_: str, o: _Options) -> Splits:
     own = None if o.root is None else o.root / "fashion-mnist"
     found = own if own is not None and own.is_dir() else None  # without that subfolder, the default folder is used
-    return fashion_mnist(o.model, root=found, imagenet_statistics=o.imagenet_statistics)
+    return fashion_mnist(o.model, root=found, seed=o.seed, imagenet_statistics=o.imagenet_statistics)
 
 
 def _open_vtab(rest: str, o: _Options) -> Splits:
@@ -181,21 +213,45 @@ def _open_few_shot(rest: str, o: _Options) -> Splits:
     )
 
 
+def _open_path(path: AnyPath, o: _Options) -> Splits:
+    return image_folder(
+        path,
+        o.model,
+        fractions=o.fractions,
+        seed=o.seed,
+        imagenet_statistics=o.imagenet_statistics,
+        check=o.check,
+        progress=o.progress,
+    )
+
+
 def _open_folder(rest: str, o: _Options) -> Splits:
-    path = (o.root or Path()) / rest
-    return image_folder(path, o.model, imagenet_statistics=o.imagenet_statistics, check=o.check, progress=o.progress)
+    return _open_path((o.root or Path()) / rest, o)
 
 
 def _open_timm(rest: str, o: _Options) -> Splits:
     return timm_dataset(
-        rest, o.model, root=o.root, imagenet_statistics=o.imagenet_statistics, check=o.check, progress=o.progress
+        rest,
+        o.model,
+        root=o.root,
+        seed=o.seed,
+        imagenet_statistics=o.imagenet_statistics,
+        check=o.check,
+        progress=o.progress,
     )
 
 
 def _open_hf(rest: str, o: _Options) -> Splits:
     local = (o.root or Path()) / rest
     data = local if local.is_dir() else rest
-    return hugging_face(data, o.model, imagenet_statistics=o.imagenet_statistics, check=o.check, progress=o.progress)
+    return hugging_face(
+        data,
+        o.model,
+        seed=o.seed,
+        imagenet_statistics=o.imagenet_statistics,
+        check=o.check,
+        progress=o.progress,
+    )
 
 
 def _only_data_says(rest: str) -> Task:
@@ -210,21 +266,26 @@ _SOURCES = {
         "fashion-mnist",
         lambda _: Task("", 10),
         _open_fashion,
+        ("seed",),
     ),
     "sprites-location": _Source(
         "sprites-location",
         lambda _: Task("", 16),
-        lambda _, o: sprites("location", o.model, imagenet_statistics=o.imagenet_statistics),
+        lambda _, o: sprites("location", o.model, seed=o.seed, imagenet_statistics=o.imagenet_statistics),
+        ("seed",),
     ),
     "sprites-orientation": _Source(
         "sprites-orientation",
         lambda _: Task("", 16),
-        lambda _, o: sprites("orientation", o.model, imagenet_statistics=o.imagenet_statistics),
+        lambda _, o: sprites("orientation", o.model, seed=o.seed, imagenet_statistics=o.imagenet_statistics),
+        ("seed",),
     ),
     "vtab": _Source("vtab:TASK", _vtab_task, _open_vtab),
     "few-shot": _Source("few-shot:TASK:SHOTS:SEED", _few_shot_task, _open_few_shot),
-    "folder": _Source("folder:PATH", _only_data_says, _open_folder),
-    "timm": _Source("timm:NAME", _only_data_says, _open_timm),
-    "hf": _Source("hf:NAME", _only_data_says, _open_hf),
+    "folder": _Source("folder:PATH", _only_data_says, _open_folder, ("fractions", "seed")),
+    "timm": _Source("timm:NAME", _only_data_says, _open_timm, ("seed",)),
+    "hf": _Source("hf:NAME", _only_data_says, _open_hf, ("seed",)),
 }
 """Sources by the prefix of a name, or by the whole name if it has no colon."""
+_PATH = _Source("PATH", _only_data_says, _open_path, ("fractions", "seed"))
+"""The source of names that are paths."""

@@ -81,6 +81,7 @@ def _check_part(
         statistics = sweep.settings.imagenet_statistics
         check = images and f"task {task}" not in opened
         splits = open_task(task, model, root=root, imagenet_statistics=statistics, check=check, progress=progress)
+        splits.require_test(f"the sweep's task {task}")
         _check_steps(sweep, task, splits)
         with_head(model, splits.classes, 0)
         found[f"task {task}"] = {**splits.sizes, "classes": splits.classes}

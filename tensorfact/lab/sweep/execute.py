@@ -158,7 +158,13 @@ def open_run(spec: RunSpec, root: Path | None) -> tuple[nn.Module, Splits]:
 
 
 def parts_of(spec: RunSpec, splits: Splits) -> tuple[Samples, Samples | None, Samples | None]:
-    """Return the samples of a run for training, for choosing the epoch, and for the test; None if there are none."""
+    """Return the samples of a run for training, for choosing the epoch, and for the test; None if there are none.
+
+    Raises:
+        DataError: The stage of the run needs test samples, and there are none.
+    """
+    if spec.stage != "select":
+        splits.require_test(f"a run of the stage {spec.stage!r}")
     parts: dict[str, tuple[Samples, Samples | None, Samples | None]] = {
         "select": (splits.train, splits.val, None),
         "final": (splits.final, None, splits.test),

@@ -35,6 +35,7 @@ def test_the_parts_are_drawn_by_a_seed_from_files_that_the_environment_names(
     monkeypatch.setenv(fashion.VARIABLE, str(lay_out(tmp_path)))
     data, again, other = (fashion_mnist(nano(), train=16, val=8, test=20, seed=seed) for seed in (0, 0, 1))
     assert (data.sizes, data.classes) == ({"train": 16, "val": 8, "test": 20}, 10)
+    assert (data.class_names[0], data.class_names[9]) == ("T-shirt/top", "Ankle boot")
     drawn = [[int(y) for _, y in samples_of(splits.train)] for splits in (data, again, other)]
     assert drawn[0] == drawn[1] != drawn[2]
     images = {x.numpy().tobytes() for x, _ in samples_of(data.final)}

@@ -1,4 +1,4 @@
-"""Images in files: a damaged folder is refused before training, and an image of any mode is read."""
+"""Images in files are read in any mode, upright, and as the model expects them."""
 
 from __future__ import annotations
 
@@ -11,69 +11,15 @@ import numpy as np
 import pytest
 import timm
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from tensorfact.errors import DataError
 from tensorfact.lab import arrays, image_folder, nano, open_task
 from tensorfact.lab.data import fashion_mnist, few_shot, hugging_face, timm_dataset, vtab
-from tensorfact.lab.data.images import data_config, open_rgb
+from tensorfact.lab.data.images import data_config, open_rgb, rgb
 from tests.helpers import refused
 from tests.lab.data.making import lay_out
 from tests.make_benchmarks import lay_out_vtab
-
-
-def test_image_folder_uses_the_models_own_transform(tmp_path: Path) -> None:
-    data = image_folder(lay_out(tmp_path / "pets"), nano())
-    assert (data.name, data.classes, data.train[0][0].shape) == ("pets", 2, (1, 28, 28))
-
-
-def test_a_missing_part_is_named(tmp_path: Path) -> None:
-    lay_out(tmp_path)
-    (tmp_path / "val" / "a" / "one.png").unlink()
-    with pytest.raises(DataError, match="val"):
-        image_folder(tmp_path, nano())
-
-
-def test_a_part_with_other_classes_is_named(tmp_path: Path) -> None:
-    lay_out(tmp_path)
-    (tmp_path / "test" / "b").rename(tmp_path / "test" / "c")
-    with pytest.raises(DataError, match="test has other classes"):
-        image_folder(tmp_path, nano())
-
-
-def test_a_damaged_image_is_named(tmp_path: Path) -> None:
-    lay_out(tmp_path)
-    path = tmp_path / "train" / "b" / "one.png"
-    path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(DataError, match=r"train/b/one\.png is not a readable image"):
-        image_folder(tmp_path, nano())
-
-
-def test_what_torchvision_passes_over_is_named_and_hidden_files_are_not(tmp_path: Path) -> None:
-    folder = lay_out(tmp_path) / "train" / "b"
-    for name in (".DS_Store", "._one.png"):
-        (folder / name).touch()
-    assert image_folder(tmp_path, nano()).sizes["train"] == 2
-    for name in ("two.avif", "notes.txt", "below/three"):
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).touch()
-        with pytest.raises(DataError, match=f"train/b/{name} does not have the extension of an image"):
-            image_folder(tmp_path, nano())
-        (folder / name).unlink()
-    (folder / "below").rmdir()
-    (folder / "again").symlink_to(folder)
-    with pytest.raises(DataError, match="train/b/again is a link to a folder"):
-        image_folder(tmp_path, nano())
-
-
-def test_an_unchecked_folder_opens_no_image_before_it_is_asked_for(tmp_path: Path) -> None:
-    lay_out(tmp_path)
-    path = tmp_path / "train" / "b" / "one.png"
-    path.write_bytes(b"")
-    data = image_folder(tmp_path, nano(), check=False)
-    assert data.train[0][0].shape == (1, 28, 28)
-    with pytest.raises(DataError, match=r"train/b/one\.png is not a readable image"):
-        data.train[1]
 
 
 @pytest.mark.parametrize("mode", ["P", "L", "RGBA", "CMYK", "1", "LA"])
@@ -97,6 +43,68 @@ def test_a_palette_with_transparency_is_read_without_a_warning(tmp_path: Path) -
     path = tmp_path / "image.png"
     Image.new("RGB", (9, 7), (10, 20, 30)).convert("P").save(path, transparency=bytes(range(256)))
     assert open_rgb(path).mode == "RGB"
+
+
+CORNERS = np.array([[10, 60], [110, 160]], dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+"""An image of four shades."""
+
+
+def turned(orientation: int) -> Image.Image:
+    """Return the stored pixels of an image that is upright as `CORNERS` once its orientation is applied."""
+    undo: list[Callable[[Any], Any]] = [
+        lambda x: x,
+        np.fliplr,
+        lambda x: np.rot90(x, 2),
+        np.flipud,
+        np.transpose,
+        np.rot90,
+        lambda x: np.rot90(np.transpose(x), 2),
+        lambda x: np.rot90(x, 3),
+    ]
+    return Image.fromarray(np.ascontiguousarray(undo[orientation - 1](CORNERS)))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif", "a.webp"])
+def test_the_orientation_of_exif_data_is_applied(name: str, orientation: int, tmp_path: Path) -> None:
+    image = turned(orientation)
+    exif = image.getexif()
+    exif[ExifTags.Base.Orientation] = orientation
+    image.convert("RGB").save(tmp_path / name, exif=exif, quality=95)
+    found = open_rgb(tmp_path / name)
+    assert found.getexif().get(ExifTags.Base.Orientation, 1) == 1
+    for again in (found, rgb(found)):
+        assert np.abs(np.asarray(again.convert("L")).astype(int) - CORNERS).max() < 20
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+def test_every_source_of_files_turns_images_upright(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("datasets").disable_progress_bars()
+    found = {}
+    for kind in ("turned", "upright"):
+        for at, split in enumerate(("train", "val", "test")):
+            image = turned(6 if kind == "turned" else 1).point(lambda shade, more=at * 30: shade + more)
+            exif = image.getexif()
+            exif[ExifTags.Base.Orientation] = 6 if kind == "turned" else 1
+            for label in ("a", "b"):
+                path = tmp_path / kind / split / label / name
+                path.parent.mkdir(parents=True)
+                image.save(path, exif=exif)
+        root = tmp_path / kind
+        found[kind] = [
+            image_folder(root, nano()),
+            timm_dataset(str(root), nano(), val_split="val"),
+            hugging_face(root, nano(), root=tmp_path / "cache"),
+        ]
+    for one, other in zip(*found.values(), strict=True):
+        assert (one.val[0][0] - other.val[0][0]).abs().mean() < 0.05
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # by Pillow, when it opens a JPEG
+@pytest.mark.parametrize("exif", [b"Exif\0\0damaged", b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01"])
+def test_damaged_exif_data_says_nothing(exif: bytes, tmp_path: Path) -> None:
+    Image.fromarray(CORNERS).save(tmp_path / "a.jpg", exif=exif)
+    assert open_rgb(tmp_path / "a.jpg").size == (16, 16)
 
 
 def test_imagenets_statistics_are_for_three_channels() -> None:

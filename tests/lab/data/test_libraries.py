@@ -44,6 +44,7 @@ def test_a_dict_has_its_own_parts() -> None:
     data = datasets.DatasetDict(train=table(6), validation=table(4, first=6), test=table(5, first=10))
     splits = hugging_face(data, nano())
     assert (splits.sizes, splits.classes) == ({"train": 6, "val": 4, "test": 5}, 4)
+    assert splits.class_names == ("a", "b", "c", "d")
     assert (splits.val[3][0].shape, splits.val[3][1]) == ((1, 28, 28), 0)
     assert len(hugging_face(data, nano(), train=2).train) == 2  # type: ignore[arg-type]
 
@@ -85,7 +86,7 @@ def test_a_folder_of_images_is_loaded_offline(tmp_path: Path) -> None:
 def test_labels_may_be_words_of_the_part_to_train_on() -> None:
     words = table(6).remove_columns("label").add_column("kind", ["dog", "cat", "owl"] * 2)
     splits = hugging_face(words, nano(), label="kind", val=1, test=1)
-    assert splits.classes == 3
+    assert (splits.classes, splits.class_names) == (3, ("cat", "dog", "owl"))
     other = words.remove_columns("kind").add_column("kind", ["fox"] * 6)
     with pytest.raises(DataError, match=r"test, sample 0 has no label.*'fox'"):
         hugging_face(datasets.DatasetDict(train=words, test=other), nano(), label="kind", val=1)
@@ -170,6 +171,8 @@ def test_a_folder_by_timm_with_or_without_a_part_to_choose_by(tmp_path: Path) ->
     assert torch.equal(torchs.test[5][0], own.test[5][0])
     held = timm_dataset("", nano(), root=root, val=3)
     assert (own.sizes, own.classes) == ({"train": 8, "val": 4, "test": 6}, 2)
+    assert own.class_names == torchs.class_names == held.class_names == ("a", "b")
+    assert timm_dataset(str(root), nano(), val_split="val", classes=3).class_names == ()
     assert held.sizes == {"train": 5, "val": 3, "test": 6}
     assert (held.train[0][0].shape, held.val[0][1] in (0, 1)) == ((1, 28, 28), True)
 
@@ -207,6 +210,7 @@ def test_hugging_faces_data_by_timm_whole_and_streamed(tmp_path: Path, monkeypat
     )
     assert whole.sizes == streamed.sizes == {"train": 6, "val": 2, "test": 6}
     assert whole.classes == streamed.classes == 2
+    assert whole.class_names == ("a", "b")
 
 
 def test_a_name_that_timm_does_not_know_is_refused(tmp_path: Path) -> None:

@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from tensorfact.errors import DataError
-from tensorfact.lab import arrays, digits, few_shot, nano, sprites, timm_dataset
-from tensorfact.lab.data.splits import Joined, cut
+from tensorfact.lab import Splits, arrays, digits, few_shot, nano, sprites, timm_dataset
+from tensorfact.lab.data.splits import Joined, check_fractions, cut, stratify
+from tests.helpers import refused
 
 
 @pytest.mark.parametrize("none", [None, 0, 1, 2])
@@ -58,3 +61,86 @@ def test_a_number_of_classes_is_one(classes: Any, tmp_path: Path) -> None:
     ):
         with pytest.raises(DataError, match="classes: expected an int of at least 1"):
             call(classes=classes)
+
+
+SHARES = st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(0, 9)).map(
+    lambda parts: tuple(part / sum(parts) for part in parts)
+)
+
+
+@given(st.dictionaries(st.sampled_from("abc"), st.integers(1, 40), min_size=1), SHARES, st.integers(0, 9))
+def test_every_class_is_split_alike_and_train_has_all(
+    counts: dict[str, int], fractions: tuple[float, ...], seed: int
+) -> None:
+    labels = [label for label, count in counts.items() for _ in range(count)]
+    found = stratify(labels, fractions, seed=seed)
+    assert found == stratify(labels, fractions, seed=seed)
+    for label, count in counts.items():
+        own = [split for split, its in zip(found, labels, strict=True) if its == label]
+        sizes = [own.count(split) for split in ("train", "val", "test")]
+        assert sum(sizes) == count
+        assert sizes[0] >= 1
+        wanted = [fraction * count for fraction in fractions]
+        assert all(abs(size - share) <= 1.5 + 1e-6 for size, share in zip(sizes, wanted, strict=True))
+        assert all(size <= share + 0.5 + 1e-6 for size, share in zip(sizes[1:], wanted[1:], strict=True))
+        if fractions[2] == 0:
+            assert sizes[2] == 0
+
+
+@pytest.mark.parametrize(
+    ("count", "fractions", "sizes"),
+    [
+        (1, (0.7, 0.15, 0.15), (1, 0, 0)),
+        (1, (0.2, 0.8, 0), (1, 0, 0)),
+        (2, (0.5, 0.25, 0.25), (1, 1, 0)),
+        (2, (0.2, 0.3, 0.5), (1, 1, 0)),
+        (3, (0.7, 0.15, 0.15), (3, 0, 0)),
+        (4, (0.7, 0.15, 0.15), (2, 1, 1)),
+        (10, (0.7, 0.15, 0.15), (6, 2, 2)),
+        (100, (0.7, 0.15, 0.15), (70, 15, 15)),
+    ],
+)
+def test_small_classes_are_rounded_as_stated(
+    count: int, fractions: tuple[float, float, float], sizes: tuple[int, int, int]
+) -> None:
+    found = stratify(["a"] * count, fractions, seed=0)
+    assert tuple(map(found.count, ("train", "val", "test"))) == sizes
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *((0.7, 0.3), (0.5, 0.3, 0.3), (1, 0, 0), (0, 0.5, 0.5), (1.2, -0.1, -0.1), "abc", None, 5, (True, 0, 0)),
+        (float("nan"), 0.5, 0.5),
+        ((0.5,), 0.3, 0.2),
+    ],
+)
+def test_fractions_are_three_numbers_with_the_sum_one(wrong: Any) -> None:
+    with refused(DataError, "these: expected three numbers", "fractions=(0.7, 0.15, 0.15)"):
+        check_fractions(wrong, "these")
+    assert check_fractions(torch.tensor([0.5, 0.25, 0.25]), "these") == (0.5, 0.25, 0.25)  # type: ignore[arg-type]
+    assert check_fractions(np.array([0.8, 0.2, 0]), "these") == (0.8, 0.2, 0.0)  # type: ignore[arg-type]
+
+
+def test_class_names_are_one_for_each_class() -> None:
+    data = digits(nano(), train=8, val=4)
+    assert data.class_names == tuple("0123456789")
+    assert arrays(np.zeros((4, 8, 8)), np.arange(4), nano(), train=1, val=1).class_names == ()
+    for names, words in (
+        (("a", "b"), "one name for each of 3 classes, got 2 names"),
+        (["a", "b", "c"], "a tuple of names"),
+        ("abc", "a tuple of names"),
+        ((0, 1, 2), "a tuple of names"),
+        (("a", "b", "a"), "'a' names two classes"),
+    ):
+        with refused(DataError, "Splits: class_names", words):
+            Splits("data", data.train, data.val, data.test, 3, class_names=names)  # type: ignore[arg-type]
+
+
+def test_what_needs_test_samples_says_how_to_get_them() -> None:
+    data = digits(nano(), train=8, val=4)
+    data.require_test("compare")
+    empty = Splits("photos", data.train, data.val, [], 10)  # type: ignore[arg-type]
+    assert empty.sizes["test"] == 0
+    with refused(DataError, "compare needs test samples, and photos has none", "folder test", "fractions="):
+        empty.require_test("compare")

@@ -10,7 +10,8 @@ from tensorfact.errors import DataError
 from tensorfact.lab import nano, open_task
 from tensorfact.lab.data import FEW_SHOT, VTAB, Task, task_info
 from tests import make_benchmarks
-from tests.lab.data.making import lay_out, table
+from tests.helpers import refused, samples_of
+from tests.lab.data.making import lay_out, pack, table, write_csv, write_image
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +93,46 @@ def test_imagenets_statistics_reach_every_source(root: Path) -> None:
     for name in [*names, f"timm:{root / 'pets'}"]:
         with pytest.raises(DataError, match="a model of 3 channels"):
             open_task(name, nano(), root=root, imagenet_statistics=True)
+
+
+def test_a_path_that_exists_is_a_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    lay_out(Path("photos"))
+    pack(Path("photos"), Path("photos.zip"))
+    write_csv(Path("list.csv"), [("photos/train/a/one.png", "a", "train"), ("photos/val/a/one.png", "a", "val")])
+    for name, called in (("photos", "photos"), ("photos/", "photos"), ("photos.zip", "photos"), ("list.csv", "list")):
+        assert task_info(name) == Task(name, None)
+        data = open_task(name, nano(), root=tmp_path / "elsewhere")
+        assert (data.name, data.class_names[0]) == (called, "a")
+    for name in ("folder:photos.zip", "folder:list.csv"):
+        assert open_task(name, nano(), root=tmp_path).name == name
+    Path("digits").mkdir()
+    assert open_task("digits", nano()).name == "digits"
+
+
+def test_fractions_and_seed_reach_the_sources_that_take_them(root: Path, tmp_path: Path) -> None:
+    for at in range(10):
+        write_image(tmp_path / "photos" / "cat" / f"{at}.png", str(at))
+    for name in (f"{tmp_path}/photos", "folder:photos"):
+        data = open_task(name, nano(), root=tmp_path, fractions=(0.5, 0.5, 0), seed=3)
+        assert data.sizes == {"train": 5, "val": 5, "test": 0}
+        assert data.val.samples != open_task(name, nano(), root=tmp_path, fractions=(0.5, 0.5, 0)).val.samples  # type: ignore[attr-defined]
+    one, other = (open_task("sprites-location", nano(), seed=seed) for seed in (0, 1))
+    assert [int(y) for _, y in samples_of(one.val)] != [int(y) for _, y in samples_of(other.val)]
+    names = ["digits", "vtab:cifar", "few-shot:food-101:1:0", "sprites-location", "fashion-mnist", "timm:a", "hf:a"]
+    for name in names:
+        with refused(DataError, f"open_task: fractions does not apply to {name!r}", "leave fractions out"):
+            open_task(name, nano(), root=root, fractions=(0.5, 0.5, 0))
+    for name in names[:3]:
+        assert open_task(name, nano(), root=root, seed=0, fractions=[0.7, 0.15, 0.15], check=False).name == name
+        with refused(DataError, f"open_task: seed does not apply to {name!r}"):
+            open_task(name, nano(), root=root, seed=1)
+
+
+@pytest.mark.parametrize("name", ["photos/", "a/photos", "photos.zip", "photos.tar.gz", "list.csv", "C:/photos"])
+def test_a_path_that_does_not_exist_is_refused_with_the_layouts(name: str) -> None:
+    with refused(
+        DataError, f"{name.rstrip('/')} does not exist", "FOLDER/{train,val}/CLASS/FILE", ".zip", "path,label"
+    ):
+        open_task(name, nano())
+    assert task_info(name).classes is None

@@ -10,6 +10,7 @@ import pytest
 from tensorfact.errors import DataError, SweepError, TensorfactError
 from tensorfact.lab.sweep import SweepRow, narrowed, run_sweep
 from tests.helpers import refused
+from tests.lab.data.making import write_image
 from tests.lab.sweep.tiny import TASKS, tiny
 from tests.make_benchmarks import lay_out_vtab
 
@@ -39,6 +40,23 @@ def test_damaged_images_are_found_before_anything_trains(tmp_path: Path) -> None
     with refused(DataError, broken.name):
         run_sweep(tiny(), tmp_path / "runs", root=tmp_path / "data")
     assert not (tmp_path / "runs" / "runs").exists()
+
+
+def test_a_task_without_test_samples_is_refused_before_anything_trains(tmp_path: Path) -> None:
+    for at in range(4):
+        write_image(tmp_path / "photos" / ("train", "val")[at % 2] / "cat" / f"{at}.png", str(at))
+    sweep = narrowed(tiny(SweepRow("linear", ("linear",))), tasks=[f"{tmp_path}/photos"])
+    with refused(DataError, f"the sweep's task {tmp_path}/photos needs test samples", "add a folder test"):
+        run_sweep(sweep, tmp_path / "runs")
+    assert not (tmp_path / "runs" / "runs").exists()
+
+
+def test_a_sweep_takes_images_by_their_path(tmp_path: Path) -> None:
+    for at in range(20):
+        write_image(tmp_path / "photos" / ("cat", "dog")[at % 2] / f"{at}.png", str(at))
+    sweep = narrowed(tiny(SweepRow("linear", ("linear",))), tasks=[f"{tmp_path}/photos"])
+    results = run_sweep(sweep, tmp_path / "runs")
+    assert all(run.outcome.sizes == {"train": 12, "val": 4, "test": 4} for run in results.runs.values())
 
 
 def test_other_data_or_weights_need_another_folder(root: Path, tmp_path: Path) -> None:

@@ -21,6 +21,10 @@ def test_the_published_count_of_deep_prompts_is_a_mean_of_groups() -> None:
     assert round(overall_mean(counts) / 1e6, 2) == 0.53
 
 
+def test_images_that_were_moved_since_the_sweep_are_a_task_of_no_group() -> None:
+    assert [task_group(task) for task in ("photos", "photos/", "folder:photos")] == ["other"] * 3
+
+
 @given(st.dictionaries(TASKS, st.floats(0, 1), min_size=1))
 def test_an_overall_mean_lies_between(values: dict[str, float]) -> None:
     groups = group_means(values)
