@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -64,6 +65,7 @@ class Exportable(nn.Module):
         classes: Sequence[str] = (),
         transform: Mapping[str, Any] | None = None,
         metrics: Mapping[str, float] | None = None,
+        data: Mapping[str, Any] | None = None,
     ) -> None:
         """Write a folder that `tensorfact.load` makes the adapted model from.
 
@@ -75,6 +77,7 @@ class Exportable(nn.Module):
             classes: The names of the classes, by index.
             transform: The preprocessing of images, as timm's data configuration; default: that of the model.
             metrics: Results for the model card, such as `{"val_accuracy": 0.93}`.
+            data: What it was trained on, as JSON data: name, sizes, how it was split.
 
         Raises:
             AdaptError: As `save`, or `classes`, `transform` or `metrics` are of another type.
@@ -91,7 +94,7 @@ class Exportable(nn.Module):
             >>> model.tensorfact.num_parameters, classes[3]
             (6144, '3')
         """
-        write_adapter_folder(self.state, folder, self._info(classes, transform, metrics))
+        write_adapter_folder(self.state, folder, self._info(classes, transform, metrics, data))
 
     def push_to_hub(
         self,
@@ -100,6 +103,7 @@ class Exportable(nn.Module):
         classes: Sequence[str] = (),
         transform: Mapping[str, Any] | None = None,
         metrics: Mapping[str, float] | None = None,
+        data: Mapping[str, Any] | None = None,
         private: bool = False,
         token: str | None = None,
     ) -> str:
@@ -110,6 +114,7 @@ class Exportable(nn.Module):
             classes: As in `save_pretrained`.
             transform: As in `save_pretrained`.
             metrics: As in `save_pretrained`.
+            data: As in `save_pretrained`.
             private: Whether a new repository is private.
             token: The user's token; default: that of `hf auth login` or the variable `HF_TOKEN`.
 
@@ -124,19 +129,23 @@ class Exportable(nn.Module):
         of_type(repository, str, "push_to_hub: repository", AdaptError, expected="a name", example="'me/digits'")
         with tempfile.TemporaryDirectory() as parent:
             folder = Path(parent, repository.rpartition("/")[2])
-            write_adapter_folder(self.state, folder, self._info(classes, transform, metrics), name=repository)
+            write_adapter_folder(self.state, folder, self._info(classes, transform, metrics, data), name=repository)
             return upload(folder, repository, FILES, private=private, token=token)
 
     def _info(
-        self, classes: Sequence[str], transform: Mapping[str, Any] | None, metrics: Mapping[str, float] | None
+        self,
+        classes: Sequence[str],
+        transform: Mapping[str, Any] | None,
+        metrics: Mapping[str, float] | None,
+        data: Mapping[str, Any] | None,
     ) -> AdapterInfo:
         try:
-            given = None if transform is None else dict(transform)
-            return AdapterInfo(origin_of(self.model), tuple(classes), given, dict(metrics or {}))
+            given = None if transform is None else _plain(transform)
+            return AdapterInfo(origin_of(self.model), tuple(classes), given, dict(metrics or {}), _plain(data or {}))
         except (TypeError, ValueError) as error:
             raise AdaptError(
                 "save_pretrained",
-                expected="classes as a list of names, transform as a dict, metrics as finite numbers by name",
+                expected="classes as a list of names, transform and data as JSON data, metrics as finite numbers",
                 got=str(error),
                 fix="save_pretrained(folder, classes=['cat', 'dog'], metrics={'val_accuracy': 0.93})",
             ) from error
@@ -163,3 +172,8 @@ class Exportable(nn.Module):
     ) -> LoraFolder:
         """Write the adapter as a LoRA folder that peft loads; arguments as in `tensorfact.to_lora`."""
         return to_lora(self, self.model, folder, rank=rank, head=head, example_input=example_input)
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return JSON data as it will be read again, with lists in place of tuples."""
+    return dict(json.loads(json.dumps(dict(values))))

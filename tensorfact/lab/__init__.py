@@ -16,6 +16,7 @@ from .data import (
     vtab,
 )
 from .loading import Loaded, load
+from .prediction import Prediction, predict
 from .training import Evaluation, History, evaluate, fit
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Evaluation",
     "History",
     "Loaded",
+    "Prediction",
     "Splits",
     "arrays",
     "compare",
@@ -36,6 +38,7 @@ __all__ = [
     "load",
     "nano",
     "open_task",
+    "predict",
     "sprites",
     "timm_dataset",
     "vtab",

@@ -36,12 +36,14 @@ class AdapterInfo:
         classes: The names of the classes, by index; empty if they are not known.
         transform: timm's data configuration, which describes the preprocessing of images; None if it is not known.
         metrics: Results, such as `{"val_accuracy": 0.93}`.
+        data: What the adapter was trained on: name, sizes and how it was split.
     """
 
     origin: ModelOrigin = dataclasses.field(default_factory=ModelOrigin)
     classes: tuple[str, ...] = ()
     transform: JsonObject | None = None
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    data: JsonObject = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", tuple(self.classes))
@@ -70,7 +72,8 @@ class AdapterInfo:
             digest = str(stored["digest"])
             transform = None if stored["transform"] is None else dict(stored["transform"])
             origin = ModelOrigin(**{**stored["base_model"], "options": dict(stored["base_model"]["options"])})
-            info = cls(origin, tuple(stored["classes"]), transform, dict(stored["metrics"]))
+            metrics, data = dict(stored["metrics"]), dict(stored["data"])
+            info = cls(origin, tuple(stored["classes"]), transform, metrics, data)
         except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise CheckpointError(
                 f"{path} does not describe an adapter",
@@ -128,6 +131,7 @@ def _about(state: AdapterState, info: AdapterInfo, digest: str) -> JsonObject:
         "classes": list(info.classes),
         "transform": info.transform,
         "metrics": dict(info.metrics),
+        "data": info.data,
         "parameters": {
             "factors": state.num_parameters,
             "beside": sum(tensor.numel() for tensor in state.head.values()),

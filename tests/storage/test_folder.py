@@ -38,6 +38,7 @@ infos = st.builds(
     classes=st.lists(texts, max_size=5).map(tuple),
     transform=st.none() | st.dictionaries(texts, plain, max_size=3),
     metrics=st.dictionaries(texts, st.floats(allow_nan=False, allow_infinity=False), max_size=3),
+    data=st.dictionaries(texts, plain, max_size=3),
 )
 
 
@@ -93,6 +94,7 @@ DAMAGED: dict[str, Any] = {
     "classes": lambda path: changed(path, classes=[1, 2]),
     "no classes": lambda path: changed(path, classes=None),
     "transform": lambda path: changed(path, transform="resize"),
+    "data": lambda path: changed(path, data=[1]),
     "metrics": lambda path: changed(path, metrics={"a": "good"}),
     "infinite": lambda path: changed(path, metrics={"a": float("inf")}),
     "base model": lambda path: changed(path, base_model={"nome": "vit"}),
