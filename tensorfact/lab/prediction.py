@@ -100,7 +100,7 @@ def probabilities(model: nn.Module, inputs: Tensor) -> Tensor:
     mode = model.training
     model.eval()
     try:
-        with torch.inference_mode():
+        with torch.no_grad():  # not inference_mode: models keep tensors of a forward pass, and train with them later
             output = model(inputs if parameter is None else inputs.to(parameter.device, parameter.dtype))
     finally:
         model.train(mode)

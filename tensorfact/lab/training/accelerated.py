@@ -131,10 +131,6 @@ class Accelerated(TrainingEngine):
         context: AbstractContextManager[object] = self.accelerator.no_sync(self.run)
         return context
 
-    def measuring(self) -> AbstractContextManager[object]:
-        """Return `torch.no_grad`: tensors created in inference mode cannot be used in training."""
-        return torch.no_grad()
-
     def total(self, values: Tensor) -> Tensor:
         """Return the sum of a tensor over processes."""
         if self.processes == 1:

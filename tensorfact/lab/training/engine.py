@@ -47,10 +47,6 @@ class TrainingEngine:
         """Return a context that skips gradient synchronisation: more micro-batches of the batch follow."""
         return contextlib.nullcontext()
 
-    def measuring(self) -> AbstractContextManager[object]:
-        """Return a context for forward passes without gradients."""
-        return torch.inference_mode()
-
     def total(self, values: Tensor) -> Tensor:
         """Return the sum of a tensor over processes."""
         return values

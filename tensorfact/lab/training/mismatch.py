@@ -60,7 +60,7 @@ def _arguments(run: nn.Module, inputs: object, error: Exception, origin: BatchOr
 def _tensor(run: nn.Module, given: Tensor | None, error: Exception, origin: BatchOrigin) -> TrainingError | None:
     """Return the error for a dtype or a shape that the model's weights do not take."""
     parameter = next((p for p in run.parameters() if p.is_floating_point()), None)
-    if given is None or parameter is None:
+    if given is None or parameter is None or _are_ids(given, run):
         return None
     shape = _expected_shape(run)
     own = tuple(given.shape[1:])
@@ -80,6 +80,12 @@ def _tensor(run: nn.Module, given: Tensor | None, error: Exception, origin: Batc
         cause=first_line(error),
         fix=fix,
     )
+
+
+def _are_ids(given: Tensor, run: nn.Module) -> bool:
+    """Return whether inputs are indices of an embedding, such as token ids, which have any length."""
+    integers = given.dtype in (torch.int64, torch.int32) and given.dim() < 3  # images have four dimensions
+    return integers and any(isinstance(module, nn.Embedding) for module in run.modules())
 
 
 def _first(inputs: object) -> Tensor | None:

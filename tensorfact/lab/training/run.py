@@ -163,7 +163,8 @@ class TrainingRun:
             val, BATCH, what, workers=self.workers, processes=engine.processes, process=engine.process
         )
         engine.run.eval()
-        with engine.measuring(), torch.random.fork_rng(devices=[]):
+        # not inference_mode: models keep tensors of a forward pass, and train with them later
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
             found = tally(engine.run, batches, parts, self.loss, engine.device, what)
         right, total, count = engine.total(torch.tensor(found, dtype=torch.float64)).tolist()
         if not math.isfinite(total):

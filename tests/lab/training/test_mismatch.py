@@ -80,6 +80,15 @@ def test_samples_of_other_parts(model: nn.Module, samples: Any, words: str) -> N
     both_refuse(model, samples, words, "(input, class index)")
 
 
+@pytest.mark.parametrize("ids", [torch.tensor([[1, 2], [3, 9]]), torch.tensor([[1], [9]]).int(), torch.tensor([9, 0])])
+def test_token_ids_are_not_taken_for_numbers(ids: Tensor) -> None:
+    """Ids have any length and are no floating-point numbers; what is wrong here is 9."""
+    model = nn.Sequential(nn.Embedding(9, 6), nn.Flatten(1), nn.LazyLinear(3))
+    model(ids % 9)
+    with pytest.raises(IndexError, match="out of range"):
+        evaluate(model, TensorDataset(ids, torch.arange(2)))
+
+
 class Failing(nn.Linear):
     def __init__(self, error: Exception) -> None:
         super().__init__(6, 3)
