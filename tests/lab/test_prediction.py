@@ -31,7 +31,8 @@ class Caching(nn.Module):
 
 def convit() -> nn.Module:
     options = {"img_size": 28, "patch_size": 14, "embed_dim": 16, "num_heads": 2, "depth": 2, "local_up_to_layer": 1}
-    return timm.create_model("convit_tiny", in_chans=1, num_classes=3, **options)
+    model: nn.Module = timm.create_model("convit_tiny", in_chans=1, num_classes=3, **options)
+    return model
 
 
 def adapted() -> nn.Module:

@@ -71,8 +71,8 @@ def evaluate(
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        # not inference_mode: models keep tensors of a forward pass, and train with them later; a DataLoader draws a seed
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        # not inference_mode: models keep tensors of a forward pass, and train with them later
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):  # a DataLoader draws a seed
             device = next((p.device for p in model.parameters() if not p.is_meta), torch.device("cpu"))
             right, total, count = tally(model, batches, parts, loss, device, what)
     finally:

@@ -12,7 +12,7 @@ from ...errors import TrainingError
 from ...model.example import timm_shape
 from .batches import BatchOrigin
 
-ERRORS = (RuntimeError, ValueError, TypeError, AssertionError, IndexError)
+ERRORS = (RuntimeError, ValueError, TypeError, AssertionError, IndexError, AttributeError)
 """What models raise for inputs that they do not take."""
 
 
@@ -27,10 +27,41 @@ def mismatch(run: object, inputs: object, error: Exception, origin: BatchOrigin)
     """
     if not isinstance(run, nn.Module) or isinstance(error, torch.OutOfMemoryError):
         return None
+    if isinstance(error, (AttributeError, TypeError)) and (listed := _listed(inputs)) is not None:
+        return lists_of_numbers(f"{origin}: {listed!r}", cause=first_line(error))
     if not _taken(run, inputs):
         return _arguments(run, inputs, error, origin)
     found = _tensor(run, _first(inputs), error, origin)
     return _arguments(run, inputs, error, origin) if found is None and isinstance(inputs, tuple) else found
+
+
+def lists_of_numbers(what: str, *, cause: str = "") -> TrainingError:
+    """Return the error for a column of lists, of which torch makes one tensor a position instead of one a batch.
+
+    Args:
+        what: The argument and the key of the column.
+        cause: What the model raised.
+    """
+    return TrainingError(
+        f"{what} is a list in every sample",
+        expected="a tensor",
+        got="a list of numbers",
+        cause=cause or "a Hugging Face data set without a format",
+        fix='data.set_format("torch"), or return torch.tensor(values) from the data set',
+    )
+
+
+def is_listed(value: object) -> bool:
+    """Return whether a part of a batch is a list of tensors, or of such lists."""
+    if isinstance(value, (tuple, list)) and value:
+        return isinstance(value[0], Tensor) or is_listed(value[0])
+    return False
+
+
+def _listed(inputs: object) -> str | None:
+    """Return the first keyword argument that is a list of tensors, as torch collates lists of numbers."""
+    named = inputs if isinstance(inputs, Mapping) else {}
+    return next((str(key) for key, value in named.items() if is_listed(value)), None)
 
 
 def _taken(run: nn.Module, inputs: object) -> bool:

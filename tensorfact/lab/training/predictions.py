@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ...common.checks import callback
 from ...errors import TensorfactError, TrainingError
 from .batches import BatchOrigin
-from .mismatch import ERRORS, first_line, mismatch
+from .mismatch import ERRORS, first_line, is_listed, lists_of_numbers, mismatch
 from .schedule import Loss
 
 IGNORED = -100
@@ -196,6 +196,8 @@ def _split(batch: object, origin: BatchOrigin) -> tuple[object, Tensor]:
     if isinstance(batch, Mapping):
         name = next((name for name in LABELS if name in batch), None)
         inputs, labels = {key: value for key, value in batch.items() if key != name}, batch.get(name)
+        if is_listed(labels):
+            raise lists_of_numbers(f"{origin}: {name!r}")
     elif isinstance(batch, (tuple, list)) and len(batch) > 1:
         *several, labels = batch
         inputs = several[0] if len(several) == 1 else tuple(several)

@@ -17,7 +17,6 @@ from torch.utils.data import DataLoader
 from ...adapters import Adapter
 from ...common.checks import AnyPath
 from ...errors import CheckpointError, DivergedError, TrainingError
-from ...model.parameters import ATTRIBUTE
 from ...storage.fingerprint import sampled_digest
 from .bar import NoBar
 from .batches import BatchOrigin, MicroBatches, deal, load, shuffled
@@ -80,8 +79,11 @@ class TrainingRun:
 
     def identity(self, train: Data, val: Data | None) -> Identity:
         """Return what a checkpoint must match for this run to resume from it."""
-        adapter: object = getattr(self.engine.module, ATTRIBUTE, None)
-        scales = dict(adapter.scales) if isinstance(adapter, Adapter) else {}
+        scales = {
+            f"{path}.{name}".removeprefix("."): scale
+            for path, adapter in _adapters(self.engine.module).items()
+            for name, scale in adapter.scales.items()
+        }
         samples = tuple(length_of(part) or 0 for part in (train, val) if part is not None)
         return Identity(self.schedule, self.frozen, scales, samples)
 
@@ -224,10 +226,10 @@ class TrainingRun:
                 tensor.copy_(self.engine.like(tensor, state[name]))
 
     def state(self) -> dict[str, Tensor]:
-        """Return the trained parameters and all buffers, by name."""
+        """Return the trained parameters and the persistent buffers, by name; others are caches of the model."""
         self.engine.settle()
         parameters = dict(self.engine.module.named_parameters())
-        return {**{name: parameters[name] for name in self.names}, **dict(self.engine.module.named_buffers())}
+        return {**{name: parameters[name] for name in self.names}, **_persistent_buffers(self.engine.module)}
 
     def _train_mode(self) -> None:
         self.engine.run.train()
@@ -241,11 +243,15 @@ class TrainingRun:
         return [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
 
 
+def _adapters(model: nn.Module) -> dict[str, Adapter]:
+    """Return the adapters of a model and of its parts, by the path of the adapted module."""
+    named = ((name.rpartition(".")[0], module) for name, module in model.named_modules())
+    return {path: module for path, module in named if isinstance(module, Adapter)}
+
+
 def _refuse_without_factors(model: nn.Module) -> None:
     """Raise if the model runs without its factors."""
-    for adapter in model.modules():
-        if not isinstance(adapter, Adapter):
-            continue
+    for adapter in _adapters(model).values():
         if adapter._switch.disabled:
             raise TrainingError(
                 "fit: the adapter is disabled, so that its factors would not train",
@@ -262,13 +268,31 @@ def _multiples(model: nn.Module, factors: Mapping[str, float]) -> dict[int, floa
     """Return the learning-rate multipliers of `lr_factors`, by the id of the parameter."""
     if not factors:
         return {}
-    adapter: object = getattr(model, ATTRIBUTE, None)
-    if not isinstance(adapter, Adapter):
+    adapters = _adapters(model)
+    if not adapters:
         raise TrainingError(
             "fit: lr_factors needs a model with an adapter", fix="call tensorfact.adapt(model, plan, format) first"
         )
+    if len(adapters) > 1:
+        raise TrainingError(
+            "fit: lr_factors: the names of factors belong to one adapter",
+            expected="a model with one adapter",
+            got=f"adapters of {', '.join(path or 'the whole model' for path in adapters)}",
+            fix="leave lr_factors out, or adapt the model once, with one plan",
+        )
+    [adapter] = adapters.values()
     groups = adapter.parameter_groups(1.0, factors)
     return {id(parameter): float(group["lr"]) for group in groups for parameter in group["params"]}
+
+
+def _persistent_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """Return the buffers that a state dict holds, by name."""
+    caches = {
+        f"{path}.{name}".removeprefix(".")
+        for path, module in model.named_modules()
+        for name in module._non_persistent_buffers_set
+    }
+    return {name: buffer for name, buffer in model.named_buffers() if name not in caches}
 
 
 def _diverged(problem: str) -> DivergedError:

@@ -23,7 +23,7 @@ class Identity:
     Args:
         schedule: Hyperparameters of the run.
         frozen: Fingerprint of the frozen parameters.
-        scales: Scales of the adapter, by tensor name.
+        scales: Scales of the adapters, by the path of the adapted module and the tensor name.
         samples: Number of training and of validation samples.
     """
 
@@ -39,7 +39,7 @@ class Saved:
 
     Args:
         history: Metrics of the epochs so far.
-        now: Trained parameters and buffers, by name.
+        now: Trained parameters and persistent buffers, by name.
         best: The same after the best epoch; empty without validation.
         moments: Optimizer state, by parameter name.
     """
@@ -84,7 +84,8 @@ class Saved:
         Args:
             path: File that `write` wrote.
             identity: Identity of the run, which the file must match.
-            state: Trained parameters and buffers of the run, by name; the file must have the same names and shapes.
+            state: Trained parameters and persistent buffers of the run, by name; the file must have the same names and
+                shapes.
 
         Raises:
             CheckpointError: The file is damaged, or belongs to another run.

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from ...common.checks import quoted
 from ...errors import TrainingError
@@ -33,10 +33,11 @@ def check_data(data: Data, argument: str, *, sized: bool = True) -> None:
         sized: Whether a loader must know its number of batches.
 
     Raises:
-        TrainingError: The value is of another type, has no length, or is empty.
+        TrainingError: The value is of another type, is iterable only, has no length, or is empty.
     """
-    if not isinstance(data, DataLoader) and not (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
-        streams = hasattr(data, "__iter__") and hasattr(data, "__getitem__")  # as torch's IterableDataset
+    streams = isinstance(data, IterableDataset)  # it has a __getitem__ that raises, and may have a length
+    indexed = hasattr(data, "__getitem__") and hasattr(data, "__len__") and not streams
+    if not isinstance(data, DataLoader) and not indexed:
         splits = hasattr(data, "train") and hasattr(data, "val")
         fix = f"pass its splits: {argument.rpartition(': ')[2]}=splits.train" if splits else "pass TensorDataset(x, y)"
         raise TrainingError(

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from tensorfact import fit
+from tensorfact import Group, MatrixBatch, Rule, TensorizationPlan, adapt, fit
 from tensorfact.common.progress import Progress
 from tensorfact.lab import History
+from tests.helpers import layers
 
 EPOCHS = 5
 
@@ -49,3 +50,22 @@ def plain(seed: int = 0) -> nn.Module:
     """Return a classifier without random or running parts, for which parts of a batch are independent."""
     torch.manual_seed(seed)
     return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+
+
+class Parts(nn.Module):
+    """Adapted parts, one for each scale, and a layer that is not adapted."""
+
+    def __init__(self, *scales: float) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.parts = nn.ModuleList(layers(2) for _ in scales)
+        self.last = nn.Linear(6, 3)
+        for part, scale in zip(self.parts, scales, strict=True):
+            plan = TensorizationPlan((Group("g", "layer in out", (Rule("{layer}.weight", "out in"),)),))
+            adapt(part, plan, MatrixBatch(2), scale=scale, seed=0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for part in self.parts:
+            x = x + part(x)
+        logits: Tensor = self.last(x)
+        return logits

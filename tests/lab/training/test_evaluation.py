@@ -71,12 +71,12 @@ class Caching(nn.Linear):
         return super().forward(input * self.cos)
 
 
-def convit() -> nn.Module:
+def convit() -> Any:
     options = {"img_size": 32, "embed_dim": 16, "num_heads": 2, "depth": 2, "local_up_to_layer": 1, "num_classes": 3}
     return timm.create_model("convit_tiny", **options)
 
 
-def llama() -> nn.Module:
+def llama() -> Any:
     """Return a model whose rotary frequencies are a buffer that inputs longer than 8 tokens change."""
     size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}

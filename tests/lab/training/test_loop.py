@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from tensorfact import Group, MatrixBatch, Rule, TensorizationPlan, TensorTrain, adapt, fit
-from tensorfact.errors import TrainingError
+from tensorfact.errors import AdaptError, TrainingError
 from tensorfact.lab import evaluate
 from tensorfact.lab.training import Epoch
 from tests.bundled import nano, plan, samples
 from tests.helpers import bits, layers, randomise, refused, snapshot, state_bits, untouched
-from tests.lab.training.runs import data, network, numbers, run, stopping_after
+from tests.lab.training.runs import Parts, data, network, numbers, run, stopping_after
 
 
 def test_an_adapted_model_learns_and_its_base_stands_still() -> None:
@@ -211,6 +211,26 @@ def test_fit_takes_learning_rates_and_resumes_under_the_same(tmp_path: Path) -> 
     assert run(2, None, {"B": 1.0}) == plain
     assert run(2, tmp_path / "c.safetensors", {"B": 16.0}) == faster
     assert run(2, tmp_path / "c.safetensors", {"B": 16.0}) == faster
+
+
+@pytest.mark.parametrize("factors", [{"B": 16.0}, {"A": 2.0}, {"g.B": 3.0, "A": 0.5}])
+def test_learning_rates_of_an_adapter_of_a_part(factors: dict[str, float]) -> None:
+    def trained(model: nn.Module, factors: dict[str, float] | None) -> dict[str, bytes]:
+        run(model, epochs=1, lr_factors=factors)
+        return state_bits(model)
+
+    plain, changed = trained(Parts(1.0), None), trained(Parts(1.0), factors)
+    assert any(changed[name] != plain[name] for name in plain if ".tensorfact." in name)
+    assert trained(Parts(1.0), dict.fromkeys(factors, 1.0)) == plain
+    with refused(AdaptError, "'C'"):
+        trained(Parts(1.0), {"C": 2.0})
+
+
+def test_learning_rates_belong_to_one_adapter() -> None:
+    for count, words in ((0, ("needs a model with an adapter",)), (2, ("parts.0, parts.1", "leave lr_factors out"))):
+        with refused(TrainingError, "fit: lr_factors", *words):
+            run(Parts(*[1.0] * count), lr_factors={"B": 16.0})
+    run(Parts(1.0, 1.0), epochs=1)
 
 
 @pytest.mark.parametrize("nested", [True, False])

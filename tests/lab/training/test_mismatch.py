@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import datasets
 import pytest
 import timm
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
-from transformers import ViTConfig, ViTForImageClassification
+from transformers import BertConfig, BertForSequenceClassification, ViTConfig, ViTForImageClassification
 
 from tensorfact import TensorTrain, adapt, fit, plan_for
 from tensorfact.errors import TrainingError
@@ -89,6 +90,50 @@ def test_token_ids_are_not_taken_for_numbers(ids: Tensor) -> None:
         evaluate(model, TensorDataset(ids, torch.arange(2)))
 
 
+def bert() -> Any:
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    return BertForSequenceClassification(BertConfig(**size, vocab_size=20))
+
+
+class Inputs(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)
+
+
+class Columns(nn.Linear):
+    """A model that takes its features one by one."""
+
+    def forward(self, x: Any) -> Tensor:
+        return super().forward(torch.stack(x, 1).float())
+
+
+WORDS, NUMBERS = [[1, 2, 3], [4, 5, 6]] * 2, [[0.5, 1.0], [1.5, 2.0]] * 2
+
+
+@pytest.mark.parametrize(
+    ("model", "samples", "key"),
+    [
+        (bert(), datasets.Dataset.from_dict({"input_ids": WORDS, "labels": [0, 1, 0, 1]}), "input_ids"),
+        (Inputs(2, 2), [{"x": row, "label": 1} for row in NUMBERS], "x"),
+        (
+            bert(),
+            [({"input_ids": torch.tensor(row), "attention_mask": [1, 1, 0]}, 0) for row in WORDS],
+            "attention_mask",
+        ),
+        (bert(), [{"pixels": torch.rand(3), "labels": row} for row in WORDS], "labels"),
+        (Inputs(2, 2), [{"x": [row, row], "label": 1} for row in NUMBERS], "x"),
+    ],
+)
+def test_lists_of_numbers_are_named_with_their_key(model: nn.Module, samples: Any, key: str) -> None:
+    both_refuse(model, samples, f"{key!r} is a list", 'data.set_format("torch")')
+
+
+def test_lists_of_numbers_in_another_format_and_for_models_that_take_them_pass() -> None:
+    data = datasets.Dataset.from_dict({"input_ids": WORDS, "labels": [0, 1, 0, 1]}).with_format("torch")
+    assert evaluate(bert(), data).accuracy <= 1
+    assert evaluate(Columns(2, 2), [{"x": row, "label": 1} for row in NUMBERS]).accuracy <= 1  # type: ignore[arg-type]
+
+
 class Failing(nn.Linear):
     def __init__(self, error: Exception) -> None:
         super().__init__(6, 3)
@@ -98,7 +143,9 @@ class Failing(nn.Linear):
         raise self.error
 
 
-@pytest.mark.parametrize("error", [RuntimeError("no"), TypeError("no"), KeyError("no"), torch.OutOfMemoryError("no")])
+@pytest.mark.parametrize(
+    "error", [RuntimeError("no"), TypeError("no"), AttributeError("no"), KeyError("no"), torch.OutOfMemoryError("no")]
+)
 def test_an_error_of_the_model_s_own_passes(error: Exception) -> None:
     with pytest.raises(type(error)) as caught:
         evaluate(Failing(error), TensorDataset(torch.rand(4, 6), Y % 3))

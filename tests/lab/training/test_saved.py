@@ -18,10 +18,10 @@ from torch.utils.data import TensorDataset
 
 from tensorfact import Group, Rule, TensorizationPlan, TensorTrain, Tucker, adapt, fit, plan_for
 from tensorfact.errors import CheckpointError, TrainingError
-from tensorfact.lab import nano
+from tensorfact.lab import History, nano
 from tensorfact.storage.files import read_header, read_tensors, write_tensors
 from tests.helpers import difference, layers, randomise, refused, state_bits, untouched
-from tests.lab.training.runs import EPOCHS, data, network, numbers, run, stopping_after
+from tests.lab.training.runs import EPOCHS, Parts, data, network, numbers, run, stopping_after
 
 
 @pytest.mark.parametrize("stop", [1, 3, EPOCHS])
@@ -236,3 +236,58 @@ def test_a_checkpoint_is_a_path(wrong: Any) -> None:
     model = network()
     with untouched(model), refused(TrainingError, "fit: checkpoint", "a str or an os.PathLike"):
         run(model, checkpoint=wrong)
+
+
+class Masked(nn.Linear):
+    """A model with a cache that follows the shape of its inputs, or that appears with the first of them."""
+
+    def __init__(self, mask: Tensor | None) -> None:
+        super().__init__(6, 3)
+        self.mask: Tensor | None
+        self.seen: Tensor
+        self.register_buffer("mask", mask, persistent=False)
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.mask is None or self.mask.shape != input.shape[1:]:
+            self.mask = torch.ones(input.shape[1:])
+        if self.training:
+            self.seen += len(input)
+        logits = super().forward(input * self.mask)
+        return logits.mean(1) if input.dim() == 3 else logits
+
+
+def lengths(length: int) -> TensorDataset:
+    x = torch.randn(6, length, 6, generator=torch.Generator().manual_seed(0))
+    return TensorDataset(x, torch.arange(6) % 3)
+
+
+@pytest.mark.parametrize("mask", [None, torch.ones(1), torch.eye(6).to_sparse()])
+@pytest.mark.parametrize("part", [False, True])
+def test_a_run_resumes_beside_a_cache_that_is_not_persistent(tmp_path: Path, mask: Tensor | None, part: bool) -> None:
+    def trained(epochs: int, **options: Any) -> tuple[nn.Module, History]:
+        torch.manual_seed(0)
+        model = nn.Sequential(Masked(mask)) if part else Masked(mask)
+        stop = stopping_after(epochs)
+        return model, fit(model, lengths(5), lengths(7), epochs=3, lr=0.1, progress=stop, **options)
+
+    expected, history = trained(9)
+    with pytest.raises(KeyboardInterrupt):
+        trained(2, checkpoint=tmp_path / "run")
+    model, resumed = trained(9, checkpoint=tmp_path / "run")
+    assert numbers(resumed) == numbers(history)
+    assert state_bits(model) == state_bits(expected)
+    prefix = "0." if part else ""
+    assert {f"now.{prefix}{name}" for name in ("weight", "bias", "seen")} == {
+        name for name in read_header(tmp_path / "run").shapes if name.startswith("now.")
+    }
+
+
+@pytest.mark.parametrize(("scales", "others"), [((2.0,), (3.0,)), ((1.0, 2.0), (1.0, 3.0)), ((1.0, 2.0), (2.0, 1.0))])
+def test_the_scales_of_adapters_of_parts_are_compared(
+    tmp_path: Path, scales: tuple[float, ...], others: tuple[float, ...]
+) -> None:
+    expected = run(Parts(*scales), checkpoint=tmp_path / "run")
+    assert run(Parts(*scales), checkpoint=tmp_path / "run") == expected
+    with refused(CheckpointError, "another run"):
+        run(Parts(*others), checkpoint=tmp_path / "run")

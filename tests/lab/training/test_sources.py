@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset, SequentialSampler, SubsetRandomSampler, WeightedRandomSampler
+from torch.utils.data import (
+    ChainDataset,
+    DataLoader,
+    IterableDataset,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
 
 from tensorfact import fit
 from tensorfact.errors import TrainingError
@@ -167,3 +174,22 @@ def test_data_without_a_batch_is_empty(empty: Any) -> None:
             fit(network(), **{"train": data(), "val": data(), argument: empty}, epochs=1)
     with refused(TrainingError, "evaluate: data is empty"):
         evaluate(network(), empty)
+
+
+class Indexed(Sized):
+    """A stream that could be indexed; torch's DataLoader refuses a sampler for it all the same."""
+
+    def __getitem__(self, index: int) -> Any:
+        return data()[index]
+
+
+@pytest.mark.parametrize("stream", [Stream(), Sized(48), Indexed(48), ChainDataset([Sized(48), Sized(48)])])
+def test_a_stream_is_passed_in_a_loader_whether_or_not_it_has_a_length(stream: Any) -> None:
+    words = ("a data set with __getitem__ and __len__", "DataLoader(data, batch_size=64)")
+    with refused(TrainingError, "fit: train", *words):
+        fit(network(), stream, None, epochs=1)
+    with refused(TrainingError, "fit: val", *words):
+        fit(network(), data(), stream, epochs=1)
+    with refused(TrainingError, "evaluate: data", *words):
+        evaluate(network(), stream)
+    assert evaluate(network(), DataLoader(stream, batch_size=64)).accuracy <= 1
