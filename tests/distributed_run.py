@@ -37,9 +37,11 @@ CASES: dict[str, dict[str, Any]] = {
     "stopped": {"epochs": 3},
     "norm": {"norm": True, "count": 24, "val": None},
     "rates": {"lr_factors": {"V": 3.0}},
+    "ignored": {"ignored": 2, "accumulation": 2, "epochs": 1, "val": None},
     "read": {"epochs": 1, "adapt": {"route": "weight", "subtract_start": True}},
 }
-"""Arguments of `fit`; `count` samples instead of 45; `norm`: a frozen batch normalisation; arguments of `adapt`."""
+"""Arguments of `fit`; `count` samples instead of 45; `norm`: a frozen batch normalisation; `ignored`: every second
+label is -100; arguments of `adapt`."""
 
 
 class Stop(Exception):  # noqa: N818
@@ -63,9 +65,12 @@ def adapted(*, norm: bool = False, seed: int = 0, **options: Any) -> tuple[nn.Mo
 
 
 def trained(case: Mapping[str, Any], accelerator: Accelerator | None, **more: Any) -> tuple[nn.Module, History]:
-    options = {"count": 45, "norm": False, "adapt": {}, "val": data(21, 1), **OPTIONS, **case, **more}
+    options = {"count": 45, "norm": False, "ignored": 0, "adapt": {}, "val": data(21, 1), **OPTIONS, **case, **more}
     model, _ = adapted(norm=options.pop("norm"), **options.pop("adapt"))
-    history = fit(model, data(options.pop("count"), 0), options.pop("val"), accelerator=accelerator, **options)
+    train = data(options.pop("count"), 0)
+    if step := options.pop("ignored"):
+        train.tensors[1][::step] = -100
+    history = fit(model, train, options.pop("val"), accelerator=accelerator, **options)
     return model, history
 
 

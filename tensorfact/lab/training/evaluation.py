@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from ...common.checks import whole_number
 from ...errors import TrainingError
 from .batches import BatchOrigin, MicroBatch
+from .labels import check_scored, ignored_by, no_label_counts
 from .predictions import check_loss, loss_of, predict, refuse_infinite
 from .schedule import Loss
 from .sources import Data, check_data, check_values, in_order, refuse_beside
@@ -27,6 +28,8 @@ class Evaluation(NamedTuple):
     Args:
         accuracy: Fraction of the samples that are classified correctly, 0 to 1.
         loss: Mean loss over the samples.
+
+    Samples with the label -100 do not count.
     """
 
     accuracy: float
@@ -42,14 +45,15 @@ def evaluate(
         model: Maps inputs (batch, ...) to logits (batch, class).
         data: Samples (input, class index), or a `DataLoader` of them, which is iterated as it is.
         batch_size: Samples per forward pass; default: 256, or the batches of the loader.
-        loss: Maps (logits, class indices) to a scalar, the mean over the samples.
+        loss: Maps (logits, class indices) to a scalar, the mean over the samples. Samples with the label -100, or the
+            `ignore_index` of the loss, are left out.
 
     Returns:
         Accuracy (0 to 1) and mean loss.
 
     Raises:
-        TrainingError: `data` is empty or not finite, its labels are not class indices, the model does not take its
-            inputs, the loss is not a function to a scalar, or `batch_size` is given beside a loader.
+        TrainingError: `data` is empty or not finite, its labels are not class indices or all ignored, the model does
+            not take its inputs, the loss is not a function to a scalar, or `batch_size` is given beside a loader.
 
     Examples:
         >>> import torch
@@ -79,7 +83,7 @@ def evaluate(
         for module, mode in modes.items():
             module.training = mode
     if not count:
-        raise TrainingError(f"{what} is empty", fix="pass at least one sample")
+        raise no_label_counts(what, ignored_by(loss))
     return Evaluation(right / count, total / count)
 
 
@@ -103,19 +107,20 @@ def tally(
         argument: Where the data was passed, for messages.
 
     Returns:
-        Number of correct predictions, sum of the losses, number of samples.
+        Number of correct predictions, sum of the losses, number of samples that are not ignored.
     """
     right = count = 0
-    total = 0.0
+    total, ignored = 0.0, ignored_by(loss)
     for batch, part in zip(batches, parts, strict=False):  # `parts` is infinite for a loader
         origin = BatchOrigin(argument, part.indices)
-        logits, labels = predict(run, batch, device, origin)
+        logits, labels, _ = predict(run, batch, device, origin, ignored)
+        check_scored(labels, origin, otherwise="compute the measure of your task under torch.no_grad()")
         if logits.ndim != 2 or labels.shape != logits.shape[:1]:
             raise TrainingError(
                 f"{argument}: logits and labels",
                 expected="(batch, class) and class indices (batch,)",
                 got=f"{tuple(logits.shape)} and {tuple(labels.shape)}",
-                fix="return one class index per sample, such as onehot.argmax(-1)",
+                fix="use a model that returns one row of logits per sample",
             )
         value = float(loss_of(loss, logits, labels, origin))
         if not math.isfinite(value) or bool(logits.isnan().any()):

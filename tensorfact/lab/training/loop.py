@@ -15,13 +15,15 @@ from ...common.progress import Progress, silent
 from ...errors import TrainingError
 from .accelerated import engine_for
 from .bar import progress_bar
+from .batches import BatchOrigin
 from .engine import TrainingEngine
 from .gradient_checkpointing import checkpointed
 from .history import Epoch, History
-from .predictions import check_loss
+from .labels import check_scored
+from .predictions import check_loss, labels_of
 from .run import TrainingRun
 from .schedule import Loss, Schedule, count, size_of
-from .sources import Data, check_data, check_loaders, check_values
+from .sources import FIRST, Data, check_data, check_loaders, check_values, first_batch
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -76,8 +78,9 @@ def fit(
         weight_decay: AdamW's weight decay.
         warmup_epochs: Length of the linear warm-up, in epochs, at most `epochs`; default: a tenth of `epochs`.
         lr_factors: Multipliers of `lr` for some of the adapter's factors or its head; see `Adapter.parameter_groups`.
-        loss: Maps (logits, class indices) to a scalar, the mean over the samples. With class weights or ignored
-            indices the result depends on how a batch is split into parts.
+        loss: Maps (logits, class indices) to a scalar, the mean over the samples. Samples with the label -100, or the
+            `ignore_index` of the loss, are left out. With class weights the result depends on how a batch is split into
+            parts.
         seed: Seed of the sample order and of dropout.
         checkpoint: File written after each epoch. If it exists, training resumes from it and gives the same result as
             an uninterrupted run.
@@ -100,8 +103,8 @@ def fit(
 
     Raises:
         TrainingError: No parameter requires gradients, the adapter is merged or disabled, an argument is out of range
-            or contradicts a loader, an input or the loss is not finite, labels are not class indices, or the model or
-            the accelerator does not support the inputs or an option.
+            or contradicts a loader, an input or the loss is not finite, labels are not class indices or all ignored, or
+            the model or the accelerator does not support the inputs or an option.
         CheckpointError: `checkpoint` is damaged, or belongs to another run.
 
     Examples:
@@ -140,6 +143,8 @@ def fit(
         drop_last=drop_last,
         accumulation=accumulation if accumulation > 1 else None,
     )
+    if val is not None:
+        _check_scored(val)
     run = TrainingRun(engine, schedule, loss, accumulation, workers)
     with (
         _restored(model),
@@ -189,6 +194,15 @@ def _check_data(train: Data, val: Data | None, schedule: Schedule) -> None:
             got=str(size_of(train)),
             fix="pass drop_last=False or a smaller batch_size",
         )
+
+
+def _check_scored(val: Data) -> None:
+    """Raise before anything trains if the accuracy cannot be computed from the first labels of `val`."""
+    with torch.random.fork_rng(devices=[]):  # reading samples may draw random numbers
+        batch = first_batch(val, "fit: val")
+    if batch is not None:
+        origin = BatchOrigin("fit: val", () if isinstance(val, DataLoader) else FIRST)
+        check_scored(labels_of(batch, origin), origin, otherwise="pass val=None and measure the model after fit()")
 
 
 @contextlib.contextmanager

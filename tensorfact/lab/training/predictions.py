@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,20 +11,32 @@ from torch import Tensor, nn
 from ...common.checks import callback
 from ...errors import TensorfactError, TrainingError
 from .batches import BatchOrigin
+from .labels import IGNORED, are_integers, check_classes, check_targets, without_ignored
 from .mismatch import ERRORS, first_line, is_listed, lists_of_numbers, mismatch
 from .schedule import Loss
-
-IGNORED = -100
-"""The label that cross entropy leaves out."""
 
 LABELS = ("labels", "label")
 
 _MEAN = "loss=torch.nn.functional.cross_entropy, or a function that returns a mean"
 
 
+class Predicted(NamedTuple):
+    """The output of a model for a batch.
+
+    Args:
+        logits: The model's output, on its device; without the samples that are ignored.
+        labels: Labels of the same samples, on the same device; integer labels are int64.
+        counted: Fraction of the batch's labels that are not ignored.
+    """
+
+    logits: Tensor
+    labels: Tensor
+    counted: float
+
+
 def predict(
-    run: Callable[..., object], batch: object, device: torch.device, origin: BatchOrigin
-) -> tuple[Tensor, Tensor]:
+    run: Callable[..., object], batch: object, device: torch.device, origin: BatchOrigin, ignored: int = IGNORED
+) -> Predicted:
     """Run a model on one batch.
 
     Args:
@@ -32,9 +45,7 @@ def predict(
         batch: Inputs and, last, labels; or a dict with `labels`. Inputs are tensors, or a dict of keyword arguments.
         device: Device of the model.
         origin: Where the batch comes from, for messages.
-
-    Returns:
-        Logits and labels, on the device; integer labels are int64.
+        ignored: The label whose samples are left out.
 
     Raises:
         TrainingError: The batch or the output has another form, the model does not take the inputs, or a label is
@@ -51,11 +62,25 @@ def predict(
         if found is None:
             raise
         raise found from error
-    logits = _logits(output)
-    if not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool):
+    logits, counted = _logits(output), 1.0
+    if are_integers(labels):
         labels = labels.long()
-        _check_classes(logits, labels, origin)
-    return logits, labels.to(device)
+        check_classes(logits, labels, ignored, origin)
+        logits, labels, counted = without_ignored(logits, labels, ignored)
+    return Predicted(logits, labels.to(device), counted)
+
+
+def labels_of(batch: object, origin: BatchOrigin) -> Tensor:
+    """Return the labels of a batch.
+
+    Args:
+        batch: Inputs and labels, as in `predict`.
+        origin: Where the batch comes from, for the message.
+
+    Raises:
+        TrainingError: The batch has another form.
+    """
+    return _split(batch, origin)[1]
 
 
 def _called(run: Callable[..., object], inputs: object) -> object:
@@ -79,7 +104,7 @@ def check_loss(loss: Loss, owner: str) -> None:
 
 
 def loss_of(loss: Loss, logits: Tensor, labels: Tensor, origin: BatchOrigin) -> Tensor:
-    """Return the loss of a batch; for cross entropy, check the labels first.
+    """Return the loss of a batch, 0 if it has no samples; for cross entropy, check the labels first.
 
     Args:
         loss: Maps (logits, labels) to a scalar.
@@ -91,15 +116,10 @@ def loss_of(loss: Loss, logits: Tensor, labels: Tensor, origin: BatchOrigin) -> 
         TrainingError: The loss is cross entropy, and the labels are neither class indices nor class probabilities; the
             loss does not take logits and labels of these shapes, or does not return a scalar.
     """
+    if logits.shape[:1] == labels.shape[:1] == (0,):
+        return logits.sum()  # its gradient is zero
     if loss is nn.functional.cross_entropy or isinstance(loss, nn.CrossEntropyLoss):
-        indices = labels.shape == (*logits.shape[:1], *logits.shape[2:]) and labels.dtype == torch.int64
-        if not indices and not (labels.shape == logits.shape and labels.is_floating_point()):
-            raise TrainingError(
-                f"{origin}: the labels are not class indices",
-                expected=f"integers of shape {(*logits.shape[:1], *logits.shape[2:])}, for logits {(*logits.shape,)}",
-                got=f"{labels.dtype} of shape {(*labels.shape,)}",
-                fix=_converted(labels, logits),
-            )
+        check_targets(logits, labels, origin)
     given = f"logits {_form(logits)} and labels {_form(labels)}"
     try:
         value = loss(logits, labels)
@@ -181,15 +201,6 @@ def _form(tensor: Tensor) -> str:
     return f"{tensor.dtype} of shape {(*tensor.shape,)}"
 
 
-def _converted(labels: Tensor, logits: Tensor) -> str:
-    """Return how labels become class indices."""
-    if labels.shape == logits.shape:
-        return "return class indices, onehot.argmax(-1), from the data set"
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        return "return class indices, labels.squeeze(1).long(), from the data set"
-    return "return class indices, labels.long(), from the data set"
-
-
 def _split(batch: object, origin: BatchOrigin) -> tuple[object, Tensor]:
     labels: object = None
     inputs: object = batch
@@ -239,19 +250,3 @@ def _logits(output: object) -> Tensor:
         cause="a model without a head, which returns features",
         fix="use a model for classification, such as AutoModelForImageClassification",
     )
-
-
-def _check_classes(logits: Tensor, labels: Tensor, origin: BatchOrigin) -> None:
-    """Check class indices on the CPU, where a batch comes from, before cross entropy fails on them."""
-    if labels.device.type != "cpu" or labels.ndim != 1 or logits.ndim != 2:
-        return
-    classes = logits.shape[1]
-    wrong = ((labels != IGNORED) & ((labels < 0) | (labels >= classes))).nonzero().flatten().tolist()
-    if wrong:
-        raise TrainingError(
-            f"{origin.sample(wrong[0])}: label {int(labels[wrong[0]])} is not a class of the model",
-            expected=f"class indices from 0 to {classes - 1}",
-            got=f"{int(labels.min())} to {int(labels.max())} in one batch",
-            cause="the model's head has fewer classes than the data, or labels count from 1",
-            fix=f"model.reset_classifier({int(labels.max()) + 1}) before adapt(), or correct the labels",
-        )

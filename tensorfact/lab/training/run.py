@@ -23,6 +23,7 @@ from .batches import BatchOrigin, MicroBatches, deal, load, shuffled
 from .engine import TrainingEngine
 from .evaluation import BATCH, Evaluation, tally
 from .history import Epoch, History
+from .labels import ignored_by, no_label_counts
 from .predictions import loss_of, predict, refuse_infinite, without_gradient
 from .saved import Identity, Saved
 from .schedule import Loss, Samples, Schedule, size_of
@@ -121,7 +122,7 @@ class TrainingRun:
         return steps, load(train, steps, self.workers, own, "fit: train")
 
     def _pass(self, loaded: Iterable[object], steps: list[MicroBatches], bar: NoBar) -> list[Tensor]:
-        """Run the steps of one epoch; return their losses."""
+        """Run the steps of one epoch; return their losses. A step whose samples are all ignored is left out."""
         index, schedule, engine = len(self.history.epochs), self.schedule, self.engine
         losses, samples = [], iter(loaded)
         for number, parts in enumerate(steps):
@@ -129,34 +130,49 @@ class TrainingRun:
                 now = schedule.lr_factor((index + (number + 1) / len(steps)) / schedule.epochs)
                 group["lr"] = schedule.lr * group["multiple"] * now
             engine.step.zero_grad(set_to_none=True)
-            share, batches = self._gradients(parts, samples)
-            value = engine.total(share)
+            share, counted, batches = self._gradients(parts, samples)
+            kept, ignored = engine.total(counted).tolist()
+            if not kept:
+                continue
+            value = engine.total(share) * ((kept + ignored) / kept)
             if not torch.isfinite(value):
                 for batch, origin in batches:
                     refuse_infinite(batch, origin)
                 raise _diverged(f"the loss of epoch {index}, step {number} is {value.item()}")
+            if ignored:  # the loss is the mean over the other samples
+                _scale_gradients(engine.module, (kept + ignored) / kept)
             engine.step.step()
             losses.append(value)
             bar.step(index, number + 1, len(steps), value)
+        if not losses:
+            raise no_label_counts("fit: train", ignored_by(self.loss))
         return losses
 
     def _gradients(
         self, parts: MicroBatches, loaded: Iterator[object]
-    ) -> tuple[Tensor, list[tuple[object, BatchOrigin]]]:
-        """Accumulate the gradients of one batch; return this process's share of its loss, and its micro-batches."""
+    ) -> tuple[Tensor, Tensor, list[tuple[object, BatchOrigin]]]:
+        """Accumulate the gradients of one batch.
+
+        Returns:
+            This process's share of the loss; the fractions of the batch that are its samples and that it ignores; its
+            micro-batches.
+        """
         engine, values, batches = self.engine, [], []
+        ignored, counted = ignored_by(self.loss), torch.zeros(2, dtype=torch.float64)
         for part in parts:
             batch = next(loaded)
             with contextlib.nullcontext() if part is parts[-1] else engine.apart():
                 origin = BatchOrigin("fit: train", part.indices)
                 batches.append((batch, origin))
-                logits, labels = predict(engine.run, batch, engine.device, origin)
+                logits, labels, share = predict(engine.run, batch, engine.device, origin, ignored)
                 value = loss_of(self.loss, logits, labels, origin)
                 if not value.requires_grad:
                     raise without_gradient(logits, origin)
-                engine.backward(value * (part.weight * engine.processes))  # gradients are averaged over processes
-            values.append(value.detach() * part.weight)
-        return torch.stack(values).sum(), batches
+                weight = part.weight * share
+                engine.backward(value * (weight * engine.processes))  # gradients are averaged over processes
+            values.append(value.detach() * weight)
+            counted += torch.tensor([weight, part.weight - weight], dtype=torch.float64)
+        return torch.stack(values).sum(), counted, batches
 
     def _validate(self, val: Data) -> Evaluation:
         """Return validation accuracy and loss, over all processes."""
@@ -169,6 +185,8 @@ class TrainingRun:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             found = tally(engine.run, batches, parts, self.loss, engine.device, what)
         right, total, count = engine.total(torch.tensor(found, dtype=torch.float64)).tolist()
+        if not count:
+            raise no_label_counts(what, ignored_by(self.loss))
         if not math.isfinite(total):
             raise _diverged(f"the validation loss after epoch {len(self.history.epochs)} is {total / count}")
         return Evaluation(right / count, total / count)
@@ -283,6 +301,12 @@ def _multiples(model: nn.Module, factors: Mapping[str, float]) -> dict[int, floa
     [adapter] = adapters.values()
     groups = adapter.parameter_groups(1.0, factors)
     return {id(parameter): float(group["lr"]) for group in groups for parameter in group["params"]}
+
+
+def _scale_gradients(model: nn.Module, factor: float) -> None:
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            parameter.grad.mul_(factor)
 
 
 def _persistent_buffers(model: nn.Module) -> dict[str, Tensor]:

@@ -20,6 +20,9 @@ Loader = DataLoader[Any]
 Data = Samples | Loader
 """Samples (input, class index), or a loader of batches of them."""
 
+FIRST = range(8)
+"""The samples that are read to look at their labels before training."""
+
 WHOLE = MicroBatch((), 1.0)
 """A batch of a loader, which is computed at once; the indices of its samples are not known."""
 
@@ -174,6 +177,23 @@ def in_order(
         return data, itertools.repeat(WHOLE)
     steps = deal(range(size_of(data)), size * processes, processes=processes, process=process)
     return load(data, steps, workers, 0, argument), [part for step in steps for part in step]
+
+
+def first_batch(data: Data, argument: str) -> object:
+    """Return a batch of the first samples of a data set, or the first batch of a loader; None if it has none.
+
+    Args:
+        data: The data.
+        argument: Where the data was passed, for messages.
+    """
+    if not isinstance(data, DataLoader):
+        [[part]] = deal(range(size_of(data))[: len(FIRST)], len(FIRST))
+        return next(load(data, [(part,)], 0, 0, argument))
+    state = None if data.generator is None else data.generator.get_state()
+    batch = next(iter(data), None)
+    if state is not None:
+        data.generator.set_state(state)
+    return batch
 
 
 def _iterated(loader: Loader, count: int) -> Iterator[object]:

@@ -54,9 +54,10 @@ class Linear(nn.Linear):
 )
 def test_batches_and_outputs_of_every_form(batch: Any, form: str) -> None:
     model = Linear(form)
-    logits, labels = predict(model, batch, CPU, ORIGIN)
+    logits, labels, counted = predict(model, batch, CPU, ORIGIN)
     assert torch.equal(logits, nn.functional.linear(X, model.weight, model.bias))
     assert torch.equal(labels, Y)
+    assert counted == 1
 
 
 @pytest.mark.parametrize("batch", [X, (X,), {"x": X}, {"x": X, "labels": [0, 1, 2, 0]}, 3, None, "text"])
@@ -77,10 +78,13 @@ def test_a_label_out_of_range_is_refused(labels: list[int], wrong: str) -> None:
         predict(Linear("tensor"), (X, torch.tensor(labels)), CPU, ORIGIN)
 
 
-def test_the_label_that_cross_entropy_leaves_out_and_targets_of_other_losses_pass() -> None:
-    assert predict(Linear("tensor"), (X, torch.tensor([0, -100, 1, 2])), CPU, ORIGIN)[1].tolist() == [0, -100, 1, 2]
+def test_samples_that_are_ignored_are_left_out_and_targets_of_other_losses_pass() -> None:
+    model = Linear("tensor")
+    logits, labels, counted = predict(model, (X, torch.tensor([0, -100, 1, 2])), CPU, ORIGIN)
+    assert (labels.tolist(), counted) == ([0, 1, 2], 0.75)
+    assert torch.equal(logits, model(X)[[0, 2, 3]])
     targets = torch.rand(4, 3)
-    assert predict(Linear("tensor"), (X, targets), CPU, ORIGIN)[1] is targets
+    assert predict(model, (X, targets), CPU, ORIGIN)[1:] == (targets, 1)
 
 
 ONE_HOT = nn.functional.one_hot(Y, 3)
@@ -103,7 +107,7 @@ def test_labels_of_another_type_or_shape_are_refused(labels: Tensor, fix: str) -
     for wrong in (data, DataLoader(data, 2)):
         with refused(TrainingError, "fit: train: the labels", "integers of shape", str(labels.dtype), fix):
             fit(nn.Linear(2, 3), wrong, None, epochs=1)
-        with refused(TrainingError, "evaluate: data", "argmax(-1)" if labels.ndim > 1 else fix):
+        with refused(TrainingError, "evaluate: data: the", "argmax(-1)" if labels.ndim > 1 else fix):
             evaluate(nn.Linear(2, 3), wrong)
 
 
@@ -194,7 +198,13 @@ def test_fit_and_evaluate_take_models_and_data_of_transformers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("label", "words"), [(2, ["reset_classifier(3)"]), (255, ["reset_classifier(256)"]), (-1, []), (-(2**40), [])]
+    ("label", "words"),
+    [
+        (2, ["reset_classifier(3)"]),
+        (255, ["reset_classifier(256)"]),
+        (-1, ["labels + 1 and a model with 3 classes", "-100"]),
+        (-(2**40), ["indices from 0", "-100"]),
+    ],
 )
 def test_fit_refuses_labels_out_of_range(label: int, words: list[str]) -> None:
     model = nano(num_classes=2)
