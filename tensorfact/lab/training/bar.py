@@ -14,7 +14,7 @@ from .history import Epoch
 class NoBar:
     """Ignore the steps and epochs of a run: the bar of `progress=False`, and of every process but the main one."""
 
-    def step(self, epoch: int, done: int, steps: int, loss: Tensor) -> None:
+    def step(self, epoch: int, done: int, steps: int, loss: Tensor | None) -> None:
         """Ignore a training step."""
 
     def validated(self, epoch: Epoch) -> None:
@@ -34,25 +34,26 @@ class Bar(NoBar):
     def __init__(self, epochs: int) -> None:
         self.epochs = epochs
         self._bar: Any = None  # made at the first step, when the number of steps is known
-        self._total = 0.0
+        self._losses: list[float] = []
         self._shown: dict[str, str] = {}
 
-    def step(self, epoch: int, done: int, steps: int, loss: Tensor) -> None:
+    def step(self, epoch: int, done: int, steps: int, loss: Tensor | None) -> None:
         """Advance by one step.
 
         Args:
             epoch: Index of the epoch.
             done: Steps done in the epoch, this one included.
             steps: Steps in the epoch.
-            loss: Loss of the step, a scalar.
+            loss: Loss of the step, a scalar; None if all its samples are ignored.
         """
         if self._bar is None:
             self._bar = _tqdm(total=self.epochs * steps, initial=epoch * steps + done - 1)
         if done == 1:
-            self._total = 0.0
+            self._losses = []
             self._bar.set_description(f"epoch {epoch + 1}/{self.epochs}", refresh=False)
-        self._total += float(loss)
-        self._show(loss=f"{self._total / done:.4f}")
+        if loss is not None:
+            self._losses.append(float(loss))
+            self._show(loss=f"{sum(self._losses) / len(self._losses):.4f}")
         self._bar.update()
 
     def validated(self, epoch: Epoch) -> None:

@@ -25,11 +25,11 @@ BATCH = 256
 class Evaluation(NamedTuple):
     """Accuracy and loss of a model on a data set; unpacks as `accuracy, loss = evaluate(...)`.
 
-    Args:
+    Samples with the label -100, or the `ignore_index` of the loss, do not count.
+
+    Attributes:
         accuracy: Fraction of the samples that are classified correctly, 0 to 1.
         loss: Mean loss over the samples.
-
-    Samples with the label -100 do not count.
     """
 
     accuracy: float

@@ -138,7 +138,7 @@ def check_targets(logits: Tensor, labels: Tensor, origin: BatchOrigin) -> None:
             got=f"{(*logits.shape,)} and {(*labels.shape,)}",
             cause="a model that classifies every token",
             fix="loss=lambda logits, labels: nn.functional.cross_entropy(logits.flatten(0, -2), labels.flatten()); "
-            "where the labels are the input ids, of logits[:, :-1] and labels[:, 1:]",
+            "for a causal language model, whose labels are the input ids, use logits[:, :-1] and labels[:, 1:]",
         )
     raise TrainingError(
         f"{origin}: the labels are not class indices",

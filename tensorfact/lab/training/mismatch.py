@@ -28,25 +28,24 @@ def mismatch(run: object, inputs: object, error: Exception, origin: BatchOrigin)
     if not isinstance(run, nn.Module) or isinstance(error, torch.OutOfMemoryError):
         return None
     if isinstance(error, (AttributeError, TypeError)) and (listed := _listed(inputs)) is not None:
-        return lists_of_numbers(f"{origin}: {listed!r}", cause=first_line(error))
+        return lists_of_numbers(f"{origin}: {listed!r}")
     if not _taken(run, inputs):
         return _arguments(run, inputs, error, origin)
     found = _tensor(run, _first(inputs), error, origin)
     return _arguments(run, inputs, error, origin) if found is None and isinstance(inputs, tuple) else found
 
 
-def lists_of_numbers(what: str, *, cause: str = "") -> TrainingError:
-    """Return the error for a column of lists, of which torch makes one tensor a position instead of one a batch.
+def lists_of_numbers(what: str) -> TrainingError:
+    """Return the error for samples with lists, which torch collates into one tensor per position, not per batch.
 
     Args:
-        what: The argument and the key of the column.
-        cause: What the model raised.
+        what: The argument and the key of the lists.
     """
     return TrainingError(
         f"{what} is a list in every sample",
         expected="a tensor",
         got="a list of numbers",
-        cause=cause or "a Hugging Face data set without a format",
+        cause="a Hugging Face data set without a format",
         fix='data.set_format("torch"), or return torch.tensor(values) from the data set',
     )
 

@@ -133,6 +133,7 @@ class TrainingRun:
             share, counted, batches = self._gradients(parts, samples)
             kept, ignored = engine.total(counted).tolist()
             if not kept:
+                bar.step(index, number + 1, len(steps), None)
                 continue
             value = engine.total(share) * ((kept + ignored) / kept)
             if not torch.isfinite(value):

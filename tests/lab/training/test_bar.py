@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from torch.utils.data import DataLoader
+import torch
+from torch.utils.data import DataLoader, TensorDataset
 
 from tensorfact import fit
 from tensorfact.errors import TrainingError
@@ -47,6 +48,18 @@ def test_without_validation_there_is_no_accuracy(capsys: pytest.CaptureFixture[s
     err = capsys.readouterr().err
     assert "loss=" in err
     assert "val_accuracy" not in err
+
+
+@pytest.mark.parametrize("ignored", [[0], [1, 3], [0, 1, 2]])
+def test_steps_without_a_sample_that_counts_advance_the_bar(
+    ignored: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    x, y = data(16).tensors
+    y = torch.where(torch.isin(torch.arange(16) // 4, torch.tensor(ignored)), -100, y)
+    history = fit(network(), DataLoader(TensorDataset(x, y), 4), None, epochs=2, progress=True)
+    last = lines(capsys.readouterr().err)[-1]
+    assert "8/8" in last
+    assert f"loss={history.epochs[-1].train_loss:.4f}" in last
 
 
 @pytest.mark.parametrize("progress", [False, lambda task, done, total: None])
