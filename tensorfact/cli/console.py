@@ -40,6 +40,9 @@ FolderName = Annotated[str, typer.Argument(help="A folder that `train` wrote, or
 AdapterPath = Annotated[str, typer.Argument(help="An adapter: a file, a folder, or OWNER/NAME on the Hub.")]
 Pretrained = Annotated[bool, typer.Option("--pretrained", help="Load pretrained weights, from a cache or the network.")]
 Checkpoint = Annotated[Path | None, typer.Option(help="A safetensors file with the model's weights.")]
+CheckBase = Annotated[
+    bool, typer.Option("--check-base/--no-check-base", help="Refuse base weights that the adapter was not trained on.")
+]
 Formats = Annotated[list[str] | None, typer.Option("--format", help="NAME:option=value, repeatable: tt:rank=16.")]
 
 

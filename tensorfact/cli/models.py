@@ -11,6 +11,7 @@ from ..common.table import Table
 from ..errors import PlanError
 from .console import (
     AdapterPath,
+    CheckBase,
     Checkpoint,
     Formats,
     ModelName,
@@ -74,6 +75,7 @@ def merge_command(
     out: Annotated[Path, typer.Option("--out", "-o", help="Safetensors file for the merged weights.")],
     pretrained: Pretrained = False,
     checkpoint: Checkpoint = None,
+    check_base: CheckBase = True,
 ) -> None:
     """Merge an adapter into the weights of a model, and write the weights."""
     from ..adapters import load_adapter
@@ -88,7 +90,7 @@ def merge_command(
     resized = {described.head[name][0] for name in own.keys() & described.head if described.head[name] != own[name]}
     if resized and hasattr(loaded, "reset_classifier"):  # the saved head has another number of classes
         loaded.reset_classifier(resized.pop())  # type: ignore[operator]  # timm's, as in `with_head`
-    adapter = load_adapter(loaded, file)
+    adapter = load_adapter(loaded, file, check_base=check_base)
     adapter.merge()
     adapter.remove()
     write_tensors(out, loaded.state_dict(), {"kind": "model", "model": model})

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..common.table import Table
-from ..errors import DataError, FormatError
+from ..errors import CheckpointError, DataError, FormatError
 from .console import (
+    CheckBase,
     Checkpoint,
     DataName,
     FolderName,
@@ -93,18 +94,22 @@ def train_command(
     say(f"{adapter.num_parameters:,} parameters in the factors; {splits.classes} classes; images: {sizes}")
     if restart:
         (out / CHECKPOINT).unlink(missing_ok=True)
-    history = fit(
-        host,
-        splits.train,
-        splits.val,
-        epochs=epochs,
-        lr=lr,
-        batch_size=batch_size,
-        seed=seed,
-        workers=workers,
-        checkpoint=out / CHECKPOINT,
-        progress=sys.stderr.isatty(),
-    )
+    try:
+        history = fit(
+            host,
+            splits.train,
+            splits.val,
+            epochs=epochs,
+            lr=lr,
+            batch_size=batch_size,
+            seed=seed,
+            workers=workers,
+            checkpoint=out / CHECKPOINT,
+            progress=sys.stderr.isatty(),
+        )
+    except CheckpointError as error:
+        problem, _, _ = str(error).partition(" Fix: ")
+        raise CheckpointError(problem, fix="--restart trains again; or pass another folder as --out") from error
     split = {"fractions": list(shares), "split_seed": split_seed}
     _written(adapter, splits, history, out, split)
 
@@ -136,6 +141,7 @@ def evaluate_command(
         str, typer.Option(help="Images to evaluate on: train, val, test or all.", show_default="test, else val")
     ] = "",
     checkpoint: Checkpoint = None,
+    check_base: CheckBase = True,
     device: Device = "",
 ) -> None:
     """Measure the accuracy of an adapter on images.
@@ -148,7 +154,7 @@ def evaluate_command(
     from ..storage.located import adapter_folder
 
     place = adapter_folder(folder)
-    loaded = load(place, checkpoint=checkpoint, device=device_of(device))
+    loaded = load(place, checkpoint=checkpoint, check_base=check_base, device=device_of(device))
     splits = _opened_again(data, loaded.model, AdapterInfo.read(place))
     name, samples = _part(splits, split)
     found = evaluate(loaded.model, renumbered(samples, splits.class_names, loaded.classes))
@@ -163,13 +169,16 @@ def predict_command(
     top: Annotated[int, typer.Option(min=1, help="Classes to show for each image.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     checkpoint: Checkpoint = None,
+    check_base: CheckBase = True,
     device: Device = "",
 ) -> None:
     """Print the most probable classes of images."""
     from ..lab import load, predict
 
     files = list(_files(images))
-    found = predict(load(folder, checkpoint=checkpoint, device=device_of(device)), files, top=top)
+    found = predict(
+        load(folder, checkpoint=checkpoint, check_base=check_base, device=device_of(device)), files, top=top
+    )
     if as_json:
         listed = [{"image": each.image, "classes": dict(zip(*each[1:], strict=True))} for each in found]
         say(json.dumps(listed, indent=2, ensure_ascii=False))
