@@ -59,13 +59,15 @@ def test_the_commands_of_the_page(run: Run, tmp_path: Path, monkeypatch: pytest.
     text = PAGE.read_text()
     exec(re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0], {})  # draws the images
     commands = re.findall(r"^tensorfact (.*)$", text, re.MULTILINE)
+    readme = (PAGE.parents[2] / "README.md").read_text()
+    assert re.findall(r"^\$ tensorfact (.*)$", readme, re.MULTILINE) == commands
     assert [shlex.split(words)[0] for words in commands] == ["plan", "train", "evaluate", "predict", "merge"]
     printed = {}
     for words in commands:
         result = run(*shlex.split(words))
         assert result.returncode == 0, result.stderr
         printed[words.split()[0]] = result.stdout
-    assert "2,304" in printed["plan"]
+    assert "4,864" in printed["plan"]
     assert "are random (seed 0); --pretrained" in printed["train"]
     assert "images: train 42, val 9, test 9" in printed["train"]
     written = {"adapter.safetensors", "adapter.json", "README.md", "network.svg", "curve.png", "training.safetensors"}
@@ -74,8 +76,8 @@ def test_the_commands_of_the_page(run: Run, tmp_path: Path, monkeypatch: pytest.
     assert "| images   | 9 " in printed["evaluate"]
     assert accuracy["evaluate"] is not None
     assert f"| test accuracy | {accuracy['evaluate'][1]} %" in printed["train"]
-    assert printed["predict"].count("\n| photos/") == 21
-    assert "merged 8 weights into merged.safetensors" in printed["merge"]
+    assert printed["predict"].count("\n| photos/") == 2
+    assert "merged 24 weights into merged.safetensors" in printed["merge"]
 
 
 @pytest.mark.slow
