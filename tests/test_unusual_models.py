@@ -29,6 +29,7 @@ from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadMode
 
 from tensorfact import (
     Adapter,
+    AdapterState,
     Group,
     Rule,
     TensorizationPlan,
@@ -38,10 +39,12 @@ from tensorfact import (
     extract,
     fit,
     load_adapter,
+    plan_by_shape,
     plan_for,
 )
 from tensorfact.errors import AdaptError, FingerprintError, TensorfactError, TrainingError
 from tensorfact.lab import evaluate
+from tensorfact.model.values import equal_values
 from tests.helpers import bits, difference, draw, infer, refused, state_bits, untouched
 
 CPU = torch.device("cpu")
@@ -545,3 +548,52 @@ def test_a_base_that_was_quantised_in_any_way_is_adapted_and_saved_but_not_merge
     assert torch.equal(infer(other, X), expected)
     adapter.remove()
     assert torch.equal(infer(model, X), plain)
+
+
+ODD: dict[str, Callable[[], Tensor]] = {
+    "COO": lambda: torch.eye(3).to_sparse(),
+    "large COO": lambda: torch.eye(300).to_sparse(),
+    "CSR": lambda: torch.eye(3).to_sparse_csr(),
+    "CSC": lambda: torch.eye(3).to_sparse_csc(),
+    "conjugate": lambda: torch.ones(3, dtype=torch.cfloat).conj(),
+    "8 bits": lambda: torch.ones(8, 9).to(torch.float8_e4m3fn),
+    "8 bits, large": lambda: torch.ones(300, 300).to(torch.float8_e5m2),
+    "no columns": lambda: torch.empty(8, 0),
+    "no rows": lambda: torch.empty(0, 8),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CS:UserWarning")
+@pytest.mark.parametrize("kind", ODD)
+def test_buffers_of_every_kind_are_left_alone(kind: str, tmp_path: Path) -> None:
+    def made() -> nn.Module:  # torch does not copy tensors of every layout
+        torch.manual_seed(0)
+        model = nn.Sequential(*(nn.Linear(8, 8) for _ in range(2)))
+        model.register_buffer("odd", ODD[kind]())
+        if "8 bits" in kind:
+            model.register_parameter("odd8", nn.Parameter(ODD[kind](), requires_grad=False))
+        return model
+
+    model, fresh, base, x = made(), made(), made(), torch.randn(2, 8)
+    adapter = adapt(model, plan_by_shape(model), TensorTrain(2), train_head=False)
+    draw(adapter)
+    adapter.check(x)
+    adapter.save(tmp_path / "a.safetensors")
+    assert AdapterState.load(tmp_path / "a.safetensors").head == {}
+    load_adapter(fresh, tmp_path / "a.safetensors")
+    assert torch.equal(fresh(x), model(x))
+    with adapter.disabled():
+        assert torch.equal(model(x), base(x))
+    adapter.remove()
+    assert torch.equal(model(x), base(x))
+    assert equal_values(model.get_buffer("odd"), base.get_buffer("odd"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.int8])
+def test_weights_of_8_bits_are_no_part_of_a_plan_and_are_refused_by_name(dtype: torch.dtype) -> None:
+    model = nn.Sequential(*(nn.Linear(8, 8) for _ in range(3)))
+    plan = plan_by_shape(model)
+    model[2].register_parameter("weight", nn.Parameter(torch.ones(8, 8).to(dtype), requires_grad=False))
+    assert "2.weight" not in plan_by_shape(model).resolve(model).parameters
+    with refused(AdaptError, "'2.weight'", "leave it out of the plan"):
+        adapt(model, plan, TensorTrain(2), train_head=False)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..errors import AdaptError
 from ..model.head import head_buffers
 from ..model.parameters import ATTRIBUTE, base_parameters, base_tensors, each_once, owner_of
+from ..model.values import equal_values, strided_parts
 from ..storage.fingerprint import Fingerprint
 from .loading import Loading
 from .place import Originals
@@ -216,7 +217,7 @@ class Beside:
         if found is not None and known is not None and found[0] == known[0]:
             return found != known
         if kept is not None and kept.shape == tensor.shape and not tensor.is_meta:  # the model was cast meanwhile
-            return not torch.equal(kept.to(tensor), tensor)
+            return not equal_values(kept.to(tensor.device, tensor.dtype), tensor)
         return tensor.requires_grad
 
     def _before_loading(self, module: nn.Module, state: Mapping[str, Tensor], prefix: str) -> None:
@@ -272,10 +273,7 @@ def _checksums(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.dtype, in
     found: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         if type(tensor) in _PLAIN and tensor.device.type != "meta" and not tensor.is_quantized:
-            plain = tensor.detach()
-            plain = torch.view_as_real(plain) if plain.is_complex() else plain
-            if plain.layout == torch.strided:
-                found[name] = _checksum(plain)
+            found[name] = _checksum(tensor)
     devices = {total.device for total in found.values()}
     sums: dict[str, int] = {}
     for device in devices:  # one transfer a device
@@ -286,6 +284,11 @@ def _checksums(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.dtype, in
 
 def _checksum(tensor: Tensor) -> Tensor:
     """Return a sum of a tensor's bits as integers that wraps around, and depends on the place of each."""
+    sums = [_strided_checksum(part) for part in strided_parts(tensor)]
+    return (_weighted(torch.stack(sums))) if len(sums) > 1 else sums[0]
+
+
+def _strided_checksum(tensor: Tensor) -> Tensor:
     words = _words(tensor)
     cut = len(words) - len(words) % _ROW
     matrix, rest = words[:cut].reshape(-1, _ROW), words[cut:]
@@ -299,7 +302,8 @@ def _weighted(words: Tensor) -> Tensor:
 
 def _words(tensor: Tensor) -> Tensor:
     """Return the bits of a tensor as integers of 64 bits, zeros added; integers of 32 bits take ten times as long."""
-    narrow = tensor.reshape(-1).view(_BITS[tensor.itemsize])
+    plain = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+    narrow = plain.reshape(-1).view(_BITS[tensor.itemsize])
     each = 8 // narrow.itemsize
     if len(narrow) % each:
         narrow = nn.functional.pad(narrow, (0, -len(narrow) % each))

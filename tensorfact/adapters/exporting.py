@@ -171,6 +171,7 @@ class Exportable(nn.Module):
         self, folder: AnyPath, *, rank: int | None = None, head: bool = True, example_input: object = None
     ) -> LoraFolder:
         """Write the adapter as a LoRA folder that peft loads; arguments as in `tensorfact.to_lora`."""
+        self._require(changing=True)  # it copies the model's outline, which a disabled adapter refuses
         return to_lora(self, self.model, folder, rank=rank, head=head, example_input=example_input)
 
 

@@ -56,6 +56,7 @@ class Links:
         self.starts: dict[str, Factors] = {}
         self.slots: dict[str, Slot] = {}
         self._own: dict[str, Increment] = {}
+        self.owners = owners_of(model, resolved.parameters)  # refuses what cannot be adapted
         self._loading = Loading(self._before_loading)
         parameters, generator = base_parameters(model), options.generator()
         for tensor in resolved.tensors:
@@ -75,7 +76,6 @@ class Links:
             for name, increment in increments(tensor, factors, options.optimize, options.dropout, self.passes).items():
                 self._own[name] = increment
                 self.slots[name] = Slot(name, increment, scales[tensor.name], switch)
-        self.owners = owners_of(model, self.slots)
         self.activation = {name for name in self.slots if self._takes_activation(name, options.route)}
 
     def with_cores(self, state: AdapterState) -> Links:

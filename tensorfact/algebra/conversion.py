@@ -203,14 +203,14 @@ def _added(terms: Sequence[Term], formats: Sequence[Format], modes: Sequence[Mod
         raise FormatError(
             "combine: adapters of different formats",
             got=", ".join(sorted(kinds)),
-            fix="pass the format of the sum: format=TensorTrain('full'), tolerance=0.01",
+            fix="pass the format of the sum: format='tt:rank=full', tolerance=0.01",
         )
     if len(terms) == 1:
         return recompress(terms, modes, formats[0])
     if formats[0].own_rank is None:
         raise FormatError(
             f"combine: {formats[0]} has no rank to increase",
-            fix="pass the format of the sum: format=MatrixBatch('full')",
+            fix="pass the format of the sum: format='matrix-batch:rank=full'",
         )
     total = tuple(map(sum, zip(*_alike([format.explicit(modes) for format in formats]), strict=True)))
     format = at_rank(formats[0], _least(total), "").fitted(modes)
@@ -227,7 +227,7 @@ def _added(terms: Sequence[Term], formats: Sequence[Format], modes: Sequence[Mod
         f"combine: {formats[0]} cannot represent the sum exactly",
         expected=f"a relative error below {_FITTED:g}",
         got=f"{found.error:.2g} at rank 'full'",
-        fix="pass the format of the sum: format=MatrixBatch('full')",
+        fix="pass the format of the sum: format='matrix-batch:rank=full'",
     )
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+import typer
+
 from ..errors import TensorfactError
 
-from . import models, sweeps, adapters, files  # isort: skip  # the order of the commands in the help
+from . import comparing, training, models, sweeps, adapters, files  # isort: skip  # the order of the commands in the help
 from .console import app, say
+from .wording import in_options
 
-__all__ = ["adapters", "app", "files", "main", "models", "sweeps"]
+__all__ = ["adapters", "app", "comparing", "files", "main", "models", "sweeps", "training"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -19,8 +22,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: Command-line arguments without the program name; default: `sys.argv[1:]`.
     """
+    words = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        app(arguments)
+        app(words)
     except (TensorfactError, OSError) as error:  # OSError: a path that cannot be read or written, a full disk
-        say(f"error: {error}", err=True)
+        say(f"error: {in_options(str(error), _options_of(words[0]))}", err=True)
         sys.exit(2)
+
+
+def _options_of(command: str) -> dict[str, list[str]]:
+    """Return the options of a command by the names of their arguments."""
+    found = getattr(typer.main.get_command(app), "commands", {}).get(command)
+    options = {} if found is None else {each.name: each for each in found.params if each.opts[0].startswith("--")}
+    return {name: [max(each.opts, key=len), *each.secondary_opts] for name, each in options.items()}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import AdaptError, CheckpointError
-from .console import ALGEBRA, AdapterPath, Checkpoint, ModelName, Pretrained, app, plan_of, say, show
+from .console import ALGEBRA, AdapterPath, CheckBase, Checkpoint, ModelName, Pretrained, app, plan_of, say, show
 from .progress import progress_bars
 
 if TYPE_CHECKING:
@@ -121,6 +121,7 @@ def combine_command(
         str | None, typer.Option("--format", help="Format of the sum; default: that of the first adapter.")
     ] = None,
     head: Annotated[bool, typer.Option(help="Keep the first adapter's head.")] = True,
+    check_base: CheckBase = True,
     dry_run: DryRun = False,
 ) -> None:
     """Compute a weighted sum of adapters that share one plan."""
@@ -134,7 +135,13 @@ def combine_command(
     parsed = None if format is None else parse_format(format)
     with progress_bars() as progress:
         found = combine(
-            weighted, format=parsed, rank=_rank(rank), tolerance=tolerance, keep_head=head, progress=progress
+            weighted,
+            format=parsed,
+            rank=_rank(rank),
+            tolerance=tolerance,
+            keep_head=head,
+            check_base=check_base,
+            progress=progress,
         )
     _finish(found, target)
 

@@ -29,9 +29,20 @@ SWEEPS, ALGEBRA, LOOK_UP = "Many runs", "Change adapters", "Look up"
 """Titles of the groups of commands in the help, in their order."""
 
 ModelName = Annotated[str, typer.Argument(help="'nano' (bundled), any timm name, hf:NAME (transformers), torch:CLASS.")]
-AdapterPath = Annotated[Path, typer.Argument(help="An adapter file, written by Adapter.save.")]
+DataName = Annotated[
+    str,
+    typer.Argument(
+        help="Images: a folder of classes; a folder with train, val and test; a .zip, .tar, .tgz or .csv; or a task: "
+        "digits, hf:NAME, timm:NAME."
+    ),
+]
+FolderName = Annotated[str, typer.Argument(help="A folder that `train` wrote, or OWNER/NAME on the Hub.")]
+AdapterPath = Annotated[str, typer.Argument(help="An adapter: a file, a folder, or OWNER/NAME on the Hub.")]
 Pretrained = Annotated[bool, typer.Option("--pretrained", help="Load pretrained weights, from a cache or the network.")]
 Checkpoint = Annotated[Path | None, typer.Option(help="A safetensors file with the model's weights.")]
+CheckBase = Annotated[
+    bool, typer.Option("--check-base/--no-check-base", help="Refuse base weights that the adapter was not trained on.")
+]
 Formats = Annotated[list[str] | None, typer.Option("--format", help="NAME:option=value, repeatable: tt:rank=16.")]
 
 
@@ -68,6 +79,22 @@ def say(text: str, *, err: bool = False) -> None:
         err: Whether to print on standard error.
     """
     typer.echo("\n".join(map(printable, text.split("\n"))), err=err)
+
+
+def say_random(model: nn.Module) -> None:
+    """Say in one line if the weights of a model that is about to be trained are random.
+
+    Args:
+        model: A model that `load_model` made.
+    """
+    from ..model.origin import origin_of
+
+    origin = origin_of(model)
+    if origin.seed is not None:
+        say(
+            f"the weights of {origin.name} are random (seed {origin.seed}); --pretrained loads trained ones, "
+            "--checkpoint FILE those of a file"
+        )
 
 
 def device_of(name: str) -> torch.device:

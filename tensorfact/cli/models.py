@@ -1,106 +1,29 @@
-"""Commands on a model: compare, plan, merge."""
+"""Commands on a model: plan, merge."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..common.table import Table
-from ..errors import PlanError, TrainingError
+from ..errors import PlanError
 from .console import (
     AdapterPath,
+    CheckBase,
     Checkpoint,
     Formats,
     ModelName,
     Pretrained,
     app,
-    device_of,
     plan_of,
     say,
     show,
 )
-from .progress import progress_bars
 
 if TYPE_CHECKING:
-    from ..formats import Format
-
-DEFAULT_FORMATS = ("tt:rank=8", "tucker:rank=8", "cp:rank=16", "matrix-batch:rank=4")
-DEFAULT_BASELINES = ("linear", "full")
-INCREMENT_FORMATS = tuple(
-    f"{name}:rank={rank}"
-    for name, ranks in (("tt", (2, 8, 32)), ("tucker", (2, 8, 32)), ("cp", (4, 16)), ("matrix-batch", (1, 4, 16)))
-    for rank in ranks
-)
-
-
-@app.command("compare")
-def compare_command(
-    model: Annotated[str, typer.Option(help="'nano' (bundled) or any timm model name.")] = "nano",
-    pretrained: Pretrained = False,
-    checkpoint: Checkpoint = None,
-    data: Annotated[
-        str,
-        typer.Option(help="A task, such as digits, or images: a folder of classes, a .zip, .tar or .tgz, or a .csv."),
-    ] = "digits",
-    format: Formats = None,
-    baseline: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Baselines, repeatable: linear, full, bitfit, adapter:hidden=8, ...", show_default="linear, full"
-        ),
-    ] = None,
-    scale: Annotated[float, typer.Option(help="Scale s of the update: W + s dW.")] = 10.0,
-    seeds: Annotated[int, typer.Option(min=1, help="Training runs per method, one per seed.")] = 2,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training split.")] = 10,
-    batch_size: Annotated[int, typer.Option(min=1, help="Batch size: samples per step.")] = 64,
-    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 3e-3,
-    device: Annotated[
-        str, typer.Option(help="Device to train on: cpu, cuda, ...; default: a GPU if there is one.")
-    ] = "",
-    out: Annotated[Path, typer.Option(help="Folder for results.json, table.md and accuracy.png.")] = Path(
-        "runs/compare"
-    ),
-    increment: Annotated[
-        Path | None, typer.Option(help="Fine-tuned weights (safetensors): rank formats by reconstruction error.")
-    ] = None,
-) -> None:
-    """Train formats on one model and data set, and compare them with the linear probe and full fine-tuning.
-
-    With --increment nothing is trained: formats are ranked by how closely they reproduce the change of the weights in
-    full fine-tuning.
-    """
-    if increment is not None:
-        _rank(model, pretrained, checkpoint, increment, format or INCREMENT_FORMATS, out)
-        return
-    from ..lab import compare, open_task
-    from ..lab.methods import method_of
-    from ..lab.models import load_model
-    from ..lab.report import write_report
-    from ..storage.writing import make_folder
-
-    formats = _distinct(format or DEFAULT_FORMATS)
-    make_folder(out)
-    loaded = load_model(model, pretrained=pretrained, checkpoint=checkpoint).to(device_of(device))
-    with progress_bars() as progress:
-        splits = open_task(data, loaded, progress=progress)
-        result = compare(
-            loaded,
-            splits,
-            formats,
-            scale=scale,
-            seeds=range(seeds),
-            epochs=epochs,
-            batch_size=batch_size,
-            lr=lr,
-            baselines=tuple(map(method_of, baseline or DEFAULT_BASELINES)),
-            progress=progress,
-        )
-    files = write_report(result, out)
-    show(result.table(), f"{model} on {splits.name}: {epochs} epochs, {seeds} seed(s), scale {scale:g}")
-    say(f"written: {', '.join(map(str, files))}")
+    pass
 
 
 @app.command("plan")
@@ -152,6 +75,7 @@ def merge_command(
     out: Annotated[Path, typer.Option("--out", "-o", help="Safetensors file for the merged weights.")],
     pretrained: Pretrained = False,
     checkpoint: Checkpoint = None,
+    check_base: CheckBase = True,
 ) -> None:
     """Merge an adapter into the weights of a model, and write the weights."""
     from ..adapters import load_adapter
@@ -166,37 +90,8 @@ def merge_command(
     resized = {described.head[name][0] for name in own.keys() & described.head if described.head[name] != own[name]}
     if resized and hasattr(loaded, "reset_classifier"):  # the saved head has another number of classes
         loaded.reset_classifier(resized.pop())  # type: ignore[operator]  # timm's, as in `with_head`
-    adapter = load_adapter(loaded, file)
+    adapter = load_adapter(loaded, file, check_base=check_base)
     adapter.merge()
     adapter.remove()
     write_tensors(out, loaded.state_dict(), {"kind": "model", "model": model})
     say(f"merged {len(adapter.resolved.parameters)} weights into {out} ({out.stat().st_size:,} bytes)")
-
-
-def _distinct(texts: Sequence[str]) -> dict[str, Format]:
-    from ..formats import format_label, parse_format
-
-    parsed = [parse_format(text) for text in texts]
-    formats = {format_label(f): f for f in parsed}
-    if len(formats) < len(parsed):
-        labels = ", ".join(map(format_label, parsed))
-        raise TrainingError("compare: the same format is given twice", got=labels, fix="pass each --format once")
-    return formats
-
-
-def _rank(
-    name: str, pretrained: bool, checkpoint: Path | None, increment: Path, formats: Sequence[str], out: Path
-) -> None:
-    """Rank formats by their reconstruction error on the increment of fine-tuned weights."""
-    from ..algebra import reconstruct
-    from ..lab.models import load_model
-    from ..lab.report import write_reconstructions
-    from ..plan import plan_for
-
-    chosen, model = _distinct(formats), load_model(name, pretrained=pretrained, checkpoint=checkpoint)
-    plan = plan_for(model)
-    with progress_bars() as progress:
-        found = reconstruct(model, increment, chosen, plan=plan, progress=progress)
-    files = write_reconstructions(found, out, f"increment of {increment.name} over {name}")
-    show(found.table(), f"increment of {increment}: {found.numbers:,} numbers")
-    say(f"written: {', '.join(map(str, files))}")

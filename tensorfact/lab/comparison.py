@@ -25,6 +25,7 @@ from ..common.table import Table
 from ..errors import TrainingError
 from ..formats import FormatLike
 from ..formats.registry import labelled
+from ..model.origin import origin_of
 from ..plan import TensorizationPlan, plan_for
 from ..recipes import Recipe
 from .baselines import FullFineTuning, LinearProbe, Method, Trained
@@ -306,7 +307,11 @@ def _run_info(model: nn.Module, data: Splits, plan: TensorizationPlan) -> JsonOb
         "packages": {name: version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "machine": {"system": platform.platform(), "threads": torch.get_num_threads(), "device": str(device), **gpu},
-        "model": {"name": _name(model), "parameters": sum(p.numel() for p in model.parameters())},
+        "model": {
+            "name": _name(model),
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "origin": dataclasses.asdict(origin_of(model)),
+        },
         "data": {"name": data.name, "classes": data.classes, **data.sizes},
         "plan": plan.to_json(),
     }

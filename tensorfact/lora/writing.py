@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import re
@@ -192,6 +193,8 @@ def _kept_modules(
     """Return the parameters that are stored whole, by the module that holds them."""
     kept: dict[str, dict[str, Tensor]] = {}
     adapted = {name for names in layers.values() for name in names}
+    # modules without parameters and buffers, such as Identity, have nothing that could be mistaken
+    holders = _holders(model)
     for name, value in head.items():
         module = name.rpartition(".")[0]
         if not module or module in adapted:
@@ -199,10 +202,10 @@ def _kept_modules(
                 f"to_lora: peft cannot store {name!r}: it stores whole modules without LoRA",
                 fix="pass head=False and save it separately",
             )
-        if also := [other for other, _ in model.named_modules() if other.endswith(module) and other != module]:
+        if also := [other for other in holders if other.endswith(module) and other != module]:
             raise AdaptError(
                 f"to_lora: peft would mistake {also[0]!r} for {module!r}, since its name has the same ending",
-                fix="pass head=False and save the head separately",
+                fix=f"pass head=False and save {module!r} separately",
             )
         kept.setdefault(module, {})[name] = value
     parameters = base_parameters(model)
@@ -217,6 +220,14 @@ def _kept_modules(
         if missing:
             values |= {name: parameters[name].detach() for name in missing}
     return kept
+
+
+def _holders(model: nn.Module) -> list[str]:
+    """Return the names of the modules that hold a parameter or a buffer, themselves or below."""
+    every = itertools.chain(model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False))
+    paths = {name.rpartition(".")[0] for name, _ in every}
+    above = {".".join(path.split(".")[:end]) for path in paths for end in range(1, path.count(".") + 2)}
+    return [name for name, _ in model.named_modules() if name in above]
 
 
 def _described(

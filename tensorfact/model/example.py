@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import AdaptError, UnusedError
-from .values import shapes_only
+from .values import equal_values, shapes_only
 
 
 class ExampleInput(NamedTuple):
@@ -111,7 +111,7 @@ def observing(model: nn.Module) -> Iterator[None]:
             module.training = mode
         with torch.no_grad():
             for module, name, buffer, value in buffers:
-                if not torch.equal(buffer, value):  # an unchanged buffer may be read-only
+                if not equal_values(buffer, value):  # an unchanged buffer may be read-only
                     buffer.copy_(value)
                 module._buffers[name] = buffer
 

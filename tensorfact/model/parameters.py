@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..common.checks import quoted
 from ..errors import AdaptError, PlanError
-from .values import is_offloaded
+from .values import is_offloaded, is_wide_float
 
 ATTRIBUTE = "tensorfact"
 """The name under which an adapter is registered on a model's root."""
@@ -142,10 +142,10 @@ def owners_of(model: nn.Module, names: Iterable[str]) -> Owners:
                     f"{name!r} was created in torch.inference_mode() and cannot be changed",
                     fix="create or load the model outside inference_mode",
                 )
-            if isinstance(module, (nn.RNNBase, torch.jit.ScriptModule)) or not parameter.is_floating_point():
+            if isinstance(module, (nn.RNNBase, torch.jit.ScriptModule)) or not is_wide_float(parameter):
                 raise AdaptError(
                     f"{name!r} ({parameter.dtype}) of {type(module).__name__} cannot be adapted",
-                    cause="a recurrent or scripted module copies its weights; an integer weight cannot be trained",
+                    cause="a recurrent or scripted module copies its weights; torch does not train integers or 8 bits",
                     fix="leave it out of the plan",
                 )
     return owners

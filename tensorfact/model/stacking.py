@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from .head import head_prefixes, is_below
 from .parameters import own_parameters, owner_of
 from .sides import is_depthwise, is_stack, is_transposed
+from .values import is_wide_float
 
 VECTOR = "a vector"
 """The reason for a bias, a norm's weight, or another parameter with one dimension."""
@@ -73,8 +74,8 @@ def obstacles(model: nn.Module) -> dict[str, str]:
 
 
 def _obstacle(module: nn.Module, attribute: str, parameter: Tensor) -> str:
-    if not parameter.is_floating_point():
-        return "not floating point"
+    if not is_wide_float(parameter):
+        return "not floating point, or in 8 bits"
     if isinstance(module, nn.RNNBase):
         return "recurrent: the module uses copies of its weights"
     if sum(size > 1 for size in parameter.shape) < 2:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import FingerprintError
-from ..model.values import dense_values
+from ..model.values import dense_values, strided_parts
 
 _SAMPLES = 1024
 _SUMS = 8
@@ -244,8 +244,11 @@ def _whole(name: str, tensor: Tensor) -> Tensor:
     tensor = tensor.detach()
     if type(tensor) is not Tensor:
         tensor = cast("Tensor", getattr(tensor, "full_tensor", tensor.dequantize)())
+    tensor = strided_parts(tensor)[-1]  # the values, of a sparse tensor
     tensor = torch.view_as_real(tensor) if tensor.is_complex() else tensor
-    return tensor if tensor.is_floating_point() else tensor.double()
+    if tensor.is_floating_point():
+        return tensor if tensor.itemsize > 1 else tensor.float()  # torch does not compute with 8 bits
+    return tensor.double()
 
 
 def _sketch(name: str, tensor: Tensor) -> Tensor:

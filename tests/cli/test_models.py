@@ -1,8 +1,7 @@
-"""Commands that need a model: plan, merge, compare."""
+"""Commands on a model: plan, merge."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -60,32 +59,12 @@ def test_merge_writes_the_weights_of_the_merged_model(run: Run, adapter_file: Pa
     torch.testing.assert_close(plain(x), model(x))
 
 
-def test_compare_trains_a_folder_of_images(run: Run, tmp_path: Path) -> None:
-    from PIL import Image
-
-    for split, count in (("train", 4), ("val", 2), ("test", 2)):
-        for label, shade in (("dark", 20), ("light", 230)):
-            folder = tmp_path / "data" / split / label
-            folder.mkdir(parents=True)
-            for number in range(count):
-                Image.new("L", (32, 32), shade + number).save(folder / f"{number}.png")
-    out = tmp_path / "out"
-    result = run(
-        "compare", "--data", tmp_path / "data", "--format", "tt:rank=2", "--seeds", "1", "--epochs", "2", "--out", out
-    )
-    assert result.returncode == 0, result.stderr
-    results = json.loads((out / "results.json").read_text())
-    assert set(results) == {"run_info", "train_info", "meta_info"}
-    assert results["run_info"]["data"] == {"name": "data", "classes": 2, "train": 8, "val": 4, "test": 4}
-    assert results["meta_info"]["tt rank=2"]["parameters"] == 672
-    assert "tt rank=2" in (out / "table.md").read_text()
-    with Image.open(out / "accuracy.png") as picture:
-        assert picture.width > 500
-
-
-def test_merge_refuses_another_base(refused: Callable[..., str], adapter_file: Path, tmp_path: Path) -> None:
+def test_merge_refuses_another_base(refused: Callable[..., str], run: Run, adapter_file: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.safetensors"
     save_file({name: tensor + 0.1 for name, tensor in nano().state_dict().items()}, other)
     line = refused("merge", "nano", adapter_file, "-o", tmp_path / "out.safetensors", "--checkpoint", other)
     assert "made for another base model" in line
     assert not (tmp_path / "out.safetensors").exists()
+    words = ("merge", "nano", adapter_file, "-o", tmp_path / "out.safetensors", "--checkpoint", other)
+    assert "pass --no-check-base to use these" in line
+    assert run(*words, "--no-check-base").returncode == 0

@@ -1,17 +1,84 @@
-"""Predictions leave nothing in a model that keeps it from training."""
+"""`predict`: probabilities of images, as the model gives them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from tensorfact import TensorTrain, adapt, plan_by_shape
-from tensorfact.lab import nano
+from tensorfact.errors import DataError
+from tensorfact.lab import Loaded, nano, predict
+from tensorfact.lab.data.images import transform_of
 from tensorfact.lab.prediction import probabilities
+from tests.helpers import draw, refused, untouched
+
+
+def made(classes: tuple[str, ...] = ()) -> Loaded:
+    model = nano()
+    draw(adapt(model, seed=0))
+    return Loaded(model, transform_of(model), classes)
+
+
+def images(count: int) -> list[Image.Image]:
+    torch.manual_seed(0)
+    return [Image.fromarray((255 * torch.rand(20, 30, 3)).byte().numpy()) for _ in range(count)]
+
+
+@pytest.mark.parametrize("count", [1, 3, 65])
+def test_the_most_probable_classes_come_first(count: int, tmp_path: Path) -> None:
+    loaded, shown = made(tuple("abcdefghij")), images(count)
+    assert loaded.transform is not None
+    whole = probabilities(loaded.model, torch.stack([loaded.transform(image) for image in shown]))
+    with untouched(loaded.model):
+        found = predict(loaded, shown, top=3)
+    assert [each.image for each in found] == [str(at) for at in range(count)]
+    for each, row in zip(found, whole, strict=True):
+        values, indices = row.topk(3)
+        assert each.classes == tuple("abcdefghij"[at] for at in indices.tolist())
+        assert each.probabilities == pytest.approx(values.tolist(), abs=1e-6)
+    shown[0].save(tmp_path / "a.png")
+    [again] = predict(loaded, [tmp_path / "a.png"], top=99)
+    assert (again.image, len(again.classes)) == (str(tmp_path / "a.png"), 10)
+    assert sum(again.probabilities) == pytest.approx(1, abs=1e-6)
+
+
+def test_classes_without_names_are_numbers_and_no_image_is_no_prediction() -> None:
+    [found] = predict(made(), images(1))
+    assert set(found.classes) <= set("0123456789")
+    assert predict(made(), []) == ()
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_the_mode_of_the_model_is_left_as_it_was(training: bool, dtype: torch.dtype) -> None:
+    model = nano().to(dtype).train(training)
+    shares = probabilities(model, torch.rand(2, 1, 28, 28))
+    assert model.training == training
+    assert shares.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    torch.testing.assert_close(shares.sum(1), torch.ones(2).to(shares))
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"top": 0}, "predict: top"),
+    ({"images": "photo.png"}, "a list of images"),
+    ({"images": [Path("nowhere.png")]}, "nowhere.png"),
+    ({"loaded": Loaded(nn.Linear(2, 2), None, ())}, "no preprocessing"),
+    ({"loaded": made(("a", "b"))}, "10, as the model has"),
+]
+
+
+@pytest.mark.parametrize(("given", "words"), WRONG)
+def test_what_cannot_be_predicted_is_refused(given: dict[str, Any], words: str) -> None:
+    arguments: dict[str, Any] = {"loaded": made(), "images": images(1), **given}
+    with refused(DataError, words):
+        predict(**arguments)
 
 
 class Caching(nn.Module):

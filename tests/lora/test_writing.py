@@ -246,3 +246,24 @@ def test_what_is_no_folder_is_refused_before_anything_is_computed(name: str, tmp
     with pytest.raises((CheckpointError, DataError), match=re.escape(str(path)[:99])):
         from_lora(model, path, adapter.plan, TensorTrain(2))
     assert name != "file" or path.read_text() == "old"
+
+
+@pytest.mark.parametrize("names", [["norm"], ["norm", "head"], ["blocks.0.norm1", "norm"]])
+def test_norms_that_were_trained_go_to_peft_with_the_head(names: list[str], tmp_path: Path) -> None:
+    """Modules without parameters whose names end alike, as `patch_embed.norm` does, are no obstacle."""
+    model = vit()
+    base = copy.deepcopy(model)
+    adapter = adapt(model, plan_for(model, blocks="attention"), TensorTrain(2), seed=0, train_head=names)
+    draw(adapter)
+    with torch.no_grad():
+        for name in adapter.head:
+            model.get_parameter(name).add_(0.1)
+    adapter.to_lora(tmp_path)
+    x = torch.randn(1, 3, 224, 224)
+    assert difference(infer(in_peft(base, tmp_path), x), infer(model, x)) < 1e-5
+
+
+def test_a_disabled_adapter_is_not_exported(tmp_path: Path) -> None:
+    _, adapter = small_adapter()
+    with adapter.disabled(), refused(AdaptError, "the adapter is disabled", "outside"):
+        adapter.to_lora(tmp_path / "a")

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from accelerate import cpu_offload
 from torch import Tensor, nn
 from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
-from tensorfact.model.values import dense_values, is_offloaded, is_quantized, shapes_only
+from tensorfact.model.values import (
+    dense_values,
+    equal_values,
+    is_offloaded,
+    is_quantized,
+    is_wide_float,
+    shapes_only,
+    strided_parts,
+)
 
 KINDS = [torch.zeros(2, 3), nn.Parameter(torch.zeros(2, 3)), torch.zeros(3, 2, device="meta").t()]
 
@@ -48,3 +58,35 @@ def test_what_accelerate_offloads_is_told_from_what_has_no_values() -> None:
     assert not is_offloaded(layer, layer.weight)
     cpu_offload(layer, execution_device=torch.device("cpu"))
     assert is_offloaded(layer, layer.weight)
+
+
+SPARSE = torch.tensor([[0.0, 2.0, 0.0], [1.0, 0.0, 3.0]])
+
+
+def layouts(dense: Tensor) -> list[Tensor]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's remark that CSR is a beta
+        return [dense, dense.to_sparse(), dense.to_sparse_csr(), dense.to_sparse_csc(), dense.to(torch.cfloat).conj()]
+
+
+@pytest.mark.parametrize("at", range(5))
+def test_values_of_every_layout_are_compared(at: int) -> None:
+    one, same, other = (layouts(value)[at] for value in (SPARSE, SPARSE.clone(), SPARSE * 2))
+    assert equal_values(one, same)
+    assert not equal_values(one, other)
+    assert not equal_values(one, layouts(SPARSE)[(at + 1) % 4])
+    assert all(part.layout == torch.strided and not part.is_conj() for part in strided_parts(one))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "wide"),
+    [
+        (torch.float16, True),
+        (torch.float64, True),
+        (torch.float8_e4m3fn, False),
+        (torch.int64, False),
+        (torch.bool, False),
+    ],
+)
+def test_numbers_of_8_bits_are_not_computed_with(dtype: torch.dtype, wide: bool) -> None:
+    assert is_wide_float(torch.zeros(2).to(dtype)) == wide

@@ -69,7 +69,9 @@ class AdaptedLinear(torch.autograd.Function):
         kept = (source.input if source else x) if to_weight or to_down else None
         ctx.save_for_backward(kept, weight, down, up, h if to_up else None)
         ctx.transposed, ctx.halves, ctx.scale, ctx.source = transposed, halves, scale, source and source.recipe
-        return y
+        # torch computes a bias on rows and returns a view of them, which later in-place operations could not change
+        whole: Tensor = torch.ops.aten._unsafe_view(y, y.shape)
+        return whole
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:

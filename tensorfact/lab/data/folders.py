@@ -115,6 +115,19 @@ def is_path(name: str) -> bool:
     return spelled or os.path.exists(name)
 
 
+def is_split(root: AnyPath) -> bool:
+    """Return whether images on disk are split already; see `image_folder`.
+
+    Args:
+        root: The folder, archive or csv file.
+
+    Raises:
+        DataError: As `image_folder`.
+    """
+    found, _ = _read(file_path(root, "is_split: root", DataError, example="data/flowers"))
+    return any(entry.split is not None for entry in found)
+
+
 def _read(path: Path) -> tuple[list[Entry], Opener]:
     """Return the images of any layout, and what opens them."""
     try:

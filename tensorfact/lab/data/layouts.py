@@ -95,7 +95,7 @@ def tree_entries(tree: Tree) -> list[Entry]:
             check_extension(f"{tree.name}{path}")
             found.append(Entry(f"{tree.name}{path}", f"{tree.base}{path}", parts[level], split))
             flat = flat or len(parts) == level + 2
-        elif _is_image(path):
+        elif is_image(path):
             raise DataError(
                 f"{tree.name}{path} is in no class", expected=LAYOUTS, fix="move it into the folder of its class"
             )
@@ -148,7 +148,7 @@ def check_extension(where: str) -> None:
     Raises:
         DataError: The name does not have the extension of an image.
     """
-    if not _is_image(where):
+    if not is_image(where):
         raise DataError(
             f"{where} does not have the extension of an image",
             expected=f"one of {', '.join(_extensions())}",
@@ -156,7 +156,8 @@ def check_extension(where: str) -> None:
         )
 
 
-def _is_image(path: str) -> bool:
+def is_image(path: str) -> bool:
+    """Return whether a path has the extension of an image."""
     return path.lower().endswith(_extensions())
 
 
@@ -215,7 +216,7 @@ def archive_tree(name: str, paths: Mapping[str, bool]) -> Tree:
     if len(top) == 1 and top[0].lower() not in SPELLINGS:
         below = {path.removeprefix(f"{top[0]}/"): kind for path, kind in shown.items() if path.startswith(f"{top[0]}/")}
         inner = _top(below)
-        if inner and not any(_is_image(path) for path in below if "/" not in path):  # else the folder is a class
+        if inner and not any(is_image(path) for path in below if "/" not in path):  # else the folder is a class
             base, shown, top = f"{top[0]}/", below, inner
     return Tree(f"{name}: {base}", base, top, sorted(shown.items()))
 

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset
 
 from ...common.checks import duplicate, finite_number, flag, quoted, whole_number
-from ...errors import DataError
+from ...errors import DataError, nearest
 from ..training import Samples
 
 T = TypeVar("T")
@@ -114,6 +115,48 @@ class Splits:
                 cause="folders train and val without test, fractions that end in 0, or few images of every class",
                 fix="add a folder test beside train and val, or leave the split to fractions=(0.7, 0.15, 0.15)",
             )
+
+
+class Renumbered(Dataset[tuple[Tensor, int]]):
+    """Samples with other class indices.
+
+    Args:
+        samples: The samples (input, class index).
+        indices: The new index of every class.
+    """
+
+    def __init__(self, samples: Samples, indices: Sequence[int]) -> None:
+        self.samples, self.indices = samples, tuple(indices)
+
+    def __len__(self) -> int:
+        return len(self.samples)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        x, label = self.samples[index]
+        return x, self.indices[int(label)]
+
+
+def renumbered(samples: Samples, own: Sequence[str], classes: Sequence[str]) -> Samples:
+    """Return samples whose classes are numbered as those of a model.
+
+    Args:
+        samples: The samples.
+        own: The names of their classes, by index.
+        classes: The names of the model's classes, by index; where one of the two is empty, the numbers stay.
+
+    Raises:
+        DataError: A class is not one of the model's.
+    """
+    if not own or not classes or tuple(own) == tuple(classes):
+        return samples
+    if unknown := [name for name in own if name not in classes]:
+        raise DataError(
+            f"the class {unknown[0]!r} is none of the model's",
+            expected=f"some of {', '.join(map(repr, classes[:20]))}",
+            got=f"{unknown[0]!r}{nearest(unknown[0], classes)}",
+            fix="rename or remove the class",
+        )
+    return Renumbered(samples, [list(classes).index(name) for name in own])
 
 
 def fetch(samples: Dataset[T], indices: list[int]) -> list[T]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
@@ -200,3 +201,33 @@ def test_a_nested_input_is_taken_row_by_row(layout: torch.layout) -> None:
         found = linear(torch.nested.nested_tensor(rows, layout=layout))
         for own, row in zip(found.unbind(), rows, strict=True):
             assert difference(own, linear(row)) < 1e-12
+
+
+INSIDE: dict[str, Callable[[Tensor], Tensor]] = {
+    "ReLU": lambda y: F.relu(y, inplace=True),
+    "SiLU": lambda y: F.silu(y, inplace=True),
+    "add": lambda y: y.add_(1).mul_(2),
+    "write": lambda y: y.index_fill_(-1, torch.tensor([0]), 0.0),
+}
+
+
+@pytest.mark.parametrize("change", INSIDE)
+@pytest.mark.parametrize("route", ["activation", "weight"])
+@pytest.mark.parametrize("shape", [(6,), (5, 6), (2, 5, 6), (2, 3, 4, 6)], ids=len)
+@pytest.mark.parametrize("subtract_start", [False, True])
+def test_outputs_may_be_changed_in_place(shape: tuple[int, ...], route: Any, change: str, subtract_start: bool) -> None:
+    """As those of a plain layer may: by an activation function, or a residual that is added."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6))
+    plan = TensorizationPlan((Group("g", "layer in out", (Rule("{layer}.weight", "out in"),)),))
+    adapter = adapt(model, plan, TensorTrain(2), route=route, train_head=False, subtract_start=subtract_start, seed=0)
+    draw(adapter)
+    x, found = torch.randn(shape), []
+    for copied in (False, True):
+        y = model[0](x)
+        y = INSIDE[change](y.clone() if copied else y)
+        adapter.zero_grad()
+        torch.autograd.backward(model[1](y).square().sum())
+        found.append([core.grad for core in adapter.parameters() if core.grad is not None])
+    assert found[0]
+    assert all(torch.equal(one, two) for one, two in zip(*found, strict=True))

@@ -1,0 +1,266 @@
+"""Commands that train an adapter and use it: train, evaluate, predict."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..common.table import Table
+from ..errors import CheckpointError, DataError, FormatError
+from .console import (
+    CheckBase,
+    Checkpoint,
+    DataName,
+    FolderName,
+    ModelName,
+    Pretrained,
+    app,
+    device_of,
+    plan_of,
+    say,
+    say_random,
+    show,
+)
+from .progress import progress_bars
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..adapters import Adapter
+    from ..formats import Format
+    from ..lab import History, Splits
+    from ..lab.training import Samples
+    from ..storage.folder import AdapterInfo
+
+CHECKPOINT, CURVE = "training.safetensors", "curve.png"
+"""Files of a run in the adapter's folder: its state, from which it resumes, and its curve."""
+
+Device = Annotated[str, typer.Option(help="Device: cpu, cuda, ...; default: a GPU if there is one.")]
+
+
+@app.command("train")
+def train_command(
+    model: ModelName,
+    data: DataName,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the adapter, its model card and its curve.")],
+    format: Annotated[str, typer.Option("--format", help="NAME, or NAME:option=value: tt, tucker:rank=4.")] = "tt",
+    rank: Annotated[str | None, typer.Option("--rank", help="Rank of the format.", show_default="8")] = None,
+    scale: Annotated[float, typer.Option(help="Scale s of the update: W + s dW.")] = 10.0,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = 10,
+    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 3e-3,
+    batch_size: Annotated[int, typer.Option(min=1, help="Batch size: images per step.")] = 64,
+    dropout: Annotated[float, typer.Option(help="Dropout probability of the factors.")] = 0.0,
+    blocks: Annotated[list[str] | None, typer.Option(help="Blocks to adapt, repeatable.", show_default="all")] = None,
+    by_shape: Annotated[
+        bool, typer.Option("--by-shape", help="For models without a built-in plan: group weights of equal shape.")
+    ] = False,
+    pretrained: Pretrained = False,
+    checkpoint: Checkpoint = None,
+    fractions: Annotated[
+        str,
+        typer.Option("--fractions", help="Fractions of train, val and test, for images that are not split yet."),
+    ] = "0.7/0.15/0.15",
+    split_seed: Annotated[int, typer.Option(min=0, help="Seed of that split.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the head, the factors and the order of images.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Data-loading processes.")] = 0,
+    device: Device = "",
+    restart: Annotated[bool, typer.Option("--restart", help="Start again instead of resuming.")] = False,
+) -> None:
+    """Train an adapter on images, and write its folder.
+
+    The images are a folder of classes, which is split by --fractions, or are split already. The parameters of the epoch
+    with the highest validation accuracy are kept. Re-running the same command resumes a run that was stopped.
+    """
+    from ..adapters import adapt
+    from ..lab import fit, open_task
+    from ..lab.models import load_model, with_head
+    from ..storage.writing import make_folder
+
+    chosen, shares = _format(format, rank), _shares(fractions)
+    make_folder(out)
+    host = load_model(model, pretrained=pretrained, checkpoint=checkpoint)
+    with progress_bars() as progress:
+        splits = open_task(data, host, fractions=shares, seed=split_seed, progress=progress)
+    say_random(host)
+    host = with_head(host, splits.classes, seed).to(device_of(device))
+    plan = plan_of(host, blocks, by_shape=by_shape)
+    adapter = adapt(host, plan, chosen, scale=scale, dropout=dropout, seed=seed)
+    sizes = ", ".join(f"{name} {size:,}" for name, size in splits.sizes.items())
+    say(f"{adapter.num_parameters:,} parameters in the factors; {splits.classes} classes; images: {sizes}")
+    if restart:
+        (out / CHECKPOINT).unlink(missing_ok=True)
+    try:
+        history = fit(
+            host,
+            splits.train,
+            splits.val,
+            epochs=epochs,
+            lr=lr,
+            batch_size=batch_size,
+            seed=seed,
+            workers=workers,
+            checkpoint=out / CHECKPOINT,
+            progress=sys.stderr.isatty(),
+        )
+    except CheckpointError as error:
+        problem, _, _ = str(error).partition(" Fix: ")
+        raise CheckpointError(problem, fix="--restart trains again; or pass another folder as --out") from error
+    split = {"fractions": list(shares), "split_seed": split_seed}
+    _written(adapter, splits, history, out, split)
+
+
+def _written(adapter: Adapter, splits: Splits, history: History, out: Path, split: dict[str, object]) -> None:
+    """Write the folder of an adapter and its curve, and print the results."""
+    from ..formats import format_label
+    from ..lab import evaluate
+    from ..lab.data.images import data_config
+
+    metrics = {"val_accuracy": history.val_accuracy or 0.0}
+    if splits.sizes["test"]:
+        metrics["test_accuracy"] = evaluate(adapter.model, splits.test).accuracy
+    data = {"name": splits.name, "sizes": splits.sizes, **split}
+    transform = data_config(adapter.model)
+    adapter.save_pretrained(out, classes=splits.class_names, transform=transform, metrics=metrics, data=data)
+    history.plot(out / CURVE)
+    rows = [(name.replace("_", " "), f"{100 * value:.1f} %") for name, value in metrics.items()]
+    label = format_label(next(iter(adapter.formats.values())))
+    show(Table(("", label), (*rows, ("best epoch", f"{history.best_epoch + 1} of {len(history.epochs)}"))))
+    say(f"written: {out}; to use it: tensorfact predict {out} IMAGE")
+
+
+@app.command("evaluate")
+def evaluate_command(
+    folder: FolderName,
+    data: DataName,
+    split: Annotated[
+        str, typer.Option(help="Images to evaluate on: train, val, test or all.", show_default="test, else val")
+    ] = "",
+    checkpoint: Checkpoint = None,
+    check_base: CheckBase = True,
+    device: Device = "",
+) -> None:
+    """Measure the accuracy of an adapter on images.
+
+    A folder of classes is split as in training, so that the test images are those that training has not seen.
+    """
+    from ..lab import evaluate, load
+    from ..lab.data.splits import renumbered
+    from ..storage.folder import AdapterInfo
+    from ..storage.located import adapter_folder
+
+    place = adapter_folder(folder)
+    loaded = load(place, checkpoint=checkpoint, check_base=check_base, device=device_of(device))
+    splits = _opened_again(data, loaded.model, AdapterInfo.read(place))
+    name, samples = _part(splits, split)
+    found = evaluate(loaded.model, renumbered(samples, splits.class_names, loaded.classes))
+    rows = (("accuracy", f"{100 * found.accuracy:.1f} %"), ("loss", f"{found.loss:.4f}"))
+    show(Table(("", f"{splits.name}, {name}"), (("images", f"{len(samples):,}"), *rows)))  # type: ignore[arg-type]
+
+
+@app.command("predict")
+def predict_command(
+    folder: FolderName,
+    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
+    top: Annotated[int, typer.Option(min=1, help="Classes to show for each image.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    checkpoint: Checkpoint = None,
+    check_base: CheckBase = True,
+    device: Device = "",
+) -> None:
+    """Print the most probable classes of images."""
+    from ..lab import load, predict
+
+    files = list(_files(images))
+    found = predict(
+        load(folder, checkpoint=checkpoint, check_base=check_base, device=device_of(device)), files, top=top
+    )
+    if as_json:
+        listed = [{"image": each.image, "classes": dict(zip(*each[1:], strict=True))} for each in found]
+        say(json.dumps(listed, indent=2, ensure_ascii=False))
+        return
+    rows = [
+        (each.image, *(f"{name} {100 * share:.1f} %" for name, share in zip(*each[1:], strict=True))) for each in found
+    ]
+    show(Table(("image", *map(str, range(1, len(rows[0])))), tuple(rows)))
+
+
+def _format(text: str, rank: str | None) -> Format:
+    """Return the format of --format and --rank."""
+    from ..formats import parse_format
+
+    if ":" in text and rank is not None:
+        raise FormatError(
+            "the rank is given twice", got=f"--format {text} --rank {rank}", fix=f"--format {text}, without --rank"
+        )
+    return parse_format(text if ":" in text else f"{text}:rank={rank or 8}")
+
+
+def _shares(text: str) -> tuple[float, float, float]:
+    """Return the fractions of train, val and test."""
+    try:
+        train, val, test = map(float, text.split("/"))
+    except ValueError as error:
+        raise DataError(
+            "--fractions", expected="three numbers of sum 1: TRAIN/VAL/TEST", got=repr(text), fix="0.7/0.15/0.15"
+        ) from error
+    return train, val, test
+
+
+def _opened_again(data: str, model: nn.Module, info: AdapterInfo) -> Splits:
+    """Open data with the preprocessing of the adapter, split as in training if it is not split."""
+    from ..lab import open_task
+    from ..lab.data.folders import is_path, is_split
+    from ..lab.data.images import data_config
+    from ..lab.data.splits import FRACTIONS
+
+    split = {}
+    if is_path(data) and not is_split(data):
+        stored = info.data.get("fractions", FRACTIONS), info.data.get("split_seed", 0)
+        split = {"fractions": tuple(stored[0]), "seed": stored[1]}
+    known = {statistics: _plain(data_config(model, imagenet_statistics=statistics)) for statistics in (False, True)}
+    statistics = next((each for each, config in known.items() if config == info.transform), None)
+    if statistics is None and info.transform is not None:
+        raise DataError(
+            "the adapter was trained with a preprocessing of its own",
+            cause="transform= was passed to save_pretrained",
+            fix="evaluate it in Python, with the transform that tensorfact.load returns",
+        )
+    with progress_bars() as progress:
+        return open_task(data, model, imagenet_statistics=bool(statistics), progress=progress, **split)
+
+
+def _plain(config: object) -> object:
+    return json.loads(json.dumps(config))
+
+
+def _part(splits: Splits, name: str) -> tuple[str, Samples]:
+    """Return the chosen split and its samples."""
+    from ..lab.data.splits import Joined
+
+    sizes = splits.sizes
+    chosen = name or ("test" if sizes["test"] else "val")
+    if chosen == "all":
+        return chosen, Joined([getattr(splits, each) for each, size in sizes.items() if size])
+    if not sizes.get(chosen):
+        filled = [each for each, size in sizes.items() if size]
+        raise DataError(f"--split {chosen}", expected=f"one of {', '.join([*filled, 'all'])}", got=repr(chosen))
+    return chosen, getattr(splits, chosen)
+
+
+def _files(paths: Sequence[Path]) -> Iterator[Path]:
+    """Yield image files, and those in folders in the order of their names."""
+    from ..lab.data.layouts import is_hidden, is_image
+
+    for path in paths:
+        if not path.is_dir():
+            yield path
+            continue
+        found = sorted(each for each in path.rglob("*") if is_image(each.name) and not is_hidden(each.name))
+        if not found:
+            raise DataError(f"{path} holds no images", fix="pass image files, or a folder of them")
+        yield from found

@@ -1,0 +1,191 @@
+"""Train, evaluate and predict: the commands of the page on photographs, and folders of images as people have them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tensorfact.lab import load
+from tensorfact.lab.data.images import open_rgb
+from tensorfact.lab.data.splits import FRACTIONS, stratify
+from tests.cli.calls import Run
+
+PAGE = Path(__file__).parents[2] / "docs" / "tutorials" / "photographs.md"
+MODEL = "vit_tiny_patch16_224(img_size=32,patch_size=16,depth=1,embed_dim=24,num_heads=2)"
+CLASSES = ("circles", "squares", "stripes")
+
+
+def draw(folder: Path, count: int = 6) -> Path:
+    """Write small images of three classes."""
+    random = np.random.default_rng(0)
+    for at, name in enumerate(CLASSES):
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            pixels = random.integers(0, 90, (20, 24, 3), dtype=np.uint8)
+            pixels[..., at] += 120
+            Image.fromarray(pixels).save(folder / name / f"{number}.png")
+    return folder
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return draw(tmp_path / "photos")
+
+
+def trained(run: Run, data: str | Path, out: str, *words: str) -> dict[str, object]:
+    """Train for two epochs, and return what the folder says."""
+    result = run("train", MODEL, data, "--out", out, "--rank", "2", "--epochs", "2", *words)
+    assert result.returncode == 0, result.stderr
+    found: dict[str, object] = json.loads(Path(out, "adapter.json").read_text())
+    return found
+
+
+def test_the_commands_of_the_page(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = PAGE.read_text()
+    exec(re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0], {})  # draws the images
+    commands = re.findall(r"^tensorfact (.*)$", text, re.MULTILINE)
+    readme = (PAGE.parents[2] / "README.md").read_text()
+    assert re.findall(r"^\$ tensorfact (.*)$", readme, re.MULTILINE) == commands
+    assert [shlex.split(words)[0] for words in commands] == ["plan", "train", "evaluate", "predict", "merge"]
+    printed = {}
+    for words in commands:
+        result = run(*shlex.split(words))
+        assert result.returncode == 0, result.stderr
+        printed[words.split()[0]] = result.stdout
+    assert "4,864" in printed["plan"]
+    assert "are random (seed 0); --pretrained" in printed["train"]
+    assert "images: train 42, val 9, test 9" in printed["train"]
+    written = {"adapter.safetensors", "adapter.json", "README.md", "network.svg", "curve.png", "training.safetensors"}
+    assert {path.name for path in Path("shapes").iterdir()} == written
+    accuracy = {name: re.search(r"accuracy +\| ([\d.]+) %", printed[name]) for name in ("train", "evaluate")}
+    assert "| images   | 9 " in printed["evaluate"]
+    assert accuracy["evaluate"] is not None
+    assert f"| test accuracy | {accuracy['evaluate'][1]} %" in printed["train"]
+    assert printed["predict"].count("\n| photos/") == 2
+    assert "merged 24 weights into merged.safetensors" in printed["merge"]
+
+
+@pytest.mark.slow
+def test_a_fresh_process_gives_the_probabilities_of_training(run: Run, photos: Path) -> None:
+    trained(run, photos, "out")
+    images = sorted(photos.rglob("*.png"))[::4]
+    command = [sys.executable, "-m", "tensorfact", "predict", "out", *map(str, images), "--json"]
+    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    model, transform, classes = load("out")
+    assert transform is not None
+    with torch.no_grad():
+        expected = model(torch.stack([transform(open_rgb(path)) for path in images])).softmax(-1)
+    assert [each["image"] for each in found] == list(map(str, images))
+    for each, row in zip(found, expected, strict=True):
+        assert each["classes"] == pytest.approx(dict(zip(classes, row.tolist(), strict=True)), abs=1e-6)
+
+
+def test_all_layouts_of_one_split_give_one_result(run: Run, photos: Path) -> None:
+    files = sorted(photos.rglob("*.png"), key=lambda path: (path.parent.name, path.name))
+    splits = stratify([path.parent.name for path in files], FRACTIONS, seed=0)
+    for path, split in zip(files, splits, strict=True):
+        (place := Path("split", split, path.parent.name)).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, place)
+    with Path("list.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(
+            [("path", "label", "split"), *((str(p), p.parent.name, s) for p, s in zip(files, splits, strict=True))]
+        )
+    with zipfile.ZipFile("flat.zip", "w") as archive:
+        for path in files:
+            archive.write(path, path.relative_to(photos.parent))
+    found = [trained(run, data, f"out-{data}") for data in ("photos", "split", "list.csv", "flat.zip")]
+    assert all(each["metrics"] == found[0]["metrics"] for each in found)
+    assert all(each["digest"] == found[0]["digest"] for each in found)
+    shutil.rmtree("split/test")
+    without = trained(run, "split", "out-val")
+    assert set(without["metrics"]) == {"val_accuracy"}  # type: ignore[call-overload]
+    assert without["digest"] == found[0]["digest"]
+
+
+def test_the_same_command_resumes_and_restart_begins_again(run: Run, photos: Path) -> None:
+    before = trained(run, photos, "out")
+    state = Path("out", "training.safetensors").stat().st_mtime_ns
+    assert trained(run, photos, "out") == before
+    assert Path("out", "training.safetensors").stat().st_mtime_ns == state  # nothing was trained
+    assert trained(run, photos, "out", "--restart")["digest"] == before["digest"]
+    result = run("train", MODEL, photos, "--out", "out", "--rank", "2", "--epochs", "3")
+    assert result.returncode == 2
+    assert "--restart" in result.stderr
+
+
+def test_evaluate_knows_classes_by_name(run: Run, photos: Path) -> None:
+    trained(run, photos, "out", "--fractions", "0.5/0.5/0")
+    whole = run("evaluate", "out", photos, "--split", "all")
+    assert "| images   | 18 " in whole.stdout
+    assert "photos, val" in run("evaluate", "out", photos).stdout
+    shutil.rmtree(photos / "circles")
+    part = run("evaluate", "out", photos, "--split", "all")
+    assert "| images   | 12 " in part.stdout
+    (photos / "squares").rename(photos / "triangles")
+    refused = run("evaluate", "out", photos)
+    assert refused.returncode == 2
+    assert "'triangles' is none of the model's" in refused.stderr
+
+
+MISTAKES: list[tuple[tuple[str, ...], str]] = [
+    (("train", MODEL, "photo", "--out", "out"), "photo"),
+    (("train", MODEL, "photos", "--out", "out", "--fractions", "0.7,0.3"), "TRAIN/VAL/TEST"),
+    (("train", MODEL, "photos", "--out", "out", "--fractions", "0.9/0.3/0"), "fractions"),
+    (("train", MODEL, "photos", "--out", "out", "--format", "tt:rank=4", "--rank", "2"), "given twice"),
+    (("train", MODEL, "photos", "--out", "out", "--rank", "999"), "rank"),
+    (("train", "densenet121", "photos", "--out", "out"), "--by-shape"),
+    (("train", MODEL, "photos", "--out", "photos/circles/0.png"), "0.png"),
+    (("evaluate", "photos", "photos"), "photos holds no adapter"),
+    (("evaluate", "nowhere", "photos"), "nowhere holds no adapter"),
+    (("predict", "out.txt", "photos"), "out.txt"),
+]
+
+
+@pytest.mark.parametrize(("words", "named"), MISTAKES)
+def test_a_mistake_is_one_line(refused: Callable[..., str], photos: Path, words: tuple[str, ...], named: str) -> None:
+    assert named in refused(*words)
+    assert not Path("out", "adapter.safetensors").exists()
+
+
+@pytest.mark.parametrize("kind", ["broken", "text", "empty class"])
+def test_what_is_no_image_is_named_before_training(refused: Callable[..., str], photos: Path, kind: str) -> None:
+    path = photos / "circles" / ("9.png" if kind == "broken" else "9.txt" if kind == "text" else "x")
+    if kind == "empty class":
+        path = photos / "lines"
+        path.mkdir()
+    else:
+        path.write_bytes(b"no image")
+    assert str(path) in refused("train", MODEL, photos, "--out", "out")
+
+
+def test_unusual_images_are_read_as_the_page_says(run: Run, photos: Path) -> None:
+    """A class of one image, greyscale, transparency, and a picture that a camera has rotated."""
+    (photos / "alone").mkdir()
+    upright = Image.fromarray(np.tile(np.arange(40, dtype=np.uint8)[:, None] * 6, (1, 20)))
+    upright.save(photos / "alone" / "0.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotated by 90 degrees
+    upright.transpose(Image.Transpose.ROTATE_90).convert("RGB").save(photos / "circles" / "turned.png", exif=exif)
+    upright.convert("RGBA").save(photos / "circles" / "clear.png")
+    assert trained(run, photos, "out")["classes"] == ["alone", *CLASSES]
+    plain, turned, clear = (
+        open_rgb(photos / name) for name in ("alone/0.png", "circles/turned.png", "circles/clear.png")
+    )
+    assert plain.size == turned.size == clear.size
+    assert np.array_equal(np.asarray(plain), np.asarray(turned))
+    assert np.array_equal(np.asarray(plain), np.asarray(clear))
