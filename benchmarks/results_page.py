@@ -46,12 +46,20 @@ def chosen(summary: Summary) -> Table:
 
 
 def results(summary: Summary) -> Table:
-    """Return every row's accuracies with their spread over seeds."""
+    """Return every row's accuracies with their spread over seeds, the best mean first, the best of a column in bold."""
     (part,) = summary.parts
+    found = [(row, [*(cell.accuracy for cell in row.cells), row.accuracy]) for row in part.rows]
+    best = [
+        max(round(each.mean, 3) for each in column if each)
+        for column in zip(*(cells for _, cells in found), strict=True)
+    ]
     rows = []
-    for row in part.rows:
-        accuracies = [with_spread(each) for each in (*(cell.accuracy for cell in row.cells), row.accuracy)]
-        rows.append((row.row.label, f"{row.parameters:,.0f}", *accuracies))
+    for row, cells in sorted(found, key=lambda pair: -(pair[1][-1].mean if pair[1][-1] else 0.0)):
+        texts = [
+            f"**{with_spread(each)}**" if each and round(each.mean, 3) == most else with_spread(each)
+            for each, most in zip(cells, best, strict=True)
+        ]
+        rows.append((row.row.label, f"{row.parameters:,.0f}", *texts))
     return Table(("method", "parameters", *part.part.tasks, "mean"), tuple(rows))
 
 
@@ -67,7 +75,11 @@ def sweep_section(summary: Summary) -> str:
             "",
             summary.protocol,
             "",
+            "Test accuracy in percent; ± is the standard deviation over these seeds. Best of each column in bold.",
+            "",
             str(results(summary)),
+            "",
+            "TT: tensor train, TK: Tucker. The number is the rank; after ≤, the highest rank to choose from.",
             "",
             "[Every run](results/runs.csv), with those that chose the options.",
             "",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -95,6 +97,16 @@ def say_random(model: nn.Module) -> None:
             f"the weights of {origin.name} are random (seed {origin.seed}); --pretrained loads trained ones, "
             "--checkpoint FILE those of a file"
         )
+
+
+def open_picture(path: Path) -> None:
+    """Open a picture in the program of the desktop, if a person sees this terminal.
+
+    Args:
+        path: The picture.
+    """
+    if sys.stdout.isatty() and (sys.platform != "linux" or "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ):
+        typer.launch(str(path))
 
 
 def device_of(name: str) -> torch.device:

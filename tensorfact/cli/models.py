@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -17,13 +17,11 @@ from .console import (
     ModelName,
     Pretrained,
     app,
+    open_picture,
     plan_of,
     say,
     show,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 @app.command("plan")
@@ -66,6 +64,7 @@ def plan_command(
     if draw is not None:
         write_text(draw, picture_of(plan.resolve(shapes)) + "\n")
         say(f"picture: {draw}")
+        open_picture(draw)
 
 
 @app.command("merge")

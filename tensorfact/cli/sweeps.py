@@ -71,7 +71,7 @@ def sweep_command(
     check: Annotated[bool, typer.Option(help="Open every image before training starts.")] = True,
     tracker: Tracker = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List rows, parameter counts and numbers of runs, and exit.")
+        bool, typer.Option("--dry-run", help="List rows, parameter counts and numbers of runs, and look for the data.")
     ] = False,
     specs: Annotated[
         bool, typer.Option("--specs", help="Print the specs of the runs, one line of JSON each, and exit.")
@@ -82,6 +82,7 @@ def sweep_command(
 
     Re-running the same command resumes the sweep.
     """
+    from ..lab.data.tasks import require_data
     from ..lab.sweep import (
         ENGINES,
         PROTOCOLS,
@@ -110,6 +111,8 @@ def sweep_command(
         return
     if dry_run:
         for each in found.parts:
+            for name in each.tasks:
+                require_data(name, data_root)
             show(sizes(found, each), f"{each.name}: {each.title}, {each.model}, {len(each.tasks)} task(s)")
         chosen = ", ".join(f"{name} {value}" for name, value in dataclasses.asdict(found.settings).items())
         say(f"{len(known_specs(found)):,} runs before options are chosen. {found.protocol} Settings: {chosen}.")

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from ..common.aliases import JsonObject, Options
 from ..common.checks import of_type, quoted
-from ..errors import FormatError, nearest
+from ..errors import FormatError, naming, nearest
 from .base import Format
 from .block_term import BlockTerm
 from .cp import CP
@@ -161,7 +161,7 @@ def parse_format(text: str) -> Format:
     return _build(name, cls, options)
 
 
-def as_format(value: FormatLike, argument: str = "format") -> Format:
+def as_format(value: FormatLike, argument: str) -> Format:
     """Return a format that was given as an object or as text.
 
     Args:
@@ -172,11 +172,12 @@ def as_format(value: FormatLike, argument: str = "format") -> Format:
         FormatError: It is neither, or the text cannot be parsed.
 
     Examples:
-        >>> as_format("tt:rank=16")
+        >>> as_format("tt:rank=16", "format")
         TensorTrain(rank=16, order=None)
     """
     if isinstance(value, str):
-        return parse_format(value)
+        with naming(argument):
+            return parse_format(value)
     if not isinstance(value, Format):
         raise FormatError(
             argument,

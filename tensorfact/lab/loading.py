@@ -10,12 +10,12 @@ from torch import nn
 
 from ..adapters import load_adapter
 from ..common.checks import AnyPath, flag
-from ..errors import DataError
+from ..errors import DataError, naming
 from ..model.origin import ModelOrigin
 from ..storage.folder import AdapterInfo
 from ..storage.located import adapter_folder
 from .data.images import Transform, transform_from, transform_of
-from .models import load_model, with_head
+from .models import image_processor, load_model, with_head
 
 
 class Loaded(NamedTuple):
@@ -72,9 +72,11 @@ def load(
     folder = adapter_folder(source)
     info = AdapterInfo.read(folder)
     made = _base(info.origin, checkpoint, folder) if model is None else model
+    with naming(folder):
+        transform = _transform(info, made)  # before the model is changed: its description may be damaged
     load_adapter(made, folder, check_base=check_base)
     made = made.eval() if device is None else made.eval().to(device)
-    return Loaded(made, _transform(info, made), info.classes)
+    return Loaded(made, transform, info.classes)
 
 
 def _base(origin: ModelOrigin, checkpoint: AnyPath | None, folder: Path) -> nn.Module:
@@ -97,4 +99,7 @@ def _base(origin: ModelOrigin, checkpoint: AnyPath | None, folder: Path) -> nn.M
 def _transform(info: AdapterInfo, model: nn.Module) -> Transform | None:
     if info.transform is not None:
         return transform_from(info.transform)
-    return transform_of(model) if hasattr(model, "pretrained_cfg") else None
+    if hasattr(model, "pretrained_cfg"):
+        return transform_of(model)
+    source, _, name = info.origin.name.partition(":")
+    return image_processor(name) if source == "hf" and info.origin.pretrained else None

@@ -11,7 +11,8 @@ from typing import Any, cast
 
 import timm
 import torch
-from torch import nn
+from PIL import Image
+from torch import Tensor, nn
 
 from ..common.checks import AnyPath, flag
 from ..errors import AdaptError, DataError, TensorfactError, nearest
@@ -206,6 +207,22 @@ def _transformers(name: str, *, pretrained: bool, architecture: str = "AutoModel
         configure = transformers.AutoConfig.for_model if known else transformers.AutoConfig.from_pretrained
         config = configure(name, **options)
         return cast("nn.Module", cls.from_config(config) if hasattr(cls, "from_config") else cls(config))
+
+
+def image_processor(name: str) -> Callable[[Image.Image], Tensor] | None:
+    """Return the preprocessing of a pretrained model of transformers; None if it takes no images.
+
+    Args:
+        name: A folder or a name on the hub.
+    """
+    import transformers
+
+    try:
+        with _quiet(transformers.logging):
+            processor = transformers.AutoImageProcessor.from_pretrained(name)
+    except (ImportError, OSError, ValueError):  # the model has none, or it needs another library
+        return None
+    return lambda image: cast("Tensor", processor(images=image, return_tensors="pt")["pixel_values"][0])
 
 
 def _torch(name: str, *, pretrained: bool, **options: object) -> nn.Module:

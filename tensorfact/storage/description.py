@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from ..common.aliases import JsonObject
 from ..common.checks import AnyPath
-from ..errors import CheckpointError, FingerprintError, TensorfactError, naming
+from ..errors import CheckpointError, FingerprintError, PlanError, TensorfactError, naming
 from ..formats import Format, format_from_dict, format_to_dict
 from ..model.parameters import base_tensors, each_once
 from ..network import Dropout, Mode, Network, Side
 from ..network.initial import deviations, fresh
 from ..network.starts import GIVEN
 from ..plan import ResolvedPlan, TensorizationPlan
+from ..plan.nesting import nesting
 from .files import Header, read_header
 from .fingerprint import AnyFingerprint, read_fingerprint
 from .located import adapter_file
@@ -249,7 +250,7 @@ class AdapterDescription:
             CheckpointError: A tensor, or the head, has another size on this model.
         """
         with naming(source):
-            resolved = self.plan.resolve(model)
+            resolved = self._resolved(model)
         if check_base:
             self._check_base(model, resolved, source)
         self._check_modes(resolved, source)
@@ -263,6 +264,14 @@ class AdapterDescription:
                     cause="a head with another number of classes, or another model",
                     fix="create the model with the num_classes the adapter was trained with",
                 )
+
+    def _resolved(self, model: nn.Module) -> ResolvedPlan:
+        try:
+            return self.plan.resolve(model)
+        except PlanError as error:
+            if found := nesting(self.plan, model):
+                raise type(error)(f"the plan of the adapter does not fit {type(model).__name__}", fix=found) from error
+            raise
 
     def _check_base(self, model: nn.Module, resolved: ResolvedPlan, source: str) -> None:
         found = self.fingerprint.again(each_once(base_tensors(model), self.head), resolved.parameters)

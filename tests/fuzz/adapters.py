@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ from tensorfact import (
     adapt,
     combine,
     convert,
+    load,
     load_adapter,
     round_ranks,
     to_lora,
@@ -32,6 +34,7 @@ from tensorfact.formats import Each, Started, TensorRing
 from tensorfact.storage import AdapterDescription
 from tests.fuzz.case import Case
 from tests.fuzz.containers import damaged
+from tests.fuzz.values import dumped, garbled, mutated
 from tests.helpers import draw, ids
 from tests.storage.saved import PLAN, base
 
@@ -67,8 +70,38 @@ def files() -> tuple[bytes, ...]:
     return tuple(found)
 
 
+@functools.cache
+def shared() -> dict[str, bytes]:
+    """Return the files of a folder that `save_pretrained` wrote."""
+    transform = {"input_size": [3, 32, 32], "interpolation": "bicubic", "mean": [0.5] * 3, "std": [0.5] * 3}
+    with tempfile.TemporaryDirectory() as folder:
+        adapter = adapt(copy.deepcopy(model()), PLAN, TensorTrain(2), check=False, seed=0)
+        adapter.save_pretrained(
+            folder, classes=["a", "b", "c"], transform={**transform, "crop_pct": 0.9, "crop_mode": "center"}
+        )
+        return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+def folder_case(rng: Random, folder: Path) -> Case:
+    """Read a damaged folder of an adapter."""
+    place, host = folder / "shared", copy.deepcopy(model())
+    place.mkdir()
+    for name, raw in shared().items():
+        (place / name).write_bytes(raw)
+    path, way = place / "adapter.json", rng.random()
+    if way < 0.8:
+        path.write_text(dumped(mutated(rng, json.loads(shared()["adapter.json"]), rng.choice((1, 1, 2)))))
+    elif way < 0.9:
+        path.write_bytes(garbled(rng, shared()["adapter.json"]))
+    else:
+        (place / rng.choice(sorted(shared()))).unlink()
+    return Case("folder", lambda: load(place, model=host), place, (host,), lambda found: _used(host, host.tensorfact))
+
+
 def adapter_case(rng: Random, folder: Path) -> Case:
     """Read a damaged adapter file."""
+    if rng.random() < 0.1:
+        return folder_case(rng, folder)
     raw = damaged(rng, rng.choice(files()))
     path, host = folder / "adapter.safetensors", copy.deepcopy(model())
     path.write_bytes(raw)

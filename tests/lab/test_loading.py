@@ -16,7 +16,7 @@ from torch import nn
 from tensorfact import TensorTrain, adapt, load, plan_by_shape
 from tensorfact.adapters import Adapter
 from tensorfact.errors import CheckpointError, DataError, FingerprintError
-from tensorfact.lab import nano
+from tensorfact.lab import nano, predict
 from tensorfact.lab.data.images import data_config, transform_of
 from tensorfact.lab.models import load_model, with_head
 from tests.helpers import difference, draw, infer, refused
@@ -70,11 +70,14 @@ def test_weights_of_a_file_are_read_again(tmp_path: Path) -> None:
     assert isinstance(found.model.tensorfact, Adapter)
 
 
-def test_a_model_of_transformers_is_made_by_transformers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("processed", [True, False])
+def test_a_model_of_transformers_is_made_by_transformers(processed: bool, tmp_path: Path) -> None:
     config = transformers.ViTConfig(
         hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=32, num_labels=3
     )
     transformers.ViTForImageClassification(config).save_pretrained(tmp_path / "base")
+    if processed:
+        transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "base")
     base: Any = transformers.ViTForImageClassification
     model = base.from_pretrained(tmp_path / "base").eval()
     draw(adapt(model, plan_by_shape(model), TensorTrain(2), seed=0))
@@ -83,7 +86,10 @@ def test_a_model_of_transformers_is_made_by_transformers(tmp_path: Path) -> None
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(found.model(images).logits, model(images).logits)
-    assert found.transform is None
+    assert (found.transform is not None) == processed
+    if processed:
+        [each] = predict(found, [Image.new("RGB", (50, 40))], top=3)
+        assert sorted(each.classes) == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("own", [True, False])

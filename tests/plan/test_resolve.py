@@ -283,7 +283,7 @@ def test_one_wrong_rule_among_good_ones_is_named() -> None:
         wrong.resolve(Tiny())
 
 
-@pytest.mark.parametrize("thing", [None, "model", 3])
+@pytest.mark.parametrize("thing", [False, "model", 3])
 def test_what_is_no_plan_is_refused(thing: Any) -> None:
     model = layers()
     with untouched(model), refused(AdaptError, repr(thing), "plan_for"):

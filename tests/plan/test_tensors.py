@@ -63,7 +63,7 @@ def test_one_format_for_all_or_one_for_each_name(format: Any, count: int) -> Non
 @pytest.mark.parametrize(
     ("format", "words"),
     [
-        ("tt", ["'tt'", "TensorTrain(rank=8)"]),
+        ("tt", ["'tt'", "tt:rank=4"]),
         (get_format("tt"), ["TensorTrain"]),
         (None, ["None"]),
         ({"proj": TensorTrain(1)}, ["'fc'"]),

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ...common.aliases import Options
-from ...common.checks import AnyPath, callback, flag
+from ...common.checks import AnyPath, callback, flag, whole_number
 from ...common.progress import Progress
 from ...errors import DataError
 from ...model.example import timm_shape
@@ -83,7 +83,18 @@ def transform_from(config: Options) -> Transform:
     """
     from torchvision.transforms import Compose, Grayscale
 
-    channels = config["input_size"][0]
+    try:
+        channels, height, width = (whole_number(size, "input_size", DataError) for size in config["input_size"])
+        if max(height, width) > _LARGEST_SIDE:
+            raise ValueError(f"images of {height} x {width}")  # noqa: TRY301
+        transform = create_transform(**config, is_training=False)
+    except Exception as error:  # timm and torchvision raise errors of many classes
+        raise DataError(
+            "the description of the preprocessing is damaged",
+            expected="timm's data configuration: input_size, mean, std, interpolation, crop_pct, crop_mode",
+            got=f"{type(error).__name__}: {error}"[:200],
+            fix="data_config(model) describes that of a model",
+        ) from error
     if channels not in (1, 3):
         raise DataError(
             "image files have the channels of RGB",
@@ -91,9 +102,12 @@ def transform_from(config: Options) -> Transform:
             got=str(channels),
             fix="create the model with in_chans=3, or pass arrays(images, labels, model) with its channels",
         )
-    transform = create_transform(**config, is_training=False)
     made: Transform = Compose([Grayscale(), transform]) if channels == 1 else transform
     return made
+
+
+_LARGEST_SIDE = 1 << 14
+"""The most pixels along a side of a preprocessed image."""
 
 
 def rgb(image: Image.Image) -> Image.Image:

@@ -16,6 +16,7 @@ from .fashion import fashion_mnist
 from .folders import image_folder, is_path
 from .generated import sprites
 from .in_memory import digits
+from .layouts import LAYOUTS
 from .libraries import hugging_face, timm_dataset
 from .listed import FEW_SHOT, VTAB, Task, few_shot, vtab
 from .splits import FRACTIONS, Fractions, Splits, check_fractions
@@ -151,6 +152,28 @@ def open_task(
     source.check(name, fractions=(shares, FRACTIONS), seed=(seed, 0))
     found = source.open(rest, _Options(model, folder, imagenet_statistics, check, progress, shares, seed))
     return found if source is _PATH else dataclasses.replace(found, name=name)
+
+
+def require_data(name: str, root: AnyPath | None) -> None:
+    """Raise if the files of a task are missing; nothing is read.
+
+    Benchmarks are looked for if their root is given, images by their path.
+
+    Args:
+        name: Name of the task, as in `open_task`.
+        root: Folder of the data, as in `open_task`.
+
+    Raises:
+        DataError: The name is unknown, or its folder or file does not exist.
+    """
+    source, rest = _find(name)
+    source.describe(rest)
+    base = None if root is None else file_path(root, "root", DataError, example="data")
+    if base is not None and not base.is_dir():
+        raise DataError(f"the folder of the data, {base}, does not exist", fix="check the path")
+    path = Path(rest) if source is _PATH else (base or Path()) / rest if source is _SOURCES["folder"] else None
+    if path is not None and not path.exists():
+        raise DataError(f"{path} does not exist", expected=LAYOUTS, fix="check the path")
 
 
 def _find(name: str) -> tuple[_Source, str]:

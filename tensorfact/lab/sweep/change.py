@@ -30,7 +30,7 @@ def narrowed(
         sweep: The sweep to start from; it is not changed.
         parts: Names of the parts to keep.
         rows: Labels of the rows to keep.
-        tasks: Tasks that replace those of every part. Published accuracies are dropped.
+        tasks: Tasks that replace those of every part, and name the sweep. Published accuracies are dropped.
         methods: Methods that replace the rows, one row each.
         scales: Candidate scales, for rows that choose a scale, and for those of `methods` that have one.
 
@@ -51,7 +51,8 @@ def narrowed(
         return tuple(dataclasses.replace(row, scales=own) if own and row.scales != (None,) else row for row in found)
 
     changed = (dataclasses.replace(p, rows=rows_of(p), tasks=tuple(tasks) or p.tasks) for p in kept)
-    return dataclasses.replace(sweep, parts=tuple(part for part in changed if part.rows))
+    name = ", ".join(tasks) or sweep.name
+    return dataclasses.replace(sweep, name=name, parts=tuple(part for part in changed if part.rows))
 
 
 def on_models(sweep: Sweep, models: Iterable[str], **changes: object) -> Sweep:

@@ -121,7 +121,8 @@ def _by_shape(model: nn.Module) -> str:
     shapes = [" x ".join(map(str, tensor.shape)) for tensor in tensors]
     shown = ", ".join(shapes[:3]) + (", ..." if len(shapes) > 3 else "")
     count = sum(len(tensor.views) for tensor in tensors)
-    return f"plan_by_shape(model), which folds {count} parameters into {len(shapes)} tensors ({shown})"
+    number = f"{len(shapes)} tensor{'s' * (len(shapes) > 1)}"
+    return f"plan_by_shape(model), which folds {count} parameters into {number} ({shown})"
 
 
 def _wanted(blocks: Blocks | Sequence[Blocks]) -> set[str]:

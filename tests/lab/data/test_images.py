@@ -16,7 +16,7 @@ from PIL import ExifTags, Image
 from tensorfact.errors import DataError
 from tensorfact.lab import arrays, image_folder, nano, open_task
 from tensorfact.lab.data import fashion_mnist, few_shot, hugging_face, timm_dataset, vtab
-from tensorfact.lab.data.images import data_config, open_rgb, rgb
+from tensorfact.lab.data.images import data_config, open_rgb, rgb, transform_from
 from tests.helpers import refused
 from tests.lab.data.making import lay_out
 from tests.make_benchmarks import lay_out_vtab
@@ -193,3 +193,27 @@ def test_a_named_pipe_among_the_data_is_refused_instead_of_waited_for(tmp_path: 
 def test_a_root_that_is_no_path_is_refused(root: Any) -> None:
     with pytest.raises(DataError, match="image_folder: root"):
         image_folder(root, nano())
+
+
+CONFIG: dict[str, Any] = {"input_size": [3, 16, 16], "interpolation": "bicubic", "mean": [0.5] * 3, "std": [0.5] * 3}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"input_size": [3, 16]},
+        {"input_size": [3, 10**9, 16]},
+        {"input_size": [3, -1, 16]},
+        {"input_size": "3x16x16"},
+        {"input_size": [2, 16, 16]},
+        {"mean": ["a"]},
+        {"interpolation": "nothing"},
+        {"unknown": 1},
+    ],
+    ids=str,
+)
+def test_a_damaged_description_of_the_preprocessing_is_refused(wrong: dict[str, Any]) -> None:
+    picture = Image.new("RGB", (20, 30))
+    assert transform_from(CONFIG)(picture).shape == (3, 16, 16)
+    with refused(DataError):
+        transform_from(CONFIG | wrong)

@@ -9,6 +9,7 @@ import pytest
 from tensorfact.errors import DataError
 from tensorfact.lab import nano, open_task
 from tensorfact.lab.data import FEW_SHOT, VTAB, Task, task_info
+from tensorfact.lab.data.tasks import require_data
 from tests import make_benchmarks
 from tests.helpers import refused, samples_of
 from tests.lab.data.making import lay_out, pack, table, write_csv, write_image
@@ -136,3 +137,22 @@ def test_a_path_that_does_not_exist_is_refused_with_the_layouts(name: str) -> No
     ):
         open_task(name, nano())
     assert task_info(name).classes is None
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "words"),
+    [
+        ("vtab:svhn", "missing", "missing"),
+        ("folder:birds", "", "birds"),
+        ("folder:birds", ".", "birds"),
+        ("birds/", "", "birds"),
+        ("birds.zip", "", "birds.zip"),
+        ("vtab:svnh", "", "vtab:svhn"),
+    ],
+)
+def test_missing_data_is_found_without_opening_it(name: str, given: str, words: str, tmp_path: Path) -> None:
+    with refused(DataError, words, fix=name != "vtab:svnh"):
+        require_data(name, tmp_path / given if given else None)
+    for known in ("digits", "vtab:svhn", "hf:birds", "timm:birds"):
+        require_data(known, None)
+    require_data(str(tmp_path), None)

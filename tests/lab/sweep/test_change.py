@@ -15,6 +15,8 @@ def test_a_sweep_is_narrowed_and_put_on_other_models() -> None:
     assert [(row.label, row.scales) for row in sweep.parts[0].rows] == [("BitFit", (None,)), ("FacT-TT4", (1, 2))]
     assert sweep.parts[0].tasks == ("digits",)
     own = narrowed(preset("small"), methods=["bitfit", "tt:rank=2"], scales=[3.0])
+    assert own.name == "small"
+    assert narrowed(preset("small"), tasks=["digits", "folder:birds"]).name == "digits, folder:birds"
     assert [(row.label, row.scales) for row in own.parts[0].rows] == [("bitfit", (None,)), ("tt:rank=2", (3.0,))]
     models = [part.model for part in on_models(preset("paper"), ["nano", "swin=a(b=1)"], pretrained=False).parts]
     assert models == ["nano", "nano", "a(b=1)"]
