@@ -15,7 +15,6 @@ from .partial_tucker import PartialTucker
 from .per_slice import Each, PerSlice
 from .registry import (
     FormatLike,
-    as_format,
     available_formats,
     format_from_dict,
     format_label,
@@ -56,7 +55,6 @@ __all__ = [
     "TensorTrain",
     "Tucker",
     "Wrapper",
-    "as_format",
     "available_formats",
     "format_from_dict",
     "format_label",

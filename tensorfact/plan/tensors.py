@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ..common.table import Table
 from ..errors import FormatError, PlanError, RankError, nearest
-from ..formats import Format, FormatLike, as_format
+from ..formats import Format, FormatLike
+from ..formats.registry import as_format
 from ..model.stacking import ALONE, STACK, UNNAMED, VECTOR
 from ..network import Mode, Network
 from .indexing import Index, mesh, take
