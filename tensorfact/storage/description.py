@@ -269,7 +269,7 @@ class AdapterDescription:
         try:
             return self.plan.resolve(model)
         except PlanError as error:
-            if found := nesting(self.plan, model):
+            if isinstance(model, nn.Module) and (found := nesting(self.plan, model)):
                 raise type(error)(f"the plan of the adapter does not fit {type(model).__name__}", fix=found) from error
             raise
 
