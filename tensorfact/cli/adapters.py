@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import AdaptError, CheckpointError
-from .console import ALGEBRA, AdapterPath, CheckBase, Checkpoint, ModelName, Pretrained, app, plan_of, say, show
+from .console import (
+    ALGEBRA,
+    AdapterPath,
+    CheckBase,
+    Checkpoint,
+    ModelName,
+    Pretrained,
+    app,
+    plan_of,
+    refuse_inputs,
+    say,
+    show,
+)
 from .progress import progress_bars
 
 if TYPE_CHECKING:
@@ -205,8 +217,7 @@ def _target(out: Path | None, dry_run: bool, *inputs: AnyPath, folder: bool = Fa
         return None
     if out is None:
         raise CheckpointError("no output path is given", fix="pass --out PATH, or --dry-run")
-    if out.resolve() in [Path(each).resolve() for each in inputs]:
-        raise CheckpointError(f"--out {out} is also an input", fix="pass another path as --out")
+    refuse_inputs(out, *map(str, inputs))
     if not folder and (not out.parent.is_dir() or out.is_dir()):
         got = f"no folder {out.parent}" if not out.parent.is_dir() else "a folder"
         raise CheckpointError(f"cannot write {out}", got=got, fix="pass a file in an existing folder as --out")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from ..common.table import Table
-from ..errors import printable
+from ..errors import CheckpointError, printable
 
 if TYPE_CHECKING:
     import torch
@@ -97,6 +97,27 @@ def say_random(model: nn.Module) -> None:
             f"the weights of {origin.name} are random (seed {origin.seed}); --pretrained loads trained ones, "
             "--checkpoint FILE those of a file"
         )
+
+
+def refuse_inputs(out: Path, *inputs: str | Path | None) -> None:
+    """Raise if a file that a command is to write is one that it reads.
+
+    Args:
+        out: The file to write.
+        inputs: The files and folders of adapters that the command reads.
+
+    Raises:
+        CheckpointError: `out` is an input, or a file of an adapter's folder that is.
+    """
+    from ..storage.located import FILES
+
+    for each in inputs:
+        if each is None:
+            continue
+        path = Path(each)
+        files = [path / name for name in FILES] if path.is_dir() else []
+        if out.resolve() in [found.resolve() for found in (path, *files)]:
+            raise CheckpointError(f"--out {out} is also an input", fix="pass another path as --out")
 
 
 def open_picture(path: Path) -> None:

@@ -19,6 +19,7 @@ from .console import (
     app,
     open_picture,
     plan_of,
+    refuse_inputs,
     say,
     show,
 )
@@ -83,6 +84,7 @@ def merge_command(
     from ..storage import AdapterDescription
     from ..storage.files import write_tensors
 
+    refuse_inputs(out, file, checkpoint)
     described = AdapterDescription.read(file)
     loaded = load_model(model, pretrained=pretrained, checkpoint=checkpoint)
     own = {name: loaded.get_parameter(name).shape for name in head_parameters(loaded, True)}

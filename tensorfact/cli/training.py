@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -37,8 +40,8 @@ if TYPE_CHECKING:
     from ..lab.training import Samples
     from ..storage.folder import AdapterInfo
 
-CHECKPOINT, CURVE = "training.safetensors", "curve.png"
-"""Files of a run in the adapter's folder: its state, from which it resumes, and its curve."""
+CHECKPOINT, CURVE = "training-{}.safetensors", "curve.png"
+"""Files of a run in the adapter's folder: its state, from which the same command resumes, and its curve."""
 
 Device = Annotated[str, typer.Option(help="Device: cpu, cuda, ...; default: a GPU if there is one.")]
 
@@ -92,8 +95,13 @@ def train_command(
     adapter = adapt(host, plan, chosen, scale=scale, dropout=dropout, seed=seed)
     sizes = ", ".join(f"{name} {size:,}" for name, size in splits.sizes.items())
     say(f"{adapter.num_parameters:,} parameters in the factors; {splits.classes} classes; images: {sizes}")
-    if restart:
-        (out / CHECKPOINT).unlink(missing_ok=True)
+    files = _digest([[names for names, _ in _listed(part)] for part in (splits.train, splits.val, splits.test)])
+    listed = [_listed(part) for part in (splits.train, splits.val, splits.test)]
+    run = _digest([str(chosen), scale, dropout, epochs, lr, batch_size, seed, splits.class_names, splits.sizes, listed])
+    state = out / CHECKPOINT.format(run)
+    for other in out.glob(CHECKPOINT.format("*")):
+        if restart or other != state:  # of a run with other options or data
+            other.unlink()
     try:
         history = fit(
             host,
@@ -104,13 +112,13 @@ def train_command(
             batch_size=batch_size,
             seed=seed,
             workers=workers,
-            checkpoint=out / CHECKPOINT,
+            checkpoint=state,
             progress=sys.stderr.isatty(),
         )
     except CheckpointError as error:
         problem, _, _ = str(error).partition(" Fix: ")
         raise CheckpointError(problem, fix="--restart trains again; or pass another folder as --out") from error
-    split = {"fractions": list(shares), "split_seed": split_seed}
+    split = {"fractions": list(shares), "split_seed": split_seed, "files": files}
     _written(adapter, splits, history, out, split)
 
 
@@ -130,7 +138,7 @@ def _written(adapter: Adapter, splits: Splits, history: History, out: Path, spli
     rows = [(name.replace("_", " "), f"{100 * value:.1f} %") for name, value in metrics.items()]
     label = format_label(next(iter(adapter.formats.values())))
     show(Table(("", label), (*rows, ("best epoch", f"{history.best_epoch + 1} of {len(history.epochs)}"))))
-    say(f"written: {out}; to use it: tensorfact predict {out} IMAGE")
+    say(f"written: {out}; to use it: tensorfact predict {shlex.quote(str(out))} IMAGE")
 
 
 @app.command("evaluate")
@@ -155,7 +163,7 @@ def evaluate_command(
 
     place = adapter_folder(folder)
     loaded = load(place, checkpoint=checkpoint, check_base=check_base, device=device_of(device))
-    splits = _opened_again(data, loaded.model, AdapterInfo.read(place))
+    splits = _opened_again(data, split, loaded.model, AdapterInfo.read(place))
     name, samples = _part(splits, split)
     found = evaluate(loaded.model, renumbered(samples, splits.class_names, loaded.classes))
     rows = (("accuracy", f"{100 * found.accuracy:.1f} %"), ("loss", f"{found.loss:.4f}"))
@@ -189,6 +197,15 @@ def predict_command(
     show(Table(("image", *map(str, range(1, len(rows[0])))), tuple(rows)))
 
 
+def _listed(samples: Samples) -> list[tuple[str, int]]:
+    """Return the names of the image files of a split, without their folders, and their labels; empty for other data."""
+    return [(os.path.basename(file), label) for file, label in getattr(samples, "samples", ())]
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(repr(content).encode(errors="surrogateescape")).hexdigest()[:12]
+
+
 def _format(text: str, rank: str | None) -> Format:
     """Return the format of --format and --rank."""
     from ..formats import parse_format
@@ -211,15 +228,15 @@ def _shares(text: str) -> tuple[float, float, float]:
     return train, val, test
 
 
-def _opened_again(data: str, model: nn.Module, info: AdapterInfo) -> Splits:
+def _opened_again(data: str, name: str, model: nn.Module, info: AdapterInfo) -> Splits:
     """Open data with the preprocessing of the adapter, split as in training if it is not split."""
     from ..lab import open_task
     from ..lab.data.folders import is_path, is_split
     from ..lab.data.images import data_config
     from ..lab.data.splits import FRACTIONS
 
-    split = {}
-    if is_path(data) and not is_split(data):
+    split, again = {}, is_path(data) and not is_split(data)
+    if again:
         stored = info.data.get("fractions", FRACTIONS), info.data.get("split_seed", 0)
         split = {"fractions": tuple(stored[0]), "seed": stored[1]}
     known = {statistics: _plain(data_config(model, imagenet_statistics=statistics)) for statistics in (False, True)}
@@ -231,7 +248,15 @@ def _opened_again(data: str, model: nn.Module, info: AdapterInfo) -> Splits:
             fix="evaluate it in Python, with the transform that tensorfact.load returns",
         )
     with progress_bars() as progress:
-        return open_task(data, model, imagenet_statistics=bool(statistics), progress=progress, **split)
+        splits = open_task(data, model, imagenet_statistics=bool(statistics), progress=progress, **split)
+    files = _digest([[name for name, _ in _listed(part)] for part in (splits.train, splits.val, splits.test)])
+    if again and name != "all" and info.data.get("files") not in (None, files):
+        raise DataError(
+            f"{data} holds other images than in training, so that it cannot be split as it was then",
+            cause="another folder, or images that were added or removed",
+            fix="--split all evaluates on all of them",
+        )
+    return splits
 
 
 def _plain(config: object) -> object:
@@ -260,7 +285,13 @@ def _files(paths: Sequence[Path]) -> Iterator[Path]:
         if not path.is_dir():
             yield path
             continue
-        found = sorted(each for each in path.rglob("*") if is_image(each.name) and not is_hidden(each.name))
+        found, seen = [], set[str]()
+        for folder, below, names in os.walk(path, followlinks=True):
+            real = os.path.realpath(folder)
+            below[:] = [] if real in seen else sorted(each for each in below if not is_hidden(each))
+            if real not in seen:
+                found += [Path(folder, each) for each in names if is_image(each) and not is_hidden(each)]
+            seen.add(real)
         if not found:
             raise DataError(f"{path} holds no images", fix="pass image files, or a folder of them")
-        yield from found
+        yield from sorted(found)

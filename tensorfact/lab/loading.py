@@ -90,7 +90,8 @@ def _base(origin: ModelOrigin, checkpoint: AnyPath | None, folder: Path) -> nn.M
             fix="pass the base model: tensorfact.load(folder, model=model)",
         )
     seed = origin.seed or 0
-    model = load_model(origin.name, pretrained=origin.pretrained, checkpoint=weights, seed=seed, **origin.options)
+    pretrained = origin.pretrained and weights is None
+    model = load_model(origin.name, pretrained=pretrained, checkpoint=weights, seed=seed, **origin.options)
     if origin.classes is not None and getattr(model, "num_classes", None) != origin.classes:
         with_head(model, origin.classes, seed)
     return model

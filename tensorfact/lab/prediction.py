@@ -95,6 +95,9 @@ def probabilities(model: nn.Module, inputs: Tensor) -> Tensor:
 
     Returns:
         Probabilities (batch, class) on the CPU, in at least fp32.
+
+    Raises:
+        DataError: The output is no logits (batch, class).
     """
     parameter = next(model.parameters(), None)
     mode = model.training
@@ -105,6 +108,14 @@ def probabilities(model: nn.Module, inputs: Tensor) -> Tensor:
     finally:
         model.train(mode)
     logits = getattr(output, "logits", output)
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        raise DataError(
+            f"predict: the output of {type(model).__name__}",
+            expected="logits (batch, class)",
+            got=str(tuple(logits.shape)) if isinstance(logits, Tensor) else type(logits).__name__,
+            cause="a model without a classifier, or without pooling",
+            fix="call the model on your own inputs",
+        )
     shares: Tensor = logits.float().softmax(-1) if logits.dtype.itemsize < 8 else logits.softmax(-1)
     return shares.cpu()
 

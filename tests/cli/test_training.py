@@ -70,8 +70,8 @@ def test_the_commands_of_the_page(run: Run, tmp_path: Path, monkeypatch: pytest.
     assert "4,864" in printed["plan"]
     assert "are random (seed 0); --pretrained" in printed["train"]
     assert "images: train 42, val 9, test 9" in printed["train"]
-    written = {"adapter.safetensors", "adapter.json", "README.md", "network.svg", "curve.png", "training.safetensors"}
-    assert {path.name for path in Path("shapes").iterdir()} == written
+    written = {"adapter.safetensors", "adapter.json", "README.md", "network.svg", "curve.png"}
+    assert {path.name for path in Path("shapes").iterdir() if not path.name.startswith("training-")} == written
     accuracy = {name: re.search(r"accuracy +\| ([\d.]+) %", printed[name]) for name in ("train", "evaluate")}
     assert "| images   | 9 " in printed["evaluate"]
     assert accuracy["evaluate"] is not None
@@ -117,15 +117,53 @@ def test_all_layouts_of_one_split_give_one_result(run: Run, photos: Path) -> Non
     assert without["digest"] == found[0]["digest"]
 
 
-def test_the_same_command_resumes_and_restart_begins_again(run: Run, photos: Path) -> None:
+def test_the_same_command_resumes_and_another_one_begins_again(run: Run, photos: Path) -> None:
     before = trained(run, photos, "out")
-    state = Path("out", "training.safetensors").stat().st_mtime_ns
+    (state,) = Path("out").glob("training-*.safetensors")
+    time = state.stat().st_mtime_ns
     assert trained(run, photos, "out") == before
-    assert Path("out", "training.safetensors").stat().st_mtime_ns == state  # nothing was trained
+    assert state.stat().st_mtime_ns == time  # nothing was trained
     assert trained(run, photos, "out", "--restart")["digest"] == before["digest"]
-    result = run("train", MODEL, photos, "--out", "out", "--rank", "2", "--epochs", "3")
-    assert result.returncode == 2
-    assert "--restart" in result.stderr
+    for words in (("--split-seed", "1"), ("--dropout", "0.5"), ("--lr", "0.01"), ("--scale", "2")):
+        assert trained(run, photos, "out", *words)["digest"] != before["digest"]
+        assert len(list(Path("out").glob("training-*.safetensors"))) == 1
+    again = trained(run, photos, "out")
+    (photos / "circles").rename(photos / "between")
+    (photos / "stripes").rename(photos / "circles")  # as many images, of other classes
+    assert trained(run, photos, "out")["digest"] != again["digest"]
+
+
+def test_images_that_were_added_are_not_taken_for_test_images(run: Run, photos: Path) -> None:
+    trained(run, photos, "out")
+    assert run("evaluate", "out", photos).returncode == 0
+    shutil.copytree(photos, "moved")
+    assert run("evaluate", "out", "moved").returncode == 0
+    shutil.copy(photos / "circles" / "0.png", photos / "circles" / "00.png")
+    refused = run("evaluate", "out", photos)
+    assert refused.returncode == 2
+    assert "--split all" in refused.stderr
+    assert "| images   | 19 " in run("evaluate", "out", photos, "--split", "all").stdout
+
+
+def test_a_command_does_not_overwrite_what_it_reads(refused: Callable[..., str], run: Run, photos: Path) -> None:
+    trained(run, photos, "out")
+    for words in (
+        ("merge", MODEL, "out", "--out", "out/adapter.safetensors"),
+        ("merge", MODEL, "out", "--checkpoint", "base", "--out", "base"),
+        ("convert", "out", "--format", "cp:rank=2", "--out", "out/adapter.safetensors"),
+    ):
+        assert "is also an input" in refused(*words)
+    assert run("predict", "out", photos).returncode == 0
+
+
+def test_predict_reads_links_and_no_hidden_folders(run: Run, photos: Path) -> None:
+    trained(run, photos, "out")
+    Path("mixed").mkdir()
+    Path("mixed", "link").symlink_to(photos / "circles")
+    Path("mixed", "loop").symlink_to(Path("mixed").resolve())
+    shutil.copytree(photos / "squares", "mixed/.ipynb_checkpoints")
+    found = json.loads(run("predict", "out", "mixed", "--json").stdout)
+    assert [Path(each["image"]).name for each in found] == [f"{number}.png" for number in range(6)]
 
 
 def test_evaluate_knows_classes_by_name(run: Run, photos: Path) -> None:
@@ -137,7 +175,7 @@ def test_evaluate_knows_classes_by_name(run: Run, photos: Path) -> None:
     part = run("evaluate", "out", photos, "--split", "all")
     assert "| images   | 12 " in part.stdout
     (photos / "squares").rename(photos / "triangles")
-    refused = run("evaluate", "out", photos)
+    refused = run("evaluate", "out", photos, "--split", "all")
     assert refused.returncode == 2
     assert "'triangles' is none of the model's" in refused.stderr
 

@@ -71,6 +71,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"images": [Path("nowhere.png")]}, "nowhere.png"),
     ({"loaded": Loaded(nn.Linear(2, 2), None, ())}, "no preprocessing"),
     ({"loaded": made(("a", "b"))}, "10, as the model has"),
+    ({"loaded": Loaded(nn.Identity(), transform_of(nano()), ())}, "logits (batch, class)"),
 ]
 
 

@@ -127,7 +127,9 @@ class TrainingRun:
         losses, samples = [], iter(loaded)
         for number, parts in enumerate(steps):
             for group in self.optimizer.param_groups:
-                now = schedule.lr_factor((index + (number + 1) / len(steps)) / schedule.epochs)
+                done = (index + (number + 1) / len(steps)) / schedule.epochs
+                # the decay ends at zero, which would be the rate of a run of a single step
+                now = schedule.lr_factor(done) if schedule.epochs * len(steps) > 1 else 1.0
                 group["lr"] = schedule.lr * group["multiple"] * now
             engine.step.zero_grad(set_to_none=True)
             share, counted, batches = self._gradients(parts, samples)

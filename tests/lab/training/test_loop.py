@@ -253,3 +253,12 @@ def test_a_merged_adapter_is_not_trained(train_head: bool) -> None:
     data = TensorDataset(torch.randn(8, 1, 28, 28), torch.arange(8))
     with refused(TrainingError, "merged", "adapter.unmerge()"):
         fit(model, data, data, epochs=1, lr=1e-3)
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_run_of_few_steps_trains(epochs: int) -> None:
+    model = nn.Linear(4, 2)
+    before = model.weight.detach().clone()
+    data = TensorDataset(torch.randn(6, 4), torch.tensor([0, 1] * 3))
+    fit(model, data, None, epochs=epochs, lr=0.1)
+    assert not torch.equal(model.weight, before)
