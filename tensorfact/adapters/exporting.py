@@ -140,8 +140,10 @@ class Exportable(nn.Module):
         data: Mapping[str, Any] | None,
     ) -> AdapterInfo:
         try:
+            origin, names = origin_of(self.model), tuple(classes)
+            _check_classes(classes, names, origin.classes)
             given = None if transform is None else _plain(transform)
-            return AdapterInfo(origin_of(self.model), tuple(classes), given, dict(metrics or {}), _plain(data or {}))
+            return AdapterInfo(origin, names, given, dict(metrics or {}), _plain(data or {}))
         except (TypeError, ValueError) as error:
             raise AdaptError(
                 "save_pretrained",
@@ -173,6 +175,14 @@ class Exportable(nn.Module):
         """Write the adapter as a LoRA folder that peft loads; arguments as in `tensorfact.to_lora`."""
         self._require(changing=True)  # it copies the model's outline, which a disabled adapter refuses
         return to_lora(self, self.model, folder, rank=rank, head=head, example_input=example_input)
+
+
+def _check_classes(given: object, names: Sequence[str], count: int | None) -> None:
+    """Raise a ValueError unless there is one name for each class, or none at all."""
+    if isinstance(given, str) or len(set(names)) < len(names):
+        raise ValueError("classes is one text, or names a class twice")
+    if names and count not in (None, len(names)):
+        raise ValueError(f"{len(names)} names of classes for a model of {count}")
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

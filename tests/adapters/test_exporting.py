@@ -8,6 +8,7 @@ import pytest
 
 from tensorfact import adapt
 from tensorfact.errors import AdaptError
+from tensorfact.lab import nano
 from tests.helpers import TT, Tiny, draw, qkv_plan, randomise, refused, untouched
 
 
@@ -33,3 +34,10 @@ def test_a_removed_adapter_is_not_written(tmp_path: Path) -> None:
 def test_a_repository_has_a_name(repository: object) -> None:
     with refused(AdaptError, "push_to_hub: repository"):
         adapt(randomise(Tiny()), qkv_plan(), TT).push_to_hub(repository)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("classes", [["a"], list("abcdefghijk"), ["a"] * 10, "abcdefghij"])
+def test_there_is_one_name_for_each_class(classes: object, tmp_path: Path) -> None:
+    with refused(AdaptError, "save_pretrained"):
+        adapt(nano()).save_pretrained(tmp_path / "out", classes=classes)  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()

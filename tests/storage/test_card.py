@@ -12,7 +12,7 @@ from tests.helpers import TT, Tiny, qkv_plan, randomise
 
 
 def test_a_card_names_tensors_base_model_and_license(tmp_path: Path) -> None:
-    model = load_model("swin_tiny_patch4_window7_224(depths=(1,1,1,1),embed_dim=24,num_heads=(1,2,4,8))")
+    model = load_model("swin_tiny_patch4_window7_224(depths=(1,1,1,1),embed_dim=24,num_heads=(1,2,4,8))", num_classes=4)
     adapter = adapt(model, plan_for(model), Tucker(2))
     adapter.save_pretrained(tmp_path, classes=["cat", "a|b", "<b>", "`x`"], metrics={"val_accuracy": 0.93125})
     text = (tmp_path / "README.md").read_text()

@@ -59,7 +59,7 @@ def test_what_is_written_is_read(info: AdapterInfo, tmp_path: Path) -> None:
 def test_a_folder_stands_for_its_file(tmp_path: Path) -> None:
     adapter = tiny()
     draw(adapter)
-    adapter.save_pretrained(tmp_path / "a", classes=["x"] * 3)
+    adapter.save_pretrained(tmp_path / "a", classes=list("xyz"))
     adapter.save(tmp_path / "a.safetensors")
     assert (tmp_path / "a" / "adapter.safetensors").read_bytes() == (tmp_path / "a.safetensors").read_bytes()
     for path in (tmp_path / "a", str(tmp_path / "a"), tmp_path / "a" / "adapter.safetensors"):
@@ -131,7 +131,16 @@ def test_two_adapters_are_not_mixed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "given", [{"classes": [1, 2]}, {"classes": 3}, {"metrics": {"a": float("nan")}}, {"metrics": [1]}, {"transform": 3}]
+    "given",
+    [
+        {"classes": [1, 2]},
+        {"classes": "abc"},
+        {"classes": ["a", "a"]},
+        {"classes": 3},
+        {"metrics": {"a": float("nan")}},
+        {"metrics": [1]},
+        {"transform": 3},
+    ],
 )
 def test_what_is_no_description_is_refused_before_a_file_is_written(given: dict[str, Any], tmp_path: Path) -> None:
     with refused(AdaptError, "save_pretrained"):

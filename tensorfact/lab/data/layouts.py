@@ -64,9 +64,13 @@ class Tree(NamedTuple):
         return self.name.rstrip("/: ") or self.name
 
 
+_OF_SYSTEMS = ("__macosx", "thumbs.db", "desktop.ini")
+"""Folders and files that macOS adds to archives and Windows to folders of images, in lower case."""
+
+
 def is_hidden(name: str) -> bool:
-    """Return whether a file or folder is hidden: `.DS_Store`, `._one.png`, and `__MACOSX` in archives of macOS."""
-    return name.startswith(".") or name == "__MACOSX"
+    """Return whether a file or folder is hidden, as `.DS_Store` is, or belongs to macOS or Windows."""
+    return name.startswith(".") or name.lower() in _OF_SYSTEMS
 
 
 def tree_entries(tree: Tree) -> list[Entry]:

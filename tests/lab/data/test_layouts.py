@@ -58,7 +58,7 @@ def test_one_folder_that_holds_everything_is_passed_over() -> None:
         (("cat/1.png", "dog/"), ("a.zip: dog has no images", "remove the folder")),
         (("train/cat/1.png", "train/dog/", "val/cat/2.png"), ("a.zip: train/dog has no images",)),
         (("train/cat/1.png", "val/cat/2.png", "test/"), ("a.zip: test has no images",)),
-        (("cat/1.png", "cat/Thumbs.db"), ("cat/Thumbs.db does not have the extension of an image", ".jpeg")),
+        (("cat/1.png", "cat/notes.txt"), ("cat/notes.txt does not have the extension of an image", ".jpeg")),
     ],
 )
 def test_a_tree_of_another_layout_is_refused(paths: tuple[str, ...], words: tuple[str, ...]) -> None:
@@ -68,7 +68,7 @@ def test_a_tree_of_another_layout_is_refused(paths: tuple[str, ...], words: tupl
 
 def test_files_that_are_no_images_are_named_and_hidden_ones_are_passed_over(tmp_path: Path) -> None:
     folder = lay_out(tmp_path) / "train" / "b"
-    for hidden in (".DS_Store", "._one.png", ".cache/x.txt"):
+    for hidden in (".DS_Store", "._one.png", ".cache/x.txt", "Thumbs.db", "desktop.ini"):
         (folder / hidden).parent.mkdir(exist_ok=True)
         (folder / hidden).touch()
     (tmp_path / "train" / ".ipynb_checkpoints").mkdir()
