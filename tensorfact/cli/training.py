@@ -95,13 +95,11 @@ def train_command(
     adapter = adapt(host, plan, chosen, scale=scale, dropout=dropout, seed=seed)
     sizes = ", ".join(f"{name} {size:,}" for name, size in splits.sizes.items())
     say(f"{adapter.num_parameters:,} parameters in the factors; {splits.classes} classes; images: {sizes}")
-    files = _digest([[names for names, _ in _listed(part)] for part in (splits.train, splits.val, splits.test)])
-    listed = [_listed(part) for part in (splits.train, splits.val, splits.test)]
-    run = _digest([str(chosen), scale, dropout, epochs, lr, batch_size, seed, splits.class_names, splits.sizes, listed])
+    files = _files_digest(splits)
+    run = _digest([str(chosen), scale, dropout, epochs, lr, batch_size, seed, splits.class_names, splits.sizes, files])
     state = out / CHECKPOINT.format(run)
-    for other in out.glob(CHECKPOINT.format("*")):
-        if restart or other != state:  # of a run with other options or data
-            other.unlink()
+    if restart:
+        state.unlink(missing_ok=True)
     try:
         history = fit(
             host,
@@ -118,6 +116,9 @@ def train_command(
     except CheckpointError as error:
         problem, _, _ = str(error).partition(" Fix: ")
         raise CheckpointError(problem, fix="--restart trains again; or pass another folder as --out") from error
+    for other in out.glob(CHECKPOINT.format("*")):
+        if other != state:  # of a run with other options or images, which this one replaces
+            other.unlink()
     split = {"fractions": list(shares), "split_seed": split_seed, "files": files}
     _written(adapter, splits, history, out, split)
 
@@ -197,9 +198,10 @@ def predict_command(
     show(Table(("image", *map(str, range(1, len(rows[0])))), tuple(rows)))
 
 
-def _listed(samples: Samples) -> list[tuple[str, int]]:
-    """Return the names of the image files of a split, without their folders, and their labels; empty for other data."""
-    return [(os.path.basename(file), label) for file, label in getattr(samples, "samples", ())]
+def _files_digest(splits: Splits) -> str:
+    """Return a digest of the names of the image files in each split, without their folders, and of their labels."""
+    parts = [getattr(getattr(splits, name), "samples", ()) for name in splits.sizes]
+    return _digest([[(os.path.basename(file), label) for file, label in part] for part in parts])
 
 
 def _digest(content: object) -> str:
@@ -249,8 +251,7 @@ def _opened_again(data: str, name: str, model: nn.Module, info: AdapterInfo) -> 
         )
     with progress_bars() as progress:
         splits = open_task(data, model, imagenet_statistics=bool(statistics), progress=progress, **split)
-    files = _digest([[name for name, _ in _listed(part)] for part in (splits.train, splits.val, splits.test)])
-    if again and name != "all" and info.data.get("files") not in (None, files):
+    if again and name != "all" and info.data.get("files") not in (None, _files_digest(splits)):
         raise DataError(
             f"{data} holds other images than in training, so that it cannot be split as it was then",
             cause="another folder, or images that were added or removed",
