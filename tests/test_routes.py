@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tensorfact import Adapter, TensorTrain, adapt, plan_for
-from tensorfact.adapters.liveness import numbers
+from tensorfact.model.outputs import numbers
 from tests.helpers import difference, draw
 from tests.plan.families.members import example_of, member
 

@@ -15,6 +15,7 @@ from ..common.checks import AnyPath, flag, of_type
 from ..errors import AdaptError
 from ..lora import LoraFolder, to_lora
 from ..model.origin import origin_of
+from ..model.outputs import OutputSample, sample_output
 from ..plan import TensorizationPlan
 from ..storage import AdapterState
 from ..storage.fingerprint import Fingerprint
@@ -23,6 +24,7 @@ from ..storage.hub import upload
 from ..storage.located import FILES
 from .beside import Beside
 from .links import Links
+from .slots import Switch
 from .snapshot import snapshot
 from .turns import Turns
 
@@ -33,6 +35,7 @@ class Exportable(nn.Module):
     plan: TensorizationPlan
     _links: Links
     _beside: Beside
+    _switch: Switch
     _turns: Turns
 
     @abstractmethod
@@ -143,7 +146,7 @@ class Exportable(nn.Module):
             origin, names = origin_of(self.model), tuple(classes)
             _check_classes(classes, names, origin.classes)
             given = None if transform is None else _plain(transform)
-            return AdapterInfo(origin, names, given, dict(metrics or {}), _plain(data or {}))
+            return AdapterInfo(origin, names, given, dict(metrics or {}), _plain(data or {}), self._output())
         except (TypeError, ValueError) as error:
             raise AdaptError(
                 "save_pretrained",
@@ -151,6 +154,9 @@ class Exportable(nn.Module):
                 got=str(error),
                 fix="save_pretrained(folder, classes=['cat', 'dog'], metrics={'val_accuracy': 0.93})",
             ) from error
+
+    def _output(self) -> OutputSample | None:
+        return None if self._switch.disabled else sample_output(self.model)
 
     @property
     def state(self) -> AdapterState:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from ..common.table import Table
 from ..errors import AdaptError, TensorfactError, UnusedError
 from ..model.example import ExampleInput, known_example, observing, outline, runs
+from ..model.outputs import apart, numbers, tolerance_of
 from ..model.parameters import base_parameters
 from ..model.values import dense_values
 from .slots import Slot, Switch
@@ -81,45 +81,6 @@ class Liveness:
                 fix="leave it out of the plan",
             )
         return self
-
-
-def numbers(output: object) -> Tensor:
-    """Return all floating-point values of an output, a tensor or a container of tensors, as one vector.
-
-    Raises:
-        AdaptError: The output has no finite floating-point values.
-    """
-    found = [tensor.detach().double().flatten() for tensor in _tensors(output) if tensor.is_floating_point()]
-    row = torch.cat(found) if found else torch.empty(0)
-    if not bool(row.isfinite().any()):
-        raise AdaptError(
-            "check: the model's output",
-            expected="finite floating-point values in tensors, containers or dataclasses",
-            got=f"{type(output).__name__} with {len(row)} floating-point values, none of them finite",
-            fix="pass an example_input with a finite output",
-        )
-    return row
-
-
-def _tensors(output: object) -> Iterator[Tensor]:
-    if isinstance(output, Tensor):
-        yield output
-        return
-    values: Iterable[object] = ()
-    if isinstance(output, Mapping):
-        values = output.values()
-    elif isinstance(output, (list, tuple)):
-        values = output
-    elif dataclasses.is_dataclass(output):
-        values = vars(output).values()
-    for value in values:
-        yield from _tensors(value)
-
-
-def tolerance_of(model: nn.Module) -> float:
-    """Return the tolerance for comparing two exact routes through a model: the square root of its machine epsilon."""
-    dtypes = {p.dtype for p in base_parameters(model).values() if p.is_floating_point()}
-    return math.sqrt(max(torch.finfo(dtype).eps for dtype in dtypes))
 
 
 class Watch:
@@ -197,7 +158,7 @@ def measure(model: nn.Module, slots: Mapping[str, Slot], example: ExampleInput) 
     effects = []
     with observing(model), _changed(slots):
         base = numbers(_ran(model, example))
-        noise = _apart(numbers(example.run(model)), base)
+        noise = apart(numbers(example.run(model)), base)
         for name, slot in slots.items():
             increment = slot.increment.dense().norm() or torch.tensor(1.0)
             whole = float((dense_values(parameters[name].detach()).to(increment.dtype).norm() or 1.0) / increment)
@@ -206,10 +167,10 @@ def measure(model: nn.Module, slots: Mapping[str, Slot], example: ExampleInput) 
                 adapted = numbers(example.run(model))
                 merged = _merged(model, parameters[name], slot, example)
                 slot.switch = Switch(on=False)
-                moved = _apart(adapted, base)
+                moved = apart(adapted, base)
                 if moved > 2 * noise:
                     break
-            effects.append(Effect(name, moved if moved > 2 * noise else 0.0, max(_apart(adapted, merged) - noise, 0.0)))
+            effects.append(Effect(name, moved if moved > 2 * noise else 0.0, max(apart(adapted, merged) - noise, 0.0)))
     return Liveness(tuple(effects), tolerance_of(model))
 
 
@@ -239,15 +200,6 @@ def _merged(model: nn.Module, parameter: nn.Parameter, slot: Slot, example: Exam
     finally:
         for module, at in holders:
             module._parameters[at] = parameter
-
-
-def _apart(found: Tensor, expected: Tensor) -> float:
-    """Return the largest difference at finite expected values, as a fraction of the largest of these."""
-    finite = expected.isfinite()
-    if len(found) != len(expected):
-        return math.inf
-    difference = (found - expected)[finite].abs().nan_to_num(nan=math.inf)
-    return float(difference.max()) / max(float(expected[finite].abs().max()), 1e-30)
 
 
 @contextlib.contextmanager

@@ -10,10 +10,10 @@ from torch import nn
 
 from ..adapters import load_adapter
 from ..common.checks import AnyPath, flag
-from ..errors import DataError, naming
+from ..errors import DataError, FingerprintError, naming
 from ..model.origin import ModelOrigin
 from ..storage.folder import AdapterInfo
-from ..storage.located import adapter_folder
+from ..storage.located import ABOUT, adapter_folder
 from .data.images import Transform, transform_from, transform_of
 from .models import image_processor, load_model, with_head
 
@@ -57,7 +57,8 @@ def load(
     Raises:
         CheckpointError: The folder is missing, damaged, or cannot be downloaded.
         DataError: The base model cannot be made.
-        FingerprintError: The base weights are not those that the adapter was trained on.
+        FingerprintError: The base weights are not those that the adapter was trained on; or the model that was made
+            by name gives other outputs, because it was created with options that its library does not record.
 
     Examples:
         >>> import tempfile
@@ -75,6 +76,8 @@ def load(
     with naming(folder):
         transform = _transform(info, made)  # before the model is changed: its description may be damaged
     load_adapter(made, folder, check_base=check_base)
+    if model is None and check_base:
+        _require_outputs(info, made, folder)
     made = made.eval() if device is None else made.eval().to(device)
     return Loaded(made, transform, info.classes)
 
@@ -95,6 +98,20 @@ def _base(origin: ModelOrigin, checkpoint: AnyPath | None, folder: Path) -> nn.M
     if origin.classes is not None and getattr(model, "num_classes", None) != origin.classes:
         with_head(model, origin.classes, seed)
     return model
+
+
+def _require_outputs(info: AdapterInfo, model: nn.Module, folder: Path) -> None:
+    """Raise unless a model that was made by name computes what the trained model computed."""
+    if info.output is None or (difference := info.output.difference(model)) <= info.output.tolerance:
+        return
+    raise FingerprintError(
+        f"{info.origin.name} as it was made again gives other outputs than the model of {folder}",
+        expected=f"the outputs stored in {ABOUT}, to {info.output.tolerance:.0%} of the largest",
+        got=f"a difference of {difference:.0%}",
+        cause="options such as global_pool or act_layer of the trained model, which are stored only for models that"
+        " tensorfact.lab.models.load_model made",
+        fix="pass the base model: tensorfact.load(folder, model=timm.create_model(NAME, ...))",
+    )
 
 
 def _transform(info: AdapterInfo, model: nn.Module) -> Transform | None:

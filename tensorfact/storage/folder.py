@@ -16,6 +16,7 @@ from ..common.checks import AnyPath, file_path
 from ..errors import CheckpointError
 from ..formats import format_label
 from ..model.origin import ModelOrigin
+from ..model.outputs import OutputSample
 from .card import card, picture
 from .files import read_header
 from .located import ABOUT, CARD, FILE, PICTURE
@@ -37,6 +38,7 @@ class AdapterInfo:
         transform: timm's data configuration, which describes the preprocessing of images; None if it is not known.
         metrics: Results, such as `{"val_accuracy": 0.93}`.
         data: What the adapter was trained on: name, sizes and how it was split.
+        output: Values of the adapted model's output, by which another model is noticed; None if they are not known.
     """
 
     origin: ModelOrigin = dataclasses.field(default_factory=ModelOrigin)
@@ -44,6 +46,7 @@ class AdapterInfo:
     transform: JsonObject | None = None
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
     data: JsonObject = dataclasses.field(default_factory=dict)
+    output: OutputSample | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", tuple(self.classes))
@@ -73,8 +76,9 @@ class AdapterInfo:
             transform = None if stored["transform"] is None else dict(stored["transform"])
             origin = ModelOrigin(**{**stored["base_model"], "options": dict(stored["base_model"]["options"])})
             metrics, data = dict(stored["metrics"]), dict(stored["data"])
-            info = cls(origin, tuple(stored["classes"]), transform, metrics, data)
-        except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            output = None if stored["output"] is None else OutputSample(**stored["output"])
+            info = cls(origin, tuple(stored["classes"]), transform, metrics, data, output)
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
             raise CheckpointError(
                 f"{path} does not describe an adapter",
                 expected=f"the description of version {VERSION} that save_pretrained writes",
@@ -132,6 +136,7 @@ def _about(state: AdapterState, info: AdapterInfo, digest: str) -> JsonObject:
         "transform": info.transform,
         "metrics": dict(info.metrics),
         "data": info.data,
+        "output": None if info.output is None else dataclasses.asdict(info.output),
         "parameters": {
             "factors": state.num_parameters,
             "beside": sum(tensor.numel() for tensor in state.head.values()),

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from ..adapters import Adapter, adapt, load_adapter
 from ..adapters.factors import Factors
-from ..adapters.liveness import numbers, tolerance_of
 from ..errors import AdaptError, FormatError
 from ..formats import Format, TensorTrain, format_to_dict
 from ..model.example import ExampleInput, as_example, known_example, observing, runs
+from ..model.outputs import numbers, tolerance_of
 from ..model.parameters import own_parameters
 from ..plan import ResolvedPlan, TensorizationPlan
 from .laws import BrokenError, LawCheck, Laws, crashed, laws_of, require

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from tensorfact import Adapter, Group, Rule, TensorizationPlan, TensorTrain, adapt, plan_for
-from tensorfact.adapters.liveness import Effect, Liveness, Watch, numbers
+from tensorfact.adapters.liveness import Effect, Liveness, Watch
 from tensorfact.errors import AdaptError, UnusedError
 from tensorfact.lab import nano
 from tensorfact.model.example import known_example
+from tensorfact.model.outputs import numbers
 from tests.helpers import difference, draw, infer, layers, layers_plan, randomise, refused, snapshot, untouched
 
 

@@ -11,6 +11,7 @@ import timm
 import torch
 import transformers
 from PIL import Image
+from safetensors.torch import save_file
 from torch import nn
 
 from tensorfact import TensorTrain, adapt, load, plan_by_shape
@@ -54,8 +55,6 @@ def test_the_bundled_model_gets_the_transform_of_the_model(tmp_path: Path) -> No
 
 
 def test_weights_of_a_file_are_read_again(tmp_path: Path) -> None:
-    from safetensors.torch import save_file
-
     save_file(
         timm.create_model("vit_tiny_patch16_224", depth=1, embed_dim=48, num_heads=2).state_dict(), tmp_path / "w"
     )
@@ -116,3 +115,24 @@ def test_other_weights_are_refused(tmp_path: Path) -> None:
     with refused(FingerprintError, "another base model"):
         load(tmp_path)
     assert isinstance(load(tmp_path, check_base=False).model.tensorfact, Adapter)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"global_pool": "max"}, {"act_layer": nn.SiLU}, {"output_stride": 8}], ids=lambda o: "".join(o)
+)
+def test_options_that_are_not_recorded_are_noticed_by_the_outputs(options: dict[str, Any], tmp_path: Path) -> None:
+    model: Any = timm.create_model("test_resnet", num_classes=3, **options)
+    save_file(model.state_dict(), tmp_path / "base")
+    draw(adapt(model, seed=0))
+    model.train()
+    model.tensorfact.save_pretrained(tmp_path / "adapter")
+    assert model.training
+    if options:
+        with refused(FingerprintError, "test_resnet.r160_in1k as it was made again gives other outputs", "model=timm"):
+            load(tmp_path / "adapter", checkpoint=tmp_path / "base")
+    found: Any = load(tmp_path / "adapter", checkpoint=tmp_path / "base", check_base=not options)
+    assert isinstance(found.model.tensorfact, Adapter)
+    found = load(
+        tmp_path / "adapter", model=timm.create_model("test_resnet", num_classes=3, **options), check_base=False
+    )
+    assert isinstance(found.model.tensorfact, Adapter)

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from tensorfact import TensorizationPlan, TensorTrain, adapt, plan_for
-from tensorfact.adapters.liveness import numbers
 from tensorfact.lab.models import model_shapes
 from tensorfact.model.example import ExampleInput
+from tensorfact.model.outputs import numbers
 from tensorfact.plan.families import FAMILIES, Blocks, Example
 from tests.helpers import difference, draw, state_bits
 from tests.plan.families.members import MEMBERS, example_of, member
