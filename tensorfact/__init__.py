@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .formats import get_format as get_format
     from .formats import register_format as register_format
     from .lab import compare as compare
+    from .lab import doctor as doctor
     from .lab import fit as fit
     from .lab import load as load
     from .lora import from_lora as from_lora
@@ -49,7 +50,7 @@ _NAMES = {
         *("CP", "Format", "MatrixBatch", "TensorTrain", "Tucker"),
         *("available_formats", "get_format", "register_format"),
     ),
-    "lab": ("compare", "fit", "load"),
+    "lab": ("compare", "doctor", "fit", "load"),
     "lora": ("from_lora", "to_lora"),
     "plan": ("Group", "Rule", "TensorizationPlan", "plan_by_shape", "plan_for"),
     "storage": ("AdapterState",),

@@ -17,7 +17,7 @@ import torch
 import tensorfact as tf
 from tensorfact import CP, Alpha, MatrixBatch, TensorTrain, Tucker, adapt, combine, extract, load_adapter, to_lora
 from tensorfact.errors import AdaptError, DataError, RankError, TensorfactError, TrainingError
-from tensorfact.lab import arrays, digits, evaluate, nano, open_task, sprites
+from tensorfact.lab import arrays, digits, doctor, evaluate, nano, open_task, sprites
 from tensorfact.lab.baselines import PromptTuning, prompt_length
 from tensorfact.lab.data import fashion_mnist, few_shot, hugging_face, image_folder, timm_dataset, vtab
 from tensorfact.lab.models import load_model, make_model
@@ -82,6 +82,7 @@ FLAGS: dict[str, Callable[..., object]] = {
     "digits.imagenet_statistics": lambda **o: digits(MODEL, **o),
     "extract.keep": lambda **o: extract(MODEL, MODEL, PLAN, TensorTrain(2), **o),
     "fashion_mnist.imagenet_statistics": lambda **o: fashion_mnist(MODEL, **o),
+    "doctor.costs": lambda **o: doctor(MODEL, **o),
     "few_shot.check": lambda **o: few_shot(FOLDER, MODEL, shots=1, seed=0, **o),
     "few_shot.imagenet_statistics": lambda **o: few_shot(FOLDER, MODEL, shots=1, seed=0, **o),
     "fit.drop_last": lambda **o: run(network(), **o),

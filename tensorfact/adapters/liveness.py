@@ -107,7 +107,7 @@ class Watch:
         if (example := known_example(self.model)) is None:
             return
         with observing(self.model):
-            if runs(lambda: example.on("meta").run(outline(self.model, self.plans))):
+            if runs(lambda: example.on_meta().run(outline(self.model, self.plans))):
                 self.stop()
             else:
                 runs(lambda: example.run(self.model))

@@ -13,6 +13,7 @@ from .console import (
     AdapterPath,
     CheckBase,
     Checkpoint,
+    FormatText,
     ModelName,
     Pretrained,
     app,
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="The adapter file to write.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show sizes and errors, and write nothing.")]
-FormatText = Annotated[str, typer.Option("--format", help="NAME:option=value, such as tt:rank=16 or tucker:rank=full.")]
 Tolerance = Annotated[
     float | None, typer.Option(help="Relative error allowed per tensor; ranks are chosen to meet it.")
 ]

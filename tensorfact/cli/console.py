@@ -45,6 +45,7 @@ Checkpoint = Annotated[Path | None, typer.Option(help="A safetensors file with t
 CheckBase = Annotated[
     bool, typer.Option("--check-base/--no-check-base", help="Refuse base weights that the adapter was not trained on.")
 ]
+FormatText = Annotated[str, typer.Option("--format", help="NAME:option=value, such as tt:rank=16 or tucker:rank=full.")]
 Formats = Annotated[list[str] | None, typer.Option("--format", help="NAME:option=value, repeatable: tt:rank=16.")]
 
 

@@ -1,4 +1,4 @@
-"""Commands on a model: plan, merge."""
+"""Commands on a model: plan, doctor, merge."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from .console import (
     CheckBase,
     Checkpoint,
     Formats,
+    FormatText,
     ModelName,
     Pretrained,
     app,
@@ -66,6 +67,16 @@ def plan_command(
         write_text(draw, picture_of(plan.resolve(shapes)) + "\n")
         say(f"picture: {draw}")
         open_picture(draw)
+
+
+@app.command("doctor")
+def doctor_command(model: ModelName, format: FormatText = "tt:rank=8") -> None:
+    """Print what an adapter would reach in a model, whether that is in use, and the cost of training it."""
+    from ..lab import doctor
+    from ..lab.models import model_shapes
+
+    for title, table in doctor(model_shapes(model), format=format).tables().items():
+        show(table, title)
 
 
 @app.command("merge")

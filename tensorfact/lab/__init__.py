@@ -15,12 +15,14 @@ from .data import (
     timm_dataset,
     vtab,
 )
+from .examination import Diagnosis, doctor
 from .loading import Loaded, load
 from .prediction import Prediction, predict
 from .training import Evaluation, History, evaluate, fit
 
 __all__ = [
     "Comparison",
+    "Diagnosis",
     "Evaluation",
     "History",
     "Loaded",
@@ -29,6 +31,7 @@ __all__ = [
     "arrays",
     "compare",
     "digits",
+    "doctor",
     "evaluate",
     "fashion_mnist",
     "few_shot",

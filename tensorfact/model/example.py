@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,14 +25,14 @@ class ExampleInput(NamedTuple):
         """Call a model with these arguments."""
         return model(*self.arguments, **self.keywords)
 
-    def on(self, device: str) -> ExampleInput:
-        """Return the arguments with their tensors on another device."""
-        named = {name: _moved(value, device) for name, value in self.keywords.items()}
-        return ExampleInput(tuple(_moved(value, device) for value in self.arguments), named)
+    def on_meta(self) -> ExampleInput:
+        """Return the arguments on the meta device, without masks, whose values a model would ask for."""
+        named = {name: _on_meta(value) for name, value in self.keywords.items() if not name.endswith("mask")}
+        return ExampleInput(tuple(map(_on_meta, self.arguments)), named)
 
 
-def _moved(value: object, device: str) -> object:
-    return value.to(device) if isinstance(value, Tensor) else value
+def _on_meta(value: object) -> object:
+    return value.to("meta") if isinstance(value, Tensor) else value
 
 
 def as_example(value: object) -> ExampleInput:
@@ -51,19 +52,29 @@ def known_example(model: nn.Module) -> ExampleInput | None:
 
 def _derived(model: nn.Module) -> ExampleInput | None:
     parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
-    if parameter is None or parameter.is_meta:
+    if parameter is None:
         return None
-    shape = timm_shape(model) or _transformers_shape(model)
-    words = getattr(model, "dummy_inputs", None) if hasattr(model, "config") else None
+    config, shape = getattr(model, "config", None), timm_shape(model)
+    if shape is not None:
+        return ExampleInput((_noise(parameter, *shape),))
+    words = getattr(model, "dummy_inputs", None) if config is not None else None
     keywords = {name: value.to(parameter.device) for name, value in (words or {}).items() if isinstance(value, Tensor)}
-    if shape is None:
+    sees = any(hasattr(config, each) for each in ("image_size", "vision_config"))
+    name = "pixel_values" if sees else str(getattr(model, "main_input_name", ""))
+    ids = keywords.get(_TEXT)
+    if ids is not None and (decoded := f"decoder_{_TEXT}") in inspect.signature(model.forward).parameters:
+        keywords.setdefault(decoded, ids)
+    if name not in _SHAPES:
         return ExampleInput((), keywords) if keywords else None
+    if not hasattr(config, "text_config"):
+        keywords.pop(_TEXT, None)
+    return ExampleInput((), {name: _noise(parameter, *_SHAPES[name](config)), **keywords})
+
+
+def _noise(parameter: Tensor, *shape: int) -> Tensor:
+    """Return a batch of one input on the device and in the dtype of a parameter."""
     noise = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0), device="cpu")
-    image = noise.to(parameter.device, parameter.dtype)
-    if not hasattr(model, "config"):
-        return ExampleInput((image,))
-    ids = keywords.get("input_ids") if hasattr(model.config, "text_config") else None
-    return ExampleInput((), {"pixel_values": image, **({"input_ids": ids} if ids is not None else {})})
+    return noise.to(parameter.device, parameter.dtype)
 
 
 def timm_shape(model: nn.Module) -> tuple[int, ...] | None:
@@ -81,14 +92,22 @@ def timm_shape(model: nn.Module) -> tuple[int, ...] | None:
     return (int(channels), *own)
 
 
-def _transformers_shape(model: nn.Module) -> tuple[int, ...] | None:
-    config = getattr(model, "config", None)
+def _image_shape(config: Any) -> tuple[int, ...]:
+    """Return the (channels, height, width) of the images of a transformers model."""
     config = getattr(config, "vision_config", config)
-    size = getattr(config, "image_size", None)
-    if not isinstance(size, (int, tuple, list)):
-        return None
+    size = getattr(config, "image_size", None) or 224
     height, width = (size, size) if isinstance(size, int) else size
     return (getattr(config, "num_channels", 3), height, width)
+
+
+def _spectrum_shape(config: Any) -> tuple[int, ...]:
+    """Return the (bands, frames) of the spectra of a speech model of transformers."""
+    return (config.num_mel_bins, 2 * config.max_source_positions)
+
+
+_TEXT = "input_ids"
+_SHAPES = {"pixel_values": _image_shape, "input_values": lambda _: (16_000,), "input_features": _spectrum_shape}
+"""The shapes of the main inputs of transformers models, without the batch: images, a second of sound, spectra."""
 
 
 @contextlib.contextmanager
@@ -175,7 +194,7 @@ def called_names(model: nn.Module, given: object = None) -> set[str] | None:
                 hook.remove()
 
     with observing(model):
-        ran = run(outline(model), example.on("meta")) or run(model, example)
+        ran = run(outline(model), example.on_meta()) or run(model, example)
     return called if ran else None
 
 

@@ -29,7 +29,7 @@ def numbers(output: object) -> Tensor:
     Raises:
         AdaptError: The output has no finite floating-point values.
     """
-    found = [tensor.detach().double().flatten() for tensor in _tensors(output) if tensor.is_floating_point()]
+    found = [tensor.detach().double().flatten() for tensor in tensors_of(output) if tensor.is_floating_point()]
     row = torch.cat(found) if found else torch.empty(0)
     if not bool(row.isfinite().any()):
         raise AdaptError(
@@ -41,7 +41,12 @@ def numbers(output: object) -> Tensor:
     return row
 
 
-def _tensors(output: object) -> Iterator[Tensor]:
+def tensors_of(output: object) -> Iterator[Tensor]:
+    """Yield the tensors of an output: a tensor, or a mapping, list, tuple or dataclass of them.
+
+    Args:
+        output: The output.
+    """
     if isinstance(output, Tensor):
         yield output
         return
@@ -53,7 +58,7 @@ def _tensors(output: object) -> Iterator[Tensor]:
     elif dataclasses.is_dataclass(output):
         values = vars(output).values()
     for value in values:
-        yield from _tensors(value)
+        yield from tensors_of(value)
 
 
 def apart(found: Tensor, expected: Tensor) -> float:

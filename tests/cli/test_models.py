@@ -1,4 +1,4 @@
-"""Commands on a model: plan, merge."""
+"""Commands on a model: plan, doctor, merge."""
 
 from __future__ import annotations
 
@@ -68,3 +68,11 @@ def test_merge_refuses_another_base(refused: Callable[..., str], run: Run, adapt
     words = ("merge", "nano", adapter_file, "-o", tmp_path / "out.safetensors", "--checkpoint", other)
     assert "pass --no-check-base to use these" in line
     assert run(*words, "--no-check-base").returncode == 0
+
+
+def test_doctor_prints_what_an_adapter_would_reach(run: Run) -> None:
+    result = run("doctor", "vit_tiny_patch16_224", "--format", "tucker:rank=8")
+    assert result.returncode == 0, result.stderr
+    for text in ("1, by plan_for", "48 of 48", "head.weight, head.bias", "full fine-tuning", "patch_embed.proj.weight"):
+        assert text in result.stdout
+    assert run("doctor", "no_such_model").returncode == 2
