@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
-from ..common.table import Table
+from ..common.table import Table, counted
 from ..drawing import draw
 from ..errors import printable
 from ..formats import format_label
@@ -55,8 +55,8 @@ def card(
     parts = [
         _front(origin, classes),
         f"# Adapter of {base}",
-        f"A tensorfact adapter: {sum(counts.values()):,} trained numbers in the factors of {len(counts)} "
-        f"tensor{'s' * (len(counts) > 1)}, which hold the weights of {base}.",
+        f"A tensorfact adapter: {sum(counts.values()):,} trained numbers in the factors of "
+        f"{counted(len(counts), 'tensor')}, which hold the weights of {base}.",
         "## Load it",
         f"```python\nimport tensorfact\n\nmodel, transform, classes = tensorfact.load({name!r}{made})\n```",
         "## Tensors",

@@ -12,15 +12,18 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from tensorfact import adapt
 from tensorfact.lab import load
 from tensorfact.lab.data.images import open_rgb
 from tensorfact.lab.data.splits import FRACTIONS, stratify
+from tensorfact.lab.models import load_model
 from tests.cli.calls import Run
 
 PAGE = Path(__file__).parents[2] / "docs" / "tutorials" / "photographs.md"
@@ -170,7 +173,7 @@ def test_evaluate_knows_classes_by_name(run: Run, photos: Path) -> None:
     trained(run, photos, "out", "--fractions", "0.5/0.5/0")
     whole = run("evaluate", "out", photos, "--split", "all")
     assert "| images   | 18 " in whole.stdout
-    assert "photos, val" in run("evaluate", "out", photos).stdout
+    assert "| split    | val " in run("evaluate", "out", photos).stdout
     shutil.rmtree(photos / "circles")
     part = run("evaluate", "out", photos, "--split", "all")
     assert "| images   | 12 " in part.stdout
@@ -178,6 +181,50 @@ def test_evaluate_knows_classes_by_name(run: Run, photos: Path) -> None:
     refused = run("evaluate", "out", photos, "--split", "all")
     assert refused.returncode == 2
     assert "'triangles' is none of the model's" in refused.stderr
+
+
+def test_evaluate_needs_no_training_images(run: Run, refused: Callable[..., str], photos: Path) -> None:
+    trained(run, photos, "out")
+    for split in ("val", "test"):
+        shutil.copytree(photos / "squares", f"{split}-only/{split}/squares")
+        result = run("evaluate", "out", f"{split}-only")
+        assert f"| split    | {split} " in result.stdout, result.stderr
+        assert "| images   | 6 " in result.stdout
+    Path("list.csv").write_text("path,label,split\nphotos/circles/0.png,circles,test\n")
+    assert "| images   | 1 " in run("evaluate", "out", "folder:list.csv").stdout
+    (photos / "circles" / "0.png").unlink()
+    assert "does not exist" in refused("evaluate", "out", "list.csv")
+    assert "--split test" in refused("evaluate", "out", "test-only", "--split", "train")
+    Path("test-only/test/squares").rename("test-only/test/triangles")
+    assert "'triangles' is none of the model's" in refused("evaluate", "out", "test-only")
+
+
+def test_train_and_test_without_val(run: Run, refused: Callable[..., str], photos: Path) -> None:
+    shutil.copytree(photos, "data/test")
+    photos.rename("data/train")
+    found: Any = trained(run, "data", "out", "--fractions", "0.5/0.5/0", "--split-seed", "3")
+    assert found["data"]["sizes"] == {"train": 9, "val": 9, "test": 18}
+    for split, count in (("test", 18), ("val", 9), ("train", 9), ("all", 36)):
+        assert f"| images   | {count} " in run("evaluate", "out", "data", "--split", split).stdout
+    shutil.copy("data/train/circles/0.png", "data/train/circles/00.png")
+    assert "--split all" in refused("evaluate", "out", "data", "--split", "val")
+    assert run("evaluate", "out", "data").returncode == 0, "the test images are still the same"
+
+
+def test_images_of_a_gif_are_trained_on_and_predicted(run: Run, refused: Callable[..., str], photos: Path) -> None:
+    for path in photos.rglob("*.png"):
+        Image.open(path).save(path.with_suffix(".gif"))
+        path.unlink()
+    trained(run, photos, "out")
+    assert len(json.loads(run("predict", "out", photos, "--json").stdout)) == 18
+    (photos / "circles" / "0.gif").rename("0.xyz")
+    assert "0.xyz does not have the extension of an image" in refused("predict", "out", "0.xyz")
+
+
+def test_a_model_without_a_classifier_predicts_and_evaluates_nothing(refused: Callable[..., str], photos: Path) -> None:
+    adapt(load_model(MODEL[:-1] + ",num_classes=0)"), format="tt:rank=2").save_pretrained("features")
+    for words in (("predict", "features", photos), ("evaluate", "features", photos)):
+        assert "VisionTransformer has no classifier" in refused(*words)
 
 
 MISTAKES: list[tuple[tuple[str, ...], str]] = [
