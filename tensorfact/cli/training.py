@@ -82,9 +82,11 @@ def train_command(
     from ..adapters import adapt
     from ..lab import fit, open_task
     from ..lab.models import load_model, with_head
+    from ..storage.folder import require_own_card
     from ..storage.writing import make_folder
 
     chosen, shares = _format(format, rank), _shares(fractions)
+    require_own_card(out)
     make_folder(out)
     host = load_model(model, pretrained=pretrained, checkpoint=checkpoint)
     with progress_bars() as progress:

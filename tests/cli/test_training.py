@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from tensorfact import adapt
 from tensorfact.lab import load
@@ -152,11 +153,22 @@ def test_a_command_does_not_overwrite_what_it_reads(refused: Callable[..., str],
     trained(run, photos, "out")
     for words in (
         ("merge", MODEL, "out", "--out", "out/adapter.safetensors"),
+        ("merge", "out", "--out", "out/adapter.safetensors"),
         ("merge", MODEL, "out", "--checkpoint", "base", "--out", "base"),
         ("convert", "out", "--format", "cp:rank=2", "--out", "out/adapter.safetensors"),
     ):
         assert "is also an input" in refused(*words)
     assert run("predict", "out", photos).returncode == 0
+
+
+def test_merge_finds_the_base_model_as_predict_does(refused: Callable[..., str], run: Run, photos: Path) -> None:
+    trained(run, photos, "out")
+    for words in (("merge", "out"), ("merge", MODEL, "out"), ("merge", MODEL, "out/adapter.safetensors")):
+        assert run(*words, "--out", f"{len(words)}.safetensors").returncode == 0
+    with_name, without = load_file("3.safetensors"), load_file("2.safetensors")
+    assert with_name.keys() == without.keys()
+    assert all(torch.equal(with_name[name], without[name]) for name in without)
+    assert "leave it out" in refused("merge", "out", "--pretrained", "--out", "merged.safetensors")
 
 
 def test_predict_reads_links_and_no_hidden_folders(run: Run, photos: Path) -> None:
@@ -227,6 +239,36 @@ def test_a_model_without_a_classifier_predicts_and_evaluates_nothing(refused: Ca
         assert "VisionTransformer has no classifier" in refused(*words)
 
 
+def test_weights_of_a_file_are_found_from_another_folder(
+    run: Run, refused: Callable[..., str], photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_file(load_model(MODEL, seed=3).state_dict(), "weights.safetensors")
+    trained(run, photos, "out", "--checkpoint", "weights.safetensors")
+    Path("below").mkdir()
+    monkeypatch.chdir("below")
+    assert run("predict", "../out", photos).returncode == 0
+    Path("../weights.safetensors").rename("moved.safetensors")
+    for words in (
+        ("predict", "../out", photos),
+        ("evaluate", "../out", photos),
+        ("merge", "../out", "--out", "merged.safetensors"),
+    ):
+        line = refused(*words)
+        assert f"{photos.parent}/weights.safetensors" in line
+        assert "Fix: pass --checkpoint FILE" in line
+        assert run(*words, "--checkpoint", "moved.safetensors").returncode == 0
+
+
+def test_a_readme_of_one_s_own_is_refused_before_training(refused: Callable[..., str], run: Run, photos: Path) -> None:
+    Path("out").mkdir()
+    Path("out/README.md").write_text("# My project")
+    assert "mv out/README.md out/NOTES.md" in refused("train", MODEL, photos, "--out", "out")
+    assert [path.name for path in Path("out").iterdir()] == ["README.md"]
+    Path("out/README.md").unlink()
+    trained(run, photos, "out")
+    trained(run, photos, "out")
+
+
 MISTAKES: list[tuple[tuple[str, ...], str]] = [
     (("train", MODEL, "photo", "--out", "out"), "photo"),
     (("train", MODEL, "photos", "--out", "out", "--fractions", "0.7,0.3"), "TRAIN/VAL/TEST"),
@@ -238,6 +280,9 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     (("evaluate", "photos", "photos"), "photos holds no adapter"),
     (("evaluate", "nowhere", "photos"), "nowhere holds no adapter"),
     (("predict", "out.txt", "photos"), "out.txt"),
+    (("merge", "--out", "merged"), "tensorfact merge FOLDER --out FILE"),
+    (("merge", "photos/circles/0.png", "--out", "merged"), "tensorfact merge MODEL photos/circles/0.png --out merged"),
+    (("merge", "photos", "--out", "merged"), "photos holds no adapter"),
 ]
 
 
