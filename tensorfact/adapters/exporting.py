@@ -76,7 +76,8 @@ class Exportable(nn.Module):
         preprocessing and the results; and a model card, `README.md`, with a picture of the network.
 
         Args:
-            folder: The folder; it is created if it is missing. Other files in it are left alone.
+            folder: The folder; it is created if it is missing. Other files in it are left alone, and an earlier model
+                card is replaced.
             classes: The names of the classes, by index.
             transform: The preprocessing of images, as timm's data configuration; default: that of the model.
             metrics: Results for the model card, such as `{"val_accuracy": 0.93}`.
@@ -84,7 +85,7 @@ class Exportable(nn.Module):
 
         Raises:
             AdaptError: As `save`, or `classes`, `transform` or `metrics` are of another type.
-            CheckpointError: A file cannot be written.
+            CheckpointError: A file cannot be written, or the folder has a README.md that is not a model card.
             FormatError: A format has no registered name.
 
         Examples:
@@ -132,7 +133,8 @@ class Exportable(nn.Module):
         of_type(repository, str, "push_to_hub: repository", AdaptError, expected="a name", example="'me/digits'")
         with tempfile.TemporaryDirectory() as parent:
             folder = Path(parent, repository.rpartition("/")[2])
-            write_adapter_folder(self.state, folder, self._info(classes, transform, metrics, data), name=repository)
+            info = self._info(classes, transform, metrics, data)
+            write_adapter_folder(self.state, folder, info.without_path(), name=repository)
             return upload(folder, repository, FILES, private=private, token=token)
 
     def _info(

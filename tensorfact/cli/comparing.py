@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..common.table import counted
 from ..errors import TrainingError
 from .console import (
     Checkpoint,
@@ -97,7 +98,10 @@ def compare_command(
             progress=progress,
         )
     files = write_report(result, out)
-    show(result.table(), f"{model} on {splits.name}: {epochs} epochs, {seeds} seed(s), scale {scale:g}")
+    show(
+        result.table(),
+        f"{model} on {splits.name}: {counted(epochs, 'epoch')}, {counted(seeds, 'seed')}, scale {scale:g}",
+    )
     say(f"written: {', '.join(map(str, files))}")
 
 

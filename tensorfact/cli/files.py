@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ..common.table import Table
+from ..common.table import Table, counted
 from .console import LOOK_UP, AdapterPath, app, device_of, say, show
 
 
@@ -90,5 +90,7 @@ def calibrate_command(device: Annotated[str, typer.Option(help="cpu or cuda.")] 
             ("smallest matrix product", "{:.3g} s".format, found.seconds_per_launch, known.seconds_per_launch),
         )
     )
-    show(Table(("constant", "measured", "in use"), rows), f"{found.device}, {torch.get_num_threads()} thread(s)")
+    show(
+        Table(("constant", "measured", "in use"), rows), f"{found.device}, {counted(torch.get_num_threads(), 'thread')}"
+    )
     say(f"to measure and use these constants in a program, call tensorfact.network.calibrate({device!r})")

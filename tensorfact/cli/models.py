@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from ..common.table import Table
-from ..errors import PlanError
+from ..common.table import Table, counted
+from ..errors import AdaptError, CheckpointError, PlanError
 from .console import (
-    AdapterPath,
     CheckBase,
     Checkpoint,
     Formats,
@@ -24,6 +23,11 @@ from .console import (
     say,
     show,
 )
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..adapters import Adapter
 
 
 @app.command("plan")
@@ -81,29 +85,73 @@ def doctor_command(model: ModelName, format: FormatText = "tt:rank=8") -> None:
 
 @app.command("merge")
 def merge_command(
-    model: ModelName,
-    file: AdapterPath,
     out: Annotated[Path, typer.Option("--out", "-o", help="Safetensors file for the merged weights.")],
+    first: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MODEL", help="The base model; leave it out for the folder of an adapter, which names it."
+        ),
+    ] = None,
+    second: Annotated[
+        str | None,
+        typer.Argument(metavar="ADAPTER", help="An adapter: a folder, OWNER/NAME on the Hub, or, after MODEL, a file."),
+    ] = None,
     pretrained: Pretrained = False,
     checkpoint: Checkpoint = None,
     check_base: CheckBase = True,
 ) -> None:
-    """Merge an adapter into the weights of a model, and write the weights."""
+    """Merge an adapter into the weights of its base model, and write the weights."""
+    from ..storage.files import write_tensors
+
+    if first is None:
+        raise AdaptError("merge: no adapter is given", fix="tensorfact merge FOLDER --out FILE")
+    if second is None:
+        name, model = _loaded(out, first, pretrained, checkpoint, check_base=check_base)
+    else:
+        refuse_inputs(out, second, checkpoint)
+        name, model = first, _adapted(first, second, pretrained, checkpoint, check_base=check_base)
+    adapter = cast("Adapter", model.tensorfact)
+    adapter.merge()
+    adapter.remove()
+    write_tensors(out, model.state_dict(), {"kind": "model", "model": name})
+    weights = counted(len(adapter.resolved.parameters), "weight")
+    say(f"merged {weights} into {out} ({out.stat().st_size:,} bytes)")
+
+
+def _adapted(name: str, source: str, pretrained: bool, checkpoint: Path | None, *, check_base: bool) -> nn.Module:
+    """Make a model by name, with the number of classes of an adapter, and put the adapter on it."""
     from ..adapters import load_adapter
     from ..lab.models import load_model
     from ..model.head import head_parameters
     from ..storage import AdapterDescription
-    from ..storage.files import write_tensors
 
-    refuse_inputs(out, file, checkpoint)
-    described = AdapterDescription.read(file)
-    loaded = load_model(model, pretrained=pretrained, checkpoint=checkpoint)
-    own = {name: loaded.get_parameter(name).shape for name in head_parameters(loaded, True)}
+    described = AdapterDescription.read(source)
+    model = load_model(name, pretrained=pretrained, checkpoint=checkpoint)
+    own = {name: model.get_parameter(name).shape for name in head_parameters(model, True)}
     resized = {described.head[name][0] for name in own.keys() & described.head if described.head[name] != own[name]}
-    if resized and hasattr(loaded, "reset_classifier"):  # the saved head has another number of classes
-        loaded.reset_classifier(resized.pop())  # type: ignore[operator]  # timm's, as in `with_head`
-    adapter = load_adapter(loaded, file, check_base=check_base)
-    adapter.merge()
-    adapter.remove()
-    write_tensors(out, loaded.state_dict(), {"kind": "model", "model": model})
-    say(f"merged {len(adapter.resolved.parameters)} weights into {out} ({out.stat().st_size:,} bytes)")
+    if resized and hasattr(model, "reset_classifier"):  # the saved head has another number of classes
+        model.reset_classifier(resized.pop())  # type: ignore[operator]  # timm's, as in `with_head`
+    load_adapter(model, source, check_base=check_base)
+    return model
+
+
+def _loaded(
+    out: Path, source: str, pretrained: bool, checkpoint: Path | None, *, check_base: bool
+) -> tuple[str, nn.Module]:
+    """Make the adapted model of a folder, as `evaluate` and `predict` do; return it and the name of its base model."""
+    from ..lab import load
+    from ..storage.folder import AdapterInfo
+    from ..storage.located import adapter_folder
+
+    if Path(source).is_file():
+        raise CheckpointError(
+            f"{source} does not say which model it is for",
+            expected="the folder of an adapter, or MODEL before the file",
+            fix=f"tensorfact merge MODEL {source} --out {out}",
+        )
+    if pretrained:
+        raise AdaptError("--pretrained has no effect without MODEL: the folder says which weights", fix="leave it out")
+    folder = adapter_folder(source)
+    origin = AdapterInfo.read(folder).origin
+    refuse_inputs(out, str(folder), checkpoint, origin.checkpoint)
+    return origin.name, load(folder, checkpoint=checkpoint, check_base=check_base).model

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..common.table import Table
+from ..common.table import Table, counted
 from ..errors import CheckpointError, DataError, FormatError
 from .console import (
     CheckBase,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from ..adapters import Adapter
     from ..formats import Format
-    from ..lab import History, Splits
+    from ..lab import History, Loaded, Splits
     from ..lab.training import Samples
     from ..storage.folder import AdapterInfo
 
@@ -82,9 +82,11 @@ def train_command(
     from ..adapters import adapt
     from ..lab import fit, open_task
     from ..lab.models import load_model, with_head
+    from ..storage.folder import require_own_card
     from ..storage.writing import make_folder
 
     chosen, shares = _format(format, rank), _shares(fractions)
+    require_own_card(out)
     make_folder(out)
     host = load_model(model, pretrained=pretrained, checkpoint=checkpoint)
     with progress_bars() as progress:
@@ -94,7 +96,8 @@ def train_command(
     plan = plan_of(host, blocks, by_shape=by_shape)
     adapter = adapt(host, plan, chosen, scale=scale, dropout=dropout, seed=seed)
     sizes = ", ".join(f"{name} {size:,}" for name, size in splits.sizes.items())
-    say(f"{adapter.num_parameters:,} parameters in the factors; {splits.classes} classes; images: {sizes}")
+    classes = counted(splits.classes, "class", "classes")
+    say(f"{adapter.num_parameters:,} parameters in the factors; {classes}; images: {sizes}")
     files = _files_digest(splits)
     run = _digest([str(chosen), scale, dropout, epochs, lr, batch_size, seed, splits.class_names, splits.sizes, files])
     state = out / CHECKPOINT.format(run)
@@ -155,20 +158,28 @@ def evaluate_command(
 ) -> None:
     """Measure the accuracy of an adapter on images.
 
-    A folder of classes is split as in training, so that the test images are those that training has not seen.
+    A folder of classes is split as in training, so that the test images are those that training has not seen. Images
+    that are split already need no training images; their classes are matched by name with those of the adapter.
     """
     from ..lab import evaluate, load
     from ..lab.data.splits import renumbered
+    from ..lab.prediction import require_classifier
     from ..storage.folder import AdapterInfo
     from ..storage.located import adapter_folder
 
     place = adapter_folder(folder)
     loaded = load(place, checkpoint=checkpoint, check_base=check_base, device=device_of(device))
-    splits = _opened_again(data, split, loaded.model, AdapterInfo.read(place))
-    name, samples = _part(splits, split)
+    require_classifier(loaded.model, "evaluate")
+    splits, name = _opened_again(data, split, loaded, AdapterInfo.read(place))
+    samples = _part(splits, name)
     found = evaluate(loaded.model, renumbered(samples, splits.class_names, loaded.classes))
-    rows = (("accuracy", f"{100 * found.accuracy:.1f} %"), ("loss", f"{found.loss:.4f}"))
-    show(Table(("", f"{splits.name}, {name}"), (("images", f"{len(samples):,}"), *rows)))  # type: ignore[arg-type]
+    rows = (
+        ("split", name),
+        ("images", f"{len(samples):,}"),  # type: ignore[arg-type]
+        ("accuracy", f"{100 * found.accuracy:.1f} %"),
+        ("loss", f"{found.loss:.4f}"),
+    )
+    show(Table(("", splits.name), rows))
 
 
 @app.command("predict")
@@ -230,57 +241,85 @@ def _shares(text: str) -> tuple[float, float, float]:
     return train, val, test
 
 
-def _opened_again(data: str, name: str, model: nn.Module, info: AdapterInfo) -> Splits:
-    """Open data with the preprocessing of the adapter, split as in training if it is not split."""
-    from ..lab import open_task
-    from ..lab.data.folders import is_path, is_split
-    from ..lab.data.images import data_config
-    from ..lab.data.splits import FRACTIONS
+def _opened_again(data: str, split: str, loaded: Loaded, info: AdapterInfo) -> tuple[Splits, str]:
+    """Open data with the preprocessing and the classes of the adapter; return it and the split to evaluate on.
 
-    split, again = {}, is_path(data) and not is_split(data)
-    if again:
-        stored = info.data.get("fractions", FRACTIONS), info.data.get("split_seed", 0)
-        split = {"fractions": tuple(stored[0]), "seed": stored[1]}
-    known = {statistics: _plain(data_config(model, imagenet_statistics=statistics)) for statistics in (False, True)}
-    statistics = next((each for each, config in known.items() if config == info.transform), None)
-    if statistics is None and info.transform is not None:
-        raise DataError(
-            "the adapter was trained with a preprocessing of its own",
-            cause="transform= was passed to save_pretrained",
-            fix="evaluate it in Python, with the transform that tensorfact.load returns",
-        )
-    with progress_bars() as progress:
-        splits = open_task(data, model, imagenet_statistics=bool(statistics), progress=progress, **split)
-    if again and name != "all" and info.data.get("files") not in (None, _files_digest(splits)):
+    Images that are not split yet are split as in training.
+    """
+    from ..lab import image_folder, open_task
+    from ..lab.data.folders import drawn_splits
+    from ..lab.data.splits import FRACTIONS
+    from ..lab.data.tasks import images_path
+
+    statistics = _statistics(loaded.model, info)
+    path = images_path(data)
+    if path is None:
+        with progress_bars() as progress:
+            splits = open_task(data, loaded.model, imagenet_statistics=statistics, progress=progress)
+        return splits, _chosen(splits, split)
+    drawn = drawn_splits(path)
+    fractions, seed = info.data.get("fractions", FRACTIONS), info.data.get("split_seed", 0)
+    again = {"fractions": tuple(fractions), "seed": seed} if drawn else {}
+    splits = image_folder(
+        path, loaded.model, classes=loaded.classes, imagenet_statistics=statistics, check=False, **again
+    )
+    chosen = _chosen(splits, split)
+    if chosen in drawn and info.data.get("files") not in (None, _files_digest(splits)):
         raise DataError(
             f"{data} holds other images than in training, so that it cannot be split as it was then",
             cause="another folder, or images that were added or removed",
             fix="--split all evaluates on all of them",
         )
-    return splits
+    return splits, chosen
+
+
+def _statistics(model: nn.Module, info: AdapterInfo) -> bool:
+    """Return whether an adapter was trained on images with the statistics of ImageNet instead of the model's."""
+    from ..lab.data.images import data_config
+
+    if info.transform is None:
+        return False
+    for statistics in (False, True):
+        if _plain(data_config(model, imagenet_statistics=statistics)) == info.transform:
+            return statistics
+    raise DataError(
+        "the adapter was trained with a preprocessing of its own",
+        cause="transform= was passed to save_pretrained",
+        fix="evaluate it in Python, with the transform that tensorfact.load returns",
+    )
 
 
 def _plain(config: object) -> object:
     return json.loads(json.dumps(config))
 
 
-def _part(splits: Splits, name: str) -> tuple[str, Samples]:
-    """Return the chosen split and its samples."""
-    from ..lab.data.splits import Joined
-
+def _chosen(splits: Splits, name: str) -> str:
+    """Return the split to evaluate on: the one that is asked for, else test, else val."""
     sizes = splits.sizes
     chosen = name or ("test" if sizes["test"] else "val")
-    if chosen == "all":
-        return chosen, Joined([getattr(splits, each) for each, size in sizes.items() if size])
-    if not sizes.get(chosen):
+    if chosen != "all" and not sizes.get(chosen):
         filled = [each for each, size in sizes.items() if size]
-        raise DataError(f"--split {chosen}", expected=f"one of {', '.join([*filled, 'all'])}", got=repr(chosen))
-    return chosen, getattr(splits, chosen)
+        raise DataError(
+            f"{splits.name} has no images in the split {chosen!r}",
+            expected=f"one of {', '.join([*filled, 'all'])}",
+            fix=f"--split {filled[-1]}",
+        )
+    return chosen
+
+
+def _part(splits: Splits, name: str) -> Samples:
+    """Return the samples of a split, or of all of them."""
+    from ..lab.data.splits import Joined
+
+    if name != "all":
+        return getattr(splits, name)  # type: ignore[no-any-return]
+    return Joined([getattr(splits, each) for each, size in splits.sizes.items() if size])
 
 
 def _files(paths: Sequence[Path]) -> Iterator[Path]:
     """Yield image files, and those in folders in the order of their names."""
-    from ..lab.data.layouts import is_hidden, is_image
+    from ..lab.data.images import is_image
+    from ..lab.data.layouts import is_hidden
 
     for path in paths:
         if not path.is_dir():

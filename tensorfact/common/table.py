@@ -1,8 +1,23 @@
-"""Tables printed as aligned Markdown."""
+"""What is printed: tables as aligned Markdown, and numbers of things."""
 
 from __future__ import annotations
 
 import dataclasses
+
+
+def counted(number: int, one: str, several: str = "") -> str:
+    """Return a number of things in words.
+
+    Args:
+        number: The number.
+        one: The name of one of them.
+        several: The name of several; default: with an s.
+
+    Examples:
+        >>> counted(1, "class", "classes"), counted(1200, "image")
+        ('1 class', '1,200 images')
+    """
+    return f"{number:,} {one if number == 1 else several or f'{one}s'}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import nn
 
 from ..adapters import load_adapter
 from ..common.checks import AnyPath, flag
-from ..errors import DataError, FingerprintError, naming
+from ..errors import CheckpointError, DataError, FingerprintError, naming
 from ..model.origin import ModelOrigin
 from ..storage.folder import AdapterInfo
 from ..storage.located import ABOUT, adapter_folder
@@ -55,7 +55,8 @@ def load(
         The model, its preprocessing and its classes.
 
     Raises:
-        CheckpointError: The folder is missing, damaged, or cannot be downloaded.
+        CheckpointError: The folder is missing, damaged, or cannot be downloaded; or the file of the base weights is
+            missing.
         DataError: The base model cannot be made.
         FingerprintError: The base weights are not those that the adapter was trained on; or the model that was made
             by name gives other outputs, because it was created with options that its library does not record.
@@ -91,6 +92,14 @@ def _base(origin: ModelOrigin, checkpoint: AnyPath | None, folder: Path) -> nn.M
             got=f"the model {origin.name!r}" if origin.name else "no name of a model",
             cause="a model of one's own, or one whose weights were drawn at random",
             fix="pass the base model: tensorfact.load(folder, model=model)",
+        )
+    if checkpoint is None and weights is not None and not Path(weights).exists():
+        raise CheckpointError(
+            f"the weights of the base model of {folder} are missing",
+            expected=f"the file {weights}, as when the adapter was saved",
+            got="no such file",
+            cause="the file was moved, or the adapter was saved on another machine",
+            fix="pass checkpoint=FILE, where the weights are now",
         )
     seed = origin.seed or 0
     pretrained = origin.pretrained and weights is None

@@ -104,8 +104,8 @@ def load_model(
     if checkpoint is not None:
         _load(model, checkpoint)
     drawn = seed if not pretrained and checkpoint is None else None
-    file = None if checkpoint is None else os.fspath(checkpoint)
-    record_origin(model, ModelOrigin(name, options, pretrained, None if file is None else str(file), drawn))
+    file = None if checkpoint is None else os.path.abspath(os.fsdecode(checkpoint))  # it may be read from elsewhere
+    record_origin(model, ModelOrigin(name, options, pretrained, file, drawn))
     return model.eval()
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..common.checks import AnyPath, whole_number
 from ..errors import DataError
-from .data.images import Transform, open_rgb, rgb
+from .data.images import Transform, check_suffix, open_rgb, rgb
 from .loading import Loaded
 
 _BATCH = 64
@@ -45,8 +45,8 @@ def predict(loaded: Loaded, images: Iterable[AnyPath | Image.Image], *, top: int
         One prediction for each image, in their order.
 
     Raises:
-        DataError: A file is not a readable image, the model takes no images, or it has another number of classes than
-            there are names.
+        DataError: A file is not a readable image, or not named like one; the model takes no images, has no classifier,
+            or has another number of classes than there are names.
 
     Examples:
         >>> import tempfile
@@ -60,6 +60,7 @@ def predict(loaded: Loaded, images: Iterable[AnyPath | Image.Image], *, top: int
         (2, True)
     """
     model, transform, classes = loaded
+    require_classifier(model, "predict")
     top = whole_number(top, "predict: top", DataError, example=5)
     if transform is None:
         raise DataError(
@@ -84,6 +85,25 @@ def predict(loaded: Loaded, images: Iterable[AnyPath | Image.Image], *, top: int
         for name, value, index in zip(names, values.tolist(), indices.tolist(), strict=True):
             found.append(Prediction(name, tuple(labels[at] for at in index), tuple(value)))
     return tuple(found)
+
+
+def require_classifier(model: nn.Module, what: str) -> None:
+    """Raise for a model that says that it has no classes, whose outputs are features.
+
+    Args:
+        model: The model.
+        what: What needs a classifier, for the message.
+
+    Raises:
+        DataError: The model has no classifier.
+    """
+    if getattr(model, "num_classes", None) == 0:
+        raise DataError(
+            f"{what}: {type(model).__name__} has no classifier: its outputs are features, not classes",
+            cause="a model that was made with num_classes=0",
+            fix="train an adapter on images of classes, which adds a classifier: tensorfact train MODEL DATA --out "
+            "FOLDER; or call the model for its features: model(transform(image)[None])",
+        )
 
 
 def probabilities(model: nn.Module, inputs: Tensor) -> Tensor:
@@ -125,5 +145,12 @@ def _batches(images: Iterable[AnyPath | Image.Image], transform: Transform) -> I
     remaining = enumerate(images)
     while batch := list(islice(remaining, _BATCH)):
         names = [str(at) if isinstance(image, Image.Image) else os.fspath(image) for at, image in batch]
-        opened = [rgb(image) if isinstance(image, Image.Image) else open_rgb(image) for _, image in batch]
+        opened = [rgb(image) if isinstance(image, Image.Image) else _open(image) for _, image in batch]
         yield [str(name) for name in names], torch.stack([transform(image) for image in opened])
+
+
+def _open(path: AnyPath) -> Image.Image:
+    """Read an image file that is named as those of training are."""
+    if os.path.isfile(path):
+        check_suffix(os.fsdecode(path))
+    return open_rgb(path)

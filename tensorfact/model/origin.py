@@ -22,7 +22,7 @@ class ModelOrigin:
             empty if it is not known.
         options: Keyword arguments of the model.
         pretrained: Whether its weights are those that its library downloads.
-        checkpoint: The safetensors file that its weights were loaded from.
+        checkpoint: The safetensors file that its weights were loaded from, by its absolute path.
         seed: The seed that its weights were drawn from.
         classes: The number of classes of its head, which may have been replaced since it was made; None without one.
         repository: The repository on the Hub that holds its weights; empty if it is not known.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 
-from ..common.table import Table
+from ..common.table import Table, counted
 from ..drawing import draw
 from ..errors import printable
 from ..formats import format_label
@@ -27,6 +29,21 @@ def picture(description: AdapterDescription) -> str:
     return draw(
         description.network(name), description.modes[name], f"{name}: {format_label(description.formats[name])}"
     )
+
+
+def is_card(text: str) -> bool:
+    r"""Return whether a text begins with the header of a model card of tensorfact; the text below may be edited.
+
+    Args:
+        text: The text of a README.
+
+    Examples:
+        >>> is_card('---\nlibrary_name: "tensorfact"\n---\n\nmy own words'), is_card("# My project")
+        (True, False)
+    """
+    lines = [line.strip() for line in text.splitlines()]
+    end = lines.index("---", 1) if lines[:1] == ["---"] and "---" in lines[1:] else 0
+    return any(re.fullmatch(r"library_name:\s*([\"']?)tensorfact\1", line) for line in lines[:end])
 
 
 def card(
@@ -55,8 +72,8 @@ def card(
     parts = [
         _front(origin, classes),
         f"# Adapter of {base}",
-        f"A tensorfact adapter: {sum(counts.values()):,} trained numbers in the factors of {len(counts)} "
-        f"tensor{'s' * (len(counts) > 1)}, which hold the weights of {base}.",
+        f"A tensorfact adapter: {sum(counts.values()):,} trained numbers in the factors of "
+        f"{counted(len(counts), 'tensor')}, which hold the weights of {base}.",
         "## Load it",
         f"```python\nimport tensorfact\n\nmodel, transform, classes = tensorfact.load({name!r}{made})\n```",
         "## Tensors",
@@ -90,7 +107,10 @@ def _front(origin: ModelOrigin, classes: Sequence[str]) -> str:
 def _base(origin: ModelOrigin) -> str:
     if not origin.name:
         return "The base model is not known by name: pass it to `tensorfact.load(..., model=model)`."
-    seed, file = f"random weights of seed {origin.seed}", f"the weights in `{_plain(str(origin.checkpoint))}`"
+    seed, file = (
+        f"random weights of seed {origin.seed}",
+        f"the weights in `{_plain(PurePath(origin.checkpoint or '').name)}`",
+    )
     weights = "its pretrained weights" if origin.pretrained else "weights of unknown origin"
     weights = file if origin.checkpoint is not None else seed if origin.seed is not None else weights
     options = ", ".join(f"{key}={value!r}" for key, value in origin.options.items())

@@ -17,7 +17,7 @@ from ..errors import CheckpointError
 from ..formats import format_label
 from ..model.origin import ModelOrigin
 from ..model.outputs import OutputSample
-from .card import card, picture
+from .card import card, is_card, picture
 from .files import read_header
 from .located import ABOUT, CARD, FILE, PICTURE
 from .reading import read_text
@@ -56,6 +56,11 @@ class AdapterInfo:
         if not all(isinstance(name, str) for name in numbers) or not all(map(math.isfinite, numbers.values())):
             raise TypeError("metrics are not finite numbers by name")
         object.__setattr__(self, "metrics", numbers)
+
+    def without_path(self) -> AdapterInfo:
+        """Return the description to share: without the folder of the base weights, which says nothing elsewhere."""
+        file = None if self.origin.checkpoint is None else Path(self.origin.checkpoint).name
+        return dataclasses.replace(self, origin=dataclasses.replace(self.origin, checkpoint=file))
 
     @classmethod
     def read(cls, folder: AnyPath) -> AdapterInfo:
@@ -109,16 +114,42 @@ def write_adapter_folder(state: AdapterState, folder: AnyPath, info: AdapterInfo
         name: What to call the adapter in its card; default: the folder.
 
     Raises:
-        CheckpointError: A file cannot be written.
+        CheckpointError: A file cannot be written, or the folder has a README.md that is not the card of an adapter.
         FormatError: A format has no registered name.
     """
     path = file_path(folder, "save_pretrained: folder", CheckpointError, example="digits")
+    require_own_card(path)
     make_folder(path)
     state.save(path / FILE)
     about = _about(state, info, read_header(path / FILE).digest)
     write_text(path / ABOUT, json.dumps(about, indent=2, ensure_ascii=False) + "\n")
     write_text(path / PICTURE, picture(state.description))
     write_text(path / CARD, card(state.description, info.origin, info.classes, info.metrics, name or path.name))
+
+
+def require_own_card(folder: AnyPath) -> None:
+    """Raise if a folder has a README that is not the model card of an adapter in it, and would be overwritten.
+
+    Args:
+        folder: The folder; it may be missing.
+
+    Raises:
+        CheckpointError: There is such a README.
+    """
+    path = Path(folder) / CARD
+    if not path.exists():
+        return
+    try:
+        own = (path.parent / ABOUT).exists() and is_card(read_text(path))
+    except CheckpointError:  # it is not a text
+        own = False
+    if not own:
+        raise CheckpointError(
+            f"{path} would be overwritten by the model card",
+            expected=f"no {CARD}, or the card of an adapter that was saved there before",
+            got="a file that tensorfact did not write",
+            fix=f"choose another folder, or move the file: mv {path} {path.with_name('NOTES.md')}",
+        )
 
 
 def _require_version(found: object) -> None:

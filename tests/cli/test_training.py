@@ -12,15 +12,19 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
+from tensorfact import adapt
 from tensorfact.lab import load
 from tensorfact.lab.data.images import open_rgb
 from tensorfact.lab.data.splits import FRACTIONS, stratify
+from tensorfact.lab.models import load_model
 from tests.cli.calls import Run
 
 PAGE = Path(__file__).parents[2] / "docs" / "tutorials" / "photographs.md"
@@ -149,11 +153,22 @@ def test_a_command_does_not_overwrite_what_it_reads(refused: Callable[..., str],
     trained(run, photos, "out")
     for words in (
         ("merge", MODEL, "out", "--out", "out/adapter.safetensors"),
+        ("merge", "out", "--out", "out/adapter.safetensors"),
         ("merge", MODEL, "out", "--checkpoint", "base", "--out", "base"),
         ("convert", "out", "--format", "cp:rank=2", "--out", "out/adapter.safetensors"),
     ):
         assert "is also an input" in refused(*words)
     assert run("predict", "out", photos).returncode == 0
+
+
+def test_merge_finds_the_base_model_as_predict_does(refused: Callable[..., str], run: Run, photos: Path) -> None:
+    trained(run, photos, "out")
+    for words in (("merge", "out"), ("merge", MODEL, "out"), ("merge", MODEL, "out/adapter.safetensors")):
+        assert run(*words, "--out", f"{len(words)}.safetensors").returncode == 0
+    with_name, without = load_file("3.safetensors"), load_file("2.safetensors")
+    assert with_name.keys() == without.keys()
+    assert all(torch.equal(with_name[name], without[name]) for name in without)
+    assert "leave it out" in refused("merge", "out", "--pretrained", "--out", "merged.safetensors")
 
 
 def test_predict_reads_links_and_no_hidden_folders(run: Run, photos: Path) -> None:
@@ -170,7 +185,7 @@ def test_evaluate_knows_classes_by_name(run: Run, photos: Path) -> None:
     trained(run, photos, "out", "--fractions", "0.5/0.5/0")
     whole = run("evaluate", "out", photos, "--split", "all")
     assert "| images   | 18 " in whole.stdout
-    assert "photos, val" in run("evaluate", "out", photos).stdout
+    assert "| split    | val " in run("evaluate", "out", photos).stdout
     shutil.rmtree(photos / "circles")
     part = run("evaluate", "out", photos, "--split", "all")
     assert "| images   | 12 " in part.stdout
@@ -178,6 +193,80 @@ def test_evaluate_knows_classes_by_name(run: Run, photos: Path) -> None:
     refused = run("evaluate", "out", photos, "--split", "all")
     assert refused.returncode == 2
     assert "'triangles' is none of the model's" in refused.stderr
+
+
+def test_evaluate_needs_no_training_images(run: Run, refused: Callable[..., str], photos: Path) -> None:
+    trained(run, photos, "out")
+    for split in ("val", "test"):
+        shutil.copytree(photos / "squares", f"{split}-only/{split}/squares")
+        result = run("evaluate", "out", f"{split}-only")
+        assert f"| split    | {split} " in result.stdout, result.stderr
+        assert "| images   | 6 " in result.stdout
+    Path("list.csv").write_text("path,label,split\nphotos/circles/0.png,circles,test\n")
+    assert "| images   | 1 " in run("evaluate", "out", "folder:list.csv").stdout
+    (photos / "circles" / "0.png").unlink()
+    assert "does not exist" in refused("evaluate", "out", "list.csv")
+    assert "--split test" in refused("evaluate", "out", "test-only", "--split", "train")
+    Path("test-only/test/squares").rename("test-only/test/triangles")
+    assert "'triangles' is none of the model's" in refused("evaluate", "out", "test-only")
+
+
+def test_train_and_test_without_val(run: Run, refused: Callable[..., str], photos: Path) -> None:
+    shutil.copytree(photos, "data/test")
+    photos.rename("data/train")
+    found: Any = trained(run, "data", "out", "--fractions", "0.5/0.5/0", "--split-seed", "3")
+    assert found["data"]["sizes"] == {"train": 9, "val": 9, "test": 18}
+    for split, count in (("test", 18), ("val", 9), ("train", 9), ("all", 36)):
+        assert f"| images   | {count} " in run("evaluate", "out", "data", "--split", split).stdout
+    shutil.copy("data/train/circles/0.png", "data/train/circles/00.png")
+    assert "--split all" in refused("evaluate", "out", "data", "--split", "val")
+    assert run("evaluate", "out", "data").returncode == 0, "the test images are still the same"
+
+
+def test_images_of_a_gif_are_trained_on_and_predicted(run: Run, refused: Callable[..., str], photos: Path) -> None:
+    for path in photos.rglob("*.png"):
+        Image.open(path).save(path.with_suffix(".gif"))
+        path.unlink()
+    trained(run, photos, "out")
+    assert len(json.loads(run("predict", "out", photos, "--json").stdout)) == 18
+    (photos / "circles" / "0.gif").rename("0.xyz")
+    assert "0.xyz does not have the extension of an image" in refused("predict", "out", "0.xyz")
+
+
+def test_a_model_without_a_classifier_predicts_and_evaluates_nothing(refused: Callable[..., str], photos: Path) -> None:
+    adapt(load_model(MODEL[:-1] + ",num_classes=0)"), format="tt:rank=2").save_pretrained("features")
+    for words in (("predict", "features", photos), ("evaluate", "features", photos)):
+        assert "VisionTransformer has no classifier" in refused(*words)
+
+
+def test_weights_of_a_file_are_found_from_another_folder(
+    run: Run, refused: Callable[..., str], photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_file(load_model(MODEL, seed=3).state_dict(), "weights.safetensors")
+    trained(run, photos, "out", "--checkpoint", "weights.safetensors")
+    Path("below").mkdir()
+    monkeypatch.chdir("below")
+    assert run("predict", "../out", photos).returncode == 0
+    Path("../weights.safetensors").rename("moved.safetensors")
+    for words in (
+        ("predict", "../out", photos),
+        ("evaluate", "../out", photos),
+        ("merge", "../out", "--out", "merged.safetensors"),
+    ):
+        line = refused(*words)
+        assert f"{photos.parent}/weights.safetensors" in line
+        assert "Fix: pass --checkpoint FILE" in line
+        assert run(*words, "--checkpoint", "moved.safetensors").returncode == 0
+
+
+def test_a_readme_of_one_s_own_is_refused_before_training(refused: Callable[..., str], run: Run, photos: Path) -> None:
+    Path("out").mkdir()
+    Path("out/README.md").write_text("# My project")
+    assert "mv out/README.md out/NOTES.md" in refused("train", MODEL, photos, "--out", "out")
+    assert [path.name for path in Path("out").iterdir()] == ["README.md"]
+    Path("out/README.md").unlink()
+    trained(run, photos, "out")
+    trained(run, photos, "out")
 
 
 MISTAKES: list[tuple[tuple[str, ...], str]] = [
@@ -191,6 +280,9 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     (("evaluate", "photos", "photos"), "photos holds no adapter"),
     (("evaluate", "nowhere", "photos"), "nowhere holds no adapter"),
     (("predict", "out.txt", "photos"), "out.txt"),
+    (("merge", "--out", "merged"), "tensorfact merge FOLDER --out FILE"),
+    (("merge", "photos/circles/0.png", "--out", "merged"), "tensorfact merge MODEL photos/circles/0.png --out merged"),
+    (("merge", "photos", "--out", "merged"), "photos holds no adapter"),
 ]
 
 

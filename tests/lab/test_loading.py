@@ -54,16 +54,19 @@ def test_the_bundled_model_gets_the_transform_of_the_model(tmp_path: Path) -> No
     assert classes == ()
 
 
-def test_weights_of_a_file_are_read_again(tmp_path: Path) -> None:
+def test_weights_of_a_file_are_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_file(
         timm.create_model("vit_tiny_patch16_224", depth=1, embed_dim=48, num_heads=2).state_dict(), tmp_path / "w"
     )
     name = "vit_tiny_patch16_224(depth=1,embed_dim=48,num_heads=2)"
-    model = load_model(name, checkpoint=tmp_path / "w")
+    monkeypatch.chdir(tmp_path)
+    model = load_model(name, checkpoint="w")
     adapt(model, seed=0).save_pretrained(tmp_path / "adapter")
+    assert "`w`" in (tmp_path / "adapter" / "README.md").read_text()
+    monkeypatch.chdir(tmp_path / "adapter")
     assert isinstance(load(tmp_path / "adapter").model.tensorfact, Adapter)
     (tmp_path / "w").rename(tmp_path / "moved")
-    with refused(CheckpointError, str(tmp_path / "w")):
+    with refused(CheckpointError, f"expected the file {tmp_path / 'w'}", "pass checkpoint=FILE"):
         load(tmp_path / "adapter")
     found = load(tmp_path / "adapter", checkpoint=tmp_path / "moved")
     assert isinstance(found.model.tensorfact, Adapter)

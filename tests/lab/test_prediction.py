@@ -68,7 +68,9 @@ def test_the_mode_of_the_model_is_left_as_it_was(training: bool, dtype: torch.dt
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"top": 0}, "predict: top"),
     ({"images": "photo.png"}, "a list of images"),
-    ({"images": [Path("nowhere.png")]}, "nowhere.png"),
+    ({"images": [Path("nowhere.png")]}, "the image nowhere.png does not exist"),
+    ({"images": [Path(__file__)]}, "test_prediction.py does not have the extension of an image"),
+    ({"loaded": Loaded(nano(num_classes=0), transform_of(nano()), ())}, "VisionTransformer has no classifier"),
     ({"loaded": Loaded(nn.Linear(2, 2), None, ())}, "no preprocessing"),
     ({"loaded": made(("a", "b"))}, "10, as the model has"),
     ({"loaded": Loaded(nn.Identity(), transform_of(nano()), ())}, "logits (batch, class)"),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tensorfact import Tucker, adapt, plan_for
 from tensorfact.lab.models import load_model
 from tensorfact.model.origin import ModelOrigin
-from tensorfact.storage.card import card, picture
+from tensorfact.storage.card import card, is_card, picture
 from tests.helpers import TT, Tiny, qkv_plan, randomise
 
 
@@ -35,6 +37,22 @@ def test_a_long_card_is_shortened() -> None:
     assert "`class 29`, and 10 more" in text
     assert "not known by name" in text
     assert "load('mine', model=model)" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "own"),
+    [
+        ("---\nlibrary_name: tensorfact\n---", True),
+        ("---\ntags: [a]\nlibrary_name: 'tensorfact'  \n---\nwords", True),
+        ('---\r\nlibrary_name: "tensorfact"\r\n---\r\n', True),
+        ("---\nlibrary_name: peft\n---\nlibrary_name: tensorfact", False),
+        ("---\nlibrary_name: tensorfact", False),
+        ("library_name: tensorfact\n---", False),
+        ("", False),
+    ],
+)
+def test_a_card_is_known_by_its_header(text: str, own: bool) -> None:
+    assert is_card(text) == own
 
 
 def test_the_picture_is_that_of_the_first_tensor() -> None:

@@ -73,10 +73,43 @@ def test_a_folder_stands_for_its_file(tmp_path: Path) -> None:
 
 def test_other_files_in_the_folder_stay(tmp_path: Path) -> None:
     (tmp_path / "curve.png").write_text("mine")
-    (tmp_path / "README.md").write_text("old")
     tiny().save_pretrained(tmp_path)
     assert (tmp_path / "curve.png").read_text() == "mine"
     assert sorted(os.listdir(tmp_path)) == sorted([*FILES, "curve.png"])
+
+
+def test_a_readme_of_another_origin_is_not_overwritten(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    for text in (
+        b"# My project\n",
+        b"",
+        b"\xff\xfe",
+        card_of(tmp_path / "other"),
+    ):  # a card without an adapter beside it
+        readme.write_bytes(text)
+        with refused(CheckpointError, readme, "did not write", "choose another folder, or move the file: mv "):
+            tiny().save_pretrained(tmp_path)
+        assert readme.read_bytes() == text
+        assert not (tmp_path / "adapter.safetensors").exists()
+
+
+def card_of(folder: Path) -> bytes:
+    tiny().save_pretrained(folder)
+    return (folder / "README.md").read_bytes()
+
+
+def test_an_adapter_is_saved_again_where_its_card_was_edited(tmp_path: Path) -> None:
+    text = card_of(tmp_path).decode()
+    for edited in (
+        text,
+        text.replace("# Adapter", "# Mine\n\n# Adapter"),
+        "---\nlibrary_name: tensorfact\n---\nWords.\n",
+    ):
+        (tmp_path / "README.md").write_text(edited)
+        assert card_of(tmp_path).decode() == text
+    (tmp_path / "README.md").write_text("# My own page")
+    with refused(CheckpointError, "did not write"):
+        tiny().save_pretrained(tmp_path)
 
 
 def changed(path: Path, **entries: Any) -> None:

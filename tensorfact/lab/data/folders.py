@@ -14,7 +14,7 @@ from ...errors import DataError
 from .archives import ARCHIVES
 from .images import ListedImages, Opener, check_images, open_rgb, refuse_pipe, transform_of
 from .layouts import LAYOUTS, Entry, archive_tree, csv_entries, folder_tree, tree_entries
-from .splits import FRACTIONS, SPLITS, Fractions, Splits, check_fractions, stratify
+from .splits import FRACTIONS, SPLITS, Fractions, Splits, check_fractions, check_names, require_known, stratify
 
 ENDINGS = (*ARCHIVES, ".csv")
 """The ends of the names of files that hold images or list them."""
@@ -26,6 +26,7 @@ def image_folder(
     *,
     fractions: Fractions = FRACTIONS,
     seed: int = 0,
+    classes: Sequence[str] = (),
     imagenet_statistics: bool = False,
     check: bool = True,
     progress: Progress = silent,
@@ -36,9 +37,10 @@ def image_folder(
     | --- | --- |
     | `root/CLASS/FILE` | by `fractions` and `seed` |
     | `root/{train,val}/CLASS/FILE` | as it is; the test split is empty |
+    | `root/{train,test}/CLASS/FILE` | test as it is; val from train by `fractions` and `seed` |
     | `root/{train,val,test}/CLASS/FILE` | as it is |
     | `root.csv` with the header `path,label` | by `fractions` and `seed` |
-    | `root.csv` with the header `path,label,split` | as it is |
+    | `root.csv` with the header `path,label,split` | as the folders of these splits |
     | `root.zip`, `root.tar`, `root.tar.gz`, `root.tgz` | as the folder in it |
 
     The folder `val` may be named `valid` or `validation`. In an archive, one more folder may hold everything. Archives
@@ -51,13 +53,19 @@ def image_folder(
 
     By `fractions`, every class is split alone. Of n images, val and test get their fraction of n, rounded to the
     nearest integer and up at a half, and train gets the rest. If nothing is left for train, the larger of val and test
-    gives up one image (test, if they are equal): a class of one image is in train.
+    gives up one image (test, if they are equal): a class of one image is in train. Where only val is missing, the
+    images in train are divided between train and val in the proportion of their fractions.
+
+    With `classes`, the images are to evaluate a model on: any of the splits may be missing, and classes may have no
+    images.
 
     Args:
         root: The folder, archive or csv file.
         model: A model with a timm data configuration, which sets size, crop and normalisation.
         fractions: Fractions of train, val and test of images that are not split yet; that of test may be 0.
         seed: Seed of that split.
+        classes: Names of a model's classes, by index, with which those of the images are matched; default: the classes
+            of the images.
         imagenet_statistics: Normalise with ImageNet's mean and standard deviation instead of the model's.
         check: Open every image now, so that an unreadable one raises before training.
         progress: Called after each checked image.
@@ -68,7 +76,8 @@ def image_folder(
     Raises:
         DataError: The layout is another one, train or val is empty, a class is missing from train, a file is not an
             image (hidden files are skipped), a folder within a class is a symbolic link, a member of an archive has an
-            unsafe path, or `fractions` or `seed` are given for images that are split already.
+            unsafe path, or `fractions` or `seed` are given for images that are split already. With `classes`: a class
+            is none of them.
 
     Examples:
         >>> import tempfile
@@ -83,22 +92,38 @@ def image_folder(
         ...     data = image_folder(root, nano(), fractions=(0.6, 0.2, 0.2))
         >>> data.sizes, data.class_names
         ({'train': 12, 'val': 4, 'test': 4}, ('cat', 'dog'))
+
+        Images to evaluate a model of three classes on need no training images:
+
+        >>> with tempfile.TemporaryDirectory() as root:
+        ...     Path(root, "test", "dog").mkdir(parents=True)
+        ...     Image.new("RGB", (40, 30)).save(Path(root, "test", "dog", "1.png"))
+        ...     data = image_folder(root, nano(), classes=("cat", "dog", "owl"))
+        ...     labels = [label for _, label in data.test]
+        >>> data.sizes, labels
+        ({'train': 0, 'val': 0, 'test': 1}, [1])
     """
     path = file_path(root, "image_folder: root", DataError, example="data/flowers")
     flag(check, "image_folder: check", DataError)
     shares = check_fractions(fractions, "image_folder: fractions")
     seed = whole_number(seed, "image_folder: seed", DataError, least=0)
     transform = transform_of(model, imagenet_statistics=imagenet_statistics)
-    found, opener = _read(path)
+    known = check_names(classes, "image_folder: classes")
+    found, opener = _read(path, partial=bool(known))
     entries = _split(path, sorted(found, key=lambda entry: entry.order), shares, seed)
-    names = tuple(sorted({entry.label for entry in entries}))
+    own = sorted({entry.label for entry in entries})
+    if known:
+        require_known(own, known)
+    else:
+        _require_training(path, entries, drawn=bool(_drawn(found)))
+    names = known or tuple(own)
     numbers = {name: number for number, name in enumerate(names)}
     parts = {}
     for split in SPLITS:
-        own = [entry for entry in entries if entry.split == split]
+        part = [entry for entry in entries if entry.split == split]
         if check:
-            check_images([(entry.where, entry.file) for entry in own], f"checking {split}", progress, opener)
-        parts[split] = ListedImages([(entry.file, numbers[entry.label]) for entry in own], transform, opener)
+            check_images([(entry.where, entry.file) for entry in part], f"checking {split}", progress, opener)
+        parts[split] = ListedImages([(entry.file, numbers[entry.label]) for entry in part], transform, opener)
     title = Path(os.path.abspath(path)).name
     title = title[: len(title) - len(_ending(path))] if path.is_file() else title
     return Splits(title, parts["train"], parts["val"], parts["test"], len(names), class_names=names)
@@ -115,8 +140,8 @@ def is_path(name: str) -> bool:
     return spelled or os.path.exists(name)
 
 
-def is_split(root: AnyPath) -> bool:
-    """Return whether images on disk are split already; see `image_folder`.
+def drawn_splits(root: AnyPath) -> tuple[str, ...]:
+    """Return the splits that `image_folder` draws by fractions and seed: all of them, train and val, or none.
 
     Args:
         root: The folder, archive or csv file.
@@ -124,16 +149,22 @@ def is_split(root: AnyPath) -> bool:
     Raises:
         DataError: As `image_folder`.
     """
-    found, _ = _read(file_path(root, "is_split: root", DataError, example="data/flowers"))
-    return any(entry.split is not None for entry in found)
+    found, _ = _read(file_path(root, "drawn_splits: root", DataError, example="data/flowers"), partial=True)
+    return _drawn(found)
 
 
-def _read(path: Path) -> tuple[list[Entry], Opener]:
-    """Return the images of any layout, and what opens them."""
+def _drawn(entries: Sequence[Entry]) -> tuple[str, ...]:
+    """Return the splits that are to be drawn."""
+    given = {entry.split for entry in entries}
+    return SPLITS if None in given else ("train", "val") if given == {"train", "test"} else ()
+
+
+def _read(path: Path, *, partial: bool) -> tuple[list[Entry], Opener]:
+    """Return the images of any layout, and what opens them; classes and splits of a partial one may be empty."""
     try:
         refuse_pipe(path)
         if path.is_dir():
-            return tree_entries(folder_tree(path)), open_rgb
+            return tree_entries(folder_tree(path), partial=partial), open_rgb
     except OSError as error:
         raise DataError(f"{path} cannot be read", got=str(error), fix="give a folder that you may read") from error
     if not path.exists():
@@ -143,32 +174,44 @@ def _read(path: Path) -> tuple[list[Entry], Opener]:
         return csv_entries(path), open_rgb
     if ending:
         archive = ARCHIVES[ending](path)
-        return tree_entries(archive_tree(str(path), archive.paths)), archive.open_rgb
+        return tree_entries(archive_tree(str(path), archive.paths), partial=partial), archive.open_rgb
     raise DataError(f"{path} is not a folder, an archive or a csv file", expected=LAYOUTS, fix="give one of these")
 
 
 def _split(path: Path, entries: Sequence[Entry], fractions: Fractions, seed: int) -> list[Entry]:
-    """Return sorted entries with their splits: their own, or by class. Reject empty splits and classes."""
-    if all(entry.split is None for entry in entries):
-        fix = "pass fractions=(0.5, 0.5, 0), or add images: the classes are too small for these fractions"
-        drawn = stratify([entry.label for entry in entries], fractions, seed=seed)
-        found = [entry._replace(split=split) for entry, split in zip(entries, drawn, strict=True)]
-    else:
-        fix = "write val in the column split of some lines"  # folders without val are refused before
-        found = list(entries)
-        for name, given, usual in (("fractions", fractions, FRACTIONS), ("seed", seed, 0)):
-            if given != usual:
-                raise DataError(
-                    f"image_folder: {name} does not apply to {path}, which is split already", fix=f"leave {name} out"
-                )
-    trained = {entry.label for entry in found if entry.split == "train"}
-    for entry in found:
+    """Return sorted entries with their splits: their own, or drawn by class."""
+    drawn = _drawn(entries)
+    for name, given, usual in (("fractions", fractions, FRACTIONS), ("seed", seed, 0)):
+        if not drawn and given != usual:
+            raise DataError(
+                f"image_folder: {name} does not apply to {path}, which is split already", fix=f"leave {name} out"
+            )
+    train, val, _ = fractions
+    shares = (train / (train + val), val / (train + val), 0.0) if drawn == ("train", "val") else fractions
+    free = [entry for entry in entries if entry.split in (None, *drawn)]
+    chosen = iter(stratify([entry.label for entry in free], shares, seed=seed))
+    return [entry._replace(split=next(chosen)) if entry.split in (None, *drawn) else entry for entry in entries]
+
+
+def _require_training(path: Path, entries: Sequence[Entry], *, drawn: bool) -> None:
+    """Reject images that cannot be trained on: without train or val, or with a class that is missing from train."""
+    trained = {entry.label for entry in entries if entry.split == "train"}
+    splits = {entry.split for entry in entries}
+    if not trained:
+        raise DataError(
+            f"{path} has no training images",
+            expected=LAYOUTS,
+            got=f"images in {' and '.join(split for split in SPLITS if split in splits)}",
+            fix="add train/CLASS/FILE; to evaluate a model on these images, pass classes=, the names of its classes",
+        )
+    for entry in entries:
         if entry.label not in trained:
             raise DataError(
                 f"{path}: the class {entry.label!r} is missing from train",
                 got=f"an image in {entry.split}: {entry.where}",
                 fix=f"add images of {entry.label!r} to train, or remove the class",
             )
-    if all(entry.split != "val" for entry in found):
-        raise DataError(f"{path} has no images in val", fix=fix)
-    return found
+    if "val" not in splits:
+        few = "pass fractions=(0.5, 0.5, 0), or add images: the classes are too small for these fractions"
+        alone = "add val or test beside train; or give the folder train itself, or a list without the column split"
+        raise DataError(f"{path} has no images in val", fix=few if drawn else alone)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform, resolve_model_data_config
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -18,11 +18,36 @@ from ...common.checks import AnyPath, callback, flag, whole_number
 from ...common.progress import Progress
 from ...errors import DataError
 from ...model.example import timm_shape
+from ...storage.writing import reason
 
 Transform = Callable[[Image.Image], Tensor]
 """Preprocessing of an image."""
 Opener = Callable[[str], Image.Image]
 """Reads an image file by its name as RGB; raises a `DataError` if it is not a readable image."""
+SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
+"""The ends of the names of image files, wherever they are read: to train, to evaluate and to predict."""
+
+
+def is_image(path: str) -> bool:
+    """Return whether a path ends as that of an image file does, in lower or upper case."""
+    return path.lower().endswith(SUFFIXES)
+
+
+def check_suffix(where: str) -> None:
+    """Raise for a file that is not named like an image.
+
+    Args:
+        where: Name of the file, which ends as its path does.
+
+    Raises:
+        DataError: The name does not have the extension of an image.
+    """
+    if not is_image(where):
+        raise DataError(
+            f"{where} does not have the extension of an image",
+            expected=f"one of {', '.join(SUFFIXES)}",
+            fix="convert, rename or remove the file",
+        )
 
 
 def data_config(model: nn.Module, *, imagenet_statistics: bool = False, **changes: object) -> Options:
@@ -146,7 +171,7 @@ def _orientation(image: Image.Image) -> int:
 
 @contextlib.contextmanager
 def readable(name: str) -> Iterator[None]:
-    """Raise every error inside as a `DataError` that says that an image is not readable.
+    """Raise every error inside as a `DataError` that says that an image is missing or not readable.
 
     Args:
         name: Name of the image for the message.
@@ -154,16 +179,27 @@ def readable(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # Pillow's decoders raise errors of many classes
-        raise DataError(
-            f"{name} is not a readable image", got=str(error).replace(name, "it"), fix="replace or remove the file"
-        ) from error
+        raise unreadable(name, error) from error
+
+
+def unreadable(name: str, error: BaseException) -> DataError:
+    """Return the error for an image that cannot be read.
+
+    Args:
+        name: Name of the image for the message.
+        error: What its reader raised.
+    """
+    if isinstance(error, FileNotFoundError):
+        return DataError(f"the image {name} does not exist", cause="a path that is mistyped, or a link", fix="check it")
+    got = "no kind of image that Pillow knows" if isinstance(error, UnidentifiedImageError) else reason(error)
+    return DataError(f"{name} is not a readable image", got=got, fix="replace or remove the file")
 
 
 def open_rgb(path: AnyPath) -> Image.Image:
-    """Read an image file as RGB; see `rgb`.
+    """Read an image file as RGB; see `rgb`. Of a file with several pictures, the first is read.
 
     Raises:
-        DataError: The file is not a readable image.
+        DataError: The file does not exist, or is not a readable image.
     """
     with readable(str(path)):
         refuse_pipe(path)
@@ -198,9 +234,7 @@ def check_images(images: Sequence[tuple[str, str]], task: str, progress: Progres
         try:
             opener(file)
         except DataError as error:
-            raise DataError(
-                f"{name} is not a readable image", got=str(error.__cause__), fix="replace or remove the file"
-            ) from error
+            raise unreadable(name, error.__cause__ or error) from error
         progress(task, done, len(images))
 
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from ...errors import DataError, nearest
-from .images import refuse_pipe
-from .splits import SPELLINGS
+from .images import check_suffix, is_image, refuse_pipe
+from .splits import SPELLINGS, SPLITS
 
 LAYOUTS = (
-    "FOLDER/CLASS/FILE, FOLDER/{train,val}/CLASS/FILE or FOLDER/{train,val,test}/CLASS/FILE; a .zip, .tar, .tar.gz or "
-    ".tgz of one of these; or a .csv with the header path,label or path,label,split"
+    "FOLDER/CLASS/FILE, FOLDER/{train,val}/CLASS/FILE, FOLDER/{train,test}/CLASS/FILE or "
+    "FOLDER/{train,val,test}/CLASS/FILE; a .zip, .tar, .tar.gz or .tgz of one of these; or a .csv with the header "
+    "path,label or path,label,split"
 )
 """The layouts in words, for messages."""
 COLUMNS = ("path", "label", "split")
@@ -73,12 +74,16 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in _OF_SYSTEMS
 
 
-def tree_entries(tree: Tree) -> list[Entry]:
+def tree_entries(tree: Tree, *, partial: bool = False) -> list[Entry]:
     """Return the images in a tree of classes, or of splits with classes below.
 
     It is a tree of splits if two of the folders at the top, or all of them, are named train, val (valid, validation) or
     test. Other folders and files beside these, and files other than images beside the folders of the classes, are not
     read.
+
+    Args:
+        tree: The folders and files.
+        partial: Whether classes and splits may be empty, as in images to evaluate a model on.
 
     Raises:
         DataError: A file in a class is not named like an image, an image is outside the classes, a class or split is
@@ -96,19 +101,37 @@ def tree_entries(tree: Tree) -> list[Entry]:
             if len(parts) == level + 1:
                 classes.setdefault(path, split)
         elif len(parts) > level + 1:
-            check_extension(f"{tree.name}{path}")
+            check_suffix(f"{tree.name}{path}")
             found.append(Entry(f"{tree.name}{path}", f"{tree.base}{path}", parts[level], split))
             flat = flat or len(parts) == level + 2
         elif is_image(path):
             raise DataError(
                 f"{tree.name}{path} is in no class", expected=LAYOUTS, fix="move it into the folder of its class"
             )
-    if not found or not (flat or splits):
+    if not found:
         raise DataError(
             f"{tree.title} has no folders of images", expected=LAYOUTS, fix="lay the images out in this way"
         )
-    _check_filled(tree, splits, classes, found)
+    if not (flat or splits):
+        raise _too_deep(tree, found[0])
+    if not partial:
+        _check_filled(tree, splits, classes, found)
     return found
+
+
+def _too_deep(tree: Tree, first: Entry) -> DataError:
+    """Return the error for a tree in which every image lies in a folder within a folder."""
+    below = first.file.removeprefix(tree.base)
+    outer, inner, *_ = below.split("/")
+    fix = f"move the images of each class into its folder, as {tree.name}{outer}/{below.rpartition('/')[2]}"
+    if len(tree.top) == 1 and tree.name == tree.base:  # on disk, where a folder in a folder can be given
+        fix = f"give {tree.name}{outer}" + ("" if inner.lower() in SPELLINGS else f" if {inner} is a class; or {fix}")
+    return DataError(
+        f"{tree.title} has one level of folders too many: {outer}/{inner}",
+        expected=LAYOUTS,
+        got=f"{tree.name}{below}",
+        fix=fix,
+    )
 
 
 def _splits_of(tree: Tree) -> Mapping[str, str]:
@@ -116,15 +139,8 @@ def _splits_of(tree: Tree) -> Mapping[str, str]:
     named = {name: SPELLINGS[name.lower()] for name in tree.top if name.lower() in SPELLINGS}
     if not named or (len(named) == 1 and len(tree.top) > 1):
         return {}
-    for split in ("train", "val"):
+    for split in SPLITS:
         folders = [name for name in named if named[name] == split]
-        if not folders:
-            raise DataError(
-                f"{tree.title} has no folder {split}",
-                expected=LAYOUTS,
-                got=", ".join(sorted(tree.top)),
-                fix=f"add {tree.name}{split}/CLASS/FILE, or give the folder of the classes to split it by fractions",
-            )
         if len(folders) > 1:
             raise DataError(f"{tree.title} has two folders for {split}: {', '.join(folders)}", fix="keep one of them")
     return named
@@ -141,34 +157,6 @@ def _check_filled(
     for path, of in sorted(classes.items()):
         if of in (None, "train") and (of, path.rpartition("/")[2]) not in filled:
             raise DataError(f"{tree.name}{path} has no images", fix="add images of the class, or remove the folder")
-
-
-def check_extension(where: str) -> None:
-    """Raise for a file that is not named like an image.
-
-    Args:
-        where: Name of the file, which ends as its path does.
-
-    Raises:
-        DataError: The name does not have the extension of an image.
-    """
-    if not is_image(where):
-        raise DataError(
-            f"{where} does not have the extension of an image",
-            expected=f"one of {', '.join(_extensions())}",
-            fix="convert, rename or remove the file",
-        )
-
-
-def is_image(path: str) -> bool:
-    """Return whether a path has the extension of an image."""
-    return path.lower().endswith(_extensions())
-
-
-def _extensions() -> tuple[str, ...]:
-    from torchvision.datasets.folder import IMG_EXTENSIONS
-
-    return tuple(IMG_EXTENSIONS)
 
 
 def folder_tree(root: Path) -> Tree:
@@ -254,7 +242,7 @@ def csv_entries(path: Path) -> list[Entry]:
         if spelled is not None and spelled.lower() not in SPELLINGS:
             got = f"{spelled!r}{nearest(spelled, SPELLINGS)}"
             raise DataError(f"{where}: split", expected="train, val or test", got=got, fix="correct the line")
-        check_extension(f"{where}: {row['path']}")
+        check_suffix(f"{where}: {row['path']}")
         file = os.path.abspath(path.parent / row["path"])
         if file in lines:
             raise DataError(f"{where} lists {row['path']!r}, as line {lines[file]} does", fix="remove one of the lines")
@@ -273,6 +261,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
         with open(path, encoding="utf-8-sig", newline="") as file:  # some editors write a byte order mark
             reader = csv.reader(file, strict=True)
             header = tuple(name.strip() for name in next(reader, []))
+            _check_separator(path, header, 1)
             if sorted(header) not in (sorted(COLUMNS), sorted(COLUMNS[:2])):
                 raise DataError(
                     f"{path}: header",
@@ -282,6 +271,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
                 )
             for values in reader:
                 if values and len(values) != len(header):
+                    _check_separator(path, values, reader.line_num)
                     raise DataError(
                         f"{path}, line {reader.line_num}",
                         expected=f"{len(header)} values: {','.join(header)}",
@@ -293,3 +283,16 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
                     yield reader.line_num, dict(zip(header, map(str.strip, values), strict=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} cannot be read", got=str(error), fix="save the list as a csv file in UTF-8") from error
+
+
+def _check_separator(path: Path, values: Sequence[str], line: int) -> None:
+    """Raise for a line whose values are separated by something else than commas, as some programs write them."""
+    found = next((name for mark, name in _SEPARATORS.items() if len(values) == 1 and mark in values[0]), "")
+    if found:
+        raise DataError(
+            f"{path}, line {line}: the separator", expected="a comma", got=found, fix="write path,label with a comma"
+        )
+
+
+_SEPARATORS = {";": "a semicolon", "\t": "a tab", "|": "a vertical bar"}
+"""What stands in place of the comma in files of other programs."""

@@ -62,7 +62,7 @@ class Splits:
         class_names: Name of every class, by class index; empty if the data does not say.
 
     Raises:
-        DataError: `class_names` is not a tuple of one name per class, or names a class twice.
+        DataError: `class_names` does not have one name per class, or names a class twice.
     """
 
     name: str
@@ -75,11 +75,7 @@ class Splits:
 
     def __post_init__(self) -> None:
         flag(self.held_out, "Splits: held_out", DataError)
-        names = self.class_names
-        if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
-            raise DataError(
-                "Splits: class_names", expected="a tuple of names", got=quoted(names), fix="class_names=('cat', 'dog')"
-            )
+        names = check_names(self.class_names, "Splits: class_names")
         if names and len(names) != self.classes:
             raise DataError(
                 "Splits: class_names",
@@ -87,8 +83,7 @@ class Splits:
                 got=f"{len(names)} names",
                 fix="pass a name for every class, or class_names=()",
             )
-        if (twice := duplicate(names)) is not None:
-            raise DataError(f"Splits: class_names: {twice!r} names two classes", fix="give every class its own name")
+        object.__setattr__(self, "class_names", names)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -149,14 +144,49 @@ def renumbered(samples: Samples, own: Sequence[str], classes: Sequence[str]) -> 
     """
     if not own or not classes or tuple(own) == tuple(classes):
         return samples
+    require_known(own, classes)
+    return Renumbered(samples, [list(classes).index(name) for name in own])
+
+
+def require_known(own: Sequence[str], classes: Sequence[str]) -> None:
+    """Raise if classes of the data are none of a model's.
+
+    Args:
+        own: The names of the classes of the data.
+        classes: The names of the model's classes.
+
+    Raises:
+        DataError: A class is not one of the model's; the message names all of them.
+    """
     if unknown := [name for name in own if name not in classes]:
+        several = len(unknown) > 1
         raise DataError(
-            f"the class {unknown[0]!r} is none of the model's",
+            f"the class{'es' * several} {', '.join(map(repr, unknown[:20]))} {'are' if several else 'is'} none of the "
+            "model's",
             expected=f"some of {', '.join(map(repr, classes[:20]))}",
             got=f"{unknown[0]!r}{nearest(unknown[0], classes)}",
-            fix="rename or remove the class",
+            fix=f"rename or remove {'them' if several else 'the class'}",
         )
-    return Renumbered(samples, [list(classes).index(name) for name in own])
+
+
+def check_names(names: object, what: str) -> tuple[str, ...]:
+    """Check the names of classes, and return them as a tuple.
+
+    Args:
+        names: A sequence of different texts.
+        what: Where they were passed, for messages.
+
+    Raises:
+        DataError: They are something else.
+    """
+    found = tuple(names) if isinstance(names, Sequence) and not isinstance(names, str) else None
+    if found is None or not all(isinstance(name, str) for name in found):
+        raise DataError(
+            what, expected="a list of names", got=quoted(names), fix=f"{what.rpartition(' ')[2]}=('cat', 'dog')"
+        )
+    if (twice := duplicate(found)) is not None:
+        raise DataError(f"{what}: {twice!r} names two classes", fix="give every class its own name")
+    return found
 
 
 def fetch(samples: Dataset[T], indices: list[int]) -> list[T]:

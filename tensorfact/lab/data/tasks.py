@@ -171,9 +171,23 @@ def require_data(name: str, root: AnyPath | None) -> None:
     base = None if root is None else file_path(root, "root", DataError, example="data")
     if base is not None and not base.is_dir():
         raise DataError(f"the folder of the data, {base}, does not exist", fix="check the path")
-    path = Path(rest) if source is _PATH else (base or Path()) / rest if source is _SOURCES["folder"] else None
+    path = images_path(name, base)
     if path is not None and not path.exists():
         raise DataError(f"{path} does not exist", expected=LAYOUTS, fix="check the path")
+
+
+def images_path(name: str, root: Path | None = None) -> Path | None:
+    """Return the path of the images on disk that a name means; None for other data.
+
+    Args:
+        name: Name of the task, as in `open_task`.
+        root: Folder of the data, as in `open_task`.
+
+    Raises:
+        DataError: The name is unknown.
+    """
+    source, rest = _find(name)
+    return Path(rest) if source is _PATH else (root or Path()) / rest if source is _SOURCES["folder"] else None
 
 
 def _find(name: str) -> tuple[_Source, str]:

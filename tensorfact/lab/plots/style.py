@@ -18,10 +18,13 @@ from ...common.checks import ErrorClass, file_path
 from ...storage.writing import write_bytes
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#1f2430", "#8a8f98")
-"""Okabe and Ito's palette, which colour-blind readers can tell apart, with grey for yellow; page.css has the same."""
+"""Okabe and Ito's palette, which colour-blind readers can tell apart, with grey for yellow."""
+
+COLOURS_ON_DARK = ("#4a9fdc", "#f07a2a", "#1fbf90", "#dd93ba", "#f0b13c", "#8fd0f7", "#e1e4ec", "#8a919d")
+"""The same hues on a dark background, as the page of a sweep may have."""
 
 MARKERS = "os^DvPX"
-"""Series cycle through 8 colours and 7 markers, which gives 56 distinct pairs; charts.js has the same lists."""
+"""Series cycle through 8 colours and 7 markers, which gives 56 distinct pairs."""
 
 LINES = ("-", "--", "-.", ":")
 """Line styles: another one for every eight series."""

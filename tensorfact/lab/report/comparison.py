@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ...algebra import Reconstructions
 from ...common.checks import AnyPath
+from ...common.table import counted
 from ...storage.writing import make_folder, write_text
 from ..comparison import Comparison
 from ..plots import Figure, Label, canvas, label_directly, log_axis, look, save, titled
@@ -87,8 +88,8 @@ def draw(comparison: Comparison) -> Figure:
     )
     labels = draw_marks(axes, marks, "test accuracy")
     info = comparison.run_info
-    seeds = len(info["settings"]["seeds"])
-    titled(axes, f"{info['model']['name']} on {info['data']['name']}, {seeds} seed{'s' * (seeds != 1)}")
+    seeds = counted(len(info["settings"]["seeds"]), "seed")
+    titled(axes, f"{info['model']['name']} on {info['data']['name']}, {seeds}")
     label_directly(axes, labels)
     return figure
 

@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from ...common.aliases import JsonObject
+from ..plots.style import COLOURS, COLOURS_ON_DARK, LINES, MARKERS
 from ..sweep import Run, task_group
 from .names import task_label
 from .summary import CellSummary, Mean, PartSummary, RowSummary, Summary
@@ -24,18 +25,27 @@ def page(summary: Summary) -> str:
         summary: Result of `summarize`.
     """
     assets = importlib.resources.files(__package__) / "assets"
-    style, charts, script, text = (
-        (assets / name).read_text("utf-8") for name in ("page.css", "charts.js", "page.js", "page.html")
+    style, charts, labels, script, text = (
+        (assets / name).read_text("utf-8") for name in ("page.css", "charts.js", "labels.js", "page.js", "page.html")
     )
     parts = {
         "TITLE": html.escape(summary.results.sweep.name),
-        "STYLE": style,
-        "SCRIPT": charts + script,
+        "STYLE": _colours() + style,
+        "SCRIPT": charts + labels + script,
         "DATA": in_script(page_data(summary)),
     }
     # one pass, so that a placeholder inside inserted text is not replaced
     first, *rest = text.split("@@")
     return first + "".join(parts[piece] if at % 2 == 0 else piece for at, piece in enumerate(rest))
+
+
+def _colours() -> str:
+    """Return the colours of the pictures as CSS: a class for each, with its colour on a light and a dark page."""
+    light, dark = (
+        "".join(f".c{at}{{--c:{colour}}}" for at, colour in enumerate(colours))
+        for colours in (COLOURS, COLOURS_ON_DARK)
+    )
+    return f"{light}\n@media screen and (prefers-color-scheme: dark) {{{dark}}}\n"
 
 
 def in_script(data: object) -> str:
@@ -63,6 +73,7 @@ def page_data(summary: Summary) -> JsonObject:
     shared, own = _texts(runs)
     return {
         "name": sweep.name,
+        "look": {"colours": len(COLOURS), "markers": MARKERS, "lines": LINES},
         "note": summary.note,
         "protocol": summary.protocol,
         "seeds": list(sweep.seeds),

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from ...common.checks import AnyPath
+from ...common.table import counted
 from ...errors import CheckpointError, TrainingError
 from ...storage.files import read_header, read_tensors, write_tensors
 from .history import Epoch, History
@@ -31,6 +32,16 @@ class Identity:
     frozen: str
     scales: Mapping[str, float]
     samples: tuple[int, ...]
+
+    @property
+    def described(self) -> dict[str, str]:
+        """What each part of it is, in words, by its name."""
+        return {
+            **{name: f"{name}={value!r}" for name, value in dataclasses.asdict(self.schedule).items()},
+            "frozen": f"frozen weights of fingerprint {self.frozen}",
+            "scales": f"scales {dict(self.scales) or 'of no adapter'}",
+            "samples": f"{' and '.join(map(str, self.samples))} samples",
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,11 +114,15 @@ class Saved:
                 f"{path} is not a training checkpoint", got=repr(error), fix="pass another checkpoint path"
             ) from error
         shapes = {name.removeprefix("now."): shape for name, shape in header.shapes.items() if name.startswith("now.")}
-        if theirs != identity or shapes != {name: tuple(tensor.shape) for name, tensor in state.items()}:
+        own = {name: tuple(tensor.shape) for name, tensor in state.items()}
+        if theirs != identity or shapes != own:
+            expected = identity.described | {"tensors": _counted(own, shapes)}
+            got = theirs.described | {"tensors": _counted(shapes, own)}
+            differ = [name for name in expected if expected[name] != got[name]]
             raise CheckpointError(
                 f"{path} belongs to another run",
-                expected=f"{identity} and {len(state)} trained tensors",
-                got=f"{theirs} and {len(shapes)}",
+                expected=", ".join(expected[name] for name in differ),
+                got=", ".join(got[name] for name in differ),
                 fix="pass the arguments and the model of that run, or another checkpoint path",
             )
         tensors = read_tensors(path)
@@ -116,6 +131,13 @@ class Saved:
             moment, name = key.split(".", 1)
             moments.setdefault(name, {})[moment] = value
         return cls(history, _below("now.", tensors), _below("best.", tensors), moments)
+
+
+def _counted(shapes: Mapping[str, tuple[int, ...]], others: Mapping[str, tuple[int, ...]]) -> str:
+    """Return a number of trained tensors, and the first of them that the others do not have in this shape."""
+    first = next((name for name, shape in sorted(shapes.items()) if others.get(name) != shape), None)
+    shown = f", {first} of shape {tuple(shapes[first])} among them" if first is not None else ""
+    return f"{counted(len(shapes), 'trained tensor')}{shown}"
 
 
 def _below(prefix: str, tensors: Tensors) -> dict[str, Tensor]:

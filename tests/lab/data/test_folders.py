@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pickle
 import tempfile
@@ -19,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from tensorfact.errors import DataError
 from tensorfact.lab import Splits, image_folder, nano
-from tensorfact.lab.data.folders import is_path
+from tensorfact.lab.data.folders import drawn_splits, is_path
 from tests.helpers import refused, samples_of
 from tests.lab.data.making import Layout, lay_out, pack, write_csv, write_image, write_split
 
@@ -158,8 +159,11 @@ def test_too_few_images_for_val_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_list_of_splits_needs_train_and_val(tmp_path: Path) -> None:
-    listed = write_csv(tmp_path / "a.csv", [("1.png", "cat", "train"), ("2.png", "cat", "test")])
-    with refused(DataError, "a.csv has no images in val", "write val in the column split"):
+    listed = write_csv(tmp_path / "a.csv", [("1.png", "cat", "train")])
+    with refused(DataError, "a.csv has no images in val", "a list without the column split"):
+        image_folder(listed, MODEL)
+    write_csv(listed, [("1.png", "cat", "val"), ("2.png", "cat", "test")])
+    with refused(DataError, "a.csv has no training images", "got images in val and test", "classes="):
         image_folder(listed, MODEL)
     write_csv(listed, [("1.png", "cat", "train"), ("2.png", "cat", "val"), ("3.png", "dog", "val")])
     with refused(DataError, "the class 'dog' is missing from train", "a.csv, line 4: 3.png"):
@@ -173,6 +177,55 @@ def test_fractions_and_seed_are_for_images_that_are_not_split_yet(tmp_path: Path
     with refused(DataError, "seed does not apply"):
         image_folder(root, MODEL, seed=1)
     assert image_folder(root, MODEL, fractions=[0.7, 0.15, 0.15], seed=0).sizes["train"] == 2
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "csv"])
+def test_without_val_it_is_drawn_from_train_and_test_stays(kind: str, tmp_path: Path) -> None:
+    layout = {"train": {"cat": [f"{at}.png" for at in range(10)], "dog": [f"{at}.png" for at in range(5)]}}
+    layout["test"] = {"cat": ["t.png"]}
+    root = write_split(tmp_path / "photos", layout)
+    path = {
+        "folder": root,
+        "zip": pack(root, tmp_path / "photos.zip"),
+        "csv": write_csv(tmp_path / "photos.csv", rows_of(layout, "photos/")),
+    }[kind]
+    assert drawn_splits(path) == ("train", "val")
+    assert image_folder(path, MODEL).sizes == {"train": 12, "val": 3, "test": 1}  # 0.15 of 0.85
+    data = image_folder(path, MODEL, fractions=(0.8, 0.2, 0))
+    of_train = image_folder(root / "train", MODEL, fractions=(0.8, 0.2, 0))
+    assert same(dataclasses.replace(data, test=of_train.test), of_train), "as the folder train alone is split"
+    assert not same(data, image_folder(path, MODEL, fractions=(0.8, 0.2, 0), seed=1))
+    assert [Path(file).name for file, _ in data.test.samples] == ["t.png"]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+@pytest.mark.parametrize("kind", ["folder", "zip", "csv"])
+def test_images_of_known_classes_need_no_other_split(split: str, kind: str, tmp_path: Path) -> None:
+    layout = {split: {"dog": ["1.png"], "owl": ["2.png"]}}
+    root = write_split(tmp_path / "photos", layout)
+    (root / split / "cat").mkdir()
+    path = {
+        "folder": root,
+        "zip": pack(root, tmp_path / "photos.zip"),
+        "csv": write_csv(tmp_path / "photos.csv", rows_of(layout, "photos/")),
+    }[kind]
+    data = image_folder(path, MODEL, classes=["owl", "cat", "dog"])
+    assert data.sizes == {"train": 0, "val": 0, "test": 0, split: 2}
+    assert (data.class_names, data.classes) == (("owl", "cat", "dog"), 3)
+    assert [label for _, label in getattr(data, split).samples] == [2, 0]
+    assert drawn_splits(path) == ()
+    with refused(DataError, "the classes 'dog', 'owl' are none of the model's", "some of 'cat', 'fox'"):
+        image_folder(path, MODEL, classes=("cat", "fox"))
+    with refused(DataError, "image_folder: classes: expected a list of names"):
+        image_folder(path, MODEL, classes="cat")
+
+
+def test_classes_that_are_absent_from_images_without_splits_are_fine(tmp_path: Path) -> None:
+    root = flat(tmp_path / "photos", cat=4)
+    (root / "dog").mkdir()
+    with refused(DataError, "photos/dog has no images"):
+        image_folder(root, MODEL)
+    assert sum(image_folder(root, MODEL, classes=("cat", "dog")).sizes.values()) == 4
 
 
 def test_image_folder_uses_the_models_own_transform(tmp_path: Path) -> None:
@@ -234,6 +287,9 @@ def test_a_damaged_image_is_named(tmp_path: Path) -> None:
         image_folder(pack(root, tmp_path / "pets.zip"), MODEL)
     listed = write_csv(tmp_path / "a.csv", [(str(path), "b", "train"), (str(root / "val/b/one.png"), "b", "val")])
     with refused(DataError, f"a.csv, line 2: {path} is not a readable image"):
+        image_folder(listed, MODEL)
+    path.unlink()
+    with refused(DataError, f"the image {listed}, line 2: {path} does not exist"):
         image_folder(listed, MODEL)
 
 

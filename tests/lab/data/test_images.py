@@ -16,7 +16,7 @@ from PIL import ExifTags, Image
 from tensorfact.errors import DataError
 from tensorfact.lab import arrays, image_folder, nano, open_task
 from tensorfact.lab.data import fashion_mnist, few_shot, hugging_face, timm_dataset, vtab
-from tensorfact.lab.data.images import data_config, open_rgb, rgb, transform_from
+from tensorfact.lab.data.images import SUFFIXES, data_config, is_image, open_rgb, rgb, transform_from
 from tests.helpers import refused
 from tests.lab.data.making import lay_out
 from tests.make_benchmarks import lay_out_vtab
@@ -28,6 +28,34 @@ def test_an_image_of_any_mode_is_read(mode: str, tmp_path: Path) -> None:
     Image.new("RGB", (9, 7), (255, 255, 255)).convert(mode).save(path)
     image = open_rgb(path)
     assert (image.mode, image.size, image.getpixel((3, 3))) == ("RGB", (9, 7), (255, 255, 255))
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_every_kind_of_file_that_is_listed_is_read(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"image{suffix.upper()}"
+    image = Image.new("RGB", (9, 7), (255, 255, 255))
+    (image.convert("L") if suffix == ".pgm" else image).save(path)
+    assert is_image(str(path))
+    assert open_rgb(path).getpixel((3, 3)) == (255, 255, 255)
+
+
+def test_the_first_picture_of_an_animation_is_read(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8), "white").save(
+        tmp_path / "a.gif", save_all=True, append_images=[Image.new("RGB", (8, 8), "black")]
+    )
+    assert open_rgb(tmp_path / "a.gif").getpixel((3, 3)) == (255, 255, 255)
+
+
+def test_an_image_that_cannot_be_read_is_told_from_one_that_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("text")
+    (tmp_path / "link.png").symlink_to(tmp_path / "nowhere.png")
+    for name, words in (
+        ("text.png", f"{tmp_path / 'text.png'} is not a readable image: got no kind of image that Pillow knows"),
+        ("link.png", f"the image {tmp_path / 'link.png'} does not exist"),
+        ("gone.png", f"the image {tmp_path / 'gone.png'} does not exist"),
+    ):
+        with refused(DataError, words):
+            open_rgb(tmp_path / name)
 
 
 def test_an_image_of_16_bits_keeps_its_range_and_one_without_a_range_is_refused(tmp_path: Path) -> None:

@@ -45,12 +45,12 @@ def test_one_folder_that_holds_everything_is_passed_over() -> None:
 @pytest.mark.parametrize(
     ("paths", "words"),
     [
-        (("train/cat/1.png",), ("a.zip has no folder val",)),
-        (("train/cat/1.png", "test/cat/2.png"), ("a.zip has no folder val", "got test, train")),
-        (("val/cat/1.png", "test/cat/2.png"), ("a.zip has no folder train",)),
         (("train/c/1.png", "val/c/1.png", "valid/c/2.png"), ("two folders for val: val, valid", "keep one")),
-        (("Training/cat/1.png", "Testing/cat/2.png"), ("a.zip has no folders of images", "FOLDER/CLASS/FILE")),
-        (("a/b/cat/1.png",), ("a.zip: a has no folders of images",)),
+        (
+            ("Training/cat/1.png", "Testing/cat/2.png"),
+            ("one level of folders too many: Testing/cat", "FOLDER/CLASS/FILE"),
+        ),
+        (("a/b/cat/1.png",), ("a.zip: a has one level of folders too many: b/cat", "as a.zip: a/b/1.png")),
         (("1.png", "2.png"), ("1.png is in no class", "into the folder of its class")),
         (("cat/1.png", "cover.jpg"), ("a.zip: cover.jpg is in no class",)),
         (("train/cat/1.png", "val/cat/2.png", "test/3.png"), ("a.zip: test/3.png is in no class",)),
@@ -64,6 +64,30 @@ def test_one_folder_that_holds_everything_is_passed_over() -> None:
 def test_a_tree_of_another_layout_is_refused(paths: tuple[str, ...], words: tuple[str, ...]) -> None:
     with refused(DataError, *words):
         entries(*paths)
+
+
+def test_any_of_the_splits_may_be_missing_from_the_folders() -> None:
+    for split in ("train", "val", "test"):
+        assert entries(f"{split}/cat/1.png") == [(f"{split}/cat/1.png", "cat", split)]
+    assert [split for _, _, split in entries("train/cat/1.png", "test/cat/2.png")] == ["test", "train"]
+
+
+def test_a_level_of_folders_too_many_is_named_with_the_folder_to_give(tmp_path: Path) -> None:
+    lay_out(tmp_path / "data" / "a" / "photos")
+    with refused(DataError, "too many: a/photos: expected FOLDER/CLASS/FILE", f"give {tmp_path}/data/a if photos is"):
+        tree_entries(folder_tree(tmp_path / "data"))
+    with refused(DataError, "too many: photos/test", f"Fix: give {tmp_path}/data/a/photos."):
+        tree_entries(folder_tree(tmp_path / "data" / "a"))
+    (tmp_path / "data" / "b" / "x").mkdir(parents=True)
+    (tmp_path / "data" / "b" / "x" / "1.png").touch()
+    with refused(DataError, f"Fix: move the images of each class into its folder, as {tmp_path}/data/a/one.png"):
+        tree_entries(folder_tree(tmp_path / "data"))
+
+
+def test_classes_and_splits_without_images_are_passed_over_in_partial_data(tmp_path: Path) -> None:
+    known = {"test/cat/1.png": False, "test/dog": True, "train": True, "val/dog": True}
+    [entry] = tree_entries(archive_tree("a.zip", {**known, "test": True, "val": True}), partial=True)
+    assert (entry.label, entry.split) == ("cat", "test")
 
 
 def test_files_that_are_no_images_are_named_and_hidden_ones_are_passed_over(tmp_path: Path) -> None:
@@ -147,7 +171,9 @@ def test_a_list_may_have_spaces_empty_lines_a_byte_order_mark_and_columns_in_ano
         (b"path,label\n,cat\n", ("line 2 has no path",)),
         (b"path,label,split\n1.png,cat,\n", ("line 2 has no split",)),
         (b"path,label,split\n1.png,cat,tset\n", ("line 2: split", "did you mean 'test'")),
-        (b"path,label\n1.gif,cat\n", ("line 2: 1.gif does not have the extension",)),
+        (b"path,label\n1.svg,cat\n", ("line 2: 1.svg does not have the extension",)),
+        (b"path;label\n1.png;cat\n", ("line 1: the separator: expected a comma, got a semicolon",)),
+        (b"path,label\n1.png\tcat\n", ("line 2: the separator: expected a comma, got a tab",)),
         (b"path,label\n1.png,cat\na/../1.png,dog\n", ("line 3 lists 'a/../1.png', as line 2 does",)),
         (b"path,label\n\xff.png,cat\n", ("list.csv cannot be read", "UTF-8")),
         (b'path,label\n"1.png,cat\n', ("list.csv cannot be read",)),

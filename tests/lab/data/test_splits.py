@@ -128,9 +128,8 @@ def test_class_names_are_one_for_each_class() -> None:
     assert arrays(np.zeros((4, 8, 8)), np.arange(4), nano(), train=1, val=1).class_names == ()
     for names, words in (
         (("a", "b"), "one name for each of 3 classes, got 2 names"),
-        (["a", "b", "c"], "a tuple of names"),
-        ("abc", "a tuple of names"),
-        ((0, 1, 2), "a tuple of names"),
+        ("abc", "a list of names"),
+        ((0, 1, 2), "a list of names"),
         (("a", "b", "a"), "'a' names two classes"),
     ):
         with refused(DataError, "Splits: class_names", words):

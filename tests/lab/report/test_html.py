@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tensorfact.lab.data import VTAB
+from tensorfact.lab.plots.style import COLOURS, COLOURS_ON_DARK, LINES, MARKERS
 from tensorfact.lab.report import Summary, page, summarize
 from tensorfact.lab.report.html import page_data
 from tensorfact.lab.sweep import Results, RunSpec, Sweep, SweepPart, SweepRow
@@ -41,6 +43,14 @@ def test_the_page_names_no_other_file() -> None:
     assert set(re.findall(r"https?://[^\"]+", text)) == {"http://www.w3.org/2000/svg"}
     assert not re.findall(r"url\(|@import|fetch\(|XMLHttp", text)
     assert "default-src 'none'" in text
+
+
+def test_the_page_has_the_colours_and_markers_of_the_pictures() -> None:
+    text = page(summarize(example()))
+    for at, (light, dark) in enumerate(zip(COLOURS, COLOURS_ON_DARK, strict=True)):
+        assert text.index(f".c{at}{{--c:{light}}}") < text.index(f".c{at}{{--c:{dark}}}")
+    data = json.loads(re.findall(r"<script[^>]*>(.*?)</script>", text, re.DOTALL)[0])
+    assert data["look"] == {"colours": len(COLOURS), "markers": MARKERS, "lines": list(LINES)}
 
 
 def test_specs_on_the_page_are_those_of_the_runs(summary: Summary) -> None:
@@ -112,6 +122,37 @@ def sort(view: Page, heading: str) -> str | None:
     column = view.locator("#table thead th").filter(has_text=heading).last
     column.get_by_role("button").press("Enter")
     return column.get_attribute("aria-sort")
+
+
+def labels(view: Page, chart: str) -> dict[str, dict[str, float]]:
+    """Return where the names in a chart stand."""
+    place = "(({left, right, top, bottom}) => ({left, right, top, bottom}))(e.getBoundingClientRect())"
+    names = (
+        f"[...document.querySelectorAll('{chart} .called')].map(e => [e.querySelector('title').textContent, {place}])"
+    )
+    found: list[tuple[str, dict[str, float]]] = view.evaluate(names)
+    return dict(found)
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [390, 1400])
+@pytest.mark.parametrize("count", [0, 24])
+def test_names_stand_beside_their_series_and_apart(opened: Callable[..., Page], width: int, count: int) -> None:
+    rows = tuple(SweepRow(f"method {at}", (f"tt:rank={1 + at}", f"tt:rank={2 + at}")) for at in range(count))
+    found = results(sweep(rows=rows)) if count else example()
+    view = opened(found, width=width)
+    for chart in ("#size", "#rank", "#loss", "#selected"):
+        written, box = labels(view, chart), view.locator(f"{chart} svg.chart").bounding_box()
+        assert set(written) == drawn(view, chart)
+        assert box is not None
+        for one, other in itertools.combinations(written.values(), 2):
+            wide = min(one["right"], other["right"]) - max(one["left"], other["left"])
+            high = min(one["bottom"], other["bottom"]) - max(one["top"], other["top"])
+            assert wide <= 1 or high <= 3, "the boxes of two lines of text touch"
+        for each in written.values():
+            assert box["x"] <= each["left"]
+            assert each["right"] <= box["x"] + box["width"] + 1
+    assert view.locator("#charts .legend").count() == 0
 
 
 @pytest.mark.browser

@@ -118,10 +118,17 @@ def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path, change: dict[
         run(model, checkpoint=tmp_path / "run", **change)
 
 
+def test_the_message_names_what_differs_and_nothing_else(tmp_path: Path) -> None:
+    run(network(), checkpoint=tmp_path / "run")
+    words = "belongs to another run: expected epochs=6, lr=0.01, got epochs=5, lr=0.02. Fix: "
+    with refused(CheckpointError, words):
+        run(network(), checkpoint=tmp_path / "run", epochs=6, lr=0.01, warmup_epochs=0.5)
+
+
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     run(network(), checkpoint=tmp_path / "run")
     other = nn.Linear(6, 3)
-    with untouched(other), refused(CheckpointError, "another run"):
+    with untouched(other), refused(CheckpointError, "another run", "2 trained tensors, bias of shape (3,) among them"):
         run(other, checkpoint=tmp_path / "run")
     frozen = network(seed=9)
     cast("nn.Linear", frozen[0]).weight.requires_grad_(False)  # type: ignore[index]

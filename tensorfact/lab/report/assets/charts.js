@@ -2,7 +2,6 @@
 // SVG charts. Text is inserted as text nodes only, never as HTML.
 
 const SVG = "http://www.w3.org/2000/svg";
-const COLOURS = 8;
 
 function grow(node, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
@@ -15,16 +14,16 @@ function grow(node, attributes, children) {
 const el = (tag, attributes = {}, ...children) => grow(document.createElement(tag), attributes, children);
 const svg = (tag, attributes = {}, ...children) => grow(document.createElementNS(SVG, tag), attributes, children);
 
-// The same shapes, in the same order, as matplotlib's "os^DvPX" in the pictures.
-const MARKERS = [
-  (r) => `M${-r},0a${r},${r} 0 1,0 ${2 * r},0a${r},${r} 0 1,0 ${-2 * r},0Z`,
-  (r) => polygon([[-1, -1], [1, -1], [1, 1], [-1, 1]], 0.9 * r),
-  (r) => polygon([[0, -1.2], [1.15, 0.85], [-1.15, 0.85]], r),
-  (r) => polygon([[0, -1.3], [1.3, 0], [0, 1.3], [-1.3, 0]], r),
-  (r) => polygon([[0, 1.2], [1.15, -0.85], [-1.15, -0.85]], r),
-  (r) => polygon(PLUS, 1.15 * r),
-  (r) => polygon(PLUS.map(([x, y]) => [0.707 * (x - y), 0.707 * (x + y)]), 1.15 * r),
-];
+// Shapes by the letters of matplotlib; DATA has their order, the colours and the dashes, which the pictures share.
+const SHAPES = {
+  o: (r) => `M${-r},0a${r},${r} 0 1,0 ${2 * r},0a${r},${r} 0 1,0 ${-2 * r},0Z`,
+  s: (r) => polygon([[-1, -1], [1, -1], [1, 1], [-1, 1]], 0.9 * r),
+  "^": (r) => polygon([[0, -1.2], [1.15, 0.85], [-1.15, 0.85]], r),
+  D: (r) => polygon([[0, -1.3], [1.3, 0], [0, 1.3], [-1.3, 0]], r),
+  v: (r) => polygon([[0, 1.2], [1.15, -0.85], [-1.15, -0.85]], r),
+  P: (r) => polygon(PLUS, 1.15 * r),
+  X: (r) => polygon(PLUS.map(([x, y]) => [0.707 * (x - y), 0.707 * (x + y)]), 1.15 * r),
+};
 const PLUS = [[-0.38, -1], [0.38, -1], [0.38, -0.38], [1, -0.38], [1, 0.38], [0.38, 0.38],
   [0.38, 1], [-0.38, 1], [-0.38, 0.38], [-1, 0.38], [-1, -0.38], [-0.38, -0.38]];
 
@@ -32,20 +31,19 @@ function polygon(points, r) {
   return `M${points.map(([x, y]) => `${(x * r).toFixed(2)},${(y * r).toFixed(2)}`).join("L")}Z`;
 }
 
-const colour = (style) => `c${style % COLOURS}`;
+const DASHES = { "-": null, "--": "7 4", "-.": "8 3 2 3", ":": "2 3" };
+
+const colour = (style) => `c${style % DATA.look.colours}`;
+const dashes = (style) => DASHES[DATA.look.lines[Math.floor(style / DATA.look.colours) % DATA.look.lines.length]];
+const shape = (style) => SHAPES[DATA.look.markers[style % DATA.look.markers.length]];
 
 function marker(style, r, x = 0, y = 0) {
-  return svg("path", { d: MARKERS[style % MARKERS.length](r), transform: `translate(${x} ${y})`, class: "mark" });
+  return svg("path", { d: shape(style)(r), transform: `translate(${x} ${y})`, class: "mark" });
 }
 
 function swatch(style) {
   return svg("svg", { width: 14, height: 14, viewBox: "-7 -7 14 14", class: `swatch ${colour(style)}`, "aria-hidden": "true" },
     marker(style, 4.6));
-}
-
-function dash(style) {
-  return svg("svg", { width: 20, height: 14, viewBox: "0 -7 20 14", class: `swatch ${colour(style)}`, "aria-hidden": "true" },
-    svg("line", { class: "across", x1: 0, x2: 20, y1: 0, y2: 0 }));
 }
 
 // Tooltips: shown on hover, touch and keyboard focus.
@@ -119,9 +117,9 @@ const compact = (value) =>
   value >= 1e6 ? `${+(value / 1e6).toPrecision(3)} M` : value >= 1e3 ? `${+(value / 1e3).toPrecision(3)} k` : String(+value.toPrecision(3));
 
 /** An SVG with axes. `x` and `y` make scales from pixel ranges. Returns the root, the scales and the edges. */
-function axes(box, { label, height, x, y, xName, yName, xText = String, yText = String }) {
+function axes(box, { label, height, x, y, xName, yName, xText = String, yText = String, room = 0 }) {
   const width = Math.max(260, box.clientWidth);
-  const edge = { left: 46, right: 14, top: 12, bottom: 42 };
+  const edge = { left: 46, right: 14 + room, top: 12, bottom: 42 };
   const [xs, ys] = [x([edge.left, width - edge.right]), y([height - edge.bottom, edge.top])];
   const root = svg("svg", { class: "chart", viewBox: `0 0 ${width} ${height}`, width, height, role: "group", "aria-label": label });
   for (const tick of ys.ticks) {
@@ -139,31 +137,40 @@ function axes(box, { label, height, x, y, xName, yName, xText = String, yText = 
   return { root, xs, ys, edge, width, height };
 }
 
-/** Points with error bars, optionally joined by lines; the entries of `across` are horizontal lines. */
-function plot(box, { series, across = [], ...options }) {
-  const canvas = axes(box, options);
+/** Points with error bars, or lines with names at their ends (`ends`); the entries of `across` are horizontal lines. */
+function plot(box, { series, across = [], ends = false, ...options }) {
+  const room = ends ? roomFor(box, series.map(({ name }) => name)) : 0;
+  const canvas = axes(box, { ...options, room });
   const { root, xs, ys, edge, width } = canvas;
+  const [labels, drawn] = [[], []];
   for (const { name, style, y, tip: lines } of across) {
     const at = { x1: edge.left, x2: width - edge.right, y1: ys.at(y), y2: ys.at(y) };
-    root.append(svg("g", { class: `series ${colour(style)}`, "data-row": name, ...tells(lines) },
-      svg("line", { ...at, class: "hit" }), svg("line", { ...at, class: "across" })));
+    const group = svg("g", { class: `series ${colour(style)}`, "data-row": name, ...tells(lines) },
+      svg("line", { ...at, class: "hit" }), svg("line", { ...at, class: "across" }));
+    drawn.push(...along([[at.x1, at.y1], [at.x2, at.y2]]));
+    labels.push({ name, group, y: at.y1, across: true });
+    root.append(group);
   }
-  for (const { name, style, points, joined } of series) {
+  for (const { name, style, points } of series) {
     const group = svg("g", { class: `series ${colour(style)}`, "data-row": name });
     const places = points.map((point) => [xs.at(point.x), ys.at(point.y)]);
-    if (joined) group.append(svg("path", { class: "line", d: `M${places.map((place) => place.join(",")).join("L")}` }));
+    drawn.push(...places.flatMap(onMarker), ...(ends ? along(places) : []));
+    if (ends) group.append(svg("path", { class: "line", "stroke-dasharray": dashes(style), d: `M${places.map((place) => place.join(",")).join("L")}` }));
     points.forEach((point, index) => {
       const [px, py] = places[index];
       const bar = [];
       if (point.spread) {
         const [low, high] = [ys.at(point.y - point.spread), ys.at(point.y + point.spread)];
+        drawn.push(...along([[px, low], [px, high]]));
         bar.push(svg("path", { class: "error", d: `M${px},${low}V${high}M${px - 4},${low}h8M${px - 4},${high}h8` }));
       }
       group.append(svg("g", { class: "point", ...tells(point.tip) }, ...bar,
         svg("circle", { class: "hit", cx: px, cy: py, r: 12 }), marker(style, 5, px, py)));
     });
+    labels.push({ name, group, x: places.at(-1)[0], y: places.at(-1)[1] });
     root.append(group);
   }
+  if (labels.length) nameDirectly(canvas, labels, drawn, room);
   return canvas;
 }
 
@@ -193,12 +200,18 @@ function bars(box, { label, items, most }) {
 
 /** Lines over epochs; the pointer or the arrow keys show the values of all lines at one epoch. */
 function curves(box, { series, text, ...options }) {
-  const { root, xs, ys, edge, width, height } = axes(box, options);
+  const room = roomFor(box, series.map(({ name }) => name));
+  const canvas = axes(box, { ...options, room });
+  const { root, xs, ys, edge, width, height } = canvas;
+  const [labels, drawn] = [[], []];
   for (const { name, style, values } of series) {
     const places = values.flatMap((value, epoch) => (value === null ? [] : [[xs.at(epoch + 1), ys.at(value)]]));
-    root.append(svg("g", { class: `series ${colour(style)}`, "data-row": name },
-      svg("path", { class: "line", d: `M${places.map((place) => place.map((each) => each.toFixed(1)).join(",")).join("L")}` }),
-      places.length ? marker(style, 4, ...places.at(-1)) : null));
+    const group = svg("g", { class: `series ${colour(style)}`, "data-row": name },
+      svg("path", { class: "line", "stroke-dasharray": dashes(style), d: `M${places.map((place) => place.map((each) => each.toFixed(1)).join(",")).join("L")}` }),
+      places.length ? marker(style, 4, ...places.at(-1)) : null);
+    drawn.push(...along(places));
+    if (places.length) labels.push({ name, group, x: places.at(-1)[0], y: places.at(-1)[1] });
+    root.append(group);
   }
   const epochs = Math.max(...series.map(({ values }) => values.length));
   const cursor = svg("line", { class: "cursor", y1: edge.top, y2: height - edge.bottom, visibility: "hidden" });
@@ -211,6 +224,7 @@ function curves(box, { series, text, ...options }) {
     tip.show(cursor, [`epoch ${epoch}`, ...found.map(({ name, values }) => `${text(values[epoch - 1])}  ${name}`)]);
   };
   const leave = () => { cursor.setAttribute("visibility", "hidden"); tip.hide(); };
+  if (labels.length) nameDirectly(canvas, labels, drawn, room);
   root.append(cursor, svg("rect", {
     class: "hit", x: edge.left, y: edge.top, width: width - edge.left - edge.right, height: height - edge.top - edge.bottom,
     tabindex: 0, role: "img", "aria-label": `${options.label}; arrow keys move through the epochs`,

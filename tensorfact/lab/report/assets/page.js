@@ -176,19 +176,15 @@ function drawGaps() {
 
 // Charts.
 
-/** A figure: a caption, a box for the chart, and a legend outside of the box. */
-function figure(id, caption, shown, draw, sign = (row) => swatch(row.style)) {
-  const root = $(id);
+/** A figure: a caption, and a box for the chart. */
+function figure(id, caption, draw) {
   const box = el("div", { class: "plot" });
-  const legend = el("div", { class: "legend" }, ...(shown ?? []).map((row) => {
-    const light = (on) => () => {
-      for (const each of root.querySelectorAll(".series")) each.classList.toggle("dim", on && each.dataset.row !== row.label);
-    };
-    return el("span", { onpointerenter: light(true), onpointerleave: light(false) }, sign(row), el("span", {}, row.label));
-  }));
-  root.replaceChildren(el("figcaption", {}, caption), box, shown ? legend : "");
+  $(id).replaceChildren(el("figcaption", {}, caption), box);
   draw(box);
 }
+
+/** The height of a chart with the names of so many series in it. */
+const tall = (least, series) => Math.max(least, 80 + 16 * series.length);
 
 const nothing = (box, text) => box.replaceChildren(el("p", { class: "none" }, text));
 
@@ -197,20 +193,20 @@ function drawSize() {
   const [sized, bare] = [known.filter((row) => row.parameters), known.filter((row) => !row.parameters)];
   const told = (row) => [row.label, `${count(row.parameters)} parameters`, `${spread(row.accuracy)} %`];
   const heights = known.flatMap(({ accuracy: [mean, deviation] }) => [mean - (deviation ?? 0), mean + (deviation ?? 0)]);
-  figure("size", noted("Mean test accuracy against trained parameters"), known, (box) => {
+  figure("size", noted("Mean test accuracy against trained parameters"), (box) => {
     if (!known.length) return nothing(box, "No method has finished all of its tasks.");
     const sizes = sized.length ? sized.map((row) => Math.log(row.parameters)) : [Math.log(1e3), Math.log(1e6)];
     const range = padded(sizes, 0.12).map(Math.exp);
     const wide = range[1] / range[0] < 3 ? [range[0] / 2, range[1] * 2] : range;
     return plot(box, {
-      label: "Accuracy against parameters", height: 320, xName: "trained parameters, excluding the head", yName: "accuracy, %",
+      label: "Accuracy against parameters", height: tall(320, known), xName: "trained parameters, excluding the head", yName: "accuracy, %",
       x: (pixels) => logarithmic(wide, pixels), xText: compact,
       y: (pixels) => linear(padded(heights, 0.12, 0, 1), pixels), yText: (value) => String(+(100 * value).toFixed(2)),
       series: sized.map((row) => ({ name: row.label, style: row.style,
         points: [{ x: row.parameters, y: row.accuracy[0], spread: row.accuracy[1], tip: told(row) }] })),
       across: bare.map((row) => ({ name: row.label, style: row.style, y: row.accuracy[0], tip: told(row) })),
     });
-  }, (row) => (row.parameters ? swatch(row.style) : dash(row.style)));
+  });
   const rest = rows().filter((row) => !row.accuracy).map((row) => row.label);
   if (known.length && rest.length) $("size").append(el("p", { class: "rest" }, `Not drawn, since a task has no accuracy: ${rest.join(", ")}.`));
 }
@@ -218,15 +214,15 @@ function drawSize() {
 function drawRank() {
   const known = rows().filter((row) => row.ranks.length);
   const split = DATA.note ? "test" : "validation";
-  figure("rank", noted(`Mean ${split} accuracy of each rank at its best scale`), known, (box) => {
+  figure("rank", noted(`Mean ${split} accuracy of each rank at its best scale`), (box) => {
     if (!known.length) return nothing(box, "No method has several ranks to choose from.");
     const ranks = [...new Set(known.flatMap((row) => row.ranks.map(([rank]) => rank)))].sort((one, other) => one - other);
     const heights = known.flatMap((row) => row.ranks.map(([, accuracy]) => accuracy));
     return plot(box, {
-      label: "Accuracy against rank", height: 320, xName: "rank", yName: "accuracy, %",
+      label: "Accuracy against rank", height: tall(320, known), ends: true, xName: "rank", yName: "accuracy, %",
       x: (pixels) => logarithmic([ranks[0] / 1.2, ranks.at(-1) * 1.2], pixels, ranks),
       y: (pixels) => linear(padded(heights, 0.12, 0, 1), pixels), yText: (value) => String(+(100 * value).toFixed(2)),
-      series: known.map((row) => ({ name: row.label, style: row.style, joined: true,
+      series: known.map((row) => ({ name: row.label, style: row.style,
         points: row.ranks.map(([rank, accuracy, size]) => ({ x: rank, y: accuracy,
           tip: [row.label, `rank ${rank}: ${percent(accuracy)} %`, `${count(size)} parameters`] })) })),
     });
@@ -261,12 +257,12 @@ function drawTraining() {
   $("training-about").textContent = `The loss is the mean over the reported runs; the accuracy is that of the run with the chosen options${DATA.note ? `, ${DATA.note}` : ""}.`;
   const lines = (name) => known.filter((row) => !state.off.has(row.label) && row.cells[state.task][name].length)
     .map((row) => ({ name: row.label, style: row.style, values: row.cells[state.task][name] }));
-  const draw = (id, name, caption, yName, text, axis) => figure(id, caption, null, (box) => {
+  const draw = (id, name, caption, yName, text, axis) => figure(id, caption, (box) => {
     const series = lines(name);
     if (!series.length) return nothing(box, "No curve to show.");
     const values = series.flatMap((each) => each.values).filter((value) => value !== null);
     const epochs = Math.max(2, ...series.map((each) => each.values.length));
-    return curves(box, { label: caption, height: 280, series, text, xName: "epoch", yName,
+    return curves(box, { label: caption, height: tall(280, series), series, text, xName: "epoch", yName,
       x: (pixels) => whole(linear([1, epochs], pixels)), y: (pixels) => linear(padded(values, 0.06, 0), pixels), yText: axis });
   });
   const split = DATA.note ? "Test" : "Validation";
@@ -284,7 +280,7 @@ function drawCost() {
   $("cost-about").textContent = `Measured on ${DATA.machines.join(", ")}, during the runs.`;
   for (const [id, caption, text] of costs) {
     const known = rows().filter((row) => row[id] !== null);
-    figure(id, caption, null, (box) => {
+    figure(id, caption, (box) => {
       if (!known.length) return nothing(box, "No measurements.");
       const items = known.map((row) => ({ name: row.label, style: row.style, value: row[id], text: text(row[id]),
         tip: [row.label, text(row[id]), ...(row.seconds === null ? [] : [`${duration(row.seconds)} per run`])] }));
