@@ -86,6 +86,7 @@ def train_command(
     from ..storage.writing import make_folder
 
     chosen, shares = _format(format, rank), _shares(fractions)
+    _refuse_inside(out, data)
     require_own_card(out)
     make_folder(out)
     host = load_model(model, pretrained=pretrained, checkpoint=checkpoint)
@@ -217,6 +218,15 @@ def _files_digest(splits: Splits) -> str:
 
 def _digest(content: object) -> str:
     return hashlib.sha256(repr(content).encode(errors="surrogateescape")).hexdigest()[:12]
+
+
+def _refuse_inside(out: Path, data: str) -> None:
+    """Raise if the folder to write lies among the images, where it would be taken for a class of them next time."""
+    from ..lab.data.tasks import images_path
+
+    path = images_path(data)
+    if path is not None and path.is_dir() and out.resolve().is_relative_to(path.resolve()):
+        raise DataError(f"--out {out} lies in the folder of the images, {path}", fix=f"--out {path.resolve()}-adapter")
 
 
 def _format(text: str, rank: str | None) -> Format:

@@ -280,6 +280,8 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     (("evaluate", "photos", "photos"), "photos holds no adapter"),
     (("evaluate", "nowhere", "photos"), "nowhere holds no adapter"),
     (("predict", "out.txt", "photos"), "out.txt"),
+    (("train", MODEL, "photos", "--out", "photos"), "lies in the folder of the images"),
+    (("train", MODEL, "folder:photos", "--out", "photos/out"), "lies in the folder of the images"),
     (("merge", "--out", "merged"), "tensorfact merge FOLDER --out FILE"),
     (("merge", "photos/circles/0.png", "--out", "merged"), "tensorfact merge MODEL photos/circles/0.png --out merged"),
     (("merge", "photos", "--out", "merged"), "photos holds no adapter"),
