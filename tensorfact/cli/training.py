@@ -326,6 +326,10 @@ def _part(splits: Splits, name: str) -> Samples:
     return Joined([getattr(splits, each) for each, size in splits.sizes.items() if size])
 
 
+def _unreadable(error: OSError) -> None:
+    raise DataError(f"{error.filename} cannot be read", got=str(error.strerror), fix="give folders that you may read")
+
+
 def _files(paths: Sequence[Path]) -> Iterator[Path]:
     """Yield image files, and those in folders in the order of their names."""
     from ..lab.data.images import is_image
@@ -336,7 +340,7 @@ def _files(paths: Sequence[Path]) -> Iterator[Path]:
             yield path
             continue
         found, seen = [], set[str]()
-        for folder, below, names in os.walk(path, followlinks=True):
+        for folder, below, names in os.walk(path, onerror=_unreadable, followlinks=True):
             real = os.path.realpath(folder)
             below[:] = [] if real in seen else sorted(each for each in below if not is_hidden(each))
             if real not in seen:

@@ -292,7 +292,9 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
                 if values:
                     yield reader.line_num, dict(zip(header, map(str.strip, values), strict=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read", got=str(error), fix="save the list as a csv file in UTF-8") from error
+        raise DataError(
+            f"{path} cannot be read", got=str(error), fix="check its permissions, or save it as a csv file in UTF-8"
+        ) from error
 
 
 def _check_separator(path: Path, values: Sequence[str], line: int) -> None:
