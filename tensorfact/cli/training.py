@@ -86,6 +86,7 @@ def train_command(
     from ..storage.writing import make_folder
 
     chosen, shares = _format(format, rank), _shares(fractions)
+    _refuse_inside(out, data)
     require_own_card(out)
     make_folder(out)
     host = load_model(model, pretrained=pretrained, checkpoint=checkpoint)
@@ -219,6 +220,15 @@ def _digest(content: object) -> str:
     return hashlib.sha256(repr(content).encode(errors="surrogateescape")).hexdigest()[:12]
 
 
+def _refuse_inside(out: Path, data: str) -> None:
+    """Raise if the folder to write lies among the images, where it would be taken for a class of them next time."""
+    from ..lab.data.tasks import images_path
+
+    path = images_path(data)
+    if path is not None and path.is_dir() and out.resolve().is_relative_to(path.resolve()):
+        raise DataError(f"--out {out} lies in the folder of the images, {path}", fix=f"--out {path.resolve()}-adapter")
+
+
 def _format(text: str, rank: str | None) -> Format:
     """Return the format of --format and --rank."""
     from ..formats import parse_format
@@ -316,6 +326,10 @@ def _part(splits: Splits, name: str) -> Samples:
     return Joined([getattr(splits, each) for each, size in splits.sizes.items() if size])
 
 
+def _unreadable(error: OSError) -> None:
+    raise DataError(f"{error.filename} cannot be read", got=str(error.strerror), fix="give folders that you may read")
+
+
 def _files(paths: Sequence[Path]) -> Iterator[Path]:
     """Yield image files, and those in folders in the order of their names."""
     from ..lab.data.images import is_image
@@ -326,7 +340,7 @@ def _files(paths: Sequence[Path]) -> Iterator[Path]:
             yield path
             continue
         found, seen = [], set[str]()
-        for folder, below, names in os.walk(path, followlinks=True):
+        for folder, below, names in os.walk(path, onerror=_unreadable, followlinks=True):
             real = os.path.realpath(folder)
             below[:] = [] if real in seen else sorted(each for each in below if not is_hidden(each))
             if real not in seen:

@@ -11,6 +11,9 @@ CALLS = {
 }
 """Calls that messages suggest, and what to type instead."""
 
+SLASHED = ("fractions",)
+"""Options of several numbers that are written with slashes between them."""
+
 _ARGUMENT = re.compile(
     r"(?P<call>\b[\w.]+\([^()]*\))"  # arguments of a call in Python stay as they are
     r"|(?<![\w:,(=])(?P<name>[a-z_]+)=(?P<value>'[^']*'|\"[^\"]*\"|\([^()]*\)|[^\s,;)]*[^\s,;).])?"
@@ -30,6 +33,8 @@ def in_options(message: str, options: Mapping[str, Sequence[str]]) -> str:
         'pass --no-check-base'
         >>> in_options("pass tolerance=0.1, or tt:rank=4", {"tolerance": ("--tolerance",), "rank": ("--rank",)})
         'pass --tolerance 0.1, or tt:rank=4'
+        >>> in_options("pass fractions=(0.5, 0.5, 0)", {"fractions": ("--fractions",)})
+        'pass --fractions 0.5/0.5/0'
     """
     for call, typed in CALLS.items():
         if call in message and (not typed.startswith("--") or typed in {o for each in options.values() for o in each}):
@@ -40,6 +45,8 @@ def in_options(message: str, options: Mapping[str, Sequence[str]]) -> str:
         if not found:
             return match[0]
         value = (match["value"] or "").strip("'\"")
+        if match["name"] in SLASHED:
+            value = value.strip("()").replace(", ", "/")
         if value == "True":
             return found[0]
         if value == "False":

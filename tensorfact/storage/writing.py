@@ -90,16 +90,23 @@ def write_folder(folder: AnyPath, files: Mapping[str, bytes]) -> None:
 
 
 def make_folder(folder: AnyPath) -> None:
-    """Create a folder and its parents if they do not exist.
+    """Create a folder and its parents if they do not exist, to write files into it.
 
     Args:
         folder: The folder's path.
 
     Raises:
-        CheckpointError: It cannot be created.
+        CheckpointError: It cannot be created, or files may not be written into it.
     """
+    path = file_path(folder, "folder", CheckpointError)
     try:
-        file_path(folder, "folder", CheckpointError).mkdir(parents=True, exist_ok=True)
+        path.mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise CheckpointError(
+                f"the folder {folder} is read-only",
+                expected="a folder that files may be written into",
+                fix=f"choose another folder, or chmod u+wx {folder}",
+            )
     except OSError as error:
         raise CheckpointError(
             f"cannot create the folder {folder}", got=reason(error), fix="choose another folder"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shlex
 import shutil
@@ -181,6 +182,15 @@ def test_predict_reads_links_and_no_hidden_folders(run: Run, photos: Path) -> No
     assert [Path(each["image"]).name for each in found] == [f"{number}.png" for number in range(6)]
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason="the administrator may read and write every folder")
+def test_folders_that_may_not_be_used_are_named_first(refused: Callable[..., str], run: Run, photos: Path) -> None:
+    Path("locked").mkdir(mode=0o555)
+    assert "locked is read-only" in refused("train", MODEL, photos, "--out", "locked")
+    trained(run, photos, "out")
+    (photos / "circles").chmod(0)
+    assert "circles cannot be read: got Permission denied" in refused("predict", "out", photos)
+
+
 def test_evaluate_knows_classes_by_name(run: Run, photos: Path) -> None:
     trained(run, photos, "out", "--fractions", "0.5/0.5/0")
     whole = run("evaluate", "out", photos, "--split", "all")
@@ -280,6 +290,8 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     (("evaluate", "photos", "photos"), "photos holds no adapter"),
     (("evaluate", "nowhere", "photos"), "nowhere holds no adapter"),
     (("predict", "out.txt", "photos"), "out.txt"),
+    (("train", MODEL, "photos", "--out", "photos"), "lies in the folder of the images"),
+    (("train", MODEL, "folder:photos", "--out", "photos/out"), "lies in the folder of the images"),
     (("merge", "--out", "merged"), "tensorfact merge FOLDER --out FILE"),
     (("merge", "photos/circles/0.png", "--out", "merged"), "tensorfact merge MODEL photos/circles/0.png --out merged"),
     (("merge", "photos", "--out", "merged"), "photos holds no adapter"),

@@ -56,6 +56,12 @@ def test_what_is_written_is_read(info: AdapterInfo, tmp_path: Path) -> None:
     assert (tmp_path / "network.svg").read_text().startswith("<svg")
 
 
+def test_what_is_shared_names_no_folder_of_this_machine(tmp_path: Path) -> None:
+    info = AdapterInfo(ModelOrigin("nano", checkpoint=str(tmp_path / "w.safetensors")), ("a",))
+    assert info.without_path() == AdapterInfo(ModelOrigin("nano", checkpoint="w.safetensors"), ("a",))
+    assert AdapterInfo().without_path() == AdapterInfo()
+
+
 def test_a_folder_stands_for_its_file(tmp_path: Path) -> None:
     adapter = tiny()
     draw(adapter)

@@ -166,6 +166,13 @@ def test_a_folder_that_cannot_be_made_is_refused(blocking: str, tmp_path: Path) 
     assert (tmp_path / "new" / "below").is_dir()
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason="the administrator may write into every folder")
+def test_a_folder_that_may_not_be_written_into_is_refused_before_there_is_something_to_write(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir(mode=0o555)
+    with refused(CheckpointError, tmp_path / "folder", "is read-only", "chmod u+wx"):
+        make_folder(tmp_path / "folder")
+
+
 @pytest.mark.parametrize("existing", [{}, {"config.json": OLD}, dict.fromkeys(FOLDER, OLD), {"other": OLD}])
 @pytest.mark.parametrize("failing", [1, 2])
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])

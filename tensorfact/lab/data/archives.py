@@ -65,7 +65,9 @@ class Archive(abc.ABC):
             raise
         except Exception as error:  # the readers of the standard library raise errors of many classes
             raise DataError(
-                f"{path} is not a readable archive", got=str(error) or type(error).__name__, fix="download it again"
+                f"{path} is not a readable archive",
+                got=str(error) or type(error).__name__,
+                fix="check its permissions, or download it again",
             ) from error
         self.names, self.paths = self._checked(members)
 

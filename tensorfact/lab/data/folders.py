@@ -202,7 +202,8 @@ def _require_training(path: Path, entries: Sequence[Entry], *, drawn: bool) -> N
             f"{path} has no training images",
             expected=LAYOUTS,
             got=f"images in {' and '.join(split for split in SPLITS if split in splits)}",
-            fix="add train/CLASS/FILE; to evaluate a model on these images, pass classes=, the names of its classes",
+            fix="add train/CLASS/FILE; to evaluate a model on these images: tensorfact evaluate FOLDER DATA, or "
+            "classes=, the names of its classes, in Python",
         )
     for entry in entries:
         if entry.label not in trained:
@@ -212,6 +213,8 @@ def _require_training(path: Path, entries: Sequence[Entry], *, drawn: bool) -> N
                 fix=f"add images of {entry.label!r} to train, or remove the class",
             )
     if "val" not in splits:
+        single = len(trained) == len(entries)
         few = "pass fractions=(0.5, 0.5, 0), or add images: the classes are too small for these fractions"
+        few = "add images: every class has a single one, which is needed to train" if single else few
         alone = "add val or test beside train; or give the folder train itself, or a list without the column split"
         raise DataError(f"{path} has no images in val", fix=few if drawn else alone)

@@ -190,7 +190,11 @@ def unreadable(name: str, error: BaseException) -> DataError:
         error: What its reader raised.
     """
     if isinstance(error, FileNotFoundError):
-        return DataError(f"the image {name} does not exist", cause="a path that is mistyped, or a link", fix="check it")
+        return DataError(
+            f"the image {name} does not exist",
+            cause="a mistyped path, or a link to a file that is gone",
+            fix="correct the path, or remove it from the data",
+        )
     got = "no kind of image that Pillow knows" if isinstance(error, UnidentifiedImageError) else reason(error)
     return DataError(f"{name} is not a readable image", got=got, fix="replace or remove the file")
 

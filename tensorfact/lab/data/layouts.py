@@ -65,6 +65,9 @@ class Tree(NamedTuple):
         return self.name.rstrip("/: ") or self.name
 
 
+_QUOTED = 5
+"""The most names of files and folders that a message quotes."""
+
 _OF_SYSTEMS = ("__macosx", "thumbs.db", "desktop.ini")
 """Folders and files that macOS adds to archives and Windows to folders of images, in lower case."""
 
@@ -91,8 +94,9 @@ def tree_entries(tree: Tree, *, partial: bool = False) -> list[Entry]:
     """
     splits = _splits_of(tree)
     level = 1 if splits else 0
-    found, classes, flat = [], dict[str, str | None](), False
+    found, classes, flat, seen = [], dict[str, str | None](), False, list[str]()
     for path, is_folder in tree.paths:
+        seen += [path] * (len(seen) < _QUOTED)
         parts = path.split("/")
         split = splits.get(parts[0]) if splits else None
         if (splits and split is None) or len(parts) <= level:
@@ -105,12 +109,16 @@ def tree_entries(tree: Tree, *, partial: bool = False) -> list[Entry]:
             found.append(Entry(f"{tree.name}{path}", f"{tree.base}{path}", parts[level], split))
             flat = flat or len(parts) == level + 2
         elif is_image(path):
-            raise DataError(
-                f"{tree.name}{path} is in no class", expected=LAYOUTS, fix="move it into the folder of its class"
-            )
+            fix = "move it into the folder of its class"
+            if not tree.top:
+                fix = f"give the folder that holds {tree.title}, if that is a class; or {fix}"
+            raise DataError(f"{tree.name}{path} is in no class", expected=LAYOUTS, fix=fix)
     if not found:
         raise DataError(
-            f"{tree.title} has no folders of images", expected=LAYOUTS, fix="lay the images out in this way"
+            f"{tree.title} has no folders of images",
+            expected=LAYOUTS,
+            got=", ".join(seen) or "nothing",
+            fix="lay the images out in this way",
         )
     if not (flat or splits):
         raise _too_deep(tree, found[0])
@@ -126,6 +134,8 @@ def _too_deep(tree: Tree, first: Entry) -> DataError:
     fix = f"move the images of each class into its folder, as {tree.name}{outer}/{below.rpartition('/')[2]}"
     if len(tree.top) == 1 and tree.name == tree.base:  # on disk, where a folder in a folder can be given
         fix = f"give {tree.name}{outer}" + ("" if inner.lower() in SPELLINGS else f" if {inner} is a class; or {fix}")
+    if not any(name.lower() in SPELLINGS for name in (*tree.top, inner)):
+        fix += "; or, if the outer folders are splits, name them train, val and test"
     return DataError(
         f"{tree.title} has one level of folders too many: {outer}/{inner}",
         expected=LAYOUTS,
@@ -282,7 +292,9 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
                 if values:
                     yield reader.line_num, dict(zip(header, map(str.strip, values), strict=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read", got=str(error), fix="save the list as a csv file in UTF-8") from error
+        raise DataError(
+            f"{path} cannot be read", got=str(error), fix="check its permissions, or save it as a csv file in UTF-8"
+        ) from error
 
 
 def _check_separator(path: Path, values: Sequence[str], line: int) -> None:

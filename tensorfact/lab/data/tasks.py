@@ -201,7 +201,12 @@ def _find(name: str) -> tuple[_Source, str]:
             return _PATH, name
         forms = [*(each.form for each in _SOURCES.values()), "the path of a folder, archive or csv file"]
         hint = nearest(name, [*forms, *(f"vtab:{task}" for task in VTAB)])
-        raise DataError("task", expected=f"one of {', '.join(forms)}", got=f"{name!r}{hint}")
+        raise DataError(
+            f"the data {name!r} is neither a task nor a path that exists",
+            expected=f"one of {', '.join(forms)}",
+            got=f"{name!r}{hint}",
+            fix="check the path, or the name of the task",
+        )
     return source, rest
 
 

@@ -156,6 +156,8 @@ def test_too_few_images_for_val_are_refused(tmp_path: Path) -> None:
     with refused(DataError, "no images in val", "fractions=(0.5, 0.5, 0)"):
         image_folder(root, MODEL)
     assert image_folder(root, MODEL, fractions=(0.5, 0.5, 0)).sizes == {"train": 2, "val": 3, "test": 0}
+    with refused(DataError, "no images in val", "every class has a single one"):
+        image_folder(flat(tmp_path / "single", cat=1, dog=1), MODEL)
 
 
 def test_a_list_of_splits_needs_train_and_val(tmp_path: Path) -> None:

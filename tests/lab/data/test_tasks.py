@@ -9,7 +9,7 @@ import pytest
 from tensorfact.errors import DataError
 from tensorfact.lab import nano, open_task
 from tensorfact.lab.data import FEW_SHOT, VTAB, Task, task_info
-from tensorfact.lab.data.tasks import require_data
+from tensorfact.lab.data.tasks import images_path, require_data
 from tests import make_benchmarks
 from tests.helpers import refused, samples_of
 from tests.lab.data.making import lay_out, pack, table, write_csv, write_image
@@ -109,6 +109,17 @@ def test_a_path_that_exists_is_a_task(tmp_path: Path, monkeypatch: pytest.Monkey
         assert open_task(name, nano(), root=tmp_path).name == name
     Path("digits").mkdir()
     assert open_task("digits", nano()).name == "digits"
+
+
+def test_the_path_of_images_is_found_from_their_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits").mkdir()
+    assert images_path("digits") is None, "a name of a task has precedence"
+    assert images_path("digits/") == Path("digits")
+    assert images_path("folder:photos") == Path("photos")
+    assert images_path("folder:photos", tmp_path) == tmp_path / "photos"
+    with refused(DataError, "the data 'photos' is neither a task nor a path that exists"):
+        images_path("photos")
 
 
 def test_fractions_and_seed_reach_the_sources_that_take_them(root: Path, tmp_path: Path) -> None:
