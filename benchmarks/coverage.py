@@ -3,7 +3,8 @@
     python -m benchmarks.coverage                      # everything, in two processes
     python -m benchmarks.coverage vit_base_patch16_224 hf:bert
 
-Models are made on the meta device, without weights. The documentation makes its table of families from the file.
+Models are made on the meta device, without weights; those of transformers whose forward pass asks for values, and that
+have at most half a billion parameters, with random ones. The documentation makes its tables from the file.
 """
 
 from __future__ import annotations
@@ -18,13 +19,16 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from tensorfact.common.table import Table
 from tensorfact.errors import DataError
 from tensorfact.lab import doctor
-from tensorfact.lab.models import model_shapes
+from tensorfact.lab.models import make_model, model_shapes
 
+PLANS = {"plan_for": "plan_for", "plan_by_shape": "by shape", "": "none"}
+HF, MOST = "hf:", 500_000_000
 COVERAGE = Path(__file__).parents[1] / "docs" / "results" / "coverage.csv"
 
 
@@ -40,7 +44,7 @@ class Covered:
         folded: The number of parameters in the tensors.
         unused: The number of these that the forward pass does not use; empty if the model did not run.
         head: The number of parameters of the head that are trained directly.
-        remarks: What stands in the way.
+        remark: What stands in the way; the last remark, if there are several.
     """
 
     family: str
@@ -50,7 +54,7 @@ class Covered:
     folded: int
     unused: int | None
     head: int
-    remarks: str
+    remark: str
 
 
 def examined(name: str) -> Covered | None:
@@ -63,11 +67,17 @@ def examined(name: str) -> Covered | None:
         except DataError:
             return None
         found = doctor(model, costs=False)
-    home = type(model).__module__.rpartition(".")[2] if ":" not in name else "transformers"
-    unused = None if found.unused is None else len(found.unused)
-    share = round(found.share, 3)
+        if found.unused is None and name.startswith(HF) and found.parameters <= MOST:
+            found = doctor(make_model(name), costs=False)
     return Covered(
-        home, name, found.plan, share, len(found.folded), unused, len(found.head), " | ".join(found.remarks)[:300]
+        family="transformers" if name.startswith(HF) else type(model).__module__.rpartition(".")[2],
+        model=name,
+        plan=found.plan,
+        share=round(found.share, 3),
+        folded=len(found.folded),
+        unused=None if found.unused is None else len(found.unused),
+        head=len(found.head),
+        remark=found.remarks[-1] if found.remarks else "",
     )
 
 
@@ -85,6 +95,69 @@ def write(rows: Iterable[Covered], path: Path = COVERAGE) -> None:
         writer.writerow(field.name for field in dataclasses.fields(Covered))
         for row in rows:
             writer.writerow("" if value is None else value for value in dataclasses.astuple(row))
+
+
+def read(path: Path = COVERAGE) -> list[Covered]:
+    """Return the rows of the file."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return [
+        Covered(
+            row["family"],
+            row["model"],
+            row["plan"],
+            float(row["share"]),
+            int(row["folded"]),
+            int(row["unused"]) if row["unused"] else None,
+            int(row["head"]),
+            row["remark"],
+        )
+        for row in rows
+    ]
+
+
+def by_family(rows: Sequence[Covered]) -> Table:
+    """Return a table of the modules of timm."""
+    families: dict[str, list[Covered]] = {}
+    for row in rows:
+        families.setdefault(row.family, []).append(row)
+    lines = []
+    for family, own in sorted(families.items()):
+        plans = [sum(row.plan == plan for row in own) for plan in PLANS]
+        shares = [row.share for row in own if row.plan]
+        span = f"{min(shares):.0%} to {max(shares):.0%}" if shares else ""
+        unused = ", ".join(f"{row.model} ({row.unused})" for row in own if row.unused)
+        lost = sum(row.unused is None for row in own if row.plan)
+        lines.append((family, str(len(own)), *(str(number or "") for number in plans), span, unused, str(lost or "")))
+    return Table(("module", "models", *PLANS.values(), "share", "unused", "not run"), tuple(lines))
+
+
+def by_type(rows: Sequence[Covered]) -> Table:
+    """Return a table of the types of transformers."""
+    lines = tuple(
+        (
+            row.model,
+            PLANS[row.plan],
+            f"{row.share:.0%}" if row.plan else "",
+            str(row.folded or ""),
+            "not run" if row.unused is None and row.plan else str(row.unused or ""),
+        )
+        for row in rows
+    )
+    return Table(("type", "plan", "share", "weights", "unused"), lines)
+
+
+def sections() -> Iterator[str]:
+    """Yield the lines of the page on coverage."""
+    rows = read()
+    timm, hf = ([row for row in rows if row.model.startswith(HF) is kind] for kind in (False, True))
+    for title, own, table in (("timm", timm, by_family(timm)), ("transformers", hf, by_type(hf))):
+        known, shaped, none = (sum(row.plan == plan for row in own) for plan in PLANS)
+        used = sum(row.unused == 0 for row in own)
+        yield from (f"## {title}", "")
+        yield f"{len(own):,} models: {known:,} with a plan of a known family, {shaped:,} with one by shape, {none:,} with"
+        yield f"none. The forward passes of {used:,} use every folded parameter."
+        yield from ("", str(table), "")
 
 
 def main() -> None:

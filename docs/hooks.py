@@ -14,6 +14,7 @@ from mkdocs.structure.files import File, Files
 
 sys.path.append(str(Path(__file__).parents[1]))  # the benchmarks are not part of the installed package
 
+from benchmarks import coverage
 from benchmarks.result import RESULTS, read, table
 from tensorfact import TensorTrain, plan_for, recipes
 from tensorfact.common.table import Table
@@ -27,7 +28,12 @@ RANK = 16
 
 def on_page_markdown(markdown: str, **context: Any) -> str:
     """Replace the markers in a page by generated text; mkdocs calls this for every page."""
-    sections = {"<!-- families -->": families, "<!-- benchmarks -->": benchmarks, "<!-- gallery -->": gallery}
+    sections = {
+        "<!-- families -->": families,
+        "<!-- coverage -->": coverage.sections,
+        "<!-- benchmarks -->": benchmarks,
+        "<!-- gallery -->": gallery,
+    }
     for marker, generate in sections.items():
         if marker in markdown:
             markdown = markdown.replace(marker, "\n".join(generate()))

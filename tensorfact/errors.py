@@ -82,6 +82,7 @@ class TensorfactError(Exception):
         fix: str = "",
     ) -> None:
         problem, expected, cause, fix = (_brief(part, _PART) for part in (problem, expected, cause, fix))
+        self.problem = problem
         got = _brief(got, _QUOTE)
         contrast = []
         if expected:

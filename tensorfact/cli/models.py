@@ -79,8 +79,11 @@ def doctor_command(model: ModelName, format: FormatText = "tt:rank=8") -> None:
     from ..lab import doctor
     from ..lab.models import model_shapes
 
-    for title, table in doctor(model_shapes(model), format=format).tables().items():
+    found = doctor(model_shapes(model), format=format)
+    for title, table in found.tables().items():
         show(table, title)
+    for remark in found.remarks:
+        say(remark)
 
 
 @app.command("merge")

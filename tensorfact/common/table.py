@@ -20,6 +20,23 @@ def counted(number: int, one: str, several: str = "") -> str:
     return f"{number:,} {one if number == 1 else several or f'{one}s'}"
 
 
+def scaled(number: int, unit: str) -> str:
+    """Return a large number in thousands, millions or billions of a unit, with three digits.
+
+    Args:
+        number: The number.
+        unit: The unit.
+
+    Examples:
+        >>> scaled(1_039_000_000, "B"), scaled(450, "FLOP")
+        ('1.04 GB', '450 FLOP')
+    """
+    power = next((p for p, most in enumerate((999.5, 999.5e3, 999.5e6, 999.5e9)) if number < most), 4)
+    value = number / 1000**power
+    digits = 0 if not power or value >= 99.95 else 1 if value >= 9.995 else 2
+    return f"{value:,.{digits}f} {('', 'k', 'M', 'G', 'T')[power]}{unit}"
+
+
 @dataclasses.dataclass(frozen=True)
 class Table:
     """A table of strings; `str` gives aligned Markdown.

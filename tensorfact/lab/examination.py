@@ -11,7 +11,7 @@ from torch import nn
 
 from ..adapters import Adapter, adapt
 from ..common.checks import flag
-from ..common.table import Table
+from ..common.table import Table, scaled
 from ..errors import AdaptError, PlanError
 from ..formats import Format, FormatLike
 from ..model.example import ExampleInput, as_example, known_example, observing, outline
@@ -84,12 +84,11 @@ class Diagnosis:
             ("share of matrices and kernels", f"{self.share:.0%}"),
             ("folded parameters in use", used),
             ("head", ", ".join(self.head) or "none"),
-            *(("remark", remark) for remark in self.remarks),
         ]
         return Table(("question", "answer"), tuple(rows))
 
     def __str__(self) -> str:
-        return "\n\n".join(f"{title}\n{table}" for title, table in self.tables().items())
+        return "\n\n".join([*(f"{title}\n{table}" for title, table in self.tables().items()), *self.remarks])
 
 
 def doctor(
@@ -173,7 +172,7 @@ def _plan(
     try:
         return "plan_for", plan_for(model)
     except PlanError as error:
-        remarks.append(str(error))
+        remarks.append(error.problem)
     try:
         return "plan_by_shape", plan_by_shape(model)
     except PlanError as error:
@@ -233,7 +232,7 @@ def _brief(error: Exception) -> str:
 def _cost_table(costs: Mapping[str, StepCost]) -> Table:
     headers = ("trained", "parameters", "gradients and Adam", "kept for the backward pass", "operations")
     rows = tuple(
-        (name, f"{c.trained:,}", f"{c.state / 1e6:,.1f} MB", f"{c.kept / 1e6:,.1f} MB", f"{c.flops / 1e9:,.2f} GFLOP")
+        (name, f"{c.trained:,}", scaled(c.state, "B"), scaled(c.kept, "B"), scaled(c.flops, "FLOP"))
         for name, c in costs.items()
     )
     return Table(headers, rows)
