@@ -155,7 +155,7 @@ def sections() -> Iterator[str]:
         known, shaped, none = (sum(row.plan == plan for row in own) for plan in PLANS)
         used = sum(row.unused == 0 for row in own)
         yield from (f"## {title}", "")
-        yield f"{len(own):,} models: {known:,} with a plan of a known family, {shaped:,} with one by shape, {none:,} with"
+        yield f"{len(own):,} models: {known:,} with a plan of a known family, {shaped:,} by shape, {none:,} with"
         yield f"none. The forward passes of {used:,} use every folded parameter."
         yield from ("", str(table), "")
 
