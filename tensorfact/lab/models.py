@@ -203,6 +203,7 @@ def _transformers(name: str, *, pretrained: bool, architecture: str = "AutoModel
     with _quiet(transformers.logging):
         if pretrained:
             return cast("nn.Module", cls.from_pretrained(name, **options))
+        options = {key: list(value) if isinstance(value, tuple) else value for key, value in options.items()}
         known = name in transformers.CONFIG_MAPPING
         configure = transformers.AutoConfig.for_model if known else transformers.AutoConfig.from_pretrained
         config = configure(name, **options)

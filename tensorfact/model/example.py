@@ -53,17 +53,22 @@ def _derived(model: nn.Module) -> ExampleInput | None:
     parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
     if parameter is None or parameter.is_meta:
         return None
-    shape = timm_shape(model) or _transformers_shape(model)
     words = getattr(model, "dummy_inputs", None) if hasattr(model, "config") else None
     keywords = {name: value.to(parameter.device) for name, value in (words or {}).items() if isinstance(value, Tensor)}
+    shape = timm_shape(model)
+    name, shape = ("pixel_values", shape) if shape else _transformers_input(model)
     if shape is None:
         return ExampleInput((), keywords) if keywords else None
     noise = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0), device="cpu")
-    image = noise.to(parameter.device, parameter.dtype)
+    value = noise.to(parameter.device, parameter.dtype)
     if not hasattr(model, "config"):
-        return ExampleInput((image,))
-    ids = keywords.get("input_ids") if hasattr(model.config, "text_config") else None
-    return ExampleInput((), {"pixel_values": image, **({"input_ids": ids} if ids is not None else {})})
+        return ExampleInput((value,))
+    ids = keywords.get("input_ids")
+    if ids is not None and name == "pixel_values" and hasattr(model.config, "text_config"):
+        return ExampleInput((), {name: value, "input_ids": ids})
+    if ids is not None and name == "input_features":  # the decoder of a model of speech takes words
+        return ExampleInput((), {name: value, "decoder_input_ids": ids[:1]})
+    return ExampleInput((), {name: value})
 
 
 def timm_shape(model: nn.Module) -> tuple[int, ...] | None:
@@ -81,14 +86,25 @@ def timm_shape(model: nn.Module) -> tuple[int, ...] | None:
     return (int(channels), *own)
 
 
-def _transformers_shape(model: nn.Module) -> tuple[int, ...] | None:
-    config = getattr(model, "config", None)
+_IMAGE, _SAMPLES = 64, 4000
+"""The size of images, and the length of sound, for models of transformers that take any."""
+
+
+def _transformers_input(model: nn.Module) -> tuple[str, tuple[int, ...] | None]:
+    """Return the name of the main input of a model of transformers, and its shape unless it is made of words."""
+    config: object = getattr(model, "config", None)
+    name = str(getattr(model, "main_input_name", ""))
+    if name == "input_values":
+        return name, (_SAMPLES,)
+    if name == "input_features":
+        bins, positions = getattr(config, "num_mel_bins", None), getattr(config, "max_source_positions", None)
+        return name, (bins, 2 * positions) if isinstance(bins, int) and isinstance(positions, int) else None
     config = getattr(config, "vision_config", config)
-    size = getattr(config, "image_size", None)
+    size = getattr(config, "image_size", _IMAGE if name == "pixel_values" else None)
     if not isinstance(size, (int, tuple, list)):
-        return None
+        return name, None
     height, width = (size, size) if isinstance(size, int) else size
-    return (getattr(config, "num_channels", 3), height, width)
+    return "pixel_values", (getattr(config, "num_channels", 3), height, width)
 
 
 @contextlib.contextmanager

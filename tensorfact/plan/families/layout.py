@@ -40,7 +40,7 @@ def conflicting_layout(
         names: The names of all parameters of the model.
     """
     for family, part, template in _fused(tuple(FAMILIES)):  # the model's names are read last, by few plans
-        if not (count % len(part.roles) and dim == _divided(part) and chunks(part, shape)):
+        if not (count % len(part.roles) and dim == divided(part) and chunks(part, shape)):
             continue
         if (found := template.fullmatch(name)) and found["_before"] in towers(family, names):
             return FusedWeight(family.name, part.roles)
@@ -65,17 +65,21 @@ def towers(family: Family, names: Iterable[str]) -> list[str]:
 def chunks(part: Part, shape: tuple[int, ...]) -> int:
     """Return the number of square chunks per label that a parameter can be cut into; 0 if it cannot.
 
+    Labels along an axis `hid` cover one block each, of any size.
+
     Args:
         part: A part with labels.
         shape: The parameter's shape.
     """
-    along = _divided(part)
+    along = divided(part)
+    if "hid" in parse_axes(part.pattern, part.param)[along]:
+        return int(shape[along] % len(part.roles) == 0)
     count, rest = divmod(shape[along], shape[1 - along] * len(part.roles))
     return 0 if rest else count
 
 
 @functools.cache
-def _divided(part: Part) -> int:
+def divided(part: Part) -> int:
     """Return the dimension that the labels of a part divide."""
     return next(at for at, dim in enumerate(parse_axes(part.pattern, part.param)) if "role" in dim)
 

@@ -21,7 +21,7 @@ from tensorfact.plan.families import FAMILIES, Blocks, Example
 from tests.helpers import difference, draw, state_bits
 from tests.plan.families.members import MEMBERS, example_of, member
 
-EVERYTHING: list[Blocks] = ["all", "depthwise"]
+EVERYTHING: list[Blocks] = ["all", "depthwise", "experts"]
 FORMAT = TensorTrain(2)
 
 SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
