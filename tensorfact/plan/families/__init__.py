@@ -5,4 +5,16 @@ from .family import Block, Example, Family, Fold, Heads, Part
 from .fold import Blocks, Mlp, plan_for
 from .known import FAMILIES
 
-__all__ = ["FAMILIES", "Block", "Blocks", "Example", "Family", "Fold", "Heads", "Mlp", "Part", "plan_by_shape", "plan_for"]
+__all__ = [
+    "FAMILIES",
+    "Block",
+    "Blocks",
+    "Example",
+    "Family",
+    "Fold",
+    "Heads",
+    "Mlp",
+    "Part",
+    "plan_by_shape",
+    "plan_for",
+]

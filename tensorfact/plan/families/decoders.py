@@ -52,20 +52,27 @@ DECODERS = (
         ),
         (Example("hf:gptj", {**_GPT, "rotary_dim": 4}),),
     ),
-    Family("gpt-neox", _alternating("layers.{layer}", "attention", Heads("num_attention_heads", "head_size")), (Example("hf:gpt_neox", TEXT),)),
     Family(
-        "falcon",
-        _alternating("h.{layer}", "self_attention", Heads("num_heads", "head_dim", "num_kv_heads"), "in dim"),
-        (
-            Example("hf:falcon", TEXT),
-            Example("hf:falcon(new_decoder_architecture=True,hidden_size=8192,num_attention_heads=128,num_kv_heads=8)", {**TEXT, "num_kv_heads": 2}),
-            Example("hf:falcon(multi_query=False)", TEXT),
-        ),
+        "gpt-neox",
+        _alternating("layers.{layer}", "attention", Heads("num_attention_heads", "head_size")),
+        (Example("hf:gpt_neox", TEXT),),
     ),
     Family(
         "bloom",
         _alternating("h.{layer}", "self_attention", Heads("num_heads", "head_dim")),
         (Example("hf:bloom", {"n_layer": 2, "hidden_size": 32, "n_head": 4, "vocab_size": 64}),),
+    ),
+    Family(
+        "falcon",
+        _alternating("h.{layer}", "self_attention", Heads("num_heads", "head_dim", "num_kv_heads"), "in dim"),
+        (
+            Example("hf:falcon", TEXT),
+            Example(
+                "hf:falcon(new_decoder_architecture=True,hidden_size=8192,num_attention_heads=128,num_kv_heads=8)",
+                {**TEXT, "num_kv_heads": 2},
+            ),
+            Example("hf:falcon(multi_query=False)", TEXT),
+        ),
     ),
     Family(
         "mixtral",

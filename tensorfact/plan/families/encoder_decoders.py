@@ -75,16 +75,24 @@ ENCODER_DECODERS = (
             Example(
                 "hf:opt",
                 {
-                    **{"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "ffn_dim": 128},
-                    **{"vocab_size": 64, "word_embed_proj_dim": 32},
+                    "hidden_size": 32,
+                    "num_hidden_layers": 2,
+                    "num_attention_heads": 4,
+                    "ffn_dim": 128,
+                    "vocab_size": 64,
+                    "word_embed_proj_dim": 32,
                 },
             ),
             Example(
                 "hf:whisper",
                 {
                     **_TRANSLATION,
-                    **{"num_mel_bins": 8, "max_source_positions": 8, "max_target_positions": 16},
-                    **{"bos_token_id": 0, "suppress_tokens": None, "begin_suppress_tokens": None},
+                    "num_mel_bins": 8,
+                    "max_source_positions": 8,
+                    "max_target_positions": 16,
+                    "bos_token_id": 0,
+                    "suppress_tokens": None,
+                    "begin_suppress_tokens": None,
                 },
             ),
         ),
@@ -124,7 +132,9 @@ ENCODER_DECODERS = (
                     fused(f"{_LAYER}.self_attn.in_proj_weight"),
                     single(f"{_LAYER}.self_attn.out_proj.weight", "o"),
                     fused(
-                        f"{_LAYER}.multihead_attn.in_proj_weight", roles=("cross_q", "cross_k", "cross_v"), optional=True
+                        f"{_LAYER}.multihead_attn.in_proj_weight",
+                        roles=("cross_q", "cross_k", "cross_v"),
+                        optional=True,
                     ),
                     single(f"{_LAYER}.multihead_attn.out_proj.weight", "cross_o", optional=True),
                     *mlp(_LAYER, "linear1", "linear2"),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Literal
 
 from ...common.aliases import Options
+from ..notation import parse_axes
 
 Block = Literal["attention", "mlp", "conv", "depthwise", "experts"]
 
@@ -55,6 +57,11 @@ class Part:
     def roles(self) -> tuple[str, ...]:
         """The labels, without the stars."""
         return tuple(label.removesuffix("*") for label in self.role) if isinstance(self.role, tuple) else ()
+
+    @functools.cached_property
+    def divided(self) -> int:
+        """The dimension that the labels divide."""
+        return next(at for at, dim in enumerate(parse_axes(self.pattern, self.param)) if "role" in dim)
 
     @property
     def is_wide(self) -> bool:

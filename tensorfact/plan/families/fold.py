@@ -161,6 +161,7 @@ def _fold(fold: Fold, prefix: str, name: str, given: _Given, wanted: set[str]) -
     cuts = [bool(chunks(p, shape)) for p in parts if p.is_wide for shape in found[p].values() if _fits(p, shape)]
     whole = given.mlp == "whole" or not all(cuts)
     heads = {part: _heads(part, found[part], given.model) for part in fold.parts if part.heads}
+    head = {"head": next(iter(heads.values())).keys} if heads else None
     members: dict[tuple[str, str, str | None], list[Part]] = {}
     for part in parts:
         beside = (
@@ -169,9 +170,11 @@ def _fold(fold: Fold, prefix: str, name: str, given: _Given, wanted: set[str]) -
         members.setdefault(beside, []).append(part)
     groups = []
     for (group, modes, partition), own in members.items():
-        forms = {part: {n: _form(part, shape, whole, heads.get(part)) for n, shape in found[part].items()} for part in own}
+        forms = {
+            part: {n: _form(part, shape, whole, heads.get(part)) for n, shape in found[part].items()} for part in own
+        }
         rules = [rule for part in own for rule in concrete_rules(prefix + part.param, forms[part])]
-        sizes = {"head": each.keys for each in heads.values() if "head" in itertools.chain(*parse_axes(modes, name))}
+        sizes = head if "head" in itertools.chain(*parse_axes(modes, name)) else None
         groups += [Group(group, modes, tuple(rules), partition, sizes)] if rules else []
     return groups
 
@@ -192,8 +195,12 @@ def _heads(part: Part, found: Shapes, model: nn.Module) -> HeadLabels:
 def _whole(fold: Fold) -> tuple[str, str | None]:
     """Return modes and partition for a fold's wide matrices if they stay whole: `hid` in place of the outputs."""
     renamed = {"out": ("hid",), "head": (), "dim": ("hid",)}
-    modes = (tuple(new for axis in dim for new in renamed.get(axis, (axis,))) for dim in parse_axes(fold.modes, fold.name))
-    partition = fold.partition and " ".join(new for axis in fold.partition.split() for new in renamed.get(axis, (axis,)))
+    modes = (
+        tuple(new for axis in dim for new in renamed.get(axis, (axis,))) for dim in parse_axes(fold.modes, fold.name)
+    )
+    partition = fold.partition and " ".join(
+        new for axis in fold.partition.split() for new in renamed.get(axis, (axis,))
+    )
     return format_axes(tuple(modes)), partition
 
 

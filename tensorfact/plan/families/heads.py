@@ -1,4 +1,4 @@
-"""The labels of a fused q, k and v whose blocks follow the heads of the attention, as the model states their numbers."""
+"""The labels of a fused q, k and v whose blocks follow the heads, by the numbers that the model states."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from torch import nn
 
 from ...errors import PlanError
 from .family import Heads, Part
-from .layout import divided
 
 
 class HeadLabels(NamedTuple):
@@ -38,7 +37,7 @@ def head_labels(model: nn.Module, part: Part, heads: Heads, name: str, shape: tu
     """
     queries, size = stated(model, name, heads.queries), stated(model, name, heads.size)
     keys = queries if heads.keys is None else stated(model, name, heads.keys)
-    rows = shape[divided(part)]
+    rows = shape[part.divided]
     if queries % keys or rows != (queries + 2 * keys) * size:
         raise PlanError(
             f"{name!r} {shape}",

@@ -35,7 +35,7 @@ STAGED = (
             Fold("stages", STACK, mlp(_DINOV3, "pointwise_conv1", "pointwise_conv2"), "stage"),
             depthwise(_DINOV3, "depthwise_conv"),
         ),
-        (Example("hf:dinov3_convnext", {**_WIDTHS, "num_stages": 2}),),
+        (Example("hf:dinov3_convnext", _WIDTHS),),
     ),
     Family(
         "hf-resnet",
@@ -89,8 +89,13 @@ STAGED = (
             Example(
                 "hf:segformer",
                 {
-                    **{"depths": (2, 1), "hidden_sizes": (16, 32), "num_attention_heads": (2, 4)},
-                    **{"sr_ratios": (2, 1), "patch_sizes": (3, 3), "strides": (2, 2), "num_encoder_blocks": 2},
+                    "depths": (2, 1),
+                    "hidden_sizes": (16, 32),
+                    "num_attention_heads": (2, 4),
+                    "sr_ratios": (2, 1),
+                    "patch_sizes": (3, 3),
+                    "strides": (2, 2),
+                    "num_encoder_blocks": 2,
                 },
             ),
         ),
