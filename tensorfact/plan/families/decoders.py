@@ -64,7 +64,7 @@ DECODERS = (
     ),
     Family(
         "falcon",
-        _alternating("h.{layer}", "self_attention", Heads("num_heads", "head_dim", "num_kv_heads"), "in dim"),
+        _alternating("h.{layer}", "self_attention", Heads("num_heads", "head_dim", "num_kv_heads"), "in head dim"),
         (
             Example("hf:falcon", TEXT),
             Example(

@@ -7,7 +7,7 @@ from .parts import IMAGE, STACK, TEXT, down, fused, gated, mlp, single, split, u
 
 _BERT = "encoder.layer.{layer}"
 _DISTILBERT = "layer.{layer}"
-_ALBERT = "albert_layer_groups.{group}.albert_layers.{layer}"
+_ALBERT = "albert_layer_groups.{layer}.albert_layers.0"
 _SPEECH = {"conv_dim": (16, 16), "conv_kernel": (10, 3), "conv_stride": (5, 2), "num_conv_pos_embeddings": 8}
 
 _BERT_MLP = (up(f"{_BERT}.intermediate.dense"), down(f"{_BERT}.output.dense"))
@@ -135,11 +135,11 @@ ENCODERS = (
         (Example("hf:distilbert", {"n_layers": 2, "dim": 32, "n_heads": 4, "hidden_dim": 128, "vocab_size": 64}),),
     ),
     Family(
-        "albert",  # its layers are called several times
+        "albert",  # each of its groups is one layer, called several times
         (
             Fold(
                 "encoder",
-                "(group layer role) in out",
+                STACK,
                 (
                     *split(f"{_ALBERT}.attention", "query", "key", "value", "dense"),
                     *mlp(_ALBERT, "ffn", "ffn_output"),
