@@ -55,8 +55,7 @@ def _derived(model: nn.Module) -> ExampleInput | None:
         return None
     words = getattr(model, "dummy_inputs", None) if hasattr(model, "config") else None
     keywords = {name: value.to(parameter.device) for name, value in (words or {}).items() if isinstance(value, Tensor)}
-    shape = timm_shape(model)
-    name, shape = ("pixel_values", shape) if shape else _transformers_input(model)
+    name, shape = _main_input(model)
     if shape is None:
         return ExampleInput((), keywords) if keywords else None
     noise = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0), device="cpu")
@@ -86,12 +85,25 @@ def timm_shape(model: nn.Module) -> tuple[int, ...] | None:
     return (int(channels), *own)
 
 
+def image_shape(model: nn.Module) -> tuple[int, ...] | None:
+    """Return the (channels, height, width) of the images that a model is made for; None if it does not say."""
+    if shape := timm_shape(model):
+        return shape
+    config: object = getattr(model, "config", None)
+    config = getattr(config, "vision_config", config)
+    size = getattr(config, "image_size", None)
+    if not isinstance(size, (int, tuple, list)):
+        return None
+    height, width = (size, size) if isinstance(size, int) else size
+    return (getattr(config, "num_channels", 3), height, width)
+
+
 _IMAGE, _SAMPLES = 64, 4000
 """The size of images, and the length of sound, for models of transformers that take any."""
 
 
-def _transformers_input(model: nn.Module) -> tuple[str, tuple[int, ...] | None]:
-    """Return the name of the main input of a model of transformers, and its shape unless it is made of words."""
+def _main_input(model: nn.Module) -> tuple[str, tuple[int, ...] | None]:
+    """Return the name of a model's main input, as transformers calls it, and its shape unless it is made of words."""
     config: object = getattr(model, "config", None)
     name = str(getattr(model, "main_input_name", ""))
     if name == "input_values":
@@ -99,12 +111,9 @@ def _transformers_input(model: nn.Module) -> tuple[str, tuple[int, ...] | None]:
     if name == "input_features":
         bins, positions = getattr(config, "num_mel_bins", None), getattr(config, "max_source_positions", None)
         return name, (bins, 2 * positions) if isinstance(bins, int) and isinstance(positions, int) else None
-    config = getattr(config, "vision_config", config)
-    size = getattr(config, "image_size", _IMAGE if name == "pixel_values" else None)
-    if not isinstance(size, (int, tuple, list)):
-        return name, None
-    height, width = (size, size) if isinstance(size, int) else size
-    return "pixel_values", (getattr(config, "num_channels", 3), height, width)
+    if shape := image_shape(model):
+        return "pixel_values", shape
+    return name, (getattr(config, "num_channels", 3), _IMAGE, _IMAGE) if name == "pixel_values" else None
 
 
 @contextlib.contextmanager
