@@ -175,7 +175,7 @@ def with_head(model: nn.Module, classes: int, seed: int) -> nn.Module:
             raise AdaptError(
                 f"{type(model).__name__} has no reset_classifier()",
                 expected="a timm model, or one of transformers for image classification",
-                fix="architecture='AutoModelForImageClassification' for hf:NAME; or write reset_classifier(num_classes)",
+                fix="hf:NAME(architecture=AutoModelForImageClassification), or write reset_classifier(num_classes)",
             )
     return model.to(device)
 
@@ -265,6 +265,7 @@ def _transformers(name: str, *, pretrained: bool, architecture: str = "AutoModel
         known = name in transformers.CONFIG_MAPPING
         configure = transformers.AutoConfig.for_model if known else transformers.AutoConfig.from_pretrained
         config = configure(name, **options)
+        config.architectures = config.architectures or []  # of several classes for a task, transformers reads it
         return cast("nn.Module", cls.from_config(config) if hasattr(cls, "from_config") else cls(config))
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from ...common.aliases import Options
 from .family import Example, Family, Fold
 from .parts import SHAPES, STACK, down, fused, mlp, single, split, up
 
 _BLOCK = "block.{layer}.layer"
 _LAYER = "layers.{layer}"
+_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
+_QUERIES = split("decoder.layers.{layer}.self_attn", *_PROJECTIONS)
 _TORCH = {"d_model": 32, "nhead": 4, "num_encoder_layers": 2, "num_decoder_layers": 2, "dim_feedforward": 64}
 _RESNET = {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [16, 16], "depths": [2, 1]}
 
@@ -101,26 +105,24 @@ ENCODER_DECODERS = (
         "detr",
         (
             Fold(
-                "layers",
+                "encoder",
+                STACK,
+                (*split("encoder.layers.{layer}.self_attn", *_PROJECTIONS), *mlp("encoder.layers.{layer}.mlp")),
+            ),
+            Fold(
+                "decoder",
                 STACK,
                 (
-                    *split(f"{_LAYER}.self_attn", "q_proj", "k_proj", "v_proj", "o_proj"),
-                    *split(
-                        f"{_LAYER}.encoder_attn",
-                        *("q_proj", "k_proj", "v_proj", "o_proj"),
-                        before="cross_",
-                        optional=True,
-                    ),
-                    *mlp(f"{_LAYER}.mlp"),
+                    *(
+                        dataclasses.replace(part, dead=(0,)) for part in _QUERIES[:3]
+                    ),  # its first layer attends to zeros
+                    _QUERIES[3],
+                    *split("decoder.layers.{layer}.encoder_attn", *_PROJECTIONS, before="cross_"),
+                    *mlp("decoder.layers.{layer}.mlp"),
                 ),
             ),
         ),
-        (
-            Example(
-                "hf:detr",
-                {**_sizes(num_queries=4), "backbone_config": _RESNET},
-            ),
-        ),
+        (Example("hf:detr", {**_sizes(num_queries=4, decoder_layers=2), "backbone_config": _RESNET}),),
     ),
     Family(
         "torch",

@@ -44,6 +44,7 @@ class Part:
         heads: For a fused q, k and v whose sizes the shape does not tell, because several query heads share a key, or
             because the heads alternate: the axis `head` of the pattern has one coordinate for each key head. If a key
             serves several queries, the first label becomes one numbered label for each of them.
+        dead: The layers in which the weight has no effect on the output; it is left out there.
     """
 
     block: Block
@@ -52,6 +53,7 @@ class Part:
     role: str | tuple[str, ...] | None
     optional: bool = False
     heads: Heads | None = None
+    dead: tuple[int, ...] = ()
 
     @property
     def roles(self) -> tuple[str, ...]:

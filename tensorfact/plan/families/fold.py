@@ -28,6 +28,9 @@ Blocks = Literal["all", Block]
 Mlp = Literal["chunks", "whole"]
 Shapes = Mapping[str, tuple[int, ...]]
 
+_EXAMPLES = ("vit", "swin", "resnet", "bert", "gpt2", "llama", "t5")
+"""Families that an error names."""
+
 
 def plan_for(model: nn.Module, blocks: Blocks | Sequence[Blocks] = "all", *, mlp: Mlp = "chunks") -> TensorizationPlan:
     """Return the plan of a known model family: one 12L x d x d tensor for a ViT, as in FacT; one per stage for Swin.
@@ -110,7 +113,7 @@ def _refusal(model: nn.Module, missed: list[tuple[str, PlanError]], found: list[
         got += f"; only a small part of the model matches {', '.join(dict.fromkeys(found))}"
     return NoMatchError(
         f"plan_for: {kind} belongs to no known family",
-        expected=f"the parameter names of {', '.join(FAMILIES)}",
+        expected=f"the parameter names of one of {len(FAMILIES)} families, such as {', '.join(_EXAMPLES)}",
         got=got,
         fix=fix,
     )
@@ -119,14 +122,14 @@ def _refusal(model: nn.Module, missed: list[tuple[str, PlanError]], found: list[
 def _by_shape(model: nn.Module) -> str:
     """Return what to do instead of `plan_for`: what `plan_by_shape` would fold, if it would."""
     try:
-        tensors = plan_by_shape(model).resolve(model).tensors
+        resolved = plan_by_shape(model).resolve(model)
     except PlanError:
         return "write a TensorizationPlan"
-    shapes = [" x ".join(map(str, tensor.shape)) for tensor in tensors]
+    shapes = [" x ".join(map(str, tensor.shape)) for tensor in resolved.tensors]
     shown = ", ".join(shapes[:3]) + (", ..." if len(shapes) > 3 else "")
-    count = sum(len(tensor.views) for tensor in tensors)
+    count = f"{len(resolved.parameters)} parameters, {math.floor(100 * resolved.share)} % of the weights,"
     number = f"{len(shapes)} tensor{'s' * (len(shapes) > 1)}"
-    return f"plan_by_shape(model), which folds {count} parameters into {number} ({shown})"
+    return f"plan_by_shape(model), which folds {count} into {number} ({shown})"
 
 
 def _wanted(blocks: Blocks | Sequence[Blocks]) -> set[str]:
@@ -171,7 +174,11 @@ def _fold(fold: Fold, prefix: str, name: str, given: _Given, wanted: set[str]) -
     groups = []
     for (group, modes, partition), own in members.items():
         forms = {
-            part: {n: _form(part, shape, whole, heads.get(part)) for n, shape in found[part].items()} for part in own
+            part: {
+                n: None if _is_dead(part, prefix, n) else _form(part, shape, whole, heads.get(part))
+                for n, shape in found[part].items()
+            }
+            for part in own
         }
         rules = [rule for part in own for rule in concrete_rules(prefix + part.param, forms[part])]
         sizes = head if "head" in itertools.chain(*parse_axes(modes, name)) else None
@@ -207,6 +214,10 @@ def _whole(fold: Fold) -> tuple[str, str | None]:
 def _matching(part: Part, prefix: str, shapes: Shapes) -> Shapes:
     rule = Rule(prefix + part.param, "d")
     return {name: shape for name, shape in shapes.items() if rule.match(name) is not None}
+
+
+def _is_dead(part: Part, prefix: str, name: str) -> bool:
+    return bool(part.dead) and (Rule(prefix + part.param, "d").match(name) or {}).get("layer") in part.dead
 
 
 def _fits(part: Part, shape: tuple[int, ...]) -> bool:

@@ -111,18 +111,18 @@ SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
     "hf:phi": {"decoder[2048,2048]": (288, 2048, 2048)},
     "hf:phi3": {"decoder[3072,3072]": (128, 3072, 3072), "decoder_mlp[3072,8192]": (96, 3072, 8192)},
     "hf:opt": {"layers": (144, 768, 768)},
-    **dict.fromkeys(
-        ("hf:bart", "hf:mbart", "hf:marian"),
-        {"encoder_layers": (144, 1024, 1024), "decoder_layers": (192, 1024, 1024)},
-    ),
+    **{
+        name: {"encoder_layers": (144, 1024, 1024), "decoder_layers": (192, 1024, 1024)}
+        for name in ("hf:bart", "hf:mbart", "hf:marian")
+    },
     "hf:whisper": {"encoder_layers": (48, 384, 384), "decoder_layers": (64, 384, 384)},
-    **dict.fromkeys(
-        ("hf:swin", "hf:convnext", "hf:dinov3_convnext"),
-        {
+    **{
+        name: {
             "stages[0]": (24, 96, 96), "stages[1]": (24, 192, 192), "stages[2]": (72, 384, 384),
             "stages[3]": (24, 768, 768),
-        },
-    ),
+        }
+        for name in ("hf:swin", "hf:convnext", "hf:dinov3_convnext")
+    },
     "hf:segformer": {
         "stages[0]": (24, 32, 32), "stages[1]": (24, 64, 64), "stages[2]": (24, 160, 160), "stages[3]": (24, 256, 256),
         "reductions[32,32,8,8]": (2, 32, 32, 8, 8), "reductions[64,64,4,4]": (2, 64, 64, 4, 4),
