@@ -232,7 +232,10 @@ UNMIRRORED = {
     "lab.sweep.execute": "tests/lab/sweep/test_run.py: runs, from their specs to their outcomes",
     "lab.training.engine": "tests/lab/training/test_loop.py: every run without an accelerator goes through it",
     "plan.families.concrete": "tests/plan/families/test_by_shape.py: the smallest set of rules, on any model",
-    **{f"plan.families.{name}": EVERY_FAMILY for name in ("family", "language", "parts", "vision")},
+    **{
+        f"plan.families.{name}": EVERY_FAMILY
+        for name in ("decoders", "encoder_decoders", "encoders", "family", "parts", "stages", "vision")
+    },
     **{f"testing.{name}": EVERY_FAULT for name in ("decomposition_laws", "network_laws", "smallest_model", "subject")},
 }
 """Modules without a file of tests of their own, and the file that tests them."""

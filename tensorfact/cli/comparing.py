@@ -36,7 +36,7 @@ INCREMENT_FORMATS = tuple(
 
 @app.command("compare")
 def compare_command(
-    model: Annotated[str, typer.Option(help="'nano' (bundled) or any timm model name.")] = "nano",
+    model: Annotated[str, typer.Option(help="'nano' (bundled), any timm name, or hf:NAME (transformers).")] = "nano",
     pretrained: Pretrained = False,
     checkpoint: Checkpoint = None,
     data: Annotated[
@@ -75,13 +75,13 @@ def compare_command(
         return
     from ..lab import compare, open_task
     from ..lab.methods import method_of
-    from ..lab.models import load_model
+    from ..lab.models import load_classifier
     from ..lab.report import write_report
     from ..storage.writing import make_folder
 
     formats = _distinct(format or DEFAULT_FORMATS)
     make_folder(out)
-    loaded = load_model(model, pretrained=pretrained, checkpoint=checkpoint).to(device_of(device))
+    loaded = load_classifier(model, pretrained=pretrained, checkpoint=checkpoint).to(device_of(device))
     say_random(loaded)
     with progress_bars() as progress:
         splits = open_task(data, loaded, progress=progress)
@@ -121,11 +121,11 @@ def _rank(
 ) -> None:
     """Rank formats by their reconstruction error on the increment of fine-tuned weights."""
     from ..algebra import reconstruct
-    from ..lab.models import load_model
+    from ..lab.models import load_classifier
     from ..lab.report import write_reconstructions
     from ..plan import plan_for
 
-    chosen, model = _distinct(formats), load_model(name, pretrained=pretrained, checkpoint=checkpoint)
+    chosen, model = _distinct(formats), load_classifier(name, pretrained=pretrained, checkpoint=checkpoint)
     plan = plan_for(model)
     with progress_bars() as progress:
         found = reconstruct(model, increment, chosen, plan=plan, progress=progress)

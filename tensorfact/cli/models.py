@@ -35,7 +35,9 @@ def plan_command(
     model: ModelName,
     blocks: Annotated[
         list[str] | None,
-        typer.Option(help="Blocks to adapt, repeatable: all, attention, mlp, conv, depthwise.", show_default="all"),
+        typer.Option(
+            help="Blocks to adapt, repeatable: all, attention, mlp, conv, depthwise, experts.", show_default="all"
+        ),
     ] = None,
     mlp: Annotated[
         str, typer.Option(help="The d x 4d matrices of an MLP: split into d x d 'chunks', or 'whole'.")

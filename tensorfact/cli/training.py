@@ -81,7 +81,7 @@ def train_command(
     """
     from ..adapters import adapt
     from ..lab import fit, open_task
-    from ..lab.models import load_model, with_head
+    from ..lab.models import load_classifier, with_head
     from ..storage.folder import require_own_card
     from ..storage.writing import make_folder
 
@@ -89,7 +89,7 @@ def train_command(
     _refuse_inside(out, data)
     require_own_card(out)
     make_folder(out)
-    host = load_model(model, pretrained=pretrained, checkpoint=checkpoint)
+    host = load_classifier(model, pretrained=pretrained, checkpoint=checkpoint)
     with progress_bars() as progress:
         splits = open_task(data, host, fractions=shares, seed=split_seed, progress=progress)
     say_random(host)

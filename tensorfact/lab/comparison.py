@@ -34,6 +34,7 @@ from .measure import TrainingStep, freeze_to_floor, peak_bytes, step_ratios
 from .methods import Adapting
 from .models import with_head
 from .training import Samples, Schedule, evaluate, fit
+from .training.predictions import logits_of
 
 PACKAGES = ("torch", "timm", "tensorly", "opt_einsum", "numpy")
 
@@ -146,7 +147,8 @@ def compare(
     floor: the frozen model with a trained head and with gradients through all blocks.
 
     Args:
-        model: A timm model, or one with `pretrained_cfg` and `reset_classifier`; it is not changed.
+        model: A timm model, one of transformers for image classification, or one with `pretrained_cfg` and
+            `reset_classifier`; it is not changed.
         data: Training, validation and test splits.
         formats: A list of formats; or a mapping from row labels to formats, to formats for each group, or to recipes.
             A recipe has its own plan, and may set its own scale and other options.
@@ -285,9 +287,9 @@ def _batch(data: Samples, size: int, model: nn.Module) -> tuple[Tensor, Tensor]:
 def _merge_error(model: nn.Module, trained: Trained, x: Tensor) -> float:
     model.eval()
     with torch.no_grad():
-        adapted = model(x)
+        adapted = logits_of(model(x))
         trained.merge()
-        return float((model(x) - adapted).abs().max() / adapted.abs().max())
+        return float((logits_of(model(x)) - adapted).abs().max() / adapted.abs().max())
 
 
 def _always(recipe: Recipe) -> Callable[[nn.Module], Recipe]:

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 from ..model.head import head_parameters
 from ..model.parameters import base_parameters
 from ..network.cost import seconds_of
+from .training.predictions import logits_of
 
 
 class MeasuredStep(Protocol):
@@ -76,7 +77,7 @@ class TrainingStep:
         """Run the step once."""
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
-            loss = nn.functional.cross_entropy(self.model(self.x), self.y)
+            loss = nn.functional.cross_entropy(logits_of(self.model(self.x)), self.y)
         torch.autograd.backward(loss)
         self.optimizer.step()
 

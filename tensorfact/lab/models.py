@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,8 +18,8 @@ from torch import Tensor, nn
 from ..common.checks import AnyPath, flag
 from ..errors import AdaptError, DataError, TensorfactError, nearest
 from ..formats.options import read_options
-from ..model.head import head_parameters
-from ..model.origin import ModelOrigin, record_origin
+from ..model.head import head_parameters, head_prefixes, is_below
+from ..model.origin import ModelOrigin, origin_of, record_origin
 from ..storage.files import read_plain
 from .bundled import nano
 
@@ -109,6 +110,35 @@ def load_model(
     return model.eval()
 
 
+def load_classifier(
+    name: str, *, pretrained: bool = False, checkpoint: AnyPath | None = None, seed: int | None = 0, **options: object
+) -> nn.Module:
+    """Load a model that classifies images: as `load_model`, and with transformers' head for it.
+
+    Args:
+        name: As in `make_model`; of `hf:NAME`, the class is `AutoModelForImageClassification` unless `architecture` is
+            another.
+        pretrained: As in `make_model`.
+        checkpoint: As in `load_model`.
+        seed: As in `load_model`.
+        options: As in `make_model`.
+
+    Returns:
+        The model in evaluation mode.
+
+    Raises:
+        DataError: As in `load_model`; or transformers has no class for image classification of this type.
+
+    Examples:
+        >>> type(load_classifier("hf:vit", num_hidden_layers=1)).__name__
+        'ViTForImageClassification'
+    """
+    bare, written = _options(name)
+    if bare.startswith("hf:") and "architecture" not in {**written, **options}:
+        options = {**options, "architecture": "AutoModelForImageClassification"}
+    return load_model(name, pretrained=pretrained, checkpoint=checkpoint, seed=seed, **options)
+
+
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Context in which torch draws from a seed; on exit the caller's random state on the CPU is restored.
@@ -125,7 +155,7 @@ def with_head(model: nn.Module, classes: int, seed: int) -> nn.Module:
     """Give a model a new head, in place.
 
     Args:
-        model: A timm model, or another with a `reset_classifier` method.
+        model: A timm model, one of transformers for image classification, or another with a `reset_classifier` method.
         classes: Number of classes.
         seed: Seed of the head's initial weights.
 
@@ -133,17 +163,45 @@ def with_head(model: nn.Module, classes: int, seed: int) -> nn.Module:
         The model.
 
     Raises:
-        AdaptError: The model has no `reset_classifier` method.
+        AdaptError: The model has neither a `reset_classifier` method nor a head of transformers.
     """
-    if not hasattr(model, "reset_classifier"):
-        raise AdaptError(
-            f"{type(model).__name__} has no reset_classifier()",
-            fix="pass a timm model, or give the model a reset_classifier(num_classes) method",
-        )
     device = next(model.parameters()).device
     with seeded(seed):
-        model.reset_classifier(classes)  # type: ignore[operator]  # timm's, which nn.Module does not declare
+        if hasattr(model, "reset_classifier"):
+            model.reset_classifier(classes)  # type: ignore[operator]  # timm's, which nn.Module does not declare
+        elif layers := _class_layers(model):
+            _replace_layers(model, layers, classes)
+        else:
+            raise AdaptError(
+                f"{type(model).__name__} has no reset_classifier()",
+                expected="a timm model, or one of transformers for image classification",
+                fix="hf:NAME(architecture=AutoModelForImageClassification), or write reset_classifier(num_classes)",
+            )
     return model.to(device)
+
+
+def _class_layers(model: nn.Module) -> list[str]:
+    """Return the linear layers in the head of a model of transformers, with one output per class."""
+    labels = getattr(getattr(model, "config", None), "num_labels", None)
+    heads = head_prefixes(model)
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module.out_features == labels and is_below(name, heads)
+    ]
+
+
+def _replace_layers(model: Any, layers: list[str], classes: int) -> None:
+    """Replace linear layers by ones with an output per class, initialised as transformers does."""
+    for name in layers:
+        old = model.get_submodule(name)
+        new = nn.Linear(old.in_features, classes, old.bias is not None)
+        model._init_weights(new)
+        model.set_submodule(name, new)
+    model.config.num_labels = classes
+    model.num_labels = classes
+    origin = origin_of(model)
+    record_origin(model, dataclasses.replace(origin, options={**origin.options, "num_labels": classes}))
 
 
 def model_shapes(name: str, **options: Any) -> nn.Module:
@@ -203,9 +261,11 @@ def _transformers(name: str, *, pretrained: bool, architecture: str = "AutoModel
     with _quiet(transformers.logging):
         if pretrained:
             return cast("nn.Module", cls.from_pretrained(name, **options))
+        options = {key: list(value) if isinstance(value, tuple) else value for key, value in options.items()}
         known = name in transformers.CONFIG_MAPPING
         configure = transformers.AutoConfig.for_model if known else transformers.AutoConfig.from_pretrained
         config = configure(name, **options)
+        config.architectures = config.architectures or []  # of several classes for a task, transformers reads it
         return cast("nn.Module", cls.from_config(config) if hasattr(cls, "from_config") else cls(config))
 
 

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -54,21 +54,20 @@ def _derived(model: nn.Module) -> ExampleInput | None:
     parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
     if parameter is None:
         return None
-    config, shape = getattr(model, "config", None), timm_shape(model)
-    if shape is not None:
+    if shape := timm_shape(model):
         return ExampleInput((_noise(parameter, *shape),))
+    config: object = getattr(model, "config", None)
     words = getattr(model, "dummy_inputs", None) if config is not None else None
     keywords = {name: value.to(parameter.device) for name, value in (words or {}).items() if isinstance(value, Tensor)}
-    sees = any(hasattr(config, each) for each in ("image_size", "vision_config"))
-    name = "pixel_values" if sees else str(getattr(model, "main_input_name", ""))
+    name, shape = _main_input(model)
     ids = keywords.get(_TEXT)
     if ids is not None and (decoded := f"decoder_{_TEXT}") in inspect.signature(model.forward).parameters:
-        keywords.setdefault(decoded, ids)
-    if name not in _SHAPES:
+        keywords.setdefault(decoded, ids if shape is None else ids[:1])
+    if shape is None:
         return ExampleInput((), keywords) if keywords else None
     if not hasattr(config, "text_config"):
         keywords.pop(_TEXT, None)
-    return ExampleInput((), {name: _noise(parameter, *_SHAPES[name](config)), **keywords})
+    return ExampleInput((), {name: _noise(parameter, *shape), **keywords})
 
 
 def _noise(parameter: Tensor, *shape: int) -> Tensor:
@@ -92,22 +91,40 @@ def timm_shape(model: nn.Module) -> tuple[int, ...] | None:
     return (int(channels), *own)
 
 
-def _image_shape(config: Any) -> tuple[int, ...]:
-    """Return the (channels, height, width) of the images of a transformers model."""
+def image_shape(model: nn.Module) -> tuple[int, ...] | None:
+    """Return the (channels, height, width) of the images that a model is made for; None if it does not say.
+
+    Args:
+        model: The model.
+    """
+    if shape := timm_shape(model):
+        return shape
+    config: object = getattr(model, "config", None)
     config = getattr(config, "vision_config", config)
-    size = getattr(config, "image_size", None) or 224
+    size = getattr(config, "image_size", None)
+    if not isinstance(size, (int, tuple, list)):
+        return None
     height, width = (size, size) if isinstance(size, int) else size
     return (getattr(config, "num_channels", 3), height, width)
 
 
-def _spectrum_shape(config: Any) -> tuple[int, ...]:
-    """Return the (bands, frames) of the spectra of a speech model of transformers."""
-    return (config.num_mel_bins, 2 * config.max_source_positions)
-
-
 _TEXT = "input_ids"
-_SHAPES = {"pixel_values": _image_shape, "input_values": lambda _: (16_000,), "input_features": _spectrum_shape}
-"""The shapes of the main inputs of transformers models, without the batch: images, a second of sound, spectra."""
+_IMAGE, _SAMPLES = 64, 4000
+"""The size of images, and the length of sound, for models of transformers that take any."""
+
+
+def _main_input(model: nn.Module) -> tuple[str, tuple[int, ...] | None]:
+    """Return the name of a model's main input, as transformers calls it, and its shape unless it is made of words."""
+    config: object = getattr(model, "config", None)
+    name = str(getattr(model, "main_input_name", ""))
+    if name == "input_values":
+        return name, (_SAMPLES,)
+    if name == "input_features":
+        bins, positions = getattr(config, "num_mel_bins", None), getattr(config, "max_source_positions", None)
+        return name, (bins, 2 * positions) if isinstance(bins, int) and isinstance(positions, int) else None
+    if shape := image_shape(model):
+        return "pixel_values", shape
+    return name, (getattr(config, "num_channels", 3), _IMAGE, _IMAGE) if name == "pixel_values" else None
 
 
 @contextlib.contextmanager

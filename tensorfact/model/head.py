@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor, nn
@@ -32,12 +33,24 @@ def head_prefixes(model: nn.Module) -> tuple[str, ...]:
         return stated
     base, words = getattr(model, "base_model", None), getattr(model, "get_output_embeddings", None)
     if isinstance(base, nn.Module) and callable(words):
-        if base is model or words() is not None:
+        if words() is not None:
             return ()
-        beside = ((name, child) for name, child in model.named_children() if child is not base)
-        return tuple(name for name, child in beside if next(child.parameters(), None) is not None)
+        if base is not model and _takes_inputs(model, base):
+            beside = ((name, child) for name, child in model.named_children() if child is not base)
+            return tuple(name for name, child in beside if next(child.parameters(), None) is not None)
     last = (_last_layer(model, name) for name in HEADS)
     return next(((name,) for name in last if name), ())
+
+
+def _takes_inputs(model: nn.Module, base: nn.Module) -> bool:
+    """Return whether the inputs of a model of transformers enter its base model, so that what is beside it is a head.
+
+    DINOv3's own base model calls its encoder `model`, beside the patch embedding and the last norm.
+    """
+    with contextlib.suppress(Exception):  # a model without one raises, an unknown model anything
+        embeddings = model.get_input_embeddings()  # type: ignore[operator]  # of transformers
+        return not isinstance(embeddings, nn.Module) or any(module is embeddings for module in base.modules())
+    return True
 
 
 def _last_layer(model: nn.Module, name: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from torch import nn
 
 from ..errors import PlanError
+from ..model.parameters import owner_of
 from .families.layout import FusedWeight, conflicting_layout
 from .rules import Coordinate, Rule
 
@@ -33,7 +34,7 @@ def covered(rule: Rule, axis: str, sizes: Mapping[str, int]) -> str:
 
 
 def check_labels(
-    rule: Rule, name: str, shape: tuple[int, ...], sizes: Mapping[str, int], owner: nn.Module, names: Iterable[str]
+    rule: Rule, name: str, shape: tuple[int, ...], sizes: Mapping[str, int], model: nn.Module, names: Iterable[str]
 ) -> None:
     """Refuse a list of labels that divides a fused weight, whose blocks are known, elsewhere than between its blocks.
 
@@ -42,7 +43,7 @@ def check_labels(
         name: The parameter's name.
         shape: Its shape.
         sizes: The size of every axis of the rule's pattern.
-        owner: The module that holds the parameter.
+        model: The model.
         names: The names of all parameters of the model.
 
     Raises:
@@ -52,26 +53,28 @@ def check_labels(
         dim, runs, length = _runs(rule, axis, sizes)
         if runs > 1 or len(labels) == 1:
             continue
-        known = _conflicting(name, shape, dim, len(labels), owner, names)
+        known = _conflicting(name, shape, dim, len(labels), model, names)
         if known is None:
             continue
-        word = _word(rule, dim)
+        word, blocks = _word(rule, dim), known.roles * known.keys
+        whole = f"{axis}={list(known.roles)}, with None in place of a label that stays frozen"
+        by_head = f"plan_for(model), which writes '(head {axis} dim)' with axis_sizes={{'head': {known.keys}}}"
         raise PlanError(
             f"rule {rule.param!r}: {axis}={list(labels[:_MOST])} divides {name!r} {shape} into {len(labels)} blocks",
-            expected=f"{len(known.roles)} blocks as in {known.family}: "
-            + _spelled(known.roles, shape[dim] // len(known.roles), word),
+            expected=f"{len(blocks)} blocks as in {known.family}: " + _spelled(blocks, shape[dim] // len(blocks), word),
             got=_spelled(labels, length, word),
-            cause="a list of labels of the wrong length",
-            fix=f"{axis}={list(known.roles)}, with None in place of a label that stays frozen",
+            cause="a list of labels of the wrong length" if known.keys == 1 else "q, k and v alternate by head",
+            fix=whole if known.keys == 1 else by_head,
         )
 
 
 def _conflicting(
-    name: str, shape: tuple[int, ...], dim: int, count: int, owner: nn.Module, names: Iterable[str]
+    name: str, shape: tuple[int, ...], dim: int, count: int, model: nn.Module, names: Iterable[str]
 ) -> FusedWeight | None:
-    if isinstance(owner, nn.MultiheadAttention) and name.rpartition(".")[2] == "in_proj_weight":
+    owner, attribute = owner_of(model, name)
+    if isinstance(owner, nn.MultiheadAttention) and attribute == "in_proj_weight":
         return FusedWeight("torch.nn.MultiheadAttention", ("q", "k", "v")) if dim == 0 and count % 3 else None
-    return conflicting_layout(name, shape, dim, count, names) if len(shape) > 1 else None
+    return conflicting_layout(name, shape, dim, count, model, names) if len(shape) > 1 else None
 
 
 def _runs(rule: Rule, axis: str, sizes: Mapping[str, int]) -> tuple[int, int, int]:

@@ -125,7 +125,7 @@ def _matches(
             shape = tuple(parameters[name].shape)
             sizes = _axis_sizes(group, rule, name, shape)
             if not found and rule.listed:
-                check_labels(rule, name, shape, sizes, module, parameters)
+                check_labels(rule, name, shape, sizes, model, parameters)
             found = True
             transposed, stacked = is_transposed(module, attribute), is_stack(module, parameters[name])
             yield _Match(name, shape, rule, {**captured, **rule.fixed}, sizes, transposed, stacked)

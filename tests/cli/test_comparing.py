@@ -46,3 +46,14 @@ def test_two_equal_comparisons_of_a_model_with_random_weights_are_equal(run: Run
     ]
     origin = found[0]["run_info"]["model"]["origin"]
     assert (origin["name"], origin["seed"], origin["pretrained"], origin["checkpoint"]) == (name, 0, False, None)
+
+
+def test_compare_trains_an_image_classifier_of_transformers(run: Run, tmp_path: Path) -> None:
+    sizes = "image_size=16,patch_size=8,hidden_size=32,num_hidden_layers=1,num_attention_heads=4,intermediate_size=64"
+    words = f"compare --format tt:rank=1 --baseline full --seeds 1 --epochs 1 --model hf:vit({sizes})".split()
+    result = run(*words, "--out", tmp_path)
+    assert result.returncode == 0, result.stderr
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["meta_info"]["tt rank=1"]["parameters"] == 32 + 8 + 32
+    assert results["train_info"]["tt rank=1"]["merge_error"] < 1e-4
+    assert results["run_info"]["model"]["origin"]["options"]["architecture"] == "AutoModelForImageClassification"

@@ -75,6 +75,8 @@ SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "i
 BART = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "num_labels": 3}
 GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 2, "num_labels": 3, "vocab_size": 50}
 DISTIL = {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64, "num_labels": 3, "vocab_size": 50}
+TOWER = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+TWO = {"vision_config": {**TOWER, "image_size": 32, "patch_size": 8}, "text_config": {**TOWER, "vocab_size": 50}}
 OF_TRANSFORMERS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "BertForSequenceClassification": ("BertConfig", {**SMALL, "vocab_size": 50}, ("classifier",)),
     "BertForTokenClassification": ("BertConfig", {**SMALL, "vocab_size": 50}, ("classifier",)),
@@ -83,6 +85,9 @@ OF_TRANSFORMERS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "BartForSequenceClassification": ("BartConfig", {**BART, "vocab_size": 50}, ("classification_head",)),
     "GPT2ForSequenceClassification": ("GPT2Config", GPT2, ("score",)),
     "ViTForImageClassification": ("ViTConfig", {**SMALL, "image_size": 32, "patch_size": 8}, ("classifier",)),
+    "CLIPForImageClassification": ("CLIPConfig", {**TWO, "num_labels": 3}, ("classifier",)),
+    "SiglipForImageClassification": ("SiglipConfig", {**TWO, "num_labels": 3}, ("classifier",)),
+    "DINOv3ViTModel": ("DINOv3ViTConfig", {**SMALL, "image_size": 32, "patch_size": 8}, ()),
     "BertForMaskedLM": ("BertConfig", {**SMALL, "vocab_size": 50}, ()),
     "GPT2LMHeadModel": ("GPT2Config", GPT2, ()),
     "BertModel": ("BertConfig", {**SMALL, "vocab_size": 50}, ()),

@@ -81,6 +81,28 @@ def test_every_family_knows_its_blocks(name: str, param: str, pattern: str, fami
         plan_of(param, pattern, "role in out", role=["q", "k"]).resolve(model)
 
 
+@pytest.mark.parametrize(
+    ("name", "param", "keys", "fits"),
+    [
+        ("hf:bloom", "h.{layer}.self_attention.query_key_value.weight", 4, 12),
+        ("hf:gpt_neox", "layers.{layer}.attention.query_key_value.weight", 4, 12),
+        ("hf:falcon", "h.{layer}.self_attention.query_key_value.weight", 1, 6),
+        ("hf:phi3", "layers.{layer}.self_attn.qkv_proj.weight", 1, 4),
+    ],
+)
+def test_thirds_of_a_weight_whose_blocks_follow_the_heads_are_refused(
+    name: str, param: str, keys: int, fits: int
+) -> None:
+    model = member(name)
+    fix = "axis_sizes={'head': 4}" if keys > 1 else "role=['q0', "
+    with untouched(model), refused(PlanError, f"{fits} blocks as in {name[3:].replace('_', '-')}", "'k' rows", fix):
+        plan_of(param, "(role out) in", role=["a", "b"]).resolve(model)
+    if keys > 1:
+        with refused(PlanError, "q, k and v alternate by head", fix):
+            plan_of(param, "(role out) in", role=["q", "k", "v"]).resolve(model)
+    assert plan_of(param, "(role out) in", role=list(range(fits))).resolve(model).tensors
+
+
 def test_torch_s_attention_has_three_blocks_in_any_model() -> None:
     model = nn.ModuleList(nn.MultiheadAttention(4, 2) for _ in range(2))
     with refused(PlanError, "torch.nn.MultiheadAttention", "'k' rows 4..7"):
@@ -136,9 +158,11 @@ class Unread:
 
 
 def test_the_model_s_names_are_read_only_where_labels_do_not_fit() -> None:
+    model = nano()
+
     def check(*labels: str | None) -> None:
         rule, sizes = Rule(QKV, "(role out) in", role=labels), {"role": len(labels), "out": 8, "in": 8}
-        check_labels(rule, "blocks.0.attn.qkv.weight", (24, 8), sizes, nn.Linear(8, 24), Unread())
+        check_labels(rule, "blocks.0.attn.qkv.weight", (24, 8), sizes, model, Unread())
 
     for labels in (("q", "k", "v"), ("q", None, "v"), ("qkv",)):
         check(*labels)

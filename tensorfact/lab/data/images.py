@@ -17,7 +17,7 @@ from ...common.aliases import Options
 from ...common.checks import AnyPath, callback, flag, whole_number
 from ...common.progress import Progress
 from ...errors import DataError
-from ...model.example import timm_shape
+from ...model.example import image_shape
 from ...storage.writing import reason
 
 Transform = Callable[[Image.Image], Tensor]
@@ -54,7 +54,8 @@ def data_config(model: nn.Module, *, imagenet_statistics: bool = False, **change
     """Return timm's data configuration of a model.
 
     Args:
-        model: A model with a timm data configuration.
+        model: A model with a timm data configuration, or of transformers, whose images get the size in its
+            configuration and ImageNet's mean and standard deviation.
         imagenet_statistics: Normalise with ImageNet's mean and standard deviation instead of the model's.
         changes: Entries to override, such as `crop_mode` and `crop_pct`.
 
@@ -63,7 +64,7 @@ def data_config(model: nn.Module, *, imagenet_statistics: bool = False, **change
     """
     flag(imagenet_statistics, "imagenet_statistics", DataError)
     config: Options = {**resolve_model_data_config(model), **changes}
-    size = timm_shape(model) or config["input_size"]  # as constructed, which may differ from as pretrained
+    size = image_shape(model) or config["input_size"]  # as constructed, which may differ from as pretrained
     if not imagenet_statistics:
         own = {name: _per_channel(config[name], size[0]) for name in ("mean", "std")}
         return {**config, "input_size": size, **own}

@@ -62,7 +62,7 @@ def predict(
         if found is None:
             raise
         raise found from error
-    logits, counted = _logits(output), 1.0
+    logits, counted = logits_of(output), 1.0
     if are_integers(labels):
         labels = labels.long()
         check_classes(logits, labels, ignored, origin)
@@ -237,7 +237,15 @@ def _moved(inputs: object, device: torch.device) -> object:
     return inputs
 
 
-def _logits(output: object) -> Tensor:
+def logits_of(output: object) -> Tensor:
+    """Return the logits in a model's output.
+
+    Args:
+        output: Logits (batch, class), or an object, a dict or a tuple that holds them as `logits` or first.
+
+    Raises:
+        TrainingError: It holds none.
+    """
     found = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", output)
     if isinstance(found, (tuple, list)) and found:
         found = found[0]

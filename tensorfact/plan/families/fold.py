@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from torch import nn
 
@@ -19,12 +20,16 @@ from ..rules import Group, Rule
 from .by_shape import plan_by_shape
 from .concrete import Form, concrete_rules
 from .family import Block, Family, Fold, Part
+from .heads import HeadLabels, head_labels
 from .known import FAMILIES
 from .layout import chunks, towers
 
 Blocks = Literal["all", Block]
 Mlp = Literal["chunks", "whole"]
 Shapes = Mapping[str, tuple[int, ...]]
+
+_EXAMPLES = ("vit", "swin", "resnet", "bert", "gpt2", "llama", "t5")
+"""Families that an error names."""
 
 
 def plan_for(model: nn.Module, blocks: Blocks | Sequence[Blocks] = "all", *, mlp: Mlp = "chunks") -> TensorizationPlan:
@@ -34,8 +39,9 @@ def plan_for(model: nn.Module, blocks: Blocks | Sequence[Blocks] = "all", *, mlp
 
     Args:
         model: A model of one of `FAMILIES`; it is only read.
-        blocks: Which weights to fold: `all`, or one or several of `attention`, `mlp`, `conv` and `depthwise`. `all` is
-            without depthwise kernels; add them with `blocks=["all", "depthwise"]`.
+        blocks: Which weights to fold: `all`, or one or several of `attention`, `mlp`, `conv`, `depthwise` and
+            `experts`. `all` is without depthwise kernels and without the experts of a mixture; add them with
+            `blocks=["all", "depthwise"]` or `["all", "experts"]`.
         mlp: Cut a d x 4d matrix into d x d `chunks`, as in FacT, or keep it `whole`, in a tensor of its own. A matrix
             whose width is not a multiple of d stays whole either way.
 
@@ -60,6 +66,7 @@ def plan_for(model: nn.Module, blocks: Blocks | Sequence[Blocks] = "all", *, mlp
     wanted = _wanted(blocks)
     one_of(mlp, get_args(Mlp), "plan_for: mlp", PlanError)
     shapes = {name: tuple(parameter.shape) for name, parameter in own_parameters(model).items()}
+    given = _Given(model, shapes, mlp)
     failed: list[tuple[str, set[str], PlanError]] = []
     found: list[tuple[Family, str]] = []
     claimed: set[str] = set()
@@ -69,7 +76,7 @@ def plan_for(model: nn.Module, blocks: Blocks | Sequence[Blocks] = "all", *, mlp
             if claims & claimed:
                 continue
             try:
-                resolve(_groups(family, prefix, "", shapes, set(get_args(Block)), mlp), model)
+                resolve(_groups(family, prefix, "", given, set(get_args(Block))), model)
             except PlanError as error:
                 failed.append((family.name, claims, error))
                 continue
@@ -85,7 +92,7 @@ def plan_for(model: nn.Module, blocks: Blocks | Sequence[Blocks] = "all", *, mlp
     groups = [
         group
         for (family, prefix), name in zip(found, names, strict=True)
-        for group in _groups(family, prefix, name, shapes, wanted, mlp)
+        for group in _groups(family, prefix, name, given, wanted)
     ]
     if not groups:
         families = ", ".join(dict.fromkeys(family.name for family, _ in found))
@@ -106,7 +113,7 @@ def _refusal(model: nn.Module, missed: list[tuple[str, PlanError]], found: list[
         got += f"; only a small part of the model matches {', '.join(dict.fromkeys(found))}"
     return NoMatchError(
         f"plan_for: {kind} belongs to no known family",
-        expected=f"the parameter names of {', '.join(FAMILIES)}",
+        expected=f"the parameter names of one of {len(FAMILIES)} families, such as {', '.join(_EXAMPLES)}",
         got=got,
         fix=fix,
     )
@@ -115,14 +122,14 @@ def _refusal(model: nn.Module, missed: list[tuple[str, PlanError]], found: list[
 def _by_shape(model: nn.Module) -> str:
     """Return what to do instead of `plan_for`: what `plan_by_shape` would fold, if it would."""
     try:
-        tensors = plan_by_shape(model).resolve(model).tensors
+        resolved = plan_by_shape(model).resolve(model)
     except PlanError:
         return "write a TensorizationPlan"
-    shapes = [" x ".join(map(str, tensor.shape)) for tensor in tensors]
+    shapes = [" x ".join(map(str, tensor.shape)) for tensor in resolved.tensors]
     shown = ", ".join(shapes[:3]) + (", ..." if len(shapes) > 3 else "")
-    count = sum(len(tensor.views) for tensor in tensors)
+    count = f"{len(resolved.parameters)} parameters, {math.floor(100 * resolved.share)} % of the weights,"
     number = f"{len(shapes)} tensor{'s' * (len(shapes) > 1)}"
-    return f"plan_by_shape(model), which folds {count} parameters into {number} ({shown})"
+    return f"plan_by_shape(model), which folds {count} into {number} ({shown})"
 
 
 def _wanted(blocks: Blocks | Sequence[Blocks]) -> set[str]:
@@ -133,21 +140,31 @@ def _wanted(blocks: Blocks | Sequence[Blocks]) -> set[str]:
     return {*named, *(("attention", "mlp", "conv") if "all" in named else ())}
 
 
-def _groups(family: Family, prefix: str, name: str, shapes: Shapes, wanted: set[str], mlp: Mlp) -> list[Group]:
+class _Given(NamedTuple):
+    """What `plan_for` was called with: the model, the shapes of its parameters, and what to do with an MLP."""
+
+    model: nn.Module
+    shapes: Shapes
+    mlp: Mlp
+
+
+def _groups(family: Family, prefix: str, name: str, given: _Given, wanted: set[str]) -> list[Group]:
     """Return the groups of a family below a prefix, named after the tower if it has a name."""
     return [
         group
         for fold in family.folds
-        for group in _fold(fold, prefix, f"{name}_{fold.name}" if name else fold.name, shapes, wanted, mlp)
+        for group in _fold(fold, prefix, f"{name}_{fold.name}" if name else fold.name, given, wanted)
     ]
 
 
-def _fold(fold: Fold, prefix: str, name: str, shapes: Shapes, wanted: set[str], mlp: Mlp) -> list[Group]:
+def _fold(fold: Fold, prefix: str, name: str, given: _Given, wanted: set[str]) -> list[Group]:
     """Return a fold's group, and one more for each block whose wide matrices stay whole."""
+    found = {part: _matching(part, prefix, given.shapes) for part in fold.parts}
     parts = [part for part in fold.parts if part.block in wanted]
-    found = {part: _matching(part, prefix, shapes) for part in parts}
     cuts = [bool(chunks(p, shape)) for p in parts if p.is_wide for shape in found[p].values() if _fits(p, shape)]
-    whole = mlp == "whole" or not all(cuts)
+    whole = given.mlp == "whole" or not all(cuts)
+    heads = {part: _heads(part, found[part], given.model) for part in fold.parts if part.heads}
+    head = {"head": next(iter(heads.values())).keys} if heads else None
     members: dict[tuple[str, str, str | None], list[Part]] = {}
     for part in parts:
         beside = (
@@ -156,22 +173,51 @@ def _fold(fold: Fold, prefix: str, name: str, shapes: Shapes, wanted: set[str], 
         members.setdefault(beside, []).append(part)
     groups = []
     for (group, modes, partition), own in members.items():
-        forms = {part: {n: _form(part, shape, whole) for n, shape in found[part].items()} for part in own}
+        forms = {
+            part: {
+                n: None if _is_dead(part, prefix, n) else _form(part, shape, whole, heads.get(part))
+                for n, shape in found[part].items()
+            }
+            for part in own
+        }
         rules = [rule for part in own for rule in concrete_rules(prefix + part.param, forms[part])]
-        groups += [Group(group, modes, tuple(rules), partition)] if rules else []
+        sizes = head if "head" in itertools.chain(*parse_axes(modes, name)) else None
+        groups += [Group(group, modes, tuple(rules), partition, sizes)] if rules else []
     return groups
 
 
+def _heads(part: Part, found: Shapes, model: nn.Module) -> HeadLabels:
+    """Return the labels of a part that follows the heads, which all layers have alike."""
+    assert part.heads is not None
+    labels = {head_labels(model, part, part.heads, name, shape) for name, shape in found.items()}
+    if len(labels) > 1:
+        raise PlanError(
+            f"{part.param!r}: the layers have different numbers of heads",
+            got=", ".join(f"{len(each.roles) - 2} queries for each of {each.keys} keys" for each in sorted(labels)),
+            fix="write a TensorizationPlan",
+        )
+    return labels.pop()
+
+
 def _whole(fold: Fold) -> tuple[str, str | None]:
-    """Return modes and partition for a fold's wide matrices if they stay whole: `hid` instead of `out`."""
-    modes = parse_axes(fold.modes, fold.name)
-    renamed = format_axes(tuple(tuple("hid" if axis == "out" else axis for axis in dim) for dim in modes))
-    return renamed, fold.partition and " ".join("hid" if axis == "out" else axis for axis in fold.partition.split())
+    """Return modes and partition for a fold's wide matrices if they stay whole: `hid` in place of the outputs."""
+    renamed = {"out": ("hid",), "head": (), "dim": ("hid",)}
+    modes = (
+        tuple(new for axis in dim for new in renamed.get(axis, (axis,))) for dim in parse_axes(fold.modes, fold.name)
+    )
+    partition = fold.partition and " ".join(
+        new for axis in fold.partition.split() for new in renamed.get(axis, (axis,))
+    )
+    return format_axes(tuple(modes)), partition
 
 
 def _matching(part: Part, prefix: str, shapes: Shapes) -> Shapes:
     rule = Rule(prefix + part.param, "d")
     return {name: shape for name, shape in shapes.items() if rule.match(name) is not None}
+
+
+def _is_dead(part: Part, prefix: str, name: str) -> bool:
+    return bool(part.dead) and (Rule(prefix + part.param, "d").match(name) or {}).get("layer") in part.dead
 
 
 def _fits(part: Part, shape: tuple[int, ...]) -> bool:
@@ -182,11 +228,13 @@ def _fits(part: Part, shape: tuple[int, ...]) -> bool:
     return ones and len(shape) >= len(dims) and is_kernel == (len(dims) > 2)
 
 
-def _form(part: Part, shape: tuple[int, ...], whole: bool) -> Form | None:
+def _form(part: Part, shape: tuple[int, ...], whole: bool, heads: HeadLabels | None) -> Form | None:
     if not _fits(part, shape):
         return None
     dims, role = parse_axes(part.pattern, part.param), part.role
-    if part.is_wide and whole:  # the wide dimension is `hid`, the other `in`, whichever way the matrix maps
+    if heads:
+        role = heads.roles
+    elif part.is_wide and whole:  # the wide dimension is `hid`, the other `in`, whichever way the matrix maps
         labelled = ("role", "hid") if len(part.roles) > 1 else ("hid",)
         dims = tuple(labelled if "role" in dim else ("in",) for dim in dims)
         role = part.roles if len(part.roles) > 1 else part.roles[0]

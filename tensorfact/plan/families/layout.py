@@ -7,9 +7,13 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from torch import nn
+
+from ...errors import PlanError
 from ..notation import parse_axes
 from ..rules import Rule
 from .family import Family, Part
+from .heads import head_labels
 from .known import FAMILIES
 
 
@@ -19,14 +23,16 @@ class FusedWeight(NamedTuple):
     Args:
         family: The family that names them.
         roles: Their names, in order.
+        keys: How often the names repeat along the weight: the number of key heads if the matrices alternate by head.
     """
 
     family: str
     roles: tuple[str, ...]
+    keys: int = 1
 
 
 def conflicting_layout(
-    name: str, shape: tuple[int, ...], dim: int, count: int, names: Iterable[str]
+    name: str, shape: tuple[int, ...], dim: int, count: int, model: nn.Module, names: Iterable[str]
 ) -> FusedWeight | None:
     """Return how a known family divides a weight, if a number of labels along it does not fit; else None.
 
@@ -37,14 +43,26 @@ def conflicting_layout(
         shape: Its shape, of at least two dimensions.
         dim: The dimension that the labels divide.
         count: The number of labels.
+        model: The model, which states its numbers of heads.
         names: The names of all parameters of the model.
     """
     for family, part, template in _fused(tuple(FAMILIES)):  # the model's names are read last, by few plans
-        if not (count % len(part.roles) and dim == _divided(part) and chunks(part, shape)):
+        if dim != part.divided or not (part.heads or (count % len(part.roles) and chunks(part, shape))):
             continue
         if (found := template.fullmatch(name)) and found["_before"] in towers(family, names):
-            return FusedWeight(family.name, part.roles)
+            try:
+                weight = _layout(family, part, name, shape, model)
+            except PlanError:  # it is of another family of the same names
+                continue
+            return weight if count % (weight.keys * len(weight.roles)) else None
     return None
+
+
+def _layout(family: Family, part: Part, name: str, shape: tuple[int, ...], model: nn.Module) -> FusedWeight:
+    if part.heads is None:
+        return FusedWeight(family.name, part.roles)
+    keys, roles = head_labels(model, part, part.heads, name, shape)
+    return FusedWeight(family.name, roles, keys if "head" in part.pattern else 1)
 
 
 def towers(family: Family, names: Iterable[str]) -> list[str]:
@@ -65,19 +83,17 @@ def towers(family: Family, names: Iterable[str]) -> list[str]:
 def chunks(part: Part, shape: tuple[int, ...]) -> int:
     """Return the number of square chunks per label that a parameter can be cut into; 0 if it cannot.
 
+    Labels along an axis `hid` cover one block each, of any size.
+
     Args:
         part: A part with labels.
         shape: The parameter's shape.
     """
-    along = _divided(part)
+    along = part.divided
+    if "hid" in parse_axes(part.pattern, part.param)[along]:
+        return int(shape[along] % len(part.roles) == 0)
     count, rest = divmod(shape[along], shape[1 - along] * len(part.roles))
     return 0 if rest else count
-
-
-@functools.cache
-def _divided(part: Part) -> int:
-    """Return the dimension that the labels of a part divide."""
-    return next(at for at, dim in enumerate(parse_axes(part.pattern, part.param)) if "role" in dim)
 
 
 @functools.lru_cache(maxsize=4)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from ...common.aliases import Options
-from .family import Block, Fold, Part
+from .family import Block, Fold, Heads, Part
 
 STACK = "(layer role) in out"
 STAGES = "(stage layer role) in out"
 SHAPES = "in out"
+
+_SMALL = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 128}
+IMAGE = {**_SMALL, "image_size": 32, "patch_size": 8}
+TEXT = {**_SMALL, "vocab_size": 64}
+"""transformers' options for a small model of images, and one of text."""
 
 
 def fused(
@@ -21,6 +26,11 @@ def fused(
     return Part("attention", param, pattern, roles, optional)
 
 
+def fused_by_heads(param: str, heads: Heads, pattern: str = "(head role dim) in") -> Part:
+    """Return q, k and v as one parameter, in which they alternate by head or differ in size."""
+    return Part("attention", param, pattern, ("q", "k", "v"), heads=heads)
+
+
 def single(
     param: str, role: str, pattern: str = "out in", *, block: Block = "attention", optional: bool = False
 ) -> Part:
@@ -28,10 +38,10 @@ def single(
     return Part(block, param, pattern, role, optional)
 
 
-def split(prefix: str, *names: str, optional: bool = False) -> tuple[Part, ...]:
-    """Return q, k, v and, if a fourth name is given, o as separate layers."""
+def split(prefix: str, *names: str, before: str = "", optional: bool = False) -> tuple[Part, ...]:
+    """Return q, k, v and, if a fourth name is given, o as separate layers; `before` is put before each role."""
     return tuple(
-        single(f"{prefix}.{name}.weight", role, optional=optional)
+        single(f"{prefix}.{name}.weight", f"{before}{role}", optional=optional)
         for name, role in zip(names, "qkvo"[: len(names)], strict=True)
     )
 
@@ -48,9 +58,9 @@ def down(
     return Part(block, f"{param}.weight", pattern, (f"{role}*",), optional)
 
 
-def mlp(prefix: str, first: str = "fc1", second: str = "fc2") -> tuple[Part, ...]:
+def mlp(prefix: str, first: str = "fc1", second: str = "fc2", *, optional: bool = False) -> tuple[Part, ...]:
     """Return the two layers of an MLP."""
-    return (up(f"{prefix}.{first}"), down(f"{prefix}.{second}"))
+    return (up(f"{prefix}.{first}", optional=optional), down(f"{prefix}.{second}", optional=optional))
 
 
 def gated(prefix: str, *, optional: bool = False) -> tuple[Part, ...]:

@@ -10,7 +10,7 @@ import timm
 import torch
 from torch import nn
 
-from tensorfact.lab.models import make_model
+from tensorfact.lab.models import make_model, model_shapes
 from tensorfact.model.example import ExampleInput as Input
 from tensorfact.model.example import known_example
 from tensorfact.plan.families import FAMILIES
@@ -22,6 +22,12 @@ def outline(name: str, **options: Any) -> nn.Module:
     """Return a timm model of shapes alone."""
     with torch.device("meta"):
         return cast("nn.Module", timm.create_model(name, **options))
+
+
+@functools.cache
+def published(name: str) -> nn.Module:
+    """Return a published member of shapes alone, which tests only read."""
+    return model_shapes(name)
 
 
 MEMBERS = {example.model: (family.name, example) for family in FAMILIES.values() for example in family.examples}

@@ -135,11 +135,11 @@ def test_a_block_is_what_its_layers_are(name: str) -> None:
     with torch.device("meta"):
         model = make_model(name, **MEMBERS[name][1].small)
     found = {}
-    for block in ("attention", "mlp", "conv", "depthwise"):
+    for block in ("attention", "mlp", "conv", "depthwise", "experts"):
         with contextlib.suppress(PlanError):  # the family has no such block
             found[block] = plan_for(model, cast("Any", block)).resolve(model).parameters
     every = [parameter for parameters in found.values() for parameter in parameters]
-    assert sorted(every) == sorted(plan_for(model, ["all", "depthwise"]).resolve(model).parameters)
+    assert sorted(every) == sorted(plan_for(model, ["all", "depthwise", "experts"]).resolve(model).parameters)
     for block, parameters in found.items():
         for parameter in parameters:
             module = model.get_submodule(parameter.rpartition(".")[0])
@@ -147,7 +147,8 @@ def test_a_block_is_what_its_layers_are(name: str) -> None:
             attends = "mlp" not in parameter and re.search("att|token_mixer.(qkv|proj)", parameter, re.IGNORECASE)
             depthwise = kernel and cast("nn.Conv2d", module).weight.shape[1] == 1
             assert (block == "depthwise") == depthwise, parameter
-            assert kernel or block in ("attention", "mlp"), parameter
+            assert (block == "experts") == (".experts." in parameter), parameter
+            assert kernel or block in ("attention", "mlp", "experts"), parameter
             assert bool(attends) == (block == "attention") or block == "depthwise", parameter
 
 

@@ -14,14 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from tensorfact import TensorizationPlan, TensorTrain, adapt, plan_for
-from tensorfact.lab.models import model_shapes
 from tensorfact.model.example import ExampleInput
 from tensorfact.model.outputs import numbers
 from tensorfact.plan.families import FAMILIES, Blocks, Example
 from tests.helpers import difference, draw, state_bits
-from tests.plan.families.members import MEMBERS, example_of, member
+from tests.plan.families.members import MEMBERS, example_of, member, published
 
-EVERYTHING: list[Blocks] = ["all", "depthwise"]
+EVERYTHING: list[Blocks] = ["all", "depthwise", "experts"]
 FORMAT = TensorTrain(2)
 
 SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
@@ -97,9 +96,54 @@ SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
     "hf:gpt2": {"decoder": (144, 768, 768)},
     "hf:llama": {"decoder[4096,4096]": (128, 4096, 4096), "decoder_mlp[4096,11008]": (96, 4096, 11008)},
     "hf:t5": {"encoder_blocks[512,512]": (72, 512, 512), "decoder_blocks[512,512]": (96, 512, 512)},
+    "hf:dinov3_vit": {"encoder": (144, 384, 384)},
+    "hf:deberta-v2": {"encoder": (288, 1536, 1536)},
+    "hf:mpnet": {"encoder": (144, 768, 768)},
+    "hf:distilbert": {"encoder": (72, 768, 768)},
+    "hf:albert": {"encoder": (12, 4096, 4096)},
+    "hf:modernbert": {"encoder": (88, 768, 768), "encoder_mlp": (66, 768, 1152)},
+    "hf:wav2vec2": {"encoder": (144, 768, 768)},
+    "hf:gptj": {"decoder": (336, 4096, 4096)},
+    "hf:gpt_neox": {"decoder": (528, 6144, 6144)},
+    "hf:bloom": {"decoder": (24, 64, 64)},
+    "hf:falcon": {"decoder[4544,1,64]": (32 * 73, 4544, 64), "decoder[4544,1,4544]": (288, 4544, 4544)},
+    "hf:mixtral": {"decoder[4096,1024]": (64, 4096, 1024), "decoder[4096,4096]": (64, 4096, 4096)},
+    "hf:phi": {"decoder[2048,2048]": (288, 2048, 2048)},
+    "hf:phi3": {"decoder[3072,3072]": (128, 3072, 3072), "decoder_mlp[3072,8192]": (96, 3072, 8192)},
+    "hf:opt": {"layers": (144, 768, 768)},
+    **{
+        name: {"encoder_layers": (144, 1024, 1024), "decoder_layers": (192, 1024, 1024)}
+        for name in ("hf:bart", "hf:mbart", "hf:marian")
+    },
+    "hf:whisper": {"encoder_layers": (48, 384, 384), "decoder_layers": (64, 384, 384)},
+    **{
+        name: {
+            "stages[0]": (24, 96, 96), "stages[1]": (24, 192, 192), "stages[2]": (72, 384, 384),
+            "stages[3]": (24, 768, 768),
+        }
+        for name in ("hf:swin", "hf:convnext", "hf:dinov3_convnext")
+    },
+    "hf:segformer": {
+        "stages[0]": (24, 32, 32), "stages[1]": (24, 64, 64), "stages[2]": (24, 160, 160), "stages[3]": (24, 256, 256),
+        "reductions[32,32,8,8]": (2, 32, 32, 8, 8), "reductions[64,64,4,4]": (2, 64, 64, 4, 4),
+        "reductions[160,160,2,2]": (2, 160, 160, 2, 2),
+    },
     "torch:Transformer": {"encoder_layers": (72, 512, 512), "decoder_layers": (96, 512, 512)},
 }  # fmt: skip
 """Tensors of published members; the rest of the members are held against what every plan must keep."""
+
+TYPES = (
+    *("vit", "deit", "beit", "dinov2", "dinov3_vit", "vit_mae", "clip", "siglip"),
+    *("swin", "convnext", "resnet", "segformer", "detr"),
+    *("bert", "roberta", "xlm-roberta", "electra", "distilbert", "deberta-v2", "albert", "modernbert", "mpnet"),
+    *("gpt2", "gptj", "gpt_neox", "bloom", "falcon", "opt"),
+    *("llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma", "phi", "phi3"),
+    *("t5", "bart", "mbart", "marian", "whisper", "wav2vec2"),
+)
+"""The common types of transformers."""
+
+SHARES = {"mixtral": 0.02}
+"""The least share of the weights in the plan, in default configuration; elsewhere it is 0.85."""
 
 
 def run(model: nn.Module, example: ExampleInput) -> Tensor:
@@ -115,7 +159,7 @@ def train_count(tensor: Any, rank: int) -> int:
 
 @pytest.mark.parametrize("name", MEMBERS)
 def test_a_published_member_folds_whole(name: str) -> None:
-    model = model_shapes(name)
+    model = published(name)
     plan = plan_for(model)
     resolved = plan.resolve(model)
     found = {tensor.name: tensor.shape for tensor in resolved.tensors}
@@ -166,9 +210,19 @@ def tensors(output: Any) -> list[Tensor]:
 
 @pytest.mark.parametrize("name", MEMBERS)
 def test_whole_and_cut_mlps_fold_the_same_parameters(name: str) -> None:
-    model = model_shapes(name)
+    model = published(name)
     cut, whole = (plan_for(model, mlp=mlp).resolve(model) for mlp in ("chunks", "whole"))
     assert set(cut.parameters) == set(whole.parameters)
+
+
+def test_the_common_types_of_transformers_are_forty_two() -> None:
+    assert len(set(TYPES)) == len(TYPES) == 42
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_a_common_type_of_transformers_is_known(name: str) -> None:
+    resolved = plan_for(published(f"hf:{name}")).resolve(published(f"hf:{name}"))
+    assert SHARES.get(name, 0.85) < resolved.share <= 1
 
 
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=lambda family: family.name)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from torch import nn
 
 from tensorfact.plan.families import FAMILIES
-from tensorfact.plan.families.layout import chunks, conflicting_layout, towers
+from tensorfact.plan.families.layout import FusedWeight, chunks, conflicting_layout, towers
 from tests.plan.families.members import member
 
 NAMES = [
@@ -38,8 +39,8 @@ def test_chunks_are_square_blocks_of_a_label() -> None:
 @pytest.mark.parametrize(
     ("name", "shape", "dim", "count", "found"),
     [
-        ("blocks.1.attn.qkv.weight", (24, 8), 0, 2, ("vit", ("q", "k", "v"))),
-        ("visual.blocks.1.attn.qkv.weight", (24, 8), 0, 4, ("vit", ("q", "k", "v"))),
+        ("blocks.1.attn.qkv.weight", (24, 8), 0, 2, FusedWeight("vit", ("q", "k", "v"))),
+        ("visual.blocks.1.attn.qkv.weight", (24, 8), 0, 4, FusedWeight("vit", ("q", "k", "v"))),
         ("blocks.1.attn.qkv.weight", (24, 8), 0, 6, None),
         ("blocks.1.attn.qkv.weight", (24, 8), 1, 2, None),
         ("blocks.1.attn.qkv.weight", (20, 8), 0, 2, None),
@@ -49,9 +50,9 @@ def test_chunks_are_square_blocks_of_a_label() -> None:
     ],
 )
 def test_a_number_of_labels_conflicts_with_the_blocks_of_a_tower(
-    name: str, shape: tuple[int, ...], dim: int, count: int, found: tuple[str, tuple[str, ...]] | None
+    name: str, shape: tuple[int, ...], dim: int, count: int, found: FusedWeight | None
 ) -> None:
-    assert conflicting_layout(name, shape, dim, count, NAMES) == found
+    assert conflicting_layout(name, shape, dim, count, nn.Module(), NAMES) == found
 
 
 def test_the_plan_of_every_family_has_the_labels_of_its_blocks() -> None:
@@ -62,8 +63,8 @@ def test_the_plan_of_every_family_has_the_labels_of_its_blocks() -> None:
         assert fused
         for each in fused:
             shape = tuple(model.get_parameter(each).shape)
-            assert conflicting_layout(each, shape, 0, shape[0] // shape[1], names) is None
-            assert conflicting_layout(each, shape, 0, 5, names) is not None
+            assert conflicting_layout(each, shape, 0, shape[0] // shape[1], model, names) is None
+            assert conflicting_layout(each, shape, 0, 5, model, names) is not None
 
 
 def test_a_name_whose_prefix_has_a_number_is_no_tower() -> None:
