@@ -13,6 +13,7 @@ from torch import nn
 from tensorfact.lab.models import make_model, model_shapes
 from tensorfact.model.example import ExampleInput as Input
 from tensorfact.model.example import known_example
+from tensorfact.plan import ResolvedPlan, TensorizationPlan, plan_for
 from tensorfact.plan.families import FAMILIES
 from tests.helpers import randomise
 
@@ -28,6 +29,13 @@ def outline(name: str, **options: Any) -> nn.Module:
 def published(name: str) -> nn.Module:
     """Return a published member of shapes alone, which tests only read."""
     return model_shapes(name)
+
+
+@functools.cache
+def folded(name: str) -> tuple[TensorizationPlan, ResolvedPlan]:
+    """Return the plan of a published member, also resolved on it."""
+    plan = plan_for(published(name))
+    return plan, plan.resolve(published(name))
 
 
 MEMBERS = {example.model: (family.name, example) for family in FAMILIES.values() for example in family.examples}

@@ -18,7 +18,7 @@ from tensorfact.model.example import ExampleInput
 from tensorfact.model.outputs import numbers
 from tensorfact.plan.families import FAMILIES, Blocks, Example
 from tests.helpers import difference, draw, state_bits
-from tests.plan.families.members import MEMBERS, example_of, member, published
+from tests.plan.families.members import MEMBERS, example_of, folded, member, original, published
 
 EVERYTHING: list[Blocks] = ["all", "depthwise", "experts"]
 FORMAT = TensorTrain(2)
@@ -160,8 +160,7 @@ def train_count(tensor: Any, rank: int) -> int:
 @pytest.mark.parametrize("name", MEMBERS)
 def test_a_published_member_folds_whole(name: str) -> None:
     model = published(name)
-    plan = plan_for(model)
-    resolved = plan.resolve(model)
+    plan, resolved = folded(name)
     found = {tensor.name: tensor.shape for tensor in resolved.tensors}
     assert found == SHAPES.get(name, found)
     sizes = {n: parameter.numel() for n, parameter in model.named_parameters()}
@@ -210,7 +209,7 @@ def tensors(output: Any) -> list[Tensor]:
 
 @pytest.mark.parametrize("name", MEMBERS)
 def test_whole_and_cut_mlps_fold_the_same_parameters(name: str) -> None:
-    model = published(name)
+    model = original(name)
     cut, whole = (plan_for(model, mlp=mlp).resolve(model) for mlp in ("chunks", "whole"))
     assert set(cut.parameters) == set(whole.parameters)
 
@@ -221,7 +220,7 @@ def test_the_common_types_of_transformers_are_forty_two() -> None:
 
 @pytest.mark.parametrize("name", TYPES)
 def test_a_common_type_of_transformers_is_known(name: str) -> None:
-    resolved = plan_for(published(f"hf:{name}")).resolve(published(f"hf:{name}"))
+    _, resolved = folded(f"hf:{name}")
     assert SHARES.get(name, 0.85) < resolved.share <= 1
 
 
