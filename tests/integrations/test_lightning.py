@@ -17,12 +17,7 @@ from tensorfact.errors import AdaptError, FingerprintError
 from tensorfact.integrations.lightning import AdapterCallback
 from tests.helpers import TT, Tiny, draw, ids, qkv_plan, randomise, refused, state_bits
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:The '.*dataloader' does not have many workers"),
-    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
-    pytest.mark.filterwarnings("ignore:The dirpath has changed from"),
-    pytest.mark.filterwarnings("ignore:`isinstance\\(treespec, LeafSpec\\)` is deprecated:FutureWarning"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:The dirpath has changed from")
 
 DATA = TensorDataset(ids(12), torch.arange(12) % 3)
 
