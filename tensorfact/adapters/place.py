@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -33,6 +33,7 @@ class Place:
         self.model, self._recompute = model, recompute
         self._flags: dict[str, bool] = {}
         self._hooks: list[RemovableHandle] = []
+        self._methods: list[str] = []
 
     def take(self, adapter: nn.Module, head: tuple[str, ...], passes: Passes, turns: Turns) -> None:
         """Freeze all parameters but the head's, and register the adapter.
@@ -54,16 +55,18 @@ class Place:
             *(note_sources(self.model) if self._recompute else ()),
         ]
         self.model.add_module(ATTRIBUTE, adapter)
-        self.model.__dict__["get_parameter"] = functools.partial(_get_parameter, self.model)
-        if callable(getattr(self.model, _SAVE, None)):
-            self.model.__dict__[_SAVE] = functools.partial(_save_pretrained, self.model)
+        methods: dict[str, Callable[..., Any]] = {"get_parameter": _get_parameter}
+        if callable(getattr(type(self.model), _SAVE, None)) and _SAVE not in self.model.__dict__:
+            methods[_SAVE] = _save_pretrained
+        self.model.__dict__.update({name: functools.partial(each, self.model) for name, each in methods.items()})
+        self._methods = list(methods)
 
     def leave(self) -> None:
         """Undo `take`, and restore the `requires_grad` flags."""
         for hook in self._hooks:
             hook.remove()
         self.model._modules.pop(ATTRIBUTE, None)
-        for name in ("get_parameter", _SAVE):
+        for name in self._methods:
             self.model.__dict__.pop(name, None)
         for name, parameter in base_parameters(self.model).items():
             parameter.requires_grad_(self._flags.get(name, parameter.requires_grad))

@@ -47,7 +47,9 @@ class AdapterCheckpoints:
             return
         folder = os.fspath(output_dir or self.args.output_dir)
         self._adapter().save_pretrained(folder)
-        tokenizer = self.processing_class or getattr(self.data_collator, "tokenizer", None)
+        tokenizer = self.processing_class
+        if tokenizer is None:
+            tokenizer = getattr(self.data_collator, "tokenizer", None)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
         torch.save(self.args, os.path.join(folder, _ARGUMENTS))
