@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 from pathlib import Path
@@ -139,6 +140,17 @@ def test_a_plain_trainer_writes_the_adapter_beside_the_model(tmp_path: Path) -> 
     whole.model.tensorfact.remove()
     whole.model.save_pretrained(tmp_path / "base")
     assert not (tmp_path / "base" / "adapter.json").exists()
+
+
+def test_a_copy_writes_its_own_adapter(tmp_path: Path) -> None:
+    model = base()
+    adapt(model, seed=0)
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        for core in twin.tensorfact.factors.parameters():
+            core.add_(1)
+    twin.save_pretrained(save_directory=tmp_path)
+    assert state_bits(load(tmp_path, model=base()).model) == state_bits(twin) != state_bits(model)
 
 
 def test_sharded_states_are_the_trainers(tmp_path: Path) -> None:
