@@ -37,6 +37,8 @@ examples: $(READY)
 	$(BIN)/python examples/finetune_bert.py --steps $(STEPS) --out runs/examples/airlines.safetensors
 	$(BIN)/python examples/finetune_convnet.py --steps $(STEPS)
 	$(BIN)/python examples/train_distributed.py --cpu --epochs 1
+	$(BIN)/python examples/train_accelerate.py --state runs/examples/state
+	$(BIN)/python examples/train_timm.py --epochs 1
 	$(BIN)/python examples/extract_digits.py --quick --epochs 1 --out runs/examples/quick.png
 
 # the example of a format in a separate package: install it, run its tests, uninstall it

@@ -158,3 +158,16 @@ def test_the_example_agrees_with_itself_on_one_process(launcher: Sequence[str], 
     assert alone.replace("1 processes", "2 processes") == both
     one, two = (read_tensors(tmp_path / name) for name in ("one", "two"))
     assert all(difference(two[name], one[name]) < 1e-3 for name in one)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE])
+def test_a_state_of_two_processes_holds_the_adapter_and_resumes_bit_for_bit(
+    launcher: Sequence[str], tmp_path: Path
+) -> None:
+    printed = launched(launcher, "examples/train_accelerate.py", "--state", tmp_path / "state")
+    assert "2 processes" in printed
+    assert "resumed bit for bit: True" in printed
+    assert read_header(tmp_path / "state" / "adapter.safetensors").digest
+    assert not (tmp_path / "state" / "model.safetensors").exists()
+    assert sum(path.stat().st_size for path in (tmp_path / "state").iterdir()) < 200_000

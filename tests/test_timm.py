@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import copy
 import functools
+import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -269,3 +273,14 @@ def test_per_sample_gradients_by_vmap(vit: tuple[nn.Module, Adapter]) -> None:
     whole = [torch.func.grad(loss)(factors, sample) for sample in X]
     for name, gradient in each.items():
         assert difference(gradient, torch.stack([one[name] for one in whole])) < 1e-4
+
+
+@pytest.mark.slow
+def test_the_example_trains_with_three_lines_beside_timms_parts(tmp_path: Path) -> None:
+    path = Path(__file__).parent.parent / "examples" / "train_timm.py"
+    assert sum(line.endswith("# tensorfact") for line in path.read_text().splitlines()) == 3
+    command = [sys.executable, str(path), "--epochs", "1", "--out", str(tmp_path)]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found = re.search(r"test accuracy ([\d.]+), of the folder of \d\d kB ([\d.]+)", printed)
+    assert found
+    assert found[1] == found[2]

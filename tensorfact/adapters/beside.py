@@ -104,6 +104,15 @@ class Beside:
         tensors = self._tensors(apart=stored)
         return Fingerprint.of(self._unmerged(tensors), self._adapted)
 
+    def base(self, apart: Collection[str]) -> dict[str, Tensor]:
+        """Return the base model's tensors, each once: the base values where they are kept, else the present ones.
+
+        Args:
+            apart: Names of tensors to leave out.
+        """
+        tensors = self._tensors(apart)
+        return {name: self._kept.get(name, tensor) for name, tensor in self._unmerged(tensors).items()}
+
     def require_kept(self) -> None:
         """Raise unless everything that changed can be restored.
 

@@ -12,9 +12,9 @@ from torch import nn
 from ..common.checks import flag
 from ..errors import AdaptError
 from ..formats import FormatLike
-from ..model.head import head_parameters, stated_head
+from ..model.head import head_parameters, matching_parameters, stated_head
 from ..model.memory import refuse_shared_memory
-from ..model.parameters import base_parameters, refuse_adapted
+from ..model.parameters import base_parameters, each_once, refuse_adapted
 from ..network import Dropout
 from ..network.order import Optimize
 from ..plan import TensorizationPlan, plan_for
@@ -39,6 +39,7 @@ def adapt(
     dropout: float | Mapping[str, float] = 0.0,
     route: Route = "auto",
     train_head: bool | str | Sequence[str] = True,
+    train: str | Sequence[str] = (),
     seed: int | None = None,
     optimize: Optimize = "auto",
     check: bool = True,
@@ -63,6 +64,10 @@ def adapt(
         train_head: Train and store the head: True for the one that timm's `pretrained_cfg["classifier"]` names, what a
             transformers model for a task has beside its base model, or the last layer of `classifier`, `head`, `heads`,
             `fc` or `score`; or the name of a module, or several names.
+        train: What else to train and store as the head is: modules and parameters whose names, or consecutive parts of
+            them, match a pattern or one of several. `"norm1"` and `"norm*"` match in every block, `"bias"` matches
+            every bias, `"blocks.11.norm1"` one module. It is not frozen, saved with the factors, and brought back by
+            `remove`.
         seed: Seed of the random cores; default: drawn from torch's global generator.
         optimize: How contraction orders are planned: the name of an opt_einsum method, or an optimiser object.
         check: Raise an error for a parameter that the model does not use. Checked in one forward pass in evaluation
@@ -111,7 +116,8 @@ def adapt(
         plan = plan_for(model) if plan is None else plan
         head = head_parameters(model, train_head)
         stated = not isinstance(train_head, bool) or bool(stated_head(model))
-        adapter = _built(model, plan, format, scale, head, options, stated=stated)
+        beside = matching_parameters(model, train)
+        adapter = _built(model, plan, format, scale, head, options, stated=stated, beside=beside)
         for name, cores in starting(init, adapter).items():
             cast("Factors", adapter.factors[name]).assign(cores)
         if subtract_start:
@@ -206,10 +212,12 @@ def _built(
     options: AdaptOptions,
     *,
     stated: bool = True,
+    beside: tuple[str, ...] = (),
 ) -> Adapter:
     """Return an adapter with fresh factors, not yet attached to its model.
 
-    A head that is not `stated`, but found by its name, is what the plan does not cover of it.
+    A head that is not `stated`, but found by its name, is what the plan does not cover of it. What else trains
+    `beside` the factors is part of the head from here on.
     """
     refuse_adapted(model)
     if not isinstance(plan, TensorizationPlan):
@@ -222,11 +230,12 @@ def _built(
     parameters = base_parameters(model)
     if not stated:
         head = tuple(name for name in head if name not in resolved.parameters)
+    head = tuple(each_once({name: parameters[name] for name in (*head, *beside)}))
     trained = {id(parameters[name]) for name in head}
     if both := [name for name in resolved.parameters if id(parameters[name]) in trained]:
         raise AdaptError(
-            f"adapt: {both[0]!r} is in both the plan and the trained head",
-            fix="pass train_head=False, or leave the head out of the plan",
+            f"adapt: {both[0]!r} is in both the plan and what trains beside it",
+            fix="pass train_head=False or narrower patterns for train, or leave it out of the plan",
         )
     return Adapter(model, plan, resolved, formats, scales, head, options)
 

@@ -1,8 +1,10 @@
-"""What an adapter gives away: its state, files, folders, and LoRA."""
+"""An adapter's state, files, folders, and LoRA: what it gives away, and what it takes back."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import tempfile
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -12,7 +14,7 @@ from typing import Any, cast
 from torch import nn
 
 from ..common.checks import AnyPath, flag, of_type
-from ..errors import AdaptError
+from ..errors import AdaptError, naming
 from ..lora import LoraFolder, to_lora
 from ..model.origin import origin_of
 from ..model.outputs import OutputSample, sample_output
@@ -22,15 +24,17 @@ from ..storage.fingerprint import Fingerprint
 from ..storage.folder import AdapterInfo, write_adapter_folder
 from ..storage.hub import upload
 from ..storage.located import FILES
+from ..storage.state import AdapterSource, state_of
 from .beside import Beside
 from .links import Links
+from .reloading import reload
 from .slots import Switch
 from .snapshot import snapshot
 from .turns import Turns
 
 
 class Exportable(nn.Module):
-    """The part of an adapter that writes it to files; it changes neither the adapter nor its model."""
+    """The part of an adapter that writes it to files and reads its values from them."""
 
     plan: TensorizationPlan
     _links: Links
@@ -60,6 +64,40 @@ class Exportable(nn.Module):
             FormatError: A format has no registered name.
         """
         self.state.save(path)
+
+    def load(self, source: AdapterSource, *, check_base: bool = True) -> None:
+        """Take the values of a saved adapter with the same plan, formats and scales, in place.
+
+        Parameters stay the same objects, so an optimizer of theirs goes on. What the file does not store is as in the
+        base model. `load_adapter` makes an adapter of a file instead.
+
+        Args:
+            source: What `load_adapter` takes: a file, a folder, a repository, a state, or another adapter.
+            check_base: As in `load_adapter`.
+
+        Raises:
+            AdaptError: The adapter is merged, disabled or removed.
+            CheckpointError: The file is missing or damaged, or holds another adapter.
+            FingerprintError: It was made for another base model.
+
+        Examples:
+            >>> from tensorfact import adapt
+            >>> from tensorfact.lab import nano
+            >>> adapter = adapt(nano(), seed=0)
+            >>> start = adapter.state
+            >>> for core in adapter.factors.parameters():
+            ...     _ = core.data.add_(1)
+            >>> adapter.load(start)
+            >>> bool(adapter.delta("blocks.0.attn.qkv.weight").any())
+            False
+        """
+        flag(check_base, "load: check_base", AdaptError)
+        state = state_of(source)
+        with self._turns.changing("load()"):
+            self._require(merged=False, changing=True)
+            self._links.check_base()
+            with naming(source) if isinstance(source, (str, os.PathLike)) else contextlib.nullcontext():
+                reload(state, self.plan, self._links, self._beside, check_base=check_base)
 
     def save_pretrained(
         self,

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from ..common.checks import AnyPath
 from ..errors import AdaptError, nearest
 from ..model.parameters import ATTRIBUTE, base_parameters, owner_of
 from .increments import Passes, note_sources
 from .slots import Slot
 from .turns import Turns
+
+_SAVE = "save_pretrained"
+"""The method by which models of transformers write themselves to a folder."""
 
 
 class Place:
@@ -28,6 +33,7 @@ class Place:
         self.model, self._recompute = model, recompute
         self._flags: dict[str, bool] = {}
         self._hooks: list[RemovableHandle] = []
+        self._methods: list[str] = []
 
     def take(self, adapter: nn.Module, head: tuple[str, ...], passes: Passes, turns: Turns) -> None:
         """Freeze all parameters but the head's, and register the adapter.
@@ -49,16 +55,35 @@ class Place:
             *(note_sources(self.model) if self._recompute else ()),
         ]
         self.model.add_module(ATTRIBUTE, adapter)
-        self.model.__dict__["get_parameter"] = functools.partial(_get_parameter, self.model)
+        methods: dict[str, Callable[..., Any]] = {"get_parameter": _get_parameter}
+        if callable(getattr(type(self.model), _SAVE, None)) and _SAVE not in self.model.__dict__:
+            methods[_SAVE] = _save_pretrained
+        self.model.__dict__.update({name: functools.partial(each, self.model) for name, each in methods.items()})
+        self._methods = list(methods)
 
     def leave(self) -> None:
         """Undo `take`, and restore the `requires_grad` flags."""
         for hook in self._hooks:
             hook.remove()
         self.model._modules.pop(ATTRIBUTE, None)
-        self.model.__dict__.pop("get_parameter", None)
+        for name in self._methods:
+            self.model.__dict__.pop(name, None)
         for name, parameter in base_parameters(self.model).items():
             parameter.requires_grad_(self._flags.get(name, parameter.requires_grad))
+
+
+def _save_pretrained(model: nn.Module, save_directory: AnyPath, *rest: Any, **options: Any) -> Any:
+    """Do what the model's `save_pretrained` does, and write the adapter's folder beside it.
+
+    The library's `from_pretrained` makes the base model of such a folder, and says that it leaves the factors out;
+    `tensorfact.load` makes the adapted model. A state that is passed in may be gathered from several processes, of
+    which none has the values.
+    """
+    saved = getattr(type(model), _SAVE)(model, save_directory, *rest, **options)
+    main = rest[0] if rest else options.get("is_main_process", True)
+    if main and len(rest) < 2 and options.get("state_dict") is None:
+        getattr(model, ATTRIBUTE).save_pretrained(save_directory)
+    return saved
 
 
 def _get_parameter(model: nn.Module, target: str) -> nn.Parameter:

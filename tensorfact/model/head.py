@@ -1,14 +1,15 @@
-"""The head of a model, its classifier: parameters and buffers."""
+"""What may train beside the factors: the head of a model, its classifier, and parameters that match patterns."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
 
 from ..errors import AdaptError, nearest
-from .parameters import base_parameters
+from .parameters import base_parameters, each_once
 
 HEADS = ("classifier", "head", "heads", "fc", "score")
 """Attributes of a model that torchvision, and many others, give their classifier."""
@@ -106,6 +107,50 @@ def head_parameters(model: nn.Module, train_head: bool | str | Sequence[str]) ->
             fix=f"train_head={meant[-1]!r}, or train_head=False",
         )
     return found
+
+
+def matching_parameters(model: nn.Module, train: str | Sequence[str]) -> tuple[str, ...]:
+    """Return the names of the parameters that match one of several patterns, a tied parameter once.
+
+    Args:
+        model: The base model.
+        train: A pattern or several, as in `adapt`: each is compared with every run of the components of a name, so that
+            `norm1` matches `blocks.0.norm1.weight`, and so do `blocks.*.norm1` and `norm*`.
+
+    Raises:
+        AdaptError: A pattern is no text, or matches nothing.
+    """
+    patterns = (train,) if isinstance(train, str) else train
+    if not isinstance(patterns, Sequence) or not all(isinstance(pattern, str) and pattern for pattern in patterns):
+        raise AdaptError(
+            "adapt: train",
+            expected="a name or pattern of modules or parameters, or several",
+            got=repr(train)[:80],
+            fix="train='norm*', or train=('norm*', 'bias')",
+        )
+    if not patterns:
+        return ()
+    parameters = base_parameters(model)
+    runs = {name: _runs(name) for name in parameters}
+    for pattern in patterns:
+        if not any(_matches(each, pattern) for each in runs.values()):
+            raise AdaptError(
+                f"adapt: train={train!r}: a pattern that matches no module with parameters and no parameter",
+                got=f"{pattern!r}{nearest(pattern, dict.fromkeys(run for each in runs.values() for run in each))}",
+                fix=f"leave {pattern!r} out, or use a name from model.named_parameters()",
+            )
+    found = {name: parameters[name] for name, each in runs.items() if any(_matches(each, p) for p in patterns)}
+    return tuple(each_once(found))
+
+
+def _runs(name: str) -> list[str]:
+    """Return every run of consecutive components of a parameter's name: `a.b` has the runs `a`, `a.b` and `b`."""
+    parts = name.split(".")
+    return [".".join(parts[start:end]) for start in range(len(parts)) for end in range(start + 1, len(parts) + 1)]
+
+
+def _matches(runs: Iterable[str], pattern: str) -> bool:
+    return any(fnmatchcase(run, pattern) for run in runs)
 
 
 def _has_parameters(parameters: Iterable[str], module: str) -> bool:

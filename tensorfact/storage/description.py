@@ -252,7 +252,7 @@ class AdapterDescription:
         with naming(source):
             resolved = self._resolved(model)
         if check_base:
-            self._check_base(model, resolved, source)
+            self.check_base(each_once(base_tensors(model), self.head), resolved.parameters, source)
         self._check_modes(resolved, source)
         head = {name: tuple(tensor.shape) for name, tensor in self.head_of(model).items()}
         for name in sorted(head.keys() | self.head.keys()):
@@ -273,8 +273,18 @@ class AdapterDescription:
                 raise type(error)(f"the plan of the adapter does not fit {type(model).__name__}", fix=found) from error
             raise
 
-    def _check_base(self, model: nn.Module, resolved: ResolvedPlan, source: str) -> None:
-        found = self.fingerprint.again(each_once(base_tensors(model), self.head), resolved.parameters)
+    def check_base(self, base: Mapping[str, Tensor], adapted: Collection[str], source: str) -> None:
+        """Check that the adapter was trained on these base weights.
+
+        Args:
+            base: The base model's tensors by name, each once, without those that the adapter stores.
+            adapted: Names of those that the adapter changes.
+            source: What to call the adapter in error messages.
+
+        Raises:
+            FingerprintError: It was trained on others.
+        """
+        found = self.fingerprint.again(base, adapted)
         if differing := self.fingerprint.difference(found):
             raise FingerprintError(
                 f"{source} was made for another base model: {differing} differ",

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import fnmatch
+import itertools
 from typing import Any, cast
 
 import pytest
 import torch
 import torchvision
 import transformers
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tensorfact import Group, Rule, TensorizationPlan, TensorTrain, adapt, plan_by_shape
+from tensorfact import Group, Rule, TensorizationPlan, TensorTrain, adapt, load_adapter, plan_by_shape
 from tensorfact.errors import AdaptError
 from tensorfact.model.head import head_parameters, is_below
-from tests.helpers import TT, Tied, Tiny, one_rule, qkv_plan, refused, untouched
+from tests.helpers import (
+    TT,
+    Tied,
+    Tiny,
+    ids,
+    infer,
+    one_rule,
+    qkv_plan,
+    randomise,
+    refused,
+    state_bits,
+    untouched,
+)
 
 
 @pytest.mark.parametrize(
@@ -31,6 +47,65 @@ def test_the_head_that_trains(train_head: Any, head: set[str]) -> None:
     adapter = adapt(model, qkv_plan(), TT, train_head=train_head)
     assert set(adapter.head) == head
     assert {n for n, p in model.named_parameters() if p.requires_grad and not n.startswith("tensorfact.")} == head
+
+
+PATTERNS = ["norm", "nor*", "bias", "blocks.1.norm", "blocks.*.norm", "mha", "*.fc1.bias", "embed", "fc2.weight"]
+
+
+@given(st.lists(st.sampled_from(PATTERNS), min_size=1, max_size=3), st.booleans())
+def test_what_a_pattern_names_is_trained_stored_and_brought_back(patterns: list[str], head: bool) -> None:
+    base, model = randomise(Tiny()), randomise(Tiny())
+    adapter = adapt(model, qkv_plan(), TT, train=patterns, train_head=head, seed=0)
+    runs = {name: name.split(".") for name in model.state_dict() if not name.startswith("tensorfact.")}
+    meant = {
+        name
+        for name, parts in runs.items()
+        for start, end in itertools.combinations(range(len(parts) + 1), 2)
+        if any(fnmatch.fnmatchcase(".".join(parts[start:end]), pattern) for pattern in patterns)
+    }
+    meant |= {"head.weight", "head.bias"} if head else set()
+    assert {n for n, p in model.named_parameters() if p.requires_grad and not n.startswith("tensorfact.")} == meant
+    assert set(adapter.head) == meant
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert trained == adapter.num_parameters + sum(model.get_parameter(name).numel() for name in meant)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(parameter.requires_grad * torch.rand(parameter.shape))
+    fresh = randomise(Tiny())
+    load_adapter(fresh, adapter)
+    assert torch.equal(infer(fresh, ids()), infer(model, ids()))
+    assert set(adapter.state.head) == meant
+    adapter.remove()
+    assert state_bits(model) == state_bits(base)
+
+
+def test_a_pattern_takes_the_buffers_of_its_modules() -> None:
+    model = torchvision.models.resnet18(num_classes=3)
+    adapter = adapt(model, plan_by_shape(model), TensorTrain(1), train="bn1", check=False)
+    assert "layer1.0.bn1.running_mean" in adapter.state.head
+    assert "layer1.0.bn2.running_mean" not in adapter.state.head
+
+
+@pytest.mark.parametrize(
+    ("train", "words"),
+    [
+        ("nrm", ["'nrm'", "did you mean 'norm'?"]),
+        (("norm", "classifier"), ["'classifier'"]),
+        ("norm.wight", ["did you mean 'norm.weight'?"]),
+        *[(wrong, ["train: expected", repr(wrong)]) for wrong in (3, None, True, ["norm", 3], "", [""])],
+        ("qkv", ["'blocks.0.qkv.weight'", "narrower patterns"]),
+        ("*", ["is in both the plan", "narrower patterns"]),
+    ],
+)
+def test_a_pattern_that_is_none_or_matches_nothing_is_refused(train: Any, words: list[str]) -> None:
+    model = randomise(Tiny())
+    with untouched(model), refused(AdaptError, *words):
+        adapt(model, qkv_plan(), TT, train=train)
+
+
+def test_a_tied_parameter_is_stored_once() -> None:
+    adapter = adapt(Tied(head_first=False), one_rule("fc.weight"), TensorTrain(1), train=("embed", "head"))
+    assert len(adapter.head) == len(adapter.state.head) == 1
 
 
 def test_a_head_of_another_name_is_refused() -> None:
