@@ -34,6 +34,7 @@ ROOMS = (
     "adapters",
     "recipes",
     "testing",
+    "integrations",
     "lab",
     "cli",
 )
@@ -48,6 +49,7 @@ OWNERS = {
     "safetensors": "storage",
     "huggingface_hub": "storage.hub",
     "hypothesis": "testing",
+    "peft": "integrations.peft",
     "timm": "lab",
     "torchvision": "lab",
     "PIL": "lab",
@@ -137,7 +139,7 @@ def test_the_folder_shows_the_rooms_and_little_else() -> None:
     shown = {path.name for path in ROOT.iterdir() if path.name != "__pycache__"}
     rooms = {name if (ROOT / name).is_dir() else f"{name}.py" for name in ROOMS}
     assert shown == {*rooms, *(f"{name}.py" for name in ROOF), "py.typed"}
-    assert len(shown) <= 18
+    assert len(shown) <= 19
 
 
 @pytest.mark.parametrize("name", INSIDE)
@@ -164,7 +166,9 @@ def test_every_other_library_has_an_owner() -> None:
     assert found - set(OWNERS) <= {"torch", "numpy", "pytest"}
 
 
-@pytest.mark.parametrize("name", [name for name in INSIDE if room(name) not in ("testing", "lab", "cli")])
+@pytest.mark.parametrize(
+    "name", [name for name in INSIDE if room(name) not in ("testing", "integrations", "lab", "cli")]
+)
 def test_the_core_needs_five_libraries(name: str) -> None:
     assert libraries(name) <= CORE
 
