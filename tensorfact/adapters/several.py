@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torch import nn
 
-from ..errors import AdaptError
+from ..errors import AdaptError, naming
 from ..formats import FormatLike
 from ..model.parameters import refuse_adapted
 from ..plan import TensorizationPlan
@@ -117,12 +117,12 @@ class Several:
         with self._turns.changing("merge()"):
             for name in names:
                 if name in self._merged:
-                    raise AdaptError(f"the adapter {name!r} is merged already", fix="unmerge it first")
-                links = self._links[name]
-                require_finite(named(links.factors))
-                self._detach()
-                originals = Originals(self.model)
-                originals.replace(links.slots)
+                    raise AdaptError(f"adapter {name!r} is merged already", fix="unmerge it first")
+                links, originals = self._links[name], Originals(self.model)
+                with naming(f"adapter {name!r}"):
+                    require_finite(named(links.factors))
+                    self._detach()
+                    originals.replace(links.slots)
                 self._merged[name] = originals
 
     def unmerge(self) -> None:

@@ -224,6 +224,10 @@ class TensorfactLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # as ab
         self.several.unmerge()
         self._refresh()
 
+    def remove(self) -> None:
+        """Remove all adapters from the model; weights that are merged stay. `unload()` of peft calls it."""
+        self.several.leave()
+
     def _refresh(self) -> None:
         used = [] if self.disable_adapters or self.merged else cast("list[str]", self.active_adapters)
         self.several.use([name for name in used if name in self.factors])
@@ -266,7 +270,7 @@ class TensorfactModel(BaseTuner):  # type: ignore[misc]  # as above
             if (layer := _layer(model)) is not None:
                 layer.delete_adapter(adapter_name)
                 if not len(layer.factors):
-                    layer.several.leave()
+                    layer.remove()
             raise
 
     def _prepare_adapter_config(self, peft_config: TensorfactConfig, model_config: object) -> TensorfactConfig:
@@ -303,7 +307,7 @@ class TensorfactModel(BaseTuner):  # type: ignore[misc]  # as above
         if (layer := _layer(self.model)) is not None:
             if merge:
                 layer.merge(safe_merge, adapter_names)
-            layer.several.leave()
+            layer.remove()
         found = super()._unload_and_optionally_merge(merge, progressbar, safe_merge, adapter_names)
         return cast("nn.Module", found)
 

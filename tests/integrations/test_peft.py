@@ -122,7 +122,9 @@ def test_register_may_be_called_twice_and_refuses_an_old_peft() -> None:
 
 @settings(max_examples=20)
 @given(
-    st.sampled_from([TensorTrain((2, 3)), "tt", "tucker:rank=(2,3,4)", Started(CP(2), frozen=["U1"]), MatrixBatch("full")]),
+    st.sampled_from(
+        [TensorTrain((2, 3)), "tt", "tucker:rank=(2,3,4)", Started(CP(2), frozen=["U1"]), MatrixBatch("full")]
+    ),
     st.sampled_from([None, 2, 0.5, "full"]),
     st.sampled_from([None, qkv_plan(), qkv_plan().to_json(), json.loads(qkv_plan().to_json())]),
     st.sampled_from([0.0, 0.5, {"rank": 0.1}]),
@@ -335,7 +337,7 @@ def test_nan_is_not_merged() -> None:
     with torch.no_grad():
         next(iter(factors(model).values())).fill_(float("nan"))
     before = state_bits(model)
-    with refused(AdaptError, "NaN"):
+    with refused(AdaptError, "adapter 'default'", "NaN"):
         model.merge_adapter()
     assert state_bits(model) == before
 
@@ -427,5 +429,7 @@ def test_one_kind_of_adapter_at_a_time() -> None:
     model = one().get_base_model()
     assert isinstance(model.tensorfact, TensorfactLayer)
     assert isinstance(model.get_submodule("tensorfact.factors.default.g"), Factors)
-    with refused(AdaptError, "adapted already"):
+    with refused(AdaptError, "adapted already", "model.tensorfact.remove()"):
         adapt(model, qkv_plan(), TensorTrain(2))
+    model.tensorfact.remove()
+    adapt(model, qkv_plan(), TensorTrain(2), check=False)
