@@ -239,7 +239,7 @@ class TensorfactLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # as ab
                 if not core.trained:
                     factors.named_cores()[core.name].requires_grad_(False)
 
-    def cast(self, name: str) -> None:
+    def take_base_dtype(self, name: str) -> None:
         """Cast the factors of an adapter to the dtype of the weights that they change."""
         self.factors[name].to(self._base_of(name).dtype)
 
@@ -264,6 +264,8 @@ class TensorfactModel(BaseTuner):  # type: ignore[misc]  # as above
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **options: Any) -> None:
         """Add an adapter to the model; on an error the model is left unchanged."""
         options["state_dict"] = None  # peft finds layers by names in it; the plan has them
+        if (layer := _layer(model)) is not None and adapter_name in layer.factors:
+            raise AdaptError(f"adapter {adapter_name!r} exists already", fix="choose another name, or delete it first")
         try:
             super().inject_adapter(model, adapter_name, *args, **options)
         except BaseException:
@@ -314,7 +316,7 @@ class TensorfactModel(BaseTuner):  # type: ignore[misc]  # as above
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
         super()._cast_adapter_dtype(adapter_name, autocast_adapter_dtype)
         if not autocast_adapter_dtype and (layer := _layer(self.model)) is not None:
-            layer.cast(adapter_name)
+            layer.take_base_dtype(adapter_name)
 
     @classmethod
     def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:

@@ -409,6 +409,14 @@ def test_what_is_not_supported_is_refused_by_name() -> None:
         model.add_weighted_adapter(["default", "other"], [1.0, 1.0], "sum")
 
 
+def test_a_name_is_given_once() -> None:
+    model = two()
+    before = infer(model, ids())
+    with refused(AdaptError, "'other' exists already"):
+        model.base_model.inject_adapter(model.get_base_model(), "other")
+    assert bits(infer(model, ids())) == bits(before)
+
+
 @pytest.mark.parametrize("saved", [["qkv"], ["blocks.0"]])
 def test_a_module_is_adapted_or_saved_whole(saved: list[str]) -> None:
     with untouched(base := tiny()), refused(AdaptError, "modules_to_save", "qkv.weight"):
