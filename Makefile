@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.stamp-ready
 
-.PHONY: results compare test test-slow test-site mutants examples third-party fuzz bench bench-cuda lint types docs check clean
+.PHONY: results compare test test-slow test-site peft-suite mutants examples third-party fuzz bench bench-cuda lint types docs check clean
 
 compare: $(READY)
 	$(BIN)/tensorfact compare
@@ -28,6 +28,11 @@ POINTS ?= 200
 SEED ?= 0
 mutants: $(READY)
 	$(BIN)/python -m tests.mutants --points $(POINTS) --seed $(SEED)
+
+# peft's own tests of custom models, on tensorfact; PEFT is a clone of its repository: five minutes on 2 cores
+PEFT ?= ../peft
+peft-suite: $(READY)
+	$(BIN)/python -m tests.integrations.peft_suite $(PEFT) -n 2 -rs
 
 # the fine-tuning examples with few steps; STEPS=300 runs them in full
 STEPS ?= 30

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import nn
 
 from ..common.checks import flag
 from ..errors import AdaptError
-from ..formats import FormatLike
+from ..formats import Format, FormatLike
 from ..model.head import head_parameters, matching_parameters, stated_head
 from ..model.memory import refuse_shared_memory
 from ..model.parameters import base_parameters, each_once, refuse_adapted
 from ..network import Dropout
 from ..network.order import Optimize
-from ..plan import TensorizationPlan, plan_for
+from ..plan import ResolvedPlan, TensorizationPlan, plan_for
 from ..plan.tensors import per_tensor
 from ..storage import AdapterState
 from ..storage.description import FACTORS, HEAD, START
@@ -220,13 +220,7 @@ def _built(
     `beside` the factors is part of the head from here on.
     """
     refuse_adapted(model)
-    if not isinstance(plan, TensorizationPlan):
-        raise AdaptError("adapt: plan", expected="a TensorizationPlan", got=repr(plan)[:80], fix="plan=plan_for(model)")
-    resolved = plan.resolve(model)
-    formats = resolved.formats(format)
-    given = per_tensor(scale, list(formats), "scale")
-    scales = {tensor.name: scale_of(given[tensor.name], formats[tensor.name], tensor) for tensor in resolved.tensors}
-    refuse_shared_memory(model, resolved.parameters)
+    resolved, formats, scales = fitted(model, plan, format, scale)
     parameters = base_parameters(model)
     if not stated:
         head = tuple(name for name in head if name not in resolved.parameters)
@@ -238,6 +232,31 @@ def _built(
             fix="pass train_head=False or narrower patterns for train, or leave it out of the plan",
         )
     return Adapter(model, plan, resolved, formats, scales, head, options)
+
+
+class Fitted(NamedTuple):
+    """A plan, formats and scales, once they are known to fit a model."""
+
+    resolved: ResolvedPlan
+    formats: dict[str, Format]
+    scales: dict[str, float]
+
+
+def fitted(
+    model: nn.Module,
+    plan: TensorizationPlan,
+    format: FormatLike | Mapping[str, FormatLike],
+    scale: Scale | Mapping[str, Scale],
+) -> Fitted:
+    """Return what a plan, formats and scales are on a model; arguments and errors are those of `adapt`."""
+    if not isinstance(plan, TensorizationPlan):
+        raise AdaptError("adapt: plan", expected="a TensorizationPlan", got=repr(plan)[:80], fix="plan=plan_for(model)")
+    resolved = plan.resolve(model)
+    formats = resolved.formats(format)
+    given = per_tensor(scale, list(formats), "scale")
+    scales = {tensor.name: scale_of(given[tensor.name], formats[tensor.name], tensor) for tensor in resolved.tensors}
+    refuse_shared_memory(model, resolved.parameters)
+    return Fitted(resolved, formats, scales)
 
 
 def _attached(adapter: Adapter, options: AdaptOptions) -> Adapter:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from .increments import Increment, Passes, ShiftedIncrement, increments
 from .layers import attach, detach, is_attached, takes_activation
 from .loading import Loading
 from .options import AdaptOptions, Route
-from .slots import Slot, Switch
+from .slots import Slot, Switch, summed
 from .stored import confirm, refuse_merged
 
 
@@ -115,18 +115,16 @@ class Links:
 
     def attach(self) -> None:
         """Adapt the modules that own the parameters."""
-        modules: dict[nn.Module, dict[str, str]] = {}
-        for name, module, attribute in self._places():
-            modules.setdefault(module, {})[attribute] = name
-        for module, names in modules.items():
-            slots = {attribute: self.slots[name] for attribute, name in names.items()}
-            attach(module, slots, activation=names.get("weight") in self.activation)
+        attach_together([self])
+
+    def follow_loading(self) -> None:
+        """Check what is loaded into the model; `detach` ends it."""
         self._loading.watch(self.model)
 
     def detach(self) -> None:
         """Undo `attach`; layers that are not adapted stay unchanged."""
         self._loading.stop()
-        for _, module, _ in self._places():
+        for _, module, _ in self.places():
             detach(module)
 
     def _before_loading(self, module: nn.Module, state: Mapping[str, Tensor], prefix: str) -> None:
@@ -139,7 +137,7 @@ class Links:
         Raises:
             AdaptError: A layer's class was changed afterwards.
         """
-        for _, module, attribute in self._places():
+        for _, module, attribute in self.places():
             if not is_attached(module):
                 raise AdaptError(
                     f"the class of the {type(module).__name__} that owns {attribute!r} was changed after adapt()",
@@ -169,7 +167,8 @@ class Links:
             if found is not slot.stored:
                 confirm(slot, found)
 
-    def _places(self) -> Iterable[tuple[str, nn.Module, str]]:
+    def places(self) -> Iterable[tuple[str, nn.Module, str]]:
+        """Yield each adapted parameter: its name in the model, a module that owns it, its name in the module."""
         return ((name, module, at) for name, owners in self.owners.items() for module, at in owners)
 
     def _takes_activation(self, name: str, route: Route) -> bool:
@@ -184,3 +183,21 @@ class Links:
                 fix="route='auto'",
             )
         return able and (route == "activation" or (route == "auto" and kind.apply_is_faster))
+
+
+def attach_together(several: Sequence[Links]) -> None:
+    """Adapt the modules of several links to one model at once; the increments of one parameter are added.
+
+    Args:
+        several: The links, none of them attached.
+    """
+    places: dict[nn.Module, dict[str, list[tuple[Slot, bool]]]] = {}
+    for links in several:
+        for name, module, attribute in links.places():
+            found = places.setdefault(module, {}).setdefault(attribute, [])
+            found.append((links.slots[name], name in links.activation))
+    for module, each in places.items():
+        slots = {attribute: summed([slot for slot, _ in found]) for attribute, found in each.items()}
+        attach(module, slots, activation=any(route for _, route in each.get("weight", ())))
+    for links in several:
+        links.follow_loading()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from ..errors import AdaptError
-from .increments import AnyIncrement
+from .increments import AnyIncrement, SummedIncrement
 
 _numbers = itertools.count()
 _traced: set[int] = set()
@@ -103,6 +104,18 @@ class Slot:
     def sharded(self) -> bool:
         """Whether the factors are sharded over several processes, as FSDP2 keeps them between forward passes."""
         return any(hasattr(core, "device_mesh") for core in self.increment.factors.tensors())
+
+
+def summed(slots: Sequence[Slot]) -> Slot:
+    """Return one slot for the slots that several adapters have for the same parameter.
+
+    Args:
+        slots: At least one slot; a single one is returned as it is.
+    """
+    if len(slots) == 1:
+        return slots[0]
+    total = SummedIncrement([(slot.increment, slot.scale) for slot in slots])
+    return Slot(slots[0].name, total, 1.0, slots[0].switch)
 
 
 def _trace(number: int) -> None:

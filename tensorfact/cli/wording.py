@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 CALLS = {
     "plan_by_shape(model)": "--by-shape",
-    "from_lora(model, folder, plan, format)": "tensorfact from-lora MODEL FOLDER",
+    "from_lora(model, folder)": "tensorfact from-lora MODEL FOLDER",
 }
 """Calls that messages suggest, and what to type instead."""
 

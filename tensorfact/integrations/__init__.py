@@ -1,1 +1,1 @@
-"""Adapters in the checkpoints of trainers: one module for each library, imported by its name."""
+"""Bridges to the interfaces of other libraries, one module each; none is imported before it is asked for."""

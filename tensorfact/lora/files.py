@@ -45,6 +45,12 @@ class StoredLayer:
     scale: float
     shape: tuple[int, int]
 
+    @property
+    def rank(self) -> int:
+        """The rank of the increment's two matrices; nothing is computed."""
+        down, _, _ = _halves({name: part.to("meta") for name, part in self.parts.items()}, self.shape)
+        return down.shape[0]
+
     def increment(self) -> LowRankIncrement:
         """Return the increment as two matrices in fp64."""
         down, up, _ = _halves({name: part.double() for name, part in self.parts.items()}, self.shape)

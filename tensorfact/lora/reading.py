@@ -15,10 +15,11 @@ from ..algebra.recompression import recompress, stored
 from ..common.checks import AnyPath, callback, of_type
 from ..common.progress import Progress, silent
 from ..errors import AdaptError, DataError, PlanError, naming, nearest
-from ..formats import FormatLike
+from ..formats import Format, FormatLike, MatrixBatch
 from ..formats.rank import Rank
 from ..model.parameters import base_tensors, each_once
 from ..plan import ResolvedPlan, TensorizationPlan, View
+from ..plan.families.by_shape import plan_of_matrices
 from ..plan.tensors import formats_of
 from ..storage import AdapterState
 from ..storage.description import AdapterDescription
@@ -30,21 +31,23 @@ from .matrices import LowRankIncrement, stacked
 def from_lora(
     model: nn.Module,
     path: AnyPath,
-    plan: TensorizationPlan,
-    format: FormatLike | Mapping[str, FormatLike],
+    plan: TensorizationPlan | None = None,
+    format: FormatLike | Mapping[str, FormatLike] | None = None,
     *,
     rank: Rank | None = None,
     tolerance: float | None = None,
     scale: float = 1.0,
     progress: Progress = silent,
 ) -> Recompression:
-    """Read a LoRA, LoHa or LoKr file and recompress it across layers, in factor space.
+    """Read a LoRA, LoHa or LoKr file as an adapter: exactly, or recompressed across layers, in factor space.
 
     Args:
         model: The base model; it is only read.
         path: A folder of peft, or a safetensors file of peft or LyCORIS.
-        plan: Which weights fold into which tensors; it must cover the file's layers.
-        format: One format for all tensors, or formats by group name.
+        plan: Which weights fold into which tensors; it must cover the file's layers. Default: the file's own layers,
+            those of equal shape and rank in one tensor.
+        format: One format for all tensors, or formats by group name. Default: matrix batches of the file's ranks,
+            which are exact.
         rank: A rank to use instead of the format's own.
         tolerance: The relative error allowed for each tensor; the lowest ranks that reach it are used, at most the
             format's own. Rank 'full' sets no bound.
@@ -67,16 +70,23 @@ def from_lora(
         >>> model, folder = nano(), tempfile.mkdtemp()
         >>> adapter = adapt(model, plan_for(model), TensorTrain(rank=4))
         >>> _ = to_lora(adapter, model, folder)
+        >>> from_lora(nano(), folder).changes[0].format
+        MatrixBatch(rank=4)
         >>> from_lora(nano(), folder, adapter.plan, TensorTrain(rank=4)).parameters
         1920
     """
     check_scale("from_lora", scale)
-    of_type(plan, TensorizationPlan, "from_lora: plan", PlanError, expected="a plan", example="plan_for(model)")
+    if plan is not None:
+        of_type(plan, TensorizationPlan, "from_lora: plan", PlanError, expected="a plan", example="plan_for(model)")
     callback(progress, "from_lora: progress", AdaptError)
+    with naming(path):
+        stored_layers, kept = read_layers(model, path)
+    plan = _plan_of(model, stored_layers) if plan is None else plan
     resolved = plan.resolve(model)
     with naming(path):
-        layers, kept = _covered(model, path, resolved)
-    formats = formats_of(format, [tensor.name for tensor in resolved.tensors])
+        layers = _covered(stored_layers, kept, resolved)
+    names = [tensor.name for tensor in resolved.tensors]
+    formats = _exact(resolved, layers) if format is None else formats_of(format, names)
     formats = {name: each if rank is None else at_rank(each, rank, name) for name, each in formats.items()}
     changes, cores = [], {}
     for done, tensor in enumerate(resolved.tensors, 1):
@@ -97,11 +107,27 @@ def from_lora(
     return Recompression(AdapterState(description, {}).replaced(formats, cores, kept), tuple(changes))
 
 
+def _plan_of(model: nn.Module, found: Mapping[str, StoredLayer]) -> TensorizationPlan:
+    """Return a plan of the layers in a file, with one group for each rank."""
+    groups: dict[str, list[str]] = {}
+    for name, layer in found.items():
+        groups.setdefault(f"rank{layer.rank}", []).append(name)
+    return plan_of_matrices(model, groups)
+
+
+def _exact(resolved: ResolvedPlan, layers: Mapping[str, LowRankIncrement]) -> dict[str, Format]:
+    """Return the format of each tensor that holds the increments without an error."""
+    formats: dict[str, FormatLike] = {}
+    for tensor in resolved.tensors:
+        own = [layers[view.parameter].rank for view in tensor.views if view.parameter in layers]
+        formats[tensor.name] = MatrixBatch(max(own, default=1))
+    return resolved.fitted(formats)
+
+
 def _covered(
-    model: nn.Module, path: AnyPath, resolved: ResolvedPlan
-) -> tuple[dict[str, LowRankIncrement], dict[str, Tensor]]:
-    """Return the increments in a file and the tensors that it stores whole, which fit the plan."""
-    found, kept = read_layers(model, path)
+    found: Mapping[str, StoredLayer], kept: Mapping[str, Tensor], resolved: ResolvedPlan
+) -> dict[str, LowRankIncrement]:
+    """Return the increments in a file, which fit the plan."""
     views = {view.parameter: view for tensor in resolved.tensors for view in tensor.views}
     for name, layer in found.items():
         _check_layer(name, layer, views)
@@ -112,7 +138,7 @@ def _covered(
     layers = {name: layer.increment() for name, layer in found.items()}
     for name, increment in layers.items():
         _check_frozen(name, increment, views[name])
-    return layers, kept
+    return layers
 
 
 def _check_layer(name: str, layer: StoredLayer, views: Mapping[str, View]) -> None:

@@ -44,7 +44,7 @@ def adapter_folder(source: AnyPath) -> Path:
             f"{source} holds no adapter",
             expected=f"a folder with {FILE}, or a repository on the Hub",
             got="a folder of peft" if lora else _contents(folder),
-            fix="from_lora(model, folder, plan, format)" if lora else "adapter.save_pretrained(folder) writes one",
+            fix="from_lora(model, folder)" if lora else "adapter.save_pretrained(folder) writes one",
         )
     return folder
 

@@ -85,3 +85,42 @@ def test_a_part_that_the_plan_leaves_frozen_may_not_be_changed(tmp_path: Path) -
     plan = TensorizationPlan((Group("g", "(layer role) in out", tuple(rules)),))
     with refused(DataError, "leaves frozen", "attn.qkv.weight"):
         from_lora(base, tmp_path, plan, TensorTrain(2))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_without_a_plan_the_layers_of_the_file_come_in_exactly(name: str, tmp_path: Path) -> None:
+    base, model = saved_by_peft(CONFIGS[name](), tmp_path)
+    x = torch.randn(4, 12, generator=torch.Generator().manual_seed(0))
+    with untouched(base):
+        found = from_lora(base, tmp_path)
+    adapted = {f"{n}.weight" for n, module in model.get_base_model().named_modules() if hasattr(module, "base_layer")}
+    assert set(found.state.description.plan.resolve(base).parameters) == adapted
+    assert all(change.error < 1e-6 for change in found.changes)
+    if name in ("lora", "patterns", "rslora"):  # two matrices a layer in the file too
+        assert found.parameters == sum(change.numbers for change in found.changes)
+    load_adapter(base, found.state, check=False)
+    assert difference(infer(base, x), infer(model, x)) < 1e-5
+
+
+def test_without_a_format_a_plan_of_ones_own_is_exact(tmp_path: Path) -> None:
+    base = vit()
+    adapter = adapt(base, plan_for(base), TensorTrain(2), seed=0)
+    draw(adapter)
+    expected = {name: adapter.delta(name).detach() for name in adapter.resolved.parameters}
+    adapter.to_lora(tmp_path)
+    adapter.remove()
+    for plan in (None, plan_for(base)):
+        found = load_adapter(base, from_lora(base, tmp_path, plan).state, check=False)
+        assert all(difference(found.delta(name), value) < 1e-5 for name, value in expected.items())
+        found.remove()
+
+
+def test_a_stack_holds_layers_of_one_rank_and_shape(tmp_path: Path) -> None:
+    base, _ = saved_by_peft(CONFIGS["patterns"](), tmp_path)
+    shapes = {c.tensor: (c.format, c.source) for c in from_lora(base, tmp_path).changes}
+    assert shapes == {
+        "rank2[12,12]": (MatrixBatch(2), "3 of 3 layers"),
+        "rank3[12,12]": (MatrixBatch(3), "1 of 1 layers"),
+    }
+    found = from_lora(base, tmp_path, rank=1)
+    assert [change.format for change in found.changes] == [MatrixBatch(1), MatrixBatch(1)]

@@ -267,3 +267,31 @@ def test_a_disabled_adapter_is_not_exported(tmp_path: Path) -> None:
     _, adapter = small_adapter()
     with adapter.disabled(), refused(AdaptError, "the adapter is disabled", "outside"):
         adapter.to_lora(tmp_path / "a")
+
+
+@pytest.mark.slow  # importing diffusers takes seconds
+def test_diffusers_loads_the_folder_itself(tmp_path: Path) -> None:
+    import diffusers
+
+    unet: Any = diffusers.UNet2DConditionModel
+    blocks = {
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    }
+    sizes = {"sample_size": 8, "block_out_channels": (8, 16), "cross_attention_dim": 8, "attention_head_dim": 2}
+    base: Any = randomise(unet(**blocks, **sizes, layers_per_block=1, norm_num_groups=4)).eval()
+    model = copy.deepcopy(base)
+    groups = []
+    for name in ("to_q", "to_v"):
+        path = f"down_blocks.0.attentions.0.transformer_blocks.0.attn1.{name}.weight"
+        groups.append(Group(name, "layer in out", (Rule(path, "out in", layer=0),)))
+    formats = {"to_q": MatrixBatch(2), "to_v": MatrixBatch(3)}
+    adapter = adapt(model, TensorizationPlan(tuple(groups)), formats, scale=2.0, train_head=False, check=False)
+    draw(adapter)
+    adapter.to_lora(tmp_path)
+    base.load_lora_adapter(tmp_path, weight_name="adapter_model.safetensors", prefix="base_model.model")
+    x = torch.randn(1, 4, 8, 8), torch.tensor([3]), torch.randn(1, 5, 8)
+    with torch.no_grad():
+        assert difference(base(*x).sample, model(*x).sample) < 1e-5
+        with adapter.disabled():
+            assert difference(base(*x).sample, model(*x).sample) > 1e-4

@@ -6,8 +6,9 @@ from .increment import Increment, increments
 from .planned import Kind, token_class
 from .recompute import note_sources
 from .shifted import ShiftedIncrement
+from .summed import SummedIncrement
 
-AnyIncrement = Increment | ShiftedIncrement
+AnyIncrement = Increment | ShiftedIncrement | SummedIncrement
 
 __all__ = [
     "NOMINAL_TOKENS",
@@ -16,6 +17,7 @@ __all__ = [
     "Kind",
     "Passes",
     "ShiftedIncrement",
+    "SummedIncrement",
     "increments",
     "note_sources",
     "token_class",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -47,18 +47,51 @@ def plan_by_shape(model: nn.Module) -> TensorizationPlan:
         >>> print(resolved.left_out[-2].parameter, resolved.left_out[-2].reason)
         3.weight the only one of its shape
     """
-    named, every = own_parameters(model), base_parameters(model)
-    names = ParameterNames(every)
     kept = {name: shape for name, shape in repeated(stackable(model)).items() if len(shape) in _KERNELS}
-    by_name = _templates(named)
+    if not kept:
+        raise PlanError(
+            f"plan_by_shape: no two matrices or kernels of {type(model).__name__} have the same shape",
+            got=f"{len(own_parameters(model))} parameters",
+            fix="write a TensorizationPlan; its tensors may hold a single matrix",
+        )
+    members: dict[int, list[str]] = {ndim: [] for ndim in _KERNELS}
+    for name, shape in kept.items():
+        members[len(shape)].append(name)
+    groups = {"matrices" if ndim == 2 else f"kernels{ndim - 2}d": names for ndim, names in members.items()}
+    return _stacking(model, groups, dict(zip(groups, _KERNELS.values(), strict=True)))
+
+
+def plan_of_matrices(model: nn.Module, groups: Mapping[str, Sequence[str]]) -> TensorizationPlan:
+    """Return a plan that covers some matrices of a model, those of equal shape in one tensor of their group.
+
+    Args:
+        model: The model; it is only read.
+        groups: Names of matrices by the name of their group.
+
+    Examples:
+        >>> import torch
+        >>> from tensorfact.plan.families.by_shape import plan_of_matrices
+        >>> model = torch.nn.Sequential(*(torch.nn.Linear(8, 8) for _ in range(3)), torch.nn.Linear(8, 2))
+        >>> plan = plan_of_matrices(model, {"some": ["0.weight", "2.weight", "3.weight"]})
+        >>> [(tensor.name, tensor.shape) for tensor in plan.resolve(model).tensors]
+        [('some[8,2]', (1, 8, 2)), ('some[8,8]', (2, 8, 8))]
+    """
+    return _stacking(model, groups, dict.fromkeys(groups, ""))
+
+
+def _stacking(model: nn.Module, members: Mapping[str, Sequence[str]], kernels: Mapping[str, str]) -> TensorizationPlan:
+    """Return a plan of parameters by group, with as few rules as name no others."""
+    every = base_parameters(model)
+    names = ParameterNames(every)
+    wanted = [name for each in members.values() for name in each]
+    by_name = _templates(dict.fromkeys([*own_parameters(model), *wanted]))
     matches = {
         template: [name for name, _ in names.matching(Rule(template, "d"))]
-        for template in dict.fromkeys(by_name[name] for name in kept)
+        for template in dict.fromkeys(by_name[name] for name in wanted)
     }
     groups = []
-    for ndim, kernel in _KERNELS.items():
-        rules = []
-        waiting = {name for name, shape in kept.items() if len(shape) == ndim}
+    for group, own in members.items():
+        kernel, rules, waiting = kernels[group], [], set(own)
         for template, matching in matches.items():
             role = template.replace("{layer}", "*")
             fixed: Mapping[str, Coordinate] = {} if "{layer}" in template else {"layer": 0}
@@ -67,14 +100,7 @@ def plan_by_shape(model: nn.Module) -> TensorizationPlan:
             }
             waiting -= forms.keys()  # a template may match more names than it was made from
             rules += concrete_rules(template, forms, fixed)
-        name = "matrices" if ndim == 2 else f"kernels{ndim - 2}d"
-        groups += [Group(name, f"(layer role) in out{kernel}", tuple(rules), f"in out{kernel}")] if rules else []
-    if not groups:
-        raise PlanError(
-            f"plan_by_shape: no two matrices or kernels of {type(model).__name__} have the same shape",
-            got=f"{len(named)} parameters",
-            fix="write a TensorizationPlan; its tensors may hold a single matrix",
-        )
+        groups += [Group(group, f"(layer role) in out{kernel}", tuple(rules), f"in out{kernel}")] if rules else []
     return TensorizationPlan(tuple(groups))
 
 
