@@ -64,13 +64,18 @@ def make_model(name: str, *, pretrained: bool = False, **options: object) -> nn.
     except TensorfactError:
         raise
     except Exception as error:  # whatever the hub, the network, the weights or the options raise
-        weights = " with pretrained weights" if pretrained else ""
-        reason = str(error).partition("\n")[0]
+        remote = isinstance(error, OSError)  # of transformers, which reads a configuration for every other name
         raise DataError(
-            f"cannot make {name!r}{weights}",
-            got=f"{type(error).__name__}: {reason}",
-            cause="no network, no such weights, or a wrong option",
-            fix="check the name, pass --checkpoint FILE, or leave --pretrained out",
+            f"cannot make {name!r}{' with pretrained weights' * pretrained}",
+            got=f"{type(error).__name__}: {error}".partition("\n")[0],
+            cause="no network, no such weights, or a wrong option"
+            if pretrained
+            else "no network, or no such model"
+            if remote
+            else "a wrong option",
+            fix="check the name, pass checkpoint=FILE, or leave out pretrained=True"
+            if pretrained
+            else "check the name and its options",
         ) from error
 
 
@@ -287,7 +292,7 @@ def image_processor(name: str) -> Callable[[Image.Image], Tensor] | None:
 
 def _torch(name: str, *, pretrained: bool, **options: object) -> nn.Module:
     if pretrained:
-        raise DataError(f"torch:{name} has no pretrained weights", fix="leave --pretrained out")
+        raise DataError(f"torch:{name} has no pretrained weights", fix="leave out pretrained=True")
     cls = getattr(nn, name, None)
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
         raise DataError(
