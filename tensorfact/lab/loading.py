@@ -26,7 +26,7 @@ class Loaded(NamedTuple):
 
     Attributes:
         model: The adapted model, in evaluation mode; its adapter is `model.tensorfact`.
-        transform: Preprocessing of an RGB image for the model; None if the model takes no images.
+        transform: Preprocessing of an image of any mode for the model; None if the model takes no images.
         classes: The names of the classes, by index; empty if they are not known.
     """
 

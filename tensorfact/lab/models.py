@@ -22,6 +22,7 @@ from ..model.head import head_parameters, head_prefixes, is_below
 from ..model.origin import ModelOrigin, origin_of, record_origin
 from ..storage.files import read_plain
 from .bundled import nano
+from .data.images import ToRGB
 
 Maker = Callable[..., nn.Module]
 
@@ -274,6 +275,31 @@ def _transformers(name: str, *, pretrained: bool, architecture: str = "AutoModel
         return cast("nn.Module", cls.from_config(config) if hasattr(cls, "from_config") else cls(config))
 
 
+class Processed:
+    """Preprocessing of an image of any mode by an image processor of transformers.
+
+    Args:
+        processor: The image processor.
+    """
+
+    def __init__(self, processor: Callable[..., Any]) -> None:
+        self.processor, self.to_rgb = processor, ToRGB()
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Return the input of the model.
+
+        Args:
+            image: The image.
+
+        Raises:
+            DataError: Its pixels have no known range.
+        """
+        return cast("Tensor", self.processor(images=self.to_rgb(image), return_tensors="pt")["pixel_values"][0])
+
+    def __repr__(self) -> str:
+        return f"Processed({self.processor})"
+
+
 def image_processor(name: str) -> Callable[[Image.Image], Tensor] | None:
     """Return the preprocessing of a pretrained model of transformers; None if it takes no images.
 
@@ -287,7 +313,7 @@ def image_processor(name: str) -> Callable[[Image.Image], Tensor] | None:
             processor = transformers.AutoImageProcessor.from_pretrained(name)
     except (ImportError, OSError, ValueError):  # the model has none, or it needs another library
         return None
-    return lambda image: cast("Tensor", processor(images=image, return_tensors="pt")["pixel_values"][0])
+    return Processed(processor)
 
 
 def _torch(name: str, *, pretrained: bool, **options: object) -> nn.Module:

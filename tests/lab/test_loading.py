@@ -145,7 +145,7 @@ def test_options_that_are_not_recorded_are_noticed_by_the_outputs(options: dict[
 def test_an_adapter_that_is_saved_again_keeps_what_it_was_loaded_with(tmp_path: Path) -> None:
     digits, given = [str(digit) for digit in range(10)], {"name": "digits"}
     model: Any = nano()
-    transform = data_config(model) | {"crop_pct": 0.5}
+    transform = {**data_config(model), "crop_pct": 0.5}
     draw(adapt(model, seed=0))
     assert model.tensorfact.info is None
     model.tensorfact.save_pretrained(

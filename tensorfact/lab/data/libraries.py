@@ -17,7 +17,7 @@ from ...common.checks import AnyPath, file_path, flag
 from ...common.progress import Progress, silent
 from ...errors import DataError, nearest
 from ..training import Samples
-from .images import ImageSource, SourceImages, refuse_pipe, transform_of
+from .images import ImageSource, SourceImages, opened, refuse_pipe, transform_of
 from .splits import SPLITS, VALIDATION, Splits, check_classes, cut
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class _Files:
         if hasattr(self.reader, "samples"):
             refuse_pipe(self.reader.samples[index][0])
         file, label = self.reader[index]
-        with file, Image.open(file) as image:
+        with file, opened(file) as image:
             image.load()
             return image, label
 
