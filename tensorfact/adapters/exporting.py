@@ -7,13 +7,13 @@ import json
 import os
 import tempfile
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from torch import nn
 
-from ..common.checks import AnyPath, flag, of_type
+from ..common.checks import AnyPath, flag, of_type, quoted
 from ..errors import AdaptError, naming
 from ..lora import LoraFolder, to_lora
 from ..model.origin import origin_of
@@ -191,10 +191,10 @@ class Exportable(nn.Module):
         transform = known.transform if transform is None else transform
         data = known.data if data is None else data
         try:
-            origin, names = origin_of(self.model), tuple(classes)
+            origin, names = origin_of(self.model), _names(classes)
             _check_classes(classes, names, origin.classes)
-            given = None if transform is None else _plain(transform)
-            return AdapterInfo(origin, names, given, dict(metrics or {}), _plain(data), self._output())
+            given = None if transform is None else _plain(transform, "transform")
+            return AdapterInfo(origin, names, given, metrics or {}, _plain(data, "data"), self._output())
         except (TypeError, ValueError) as error:
             raise AdaptError(
                 "save_pretrained",
@@ -231,6 +231,13 @@ class Exportable(nn.Module):
         return to_lora(self, self.model, folder, rank=rank, head=head, example_input=example_input)
 
 
+def _names(classes: object) -> tuple[str, ...]:
+    """Return names of classes as a tuple; raise a TypeError for what is no list."""
+    if not isinstance(classes, Iterable):
+        raise TypeError(f"classes {quoted(classes)}")
+    return tuple(classes)
+
+
 def _check_classes(given: object, names: Sequence[str], count: int | None) -> None:
     """Raise a ValueError unless there is one name for each class, or none at all."""
     if isinstance(given, str) or len(set(names)) < len(names):
@@ -239,6 +246,8 @@ def _check_classes(given: object, names: Sequence[str], count: int | None) -> No
         raise ValueError(f"{len(names)} names of classes for a model of {count}")
 
 
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+def _plain(values: object, argument: str) -> dict[str, Any]:
     """Return JSON data as it will be read again, with lists in place of tuples."""
+    if not isinstance(values, Mapping):
+        raise TypeError(f"{argument} {quoted(values)}")
     return dict(json.loads(json.dumps(dict(values))))

@@ -15,13 +15,13 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from tensorfact import TensorTrain, adapt, load, plan_by_shape
+from tensorfact import TensorTrain, adapt, load, load_adapter, plan_by_shape
 from tensorfact.adapters import Adapter
-from tensorfact.errors import CheckpointError, DataError, DeviceError, FingerprintError
+from tensorfact.errors import CheckpointError, DataError, DeviceError, FingerprintError, NoMatchError, SizeError
 from tensorfact.lab import nano, predict
 from tensorfact.lab.data.images import data_config, transform_of
 from tensorfact.lab.models import load_model, with_head
-from tests.helpers import difference, draw, infer, refused
+from tests.helpers import difference, draw, infer, refused, untouched
 
 TINY = "vit_tiny_patch16_224(depth=1,embed_dim=48,num_heads=2,img_size=32,patch_size=16)"
 
@@ -192,3 +192,23 @@ def test_a_device_that_is_not_there_is_refused(tmp_path: Path) -> None:
     adapt(nano(), seed=0).save_pretrained(tmp_path)
     with refused(DeviceError, "device 'xpu'", "use 'cpu'"):
         load(tmp_path, device="xpu")
+
+
+def test_an_adapter_of_another_model_names_both(tmp_path: Path) -> None:
+    name = "test_vit(img_size=32,patch_size=8)"
+    model = load_model(name)
+    adapt(model, seed=0).save_pretrained(tmp_path / "tiny")
+    words = repr(name), "does not fit this VisionTransformer", "axis 'out' has two sizes", "pass the model it was"
+    for source in (tmp_path / "tiny", str(tmp_path / "tiny")):
+        with untouched(other := nano()), refused(SizeError, tmp_path / "tiny", *words, "or call tensorfact.load("):
+            load_adapter(other, source)
+    with refused(SizeError, tmp_path / "tiny", *words):
+        load(tmp_path / "tiny", model=nano())
+    with pytest.raises(SizeError, match="of another model, and does not fit") as caught:
+        load_adapter(nano(), tmp_path / "tiny" / "adapter.safetensors")
+    assert isinstance(caught.value.__cause__, SizeError)
+    with refused(NoMatchError, "the adapter is an adapter of another model", "does not fit this Sequential"):
+        load_adapter(nn.Sequential(nn.Linear(2, 2)), model.tensorfact)  # type: ignore[arg-type]
+    (tmp_path / "tiny" / "adapter.json").unlink()
+    with refused(SizeError, "of another model"):
+        load_adapter(nano(), tmp_path / "tiny")

@@ -10,7 +10,7 @@ from typing import Any, cast
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ...common.checks import finite_number, flag, whole_number
+from ...common.checks import finite_number, flag, quoted, whole_number
 from ...errors import TrainingError
 
 _LARGEST = 1e6
@@ -114,7 +114,7 @@ def _factors(given: object) -> dict[str, float]:
         raise TrainingError(
             "fit: lr_factors",
             expected="a dict of multipliers by name",
-            got=repr(given)[:80],
+            got=quoted(given),
             fix="lr_factors={'B': 16}",
         )
     return {name: _number(f"lr_factors[{name!r}]", factor, above=True) for name, factor in given.items()}
