@@ -49,7 +49,7 @@ OWNERS = {
     "safetensors": "storage",
     "huggingface_hub": "storage.hub",
     "hypothesis": "testing",
-    "peft": "integrations.peft",
+    "peft": "integrations.peft integrations.peft_layers",
     "timm": "lab",
     "torchvision": "lab",
     "PIL": "lab",

@@ -244,7 +244,7 @@ def _run(model: nn.Module, data: Splits, method: Method, seed: int, settings: Op
     """Train one method with one seed, and measure accuracies, file size and merge error."""
     copied = _fresh(model, data.classes, seed)
     trained = method.attach(copied, seed)
-    val = fit(copied, data.train, data.val, seed=seed, progress=progress, **settings).val_accuracy
+    val = fit(copied, data.train, data.val, seed=seed, ties="first", progress=progress, **settings).val_accuracy
     assert val is not None  # `fit` got a validation split
     test = evaluate(copied, data.test).accuracy
     with tempfile.TemporaryDirectory() as folder:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import importlib
 from collections.abc import Mapping
+from types import ModuleType
 from typing import NamedTuple
 
 from torch import nn
@@ -12,7 +14,7 @@ from torch import nn
 from ..adapters import Adapter, adapt
 from ..common.checks import flag
 from ..common.table import Table, scaled
-from ..errors import AdaptError, PlanError
+from ..errors import AdaptError, PlanError, TensorfactError
 from ..formats import Format, FormatLike
 from ..model.example import ExampleInput, as_example, known_example, observing, outline
 from ..model.head import head_parameters
@@ -39,6 +41,8 @@ class Diagnosis:
         head: The names of the parameters of the head, which are trained directly.
         unused: The parameters in the plan that the forward pass on the example input does not use: an adapter has no
             effect there. None if the model did not run.
+        peft_unused: The layers of peft's adapters that the forward pass does not call; None if it was not asked or the
+            model did not run.
         costs: The cost of a training step on that input by what is trained; empty if it was not counted.
         remarks: What stands in the way: why there is no plan of a known family, no head, no forward pass.
     """
@@ -49,6 +53,7 @@ class Diagnosis:
     resolved: ResolvedPlan | None = None
     head: tuple[str, ...] = ()
     unused: tuple[str, ...] | None = None
+    peft_unused: tuple[str, ...] | None = None
     costs: Mapping[str, StepCost] = dataclasses.field(default_factory=dict)
     remarks: tuple[str, ...] = ()
 
@@ -68,9 +73,16 @@ class Diagnosis:
         if self.resolved is not None:
             found["tensors"] = self.resolved.table()
             found["left out of the tensors"] = self.resolved.left_out_table()
-        if self.unused:
-            rows = tuple((name,) for name in self.unused)
-            found["not used by the forward pass: an adapter has no effect there"] = Table(("parameter",), rows)
+        for title, kind, names in (
+            ("not used by the forward pass: an adapter has no effect there", "parameter", self.unused),
+            (
+                "layers of peft's adapters that the forward pass does not call: they train nothing",
+                "layer",
+                self.peft_unused,
+            ),
+        ):
+            if names:
+                found[title] = Table((kind,), tuple((name,) for name in names))
         if self.costs:
             found["one training step on the example input, in evaluation mode"] = _cost_table(self.costs)
         return found
@@ -98,6 +110,7 @@ def doctor(
     *,
     example_input: object = None,
     costs: bool = True,
+    peft: object = None,
 ) -> Diagnosis:
     """Examine what an adapter would reach in a model: which parameters, whether they are in use, at what cost.
 
@@ -111,6 +124,8 @@ def doctor(
         example_input: A tensor, a tuple of arguments, or a mapping of keyword arguments; default: an input derived
             from timm's `pretrained_cfg`, or transformers' `config` or `dummy_inputs`.
         costs: Also count what a training step costs, on the meta device.
+        peft: A configuration of peft, such as a `LoraConfig`, a folder with one, or a model that peft has adapted: also
+            find its layers that the model never calls. A `model` that peft has adapted stands for itself.
 
     Returns:
         The findings.
@@ -130,6 +145,10 @@ def doctor(
         (205288, 5717416)
     """
     refuse_adapted(model)
+    if peft is None and hasattr(model, "peft_config"):
+        peft = model
+    if peft is not None:
+        model = _peft_layers().base_of(model)
     flag(costs, "doctor: costs", AdaptError)
     example = known_example(model) if example_input is None else as_example(example_input)
     remarks: list[str] = []
@@ -147,6 +166,8 @@ def doctor(
                 unused = _unused(model, adapting, example, remarks)
                 counted = _costs(model, adapting, example, remarks) if costs and unused is not None else {}
             found = dataclasses.replace(found, unused=unused, costs=counted)
+    if peft is not None and example is not None:
+        found = dataclasses.replace(found, peft_unused=_peft_unused(model, peft, example, remarks))
     return dataclasses.replace(found, remarks=tuple(remarks))
 
 
@@ -210,6 +231,27 @@ def _not_read(copied: nn.Module, adapting: _Adapting, example: ExampleInput) -> 
     adapter = adapting(copied)
     example.run(copied)
     return tuple(name for name, slot in adapter.watch.slots.items() if not slot.read)
+
+
+def _peft_layers() -> ModuleType:
+    """Import what knows peft, which need not be installed."""
+    try:
+        return importlib.import_module("..integrations.peft_layers", __package__)
+    except ImportError as error:
+        raise AdaptError("doctor: peft= needs peft", fix="pip install 'tensorfact[peft]'") from error
+
+
+def _peft_unused(model: nn.Module, peft: object, example: ExampleInput, remarks: list[str]) -> tuple[str, ...] | None:
+    """Return the layers of peft's adapters that the model never calls; None if it does not run with them."""
+    try:
+        names, count = _peft_layers().unused_layers(model, peft, example)
+    except TensorfactError:
+        raise
+    except Exception as error:  # peft and the model may raise anything
+        remarks.append(f"peft's adapters do not run on {type(model).__name__} without values ({_brief(error)})")
+        return None
+    remarks.append(f"peft: the forward pass calls {count - len(names)} of {count} adapted layers")
+    return tuple(names)
 
 
 def _costs(model: nn.Module, adapting: _Adapting, example: ExampleInput, remarks: list[str]) -> dict[str, StepCost]:

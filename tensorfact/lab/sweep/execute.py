@@ -106,6 +106,7 @@ class Runner:
                 warmup_epochs=settings.warmup_epochs,
                 drop_last=settings.drop_last,
                 validate_every=settings.validate_every,
+                ties="first",
                 seed=spec.seed,
                 workers=self.workers,
                 checkpoint=folder / "training.safetensors",

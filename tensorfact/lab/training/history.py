@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ...common.checks import AnyPath
 from ...common.table import Table
@@ -12,6 +12,10 @@ from ...errors import TrainingError
 
 if TYPE_CHECKING:
     from ..plots import Figure
+
+
+Ties = Literal["loss", "first"]
+"""Which of several epochs with the highest validation accuracy is the best: that of the lowest loss, or the first."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,18 +108,27 @@ class History:
             rows.append((name, str(index + 1), *numbers))
         return Table(("", "epoch", "train loss", "val loss", "val accuracy %", "seconds"), tuple(rows))
 
-    def followed_by(self, epoch: Epoch) -> History:
+    def followed_by(self, epoch: Epoch, ties: Ties = "loss") -> History:
         """Return the history with one more epoch.
 
-        The best epoch is the first with the highest validation accuracy; without validation, the last.
+        The best epoch is one with the highest validation accuracy; without validation, it is the last.
 
         Args:
             epoch: The epoch to append.
+            ties: Which of several epochs with the highest accuracy is the best.
         """
         epochs = (*self.epochs, epoch)
-        best = self.val_accuracy if self.epochs else None
-        better = best is None or (epoch.val_accuracy is not None and epoch.val_accuracy > best)
+        best = _standing(self.epochs[self.best_epoch], ties) if self.epochs else None
+        found = _standing(epoch, ties)
+        better = best is None or (found is not None and found > best)
         return History(epochs, len(epochs) - 1 if better else self.best_epoch)
+
+
+def _standing(epoch: Epoch, ties: Ties) -> tuple[float, ...] | None:
+    """Return the numbers by which epochs are compared, the first before the second; None without validation."""
+    if epoch.val_accuracy is None or epoch.val_loss is None:
+        return None
+    return (epoch.val_accuracy, -epoch.val_loss) if ties == "loss" else (epoch.val_accuracy,)
 
 
 def _cell(value: float | None, digits: int) -> str:

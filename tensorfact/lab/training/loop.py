@@ -19,7 +19,7 @@ from .bar import progress_bar
 from .batches import BatchOrigin
 from .engine import TrainingEngine
 from .gradient_checkpointing import checkpointed
-from .history import Epoch, History
+from .history import Epoch, History, Ties
 from .labels import check_scored
 from .predictions import check_loss, labels_of
 from .run import TrainingRun
@@ -51,6 +51,7 @@ def fit(
     drop_last: bool = False,
     validate_every: int = 1,
     gradient_checkpointing: bool = False,
+    ties: Ties = "loss",
     on_epoch: Callable[[int, Epoch], object] | None = None,
 ) -> History:
     """Train the parameters that require gradients, and keep those of the epoch with the best validation accuracy.
@@ -97,6 +98,8 @@ def fit(
         validate_every: Epochs between validations; the last epoch is always validated.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, more time. The model needs
             timm's `set_grad_checkpointing` or transformers' `activation_checkpointing_enable`.
+        ties: Which of several epochs with the highest validation accuracy is kept: that of the lowest validation
+            `loss`, or the `first`.
         on_epoch: Called with the index and the metrics of each epoch, in the main process. An exception that it raises
             ends the run.
 
@@ -124,9 +127,7 @@ def fit(
     size = _batch_size(train, batch_size)
     warmup = epochs / 10 if warmup_epochs is None else warmup_epochs
     factors = {} if lr_factors is None else lr_factors
-    schedule = Schedule(
-        epochs, size, lr, weight_decay, warmup, seed, factors, validate_every=validate_every, drop_last=drop_last
-    )
+    schedule = Schedule(epochs, size, lr, weight_decay, warmup, seed, factors, validate_every, drop_last, ties)
     accumulation, workers = count("accumulation", accumulation, 1), count("workers", workers, 0)
     flag(gradient_checkpointing, "fit: gradient_checkpointing", TrainingError)
     checkpoint = None if checkpoint is None else file_path(checkpoint, "fit: checkpoint", TrainingError)

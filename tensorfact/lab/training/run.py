@@ -105,7 +105,7 @@ class TrainingRun:
             accuracy, val_loss = self._validate(val)
         train_loss = float(torch.stack(losses).mean())
         epoch = Epoch(train_loss, val_loss, accuracy, time.perf_counter() - start)
-        self.history = self.history.followed_by(epoch)
+        self.history = self.history.followed_by(epoch, self.schedule.ties)
         if accuracy is not None and self.history.best_epoch == index:
             self.best = {name: tensor.detach().clone() for name, tensor in self.state().items()}
         bar.validated(epoch)

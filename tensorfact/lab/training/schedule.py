@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sized
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ...common.checks import finite_number, flag, quoted, whole_number
+from ...common.checks import finite_number, flag, one_of, quoted, whole_number
 from ...errors import TrainingError
+from .history import Ties
 
 _LARGEST = 1e6
 """The largest learning rate and weight decay: with those of more digits, AdamW leaves the range of fp32."""
@@ -42,6 +43,7 @@ class Schedule:
     lr_factors: Mapping[str, float] = dataclasses.field(default_factory=dict)
     validate_every: int = 1
     drop_last: bool = False
+    ties: Ties = "loss"
 
     def __post_init__(self) -> None:
         epochs = count("epochs", self.epochs, 1)
@@ -55,6 +57,7 @@ class Schedule:
             "lr_factors": _factors(self.lr_factors),
             "validate_every": count("validate_every", self.validate_every, 1),
             "drop_last": flag(self.drop_last, "fit: drop_last", TrainingError),
+            "ties": one_of(self.ties, get_args(Ties), "fit: ties", TrainingError),
         }
         for name, value in checked.items():  # numbers of numpy and torch become plain, as a checkpoint stores them
             object.__setattr__(self, name, value)

@@ -6,6 +6,8 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tensorfact.errors import CheckpointError, TrainingError
 from tensorfact.lab import History
@@ -21,6 +23,35 @@ def test_a_history_is_a_value() -> None:
     assert dataclasses.replace(history) == history
     assert history.val_accuracy == max(epoch.val_accuracy or 0.0 for epoch in history.epochs)
     assert all(epoch.seconds > 0 for epoch in history.epochs)
+
+
+losses = st.floats(0, 10)
+validated = st.builds(Epoch, losses, losses, st.sampled_from((0.5, 0.75)), st.just(1.0))
+
+
+@given(st.lists(validated | st.just(Epoch(1.0, None, None, 1.0)), max_size=8))
+def test_the_best_epoch_has_the_highest_accuracy_and_of_these_the_lowest_loss(epochs: list[Epoch]) -> None:
+    by_loss, first = History((), 0), History((), 0)
+    for epoch in epochs:
+        by_loss, first = by_loss.followed_by(epoch), first.followed_by(epoch, "first")
+    known = [(each.val_accuracy, each.val_loss, at) for at, each in enumerate(epochs) if each.val_accuracy is not None]
+    if not known:
+        assert by_loss.best_epoch == first.best_epoch == max(len(epochs) - 1, 0)
+        return
+    assert by_loss.best_epoch == min((-a, loss, at) for a, loss, at in known if loss is not None)[2]
+    assert first.best_epoch == min((-a, at) for a, _, at in known)[1]
+
+
+def test_fit_keeps_the_epoch_that_the_rule_names() -> None:
+    kept = {ties: run(network(), epochs=8, lr=0.3, ties=ties) for ties in ("loss", "first")}
+    assert [epoch.val_loss for epoch in kept["loss"].epochs] == [epoch.val_loss for epoch in kept["first"].epochs]
+    for ties, history in kept.items():
+        again = History((), 0)
+        for epoch in history.epochs:
+            again = again.followed_by(epoch, ties)  # type: ignore[arg-type]
+        assert again == history
+    with refused(TrainingError, "fit: ties", "'last'"):
+        run(network(), epochs=1, ties="last")
 
 
 def cells(line: str) -> list[str]:
