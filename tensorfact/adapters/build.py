@@ -9,7 +9,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import nn
 
-from ..common.checks import flag
+from ..common.checks import flag, quoted
 from ..errors import AdaptError
 from ..formats import Format, FormatLike
 from ..model.head import head_parameters, matching_parameters, stated_head
@@ -113,6 +113,7 @@ def adapt(
     )
     flag(subtract_start, "adapt: subtract_start", AdaptError)
     with one_at_a_time(model):
+        refuse_adapted(model)
         plan = plan_for(model) if plan is None else plan
         head = head_parameters(model, train_head)
         stated = not isinstance(train_head, bool) or bool(stated_head(model))
@@ -219,7 +220,6 @@ def _built(
     A head that is not `stated`, but found by its name, is what the plan does not cover of it. What else trains
     `beside` the factors is part of the head from here on.
     """
-    refuse_adapted(model)
     resolved, formats, scales = fitted(model, plan, format, scale)
     parameters = base_parameters(model)
     if not stated:
@@ -250,7 +250,7 @@ def fitted(
 ) -> Fitted:
     """Return what a plan, formats and scales are on a model; arguments and errors are those of `adapt`."""
     if not isinstance(plan, TensorizationPlan):
-        raise AdaptError("adapt: plan", expected="a TensorizationPlan", got=repr(plan)[:80], fix="plan=plan_for(model)")
+        raise AdaptError("adapt: plan", expected="a TensorizationPlan", got=quoted(plan), fix="plan=plan_for(model)")
     resolved = plan.resolve(model)
     formats = resolved.formats(format)
     given = per_tensor(scale, list(formats), "scale")

@@ -7,13 +7,13 @@ import json
 import os
 import tempfile
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from torch import nn
 
-from ..common.checks import AnyPath, flag, of_type
+from ..common.checks import AnyPath, flag, of_type, quoted
 from ..errors import AdaptError, naming
 from ..lora import LoraFolder, to_lora
 from ..model.origin import origin_of
@@ -41,6 +41,9 @@ class Exportable(nn.Module):
     _beside: Beside
     _switch: Switch
     _turns: Turns
+
+    info: AdapterInfo | None = None
+    """What `tensorfact.load` read beside the adapter's file: classes, preprocessing and data; None for a fresh one."""
 
     @abstractmethod
     def _require(self, merged: bool | None = None, *, changing: bool = False) -> None:
@@ -103,7 +106,7 @@ class Exportable(nn.Module):
         self,
         folder: AnyPath,
         *,
-        classes: Sequence[str] = (),
+        classes: Sequence[str] | None = None,
         transform: Mapping[str, Any] | None = None,
         metrics: Mapping[str, float] | None = None,
         data: Mapping[str, Any] | None = None,
@@ -116,10 +119,11 @@ class Exportable(nn.Module):
         Args:
             folder: The folder; it is created if it is missing. Other files in it are left alone, and an earlier model
                 card is replaced.
-            classes: The names of the classes, by index.
-            transform: The preprocessing of images, as timm's data configuration; default: that of the model.
+            classes: The names of the classes, by index; default: those that it was loaded with, if any.
+            transform: The preprocessing of images, as timm's data configuration; default: the one that it was loaded
+                with, or that of the model.
             metrics: Results for the model card, such as `{"val_accuracy": 0.93}`.
-            data: What it was trained on, as JSON data: name, sizes, how it was split.
+            data: What it was trained on, as JSON data: name, sizes, how it was split; default: as it was loaded.
 
         Raises:
             AdaptError: As `save`, or `classes`, `transform` or `metrics` are of another type.
@@ -142,7 +146,7 @@ class Exportable(nn.Module):
         self,
         repository: str,
         *,
-        classes: Sequence[str] = (),
+        classes: Sequence[str] | None = None,
         transform: Mapping[str, Any] | None = None,
         metrics: Mapping[str, float] | None = None,
         data: Mapping[str, Any] | None = None,
@@ -177,16 +181,20 @@ class Exportable(nn.Module):
 
     def _info(
         self,
-        classes: Sequence[str],
+        classes: Sequence[str] | None,
         transform: Mapping[str, Any] | None,
         metrics: Mapping[str, float] | None,
         data: Mapping[str, Any] | None,
     ) -> AdapterInfo:
+        known = self.info or AdapterInfo()  # but for its metrics, which more training would belie
+        classes = known.classes if classes is None else classes
+        transform = known.transform if transform is None else transform
+        data = known.data if data is None else data
         try:
-            origin, names = origin_of(self.model), tuple(classes)
+            origin, names = origin_of(self.model), _names(classes)
             _check_classes(classes, names, origin.classes)
-            given = None if transform is None else _plain(transform)
-            return AdapterInfo(origin, names, given, dict(metrics or {}), _plain(data or {}), self._output())
+            given = None if transform is None else _plain(transform, "transform")
+            return AdapterInfo(origin, names, given, metrics or {}, _plain(data, "data"), self._output())
         except (TypeError, ValueError) as error:
             raise AdaptError(
                 "save_pretrained",
@@ -223,6 +231,13 @@ class Exportable(nn.Module):
         return to_lora(self, self.model, folder, rank=rank, head=head, example_input=example_input)
 
 
+def _names(classes: object) -> tuple[str, ...]:
+    """Return names of classes as a tuple; raise a TypeError for what is no list."""
+    if not isinstance(classes, Iterable):
+        raise TypeError(f"classes {quoted(classes)}")
+    return tuple(classes)
+
+
 def _check_classes(given: object, names: Sequence[str], count: int | None) -> None:
     """Raise a ValueError unless there is one name for each class, or none at all."""
     if isinstance(given, str) or len(set(names)) < len(names):
@@ -231,6 +246,8 @@ def _check_classes(given: object, names: Sequence[str], count: int | None) -> No
         raise ValueError(f"{len(names)} names of classes for a model of {count}")
 
 
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+def _plain(values: object, argument: str) -> dict[str, Any]:
     """Return JSON data as it will be read again, with lists in place of tuples."""
+    if not isinstance(values, Mapping):
+        raise TypeError(f"{argument} {quoted(values)}")
     return dict(json.loads(json.dumps(dict(values))))

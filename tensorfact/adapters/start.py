@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..algebra.recompression import recompress
 from ..algebra.term import terms_of
+from ..common.checks import quoted
 from ..errors import AdaptError, DataError, PlanError, nearest
 from ..formats import Format
 from ..formats.common import zero_core
@@ -60,7 +61,7 @@ def starting(init: Init, adapter: Adapter) -> dict[str, Cores]:
         raise AdaptError(
             "adapt: init",
             expected="None, 'hosvd', an adapter, the path of an adapter file, or increments by parameter name",
-            got=repr(given)[:80],
+            got=quoted(given),
             fix="init='hosvd' or init='adapter.safetensors'",
         )
     state = state_of(init)

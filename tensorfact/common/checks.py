@@ -37,16 +37,18 @@ _QUOTED = 200
 
 
 def quoted(value: object) -> str:
-    """Return the `repr` of a value for a message, cut after 200 characters.
+    """Return the `repr` of a value for a message, cut after 200 characters; of models and their like, only the class.
 
     Args:
         value: The value.
 
     Examples:
-        >>> quoted("tt"), len(quoted("t" * 1_000_000))
-        ("'tt'", 200)
+        >>> quoted("tt"), len(quoted("t" * 1_000_000)), quoted(nn.Linear(2, 2).state_dict())
+        ("'tt'", 200, 'OrderedDict')
     """
     text = repr(value[: _QUOTED + 1] if isinstance(value, (str, list, tuple)) else value)
+    if "\n" in text:  # of a module or a tensor, or of a container of them
+        return type(value).__name__
     return text if len(text) <= _QUOTED else f"{text[: _QUOTED - 3]}..."
 
 
@@ -241,7 +243,7 @@ def of_type(
     """
     if isinstance(value, types):
         return value
-    raise kind(argument, expected=expected, got=repr(value)[:80], fix=f"{_name(argument)}={example}")
+    raise kind(argument, expected=expected, got=quoted(value), fix=f"{_name(argument)}={example}")
 
 
 def callback(

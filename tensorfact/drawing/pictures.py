@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 
+from ..common.checks import quoted
 from ..errors import FormatError, NetworkError
 from ..formats import Format
 from ..network import Mode, Network
@@ -42,7 +43,7 @@ def draw(subject: Network | Format | ResolvedPlan, modes: Sequence[Mode] = (), t
         raise NetworkError(
             "draw: modes",
             expected="a tuple of Mode objects",
-            got=repr(given)[:80],
+            got=quoted(given),
             fix="draw(format, plan.resolve(model).tensors[0].modes)",
         )
     return _draw(subject, tuple(modes), title)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..common.checks import finite_number
+from ..common.checks import finite_number, quoted
 from ..errors import DataError, RankError
 from ..network import Mode, Side
 
@@ -16,7 +16,7 @@ from ..network import Mode, Side
 def default_modes(tensor: Tensor) -> tuple[Mode, ...]:
     """Return default modes for a tensor: the last two are inputs and outputs, the others are stacked."""
     if not isinstance(tensor, Tensor) or not tensor.ndim:
-        raise DataError("decompose: tensor", expected="a torch.Tensor of one or more dimensions", got=repr(tensor)[:80])
+        raise DataError("decompose: tensor", expected="a torch.Tensor of one or more dimensions", got=quoted(tensor))
     stack: list[Side] = ["stack"] * (tensor.ndim - 2)
     ends: list[Side] = ["in", "out"] if tensor.ndim > 1 else ["out"]
     return tuple(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +14,7 @@ from ..adapters import load_adapter
 from ..common.checks import AnyPath, flag
 from ..errors import CheckpointError, DataError, FingerprintError, naming
 from ..model.origin import ModelOrigin
+from ..network.cost import usable
 from ..storage.folder import AdapterInfo
 from ..storage.located import ABOUT, adapter_folder
 from .data.images import Transform, transform_from, transform_of
@@ -23,7 +26,7 @@ class Loaded(NamedTuple):
 
     Attributes:
         model: The adapted model, in evaluation mode; its adapter is `model.tensorfact`.
-        transform: Preprocessing of an RGB image for the model; None if the model takes no images.
+        transform: Preprocessing of an image of any mode for the model; None if the model takes no images.
         classes: The names of the classes, by index; empty if they are not known.
     """
 
@@ -58,6 +61,7 @@ def load(
         CheckpointError: The folder is missing, damaged, or cannot be downloaded; or the file of the base weights is
             missing.
         DataError: The base model cannot be made.
+        DeviceError: torch cannot use the device on this machine.
         FingerprintError: The base weights are not those that the adapter was trained on; or the model that was made
             by name gives other outputs, because it was created with options that its library does not record.
 
@@ -71,15 +75,16 @@ def load(
         6144
     """
     flag(check_base, "load: check_base", DataError)
+    place = None if device is None else usable(device)
     folder = adapter_folder(source)
     info = AdapterInfo.read(folder)
     made = _base(info.origin, checkpoint, folder) if model is None else model
     with naming(folder):
         transform = _transform(info, made)  # before the model is changed: its description may be damaged
-    load_adapter(made, folder, check_base=check_base)
+    load_adapter(made, folder, check_base=check_base).info = info
     if model is None and check_base:
         _require_outputs(info, made, folder)
-    made = made.eval() if device is None else made.eval().to(device)
+    made = made.eval() if place is None else made.eval().to(place)
     return Loaded(made, transform, info.classes)
 
 
@@ -103,10 +108,28 @@ def _base(origin: ModelOrigin, checkpoint: AnyPath | None, folder: Path) -> nn.M
         )
     seed = origin.seed or 0
     pretrained = origin.pretrained and weights is None
-    model = load_model(origin.name, pretrained=pretrained, checkpoint=weights, seed=seed, **origin.options)
+    with _explained(origin, folder, pretrained=pretrained):
+        model = load_model(origin.name, pretrained=pretrained, checkpoint=weights, seed=seed, **origin.options)
     if origin.classes is not None and getattr(model, "num_classes", None) != origin.classes:
         with_head(model, origin.classes, seed)
     return model
+
+
+@contextlib.contextmanager
+def _explained(origin: ModelOrigin, folder: Path, *, pretrained: bool) -> Iterator[None]:
+    """Context manager in which errors of making a base model say which folder asks for it, and what to pass instead."""
+    try:
+        yield
+    except DataError as error:
+        reason = error.__cause__ or error
+        raise DataError(
+            f"{folder}: its base model {origin.name!r} cannot be made{' with pretrained weights' * pretrained}",
+            got=str(reason).partition("\n")[0] or type(reason).__name__,
+            cause="no network; or the weights were never the pretrained ones, which timm does not record"
+            if pretrained
+            else "a model or an option that this version of its library does not have, or weights of another model",
+            fix="pass the base model: tensorfact.load(folder, model=model); or its weights: checkpoint=FILE",
+        ) from error
 
 
 def _require_outputs(info: AdapterInfo, model: nn.Module, folder: Path) -> None:

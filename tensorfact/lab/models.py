@@ -22,6 +22,7 @@ from ..model.head import head_parameters, head_prefixes, is_below
 from ..model.origin import ModelOrigin, origin_of, record_origin
 from ..storage.files import read_plain
 from .bundled import nano
+from .data.images import ToRGB
 
 Maker = Callable[..., nn.Module]
 
@@ -64,13 +65,18 @@ def make_model(name: str, *, pretrained: bool = False, **options: object) -> nn.
     except TensorfactError:
         raise
     except Exception as error:  # whatever the hub, the network, the weights or the options raise
-        weights = " with pretrained weights" if pretrained else ""
-        reason = str(error).partition("\n")[0]
+        remote = isinstance(error, OSError)  # of transformers, which reads a configuration for every other name
         raise DataError(
-            f"cannot make {name!r}{weights}",
-            got=f"{type(error).__name__}: {reason}",
-            cause="no network, no such weights, or a wrong option",
-            fix="check the name, pass --checkpoint FILE, or leave --pretrained out",
+            f"cannot make {name!r}{' with pretrained weights' * pretrained}",
+            got=f"{type(error).__name__}: {error}".partition("\n")[0],
+            cause="no network, no such weights, or a wrong option"
+            if pretrained
+            else "no network, or no such model"
+            if remote
+            else "a wrong option",
+            fix="check the name, pass checkpoint=FILE, or leave out pretrained=True"
+            if pretrained
+            else "check the name and its options",
         ) from error
 
 
@@ -269,6 +275,31 @@ def _transformers(name: str, *, pretrained: bool, architecture: str = "AutoModel
         return cast("nn.Module", cls.from_config(config) if hasattr(cls, "from_config") else cls(config))
 
 
+class Processed:
+    """Preprocessing of an image of any mode by an image processor of transformers.
+
+    Args:
+        processor: The image processor.
+    """
+
+    def __init__(self, processor: Callable[..., Any]) -> None:
+        self.processor, self.to_rgb = processor, ToRGB()
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Return the input of the model.
+
+        Args:
+            image: The image.
+
+        Raises:
+            DataError: Its pixels have no known range.
+        """
+        return cast("Tensor", self.processor(images=self.to_rgb(image), return_tensors="pt")["pixel_values"][0])
+
+    def __repr__(self) -> str:
+        return f"Processed({self.processor})"
+
+
 def image_processor(name: str) -> Callable[[Image.Image], Tensor] | None:
     """Return the preprocessing of a pretrained model of transformers; None if it takes no images.
 
@@ -282,12 +313,12 @@ def image_processor(name: str) -> Callable[[Image.Image], Tensor] | None:
             processor = transformers.AutoImageProcessor.from_pretrained(name)
     except (ImportError, OSError, ValueError):  # the model has none, or it needs another library
         return None
-    return lambda image: cast("Tensor", processor(images=image, return_tensors="pt")["pixel_values"][0])
+    return Processed(processor)
 
 
 def _torch(name: str, *, pretrained: bool, **options: object) -> nn.Module:
     if pretrained:
-        raise DataError(f"torch:{name} has no pretrained weights", fix="leave --pretrained out")
+        raise DataError(f"torch:{name} has no pretrained weights", fix="leave out pretrained=True")
     cls = getattr(nn, name, None)
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
         raise DataError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -11,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ..common.checks import AnyPath, whole_number
+from ..common.checks import AnyPath, quoted, whole_number
 from ..errors import DataError
 from .data.images import Transform, check_suffix, open_rgb, rgb
 from .loading import Loaded
@@ -45,8 +46,8 @@ def predict(loaded: Loaded, images: Iterable[AnyPath | Image.Image], *, top: int
         One prediction for each image, in their order.
 
     Raises:
-        DataError: A file is not a readable image, or not named like one; the model takes no images, has no classifier,
-            or has another number of classes than there are names.
+        DataError: `loaded` or an image is of another type; a file is not a readable image, or not named like one; the
+            model takes no images, has no classifier, or has another number of classes than there are names.
 
     Examples:
         >>> import tempfile
@@ -59,6 +60,13 @@ def predict(loaded: Loaded, images: Iterable[AnyPath | Image.Image], *, top: int
         >>> len(found.classes), found.probabilities[0] >= found.probabilities[1]
         (2, True)
     """
+    if not (isinstance(loaded, tuple) and len(loaded) == 3 and isinstance(loaded[0], nn.Module)):
+        raise DataError(
+            "predict: loaded",
+            expected="what tensorfact.load returns",
+            got=quoted(loaded),
+            fix="predict(tensorfact.load(folder), images)",
+        )
     model, transform, classes = loaded
     require_classifier(model, "predict")
     top = whole_number(top, "predict: top", DataError, example=5)
@@ -68,8 +76,9 @@ def predict(loaded: Loaded, images: Iterable[AnyPath | Image.Image], *, top: int
             cause="a model of text, or an adapter saved without transform=",
             fix="call the model on your own inputs",
         )
-    if isinstance(images, (str, os.PathLike, Image.Image)):
-        raise DataError("predict: images", expected="a list of images", got=repr(images)[:80], fix="pass [image]")
+    single = isinstance(images, (str, bytes, os.PathLike, Image.Image, io.IOBase))
+    if single or not isinstance(images, Iterable):
+        raise DataError("predict: images", expected="a list of images", got=quoted(images), fix="pass ['photo.jpg']")
     found: list[Prediction] = []
     for names, inputs in _batches(images, transform):
         shares = probabilities(model, inputs)
@@ -144,9 +153,24 @@ def _batches(images: Iterable[AnyPath | Image.Image], transform: Transform) -> I
     """Yield the names and the preprocessed images of every batch."""
     remaining = enumerate(images)
     while batch := list(islice(remaining, _BATCH)):
+        for at, image in batch:
+            _require_image(at, image)
         names = [str(at) if isinstance(image, Image.Image) else os.fspath(image) for at, image in batch]
         opened = [rgb(image) if isinstance(image, Image.Image) else _open(image) for _, image in batch]
         yield [str(name) for name in names], torch.stack([transform(image) for image in opened])
+
+
+def _require_image(at: int, image: object) -> None:
+    """Raise unless an image is given by its path or as an image of Pillow."""
+    if not isinstance(image, (str, os.PathLike, Image.Image)):
+        raise DataError(
+            f"predict: image {at}",
+            expected="a path, or an image of Pillow",
+            got=type(image).__name__,
+            cause="pixels, or an open file",
+            fix="PIL.Image.fromarray(pixels), with uint8 pixels (height, width, 3), or the path of the file; "
+            "model(inputs) for tensors that are preprocessed",
+        )
 
 
 def _open(path: AnyPath) -> Image.Image:

@@ -84,7 +84,8 @@ def timm_shape(model: nn.Module) -> tuple[int, ...] | None:
     channels, *size = config["input_size"]
     first = config.get("first_conv")
     with contextlib.suppress(AttributeError):  # created with another number of channels than pretrained
-        channels = model.get_parameter(f"{first}.weight").shape[1]
+        weight = model.get_parameter(f"{first}.weight")
+        channels = weight.shape[1] if weight.dim() > 2 else channels  # a linear layer takes whole patches
     # a model may be created for another image size than it was pretrained on
     sizes = (getattr(module, "img_size", None) for module in model.modules())
     own = next((found for found in sizes if isinstance(found, tuple)), tuple(size))

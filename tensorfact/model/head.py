@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
 
+from ..common.checks import quoted
 from ..errors import AdaptError, nearest
 from .parameters import base_parameters, each_once
 
@@ -84,7 +85,7 @@ def head_parameters(model: nn.Module, train_head: bool | str | Sequence[str]) ->
             raise AdaptError(
                 "adapt: train_head",
                 expected="True, False, a module's name, or several names",
-                got=repr(train_head)[:80],
+                got=quoted(train_head),
                 fix="train_head=True",
             )
     if not named or not isinstance(model, nn.Module):
@@ -125,7 +126,7 @@ def matching_parameters(model: nn.Module, train: str | Sequence[str]) -> tuple[s
         raise AdaptError(
             "adapt: train",
             expected="a name or pattern of modules or parameters, or several",
-            got=repr(train)[:80],
+            got=quoted(train),
             fix="train='norm*', or train=('norm*', 'bias')",
         )
     if not patterns:

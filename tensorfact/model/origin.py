@@ -44,7 +44,7 @@ class ModelOrigin:
         wrong = [name for name, kind in kinds.items() if not isinstance(getattr(self, name), kind)]
         wrong += [name for name, kind in optional.items() if not isinstance(getattr(self, name), kind | None)]
         if wrong or not all(isinstance(name, str) for name in self.options):
-            raise TypeError(f"{', '.join(wrong) or 'options'} of another type")
+            raise TypeError(f"{', '.join(wrong) or 'options'} of the base model with a value of another type")
 
     @property
     def can_be_made(self) -> bool:

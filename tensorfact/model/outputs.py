@@ -98,7 +98,10 @@ class OutputSample:
     tolerance: float
 
     def __post_init__(self) -> None:
-        values, tolerance = tuple(map(float, self.values)), float(self.tolerance)
+        try:
+            values, tolerance = tuple(map(float, self.values)), float(self.tolerance)
+        except (TypeError, ValueError, OverflowError):
+            values, tolerance = (), 0.0
         if not values or not all(map(math.isfinite, (*values, tolerance))):
             raise TypeError("a sample of an output that is not made of finite numbers")
         object.__setattr__(self, "values", values)

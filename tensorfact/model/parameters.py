@@ -91,7 +91,7 @@ def owner_of(model: nn.Module, parameter: str) -> tuple[nn.Module, str]:
 
 
 def refuse_adapted(model: nn.Module) -> None:
-    """Raise if a model cannot take an adapter: it is compiled, or already has an adapter or a baseline."""
+    """Raise if a model cannot take an adapter: it is compiled or scripted, or already has an adapter or a baseline."""
     if not isinstance(model, nn.Module):
         raise AdaptError(
             "adapt: model",
@@ -102,6 +102,12 @@ def refuse_adapted(model: nn.Module) -> None:
     if hasattr(model, "_orig_mod"):
         raise AdaptError(
             "adapt: the model is compiled already", fix="adapt the original model, then call torch.compile"
+        )
+    if isinstance(model, torch.jit.ScriptModule):
+        raise AdaptError(
+            "adapt: the model is scripted already, and its layers cannot be changed",
+            cause="torch.jit.trace, torch.jit.script or torch.jit.load",
+            fix="adapt the original model, then call torch.jit.trace",
         )
     adapted = [name or "the model" for name, module in model.named_modules() if SLOTS in module.__dict__]
     if adapted or hasattr(model, ATTRIBUTE):

@@ -16,7 +16,7 @@ import opt_einsum
 import torch
 from torch import Tensor
 
-from ..common.checks import ErrorClass
+from ..common.checks import ErrorClass, quoted
 from ..errors import NetworkError
 from .cost import Cost, Machine, machine
 from .network import Core, Network
@@ -49,7 +49,7 @@ def check_optimize(optimize: object, argument: str, kind: ErrorClass) -> None:
         known = False
     if not known:
         expected = "'auto', 'greedy', 'optimal', another method of opt_einsum, or an optimiser object"
-        raise kind(argument, expected=expected, got=repr(optimize)[:80], fix="optimize='auto'")
+        raise kind(argument, expected=expected, got=quoted(optimize), fix="optimize='auto'")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -96,28 +96,32 @@ def _front(origin: ModelOrigin, classes: Sequence[str]) -> str:
     """Return the header that the Hub reads; JSON strings are YAML too."""
     entries = {
         "library_name": "tensorfact",
-        "base_model": origin.repository,
-        "license": origin.license,
+        "base_model": "" if _is_random(origin) else origin.repository,
+        "license": "" if _is_random(origin) else origin.license,
         "pipeline_tag": "image-classification" if classes else "",
     }
     lines = [f"{key}: {json.dumps(value)}" for key, value in entries.items() if value]
     return "\n".join(["---", *lines, "tags: [tensorfact, adapter]", "---"])
 
 
+def _is_random(origin: ModelOrigin) -> bool:
+    """Return whether the base weights were drawn from a seed, so that they are not those of the repository."""
+    return origin.seed is not None and not origin.pretrained and origin.checkpoint is None
+
+
 def _base(origin: ModelOrigin) -> str:
     if not origin.name:
         return "The base model is not known by name: pass it to `tensorfact.load(..., model=model)`."
-    seed, file = (
-        f"random weights of seed {origin.seed}",
-        f"the weights in `{_plain(PurePath(origin.checkpoint or '').name)}`",
-    )
     weights = "its pretrained weights" if origin.pretrained else "weights of unknown origin"
-    weights = file if origin.checkpoint is not None else seed if origin.seed is not None else weights
+    if origin.checkpoint is not None:
+        weights = f"the weights in `{_plain(PurePath(origin.checkpoint).name)}`"
+    elif _is_random(origin):
+        weights = f"random weights of seed {origin.seed}"
     options = ", ".join(f"{key}={value!r}" for key, value in origin.options.items())
     return (
         f"`{_plain(origin.name)}` with {weights}"
         + (f", created with `{_plain(options)}`" if options else "")
-        + f". License of the weights: {_plain(origin.license) or 'not stated'}."
+        + ("." if _is_random(origin) else f". License of the weights: {_plain(origin.license) or 'not stated'}.")
     )
 
 

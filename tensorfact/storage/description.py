@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import get_args
 
 import torch
@@ -24,7 +25,7 @@ from ..plan import ResolvedPlan, TensorizationPlan
 from ..plan.nesting import nesting
 from .files import Header, read_header
 from .fingerprint import AnyFingerprint, read_fingerprint
-from .located import adapter_file
+from .located import adapter_file, stated_name
 
 KIND = "adapter"
 FACTORS, START, HEAD = "factors.", "start.", "head."
@@ -236,13 +237,16 @@ class AdapterDescription:
                     fix="pass the model it was trained on",
                 )
 
-    def check_fits(self, model: nn.Module, *, check_base: bool = True, source: str = "the adapter") -> None:
+    def check_fits(
+        self, model: nn.Module, *, check_base: bool = True, source: str = "the adapter", folder: Path | None = None
+    ) -> None:
         """Check that the base weights, the tensors' sizes and the head fit a model.
 
         Args:
             model: The model; it is only read.
             check_base: Refuse a model whose base weights are not those the adapter was trained on.
             source: What to call the adapter in error messages.
+            folder: The folder of the adapter, which may state the name of its base model.
 
         Raises:
             PlanError: The plan does not fit the model.
@@ -250,7 +254,7 @@ class AdapterDescription:
             CheckpointError: A tensor, or the head, has another size on this model.
         """
         with naming(source):
-            resolved = self._resolved(model)
+            resolved = self._resolved(model, source, folder)
         if check_base:
             self.check_base(each_once(base_tensors(model), self.head), resolved.parameters, source)
         self._check_modes(resolved, source)
@@ -265,13 +269,22 @@ class AdapterDescription:
                     fix="create the model with the num_classes the adapter was trained with",
                 )
 
-    def _resolved(self, model: nn.Module) -> ResolvedPlan:
+    def _resolved(self, model: nn.Module, source: str, folder: Path | None) -> ResolvedPlan:
         try:
             return self.plan.resolve(model)
         except PlanError as error:
-            if isinstance(model, nn.Module) and (found := nesting(self.plan, model)):
+            if not isinstance(model, nn.Module):
+                raise
+            if found := nesting(self.plan, model):
                 raise type(error)(f"the plan of the adapter does not fit {type(model).__name__}", fix=found) from error
-            raise
+            name = "" if folder is None else stated_name(folder)
+            raise type(error)(
+                f"{source} is an adapter of {repr(name) if name else 'another model'}, and does not fit this "
+                f"{type(model).__name__}",
+                got=error.problem,
+                cause="a base model of another family or size",
+                fix="pass the model it was trained on" + (f", or call tensorfact.load({source!r})" if folder else ""),
+            ) from error
 
     def check_base(self, base: Mapping[str, Tensor], adapted: Collection[str], source: str) -> None:
         """Check that the adapter was trained on these base weights.

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import inspect
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import UnionType
+from typing import Any, TypeVar, cast
 
 import torch
 
 from ..common.aliases import JsonObject
-from ..common.checks import AnyPath, file_path
+from ..common.checks import AnyPath, file_path, quoted
 from ..errors import CheckpointError
 from ..formats import format_label
 from ..model.origin import ModelOrigin
@@ -23,6 +26,8 @@ from .located import ABOUT, CARD, FILE, PICTURE
 from .reading import read_text
 from .state import AdapterState
 from .writing import make_folder, write_text
+
+T = TypeVar("T")
 
 VERSION = 1
 """The version of the layout of `adapter.json`."""
@@ -51,11 +56,8 @@ class AdapterInfo:
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", tuple(self.classes))
         if not all(isinstance(name, str) for name in self.classes):
-            raise TypeError("classes are not names")
-        numbers = {name: float(value) for name, value in self.metrics.items()}
-        if not all(isinstance(name, str) for name in numbers) or not all(map(math.isfinite, numbers.values())):
-            raise TypeError("metrics are not finite numbers by name")
-        object.__setattr__(self, "metrics", numbers)
+            raise TypeError("classes that are not a list of names")
+        object.__setattr__(self, "metrics", _numbers(self.metrics))
 
     def without_path(self) -> AdapterInfo:
         """Return the description to share: without the folder of the base weights, which says nothing elsewhere."""
@@ -75,21 +77,23 @@ class AdapterInfo:
         path = Path(folder) / ABOUT
         text = read_text(path)
         try:
-            stored = json.loads(text)
-            _require_version(stored["version"])
-            digest = str(stored["digest"])
-            transform = None if stored["transform"] is None else dict(stored["transform"])
-            origin = ModelOrigin(**{**stored["base_model"], "options": dict(stored["base_model"]["options"])})
-            metrics, data = dict(stored["metrics"]), dict(stored["data"])
-            output = None if stored["output"] is None else OutputSample(**stored["output"])
-            info = cls(origin, tuple(stored["classes"]), transform, metrics, data, output)
-        except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+            stored = _parsed(text)
+            info = cls(
+                _filled(ModelOrigin, stored, "base_model"),
+                stored["classes"],
+                stored["transform"],
+                stored["metrics"],
+                stored["data"],
+                None if stored["output"] is None else _filled(OutputSample, stored, "output"),
+            )
+        except (TypeError, ValueError) as error:
             raise CheckpointError(
                 f"{path} does not describe an adapter",
                 expected=f"the description of version {VERSION} that save_pretrained writes",
-                got=repr(error)[:200],
+                got=str(error),
                 fix="write the folder again with adapter.save_pretrained(folder), or use its adapter.safetensors",
             ) from error
+        digest = stored["digest"]
         if (found := read_header(path.parent / FILE).digest) != digest:
             raise CheckpointError(
                 f"{path} belongs to another {FILE}",
@@ -152,9 +156,58 @@ def require_own_card(folder: AnyPath) -> None:
         )
 
 
-def _require_version(found: object) -> None:
-    if found != VERSION:
-        raise ValueError(f"version {found!r}")
+def _numbers(metrics: object) -> dict[str, float]:
+    """Return results as floats by name; raise a TypeError if they are anything else."""
+    try:
+        numbers = {name: float(value) for name, value in dict(cast("Any", metrics)).items()}
+        if all(isinstance(name, str) for name in numbers) and all(map(math.isfinite, numbers.values())):
+            return numbers
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise TypeError("metrics that are not finite numbers by name")
+
+
+_ENTRIES: dict[str, tuple[type | UnionType, str]] = {
+    "digest": (str, "a text"),
+    "base_model": (dict, "an object"),
+    "classes": (list, "a list of names"),
+    "transform": (dict | None, "an object or null"),
+    "metrics": (dict, "an object of finite numbers by name"),
+    "data": (dict, "an object"),
+    "output": (dict | None, "an object or null"),
+}
+"""What `read` takes from a description beside its version: the type of each entry, and the type in words."""
+
+
+def _parsed(text: str) -> JsonObject:
+    """Return the entries of a description; raise a ValueError for other texts."""
+    try:
+        stored = json.loads(text.removeprefix("\ufeff"))  # which some editors on Windows write
+    except json.JSONDecodeError as error:
+        raise ValueError(f"a text that is not JSON, from line {error.lineno}, column {error.colno}") from error
+    except RecursionError as error:
+        raise ValueError("lists within lists without an end") from error
+    if not isinstance(stored, dict):
+        raise TypeError("JSON data that is not an object")
+    for name in ("version", *_ENTRIES):
+        if name not in stored:
+            raise ValueError(f"no entry {name!r}")
+    if stored["version"] != VERSION:
+        raise ValueError(f"version {quoted(stored['version'])}")
+    for name, (kind, words) in _ENTRIES.items():
+        if not isinstance(stored[name], kind):
+            raise TypeError(f"{name} that {'are' if name.endswith('s') else 'is'} not {words}")
+    return stored
+
+
+def _filled(made: Callable[..., T], stored: JsonObject, entry: str) -> T:
+    """Return a dataclass with the values of an entry of a description; raise a ValueError if it has other names."""
+    known = inspect.signature(made).parameters
+    if unknown := [name for name in stored[entry] if name not in known]:
+        raise ValueError(f"an unknown entry {quoted(unknown[0])} in {entry}")
+    if missing := [n for n, each in known.items() if each.default is each.empty and n not in stored[entry]]:
+        raise ValueError(f"no entry {missing[0]!r} in {entry}")
+    return made(**stored[entry])
 
 
 def _about(state: AdapterState, info: AdapterInfo, digest: str) -> JsonObject:

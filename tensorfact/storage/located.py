@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 from ..common.checks import AnyPath, file_path
 from ..errors import CheckpointError
 from .hub import download, is_repository
+from .reading import read_text
 
 FILE, ABOUT, CARD, PICTURE = "adapter.safetensors", "adapter.json", "README.md", "network.svg"
 FILES = (FILE, ABOUT, CARD, PICTURE)
@@ -47,6 +49,19 @@ def adapter_folder(source: AnyPath) -> Path:
             fix="from_lora(model, folder)" if lora else "adapter.save_pretrained(folder) writes one",
         )
     return folder
+
+
+def stated_name(folder: Path) -> str:
+    """Return the name of the base model that the description in an adapter's folder states; empty if there is none.
+
+    Args:
+        folder: The folder.
+    """
+    try:
+        name = json.loads(read_text(folder / ABOUT))["base_model"]["name"]
+    except (CheckpointError, LookupError, TypeError, ValueError, RecursionError):
+        return ""
+    return name if isinstance(name, str) else ""
 
 
 def _is_remote(source: AnyPath, path: Path) -> bool:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from ..common.checks import AnyPath, flag
+from ..common.checks import AnyPath, flag, quoted
 from ..errors import AdaptError, CheckpointError
 from ..formats import Format
 from ..network import Network
@@ -58,10 +59,12 @@ class AdapterState:
             PlanError: The file's plan does not fit the model.
         """
         flag(check_base, "AdapterState.load: check_base", CheckpointError)
-        header = read_header(adapter_file(path))
+        file = adapter_file(path)
+        header = read_header(file)
         description, left_out = AdapterDescription.of(header)
         if model is not None:
-            description.check_fits(model, check_base=check_base, source=str(path))
+            folder = None if file == Path(path) else file.parent
+            description.check_fits(model, check_base=check_base, source=str(path), folder=folder)
         tensors = header.tensors()
         drawn = description.drawn(left_out.names)
         if (found := LeftOutCores.of(drawn)) != left_out:
@@ -238,7 +241,7 @@ def state_of(adapter: AdapterSource, model: nn.Module | None = None, *, check_ba
         raise AdaptError(
             "adapter",
             expected="an Adapter, an AdapterState or a path",
-            got=repr(adapter)[:80],
+            got=quoted(adapter),
             fix="pass 'adapter.safetensors'",
         )
     if adapter is state:  # it may have been constructed by hand

@@ -18,6 +18,8 @@ OPTIONS = {
     "format": ("--format",),
     "lr": ("--lr",),
     "blocks": ("--blocks",),
+    "checkpoint": ("--checkpoint",),
+    "pretrained": ("--pretrained",),
 }
 
 
@@ -33,6 +35,7 @@ OPTIONS = {
         ("format='tt:rank=full', tolerance=0.1", "--format tt:rank=full, tolerance=0.1"),
         ("plan_by_shape(model), which folds 3", "--by-shape, which folds 3"),
         ("pass by_shape=True", "pass --by-shape"),
+        ("pass checkpoint=FILE, or leave out pretrained=True.", "pass --checkpoint FILE, or leave out --pretrained."),
         ("fit: lr: expected a number, got -1", "fit: lr: expected a number, got -1"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,13 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from tensorfact import TensorTrain, adapt, load, plan_by_shape
+from tensorfact import TensorTrain, adapt, load, load_adapter, plan_by_shape
 from tensorfact.adapters import Adapter
-from tensorfact.errors import CheckpointError, DataError, FingerprintError
+from tensorfact.errors import CheckpointError, DataError, DeviceError, FingerprintError, NoMatchError, SizeError
 from tensorfact.lab import nano, predict
 from tensorfact.lab.data.images import data_config, transform_of
 from tensorfact.lab.models import load_model, with_head
-from tests.helpers import difference, draw, infer, refused
+from tests.helpers import difference, draw, infer, refused, untouched
 
 TINY = "vit_tiny_patch16_224(depth=1,embed_dim=48,num_heads=2,img_size=32,patch_size=16)"
 
@@ -139,3 +140,75 @@ def test_options_that_are_not_recorded_are_noticed_by_the_outputs(options: dict[
         tmp_path / "adapter", model=timm.create_model("test_resnet", num_classes=3, **options), check_base=False
     )
     assert isinstance(found.model.tensorfact, Adapter)
+
+
+def test_an_adapter_that_is_saved_again_keeps_what_it_was_loaded_with(tmp_path: Path) -> None:
+    digits, given = [str(digit) for digit in range(10)], {"name": "digits"}
+    model: Any = nano()
+    transform = {**data_config(model), "crop_pct": 0.5}
+    draw(adapt(model, seed=0))
+    assert model.tensorfact.info is None
+    model.tensorfact.save_pretrained(
+        tmp_path / "a", classes=digits, transform=transform, metrics={"val_accuracy": 1}, data=given
+    )
+    first: Any = load(tmp_path / "a").model
+    for each in (first, copy.deepcopy(first)):
+        each.tensorfact.save_pretrained(tmp_path / "b")
+        again: Any = load(tmp_path / "b")
+        info = again.model.tensorfact.info
+        assert (again.classes, info.data, info.metrics) == (tuple(digits), given, {})
+        assert info.transform["crop_pct"] == 0.5
+        first.tensorfact.save_pretrained(tmp_path / "b", classes=list("abcdefghij"), data={})
+        assert load(tmp_path / "b").classes == tuple("abcdefghij")
+    first.tensorfact.save_pretrained(tmp_path / "b", classes=())
+    assert load(tmp_path / "b").classes == ()
+
+
+def test_weights_that_cannot_be_downloaded_say_what_to_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """timm does not record that the weights of a model are random, not the pretrained ones."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    model: Any = timm.create_model("test_resnet", num_classes=3)
+    adapt(model, seed=0).save_pretrained(tmp_path / "a")
+    with refused(
+        DataError,
+        tmp_path / "a",
+        "'test_resnet.r160_in1k' cannot be made with pretrained",
+        "no network",
+        "timm does not record",
+        "tensorfact.load(folder, model=model)",
+        "checkpoint=FILE",
+    ):
+        load(tmp_path / "a")
+    about = tmp_path / "a" / "adapter.json"
+    stored = json.loads(about.read_text())
+    stored["base_model"] |= {"options": {"no_such": 1}, "seed": 0, "pretrained": False}
+    about.write_text(json.dumps(stored))
+    with refused(DataError, tmp_path / "a", "got ResNet.__init__() got an unexpected keyword", "model=model"):
+        load(tmp_path / "a")
+
+
+def test_a_device_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    adapt(nano(), seed=0).save_pretrained(tmp_path)
+    with refused(DeviceError, "device 'xpu'", "use 'cpu'"):
+        load(tmp_path, device="xpu")
+
+
+def test_an_adapter_of_another_model_names_both(tmp_path: Path) -> None:
+    name = "test_vit(img_size=32,patch_size=8)"
+    model = load_model(name)
+    adapt(model, seed=0).save_pretrained(tmp_path / "tiny")
+    words = repr(name), "does not fit this VisionTransformer", "axis 'out' has two sizes", "pass the model it was"
+    for source in (tmp_path / "tiny", str(tmp_path / "tiny")):
+        with untouched(other := nano()), refused(SizeError, tmp_path / "tiny", *words, "or call tensorfact.load("):
+            load_adapter(other, source)
+    with refused(SizeError, tmp_path / "tiny", *words):
+        load(tmp_path / "tiny", model=nano())
+    with pytest.raises(SizeError, match="of another model, and does not fit") as caught:
+        load_adapter(nano(), tmp_path / "tiny" / "adapter.safetensors")
+    assert isinstance(caught.value.__cause__, SizeError)
+    with refused(NoMatchError, "the adapter is an adapter of another model", "does not fit this Sequential"):
+        load_adapter(nn.Sequential(nn.Linear(2, 2)), model.tensorfact)  # type: ignore[arg-type]
+    (tmp_path / "tiny" / "adapter.json").unlink()
+    with refused(SizeError, "of another model"):
+        load_adapter(nano(), tmp_path / "tiny")

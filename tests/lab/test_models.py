@@ -88,3 +88,16 @@ def test_the_folder_of_a_classifier_of_transformers_makes_it_again(tmp_path: Pat
     image = torch.ones(1, 3, 32, 32)
     made: Any = load(tmp_path).model
     assert torch.equal(made(image).logits, model(image).logits)
+
+
+def test_a_model_that_cannot_be_made_says_what_is_usual_for_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with refused(DataError, "cannot make 'test_vit': got TypeError", "Usual cause: a wrong option.", "its options"):
+        make_model("test_vit", no_such=1)
+    with refused(DataError, "'test_vit' with pretrained weights", "no network, no such weights", "checkpoint=FILE"):
+        make_model("test_vit", pretrained=True)
+    with refused(DataError, "cannot make 'hf:no/such'", "no network, or no such model"):
+        make_model("hf:no/such")
+    with refused(DataError, "torch:Linear has no pretrained weights", "leave out pretrained=True"):
+        make_model("torch:Linear", pretrained=True)

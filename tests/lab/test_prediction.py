@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -68,6 +70,18 @@ def test_the_mode_of_the_model_is_left_as_it_was(training: bool, dtype: torch.dt
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"top": 0}, "predict: top"),
     ({"images": "photo.png"}, "a list of images"),
+    ({"images": Image.new("RGB", (2, 2))}, "a list of images"),
+    ({"images": b"photo.png"}, "a list of images"),
+    ({"images": io.StringIO("photo")}, "a list of images"),
+    ({"images": 3}, "a list of images, got 3"),
+    ({"images": [io.BytesIO()]}, "predict: image 0: expected a path, or an image of Pillow, got BytesIO"),
+    (
+        {"images": [*images(1), np.zeros((2, 2, 3))]},
+        "predict: image 1: expected a path, or an image of Pillow, got nda",
+    ),
+    ({"images": torch.zeros(2, 1, 28, 28)}, "predict: image 0: expected a path, or an image of Pillow, got Tensor"),
+    ({"loaded": "shapes"}, "what tensorfact.load returns, got 'shapes'. Fix: predict(tensorfact.load(folder), images)"),
+    ({"loaded": nano()}, "what tensorfact.load returns, got VisionTransformer"),
     ({"images": [Path("nowhere.png")]}, "the image nowhere.png does not exist"),
     ({"images": [Path(__file__)]}, "test_prediction.py does not have the extension of an image"),
     ({"loaded": Loaded(nano(num_classes=0), transform_of(nano()), ())}, "VisionTransformer has no classifier"),

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from tensorfact import TensorTrain, adapt, plan_for
 from tensorfact.adapters.liveness import Watch
-from tensorfact.lab.models import make_model
-from tensorfact.model.example import known_example
+from tensorfact.lab.models import make_model, model_shapes
+from tensorfact.model.example import known_example, timm_shape
 from tests.helpers import randomise, state_bits
 
 
@@ -54,3 +54,11 @@ def test_images_and_sound_have_the_sizes_of_the_configuration(name: str, word: s
     value = example.keywords[word]
     assert isinstance(value, Tensor)
     assert value.shape == shape
+
+
+def test_a_linear_patch_embedding_takes_images() -> None:
+    model = model_shapes("naflexvit_base_patch16_gap")
+    assert timm_shape(model) == (3, 384, 384)
+    example = known_example(model)
+    assert example is not None
+    example.run(model)

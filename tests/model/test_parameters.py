@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
-from tensorfact import TensorTrain, adapt, plan_for
+from tensorfact import TensorTrain, adapt, doctor, plan_for
 from tensorfact.errors import AdaptError, PlanError
 from tensorfact.lab import nano
 from tensorfact.model.parameters import base_parameters, own_parameters, owner_of, owners_of, refuse_adapted
@@ -46,6 +49,26 @@ def test_what_is_no_module_is_refused(model: object) -> None:
         base_parameters(model)  # type: ignore[arg-type]
     with refused(AdaptError, "a torch.nn.Module", fix=False):
         refuse_adapted(model)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("held", [lambda model: [model], lambda model: {"a": model}, nn.Module.state_dict])
+def test_what_holds_tensors_is_named_by_its_class(held: Callable[[nn.Module], object]) -> None:
+    given: Any = held(nn.Sequential(nn.Linear(20, 20)))
+    for call in (adapt, doctor):
+        with refused(AdaptError, f"expected a torch.nn.Module, got {type(given).__name__}. "):
+            call(given)
+    with refused(PlanError, f"got {type(given).__name__}. "):
+        base_parameters(given)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*")
+def test_a_model_that_is_scripted_or_compiled_is_refused_before_its_parts_are_looked_at() -> None:
+    scripted = torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2))  # type: ignore[no-untyped-call]  # torch's
+    for call in (adapt, doctor):
+        with refused(AdaptError, "the model is scripted already", "adapt the original model"):
+            call(scripted)
+    with refused(AdaptError, "the model is compiled already", "adapt the original model"):
+        adapt(torch.compile(nano()))  # type: ignore[arg-type]
 
 
 def test_a_lazy_module_has_no_shapes_yet() -> None:

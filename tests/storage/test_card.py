@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,8 +19,7 @@ def test_a_card_names_tensors_base_model_and_license(tmp_path: Path) -> None:
     adapter = adapt(model, plan_for(model), Tucker(2))
     adapter.save_pretrained(tmp_path, classes=["cat", "a|b", "<b>", "`x`"], metrics={"val_accuracy": 0.93125})
     text = (tmp_path / "README.md").read_text()
-    front = ['library_name: "tensorfact"', 'base_model: "timm/swin_tiny_patch4_window7_224.ms_in1k"', 'license: "mit"']
-    assert text.startswith("\n".join(["---", *front]))
+    assert text.startswith('---\nlibrary_name: "tensorfact"\npipeline_tag: ')
     for tensor in adapter.resolved.tensors:
         assert f"| {tensor.name} " in text
         assert " x ".join(map(str, tensor.shape)) in text
@@ -27,8 +27,26 @@ def test_a_card_names_tensors_base_model_and_license(tmp_path: Path) -> None:
     assert "| val_accuracy | 0.9313 |" in text
     assert r"`cat`, `a\|b`, `&lt;b&gt;`, `'x'`" in text
     assert f"load({tmp_path.name!r})" in text
-    assert "random weights of seed 0" in text
+    assert "random weights of seed 0, created with" in text
+    assert "mit" not in text
     assert "![The network of tensor" in text
+
+
+@pytest.mark.parametrize(
+    ("weights", "words", "stated"),
+    [
+        ({"pretrained": True}, "its pretrained weights", True),
+        ({"checkpoint": "/a/b.safetensors"}, "the weights in `b.safetensors`", True),
+        ({}, "weights of unknown origin", True),
+        ({"seed": 3}, "random weights of seed 3", False),
+    ],
+)
+def test_random_weights_have_no_license(weights: dict[str, Any], words: str, stated: bool) -> None:
+    origin = ModelOrigin("vit_a.b", repository="timm/vit_a.b", license="mit", **weights)
+    text = card(adapt(randomise(Tiny()), qkv_plan(), TT).state.description, origin, ["a"], {}, "mine")
+    assert words in text
+    assert ('base_model: "timm/vit_a.b"\nlicense: "mit"' in text) == ("License of the weights: mit." in text) == stated
+    assert ("mit" in text) == stated
 
 
 def test_a_long_card_is_shortened() -> None:

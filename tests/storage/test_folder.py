@@ -122,6 +122,10 @@ def changed(path: Path, **entries: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | entries))
 
 
+def without(path: Path, entry: str) -> None:
+    path.write_text(json.dumps({name: value for name, value in json.loads(path.read_text()).items() if name != entry}))
+
+
 DAMAGED: dict[str, Any] = {
     "no JSON": lambda path: path.write_text("{"),
     "deep": lambda path: path.write_text("[" * 100_000),
@@ -138,6 +142,7 @@ DAMAGED: dict[str, Any] = {
     "infinite": lambda path: changed(path, metrics={"a": float("inf")}),
     "base model": lambda path: changed(path, base_model={"nome": "vit"}),
     "options": lambda path: changed(path, base_model={"options": 3}),
+    "output": lambda path: changed(path, output={"values": None, "tolerance": 0.01}),
     "digest": lambda path: changed(path, digest="0" * 64),
 }
 
@@ -159,6 +164,34 @@ def test_fields_of_another_type_are_refused(wrong: dict[str, Any], tmp_path: Pat
     changed(path, base_model=json.loads(path.read_text())["base_model"] | wrong)
     with refused(CheckpointError, str(path)):
         AdapterInfo.read(tmp_path)
+
+
+PLAIN: dict[str, Any] = {
+    "no entry 'classes'": lambda path: without(path, "classes"),
+    "no entry 'version'": lambda path: path.write_text("{}"),
+    "version 99": lambda path: changed(path, version=99),
+    "classes that are not a list of names": lambda path: changed(path, classes="abc"),
+    "metrics that are not finite numbers by name": lambda path: changed(path, metrics={"a": []}),
+    "an unknown entry 'nome' in base_model": lambda path: changed(path, base_model={"nome": "vit"}),
+    "no entry 'tolerance' in output": lambda path: changed(path, output={"values": [1.0]}),
+    "a text that is not JSON, from line 1, column 2": lambda path: path.write_text("{"),
+    "JSON data that is not an object": lambda path: path.write_text("[]"),
+}
+
+
+@pytest.mark.parametrize("words", PLAIN)
+def test_a_damaged_description_is_explained_in_plain_words(words: str, tmp_path: Path) -> None:
+    tiny().save_pretrained(tmp_path)
+    PLAIN[words](tmp_path / "adapter.json")
+    with refused(CheckpointError, f"got {words}. Fix: "):
+        AdapterInfo.read(tmp_path)
+
+
+def test_a_byte_order_mark_is_no_damage(tmp_path: Path) -> None:
+    tiny().save_pretrained(tmp_path, classes=list("abc"))
+    about = tmp_path / "adapter.json"
+    about.write_bytes(b"\xef\xbb\xbf" + about.read_bytes())
+    assert AdapterInfo.read(tmp_path).classes == tuple("abc")
 
 
 def test_two_adapters_are_not_mixed(tmp_path: Path) -> None:

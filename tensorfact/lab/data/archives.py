@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 import gzip
-import io
 import os
 import re
 import stat
@@ -19,7 +18,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from ...errors import DataError
-from .images import readable, refuse_pipe, rgb
+from .images import opened, readable, refuse_pipe, rgb
 
 LARGEST = 1 << 28
 """The most bytes of one image file in an archive: more would be held in memory at once."""
@@ -95,7 +94,7 @@ class Archive(abc.ABC):
         Raises:
             DataError: The file is not a readable image.
         """
-        with readable(f"{self.path}: {name}"), Image.open(io.BytesIO(self.read(name))) as image:
+        with readable(f"{self.path}: {name}"), opened(self.read(name)) as image:
             return rgb(image)
 
     def _checked(self, members: Iterable[Member]) -> tuple[dict[str, str], dict[str, bool]]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from typing import IO, Protocol
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -14,11 +16,12 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ...common.aliases import Options
-from ...common.checks import AnyPath, callback, flag, whole_number
+from ...common.checks import AnyPath, callback, flag
 from ...common.progress import Progress
 from ...errors import DataError
 from ...model.example import image_shape
 from ...storage.writing import reason
+from .preprocessing import checked_channels
 
 Transform = Callable[[Image.Image], Tensor]
 """Preprocessing of an image."""
@@ -89,7 +92,7 @@ def _per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:
 
 
 def transform_of(model: nn.Module, *, imagenet_statistics: bool = False, **changes: object) -> Transform:
-    """Return the preprocessing that a model expects of an RGB image; see `data_config` for the arguments.
+    """Return the preprocessing that a model expects of an image of any mode; see `data_config` for the arguments.
 
     Raises:
         DataError: The model has neither one channel, for which images become grey, nor three.
@@ -98,7 +101,9 @@ def transform_of(model: nn.Module, *, imagenet_statistics: bool = False, **chang
 
 
 def transform_from(config: Options) -> Transform:
-    """Return the preprocessing of an RGB image that timm's data configuration describes.
+    """Return the preprocessing of an image of any mode that timm's data configuration describes.
+
+    The image is converted as `rgb` does, so that a file opened with Pillow gives what `predict` computes from it.
 
     Args:
         config: The configuration, as `data_config` returns it.
@@ -110,15 +115,13 @@ def transform_from(config: Options) -> Transform:
     from torchvision.transforms import Compose, Grayscale
 
     try:
-        channels, height, width = (whole_number(size, "input_size", DataError) for size in config["input_size"])
-        if max(height, width) > _LARGEST_SIDE:
-            raise ValueError(f"images of {height} x {width}")  # noqa: TRY301
+        channels = checked_channels(config)
         transform = create_transform(**config, is_training=False)
     except Exception as error:  # timm and torchvision raise errors of many classes
         raise DataError(
             "the description of the preprocessing is damaged",
             expected="timm's data configuration: input_size, mean, std, interpolation, crop_pct, crop_mode",
-            got=f"{type(error).__name__}: {error}"[:200],
+            got=str(error) or type(error).__name__,
             fix="data_config(model) describes that of a model",
         ) from error
     if channels not in (1, 3):
@@ -128,12 +131,34 @@ def transform_from(config: Options) -> Transform:
             got=str(channels),
             fix="create the model with in_chans=3, or pass arrays(images, labels, model) with its channels",
         )
-    made: Transform = Compose([Grayscale(), transform]) if channels == 1 else transform
+    grey = [Grayscale()] if channels == 1 else []
+    made: Transform = Compose([ToRGB(), *grey, *transform.transforms])
     return made
 
 
-_LARGEST_SIDE = 1 << 14
-"""The most pixels along a side of a preprocessed image."""
+class ToRGB:
+    """Convert an image of any mode as `rgb` does; a tensor, which has no mode, passes through."""
+
+    def __call__(self, image: Image.Image | Tensor) -> Image.Image | Tensor:
+        """Return the image as RGB.
+
+        Args:
+            image: The image.
+
+        Raises:
+            DataError: Its pixels have no known range.
+        """
+        if not isinstance(image, Image.Image):
+            return image
+        with readable("the image"):
+            return rgb(image)
+
+    def __repr__(self) -> str:
+        return "ToRGB()"
+
+
+class UnknownRangeError(ValueError):
+    """Pixels of which it is not known which value is white."""
 
 
 def rgb(image: Image.Image) -> Image.Image:
@@ -143,12 +168,14 @@ def rgb(image: Image.Image) -> Image.Image:
     become 8.
 
     Raises:
-        ValueError: The pixels have no known range (modes "I" and "F"); Pillow would clip them at 255.
+        UnknownRangeError: The pixels have no known range (modes "I" and "F"); Pillow would clip them at 255.
     """
     if image.mode in ("I", "F"):
-        raise ValueError(f"pixels of mode {image.mode!r} have no known range; save the image as a PNG of 8 or 16 bits")
+        raise UnknownRangeError(f"pixels of mode {image.mode!r}, which have no known range")
     image.load()  # Pillow turns TIFF images here, after which their orientation is 1
     orientation = _orientation(image)
+    if type(image) is Image.Image and image.mode == "RGB" and orientation == 1:  # of no file that could be closed
+        return image
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode == "P" and "transparency" in image.info:
@@ -196,8 +223,41 @@ def unreadable(name: str, error: BaseException) -> DataError:
             cause="a mistyped path, or a link to a file that is gone",
             fix="correct the path, or remove it from the data",
         )
-    got = "no kind of image that Pillow knows" if isinstance(error, UnidentifiedImageError) else reason(error)
-    return DataError(f"{name} is not a readable image", got=got, fix="replace or remove the file")
+    got, fix = reason(error), "replace or remove the file"
+    if isinstance(error, UnidentifiedImageError):
+        got = "no kind of image that Pillow knows"
+    elif isinstance(error, Image.DecompressionBombError) and Image.MAX_IMAGE_PIXELS is not None:
+        got = f"more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels, the most that Pillow opens"
+        fix = "make it smaller; or, if you trust the file, PIL.Image.MAX_IMAGE_PIXELS = None before it is read"
+    elif isinstance(error, UnknownRangeError):
+        fix = "save the image as a PNG of 8 or 16 bits"
+    return DataError(f"{name} is not a readable image", got=got, fix=fix)
+
+
+@contextlib.contextmanager
+def opened(file: AnyPath | bytes | IO[bytes]) -> Iterator[Image.Image]:
+    """Open an image, without Pillow's warning about more than 89 million pixels, which many cameras take.
+
+    Args:
+        file: The path, the contents of the file, or an open file.
+
+    Raises:
+        Exception: Whatever Pillow raises for a damaged file, and for one of more than 179 million pixels.
+    """
+    # suppressing makes Python repeat other warnings, so small files, which hardly hold so many pixels, are left out
+    large = True
+    if isinstance(file, (str, bytes, os.PathLike)):
+        large = (len(file) if isinstance(file, bytes) else os.path.getsize(file)) >= _LARGE_FILE
+    with warnings.catch_warnings() if large else contextlib.nullcontext():
+        if large:
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
+    with image:
+        yield image
+
+
+_LARGE_FILE = 1 << 16
+"""The least bytes of a file whose picture may be above Pillow's limit for a warning."""
 
 
 def open_rgb(path: AnyPath) -> Image.Image:
@@ -208,7 +268,7 @@ def open_rgb(path: AnyPath) -> Image.Image:
     """
     with readable(str(path)):
         refuse_pipe(path)
-        with Image.open(path) as image:
+        with opened(path) as image:
             return rgb(image)
 
 
@@ -296,7 +356,7 @@ class SourceImages(Dataset[tuple[Tensor, int]]):
             image, label = self.source[index]
             found = None if image is None else rgb(image)
         except Exception as error:  # readers and decoders raise errors of many classes
-            raise DataError(f"{self.what}, sample {index} is not a readable image", got=str(error)) from error
+            raise unreadable(f"{self.what}, sample {index}", error) from error
         if found is None:
             raise DataError(f"{self.what}, sample {index} has no image", fix="remove the sample from the data")
         if label is None or not 0 <= int(label) < self.classes:

@@ -13,11 +13,11 @@ from timm.data import create_dataset
 from torch import nn
 from torch.utils.data import IterableDataset, Subset
 
-from ...common.checks import AnyPath, file_path, flag
+from ...common.checks import AnyPath, file_path, flag, quoted
 from ...common.progress import Progress, silent
 from ...errors import DataError, nearest
 from ..training import Samples
-from .images import ImageSource, SourceImages, refuse_pipe, transform_of
+from .images import ImageSource, SourceImages, opened, refuse_pipe, transform_of
 from .splits import SPLITS, VALIDATION, Splits, check_classes, cut
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class _Files:
         if hasattr(self.reader, "samples"):
             refuse_pipe(self.reader.samples[index][0])
         file, label = self.reader[index]
-        with file, Image.open(file) as image:
+        with file, opened(file) as image:
             image.load()
             return image, label
 
@@ -114,7 +114,7 @@ def timm_dataset(
     """
     root = None if root is None else file_path(root, "timm_dataset: root", DataError, example="data")
     if not isinstance(name, str) or "\0" in name:
-        raise DataError("timm_dataset: name", expected="a str", got=repr(name)[:80], fix="name='hfds/NAME'")
+        raise DataError("timm_dataset: name", expected="a str", got=quoted(name), fix="name='hfds/NAME'")
     if not name and root is None:
         raise DataError("timm_dataset: name and root are missing", fix="pass a name such as 'hfds/NAME', or root=")
     flag(download, "timm_dataset: download", DataError)
@@ -342,7 +342,7 @@ def _load(data: Any, config: str | None, root: AnyPath | None) -> Mapping[str, D
         raise DataError(
             "hugging_face: data",
             expected="a name, a folder, a DatasetDict or a Dataset",
-            got=repr(data)[:80],
+            got=quoted(data),
             fix="data='NAME' or data='data/flowers'",
         )
     return found

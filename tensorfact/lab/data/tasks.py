@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from ...common.checks import AnyPath, file_path, flag, whole_number
+from ...common.checks import AnyPath, file_path, flag, quoted, whole_number
 from ...common.progress import Progress, silent
 from ...errors import DataError, nearest
 from .fashion import fashion_mnist
@@ -193,7 +193,7 @@ def images_path(name: str, root: Path | None = None) -> Path | None:
 def _find(name: str) -> tuple[_Source, str]:
     """Return the source of a task, and the text after the colon of its name."""
     if not isinstance(name, str):
-        raise DataError("task", expected="a name", got=repr(name)[:80], fix="open_task('digits', model)")
+        raise DataError("task", expected="a name", got=quoted(name), fix="open_task('digits', model)")
     prefix, colon, rest = name.partition(":")
     source = _SOURCES.get(prefix)
     if source is None or bool(colon) != (":" in source.form) or bool(colon) != bool(rest):

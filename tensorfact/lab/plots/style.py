@@ -184,9 +184,10 @@ def picture_file(path: object, argument: str, kind: ErrorClass) -> Path:
     found = file_path(path, argument, kind, example="curve.png")
     if found.suffix.lower() in _FILES:
         return found
-    got = repr(found.suffix) if found.suffix else "no ending"
-    fix = f'path="{found.with_suffix(".png").name}"'
-    raise kind(argument, expected="a file that ends in .png or .svg", got=f"{got} in {found.name}", fix=fix)
+    got, fix = f"{repr(found.suffix) if found.suffix else 'no ending'} in {found.name}", found.stem + ".png"
+    if found.is_dir():
+        got, fix = f"the folder {str(found)!r}", str(found / "curve.png")
+    raise kind(argument, expected="a file that ends in .png or .svg", got=got, fix=f'path="{fix}"')
 
 
 def save(figure: Figure, path: Path) -> None:

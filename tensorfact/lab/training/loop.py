@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
+from types import EllipsisType
 from typing import TYPE_CHECKING
 
 import torch
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 def fit(
     model: nn.Module,
     train: Data,
-    val: Data | None,
+    val: Data | EllipsisType | None = ...,
     *,
     epochs: int = 100,
     batch_size: int | None = None,
@@ -72,6 +73,7 @@ def fit(
             batches, order and workers; it needs a single process, and its generator, if it has one, is not restored
             when a run resumes.
         val: Samples, or a loader, that select the best epoch; never trained on. None: keep the last epoch's parameters.
+            It has no default: one of the two must be chosen.
         epochs: Number of passes over `train`.
         batch_size: Batch size: samples per step, over all processes and micro-batches; default: 64, or that of the
             loader.
@@ -120,6 +122,7 @@ def fit(
         >>> history.val_accuracy > 0.9
         True
     """
+    val = _chosen(train, val)
     epochs = count("epochs", epochs, 1)
     size = _batch_size(train, batch_size)
     warmup = epochs / 10 if warmup_epochs is None else warmup_epochs
@@ -167,6 +170,18 @@ def fit(
             run.restore(run.best)
         engine.finish(run.state())
     return run.history
+
+
+def _chosen(train: Data, val: Data | EllipsisType | None) -> Data | None:
+    """Return the validation data; raise if the argument was left out, which an object with both splits leads to."""
+    if not isinstance(val, EllipsisType):
+        return val
+    check_data(train, "fit: train")
+    raise TrainingError(
+        "fit: val is missing",
+        expected="validation samples, or None to train without validation",
+        fix="fit(model, train, val)",
+    )
 
 
 def _batch_size(train: Data, given: int | None) -> int:

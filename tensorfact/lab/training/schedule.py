@@ -10,7 +10,7 @@ from typing import Any, cast, get_args
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ...common.checks import finite_number, flag, one_of, whole_number
+from ...common.checks import finite_number, flag, one_of, quoted, whole_number
 from ...errors import TrainingError
 from .history import Ties
 
@@ -117,7 +117,7 @@ def _factors(given: object) -> dict[str, float]:
         raise TrainingError(
             "fit: lr_factors",
             expected="a dict of multipliers by name",
-            got=repr(given)[:80],
+            got=quoted(given),
             fix="lr_factors={'B': 16}",
         )
     return {name: _number(f"lr_factors[{name!r}]", factor, above=True) for name, factor in given.items()}

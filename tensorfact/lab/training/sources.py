@@ -42,7 +42,8 @@ def check_data(data: Data, argument: str, *, sized: bool = True) -> None:
     indexed = hasattr(data, "__getitem__") and hasattr(data, "__len__") and not streams
     if not isinstance(data, DataLoader) and not indexed:
         splits = hasattr(data, "train") and hasattr(data, "val")
-        fix = f"pass its splits: {argument.rpartition(': ')[2]}=splits.train" if splits else "pass TensorDataset(x, y)"
+        call = "fit(model, splits.train, splits.val)" if argument.startswith("fit") else "evaluate(model, splits.val)"
+        fix = f"pass its splits: {call}" if splits else "pass TensorDataset(x, y)"
         raise TrainingError(
             argument,
             expected="a data set with __getitem__ and __len__, or a DataLoader",

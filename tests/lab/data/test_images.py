@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,10 @@ from PIL import ExifTags, Image
 from tensorfact.errors import DataError
 from tensorfact.lab import arrays, image_folder, nano, open_task
 from tensorfact.lab.data import fashion_mnist, few_shot, hugging_face, timm_dataset, vtab
-from tensorfact.lab.data.images import SUFFIXES, data_config, is_image, open_rgb, rgb, transform_from
+from tensorfact.lab.data.images import SUFFIXES, data_config, is_image, open_rgb, opened, rgb, transform_from
 from tests.helpers import refused
 from tests.lab.data.making import lay_out
+from tests.lab.data.test_preprocessing import CONFIG
 from tests.make_benchmarks import lay_out_vtab
 
 
@@ -63,7 +66,7 @@ def test_an_image_of_16_bits_keeps_its_range_and_one_without_a_range_is_refused(
     Image.fromarray(pixels).save(tmp_path / "image.png")
     assert np.array_equal(np.asarray(open_rgb(tmp_path / "image.png"))[..., 0], pixels // 256)
     Image.fromarray(pixels.astype(np.float32)).save(tmp_path / "image.tif")
-    with pytest.raises(DataError, match="no known range; save the image as a PNG"):
+    with refused(DataError, "got pixels of mode 'F', which have no known range.", "Fix: save the image as a PNG of 8"):
         open_rgb(tmp_path / "image.tif")
 
 
@@ -223,25 +226,53 @@ def test_a_root_that_is_no_path_is_refused(root: Any) -> None:
         image_folder(root, nano())
 
 
-CONFIG: dict[str, Any] = {"input_size": [3, 16, 16], "interpolation": "bicubic", "mean": [0.5] * 3, "std": [0.5] * 3}
+MODES = ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16", "turned"]
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"input_size": [3, 16]},
-        {"input_size": [3, 10**9, 16]},
-        {"input_size": [3, -1, 16]},
-        {"input_size": "3x16x16"},
-        {"input_size": [2, 16, 16]},
-        {"mean": ["a"]},
-        {"interpolation": "nothing"},
-        {"unknown": 1},
-    ],
-    ids=str,
-)
-def test_a_damaged_description_of_the_preprocessing_is_refused(wrong: dict[str, Any]) -> None:
-    picture = Image.new("RGB", (20, 30))
-    assert transform_from(CONFIG)(picture).shape == (3, 16, 16)
-    with refused(DataError):
-        transform_from(CONFIG | wrong)
+def in_mode(mode: str) -> Image.Image:
+    image = Image.effect_noise((24, 20), 60)
+    if mode == "turned":
+        image.getexif()[ExifTags.Base.Orientation] = 6
+        return image
+    if mode == "I;16":
+        return Image.fromarray(np.asarray(image).astype(np.uint16) * 257)
+    return image.convert("RGB").convert(mode)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_transform_takes_an_image_of_any_mode(mode: str, channels: int) -> None:
+    config = CONFIG | {"input_size": [channels, 16, 16], "mean": [0.5] * channels, "std": [0.5] * channels}
+    transform, image = transform_from(config), in_mode(mode)
+    found = transform(image)
+    assert found.shape == (channels, 16, 16)
+    assert torch.equal(found, transform(rgb(image)))
+    again = pickle.loads(pickle.dumps(transform))  # noqa: S301  # as a DataLoader sends it to its workers
+    assert torch.equal(again(image), found)
+    assert repr(transform).startswith("Compose(\n    ToRGB()\n")
+
+
+def test_the_transform_refuses_pixels_without_a_range() -> None:
+    with refused(DataError, "the image is not a readable image: got pixels of mode 'F', which have no known range"):
+        transform_from(CONFIG)(Image.new("F", (20, 20)))
+
+
+@pytest.fixture
+def small_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow warns above 90,000 pixels, and refuses above 180,000."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 90_000)
+
+
+@pytest.mark.usefixtures("small_limit")
+def test_pillow_s_limits_are_no_warning_and_a_plain_error(tmp_path: Path) -> None:
+    for side in (400, 500):
+        Image.effect_noise((side, side), 60).save(tmp_path / f"{side}.png")
+    contents = (tmp_path / "400.png").read_bytes()
+    for file in (tmp_path / "400.png", contents, io.BytesIO(contents)):
+        with opened(file) as image:
+            assert image.size == (400, 400)
+    assert open_rgb(tmp_path / "400.png").size == (400, 400)
+    words = "got more than 180,000 pixels, the most that Pillow opens", "make it smaller", "MAX_IMAGE_PIXELS = None"
+    with refused(DataError, tmp_path / "500.png", *words):
+        open_rgb(tmp_path / "500.png")
+    assert Image.MAX_IMAGE_PIXELS == 90_000

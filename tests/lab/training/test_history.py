@@ -87,6 +87,8 @@ def test_a_plot_is_returned_and_written(name: str, tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_plotted_is_refused(tmp_path: Path) -> None:
+    with refused(TrainingError, "History.plot: path", "got the folder '.'", 'Fix: path="curve.png"'):
+        HISTORY.plot(".")
     with refused(TrainingError, "History.plot: path", ".png or .svg", "'.pdf'", 'Fix: path="curve.png"'):
         HISTORY.plot("curve.pdf")
     with refused(TrainingError, "no epoch", "fit("):

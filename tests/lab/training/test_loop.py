@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from tensorfact import Group, MatrixBatch, Rule, TensorizationPlan, TensorTrain, adapt, fit
 from tensorfact.errors import AdaptError, TrainingError
-from tensorfact.lab import evaluate
+from tensorfact.lab import Splits, evaluate
 from tensorfact.lab.training import Epoch
 from tests.bundled import nano, plan, samples
 from tests.helpers import bits, layers, randomise, refused, snapshot, state_bits, untouched
@@ -262,3 +262,15 @@ def test_a_run_of_few_steps_trains(epochs: int) -> None:
     data = TensorDataset(torch.randn(6, 4), torch.tensor([0, 1] * 3))
     fit(model, data, None, epochs=epochs, lr=0.1)
     assert not torch.equal(model.weight, before)
+
+
+def test_validation_data_is_chosen_and_splits_are_taken_apart() -> None:
+    splits = Splits("a", data(), data(), data(), 3)
+    call: Any = fit
+    for given in ((splits,), (splits, None)):
+        with refused(
+            TrainingError, "fit: train", "got 'Splits'", "pass its splits: fit(model, splits.train, splits.val)"
+        ):
+            call(network(), *given, epochs=1)
+    with refused(TrainingError, "fit: val is missing", "or None", "fit(model, train, val)"):
+        call(network(), data(), epochs=1)
