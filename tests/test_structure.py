@@ -45,6 +45,7 @@ ROOF = {"__init__", "__main__"}
 
 OWNERS = {
     "opt_einsum": "network",
+    "onnx": "lab.dinov2",
     "tensorly": "formats",
     "safetensors": "storage",
     "huggingface_hub": "storage.hub",

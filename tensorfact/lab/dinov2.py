@@ -193,7 +193,7 @@ def dinov2_s(*, pretrained: bool = True, num_classes: int = 0, img_size: int = 2
 
 def _stored() -> dict[str, Tensor]:
     try:
-        tensors, _ = read_tensors(weights_file())
+        return read_tensors(weights_file())
     except CheckpointError as error:
         if weights_file().exists():
             raise
@@ -202,7 +202,6 @@ def _stored() -> dict[str, Tensor]:
             expected=str(weights_file()),
             fix="tensorfact fetch dinov2-s",
         ) from error
-    return dict(tensors)
 
 
 def resampled(table: Tensor, size: int) -> Tensor:
@@ -213,6 +212,6 @@ def resampled(table: Tensor, size: int) -> Tensor:
         size: The size of the images.
     """
     side, wanted = round((table.shape[1] - 1) ** 0.5), size // _PATCH
-    grid = table[:, 1:].unflatten(1, (side, side)).permute(0, 3, 1, 2)
+    grid = table[:, 1:].transpose(1, 2).reshape(1, -1, side, side)
     grid = nn.functional.interpolate(grid, (wanted, wanted), mode="bicubic", align_corners=False)
     return torch.cat([table[:, :1], grid.flatten(2).transpose(1, 2)], 1)

@@ -23,6 +23,7 @@ from ..model.origin import ModelOrigin, origin_of, record_origin
 from ..storage.files import read_plain
 from .bundled import nano
 from .data.images import ToRGB
+from .dinov2 import dinov2_s
 
 Maker = Callable[..., nn.Module]
 
@@ -31,10 +32,10 @@ def make_model(name: str, *, pretrained: bool = False, **options: object) -> nn.
     """Make a model by name.
 
     Args:
-        name: `nano`; a timm name; `hf:` and a model type of transformers (`hf:bert`), a folder with a `config.json` or
-            a name on the hub, with the class as `architecture`, such as `hf:bert(architecture=BertForMaskedLM)`; or
-            `torch:` and a class of `torch.nn` (`torch:Transformer`). Options may follow in
-            parentheses: `vit_tiny_patch16_224(depth=2)`.
+        name: `nano`; `dinov2-s`, whose weights `tensorfact fetch` downloads; a timm name; `hf:` and a model type of
+            transformers (`hf:bert`), a folder with a `config.json` or a name on the hub, with the class as
+            `architecture`, such as `hf:bert(architecture=BertForMaskedLM)`; or `torch:` and a class of `torch.nn`
+            (`torch:Transformer`). Options may follow in parentheses: `vit_tiny_patch16_224(depth=2)`.
         pretrained: Load pretrained weights, from a cache or the network; those of `nano` are in the package.
         options: Keyword arguments of the model, or of its configuration.
 
@@ -52,7 +53,7 @@ def make_model(name: str, *, pretrained: bool = False, **options: object) -> nn.
     name, written = _options(name)
     options = {**written, **options}
     source, separator, rest = name.partition(":")
-    maker = _SOURCES.get(source) if separator else _nano if name == "nano" else _timm
+    maker = _SOURCES.get(source) if separator else _OWN.get(name, _timm)
     if maker is None:
         known = ", ".join(f"{prefix}:" for prefix in _SOURCES)
         raise DataError(
@@ -83,7 +84,7 @@ def make_model(name: str, *, pretrained: bool = False, **options: object) -> nn.
 def load_model(
     name: str, *, pretrained: bool = False, checkpoint: AnyPath | None = None, seed: int | None = 0, **options: object
 ) -> nn.Module:
-    """Make a model by name and load its weights; `nano` is always pretrained.
+    """Make a model by name and load its weights; `nano` and `dinov2-s` are always pretrained.
 
     Args:
         name: As in `make_model`.
@@ -105,7 +106,7 @@ def load_model(
         'VisionTransformer'
     """
     flag(pretrained, "load_model: pretrained", DataError)
-    pretrained = pretrained or _options(name)[0] == "nano"
+    pretrained = pretrained or _options(name)[0] in _OWN
     with contextlib.nullcontext() if seed is None else seeded(seed):
         model = make_model(name, pretrained=pretrained, **options)
     if checkpoint is not None:
@@ -244,13 +245,17 @@ def _nano(name: str, *, pretrained: bool, **options: Any) -> nn.Module:
     return nano(pretrained=pretrained, **options)
 
 
+def _dinov2_s(name: str, *, pretrained: bool, **options: Any) -> nn.Module:
+    return dinov2_s(pretrained=pretrained, **options)
+
+
 def _timm(name: str, *, pretrained: bool, **options: object) -> nn.Module:
     known = timm.list_models()
     if name.split(".")[0] not in known:
         raise DataError(
             f"unknown model {name!r}",
             expected="nano, a timm name, hf:NAME or torch:CLASS",
-            got=f"{name!r}{nearest(name, ['nano', *known])}",
+            got=f"{name!r}{nearest(name, [*_OWN, *known])}",
             fix="list the names with timm.list_models('*vit*')",
         )
     return cast("nn.Module", timm.create_model(name, pretrained=pretrained, **options))
@@ -337,6 +342,9 @@ def _quiet(logging: ModuleType) -> Iterator[None]:
     finally:
         logging.set_verbosity(level)
 
+
+_OWN: dict[str, Maker] = {"nano": _nano, "dinov2-s": _dinov2_s}
+"""The models whose weights tensorfact brings or fetches itself."""
 
 _SOURCES: dict[str, Maker] = {"hf": _transformers, "torch": _torch}
 
