@@ -10,6 +10,7 @@ import typer
 from ..errors import AdaptError, CheckpointError
 from .console import (
     ALGEBRA,
+    DEFAULT_FORMAT,
     AdapterPath,
     CheckBase,
     Checkpoint,
@@ -56,7 +57,7 @@ def extract_command(
         Path | None, typer.Option(help="A safetensors file with the base weights; default: those of the model.")
     ] = None,
     pretrained: Pretrained = False,
-    format: FormatText = "tt:rank=16",
+    format: FormatText = DEFAULT_FORMAT,
     tolerance: Tolerance = None,
     keep: Annotated[
         bool, typer.Option("--keep", help="Also store the tuned biases, norms and other weights outside the plan.")
@@ -187,7 +188,7 @@ def from_lora_command(
     out: Out = None,
     pretrained: Pretrained = False,
     checkpoint: Checkpoint = None,
-    format: FormatText = "tt:rank=16",
+    format: FormatText = DEFAULT_FORMAT,
     tolerance: Tolerance = None,
     blocks: Blocks = None,
     by_shape: ByShape = False,

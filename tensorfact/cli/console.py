@@ -27,6 +27,12 @@ app = typer.Typer(
     help="Tensor-network adapters for neural networks.",
 )
 
+DEFAULT_RANK = 8
+"""The rank of an adapter where none is given."""
+
+DEFAULT_FORMAT = f"tt:rank={DEFAULT_RANK}"
+"""The format of an adapter where none is given."""
+
 SWEEPS, ALGEBRA, LOOK_UP = "Many runs", "Change adapters", "Look up"
 """Titles of the groups of commands in the help, in their order."""
 
@@ -45,8 +51,8 @@ Checkpoint = Annotated[Path | None, typer.Option(help="A safetensors file with t
 CheckBase = Annotated[
     bool, typer.Option("--check-base/--no-check-base", help="Refuse base weights that the adapter was not trained on.")
 ]
-FormatText = Annotated[str, typer.Option("--format", help="NAME:option=value, such as tt:rank=16 or tucker:rank=full.")]
-Formats = Annotated[list[str] | None, typer.Option("--format", help="NAME:option=value, repeatable: tt:rank=16.")]
+FormatText = Annotated[str, typer.Option("--format", help="NAME:option=value, such as tt:rank=8 or tucker:rank=full.")]
+Formats = Annotated[list[str] | None, typer.Option("--format", help="NAME:option=value, repeatable: tt:rank=8.")]
 
 
 def show(table: Table, title: str | None = None) -> None:

@@ -10,9 +10,9 @@ import typer
 from ..common.table import Table, counted
 from ..errors import AdaptError, CheckpointError, PlanError
 from .console import (
+    DEFAULT_FORMAT,
     CheckBase,
     Checkpoint,
-    Formats,
     FormatText,
     ModelName,
     Pretrained,
@@ -45,7 +45,10 @@ def plan_command(
     by_shape: Annotated[
         bool, typer.Option("--by-shape", help="For models without a built-in plan: group weights of equal shape.")
     ] = False,
-    format: Formats = None,
+    format: Annotated[
+        list[str] | None,
+        typer.Option("--format", help="NAME:option=value, repeatable: tt:rank=16.", show_default=DEFAULT_FORMAT),
+    ] = None,
     draw: Annotated[Path | None, typer.Option("--draw", help="SVG file for a picture of the plan.")] = None,
 ) -> None:
     """Print the tensors of a model's plan, the parameters left out, and the size of each format. Needs no weights."""
@@ -54,7 +57,7 @@ def plan_command(
     from ..lab.models import model_shapes
     from ..storage.writing import write_text
 
-    formats = list(map(parse_format, format or ["tt:rank=16"]))
+    formats = list(map(parse_format, format or [DEFAULT_FORMAT]))
     shapes = model_shapes(model)
     if by_shape and (blocks or mlp != "chunks"):
         raise PlanError("--by-shape cannot be combined with --blocks or --mlp", fix="leave out --blocks and --mlp")
@@ -76,7 +79,7 @@ def plan_command(
 
 
 @app.command("doctor")
-def doctor_command(model: ModelName, format: FormatText = "tt:rank=8") -> None:
+def doctor_command(model: ModelName, format: FormatText = DEFAULT_FORMAT) -> None:
     """Print what an adapter would reach in a model, whether that is in use, and the cost of training it."""
     from ..lab import doctor
     from ..lab.models import model_shapes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ import typer
 from ..common.table import Table, counted
 from ..errors import CheckpointError, DataError, FormatError
 from .console import (
+    DEFAULT_RANK,
     CheckBase,
     Checkpoint,
     DataName,
@@ -52,7 +54,7 @@ def train_command(
     data: DataName,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the adapter, its model card and its curve.")],
     format: Annotated[str, typer.Option("--format", help="NAME, or NAME:option=value: tt, tucker:rank=4.")] = "tt",
-    rank: Annotated[str | None, typer.Option("--rank", help="Rank of the format.", show_default="8")] = None,
+    rank: Annotated[str | None, typer.Option("--rank", help="Rank of the format.", show_default=str(DEFAULT_RANK))] = None,
     scale: Annotated[float, typer.Option(help="Scale s of the update: W + s dW.")] = 10.0,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = 10,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 3e-3,
@@ -231,13 +233,15 @@ def _refuse_inside(out: Path, data: str) -> None:
 
 def _format(text: str, rank: str | None) -> Format:
     """Return the format of --format and --rank."""
-    from ..formats import parse_format
+    from ..formats import get_format, parse_format
 
     if ":" in text and rank is not None:
         raise FormatError(
             "the rank is given twice", got=f"--format {text} --rank {rank}", fix=f"--format {text}, without --rank"
         )
-    return parse_format(text if ":" in text else f"{text}:rank={rank or 8}")
+    if rank is None and ":" not in text and "rank" in {field.name for field in dataclasses.fields(get_format(text))}:
+        rank = str(DEFAULT_RANK)
+    return parse_format(text if rank is None else f"{text}:rank={rank}")
 
 
 def _shares(text: str) -> tuple[float, float, float]:
