@@ -85,7 +85,9 @@ def _wrong_part(text: str, read: Callable[[ast.expr], object]) -> str:
         else:
             continue
         if not sign:
-            return f"{quoted(part[:_SHOWN])} has no name; several numbers are written in parentheses, as in rank=(2,3,4)"
+            return (
+                f"{quoted(part[:_SHOWN])} has no name; several numbers are written in parentheses, as in rank=(2,3,4)"
+            )
         if _SEVERAL.fullmatch(value):
             return f"several numbers are written {name}=({','.join(re.findall(r'[0-9]+', value))})"
         return f"cannot read the value of the option {name!r}, {quoted(value)}"

@@ -300,9 +300,7 @@ def _torch(name: str, *, pretrained: bool, **options: object) -> nn.Module:
         raise DataError(f"torch:{name} has no pretrained weights", fix="leave --pretrained out")
     cls = getattr(nn, name, None)
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
-        raise DataError(
-            f"torch.nn has no module {name!r}", fix="use a class of torch.nn, such as torch:Transformer"
-        )
+        raise DataError(f"torch.nn has no module {name!r}", fix="use a class of torch.nn, such as torch:Transformer")
     return cls(**options)
 
 

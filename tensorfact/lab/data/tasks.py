@@ -22,7 +22,6 @@ from .libraries import hugging_face, timm_dataset
 from .listed import FEW_SHOT, VTAB, Task, few_shot, vtab
 from .splits import FRACTIONS, Fractions, Splits, check_fractions
 
-
 _LISTED = 1000
 """The most files of a folder that a mistyped name is compared with."""
 

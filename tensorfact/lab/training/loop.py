@@ -22,7 +22,7 @@ from .history import Epoch, History
 from .labels import check_scored
 from .predictions import check_loss, labels_of
 from .run import TrainingRun
-from .schedule import Loss, Schedule, count, size_of
+from .schedule import Loss, Schedule, count, size_of, worker_count
 from .sources import FIRST, Data, check_data, check_loaders, check_values, first_batch
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def fit(
     schedule = Schedule(
         epochs, size, lr, weight_decay, warmup, seed, factors, validate_every=validate_every, drop_last=drop_last
     )
-    accumulation, workers = count("accumulation", accumulation, 1), count("workers", workers, 0)
+    accumulation, workers = count("accumulation", accumulation, 1), worker_count(workers)
     flag(gradient_checkpointing, "fit: gradient_checkpointing", TrainingError)
     checkpoint = None if checkpoint is None else file_path(checkpoint, "fit: checkpoint", TrainingError)
     check_loss(loss, "fit")
