@@ -49,14 +49,20 @@ DEFAULT_FORMAT = f"tt:rank={DEFAULT_RANK}"
 """The format of an adapter where none is given."""
 
 
-@app.callback()
-def program(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
-) -> None:
-    """Tensor-network adapters for neural networks."""
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         say(f"tensorfact {importlib.metadata.version('tensorfact')}")
         raise typer.Exit
+
+
+@app.callback()
+def program(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version),
+    ] = False,
+) -> None:
+    """Tensor-network adapters for neural networks."""
 
 
 SWEEPS, ALGEBRA, LOOK_UP = "Many runs", "Change adapters", "Look up"

@@ -42,6 +42,10 @@ def test_plan_knows_models_of_many_sources(run: Run, words: tuple[str, ...], sho
     assert all(text in result.stdout for text in shown), result.stdout
 
 
+def test_plan_counts_the_format_that_train_takes(run: Run) -> None:
+    assert "| tt rank=8 " in run("plan", "nano").stdout
+
+
 def test_plan_draws_a_picture(run: Run, tmp_path: Path) -> None:
     result = run("plan", "nano", "--draw", tmp_path / "plan.svg")
     assert result.returncode == 0, result.stderr
@@ -76,3 +80,5 @@ def test_doctor_prints_what_an_adapter_would_reach(run: Run) -> None:
     for text in ("1, by plan_for", "48 of 48", "head.weight, head.bias", "full fine-tuning", "patch_embed.proj.weight"):
         assert text in result.stdout
     assert run("doctor", "no_such_model").returncode == 2
+    attention = run("doctor", "vit_tiny_patch16_224", "--blocks", "attention")
+    assert "24 of 24" in attention.stdout

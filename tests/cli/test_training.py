@@ -155,11 +155,21 @@ def test_a_command_does_not_overwrite_what_it_reads(refused: Callable[..., str],
     for words in (
         ("merge", MODEL, "out", "--out", "out/adapter.safetensors"),
         ("merge", "out", "--out", "out/adapter.safetensors"),
-        ("merge", MODEL, "out", "--checkpoint", "base", "--out", "base"),
+        ("merge", MODEL, "out", "--checkpoint", "base.safetensors", "--out", "base.safetensors"),
         ("convert", "out", "--format", "cp:rank=2", "--out", "out/adapter.safetensors"),
     ):
         assert "is also an input" in refused(*words)
     assert run("predict", "out", photos).returncode == 0
+
+
+def test_evaluate_prints_numbers_for_programs(run: Run, refused: Callable[..., str], photos: Path) -> None:
+    trained(run, photos, "out")
+    found = json.loads(run("evaluate", "out", photos, "--split", "all", "--json").stdout)
+    assert found.keys() == {"data", "split", "images", "accuracy", "loss"}
+    assert (found["data"], found["split"], found["images"]) == ("photos", "all", 18)
+    line = refused("evaluate", "out", "digits")
+    assert "none of the classes of the data are classes of the model: expected some of 'circles'" in line
+    assert "out is a folder with an adapter, not a model" in refused("train", "out", photos, "--out", "new")
 
 
 def test_merge_finds_the_base_model_as_predict_does(refused: Callable[..., str], run: Run, photos: Path) -> None:
