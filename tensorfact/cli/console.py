@@ -175,15 +175,18 @@ def require_ending(out: Path | None, ending: str) -> None:
 
     Args:
         out: The file to write, if any.
-        ending: The ending of its name, such as `.svg`.
+        ending: The ending of its name, such as `.svg`; it may be left out.
 
     Raises:
         CheckpointError: The name has another ending.
     """
-    if out is not None and out.suffix.lower() != ending:
-        got = repr(out.suffix) if out.suffix else "no ending"
-        fix = str(out.with_suffix(ending)) if out.name else f"FILE{ending}"
-        raise CheckpointError(f"cannot write {out}", expected=f"a name that ends in {ending}", got=got, fix=fix)
+    if out is not None and out.suffix and out.suffix.lower() != ending:
+        raise CheckpointError(
+            f"cannot write {out}",
+            expected=f"a name that ends in {ending}",
+            got=repr(out.suffix),
+            fix=str(out.with_suffix(ending)),
+        )
 
 
 def open_picture(path: Path) -> None:

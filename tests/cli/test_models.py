@@ -25,7 +25,7 @@ def test_plan_prints_tensors_and_counts(run: Run) -> None:
 @pytest.mark.parametrize(
     ("words", "shown"),
     [
-        (("hf:gpt2",), ("(layer role)=144 in=768 out=768", "wte.weight", "an embedding", "61,440")),
+        (("hf:gpt2",), ("(layer role)=144 in=768 out=768", "wte.weight", "an embedding", "21,504")),
         (("hf:bert", "--mlp", "whole"), ("hid=3072", "encoder_mlp")),
         (("convnext_atto", "--blocks", "all", "--blocks", "depthwise"), ("depthwise[40,7,7]",)),
         (("densenet121", "--by-shape", "--format", "cp:rank=8"), ("matrices[128,128]", "cp rank=8")),
