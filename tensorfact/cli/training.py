@@ -96,7 +96,7 @@ def train_command(
         host = load_classifier(model, pretrained=pretrained, checkpoint=checkpoint)
         splits = _opened(data, host, shares, split_seed)
         files = _files_digest(splits)
-        options = [str(chosen), scale, dropout, epochs, lr, batch_size, seed]
+        options = [model, pretrained, blocks, by_shape, str(chosen), scale, dropout, epochs, lr, batch_size, seed]
         state = RunState(out, _digest([*options, splits.class_names, splits.sizes, files]), epochs)
         state.begin(restart=restart)
         say_random(host)

@@ -76,7 +76,7 @@ class RunState:
         elif not self.path.exists() and (self.folder / FILE).exists():
             raise CheckpointError(
                 f"{self.folder} holds an adapter of another run",
-                cause="other options or images, or the state of its run (training-....safetensors) was removed",
+                cause="another model, options or images, or its state (training-....safetensors) was removed",
                 fix=f"--restart replaces it; or pass another folder: --out {self.folder}-2",
             )
         if (done := self.done()) >= self.epochs:

@@ -14,6 +14,7 @@ from tests.cli.calls import Run
 from tests.cli.test_training import MODEL, draw, trained
 
 TRAIN = ("train", MODEL, "photos", "--out", "out", "--rank", "2", "--epochs")
+OTHER = ("train", MODEL.replace("depth=1", "depth=2"), *TRAIN[2:], "2")
 
 
 @pytest.fixture(autouse=True)
@@ -24,8 +25,9 @@ def _photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_finished_adapter_of_another_run_is_not_replaced(run: Run, refused: Callable[..., str]) -> None:
     before = trained(run, "photos", "out")
-    for words in ((*TRAIN, "3"), (*TRAIN, "2", "--lr", "0.01"), (*TRAIN, "2", "--split-seed", "1")):
+    for words in ((*TRAIN, "3"), (*TRAIN, "2", "--lr", "0.01"), (*TRAIN, "2", "--blocks", "mlp"), OTHER):
         line = refused(*words)
+        assert "finished" not in line
         assert "out holds an adapter of another run" in line
         assert "Fix: --restart replaces it; or pass another folder: --out out-2" in line
     again = run(*TRAIN, "2")

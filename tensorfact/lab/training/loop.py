@@ -90,7 +90,8 @@ def fit(
         accelerator: An `accelerate.Accelerator`, which sets device, precision, trackers and processes (DDP or FSDP2).
             Every process calls `fit` with the same arguments, and holds the trained model afterwards.
         accumulation: Gradient accumulation: number of micro-batches per process and batch.
-        workers: Number of `DataLoader` workers per process; 0 loads in the training process.
+        workers: Number of `DataLoader` workers per process, at most 64 or four for every processor; 0 loads in the
+            training process.
         drop_last: Leave out the incomplete last batch of an epoch.
         validate_every: Epochs between validations; the last epoch is always validated.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, more time. The model needs
