@@ -57,7 +57,7 @@ OWNERS = {
     "datasets": "lab.data",
     "accelerate": "integrations.accelerate lab.training",
     "tqdm": "lab.training",
-    "filelock": "lab.sweep",
+    "filelock": "lab.locks",
     "optuna": "lab.sweep",
     "ray": "lab.sweep",
     "lightning": "integrations.lightning",
