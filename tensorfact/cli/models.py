@@ -79,6 +79,9 @@ def doctor_command(
     blocks: Blocks = None,
     mlp: Mlp = "chunks",
     by_shape: ByShape = False,
+    peft: Annotated[
+        str | None, typer.Option("--peft", help="A folder of peft's: also find its layers that the model never calls.")
+    ] = None,
 ) -> None:
     """Print what an adapter would reach in a model, whether that is in use, and the cost of training it."""
     from ..lab import doctor
@@ -86,7 +89,7 @@ def doctor_command(
 
     shapes = model_shapes(model)
     plan = plan_of(shapes, blocks, mlp, by_shape=by_shape) if blocks or mlp != "chunks" or by_shape else None
-    found = doctor(shapes, plan, format=format)
+    found = doctor(shapes, plan, format=format, peft=peft)
     for title, table in found.tables().items():
         show(table, title)
     for remark in found.remarks:

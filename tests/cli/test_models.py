@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
 from tensorfact import load_adapter
@@ -80,5 +81,14 @@ def test_doctor_prints_what_an_adapter_would_reach(run: Run) -> None:
     for text in ("1, by plan_for", "48 of 48", "head.weight, head.bias", "full fine-tuning", "patch_embed.proj.weight"):
         assert text in result.stdout
     assert run("doctor", "no_such_model").returncode == 2
+
+
+def test_doctor_finds_layers_of_peft_that_are_never_called(run: Run, tmp_path: Path) -> None:
+    LoraConfig(target_modules=["qkv"]).save_pretrained(tmp_path)
+    result = run("doctor", "beit_base_patch16_224(depth=2)", "--peft", tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "blocks.1.attn.qkv" in result.stdout
+    assert "the forward pass calls 0 of 2 adapted layers" in result.stdout
+    assert run("doctor", "nano", "--peft", tmp_path / "none").returncode == 2
     attention = run("doctor", "vit_tiny_patch16_224", "--blocks", "attention")
     assert "24 of 24" in attention.stdout
