@@ -26,6 +26,8 @@ from .step_cost import StepCost, step_cost
 FULL, ADAPTER = "full fine-tuning", "adapter"
 """The rows of the table of costs."""
 
+_UNUSED = "not used by the forward pass on the example input: an adapter has no effect there"
+_UNCALLED = "layers of peft's adapters that the forward pass does not call: they train nothing"
 _PASS_INPUT = "Fix: doctor(model, example_input=x)"
 
 
@@ -73,14 +75,8 @@ class Diagnosis:
         if self.resolved is not None:
             found["tensors"] = self.resolved.table()
             found["left out of the tensors"] = self.resolved.left_out_table()
-        for title, kind, names in (
-            ("not used by the forward pass: an adapter has no effect there", "parameter", self.unused),
-            (
-                "layers of peft's adapters that the forward pass does not call: they train nothing",
-                "layer",
-                self.peft_unused,
-            ),
-        ):
+        listed = {_UNUSED: ("parameter", self.unused), _UNCALLED: ("layer", self.peft_unused)}
+        for title, (kind, names) in listed.items():
             if names:
                 found[title] = Table((kind,), tuple((name,) for name in names))
         if self.costs:
