@@ -280,6 +280,13 @@ def _transformers(name: str, *, pretrained: bool, architecture: str = "AutoModel
         options = {key: list(value) if isinstance(value, tuple) else value for key, value in options.items()}
         known = name in transformers.CONFIG_MAPPING
         configure = transformers.AutoConfig.for_model if known else transformers.AutoConfig.from_pretrained
+        usual = configure(name)
+        if unknown := [option for option in options if not hasattr(usual, option)]:  # transformers takes any
+            raise DataError(
+                f"hf:{name}: {type(usual).__name__} has no option {unknown[0]!r}",
+                got=f"{unknown[0]!r}{nearest(unknown[0], usual.to_dict())}",
+                fix="leave it out, or use a name of the configuration",
+            )
         config = configure(name, **options)
         config.architectures = config.architectures or []  # of several classes for a task, transformers reads it
         return cast("nn.Module", cls.from_config(config) if hasattr(cls, "from_config") else cls(config))
