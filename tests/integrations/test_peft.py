@@ -472,6 +472,7 @@ def test_a_layer_that_another_method_replaced_is_not_merged() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:You are trying to modify a model with PEFT for a second time:UserWarning")
+@pytest.mark.filterwarnings("ignore:Already found a `peft_config` attribute:UserWarning")
 def test_layers_of_another_method_are_named_where_there_is_no_plan() -> None:
     def lora() -> Any:
         return get_peft_model(nano(), LoraConfig(target_modules=["qkv", "fc1"]))
