@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
 import json
@@ -11,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
@@ -92,7 +92,8 @@ class AdapterCallback(Callback):
                 state = checkpoint["state_dict"]
                 own = {name.removeprefix(path): state[name] for name in state if name.startswith(path)}
                 adapter.model.load_state_dict(own, strict=False)
-                adapter.save_pretrained(os.path.join(self._best, path) if len(adapters) > 1 else self._best)
+                folder = path.removesuffix(".") if len(adapters) > 1 else ""
+                adapter.save_pretrained(os.path.join(self._best, folder))
             finally:
                 adapter.load(last)
 
@@ -149,12 +150,19 @@ def _complete(adapter: Adapter, path: str, checkpoint: dict[str, Any]) -> None:
     What trained on the model beside the factors, but not in the checkpoint, is as in the base model afterwards.
     """
     stored, state = _read(checkpoint[_KEY][path]), checkpoint["state_dict"]
-    head = {name: shape for name, shape in stored.head.items() if path + name in state}  # Lightning names the others
-    tensors = {name: tensor for name, tensor in adapter.state.tensors.items() if not name.startswith(HEAD)}
-    tensors |= {HEAD + name: state[path + name] for name in head}
-    adapter.load(AdapterState(dataclasses.replace(stored, head=head), tensors))
+    adapter.load(AdapterState(stored, _values(adapter, stored, path, state)))
     for each, (name, tensor) in itertools.product(_states(checkpoint), _left_out(adapter, stored).items()):
         each.setdefault(path + name, tensor.detach())
+
+
+def _values(adapter: Adapter, stored: AdapterDescription, path: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return values that fit a stored description: the checkpoint's beside the factors, else the adapter's own."""
+    head = stored.head_of(adapter.model) | {name: state[path + name] for name in stored.head if path + name in state}
+    found = {**adapter.state.tensors, **{HEAD + name: tensor.detach() for name, tensor in head.items()}}
+    shapes = stored.shapes
+    fitting = {name: tensor for name, tensor in found.items() if shapes.get(name) == tuple(tensor.shape)}
+    # Zeros stand for cores of other formats, which `Adapter.load` refuses by their description.
+    return {name: torch.zeros(shape) for name, shape in shapes.items() if name not in fitting} | fitting
 
 
 def _named(paths: Iterable[str]) -> str:
