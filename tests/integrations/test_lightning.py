@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from tensorfact import CP, MatrixBatch, TensorTrain, adapt, load
-from tensorfact.errors import AdaptError, CheckpointError, FingerprintError
+from tensorfact.errors import AdaptError, CheckpointError, FingerprintError, FormatError
 from tensorfact.formats import Format
 from tensorfact.integrations.lightning import AdapterCallback
+from tests.faulty import Undecorated
 from tests.helpers import TT, Tiny, draw, ids, qkv_plan, randomise, refused, state_bits
 
 pytestmark = [
@@ -296,3 +297,10 @@ def test_a_module_keeps_its_own_hook(written: Path) -> None:
     module.on_load_checkpoint({"state_dict": {"model.embed.weight": 0}})
     assert seen == [False, True]
     assert "on_load_checkpoint" not in vars(module)
+
+
+def test_a_format_that_no_checkpoint_can_describe_is_refused_before_training(tmp_path: Path) -> None:
+    first = state_bits(module := Lit(format=Undecorated(2)))
+    with refused(FormatError, "Undecorated"):
+        fit(module, tmp_path)
+    assert state_bits(module) == first
