@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -36,11 +37,20 @@ def _output(example: Example) -> str | None:
     return f"the code block printed:\n{got}\nthe page says:\n{expected}"
 
 
+def _forget_accelerator() -> None:
+    """Undo the settings that the first `Accelerator` of a process leaves behind for all others."""
+    if state := sys.modules.get("accelerate.state"):
+        state.AcceleratorState._reset_state(reset_partial_state=True)
+        state.GradientState._reset_state()
+
+
 def _enter(namespace: dict[str, Any]) -> None:
     """Run a page in a temporary folder and on one thread, so that its numbers are reproducible."""
     namespace["_stack"] = stack = contextlib.ExitStack()
     for known in (registry._formats, FAMILIES):  # undo what a page registers
         stack.enter_context(mock.patch.dict(known))
+    _forget_accelerator()
+    stack.callback(_forget_accelerator)
     stack.callback(torch.set_num_threads, torch.get_num_threads())
     torch.set_num_threads(1)
     folder = stack.enter_context(tempfile.TemporaryDirectory())

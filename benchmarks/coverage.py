@@ -1,4 +1,4 @@
-"""Examine all architectures of timm and model types of transformers with `doctor`; write docs/results/coverage.csv.
+"""Examine all architectures of timm and common types of transformers with `doctor`; write docs/results/coverage.csv.
 
     python -m benchmarks.coverage                      # everything, in two processes
     python -m benchmarks.coverage vit_base_patch16_224 hf:bert
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
-import importlib
 import logging
 import multiprocessing
 import os
@@ -22,6 +21,8 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import timm
+
 from tensorfact.common.table import Table
 from tensorfact.errors import DataError
 from tensorfact.lab import doctor
@@ -30,6 +31,25 @@ from tensorfact.lab.models import make_model, model_shapes
 PLANS = {"plan_for": "plan_for", "plan_by_shape": "by shape", "": "none"}
 HF, MOST = "hf:", 500_000_000
 COVERAGE = Path(__file__).parents[1] / "docs" / "results" / "coverage.csv"
+
+
+COMMON = (
+    *("vit", "deit", "beit", "dinov2", "dinov3_vit", "vit_mae", "clip", "siglip"),
+    *("swin", "convnext", "resnet", "segformer", "detr"),
+    *("bert", "roberta", "xlm-roberta", "electra", "distilbert", "deberta-v2", "albert", "modernbert", "mpnet"),
+    *("gpt2", "gptj", "gpt_neox", "bloom", "falcon", "opt"),
+    *("llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma", "phi", "phi3"),
+    *("t5", "bart", "mbart", "marian", "whisper", "wav2vec2"),
+)
+"""Common types of transformers, which `plan_for` knows."""
+
+OTHERS = (
+    *("camembert", "mobilebert", "squeezebert", "big_bird", "roformer", "ernie", "layoutlm"),
+    *("gpt_neo", "codegen", "stablelm", "olmo2", "starcoder2", "cohere", "gemma2", "glm", "granite", "mamba"),
+    *("longt5", "pegasus", "m2m_100", "led", "hubert", "wavlm", "data2vec-audio"),
+    *("swinv2", "convnextv2", "poolformer", "levit", "mobilevit", "efficientnet", "yolos", "dinov2_with_registers"),
+)
+"""More types of transformers."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,10 +102,8 @@ def examined(name: str) -> Covered | None:
 
 
 def names() -> list[str]:
-    """Return the names of all architectures of timm, and of all types of transformers that have a base model."""
-    timm = importlib.import_module("timm")
-    kinds = importlib.import_module("transformers.models.auto.modeling_auto").MODEL_MAPPING_NAMES
-    return [*timm.list_models(), *(f"hf:{kind}" for kind in kinds)]
+    """Return the names of all architectures of timm, and of the types of transformers above."""
+    return [*timm.list_models(), *(f"hf:{kind}" for kind in (*COMMON, *OTHERS))]
 
 
 def write(rows: Iterable[Covered], path: Path = COVERAGE) -> None:

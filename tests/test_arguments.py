@@ -212,9 +212,9 @@ def test_a_seed_a_rank_and_a_budget_are_no_bools(value: Any) -> None:
         tf.round_ranks(source(), budget=value)
 
 
-@pytest.mark.parametrize("seed", [1 << 64, -(1 << 63) - 1, 10**40])
-def test_a_seed_has_64_bits(seed: int) -> None:
-    with untouched(MODEL), refused(AdaptError, "adapt: seed", "64 bits"):
+@pytest.mark.parametrize("seed", [1 << 63, -1, -(1 << 63) - 1, 10**40])
+def test_a_seed_is_not_negative_and_has_63_bits(seed: int) -> None:
+    with untouched(MODEL), refused(AdaptError, "adapt: seed", "an int of at least 0", "Fix: seed=0"):
         adapted(seed=seed)
 
 

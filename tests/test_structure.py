@@ -58,7 +58,7 @@ OWNERS = {
     "datasets": "lab.data",
     "accelerate": "integrations.accelerate lab.training",
     "tqdm": "lab.training",
-    "filelock": "lab.sweep",
+    "filelock": "lab.locks",
     "optuna": "lab.sweep",
     "ray": "lab.sweep",
     "lightning": "integrations.lightning",
@@ -219,6 +219,7 @@ UNMIRRORED = {
     "adapters.options": "tests/adapters/test_build.py: the options of adapt, right and wrong",
     "adapters.snapshot": "tests/storage/test_state.py: what a saved adapter holds",
     "adapters.slots": "tests/adapters/test_layers.py: adapted parameters of every kind of module",
+    "integrations.resuming": "tests/integrations/test_transformers.py: what a run resumes from, and what is refused",
     "algebra.changes": "tests/algebra/test_conversion.py: every change that is reported there is one of these",
     "algebra.term": "tests/algebra/test_recompression.py: sums of terms, against the dense tensors",
     **{

@@ -68,7 +68,7 @@ def adapt(
             them, match a pattern or one of several. `"norm1"` and `"norm*"` match in every block, `"bias"` matches
             every bias, `"blocks.11.norm1"` one module. It is not frozen, saved with the factors, and brought back by
             `remove`.
-        seed: Seed of the random cores; default: drawn from torch's global generator.
+        seed: Seed of the random cores, from 0 to 2**63 - 1; default: drawn from torch's global generator.
         optimize: How contraction orders are planned: the name of an opt_einsum method, or an optimiser object.
         check: Raise an error for a parameter that the model does not use. Checked in one forward pass in evaluation
             mode if an example input is known (timm's `pretrained_cfg`, transformers' `dummy_inputs`), else in the

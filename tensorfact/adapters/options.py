@@ -47,8 +47,8 @@ class AdaptOptions:
         flag(self.recompute, f"{self.function}: recompute", AdaptError)
         if self.seed is None:
             return
-        argument, meant = f"{self.function}: seed", "an int of 64 bits, or None"
-        seed = whole_number(self.seed, argument, AdaptError, least=-(1 << 63), expected=meant, example=0)
+        argument, meant = f"{self.function}: seed", "an int of at least 0"
+        seed = whole_number(self.seed, argument, AdaptError, least=0, expected=meant, example=0)
         object.__setattr__(self, "seed", seed)
 
     def generator(self) -> torch.Generator:

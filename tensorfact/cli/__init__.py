@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import typer
 
-from ..errors import TensorfactError
+from ..errors import DataError, TensorfactError
 
 from . import comparing, training, models, sweeps, adapters, files  # isort: skip  # the order of the commands in the help
 from .console import app, say
@@ -24,10 +24,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
     try:
+        _refuse_empty(words)
         app(words)
     except (TensorfactError, OSError) as error:  # OSError: a path that cannot be read or written, a full disk
         say(f"error: {in_options(str(error), _options_of(words[0]))}", err=True)
         sys.exit(2)
+
+
+def _refuse_empty(words: Sequence[str]) -> None:
+    """Raise if an argument or the value of an option is empty: an empty path would mean the current folder."""
+    for before, word in zip(("tensorfact", *words), words, strict=False):
+        name, sign, value = word.partition("=") if word.startswith("--") else (before, "=", word)
+        if sign and not value:
+            what = name if name.startswith("-") else f"the argument after {name!r}"
+            raise DataError(f"{what} is empty", cause="a variable of the shell that is not set", fix="give a value")
 
 
 def _options_of(command: str) -> dict[str, list[str]]:

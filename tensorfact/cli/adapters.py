@@ -10,7 +10,10 @@ import typer
 from ..errors import AdaptError, CheckpointError
 from .console import (
     ALGEBRA,
+    DEFAULT_FORMAT,
     AdapterPath,
+    Blocks,
+    ByShape,
     CheckBase,
     Checkpoint,
     FormatText,
@@ -19,6 +22,7 @@ from .console import (
     app,
     plan_of,
     refuse_inputs,
+    require_ending,
     say,
     show,
 )
@@ -38,12 +42,6 @@ Tolerance = Annotated[
 RankText = Annotated[
     str | None, typer.Option("--rank", help="An int, one int per bond as in (4,8), or a fraction of the dense size.")
 ]
-Blocks = Annotated[
-    list[str] | None, typer.Option(help="Blocks to adapt, repeatable, as in `tensorfact plan`.", show_default="all")
-]
-ByShape = Annotated[
-    bool, typer.Option("--by-shape", help="For models without a built-in plan: group weights of equal shape.")
-]
 Scale = Annotated[float, typer.Option(help="Scale s of the adapter; the factors are fitted to the increment / s.")]
 
 
@@ -56,7 +54,7 @@ def extract_command(
         Path | None, typer.Option(help="A safetensors file with the base weights; default: those of the model.")
     ] = None,
     pretrained: Pretrained = False,
-    format: FormatText = "tt:rank=16",
+    format: FormatText = DEFAULT_FORMAT,
     tolerance: Tolerance = None,
     keep: Annotated[
         bool, typer.Option("--keep", help="Also store the tuned biases, norms and other weights outside the plan.")
@@ -187,7 +185,7 @@ def from_lora_command(
     out: Out = None,
     pretrained: Pretrained = False,
     checkpoint: Checkpoint = None,
-    format: FormatText = "tt:rank=16",
+    format: FormatText = DEFAULT_FORMAT,
     tolerance: Tolerance = None,
     blocks: Blocks = None,
     by_shape: ByShape = False,
@@ -218,6 +216,8 @@ def _target(out: Path | None, dry_run: bool, *inputs: AnyPath, folder: bool = Fa
     if out is None:
         raise CheckpointError("no output path is given", fix="pass --out PATH, or --dry-run")
     refuse_inputs(out, *map(str, inputs))
+    if not folder:
+        require_ending(out, ".safetensors")
     if not folder and (not out.parent.is_dir() or out.is_dir()):
         got = f"no folder {out.parent}" if not out.parent.is_dir() else "a folder"
         raise CheckpointError(f"cannot write {out}", got=got, fix="pass a file in an existing folder as --out")

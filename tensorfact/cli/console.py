@@ -2,30 +2,68 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import inspect
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
+import typer.core
 
 from ..common.table import Table
-from ..errors import CheckpointError, printable
+from ..errors import CheckpointError, PlanError, printable
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
     from ..plan import TensorizationPlan
-    from ..plan.families import Blocks, Mlp
+    from ..plan.families import Blocks as BlockNames
+    from ..plan.families import Mlp as MlpName
+
+
+class Commands(typer.core.TyperGroup):
+    """The commands: their help texts are paragraphs, without the line breaks of the source."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        for command in self.commands.values():
+            paragraphs = inspect.cleandoc(command.help or "").split("\n\n")
+            command.help = "\n\n".join(" ".join(each.split()) for each in paragraphs)
+
 
 app = typer.Typer(
+    cls=Commands,
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Tensor-network adapters for neural networks.",
 )
+
+DEFAULT_RANK = 8
+"""The rank of an adapter where none is given."""
+
+DEFAULT_FORMAT = f"tt:rank={DEFAULT_RANK}"
+"""The format of an adapter where none is given."""
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        say(f"tensorfact {importlib.metadata.version('tensorfact')}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version),
+    ] = False,
+) -> None:
+    """Tensor-network adapters for neural networks."""
+
 
 SWEEPS, ALGEBRA, LOOK_UP = "Many runs", "Change adapters", "Look up"
 """Titles of the groups of commands in the help, in their order."""
@@ -45,8 +83,19 @@ Checkpoint = Annotated[Path | None, typer.Option(help="A safetensors file with t
 CheckBase = Annotated[
     bool, typer.Option("--check-base/--no-check-base", help="Refuse base weights that the adapter was not trained on.")
 ]
-FormatText = Annotated[str, typer.Option("--format", help="NAME:option=value, such as tt:rank=16 or tucker:rank=full.")]
-Formats = Annotated[list[str] | None, typer.Option("--format", help="NAME:option=value, repeatable: tt:rank=16.")]
+FormatText = Annotated[str, typer.Option("--format", help="NAME:option=value, such as tt:rank=8 or tucker:rank=full.")]
+Blocks = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Blocks to adapt, repeatable: all, attention, mlp, conv, depthwise, experts.", show_default="all"
+    ),
+]
+Mlp = Annotated[str, typer.Option(help="The d x 4d matrices of an MLP: split into d x d 'chunks', or 'whole'.")]
+ByShape = Annotated[
+    bool, typer.Option("--by-shape", help="For models without a built-in plan: group weights of equal shape.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Formats = Annotated[list[str] | None, typer.Option("--format", help="NAME:option=value, repeatable: tt:rank=8.")]
 
 
 def show(table: Table, title: str | None = None) -> None:
@@ -121,6 +170,25 @@ def refuse_inputs(out: Path, *inputs: str | Path | None) -> None:
             raise CheckpointError(f"--out {out} is also an input", fix="pass another path as --out")
 
 
+def require_ending(out: Path | None, ending: str) -> None:
+    """Raise if a file that a command is to write would have a name of another kind of file.
+
+    Args:
+        out: The file to write, if any.
+        ending: The ending of its name, such as `.svg`; it may be left out.
+
+    Raises:
+        CheckpointError: The name has another ending.
+    """
+    if out is not None and out.suffix and out.suffix.lower() != ending:
+        raise CheckpointError(
+            f"cannot write {out}",
+            expected=f"a name that ends in {ending}",
+            got=repr(out.suffix),
+            fix=str(out.with_suffix(ending)),
+        )
+
+
 def open_picture(path: Path) -> None:
     """Open a picture in the program of the desktop, if a person sees this terminal.
 
@@ -149,10 +217,15 @@ def plan_of(
         model: The model to plan for; its shapes are enough.
         blocks: Kinds of blocks to adapt, such as `attention`; default: all.
         mlp: `chunks` splits the d x 4d matrices of an MLP into d x d ones; `whole` keeps them.
-        by_shape: Group weights of equal shape, for models without a built-in plan; ignores `blocks` and `mlp`.
+        by_shape: Group weights of equal shape, for models without a built-in plan.
+
+    Raises:
+        PlanError: `by_shape` beside other choices, or the model has no plan.
     """
     from ..plan import plan_by_shape, plan_for
 
+    if by_shape and (blocks or mlp != "chunks"):
+        raise PlanError("--by-shape cannot be combined with --blocks or --mlp", fix="leave out --blocks and --mlp")
     if by_shape:
         return plan_by_shape(model)
-    return plan_for(model, cast("Sequence[Blocks]", blocks or ["all"]), mlp=cast("Mlp", mlp))
+    return plan_for(model, cast("Sequence[BlockNames]", blocks or ["all"]), mlp=cast("MlpName", mlp))

@@ -8,18 +8,22 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from ..common.table import Table, counted
-from ..errors import AdaptError, CheckpointError, PlanError
+from ..errors import AdaptError, CheckpointError
 from .console import (
+    DEFAULT_FORMAT,
+    Blocks,
+    ByShape,
     CheckBase,
     Checkpoint,
-    Formats,
     FormatText,
+    Mlp,
     ModelName,
     Pretrained,
     app,
     open_picture,
     plan_of,
     refuse_inputs,
+    require_ending,
     say,
     show,
 )
@@ -33,19 +37,13 @@ if TYPE_CHECKING:
 @app.command("plan")
 def plan_command(
     model: ModelName,
-    blocks: Annotated[
+    blocks: Blocks = None,
+    mlp: Mlp = "chunks",
+    by_shape: ByShape = False,
+    format: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Blocks to adapt, repeatable: all, attention, mlp, conv, depthwise, experts.", show_default="all"
-        ),
+        typer.Option("--format", help="NAME:option=value, repeatable: tt:rank=16.", show_default=DEFAULT_FORMAT),
     ] = None,
-    mlp: Annotated[
-        str, typer.Option(help="The d x 4d matrices of an MLP: split into d x d 'chunks', or 'whole'.")
-    ] = "chunks",
-    by_shape: Annotated[
-        bool, typer.Option("--by-shape", help="For models without a built-in plan: group weights of equal shape.")
-    ] = False,
-    format: Formats = None,
     draw: Annotated[Path | None, typer.Option("--draw", help="SVG file for a picture of the plan.")] = None,
 ) -> None:
     """Print the tensors of a model's plan, the parameters left out, and the size of each format. Needs no weights."""
@@ -54,10 +52,9 @@ def plan_command(
     from ..lab.models import model_shapes
     from ..storage.writing import write_text
 
-    formats = list(map(parse_format, format or ["tt:rank=16"]))
+    require_ending(draw, ".svg")
+    formats = list(map(parse_format, format or [DEFAULT_FORMAT]))
     shapes = model_shapes(model)
-    if by_shape and (blocks or mlp != "chunks"):
-        raise PlanError("--by-shape cannot be combined with --blocks or --mlp", fix="leave out --blocks and --mlp")
     plan = plan_of(shapes, blocks, mlp, by_shape=by_shape)
     resolved = plan.resolve(shapes)
     what = "by shape" if by_shape else f"{', '.join(blocks or ['all'])} blocks"
@@ -76,12 +73,23 @@ def plan_command(
 
 
 @app.command("doctor")
-def doctor_command(model: ModelName, format: FormatText = "tt:rank=8") -> None:
+def doctor_command(
+    model: ModelName,
+    format: FormatText = DEFAULT_FORMAT,
+    blocks: Blocks = None,
+    mlp: Mlp = "chunks",
+    by_shape: ByShape = False,
+    peft: Annotated[
+        str | None, typer.Option("--peft", help="A folder of peft's: also find its layers that the model never calls.")
+    ] = None,
+) -> None:
     """Print what an adapter would reach in a model, whether that is in use, and the cost of training it."""
     from ..lab import doctor
     from ..lab.models import model_shapes
 
-    found = doctor(model_shapes(model), format=format)
+    shapes = model_shapes(model)
+    plan = plan_of(shapes, blocks, mlp, by_shape=by_shape) if blocks or mlp != "chunks" or by_shape else None
+    found = doctor(shapes, plan, format=format, peft=peft)
     for title, table in found.tables().items():
         show(table, title)
     for remark in found.remarks:
@@ -108,6 +116,7 @@ def merge_command(
     """Merge an adapter into the weights of its base model, and write the weights."""
     from ..storage.files import write_tensors
 
+    require_ending(out, ".safetensors")
     if first is None:
         raise AdaptError("merge: no adapter is given", fix="tensorfact merge FOLDER --out FILE")
     if second is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -9,17 +10,21 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..common.table import Table, counted
-from ..errors import CheckpointError, DataError, FormatError
+from ..errors import DataError, FormatError
 from .console import (
+    DEFAULT_RANK,
+    Blocks,
+    ByShape,
     CheckBase,
     Checkpoint,
     DataName,
     FolderName,
+    Json,
     ModelName,
     Pretrained,
     app,
@@ -30,6 +35,7 @@ from .console import (
     show,
 )
 from .progress import progress_bars
+from .training_folder import CURVE, RunState, held
 
 if TYPE_CHECKING:
     from torch import nn
@@ -40,9 +46,6 @@ if TYPE_CHECKING:
     from ..lab.training import Samples
     from ..storage.folder import AdapterInfo
 
-CHECKPOINT, CURVE = "training-{}.safetensors", "curve.png"
-"""Files of a run in the adapter's folder: its state, from which the same command resumes, and its curve."""
-
 Device = Annotated[str, typer.Option(help="Device: cpu, cuda, ...; default: a GPU if there is one.")]
 
 
@@ -52,16 +55,16 @@ def train_command(
     data: DataName,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the adapter, its model card and its curve.")],
     format: Annotated[str, typer.Option("--format", help="NAME, or NAME:option=value: tt, tucker:rank=4.")] = "tt",
-    rank: Annotated[str | None, typer.Option("--rank", help="Rank of the format.", show_default="8")] = None,
+    rank: Annotated[
+        str | None, typer.Option("--rank", help="Rank of the format.", show_default=str(DEFAULT_RANK))
+    ] = None,
     scale: Annotated[float, typer.Option(help="Scale s of the update: W + s dW.")] = 10.0,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = 10,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 3e-3,
     batch_size: Annotated[int, typer.Option(min=1, help="Batch size: images per step.")] = 64,
     dropout: Annotated[float, typer.Option(help="Dropout probability of the factors.")] = 0.0,
-    blocks: Annotated[list[str] | None, typer.Option(help="Blocks to adapt, repeatable.", show_default="all")] = None,
-    by_shape: Annotated[
-        bool, typer.Option("--by-shape", help="For models without a built-in plan: group weights of equal shape.")
-    ] = False,
+    blocks: Blocks = None,
+    by_shape: ByShape = False,
     pretrained: Pretrained = False,
     checkpoint: Checkpoint = None,
     fractions: Annotated[
@@ -80,51 +83,63 @@ def train_command(
     with the highest validation accuracy are kept. Re-running the same command resumes a run that was stopped.
     """
     from ..adapters import adapt
-    from ..lab import fit, open_task
+    from ..lab import fit
     from ..lab.models import load_classifier, with_head
     from ..storage.folder import require_own_card
-    from ..storage.writing import make_folder
 
-    chosen, shares = _format(format, rank), _shares(fractions)
+    chosen, shares, place = _format(format, rank), _shares(fractions), device_of(device)
+    settings: dict[str, Any] = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "seed": seed, "workers": workers}
+    _check_options(scale, dropout, split_seed, **settings)
     _refuse_inside(out, data)
     require_own_card(out)
-    make_folder(out)
-    host = load_classifier(model, pretrained=pretrained, checkpoint=checkpoint)
-    with progress_bars() as progress:
-        splits = open_task(data, host, fractions=shares, seed=split_seed, progress=progress)
-    say_random(host)
-    host = with_head(host, splits.classes, seed).to(device_of(device))
-    plan = plan_of(host, blocks, by_shape=by_shape)
-    adapter = adapt(host, plan, chosen, scale=scale, dropout=dropout, seed=seed)
-    sizes = ", ".join(f"{name} {size:,}" for name, size in splits.sizes.items())
-    classes = counted(splits.classes, "class", "classes")
-    say(f"{adapter.num_parameters:,} parameters in the factors; {classes}; images: {sizes}")
-    files = _files_digest(splits)
-    run = _digest([str(chosen), scale, dropout, epochs, lr, batch_size, seed, splits.class_names, splits.sizes, files])
-    state = out / CHECKPOINT.format(run)
-    if restart:
-        state.unlink(missing_ok=True)
+    with held(out):
+        host = load_classifier(model, pretrained=pretrained, checkpoint=checkpoint)
+        splits = _opened(data, host, shares, split_seed)
+        files = _files_digest(splits)
+        options = [model, pretrained, blocks, by_shape, str(chosen), scale, dropout, epochs, lr, batch_size, seed]
+        state = RunState(out, _digest([*options, splits.class_names, splits.sizes, files]), epochs)
+        state.begin(restart=restart)
+        say_random(host)
+        host = with_head(host, splits.classes, seed).to(place)
+        adapter = adapt(host, plan_of(host, blocks, by_shape=by_shape), chosen, scale=scale, dropout=dropout, seed=seed)
+        sizes = ", ".join(f"{name} {size:,}" for name, size in splits.sizes.items())
+        classes = counted(splits.classes, "class", "classes")
+        say(f"{adapter.num_parameters:,} parameters in the factors; {classes}; images: {sizes}")
+        with state.advised():
+            shown = sys.stderr.isatty()
+            history = fit(host, splits.train, splits.val, checkpoint=state.path, progress=shown, **settings)
+        state.remove_others()
+        split = {"fractions": list(shares), "split_seed": split_seed, "files": files}
+        _written(adapter, splits, history, out, split)
+
+
+def _check_options(scale: float, dropout: float, split_seed: int, **settings: Any) -> None:
+    """Check the options that need no model, before one is made."""
+    from ..adapters.options import AdaptOptions
+    from ..common.checks import finite_number, whole_number
+    from ..errors import AdaptError
+    from ..lab.training.schedule import Schedule, worker_count
+    from ..network import Dropout
+
+    finite_number(scale, "train: scale", AdaptError, example=10.0)
+    AdaptOptions(Dropout.of(dropout), seed=settings["seed"])
+    worker_count(settings.pop("workers"))
+    Schedule(**settings, weight_decay=0.0, warmup_epochs=0.0)
+    whole_number(split_seed, "train: split_seed", DataError, least=0)
+
+
+def _opened(data: str, model: nn.Module, fractions: tuple[float, float, float], split_seed: int) -> Splits:
+    """Open the images, and name the options as they are typed here."""
+    from ..lab import open_task
+
     try:
-        history = fit(
-            host,
-            splits.train,
-            splits.val,
-            epochs=epochs,
-            lr=lr,
-            batch_size=batch_size,
-            seed=seed,
-            workers=workers,
-            checkpoint=state,
-            progress=sys.stderr.isatty(),
-        )
-    except CheckpointError as error:
-        problem, _, _ = str(error).partition(" Fix: ")
-        raise CheckpointError(problem, fix="--restart trains again; or pass another folder as --out") from error
-    for other in out.glob(CHECKPOINT.format("*")):
-        if other != state:  # of a run with other options or images, which this one replaces
-            other.unlink()
-    split = {"fractions": list(shares), "split_seed": split_seed, "files": files}
-    _written(adapter, splits, history, out, split)
+        with progress_bars() as progress:
+            return open_task(data, model, fractions=fractions, seed=split_seed, progress=progress)
+    except DataError as error:  # `seed` is that of the split here
+        message = str(error)
+        if not message.startswith("open_task: seed"):
+            raise
+        raise DataError(message.replace("seed", "split_seed")) from error
 
 
 def _written(adapter: Adapter, splits: Splits, history: History, out: Path, split: dict[str, object]) -> None:
@@ -153,6 +168,7 @@ def evaluate_command(
     split: Annotated[
         str, typer.Option(help="Images to evaluate on: train, val, test or all.", show_default="test, else val")
     ] = "",
+    as_json: Json = False,
     checkpoint: Checkpoint = None,
     check_base: CheckBase = True,
     device: Device = "",
@@ -165,6 +181,7 @@ def evaluate_command(
     from ..lab import evaluate, load
     from ..lab.data.splits import renumbered
     from ..lab.prediction import require_classifier
+    from ..lab.training.schedule import size_of
     from ..storage.folder import AdapterInfo
     from ..storage.located import adapter_folder
 
@@ -174,9 +191,13 @@ def evaluate_command(
     splits, name = _opened_again(data, split, loaded, AdapterInfo.read(place))
     samples = _part(splits, name)
     found = evaluate(loaded.model, renumbered(samples, splits.class_names, loaded.classes))
+    if as_json:
+        values = {"data": splits.name, "split": name, "images": size_of(samples)}
+        say(json.dumps({**values, "accuracy": found.accuracy, "loss": found.loss}, indent=2, ensure_ascii=False))
+        return
     rows = (
         ("split", name),
-        ("images", f"{len(samples):,}"),  # type: ignore[arg-type]
+        ("images", f"{size_of(samples):,}"),
         ("accuracy", f"{100 * found.accuracy:.1f} %"),
         ("loss", f"{found.loss:.4f}"),
     )
@@ -188,7 +209,7 @@ def predict_command(
     folder: FolderName,
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
     top: Annotated[int, typer.Option(min=1, help="Classes to show for each image.")] = 5,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: Json = False,
     checkpoint: Checkpoint = None,
     check_base: CheckBase = True,
     device: Device = "",
@@ -231,24 +252,30 @@ def _refuse_inside(out: Path, data: str) -> None:
 
 def _format(text: str, rank: str | None) -> Format:
     """Return the format of --format and --rank."""
-    from ..formats import parse_format
+    from ..formats import get_format, parse_format
 
     if ":" in text and rank is not None:
         raise FormatError(
             "the rank is given twice", got=f"--format {text} --rank {rank}", fix=f"--format {text}, without --rank"
         )
-    return parse_format(text if ":" in text else f"{text}:rank={rank or 8}")
+    if rank is None and ":" not in text and "rank" in {field.name for field in dataclasses.fields(get_format(text))}:
+        rank = str(DEFAULT_RANK)
+    return parse_format(text if rank is None else f"{text}:rank={rank}")
 
 
 def _shares(text: str) -> tuple[float, float, float]:
     """Return the fractions of train, val and test."""
+    from ..lab.data.splits import check_fractions
+
     try:
-        train, val, test = map(float, text.split("/"))
+        return check_fractions([float(part) for part in text.split("/")], "fractions")
     except ValueError as error:
         raise DataError(
-            "--fractions", expected="three numbers of sum 1: TRAIN/VAL/TEST", got=repr(text), fix="0.7/0.15/0.15"
+            "--fractions",
+            expected="TRAIN/VAL/TEST: three numbers with the sum 1, the first two above 0",
+            got=repr(text),
+            fix="0.7/0.15/0.15, or 0.8/0.2/0 for no test split",
         ) from error
-    return train, val, test
 
 
 def _opened_again(data: str, split: str, loaded: Loaded, info: AdapterInfo) -> tuple[Splits, str]:

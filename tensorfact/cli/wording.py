@@ -6,10 +6,14 @@ import re
 from collections.abc import Mapping, Sequence
 
 CALLS = {
+    "adapter.save_pretrained(folder)": "tensorfact train MODEL DATA --out FOLDER",
     "plan_by_shape(model)": "--by-shape",
     "from_lora(model, folder)": "tensorfact from-lora MODEL FOLDER",
 }
 """Calls that messages suggest, and what to type instead."""
+
+PYTHON_ONLY = ("; or plan.resolve(model).fitted(format), which lowers ranks that are too high",)
+"""Suggestions of which the command line has no counterpart."""
 
 SLASHED = ("fractions",)
 """Options of several numbers that are written with slashes between them."""
@@ -36,6 +40,8 @@ def in_options(message: str, options: Mapping[str, Sequence[str]]) -> str:
         >>> in_options("pass fractions=(0.5, 0.5, 0)", {"fractions": ("--fractions",)})
         'pass --fractions 0.5/0.5/0'
     """
+    for suggestion in PYTHON_ONLY:
+        message = message.replace(suggestion, "")
     for call, typed in CALLS.items():
         if call in message and (not typed.startswith("--") or typed in {o for each in options.values() for o in each}):
             message = message.replace(call, typed)
@@ -47,6 +53,8 @@ def in_options(message: str, options: Mapping[str, Sequence[str]]) -> str:
         value = (match["value"] or "").strip("'\"")
         if match["name"] in SLASHED:
             value = value.strip("()").replace(", ", "/")
+        elif value.startswith("("):  # of several words or with brackets, a shell needs quotes
+            value = f'"{value.replace(", ", ",")}"'
         if value == "True":
             return found[0]
         if value == "False":

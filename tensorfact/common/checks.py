@@ -101,8 +101,8 @@ def whole_number(
             number = least - 1
         if least <= number <= _LARGEST:
             return number
-        if number > _LARGEST and not expected:
-            expected = f"an int from {least} to {_LARGEST}"
+        if number > _LARGEST:
+            expected = f"{expected}, at most {_LARGEST}" if expected else f"an int from {least} to {_LARGEST}"
     raise _refused(
         kind, argument, expected or f"an int of at least {least}", value, least if example is None else example
     )

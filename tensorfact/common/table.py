@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import unicodedata
 
 
 def counted(number: int, one: str, several: str = "") -> str:
@@ -37,9 +38,25 @@ def scaled(number: int, unit: str) -> str:
     return f"{value:,.{digits}f} {('', 'k', 'M', 'G', 'T')[power]}{unit}"
 
 
+def display_width(text: str) -> int:
+    """Return the number of columns that a text takes in a terminal: two for a wide character, none for an accent.
+
+    Args:
+        text: One line.
+
+    Examples:
+        >>> display_width("cat"), display_width("猫"), display_width("e\N{COMBINING ACUTE ACCENT}")
+        (3, 2, 1)
+    """
+    if text.isascii():
+        return len(text)
+    wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
+    return len(text) + wide - sum(unicodedata.combining(letter) > 0 for letter in text)
+
+
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A table of strings; `str` gives aligned Markdown.
+    """A table of strings; `str` gives aligned Markdown, in which a `|` of a cell is escaped.
 
     Args:
         headers: Column names.
@@ -56,9 +73,11 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
 
     def __str__(self) -> str:
-        cells = [self.headers, *self.rows]
-        widths = [max(len(row[column]) for row in cells) for column in range(len(self.headers))]
-        rule = tuple("-" * width for width in widths)
-        lines = [self.headers, rule, *self.rows]
-        padded = ([cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in lines)
+        cells = [[cell.replace("|", r"\|") for cell in row] for row in (self.headers, *self.rows)]
+        widths = [max(display_width(row[column]) for row in cells) for column in range(len(self.headers))]
+        lines = [cells[0], ["-" * width for width in widths], *cells[1:]]
+        padded = (
+            [cell + " " * (width - display_width(cell)) for cell, width in zip(row, widths, strict=True)]
+            for row in lines
+        )
         return "\n".join(f"| {' | '.join(row)} |" for row in padded)

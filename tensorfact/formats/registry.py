@@ -147,7 +147,7 @@ def parse_format(text: str) -> Format:
             "format",
             expected=f"NAME:option=value,... of at most {_LONGEST:,} characters",
             got=quoted(text),
-            fix="tt:rank=16",
+            fix="tt:rank=8",
         )
     name, _, rest = text.partition(":")
     cls = get_format(name)
@@ -157,7 +157,9 @@ def parse_format(text: str) -> Format:
     except FormatError:  # of an inner format
         raise
     except ValueError as error:
-        raise FormatError("format", expected="NAME:option=value,...", got=quoted(text), fix="tt:rank=16") from error
+        raise FormatError(
+            f"format: {error}", expected="NAME:option=value,...", got=quoted(text), fix=_spelled_example(name, cls)
+        ) from error
     return _build(name, cls, options)
 
 
@@ -333,14 +335,21 @@ def _build(name: str, cls: type[Format], options: Options) -> Format:
     known = {f.name: f for f in dataclasses.fields(cls)}
     missing = [n for n, f in known.items() if f.default is dataclasses.MISSING and n not in options]
     if missing or not options.keys() <= known.keys():
-        needed = ",".join(f"{option}={_EXAMPLES.get(option, '...')}" for option in missing or known)
         raise FormatError(
             f"format {quoted(name)}",
             expected=f"options {', '.join(known)}" if known else "no options",
             got=", ".join(options)[:_SHOWN] or "none",
-            fix=f"{name}:{needed}" if needed else name,
+            fix=_spelled_example(name, cls, missing),
         )
     return cls(**{key: read_option(value) for key, value in options.items()})
+
+
+def _spelled_example(name: str, cls: type[Format], options: Iterable[str] = ()) -> str:
+    """Return a format as it is typed, with some of its options; default: those that it needs, else all of them."""
+    known = {f.name: f.default is dataclasses.MISSING for f in dataclasses.fields(cls)}
+    shown = list(options) or [option for option, needed in known.items() if needed] or list(known)
+    needed = ",".join(f"{option}={_EXAMPLES.get(option, '...')}" for option in shown)
+    return f"{name}:{needed}" if needed else name
 
 
 def _normal(name: str) -> str:

@@ -10,6 +10,7 @@ from torch import nn
 
 from ..adapters import Adapter
 from ..model.parameters import ATTRIBUTE
+from .resuming import resume
 
 
 def small_states(accelerator: Accelerator) -> None:
@@ -47,7 +48,7 @@ def small_states(accelerator: Accelerator) -> None:
     def load(models: list[nn.Module], folder: str) -> None:
         for index, adapter in reversed(_adapters(accelerator, models)):
             del models[index]
-            adapter.load(_place(folder, index))
+            resume(adapter, _place(folder, index))
 
     accelerator.register_save_state_pre_hook(save)
     accelerator.register_load_state_pre_hook(load)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, NoReturn, cast
 
@@ -22,7 +22,7 @@ from ..adapters.factors import Factors
 from ..adapters.options import AdaptOptions, Route, fresh_seed
 from ..adapters.scale import Alpha
 from ..adapters.several import Several
-from ..common.checks import flag
+from ..common.checks import flag, quoted
 from ..errors import AdaptError
 from ..formats import Format
 from ..formats.common import zero_core
@@ -125,8 +125,11 @@ class TensorfactConfig(PeftConfig):  # type: ignore[misc]  # peft has no types t
                 "TensorfactConfig: peft does not know tensorfact yet",
                 fix="tensorfact.integrations.peft.register()",
             )
-        if isinstance(self.modules_to_save, str):
-            raise AdaptError("TensorfactConfig: modules_to_save", expected="a list of names", fix="['head']")
+        saved = () if self.modules_to_save is None else self.modules_to_save
+        if not isinstance(saved, (list, tuple, set)) or not all(isinstance(name, str) for name in saved):
+            raise AdaptError(
+                "TensorfactConfig: modules_to_save", expected="a list of names", got=quoted(saved), fix="['head']"
+            )
         if self.alpha is not None and self.scale != 1.0:
             raise AdaptError("TensorfactConfig: alpha and scale exclude each other", fix="leave one of them out")
         flag(self.init_weights, "TensorfactConfig: init_weights", AdaptError)
@@ -214,10 +217,30 @@ class TensorfactLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # as ab
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Merge adapters; merged weights are always checked for NaN, whatever `safe_merge` is."""
+        names = [name for name in check_adapters_to_merge(self, adapter_names) if name in self.factors]
+        self.require_layers(names)
         try:
-            self.several.merge([n for n in check_adapters_to_merge(self, adapter_names) if n in self.factors])
+            self.several.merge(names)
         finally:
             self._refresh()
+
+    def require_layers(self, names: Iterable[str]) -> None:
+        """Raise if the model no longer holds a weight that an adapter changes.
+
+        Args:
+            names: Names of adapters.
+
+        Raises:
+            AdaptError: The layer was replaced.
+        """
+        present = base_parameters(self.several.model)
+        for parameter in (parameter for name in names for parameter in self.several.parameters(name)):
+            if parameter not in present:
+                raise AdaptError(
+                    f"the layer of {parameter!r} was replaced after it was adapted",
+                    cause="another method of peft, such as LoRA, adapts the same layer",
+                    fix="call merge_and_unload() before the other adapter is added, or unload() to go without this one",
+                )
 
     def unmerge(self) -> None:
         """Restore the base weights, bit for bit."""
@@ -263,6 +286,12 @@ class TensorfactModel(BaseTuner):  # type: ignore[misc]  # as above
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **options: Any) -> None:
         """Add an adapter to the model; on an error the model is left unchanged."""
+        if not adapter_name or "." in adapter_name or hasattr(nn.ModuleDict(), adapter_name):
+            raise AdaptError(
+                f"adapter {adapter_name!r}",
+                expected="a name without dots that is no attribute of torch.nn.ModuleDict",
+                fix="adapter_name='default'",
+            )
         options["state_dict"] = None  # peft finds layers by names in it; the plan has them
         if (layer := _layer(model)) is not None and adapter_name in layer.factors:
             raise AdaptError(f"adapter {adapter_name!r} exists already", fix="choose another name, or delete it first")
@@ -298,6 +327,13 @@ class TensorfactModel(BaseTuner):  # type: ignore[misc]  # as above
             peft_config.plan = json.loads(plan_for(target.several.model).to_json())
         target.add(adapter_name, peft_config)
         _check_saved(target, peft_config.modules_to_save or ())
+
+    def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
+        """Merge adapters, unless another method has replaced an adapted layer."""
+        if (layer := _layer(self.model)) is not None:
+            names = cast("list[str]", adapter_names or layer.active_adapters)
+            layer.require_layers(name for name in names if name in layer.factors)
+        super().merge_adapter(adapter_names, safe_merge)
 
     def _unload_and_optionally_merge(
         self,

@@ -10,12 +10,17 @@ import torch
 from torch import nn
 
 from ..adapters import Adapter
-from ..errors import AdaptError
+from ..errors import AdaptError, CheckpointError
 from ..model.parameters import ATTRIBUTE
+from ..storage.files import StoredTensors
 from ..storage.located import FILE
+from .resuming import resume
 
 _ARGUMENTS = "training_args.bin"
 """The file in which a `Trainer` stores its arguments."""
+
+_WEIGHTS = "model.safetensors"
+"""The file in which a plain `Trainer` stores the whole model."""
 
 
 class AdapterCheckpoints:
@@ -32,12 +37,30 @@ class AdapterCheckpoints:
         >>> class AdapterTrainer(AdapterCheckpoints, Trainer): ...
     """
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Check that it comes before the Trainer, whose methods it replaces."""
+        super().__init_subclass__(**options)
+        order = cls.__mro__
+        before = order[1 : order.index(AdapterCheckpoints)]
+        if trainer := next((base for base in before if "_load_best_model" in vars(base)), None):
+            raise AdaptError(
+                f"{cls.__name__}: AdapterCheckpoints has no effect after {trainer.__name__}",
+                fix=f"class {cls.__name__}(AdapterCheckpoints, {trainer.__name__}): ...",
+            )
+
     model: Any
+    model_init: Any
     args: Any
     state: Any
     accelerator: Any
     processing_class: Any
     data_collator: Any
+
+    def train(self, *arguments: Any, **options: Any) -> Any:
+        """Train as the Trainer does; a model that is not adapted is refused before it trains."""
+        if self.model_init is None:
+            self._adapter()
+        return super().train(*arguments, **options)  # type: ignore[misc]  # the Trainer's
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         if state_dict is not None:  # gathered from shards
@@ -64,10 +87,17 @@ class AdapterCheckpoints:
 
     def _loaded(self, checkpoint: str) -> bool:
         """Load a checkpoint that holds an adapter's folder; return whether it does."""
-        found = Path(checkpoint, FILE).exists()
-        if found:
-            self._adapter().load(checkpoint)
-        return found
+        if Path(checkpoint, FILE).exists():
+            resume(self._adapter(), checkpoint)
+            return True
+        whole = Path(checkpoint, _WEIGHTS)
+        if whole.exists() and not any(name.startswith(f"{ATTRIBUTE}.") for name in StoredTensors(whole)):
+            raise CheckpointError(
+                f"{checkpoint} holds a model without an adapter",
+                cause="it was written before the model was adapted, or is of another run",
+                fix="trainer.train(), which starts anew, or name a checkpoint of this run",
+            )
+        return False
 
     def _adapter(self) -> Adapter:
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)

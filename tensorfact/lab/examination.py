@@ -12,13 +12,13 @@ from typing import NamedTuple
 from torch import nn
 
 from ..adapters import Adapter, adapt
-from ..common.checks import flag
+from ..common.checks import flag, of_type
 from ..common.table import Table, scaled
 from ..errors import AdaptError, PlanError, TensorfactError
 from ..formats import Format, FormatLike
 from ..model.example import ExampleInput, as_example, known_example, observing, outline
 from ..model.head import head_parameters
-from ..model.parameters import own_parameters, refuse_adapted
+from ..model.parameters import own_parameters, refuse_adapted, refuse_compiled
 from ..plan import TensorizationPlan, plan_by_shape, plan_for
 from ..plan.tensors import ResolvedPlan
 from .step_cost import StepCost, step_cost
@@ -26,6 +26,8 @@ from .step_cost import StepCost, step_cost
 FULL, ADAPTER = "full fine-tuning", "adapter"
 """The rows of the table of costs."""
 
+_UNUSED = "not used by the forward pass on the example input: an adapter has no effect there"
+_UNCALLED = "layers of peft's adapters that the forward pass does not call: they train nothing"
 _PASS_INPUT = "Fix: doctor(model, example_input=x)"
 
 
@@ -73,14 +75,8 @@ class Diagnosis:
         if self.resolved is not None:
             found["tensors"] = self.resolved.table()
             found["left out of the tensors"] = self.resolved.left_out_table()
-        for title, kind, names in (
-            ("not used by the forward pass: an adapter has no effect there", "parameter", self.unused),
-            (
-                "layers of peft's adapters that the forward pass does not call: they train nothing",
-                "layer",
-                self.peft_unused,
-            ),
-        ):
+        listed = {_UNUSED: ("parameter", self.unused), _UNCALLED: ("layer", self.peft_unused)}
+        for title, (kind, names) in listed.items():
             if names:
                 found[title] = Table((kind,), tuple((name,) for name in names))
         if self.costs:
@@ -131,7 +127,7 @@ def doctor(
         The findings.
 
     Raises:
-        AdaptError: The model is already adapted.
+        AdaptError: The model is already adapted, or an argument has the wrong type.
         PlanError: The given plan does not fit the model.
         FormatError: The format does not fit a tensor.
 
@@ -144,11 +140,14 @@ def doctor(
         >>> found.costs["adapter"].trained, found.costs["full fine-tuning"].trained
         (205288, 5717416)
     """
-    refuse_adapted(model)
+    refuse_compiled(model, "doctor")
     if peft is None and hasattr(model, "peft_config"):
         peft = model
     if peft is not None:
         model = _peft_layers().base_of(model)
+    refuse_adapted(model, "doctor")
+    if plan is not None:
+        of_type(plan, TensorizationPlan, "doctor: plan", AdaptError, expected="a plan", example="plan_for(model)")
     flag(costs, "doctor: costs", AdaptError)
     example = known_example(model) if example_input is None else as_example(example_input)
     remarks: list[str] = []
@@ -250,7 +249,10 @@ def _peft_unused(model: nn.Module, peft: object, example: ExampleInput, remarks:
     except Exception as error:  # peft and the model may raise anything
         remarks.append(f"peft's adapters do not run on {type(model).__name__} without values ({_brief(error)})")
         return None
-    remarks.append(f"peft: the forward pass calls {count - len(names)} of {count} adapted layers")
+    if count:
+        remarks.append(f"peft: the forward pass calls {count - len(names)} of {count} adapted layers")
+    else:
+        remarks.append("peft: this method puts no layers around those of the model")
     return tuple(names)
 
 

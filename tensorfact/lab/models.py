@@ -7,6 +7,7 @@ import dataclasses
 import os
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
@@ -21,6 +22,7 @@ from ..formats.options import read_options
 from ..model.head import head_parameters, head_prefixes, is_below
 from ..model.origin import ModelOrigin, origin_of, record_origin
 from ..storage.files import read_plain
+from ..storage.located import FILE
 from .bundled import nano
 from .data.images import ToRGB
 from .dinov2 import dinov2_s
@@ -233,11 +235,13 @@ def _options(name: str) -> tuple[str, dict[str, object]]:
         return name, {}
     try:
         if not rest.endswith(")"):
-            raise ValueError(rest)  # noqa: TRY301
+            raise ValueError("the last bracket is missing")  # noqa: TRY301
         return bare, read_options(rest[:-1])
     except ValueError as error:
         raise DataError(
-            "cannot read the options of a model", expected="NAME(option=value,...)", got=repr(name)
+            f"cannot read the options of the model {name!r}: {error}",
+            expected="NAME(option=value,...), where every option is named",
+            fix="torch:Linear(in_features=4,out_features=4)",
         ) from error
 
 
@@ -252,6 +256,12 @@ def _dinov2_s(name: str, *, pretrained: bool, **options: Any) -> nn.Module:
 def _timm(name: str, *, pretrained: bool, **options: object) -> nn.Module:
     known = timm.list_models()
     if name.split(".")[0] not in known:
+        if (Path(name) / FILE).is_file():
+            raise DataError(
+                f"{name} is a folder with an adapter, not a model",
+                expected="nano, a timm name, hf:NAME or torch:CLASS",
+                fix=f"give the name of a model; `tensorfact inspect {name}` describes the adapter",
+            )
         raise DataError(
             f"unknown model {name!r}",
             expected="nano, a timm name, hf:NAME or torch:CLASS",
@@ -275,6 +285,13 @@ def _transformers(name: str, *, pretrained: bool, architecture: str = "AutoModel
         options = {key: list(value) if isinstance(value, tuple) else value for key, value in options.items()}
         known = name in transformers.CONFIG_MAPPING
         configure = transformers.AutoConfig.for_model if known else transformers.AutoConfig.from_pretrained
+        usual = configure(name)
+        if unknown := [option for option in options if not hasattr(usual, option)]:  # transformers takes any
+            raise DataError(
+                f"hf:{name}: {type(usual).__name__} has no option {unknown[0]!r}",
+                got=f"{unknown[0]!r}{nearest(unknown[0], usual.to_dict())}",
+                fix="leave it out, or use a name of the configuration",
+            )
         config = configure(name, **options)
         config.architectures = config.architectures or []  # of several classes for a task, transformers reads it
         return cast("nn.Module", cls.from_config(config) if hasattr(cls, "from_config") else cls(config))
@@ -326,9 +343,7 @@ def _torch(name: str, *, pretrained: bool, **options: object) -> nn.Module:
         raise DataError(f"torch:{name} has no pretrained weights", fix="leave out pretrained=True")
     cls = getattr(nn, name, None)
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
-        raise DataError(
-            f"torch.nn has no module {name!r}", fix="use torch:Transformer, torch:TransformerEncoderLayer, ..."
-        )
+        raise DataError(f"torch.nn has no module {name!r}", fix="use a class of torch.nn, such as torch:Transformer")
     return cls(**options)
 
 

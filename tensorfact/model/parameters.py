@@ -90,25 +90,45 @@ def owner_of(model: nn.Module, parameter: str) -> tuple[nn.Module, str]:
     return model.get_submodule(path), attribute
 
 
-def refuse_adapted(model: nn.Module) -> None:
-    """Raise if a model cannot take an adapter: it is compiled or scripted, or already has an adapter or a baseline."""
+def layer_of_peft(model: nn.Module) -> str | None:
+    """Return the name of a layer that peft has put around one of the model; None if there is none.
+
+    peft need not be installed: its layers hold the original one as `base_layer`, and their classes name their parts.
+    """
+    named = model.named_modules()
+    return next((n for n, m in named if "base_layer" in m._modules and hasattr(type(m), "adapter_layer_names")), None)
+
+
+def refuse_compiled(model: nn.Module, function: str) -> None:
+    """Raise if a model is no module, compiled or scripted, so that its layers cannot be changed.
+
+    Args:
+        model: The model.
+        function: What the caller called, for messages.
+    """
     if not isinstance(model, nn.Module):
         raise AdaptError(
-            "adapt: model",
+            f"{function}: model",
             expected="a torch.nn.Module",
             got=type(model).__name__,
-            fix="pass the model itself, as in adapt(model, plan, format)",
+            fix=f"pass the model itself, as in {function}(model)",
         )
     if hasattr(model, "_orig_mod"):
         raise AdaptError(
-            "adapt: the model is compiled already", fix="adapt the original model, then call torch.compile"
+            f"{function}: the model is compiled already",
+            fix="adapt the original model, then call torch.compile",
         )
     if isinstance(model, torch.jit.ScriptModule):
         raise AdaptError(
-            "adapt: the model is scripted already, and its layers cannot be changed",
+            f"{function}: the model is scripted already, and its layers cannot be changed",
             cause="torch.jit.trace, torch.jit.script or torch.jit.load",
             fix="adapt the original model, then call torch.jit.trace",
         )
+
+
+def refuse_adapted(model: nn.Module, function: str = "adapt") -> None:
+    """Raise if a model cannot take an adapter: it is compiled or scripted, or already has an adapter or a baseline."""
+    refuse_compiled(model, function)
     adapted = [name or "the model" for name, module in model.named_modules() if SLOTS in module.__dict__]
     if adapted or hasattr(model, ATTRIBUTE):
         raise AdaptError(

@@ -40,6 +40,13 @@ def adapter_folder(source: AnyPath) -> Path:
     """
     path = file_path(source, "adapter", CheckpointError, example="digits")
     folder = download(str(source), FILES) if _is_remote(source, path) else path
+    if folder.is_file():
+        own = folder.name == FILE and (folder.parent / ABOUT).exists()
+        raise CheckpointError(
+            f"{source} is a file",
+            expected=f"a folder with {FILE} and {ABOUT}",
+            fix=f"give the folder: {folder.parent}" if own else "adapter.save_pretrained(folder) writes such a folder",
+        )
     if not (folder / FILE).exists():
         lora = (folder / "adapter_config.json").exists()
         raise CheckpointError(

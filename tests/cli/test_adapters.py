@@ -112,7 +112,7 @@ def test_a_dry_run_writes_nothing(run: Run, adapter_file: Path, tuned_file: Path
     ("words", "said"),
     [
         (("round", "{file}", "--rank", "2"), "no output path"),
-        (("round", "{file}", "--out", "{dir}/none/a.st", "--rank", "2"), "no folder"),
+        (("round", "{file}", "--out", "{dir}/none/a.safetensors", "--rank", "2"), "no folder"),
         (("round", "{file}", "--dry-run"), "one of rank, tolerance and budget, got none"),
         (("round", "{file}", "--rank", "x", "--dry-run"), "rank"),
         (("round", "{file}", "--budget", "3", "--dry-run"), "264"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import itertools
 import subprocess
 import sys
 from collections.abc import Callable
@@ -27,6 +29,15 @@ from tests.cli.calls import Run
         (("plan", "densenet121"), "belongs to no known family"),
         (("plan", "densenet121", "--by-shape", "--mlp", "whole"), "--by-shape"),
         (("plan", "torch:Tensor"), "torch.nn has no module 'Tensor'"),
+        (("plan", "torch:torchvision.models.resnet18"), "such as torch:Transformer."),
+        (("plan", "torch:Linear(4,4)"), "Fix: torch:Linear(in_features=4,out_features=4)."),
+        (("plan", "nano", "--format", "tucker:rank=2/3/4"), "several numbers are written rank=(2,3,4)"),
+        (("compare", "--data", "digit"), "did you mean 'digits'?"),
+        (("train", "nano", "digits", "--out", ""), "--out is empty"),
+        (("train", "nano", "digits", "--out="), "--out is empty"),
+        (("predict", "shapes", ""), "the argument after 'shapes' is empty"),
+        (("plan", "nano", "--draw", "plan.png"), "Fix: plan.svg."),
+        (("merge", "nano", "a.safetensors", "--out", "x.pth"), "Fix: x.safetensors."),
         (("plan", "jax:thing"), "begins with hf:, torch:"),
         (("plan", "mixer_s32_224", "--blocks", "attention"), "no attention blocks"),
         (("plan", "nano", "--blocks", "heads"), "expected one or several of"),
@@ -37,6 +48,20 @@ def test_a_mistake_is_one_line_and_exit_code_two(
     refused: Callable[..., str], words: tuple[str, ...], named: str
 ) -> None:
     assert named in refused(*words)
+
+
+@pytest.mark.parametrize("verb", ["train", "evaluate", "compare", "formats", "predict"])
+def test_the_help_is_not_broken_within_a_sentence(run: Run, verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    text = run(verb, "--help").stdout.partition("╭")[0]
+    lines = [line.strip() for line in text.splitlines()]
+    for line, following in itertools.pairwise(lines):
+        if line and following:
+            assert len(f"{line} {following.split()[0]}") > 76, line
+
+
+def test_the_version(run: Run) -> None:
+    assert run("--version").stdout == f"tensorfact {importlib.metadata.version('tensorfact')}\n"
 
 
 def test_help_names_every_verb(run: Run) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
 from tensorfact import load_adapter
@@ -25,7 +26,7 @@ def test_plan_prints_tensors_and_counts(run: Run) -> None:
 @pytest.mark.parametrize(
     ("words", "shown"),
     [
-        (("hf:gpt2",), ("(layer role)=144 in=768 out=768", "wte.weight", "an embedding", "61,440")),
+        (("hf:gpt2",), ("(layer role)=144 in=768 out=768", "wte.weight", "an embedding", "21,504")),
         (("hf:bert", "--mlp", "whole"), ("hid=3072", "encoder_mlp")),
         (("convnext_atto", "--blocks", "all", "--blocks", "depthwise"), ("depthwise[40,7,7]",)),
         (("densenet121", "--by-shape", "--format", "cp:rank=8"), ("matrices[128,128]", "cp rank=8")),
@@ -40,6 +41,10 @@ def test_plan_knows_models_of_many_sources(run: Run, words: tuple[str, ...], sho
     # transformers imports torchao, which makes torch log a note about an enum
     assert not [line for line in result.stderr.splitlines() if "_pytree.py" not in line]
     assert all(text in result.stdout for text in shown), result.stdout
+
+
+def test_plan_counts_the_format_that_train_takes(run: Run) -> None:
+    assert "| tt rank=8 " in run("plan", "nano").stdout
 
 
 def test_plan_draws_a_picture(run: Run, tmp_path: Path) -> None:
@@ -76,3 +81,14 @@ def test_doctor_prints_what_an_adapter_would_reach(run: Run) -> None:
     for text in ("1, by plan_for", "48 of 48", "head.weight, head.bias", "full fine-tuning", "patch_embed.proj.weight"):
         assert text in result.stdout
     assert run("doctor", "no_such_model").returncode == 2
+
+
+def test_doctor_finds_layers_of_peft_that_are_never_called(run: Run, tmp_path: Path) -> None:
+    LoraConfig(target_modules=["qkv"]).save_pretrained(tmp_path)
+    result = run("doctor", "beit_base_patch16_224(depth=2)", "--peft", tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "blocks.1.attn.qkv" in result.stdout
+    assert "the forward pass calls 0 of 2 adapted layers" in result.stdout
+    assert run("doctor", "nano", "--peft", tmp_path / "none").returncode == 2
+    attention = run("doctor", "vit_tiny_patch16_224", "--blocks", "attention")
+    assert "24 of 24" in attention.stdout

@@ -76,7 +76,7 @@ def test_the_commands_of_the_page(run: Run, tmp_path: Path, monkeypatch: pytest.
     assert "are random (seed 0); --pretrained" in printed["train"]
     assert "images: train 42, val 9, test 9" in printed["train"]
     written = {"adapter.safetensors", "adapter.json", "README.md", "network.svg", "curve.png"}
-    assert {path.name for path in Path("shapes").iterdir() if not path.name.startswith("training-")} == written
+    assert {path.name for path in Path("shapes").iterdir() if not path.name.startswith(("training-", "."))} == written
     accuracy = {name: re.search(r"accuracy +\| ([\d.]+) %", printed[name]) for name in ("train", "evaluate")}
     assert "| images   | 9 " in printed["evaluate"]
     assert accuracy["evaluate"] is not None
@@ -122,7 +122,7 @@ def test_all_layouts_of_one_split_give_one_result(run: Run, photos: Path) -> Non
     assert without["digest"] == found[0]["digest"]
 
 
-def test_the_same_command_resumes_and_another_one_begins_again(run: Run, photos: Path) -> None:
+def test_the_same_command_resumes_and_other_options_or_images_begin_again(run: Run, photos: Path) -> None:
     before = trained(run, photos, "out")
     (state,) = Path("out").glob("training-*.safetensors")
     time = state.stat().st_mtime_ns
@@ -130,12 +130,12 @@ def test_the_same_command_resumes_and_another_one_begins_again(run: Run, photos:
     assert state.stat().st_mtime_ns == time  # nothing was trained
     assert trained(run, photos, "out", "--restart")["digest"] == before["digest"]
     for words in (("--split-seed", "1"), ("--dropout", "0.5"), ("--lr", "0.01"), ("--scale", "2")):
-        assert trained(run, photos, "out", *words)["digest"] != before["digest"]
+        assert trained(run, photos, "out", "--restart", *words)["digest"] != before["digest"]
         assert len(list(Path("out").glob("training-*.safetensors"))) == 1
-    again = trained(run, photos, "out")
+    again = trained(run, photos, "out", "--restart")
     (photos / "circles").rename(photos / "between")
     (photos / "stripes").rename(photos / "circles")  # as many images, of other classes
-    assert trained(run, photos, "out")["digest"] != again["digest"]
+    assert trained(run, photos, "out", "--restart")["digest"] != again["digest"]
 
 
 def test_images_that_were_added_are_not_taken_for_test_images(run: Run, photos: Path) -> None:
@@ -155,11 +155,21 @@ def test_a_command_does_not_overwrite_what_it_reads(refused: Callable[..., str],
     for words in (
         ("merge", MODEL, "out", "--out", "out/adapter.safetensors"),
         ("merge", "out", "--out", "out/adapter.safetensors"),
-        ("merge", MODEL, "out", "--checkpoint", "base", "--out", "base"),
+        ("merge", MODEL, "out", "--checkpoint", "base.safetensors", "--out", "base.safetensors"),
         ("convert", "out", "--format", "cp:rank=2", "--out", "out/adapter.safetensors"),
     ):
         assert "is also an input" in refused(*words)
     assert run("predict", "out", photos).returncode == 0
+
+
+def test_evaluate_prints_numbers_for_programs(run: Run, refused: Callable[..., str], photos: Path) -> None:
+    trained(run, photos, "out")
+    found = json.loads(run("evaluate", "out", photos, "--split", "all", "--json").stdout)
+    assert found.keys() == {"data", "split", "images", "accuracy", "loss"}
+    assert (found["data"], found["split"], found["images"]) == ("photos", "all", 18)
+    line = refused("evaluate", "out", "digits")
+    assert "none of the classes of the data are classes of the model: expected some of 'circles'" in line
+    assert "out is a folder with an adapter, not a model" in refused("train", "out", photos, "--out", "new")
 
 
 def test_merge_finds_the_base_model_as_predict_does(refused: Callable[..., str], run: Run, photos: Path) -> None:
@@ -290,6 +300,15 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     (("evaluate", "photos", "photos"), "photos holds no adapter"),
     (("evaluate", "nowhere", "photos"), "nowhere holds no adapter"),
     (("predict", "out.txt", "photos"), "out.txt"),
+    (("predict", "photos/circles/0.png", "photos"), "photos/circles/0.png is a file"),
+    (("train", MODEL, "photo", "--out", "out"), "did you mean 'photos'?"),
+    (
+        ("train", "nano", "digits", "--out", "out", "--fractions", "0.8/0.1/0.1"),
+        "split already. Fix: leave out --fractions.",
+    ),
+    (("train", "nano", "digits", "--out", "out", "--split-seed", "2"), "leave out --split-seed."),
+    (("train", MODEL, "photos", "--out", "out", "--split-seed", "9" * 30), "Fix: --split-seed 0."),
+    (("train", MODEL, "photos", "--out", "out", "--rank", "(100,100)"), 'Fix: use --rank "(24,24)" or less.'),
     (("train", MODEL, "photos", "--out", "photos"), "lies in the folder of the images"),
     (("train", MODEL, "folder:photos", "--out", "photos/out"), "lies in the folder of the images"),
     (("merge", "--out", "merged"), "tensorfact merge FOLDER --out FILE"),

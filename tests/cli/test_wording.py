@@ -28,7 +28,9 @@ OPTIONS = {
     [
         ("or pass check_base=False to use these", "or pass --no-check-base to use these"),
         ("pass rank=4.", "pass --rank 4."),
-        ("pass rank=(4, 8), or lr=0.1", "pass --rank (4, 8), or --lr 0.1"),
+        ("pass rank=(4, 8), or lr=0.1", 'pass --rank "(4,8)", or --lr 0.1'),
+        ("or less; or plan.resolve(model).fitted(format), which lowers ranks that are too high.", "or less."),
+        ("adapter.save_pretrained(folder) writes one", "tensorfact train MODEL DATA --out FOLDER writes one"),
         ("use tt:rank=16, or each:format=tt(rank=5)", "use tt:rank=16, or each:format=tt(rank=5)"),
         ("plan_for(model, blocks='all')", "plan_for(model, blocks='all')"),
         ("pass blocks='all'", "pass --blocks all"),

@@ -66,3 +66,21 @@ def test_ranks_as_words_are_read_and_stored() -> None:
     assert parse_format("tucker:rank=full") == Tucker("full")
     assert parse_format("tt:rank=0.1") == TensorTrain(0.1)
     assert str(CP("full")) == "CP(rank=full)"
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "fix"),
+    [
+        ("tt:rank=8,order=in", "cannot read the value of the option 'order', 'in'", "tt:rank=4"),
+        ("tt:rank=8,rank=4", "the option 'rank' is given twice", "tt:rank=4"),
+        ("tucker:rank=2/3/4", "several numbers are written rank=(2,3,4)", "tucker:rank=4"),
+        ("tucker:rank=2,3,4", "several numbers are written in parentheses, as in rank=(2,3,4)", "tucker:rank=4"),
+        ("each:format=tt(rank=5", "cannot read the value of the option 'format'", "each:format=tt(rank=4)"),
+        ("tt:rank=99999999999999999999", "at most 9223372036854775807", "rank=4"),
+    ],
+)
+def test_the_wrong_part_is_named_and_the_fix_is_of_the_same_format(text: str, said: str, fix: str) -> None:
+    with pytest.raises(FormatError) as caught:
+        parse_format(text)
+    assert said in str(caught.value)
+    assert str(caught.value).endswith(f"Fix: {fix}.")

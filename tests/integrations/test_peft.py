@@ -18,6 +18,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import (
+    LoraConfig,
     PeftConfig,
     PeftModel,
     PeftType,
@@ -35,6 +36,7 @@ from tensorfact.adapters.factors import Factors
 from tensorfact.errors import AdaptError, FormatError, NoMatchError, PlanError
 from tensorfact.formats import Started
 from tensorfact.integrations.peft import TensorfactConfig, TensorfactLayer, register
+from tensorfact.lab import nano
 from tests.helpers import (
     TOLERANCE,
     Tiny,
@@ -148,6 +150,8 @@ def test_a_configuration_survives_its_file(format: Any, rank: Any, plan: Any, dr
         ({"plan": "{}"}, PlanError, "groups"),
         ({"alpha": 8.0, "scale": 2.0}, AdaptError, "alpha and scale"),
         ({"modules_to_save": "head"}, AdaptError, "['head']"),
+        ({"modules_to_save": [1]}, AdaptError, "['head']"),
+        ({"modules_to_save": 1}, AdaptError, "['head']"),
         ({"init_weights": "no"}, AdaptError, "init_weights"),
     ],
 )
@@ -441,3 +445,40 @@ def test_one_kind_of_adapter_at_a_time() -> None:
         adapt(model, qkv_plan(), TensorTrain(2))
     model.tensorfact.remove()
     adapt(model, qkv_plan(), TensorTrain(2), check=False)
+
+
+@pytest.mark.parametrize("name", ["keys", "items", "training", "a.b"])
+def test_a_name_that_a_module_cannot_have_is_refused(name: str) -> None:
+    with untouched(base := tiny()), refused(AdaptError, f"adapter {name!r}", "adapter_name="):
+        get_peft_model(base, TensorfactConfig(**FIRST), adapter_name=name)
+    model = two()
+    before = infer(model, ids())
+    with refused(AdaptError, f"adapter {name!r}"):
+        model.add_adapter(name, TensorfactConfig(**OTHER))
+    assert list(model.peft_config) == ["default", "other"]
+    assert bits(infer(model, ids())) == bits(before)
+
+
+@pytest.mark.filterwarnings("ignore:Already found a `peft_config` attribute:UserWarning")
+def test_a_layer_that_another_method_replaced_is_not_merged() -> None:
+    model = two()
+    inject_adapter_in_model(LoraConfig(target_modules=["qkv"]), model.get_base_model(), "lora")
+    before = infer(model, ids())
+    for merge in (model.merge_adapter, model.merge_and_unload):
+        with refused(AdaptError, "qkv.weight' was replaced", "merge_and_unload() before"):
+            merge()
+        assert bits(infer(model, ids())) == bits(before)
+    assert state_bits(model.unload()) == state_bits(tiny())
+
+
+@pytest.mark.filterwarnings("ignore:You are trying to modify a model with PEFT for a second time:UserWarning")
+@pytest.mark.filterwarnings("ignore:Already found a `peft_config` attribute:UserWarning")
+def test_layers_of_another_method_are_named_where_there_is_no_plan() -> None:
+    def lora() -> Any:
+        return get_peft_model(nano(), LoraConfig(target_modules=["qkv", "fc1"]))
+
+    words = ("PeftModel holds adapters of peft already", "blocks.0.attn.qkv", "merge_and_unload()")
+    for call in (lambda model: get_peft_model(model, TensorfactConfig(rank=2)), adapt, plan_for):
+        with untouched(model := lora()), refused(NoMatchError, *words):
+            call(model)
+    assert plan_for(lora().unload()) == plan_for(nano())

@@ -8,11 +8,22 @@ from typing import Any
 import pytest
 import timm
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import (
+    LoraConfig,
+    PrefixTuningConfig,
+    PromptEncoderConfig,
+    PromptTuningConfig,
+    VeraConfig,
+    get_peft_model,
+    inject_adapter_in_model,
+)
 from torch import nn
+from transformers import BertConfig, BertForSequenceClassification
 
 from tensorfact import doctor
 from tensorfact.errors import AdaptError
+from tensorfact.integrations.peft import TensorfactConfig, register
+from tensorfact.lab import nano
 from tests.helpers import refused, state_bits
 
 QKV = [f"blocks.{layer}.attn.qkv" for layer in range(2)]
@@ -73,3 +84,51 @@ def test_a_configuration_that_does_not_fit_is_a_remark() -> None:
     found = doctor(beit(), peft=LoraConfig(target_modules=["no_such_layer"]), costs=False)
     assert found.peft_unused is None
     assert "no_such_layer" in found.remarks[-1]
+
+
+NO_LAYERS = "peft: this method puts no layers around those of the model"
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft asks transformers
+@pytest.mark.parametrize("method", [PromptTuningConfig, PrefixTuningConfig, PromptEncoderConfig])
+def test_prompts_put_no_layers_around_those_of_the_model(method: Any) -> None:
+    def bert() -> Any:
+        sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+        return BertForSequenceClassification(BertConfig(**sizes))
+
+    config = method(task_type="SEQ_CLS", num_virtual_tokens=4)
+    expected = doctor(bert(), costs=False)
+    for found in (doctor(get_peft_model(bert(), config), costs=False), doctor(bert(), peft=config, costs=False)):
+        assert (found.plan, found.head, found.unused) == (expected.plan, expected.head, expected.unused)
+        assert (found.model, found.parameters, found.folded) == (expected.model, expected.parameters, expected.folded)
+        assert found.peft_unused == ()
+        assert found.remarks[-1] == NO_LAYERS
+
+
+def test_an_adapter_of_tensorfact_in_peft_is_examined_as_its_base_model() -> None:
+    register()
+    base, model = doctor(nano(), costs=False), get_peft_model(nano(), TensorfactConfig(rank=2))
+    state = state_bits(model)
+    for found in (doctor(model, costs=False), doctor(nano(), peft=TensorfactConfig(rank=2), costs=False)):
+        assert (found.parameters, found.folded, found.unused) == (base.parameters, base.folded, ())
+        assert found.remarks == (NO_LAYERS,)
+    assert state_bits(model) == state
+
+
+def test_a_method_whose_layers_share_matrices_is_taken_as_a_configuration() -> None:
+    config = VeraConfig(target_modules=["qkv", "attn.proj"])
+    for found in (doctor(beit(), peft=config, costs=False), doctor(get_peft_model(beit(), config), costs=False)):
+        assert found.peft_unused == tuple(QKV)
+        assert found.remarks[-1] == "peft: the forward pass calls 2 of 4 adapted layers"
+
+
+def test_a_configuration_is_not_changed() -> None:
+    config = LoraConfig(target_modules="all-linear")
+    doctor(beit(), peft=config, costs=False)
+    assert config.target_modules == "all-linear"
+
+
+def test_layers_of_peft_in_the_model_itself_are_refused() -> None:
+    model = inject_adapter_in_model(LoraConfig(target_modules=["qkv"]), beit())
+    with refused(AdaptError, "doctor: Beit holds adapters of peft", "doctor(base_model, peft=config)"):
+        doctor(model)

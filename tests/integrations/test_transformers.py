@@ -49,6 +49,20 @@ def trainer(folder: Path, kind: type[Any] = AdapterTrainer, model: nn.Module | N
     return kind(model=model, args=args, train_dataset=DATA, eval_dataset=DATA[:8])
 
 
+def test_what_would_go_wrong_later_is_refused_at_once(tmp_path: Path) -> None:
+    with refused(AdaptError, "not adapted"):
+        trainer(tmp_path, model=base()).train()
+    with refused(AdaptError, "has no effect after", "class Wrong(AdapterCheckpoints, Trainer)"):
+        type("Wrong", (transformers.Trainer, AdapterCheckpoints), {})
+    trainer(tmp_path / "plain", transformers.Trainer, base(), max_steps=3).train()
+    with refused(CheckpointError, "holds a model without an adapter"):
+        trainer(tmp_path / "ours").train(resume_from_checkpoint=str(tmp_path / "plain" / "checkpoint-3"))
+    adapt(model := base(), seed=0)
+    trainer(tmp_path / "head", model=model, max_steps=3).train()
+    with refused(CheckpointError, "LayerNorm", "train="):
+        trainer(tmp_path / "norms").train(resume_from_checkpoint=str(tmp_path / "head" / "checkpoint-3"))
+
+
 def size(folder: Path, *names: str) -> int:
     return sum((folder / name).stat().st_size for name in (names or os.listdir(folder)))
 

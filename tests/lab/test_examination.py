@@ -117,6 +117,18 @@ def test_an_adapted_model_is_refused() -> None:
     assert doctor(copy.deepcopy(model)).unused == ()
 
 
+@pytest.mark.parametrize("plan", ["p", 3, {}])
+def test_what_is_no_plan_is_refused(plan: Any) -> None:
+    with refused(AdaptError, "doctor: plan", "plan_for(model)"):
+        doctor(nano(), plan)
+
+
+@pytest.mark.parametrize("model", ["vit", None, torch.compile(nn.Linear(2, 2))])
+def test_messages_name_doctor(model: Any) -> None:
+    with refused(AdaptError, "doctor: "):
+        doctor(model)
+
+
 def test_a_head_in_the_plan_is_examined_too() -> None:
     model = nn.Sequential(*(nn.Linear(6, 6) for _ in range(2)))
     vars(model)["pretrained_cfg"] = {"classifier": "1"}

@@ -7,12 +7,20 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from tensorfact import TensorTrain, adapt, doctor, plan_for
 from tensorfact.errors import AdaptError, PlanError
 from tensorfact.lab import nano
-from tensorfact.model.parameters import base_parameters, own_parameters, owner_of, owners_of, refuse_adapted
+from tensorfact.model.parameters import (
+    base_parameters,
+    layer_of_peft,
+    own_parameters,
+    owner_of,
+    owners_of,
+    refuse_adapted,
+)
 from tests.helpers import refused
 
 
@@ -41,6 +49,13 @@ def test_the_parameters_of_an_adapter_are_not_the_model_s() -> None:
     assert set(base_parameters(model)) == names
     with refused(AdaptError, "adapted already", "model.tensorfact.remove()"):
         refuse_adapted(model)
+
+
+def test_a_layer_of_peft_is_found() -> None:
+    model = nano()
+    assert layer_of_peft(model) is None
+    get_peft_model(model, LoraConfig(target_modules=["fc2"]))
+    assert layer_of_peft(model) == "blocks.0.mlp.fc2"
 
 
 @pytest.mark.parametrize("model", [None, "nano", torch.zeros(3)])

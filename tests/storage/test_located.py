@@ -36,3 +36,13 @@ def test_a_folder_without_an_adapter_is_refused(load: object, tmp_path: Path) ->
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
     with refused(CheckpointError, "no such folder"):
         adapter_folder(tmp_path / "nothing")
+
+
+def test_a_file_in_place_of_a_folder_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "adapter.safetensors"
+    file.write_text("")
+    with refused(CheckpointError, "is a file", "save_pretrained"):
+        adapter_folder(file)
+    (tmp_path / "adapter.json").write_text("")
+    with refused(CheckpointError, "is a file", f"give the folder: {tmp_path}"):
+        adapter_folder(file)

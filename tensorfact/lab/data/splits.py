@@ -159,6 +159,14 @@ def require_known(own: Sequence[str], classes: Sequence[str]) -> None:
         DataError: A class is not one of the model's; the message names all of them.
     """
     if unknown := [name for name in own if name not in classes]:
+        if len(unknown) == len(own) > 1:
+            raise DataError(
+                "none of the classes of the data are classes of the model",
+                expected=f"some of {', '.join(map(repr, classes[:20]))}",
+                got=", ".join(map(repr, own[:20])),
+                cause="other data than the model was trained on",
+                fix="give images whose classes are named as those of the model",
+            )
         several = len(unknown) > 1
         raise DataError(
             f"the class{'es' * several} {', '.join(map(repr, unknown[:20]))} {'are' if several else 'is'} none of the "

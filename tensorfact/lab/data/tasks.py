@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from .layouts import LAYOUTS
 from .libraries import hugging_face, timm_dataset
 from .listed import FEW_SHOT, VTAB, Task, few_shot, vtab
 from .splits import FRACTIONS, Fractions, Splits, check_fractions
+
+_LISTED = 1000
+"""The most files of a folder that a mistyped name is compared with."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,9 +72,8 @@ class _Source:
             if argument not in self.takes and value != default:
                 raise DataError(
                     f"open_task: {argument} does not apply to {name!r}",
-                    expected=f"{argument}={default!r}",
-                    got=repr(value),
-                    fix=f"leave {argument} out",
+                    cause="this task is split already",
+                    fix=f"leave out {argument}=",
                 )
 
 
@@ -199,15 +202,22 @@ def _find(name: str) -> tuple[_Source, str]:
     if source is None or bool(colon) != (":" in source.form) or bool(colon) != bool(rest):
         if is_path(name):
             return _PATH, name
-        forms = [*(each.form for each in _SOURCES.values()), "the path of a folder, archive or csv file"]
-        hint = nearest(name, [*forms, *(f"vtab:{task}" for task in VTAB)])
+        forms = [each.form for each in _SOURCES.values()]
         raise DataError(
-            f"the data {name!r} is neither a task nor a path that exists",
-            expected=f"one of {', '.join(forms)}",
-            got=f"{name!r}{hint}",
-            fix="check the path, or the name of the task",
+            f"there is no folder or file {quoted(name)}, and no task of this name{_nearest_data(name)}",
+            fix=f"give a folder of classes, an archive, a csv file, or one of {', '.join(forms)}",
         )
     return source, rest
+
+
+def _nearest_data(name: str) -> str:
+    """Return a hint at the name of a task, or of something in this folder, that is nearest to a name."""
+    tasks = [prefix for prefix, source in _SOURCES.items() if ":" not in source.form]
+    try:
+        here = sorted(os.listdir())[:_LISTED]
+    except OSError:  # a folder that was removed, or that may not be read
+        here = []
+    return nearest(name, [*here, *tasks, *(f"vtab:{task}" for task in VTAB)])
 
 
 def _vtab_task(rest: str) -> Task:

@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 
 from .curves import training_curves
 from .labels import Label, label_directly
-from .style import PanelBlock, canvas, log_axis, look, panels, picture_file, save, short, titled
+from .style import PanelBlock, canvas, log_axis, look, panels, picture_file, save, short, titled, widen
 
 __all__ = [
     "Axes",
@@ -22,4 +22,5 @@ __all__ = [
     "short",
     "titled",
     "training_curves",
+    "widen",
 ]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .labels import Label, label_directly
+from .labels import Label, end_with_data, label_directly
 from .style import COLOURS, FAINT, canvas, titled, whole_ticks
 
 _MARKED = 40
@@ -45,7 +45,7 @@ def training_curves(
         top = dict(accuracies)[best + 1]
         axes.set_xlim(losses.get_xlim())
         axes.set_xticks(losses.get_xticks())
-        axes.spines.bottom.set_bounds(*losses.spines.bottom.get_bounds())
+        end_with_data(axes, len(train_loss) + 0.5)
         label_directly(axes, [Label(f"best: {top:.1f} %, epoch {best + 1}", best + 1, top, COLOURS[2])])
     return figure
 

@@ -83,11 +83,24 @@ def _make_room(axes: Axes, last: float, width: float) -> None:
     low, high = axes.get_xlim()
     for minor in (False, True):
         axes.set_xticks([tick for tick in axes.get_xticks(minor=minor) if low <= tick <= high], minor=minor)
-    axes.spines.bottom.set_bounds(low, high)
     start, end = scale.transform([low, last])
     share = min((width + 14) / axes.bbox.width, 0.6)
     (right,) = scale.inverted().transform([(end - share * start) / (1 - share)])
     axes.set_xlim(low, max(high, float(right)))
+    end_with_data(axes, high)
+
+
+def end_with_data(axes: Axes, last: float) -> None:
+    """End the x axis and the grid lines where the data end; what follows is room for labels.
+
+    Args:
+        axes: The axes, whose limits are set.
+        last: The right end of the data.
+    """
+    low, high = axes.get_xlim()
+    axes.spines.bottom.set_bounds(low, last)
+    if high > last:  # above the grid, below everything else
+        axes.axvspan(last, high, facecolor=axes.get_facecolor(), edgecolor="none", zorder=0.6)
 
 
 def _anchor(axes: Axes, label: Label, size: Array, frame: Box) -> tuple[float, float]:

@@ -151,6 +151,18 @@ def log_axis(axes: Axes, name: str) -> None:
     axes.set_xlabel(name)
 
 
+def widen(axes: Axes, least: float) -> None:
+    """Widen the y axis around its centre, if it is short.
+
+    Args:
+        axes: The axes.
+        least: The least distance of its ends.
+    """
+    low, high = axes.get_ylim()
+    if high - low < least:
+        axes.set_ylim((low + high - least) / 2, (low + high + least) / 2)
+
+
 def whole_ticks(axes: Axes) -> None:
     """Put the ticks of the x axis on whole numbers.
 

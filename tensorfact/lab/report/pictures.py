@@ -5,12 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from ..plots import Axes, Figure, Label, PanelBlock, canvas, label_directly, log_axis, look, panels, short, titled
+from ..plots import (
+    Axes,
+    Figure,
+    Label,
+    PanelBlock,
+    canvas,
+    label_directly,
+    log_axis,
+    look,
+    panels,
+    short,
+    titled,
+    widen,
+)
 from .names import task_label
 from .summary import Mean, PartSummary, RowSummary, Summary
 
 _PANELS = 4
 """The most panels beside each other."""
+
+
+_LEAST_SPAN = 4.0
+"""The fewest points of accuracy that an axis spans: of a single result, a shorter one would show noise."""
 
 
 class Mark(NamedTuple):
@@ -49,6 +66,7 @@ def draw_marks(axes: Axes, marks: Iterable[Mark], accuracy: str) -> list[Label]:
     log_axis(axes, "trained parameters, excluding the head")
     axes.set_ylabel(f"{accuracy}, %")
     axes.margins(x=0.08, y=0.1)
+    widen(axes, _LEAST_SPAN)
     return labels
 
 

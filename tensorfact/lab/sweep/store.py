@@ -9,10 +9,9 @@ import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from ...errors import SweepError, naming
 from ...storage.writing import make_folder, write_text
+from ..locks import locked
 from .definition import Sweep
 from .results import Measured, Outcome, Results, Run
 from .spec import RunSpec
@@ -165,16 +164,5 @@ class Store:
             SweepError: Another process holds the lock, or the folder cannot be written.
         """
         make_folder(self.folder)
-        lock = FileLock(self.folder / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise SweepError(
-                f"{self.folder} is in use by another sweep", fix="wait for it, or pass another folder: --out runs/other"
-            ) from error
-        except OSError as error:
-            raise SweepError(f"cannot write {self.folder}", got=str(error), fix="--out runs/other") from error
-        try:
+        with locked(self.folder, SweepError, user="sweep", fix="--out runs/other"):
             yield
-        finally:
-            lock.release()

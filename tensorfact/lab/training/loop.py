@@ -23,7 +23,7 @@ from .history import Epoch, History, Ties
 from .labels import check_scored
 from .predictions import check_loss, labels_of
 from .run import TrainingRun
-from .schedule import Loss, Schedule, count, size_of
+from .schedule import Loss, Schedule, count, size_of, worker_count
 from .sources import FIRST, Data, check_data, check_loaders, check_values, first_batch
 
 if TYPE_CHECKING:
@@ -93,7 +93,8 @@ def fit(
         accelerator: An `accelerate.Accelerator`, which sets device, precision, trackers and processes (DDP or FSDP2).
             Every process calls `fit` with the same arguments, and holds the trained model afterwards.
         accumulation: Gradient accumulation: number of micro-batches per process and batch.
-        workers: Number of `DataLoader` workers per process; 0 loads in the training process.
+        workers: Number of `DataLoader` workers per process, at most 64 or four for every processor; 0 loads in the
+            training process.
         drop_last: Leave out the incomplete last batch of an epoch.
         validate_every: Epochs between validations; the last epoch is always validated.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, more time. The model needs
@@ -128,7 +129,7 @@ def fit(
     warmup = epochs / 10 if warmup_epochs is None else warmup_epochs
     factors = {} if lr_factors is None else lr_factors
     schedule = Schedule(epochs, size, lr, weight_decay, warmup, seed, factors, validate_every, drop_last, ties)
-    accumulation, workers = count("accumulation", accumulation, 1), count("workers", workers, 0)
+    accumulation, workers = count("accumulation", accumulation, 1), worker_count(workers)
     flag(gradient_checkpointing, "fit: gradient_checkpointing", TrainingError)
     checkpoint = None if checkpoint is None else file_path(checkpoint, "fit: checkpoint", TrainingError)
     check_loss(loss, "fit")

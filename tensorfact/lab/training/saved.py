@@ -101,18 +101,13 @@ class Saved:
         Raises:
             CheckpointError: The file is damaged, or belongs to another run.
         """
-        header = read_header(path)
+        header, history = read_header(path), stored_history(path)
         try:
-            saved = header.metadata["history"]
-            history = History(tuple(Epoch(**epoch) for epoch in saved["epochs"]), int(saved["best_epoch"]))
             metadata = header.metadata
             samples = tuple(metadata["samples"])
             theirs = Identity(Schedule(**metadata["recipe"]), metadata["frozen"], metadata["scales"], samples)
-            history.epochs[history.best_epoch]
-        except (KeyError, TypeError, ValueError, IndexError, TrainingError) as error:
-            raise CheckpointError(
-                f"{path} is not a training checkpoint", got=repr(error), fix="pass another checkpoint path"
-            ) from error
+        except (KeyError, TypeError, ValueError, TrainingError) as error:
+            raise _no_checkpoint(path, error) from error
         shapes = {name.removeprefix("now."): shape for name, shape in header.shapes.items() if name.startswith("now.")}
         own = {name: tuple(tensor.shape) for name, tensor in state.items()}
         if theirs != identity or shapes != own:
@@ -131,6 +126,29 @@ class Saved:
             moment, name = key.split(".", 1)
             moments.setdefault(name, {})[moment] = value
         return cls(history, _below("now.", tensors), _below("best.", tensors), moments)
+
+
+def stored_history(path: AnyPath) -> History:
+    """Return the metrics of the epochs that a checkpoint holds.
+
+    Args:
+        path: File that `Saved.write` wrote.
+
+    Raises:
+        CheckpointError: The file is missing, damaged or not a training checkpoint.
+    """
+    metadata = read_header(path).metadata
+    try:
+        saved = metadata["history"]
+        history = History(tuple(Epoch(**epoch) for epoch in saved["epochs"]), int(saved["best_epoch"]))
+        history.epochs[history.best_epoch]
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise _no_checkpoint(path, error) from error
+    return history
+
+
+def _no_checkpoint(path: AnyPath, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{path} is not a training checkpoint", got=repr(error), fix="pass another checkpoint path")
 
 
 def _counted(shapes: Mapping[str, tuple[int, ...]], others: Mapping[str, tuple[int, ...]]) -> str:

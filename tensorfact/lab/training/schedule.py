@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Callable, Mapping, Sized
 from typing import Any, cast, get_args
 
@@ -72,6 +73,23 @@ class Schedule:
     def validates(self, index: int) -> bool:
         """Return whether an epoch is validated: every `validate_every` epochs, and the last."""
         return (index + 1) % self.validate_every == 0 or index + 1 == self.epochs
+
+
+def worker_count(value: object) -> int:
+    """Check the argument `workers` of `fit`, and return it as a plain int.
+
+    Args:
+        value: Value of the argument.
+
+    Raises:
+        TrainingError: It is not an int, below 0, or more than 64 and than four for every processor.
+    """
+    number, most = count("workers", value, 0), max(64, 4 * (os.cpu_count() or 1))
+    if number > most:
+        raise TrainingError(
+            "fit: workers", expected=f"at most {most} processes that load data", got=str(number), fix="workers=4"
+        )
+    return number
 
 
 def count(name: str, value: object, least: int) -> int:

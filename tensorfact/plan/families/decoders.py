@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from .family import Block, Example, Family, Fold, Heads, Part
-from .parts import SHAPES, STACK, TEXT, down, fused, fused_by_heads, gated, mlp, single, split, up
+from .parts import RATIO, SHAPES, STACK, TEXT, down, fused, fused_by_heads, gated, mlp, single, split, up
 
 _GPT = {"n_layer": 2, "n_embd": 32, "n_head": 4, "vocab_size": 64}
+_FALCON = {**RATIO, "vocab_size": 64}
 _BY_HEADS = "(layer role) in (head dim)"
 _EXPERTS: Block = "experts"
 
@@ -66,12 +67,12 @@ DECODERS = (
         "falcon",
         _alternating("h.{layer}", "self_attention", Heads("num_heads", "head_dim", "num_kv_heads"), "in head dim"),
         (
-            Example("hf:falcon", TEXT),
+            Example("hf:falcon", _FALCON),
             Example(
                 "hf:falcon(new_decoder_architecture=True,hidden_size=8192,num_attention_heads=128,num_kv_heads=8)",
-                {**TEXT, "num_kv_heads": 2},
+                {**_FALCON, "num_kv_heads": 2},
             ),
-            Example("hf:falcon(multi_query=False)", TEXT),
+            Example("hf:falcon(multi_query=False)", _FALCON),
         ),
     ),
     Family(

@@ -26,7 +26,8 @@ def _sizes(**options: object) -> Options:
     return {"d_model": 32, **sides, **options}
 
 
-_TRANSLATION = _sizes(vocab_size=64, pad_token_id=0, eos_token_id=2, decoder_start_token_id=0, forced_eos_token_id=None)
+_WORDS = _sizes(vocab_size=64, pad_token_id=0, eos_token_id=2, decoder_start_token_id=0)
+_TRANSLATION = {**_WORDS, "forced_eos_token_id": None}
 
 ENCODER_DECODERS = (
     Family(
@@ -90,7 +91,7 @@ ENCODER_DECODERS = (
             Example(
                 "hf:whisper",
                 {
-                    **_TRANSLATION,
+                    **_WORDS,
                     "num_mel_bins": 8,
                     "max_source_positions": 8,
                     "max_target_positions": 16,

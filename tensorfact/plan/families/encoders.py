@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .family import Example, Family, Fold
-from .parts import IMAGE, STACK, TEXT, down, fused, gated, mlp, single, split, up
+from .parts import IMAGE, RATIO, STACK, TEXT, down, fused, gated, mlp, single, split, up
 
 _BERT = "encoder.layer.{layer}"
 _DISTILBERT = "layer.{layer}"
@@ -40,7 +40,7 @@ ENCODERS = (
                 ),
             ),
         ),
-        (Example("hf:dinov2", {**IMAGE, "mlp_ratio": 4}),),
+        (Example("hf:dinov2", {**RATIO, "image_size": 32, "patch_size": 8}),),
     ),
     Family(
         "dinov3",

@@ -11,7 +11,7 @@ from torch import nn
 
 from ...common.checks import one_of
 from ...errors import NoMatchError, PlanError
-from ...model.parameters import base_parameters, own_parameters
+from ...model.parameters import base_parameters, layer_of_peft, own_parameters
 from ...model.stacking import repeated, weights
 from ..notation import format_axes, parse_axes
 from ..plan import TensorizationPlan
@@ -101,8 +101,15 @@ def plan_for(model: nn.Module, blocks: Blocks | Sequence[Blocks] = "all", *, mlp
 
 
 def _refusal(model: nn.Module, missed: list[tuple[str, PlanError]], found: list[str]) -> PlanError:
-    fix = _by_shape(model)
     kind = type(model).__name__
+    if (layer := layer_of_peft(model)) is not None:
+        return NoMatchError(
+            f"plan_for: {kind} holds adapters of peft already",
+            got=f"a layer of peft at {layer!r}",
+            cause="get_peft_model or inject_adapter_in_model was called before",
+            fix="model = model.merge_and_unload() or model = model.unload() on the model of peft first",
+        )
+    fix = _by_shape(model)
     if missed:
         family, error = missed[0]
         return PlanError(

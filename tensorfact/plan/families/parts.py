@@ -9,10 +9,11 @@ STACK = "(layer role) in out"
 STAGES = "(stage layer role) in out"
 SHAPES = "in out"
 
-_SMALL = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 128}
+RATIO = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4}
+_SMALL = {**RATIO, "intermediate_size": 128}
 IMAGE = {**_SMALL, "image_size": 32, "patch_size": 8}
 TEXT = {**_SMALL, "vocab_size": 64}
-"""transformers' options for a small model of images, and one of text."""
+"""transformers' options for a small model whose MLP is four times as wide, one of images, and one of text."""
 
 
 def fused(

@@ -54,6 +54,9 @@ def test_ticks_end_with_the_data() -> None:
     label_directly(axes, [Label("a rather long name", 4, 4, "black")], ends=True)
     assert max(axes.get_xticks()) < 4.5
     assert axes.get_xlim()[1] > 4.5
+    [cover] = axes.patches  # over the grid lines beside the data
+    assert cover.get_extents().x0 >= axes.transData.transform((4, 0))[0]
+    assert cover.zorder < axes.lines[0].zorder
 
 
 def test_points_are_labelled_apart_and_a_line_across_at_its_end() -> None:

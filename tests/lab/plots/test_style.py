@@ -19,6 +19,7 @@ from tensorfact.lab.plots import (
     picture_file,
     save,
     short,
+    widen,
 )
 from tensorfact.lab.plots.style import COLOURS, COLOURS_ON_DARK, INK, MARKERS
 from tests.helpers import refused
@@ -79,3 +80,11 @@ def test_a_folder_that_does_not_exist_is_said(tmp_path: Path) -> None:
     figure, _ = canvas([1.0])
     with pytest.raises(CheckpointError):
         save(figure, tmp_path / "missing" / "a.png")
+
+
+@pytest.mark.parametrize(("ends", "widened"), [((90.0, 90.2), (88.1, 92.1)), ((10.0, 90.0), (10.0, 90.0))])
+def test_a_short_axis_is_widened(ends: tuple[float, float], widened: tuple[float, float]) -> None:
+    _, (axes,) = canvas([3.0])
+    axes.set_ylim(*ends)
+    widen(axes, 4.0)
+    assert axes.get_ylim() == pytest.approx(widened)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks.coverage import COMMON
 from tensorfact import TensorizationPlan, TensorTrain, adapt, plan_for
 from tensorfact.model.example import ExampleInput
 from tensorfact.model.outputs import numbers
@@ -132,16 +133,6 @@ SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
 }  # fmt: skip
 """Tensors of published members; the rest of the members are held against what every plan must keep."""
 
-TYPES = (
-    *("vit", "deit", "beit", "dinov2", "dinov3_vit", "vit_mae", "clip", "siglip"),
-    *("swin", "convnext", "resnet", "segformer", "detr"),
-    *("bert", "roberta", "xlm-roberta", "electra", "distilbert", "deberta-v2", "albert", "modernbert", "mpnet"),
-    *("gpt2", "gptj", "gpt_neox", "bloom", "falcon", "opt"),
-    *("llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma", "phi", "phi3"),
-    *("t5", "bart", "mbart", "marian", "whisper", "wav2vec2"),
-)
-"""The common types of transformers."""
-
 SHARES = {"mixtral": 0.02}
 """The least share of the weights in the plan, in default configuration; elsewhere it is 0.85."""
 
@@ -215,10 +206,10 @@ def test_whole_and_cut_mlps_fold_the_same_parameters(name: str) -> None:
 
 
 def test_the_common_types_of_transformers_are_forty_two() -> None:
-    assert len(set(TYPES)) == len(TYPES) == 42
+    assert len(set(COMMON)) == len(COMMON) == 42
 
 
-@pytest.mark.parametrize("name", TYPES)
+@pytest.mark.parametrize("name", COMMON)
 def test_a_common_type_of_transformers_is_known(name: str) -> None:
     _, resolved = folded(f"hf:{name}")
     assert SHARES.get(name, 0.85) < resolved.share <= 1
