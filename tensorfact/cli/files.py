@@ -73,6 +73,15 @@ def inspect_command(file: AdapterPath) -> None:
     say(f"plan: {json.dumps(json.loads(adapter.plan.to_json()), indent=2)}")
 
 
+@app.command("fetch", rich_help_panel=LOOK_UP)
+def fetch_command(names: Annotated[list[str], typer.Argument(help="What to download: dinov2-s.")]) -> None:
+    """Download the weights of a model into the user's cache, once: 90 MB for dinov2-s."""
+    from ..lab.models import fetch
+
+    for name in names:
+        say(f"{name}: {fetch(name)}")
+
+
 @app.command("calibrate", rich_help_panel=LOOK_UP)
 def calibrate_command(device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu") -> None:
     """Measure the three constants of this machine from which the planner predicts run times."""

@@ -175,7 +175,7 @@ def dinov2_s(*, pretrained: bool = True, num_classes: int = 0, img_size: int = 2
     Examples:
         >>> from tensorfact.lab.dinov2 import dinov2_s
         >>> sum(parameter.numel() for parameter in dinov2_s(pretrained=False, img_size=518).parameters())
-        22056576
+        22056192
     """
     flag(pretrained, "dinov2_s: pretrained", DataError)
     num_classes = whole_number(num_classes, "dinov2_s: num_classes", DataError, least=0)
