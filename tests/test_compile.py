@@ -54,12 +54,13 @@ def test_batch_sizes_share_a_graph(name: str) -> None:
 @pytest.mark.parametrize(
     ("route", "format"),
     [
-        *[
-            pytest.param("activation", format, id=f"activation-{format}")
-            for format in (Tucker(2), CP(2), MatrixBatch(2))
-        ],
+        pytest.param("activation", MatrixBatch(2), id="activation-matrix-batch"),
         pytest.param("weight", MatrixBatch(2), id="weight-matrix-batch"),
-        *[pytest.param("weight", f, marks=pytest.mark.slow, id=f"weight-{f}") for f in (Tucker(2), CP(2))],
+        *[
+            pytest.param(route, format, marks=pytest.mark.slow, id=f"{route}-{format}")
+            for route in ("activation", "weight")
+            for format in (Tucker(2), CP(2))
+        ],
     ],
 )
 def test_every_format_and_route_is_one_graph(format: Format, route: Any) -> None:

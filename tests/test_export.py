@@ -45,7 +45,7 @@ def error(found: Any, expected: Tensor) -> float:
 
 
 @pytest.mark.parametrize("merged", [False, True], ids=["adapted", "merged"])
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "test_resnet"])
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", pytest.param("test_resnet", marks=pytest.mark.slow)])
 def test_torch_export_keeps_the_outputs(name: str, merged: bool) -> None:
     model, adapter, images = adapted(name)
     if merged:

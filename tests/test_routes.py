@@ -63,7 +63,7 @@ def test_routes_are_chosen_by_the_layer_and_agree(name: str) -> None:
         assert (parameter in adapter._links.activation) == (called and cheaper)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [MODELS[0], *(pytest.param(name, marks=pytest.mark.slow) for name in MODELS[1:])])
 def test_a_compiled_model_is_the_same(name: str) -> None:
     torch._dynamo.reset()
     model, arguments, keywords = adapted(name)
@@ -123,7 +123,10 @@ def test_autocast_is_as_exact_as_on_the_merged_model(name: str) -> None:
     assert difference(adapted_output, exact) < 2 * difference(merged_output, exact) + 1e-2
 
 
-@pytest.mark.parametrize("name", ["vit_base_patch16_224", "beit_base_patch16_224", "convnextv2_atto", "hf:bert"])
+EXPORTED = ("beit_base_patch16_224", "convnextv2_atto", "hf:bert")
+
+
+@pytest.mark.parametrize("name", [MODELS[0], *(pytest.param(name, marks=pytest.mark.slow) for name in EXPORTED)])
 def test_an_exported_program_is_the_same(name: str) -> None:
     model, arguments, keywords = adapted(name)
     program = torch.export.export(model, arguments, dict(keywords))

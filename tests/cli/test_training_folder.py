@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,7 +42,7 @@ def test_a_stopped_run_says_that_it_goes_on(run: Run, monkeypatch: pytest.Monkey
 
     def interrupted(self: TrainingRun, *data: object) -> object:
         if len(self.history.epochs) == 1:
-            signal.raise_signal(signal.SIGINT)
+            raise KeyboardInterrupt  # what Ctrl-C raises
         return epoch(self, *data)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:

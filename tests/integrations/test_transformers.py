@@ -67,7 +67,7 @@ def size(folder: Path, *names: str) -> int:
     return sum((folder / name).stat().st_size for name in (names or os.listdir(folder)))
 
 
-@pytest.mark.parametrize("kind", [AdapterTrainer, SequenceTrainer])
+@pytest.mark.parametrize("kind", [AdapterTrainer, pytest.param(SequenceTrainer, marks=pytest.mark.slow)])
 def test_a_run_resumes_bit_for_bit_from_checkpoints_that_hold_the_adapter(tmp_path: Path, kind: type[Any]) -> None:
     whole = trainer(tmp_path, kind)
     whole.train()

@@ -84,7 +84,7 @@ def test_the_format_and_the_plan_are_those_given() -> None:
     ids=["one layer", "no example", "by shape"],
 )
 def test_what_stands_in_the_way_is_said(model: nn.Module, remark: str) -> None:
-    found = doctor(model)
+    found = doctor(model, costs=False)
     assert any(remark in each for each in found.remarks), found.remarks
     assert remark in str(found)
     assert (found.unused is not None) is isinstance(model, timm.models.DenseNet)
@@ -104,7 +104,7 @@ def test_a_model_that_does_not_run_is_reported_and_not_raised() -> None:
     "name", ["hf:bert", "hf:t5", "hf:clip", "hf:resnet", "swinv2_cr_tiny_224", "torch:Transformer"]
 )
 def test_models_of_every_source_run_without_weights(name: str) -> None:
-    found = doctor(model_shapes(name))
+    found = doctor(model_shapes(name), costs=False)
     assert found.unused == (None if name.startswith("torch:") else ())
 
 
@@ -114,7 +114,7 @@ def test_an_adapted_model_is_refused() -> None:
     with refused(AdaptError):
         doctor(model)
     model.tensorfact.remove()
-    assert doctor(copy.deepcopy(model)).unused == ()
+    assert doctor(copy.deepcopy(model), costs=False).unused == ()
 
 
 @pytest.mark.parametrize("plan", ["p", 3, {}])

@@ -162,7 +162,13 @@ def test_a_published_member_folds_whole(name: str) -> None:
     assert TensorizationPlan.from_json(plan.to_json()) == plan
 
 
-@pytest.mark.parametrize("name", MEMBERS)
+COSTLY = {"convformer_s18", "caformer_s18", "mvitv2_tiny", "coatnet_nano_rw_224"}
+"""Members whose smallest version takes seconds."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in COSTLY else name for name in MEMBERS]
+)
 def test_a_fresh_adapter_changes_no_bit_and_a_drawn_one_is_live_and_exact(name: str) -> None:
     model = member(name)
     example = example_of(model)
