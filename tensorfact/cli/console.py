@@ -68,7 +68,9 @@ def program(
 SWEEPS, ALGEBRA, LOOK_UP = "Many runs", "Change adapters", "Look up"
 """Titles of the groups of commands in the help, in their order."""
 
-ModelName = Annotated[str, typer.Argument(help="'nano' (bundled), any timm name, hf:NAME (transformers), torch:CLASS.")]
+ModelName = Annotated[
+    str, typer.Argument(help="'nano' (bundled), dinov2-s, any timm name, hf:NAME (transformers), torch:CLASS.")
+]
 DataName = Annotated[
     str,
     typer.Argument(

