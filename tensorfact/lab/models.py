@@ -55,31 +55,32 @@ def make_model(name: str, *, pretrained: bool = False, **options: object) -> nn.
     name, written = _options(name)
     options = {**written, **options}
     source, separator, rest = name.partition(":")
-    maker = _SOURCES.get(source) if separator else _OWN.get(name, _timm)
+    maker = _SOURCES.get(source) if separator else _timm
     if maker is None:
         known = ", ".join(f"{prefix}:" for prefix in _SOURCES)
         raise DataError(
             f"unknown model {name!r}",
-            expected=f"nano, a timm name, or a name that begins with {known}",
+            expected=f"nano, dinov2-s, a timm name, or a name that begins with {known}",
             got=f"{source}:{nearest(source, _SOURCES)}",
         )
     try:
+        if name in _OWN:
+            return _OWN[name](pretrained=pretrained, **options)
         return maker(rest if separator else name, pretrained=pretrained, **options)
     except TensorfactError:
         raise
     except Exception as error:  # whatever the hub, the network, the weights or the options raise
-        remote = isinstance(error, OSError)  # of transformers, which reads a configuration for every other name
+        cause, fix = "a wrong option", "check the name and its options"
+        if pretrained:
+            cause = "no network, no such weights, or a wrong option"
+            fix = "check the name, pass checkpoint=FILE, or leave out pretrained=True"
+        elif isinstance(error, OSError):  # of transformers, which reads a configuration for every other name
+            cause = "no network, or no such model"
         raise DataError(
             f"cannot make {name!r}{' with pretrained weights' * pretrained}",
             got=f"{type(error).__name__}: {error}".partition("\n")[0],
-            cause="no network, no such weights, or a wrong option"
-            if pretrained
-            else "no network, or no such model"
-            if remote
-            else "a wrong option",
-            fix="check the name, pass checkpoint=FILE, or leave out pretrained=True"
-            if pretrained
-            else "check the name and its options",
+            cause=cause,
+            fix=fix,
         ) from error
 
 
@@ -262,26 +263,18 @@ def _options(name: str) -> tuple[str, dict[str, object]]:
         ) from error
 
 
-def _nano(name: str, *, pretrained: bool, **options: Any) -> nn.Module:
-    return nano(pretrained=pretrained, **options)
-
-
-def _dinov2_s(name: str, *, pretrained: bool, **options: Any) -> nn.Module:
-    return dinov2_s(pretrained=pretrained, **options)
-
-
 def _timm(name: str, *, pretrained: bool, **options: object) -> nn.Module:
     known = timm.list_models()
     if name.split(".")[0] not in known:
         if (Path(name) / FILE).is_file():
             raise DataError(
                 f"{name} is a folder with an adapter, not a model",
-                expected="nano, a timm name, hf:NAME or torch:CLASS",
+                expected="nano, dinov2-s, a timm name, hf:NAME or torch:CLASS",
                 fix=f"give the name of a model; `tensorfact inspect {name}` describes the adapter",
             )
         raise DataError(
             f"unknown model {name!r}",
-            expected="nano, a timm name, hf:NAME or torch:CLASS",
+            expected="nano, dinov2-s, a timm name, hf:NAME or torch:CLASS",
             got=f"{name!r}{nearest(name, [*_OWN, *known])}",
             fix="list the names with timm.list_models('*vit*')",
         )
@@ -375,7 +368,7 @@ def _quiet(logging: ModuleType) -> Iterator[None]:
         logging.set_verbosity(level)
 
 
-_OWN: dict[str, Maker] = {"nano": _nano, "dinov2-s": _dinov2_s}
+_OWN: dict[str, Maker] = {"nano": nano, "dinov2-s": dinov2_s}
 """The models whose weights tensorfact brings or fetches itself."""
 
 _FETCHED: dict[str, Callable[[], Path]] = {"dinov2-s": fetch_dinov2_s}
