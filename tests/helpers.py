@@ -107,7 +107,8 @@ def draw(adapter: Adapter, seed: int = 0, size: float = 0.3) -> None:
                 core.copy_(torch.randn(core.shape, generator=generator))
             fan_in = max(mode.size for mode in tensor.modes)
             deviation = factors.dense().double().square().mean().sqrt()
-            trained[-1].mul_(size / fan_in**0.5 / deviation)
+            scale = abs(adapter.scales[tensor.name]) or 1.0
+            trained[-1].mul_(size / fan_in**0.5 / (deviation * scale))
 
 
 def bits(tensor: Tensor) -> bytes:

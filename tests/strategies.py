@@ -316,7 +316,7 @@ class Adaptation:
     def drawn(self, dtype: torch.dtype = torch.float32, *, seed: int = 0, **options: Any) -> tuple[nn.Module, Adapter]:
         """Return the model, adapted with factors that change its output."""
         model, adapter = self.fresh(dtype, **options)
-        helpers.draw(adapter, seed, size=0.3 / abs(self.scale))
+        helpers.draw(adapter, seed)
         return model, adapter
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import cast
 
 from torch import Tensor, nn
 
@@ -18,19 +17,17 @@ from ..plan import ResolvedPlan, TensorizationPlan
 from .beside import Beside
 from .disabling import Disabling
 from .explain import Explanation, explain
-from .exporting import Exportable
-from .factors import Factors, named
-from .groups import ParameterGroup, parameter_groups
 from .increments import NOMINAL_TOKENS
 from .links import Links
 from .liveness import Liveness, Watch, measure
 from .options import AdaptOptions
 from .place import Originals, Place, require_attached, require_finite, slot_of
 from .slots import Switch
+from .trainable import ScaleState, Trainable
 from .turns import Turns
 
 
-class Adapter(Exportable):
+class Adapter(Trainable):
     """The factors of all tensors, attached to one model. Created by `adapt` and `load_adapter`.
 
     It is registered on the model's root as `model.tensorfact`, so the factors follow `.to()`, `deepcopy` and
@@ -65,6 +62,7 @@ class Adapter(Exportable):
         self._disabling = Disabling(self._switch, self._beside)
         self.register_state_dict_pre_hook(self._switch.refuse_copying)  # type: ignore[no-untyped-call]  # torch's
         self._link(Links(model, resolved, formats, scales, self._switch, options))
+        self.scale_state = ScaleState(self)
 
     def _link(self, links: Links) -> None:
         self._links, self._slots = links, links.slots
@@ -80,11 +78,6 @@ class Adapter(Exportable):
     def formats(self) -> Mapping[str, Format]:
         """Formats by tensor name; `convert` and `round` change them."""
         return MappingProxyType(self._links.formats)
-
-    @property
-    def scales(self) -> Mapping[str, float]:
-        """Scales s of the update W + s dW by tensor name, as given to `adapt`."""
-        return MappingProxyType(self._links.scales)
 
     @property
     def dropout(self) -> float | dict[str, float]:
@@ -192,52 +185,6 @@ class Adapter(Exportable):
         require_attached(self._attached, disabled=changing and self._switch.disabled > 0)
         if merged is not None:
             self._originals.require(merged)
-
-    @property
-    def num_parameters(self) -> int:
-        """Number of trained parameters in the factors, without the head."""
-        return sum(cast("Factors", factors).num_parameters for factors in self.factors.values())
-
-    def print_trainable_parameters(self) -> None:
-        """Print how many parameters of the model train, as peft does.
-
-        Examples:
-            >>> from tensorfact import adapt
-            >>> from tensorfact.lab import nano
-            >>> adapt(nano()).print_trainable_parameters()
-            trainable params: 7,114 || all params: 684,874 || trainable%: 1.0387
-        """
-        every = list(self.model.parameters())
-        trained, total = sum(p.numel() for p in every if p.requires_grad), sum(p.numel() for p in every)
-        text = (
-            f"trainable params: {trained:,} || all params: {total:,} || trainable%: {100 * trained / max(total, 1):.4f}"
-        )
-        print(text)  # noqa: T201  # what the method is for
-
-    def parameter_groups(self, lr: float, factors: Mapping[str, float] | None = None) -> list[ParameterGroup]:
-        """Group the trained parameters by learning rate, for a torch optimizer.
-
-        Args:
-            lr: The learning rate.
-            factors: Multiples of `lr` by core (`V`), by tensor and core (`encoder.V`), or for the `head`.
-
-        Returns:
-            One group for each multiple, with `params` and `lr`.
-
-        Raises:
-            AdaptError: A name is unknown, or a multiple is not a positive number.
-
-        Source: S. Hayou et al., LoRA+, ICML 2024, which trains B faster than A.
-
-        Examples:
-            >>> from tensorfact import MatrixBatch, adapt, plan_for
-            >>> from tensorfact.lab import nano
-            >>> model = nano()
-            >>> adapter = adapt(model, plan_for(model), MatrixBatch(rank=4))
-            >>> [group["lr"] for group in adapter.parameter_groups(1e-3, {"B": 16})]
-            [0.001, 0.016]
-        """
-        return parameter_groups(self.model, self.named_cores(), self.head, lr, factors)
 
     def delta(self, parameter_name: str) -> Tensor:
         """Return the dense increment of one parameter, scale included, in its shape and in at least fp32.
@@ -365,7 +312,3 @@ class Adapter(Exportable):
         """Return the formats, for `print(model)`."""
         formats = ", ".join(dict.fromkeys(map(str, self.formats.values())))
         return f"{formats}, {self.num_parameters:,} parameters on {len(self._slots)} weights"
-
-    def named_cores(self) -> dict[str, Tensor]:
-        """Return every core, named `TENSOR.CORE`."""
-        return named(self.factors)

@@ -25,7 +25,7 @@ from ..storage.state import AdapterSource, state_of
 from .adapter import Adapter
 from .factors import Factors, named
 from .options import AdaptOptions, Route, fresh_seed
-from .scale import Scale, scale_of
+from .scale import AUTO, Scale, derived, scale_of
 from .start import Init, starting
 from .turns import one_at_a_time
 
@@ -35,7 +35,7 @@ def adapt(
     plan: TensorizationPlan | None = None,
     format: FormatLike | Mapping[str, FormatLike] = "tt:rank=8",
     *,
-    scale: Scale | Mapping[str, Scale] = 1.0,
+    scale: Scale | Mapping[str, Scale] = AUTO,
     dropout: float | Mapping[str, float] = 0.0,
     route: Route = "auto",
     train_head: bool | str | Sequence[str] = True,
@@ -56,8 +56,9 @@ def adapt(
         plan: The weights to adapt, and how they fold into tensors; default: `plan_for(model)`.
         format: How each tensor is factored: one format, or formats by group name. A format is an object, such as
             `TensorTrain(rank=8)`, or the text for it on the command line, such as `"tt:rank=8"`.
-        scale: Scale s of the update: W + s dW. A number, or LoRA's `Alpha(alpha)`, which is divided by the rank; or
-            scales by group name.
+        scale: Scale s of the update: W + s dW. `"auto"`: derived from the tensor, so that one learning rate suits every
+            format, rank and width; see `Adapter.balance`. A number; LoRA's `Alpha(alpha)`, which is divided by the
+            rank; or scales by group name.
         dropout: Probability of dropping a rank component of the zero core in each call during training; or
             probabilities by name for `rank`, entries of the dense `increment`, and entries of the `factors`.
         route: `activation` never forms the increment, `weight` forms it; `auto` picks the faster for each weight.
@@ -121,6 +122,7 @@ def adapt(
         adapter = _built(model, plan, format, scale, head, options, stated=stated, beside=beside)
         for name, cores in starting(init, adapter).items():
             cast("Factors", adapter.factors[name]).assign(cores)
+        adapter._links.balance(derived(scale, adapter.formats))
         if subtract_start:
             adapter.subtract_start()
         return _attached(adapter, options)

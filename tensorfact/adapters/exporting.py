@@ -69,7 +69,7 @@ class Exportable(nn.Module):
         self.state.save(path)
 
     def load(self, source: AdapterSource, *, check_base: bool = True) -> None:
-        """Take the values of a saved adapter with the same plan, formats and scales, in place.
+        """Take the values of a saved adapter with the same plan and formats, in place.
 
         Parameters stay the same objects, so an optimizer of theirs goes on. What the file does not store is as in the
         base model. `load_adapter` makes an adapter of a file instead.

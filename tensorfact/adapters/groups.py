@@ -20,7 +20,7 @@ def parameter_groups(
     cores: Mapping[str, Tensor],
     head: tuple[str, ...],
     lr: float,
-    factors: Mapping[str, float] | None,
+    factors: Mapping[str, float],
 ) -> list[ParameterGroup]:
     """Group the parameters that require gradients by learning rate.
 
@@ -44,7 +44,7 @@ def parameter_groups(
     multiples = {}
     example = f"{{{known[0]!r}: 16.0}}"
     given = of_type(
-        {} if factors is None else factors,
+        factors,
         Mapping,
         "parameter_groups: factors",
         AdaptError,

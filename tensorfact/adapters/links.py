@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
@@ -11,8 +12,9 @@ from torch import Tensor, nn
 
 from ..errors import AdaptError
 from ..formats import Format
+from ..formats.common import zero_core
 from ..model.parameters import base_parameters, owners_of
-from ..plan import ResolvedPlan
+from ..plan import ResolvedPlan, TensorGroup
 from ..storage import AdapterState
 from .explain import Planned
 from .factors import Factors
@@ -20,6 +22,7 @@ from .increments import Increment, Passes, ShiftedIncrement, increments
 from .layers import attach, detach, is_attached, takes_activation
 from .loading import Loading
 from .options import AdaptOptions, Route
+from .rates import rates, rounded, weights_rms
 from .slots import Slot, Switch, summed
 from .stored import confirm, refuse_merged
 
@@ -96,6 +99,43 @@ class Links:
                 if everything or (core in before and not before[core].requires_grad):
                     value.requires_grad_(False)
         return links
+
+    def rates(self) -> dict[str, float]:
+        """Return the multiple of the learning rate for each trained core, by `TENSOR.CORE`."""
+        found = {tensor.name: self._rates(tensor) for tensor in self.resolved.tensors}
+        return {f"{name}.{core}": rounded(rate) for name, of in found.items() for core, rate in of.items()}
+
+    def _rates(self, tensor: TensorGroup) -> dict[str, float]:
+        return rates(self.factors[tensor.name], self.scales[tensor.name], weights_rms(self.model, tensor))
+
+    def balance(self, names: Iterable[str]) -> None:
+        """Divide the cores of some tensors by their rates, and multiply the scales by them.
+
+        Args:
+            names: Names of tensors.
+        """
+        chosen = set(names)
+        for tensor in self.resolved.tensors:
+            if tensor.name in chosen:
+                factors, found = self.factors[tensor.name], self._rates(tensor)
+                scale = rounded(self.scales[tensor.name] * math.prod(found.values()))
+                zero = zero_core(factors.network).name
+                found[zero] *= scale / (self.scales[tensor.name] * math.prod(found.values()))
+                with torch.no_grad():
+                    for name, core in factors.named_cores().items():
+                        core.div_(found.get(name, 1.0))
+                self.rescale({tensor.name: scale})
+
+    def rescale(self, scales: Mapping[str, float]) -> None:
+        """Set the scales of some tensors.
+
+        Args:
+            scales: Scales by tensor name.
+        """
+        self.scales.update(scales)
+        for tensor in self.resolved.tensors:
+            for view in tensor.views:
+                self.slots[view.parameter].scale = self.scales[tensor.name]
 
     def planned(self) -> list[Planned]:
         """Return the input of `explain` for each adapted parameter."""

@@ -37,7 +37,6 @@ def reload(state: AdapterState, plan: TensorizationPlan, links: Links, beside: B
         {
             "plan": (description.plan, plan),
             "formats": (dict(description.formats), links.formats),
-            "scales": (dict(description.scales), links.scales),
             "subtract_start": (description.subtracts_start, bool(links.starts)),
         }
     )
@@ -47,6 +46,7 @@ def reload(state: AdapterState, plan: TensorizationPlan, links: Links, beside: B
         description.check_base(beside.base(description.head), links.resolved.parameters, "the saved adapter")
     parts = {FACTORS: named(links.factors), START: named(links.starts), HEAD: head}
     beside.restore()  # what the saved adapter does not store is that of the base model
+    links.rescale(description.scales)
     with torch.no_grad():
         for prefix, own in parts.items():
             for name, tensor in own.items():

@@ -1,9 +1,11 @@
-"""Scale s of the update W + s dW: a number, or LoRA's alpha divided by the rank."""
+"""Scale s of the update W + s dW: a number, LoRA's alpha divided by the rank, or derived from the tensor."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable, Mapping
+from typing import Literal
 
 import torch
 
@@ -12,6 +14,7 @@ from ..errors import AdaptError
 from ..formats import Format
 from ..formats.search import spelled_rank
 from ..plan import TensorGroup
+from ..plan.tensors import per_tensor
 
 LARGEST = torch.finfo(torch.float32).max
 
@@ -45,28 +48,32 @@ class Alpha:
         flag(self.root, "Alpha: root", AdaptError)
 
 
-Scale = float | Alpha
+AUTO: Literal["auto"] = "auto"
+
+Scale = float | Alpha | Literal["auto"]
 """The `scale` argument of `adapt`, for one tensor."""
 
 
 def scale_of(scale: object, format: Format, tensor: TensorGroup) -> float:
-    """Return the scale of a tensor's increment as a number.
+    """Return the scale of a tensor's increment as a number; one that is derived later counts as 1 until then.
 
     Args:
-        scale: A number or an `Alpha`.
+        scale: A number, an `Alpha` or `"auto"`.
         format: The tensor's format, whose rank divides an `Alpha`.
         tensor: The tensor.
 
     Raises:
         AdaptError: The scale is not a finite number, or an `Alpha` meets a format with several ranks.
     """
+    if isinstance(scale, str) and scale == AUTO:
+        return 1.0
     given = scale.alpha if isinstance(scale, Alpha) else scale
     value = finite_number(
         given,
         f"adapt: tensor {tensor.name!r}: scale",
         AdaptError,
         fits=lambda number: abs(number) <= LARGEST,
-        expected=f"a number up to {LARGEST:.3g}, the largest of fp32",
+        expected=f"'auto', or a number up to {LARGEST:.3g}, the largest of fp32",
         example=1.0,
     )
     if not isinstance(scale, Alpha):
@@ -84,3 +91,13 @@ def scale_of(scale: object, format: Format, tensor: TensorGroup) -> float:
             )
         rank = rank[0]
     return value / (math.sqrt(rank) if scale.root else rank)
+
+
+def derived(scale: Scale | Mapping[str, Scale], tensors: Iterable[str]) -> list[str]:
+    """Return the names of the tensors whose scale is derived: those of the scale `"auto"`.
+
+    Args:
+        scale: The `scale` argument of `adapt`.
+        tensors: Names of all tensors.
+    """
+    return [name for name, each in per_tensor(scale, list(tensors), "scale").items() if each == AUTO]

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from ..errors import FormatError
 from ..network import Core, Network, plan_contraction
+from ..network.environment import Environment
 
 _SWEEPS, _STARTS = 200, 3
 _STALLED = 1e-7
 """The fit stops after a sweep that lowers the error by less than this fraction."""
 _EXACT = 1e-7
 """No further start is tried once the relative error is this small: the resolution of normal equations in fp64."""
-_TWIN = "'"
 
 
 def least_squares(
@@ -105,61 +105,31 @@ class _Solver:
 
     Args:
         core: The core to solve for.
-        legs: Its legs, sorted: open legs shared with other cores, its own open legs, bonds.
-        counts: The number of legs of each kind.
+        environment: Its environment, whose Gram matrices are those of the equations.
         side: The network of the right-hand side: the target tensor and the other cores.
-        gram: The network of the matrix: the other cores contracted with themselves; None if there are none.
     """
 
     core: Core
-    legs: tuple[str, ...]
-    counts: tuple[int, int, int]
+    environment: Environment
     side: Network
-    gram: Network | None
 
     @classmethod
     def of(cls, network: Network, core: Core) -> _Solver:
         """Set up the normal equations for a core of a network."""
         others = [other for other in network.cores if other is not core]
-        shared = {leg for other in others for leg in other.legs}
-        batch = tuple(leg for leg in core.legs if leg in network.output and leg in shared)
-        own = tuple(leg for leg in core.legs if leg in network.output and leg not in shared)
-        bonds = tuple(leg for leg in core.legs if leg not in network.output)
-        if lone := [leg for leg in bonds if leg not in shared]:
+        shared = {leg for other in others for leg in other.legs} | set(network.output)
+        if lone := [leg for leg in core.legs if leg not in shared]:
             raise FormatError(
                 f"network {network}: bond {lone[0]!r} belongs only to core {core.name!r}",
                 fix="remove the leg, or add it to a second core",
             )
-        target = Core("T", network.output)
-        sizes = network.sizes
-        side = _network((target, *others), (*batch, *own, *bonds), sizes)
-        if not others:
-            return cls(core, (*batch, *own, *bonds), (len(batch), len(own), len(bonds)), side, None)
-        doubled = set(sizes) - set(network.output)
-        twins = [Core(o.name + _TWIN, tuple(g + _TWIN if g in doubled else g for g in o.legs)) for o in others]
-        wide = {**sizes, **{leg + _TWIN: sizes[leg] for leg in doubled}}
-        gram = _network((*others, *twins), (*batch, *bonds, *(leg + _TWIN for leg in bonds)), wide)
-        return cls(core, (*batch, *own, *bonds), (len(batch), len(own), len(bonds)), side, gram)
+        plain = (Core("T", network.output), *(Core(other.name, other.legs) for other in others))
+        side = Network(plain, core.legs, {leg: network.sizes[leg] for each in plain for leg in each.legs})
+        return cls(core, Environment.of(network, core.name), side)
 
     def solve(self, cores: Mapping[str, Tensor], dense: Tensor) -> tuple[Tensor, float]:
         """Return the optimal core, and the squared norm of the tensor that the network then explains."""
-        others = [cores[core.name] for core in self.side.cores[1:]]
-        side = plan_contraction(self.side)([dense, *others])
-        batch, own, bonds = (math.prod(part) for part in self._split(side.shape))
-        right = side.reshape(batch, own, bonds)
-        left = right
-        if self.gram is not None:
-            gram = plan_contraction(self.gram)([*others, *others]).reshape(batch, bonds, bonds)
-            left = right @ torch.linalg.pinv(gram, rtol=1e-13, hermitian=True)
-        order = [self.legs.index(leg) for leg in self.core.legs]
-        return left.reshape(side.shape).permute(order), float((left * right).sum())
-
-    def _split(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
-        first, second, _ = self.counts
-        return shape[:first], shape[first : first + second], shape[first + second :]
-
-
-def _network(cores: tuple[Core, ...], output: tuple[str, ...], sizes: Mapping[str, int]) -> Network:
-    used = {leg for core in cores for leg in core.legs}
-    plain = tuple(Core(core.name, core.legs) for core in cores)
-    return Network(plain, output, {leg: sizes[leg] for leg in used})
+        right = plan_contraction(self.side)([dense, *(cores[core.name] for core in self.side.cores[1:])])
+        grams = (part.matrix(cores) for part in self.environment.parts)
+        left = self.environment.multiply([torch.linalg.pinv(g, rtol=1e-13, hermitian=True) for g in grams], right)
+        return left, float((left * right).sum())

@@ -199,7 +199,7 @@ def vera(model: nn.Module, rank: int = 256, roles: Sequence[str] = QV) -> Recipe
         >>> recipes.vera(model, rank=64).num_parameters(model)
         1920
     """
-    return Recipe(plan_for(model).only(role=roles), Diagonals(TensorTrain(rank)))
+    return Recipe(plan_for(model).only(role=roles), Diagonals(TensorTrain(rank)), {"scale": 1.0})
 
 
 def quanta(model: nn.Module, axes: Sequence[int] | None = None, roles: Sequence[str] = QV) -> Recipe:
@@ -231,7 +231,7 @@ def quanta(model: nn.Module, axes: Sequence[int] | None = None, roles: Sequence[
         raise PlanError("quanta: axes", expected="three sizes", got=repr(axes), fix="axes=(16, 8, 6)")
     a, b, c = sizes
     plan = plan.split("in", {"in1": a, "in2": b, "in3": c}).split("out", {"out1": a, "out2": b, "out3": c})
-    return Recipe(plan, Gates(), {"subtract_start": True})
+    return Recipe(plan, Gates(), {"scale": 1.0, "subtract_start": True})
 
 
 def more(model: nn.Module, blocks: int = 4, roles: Sequence[str] = ("q", "k", "v")) -> Recipe:
@@ -258,7 +258,7 @@ def more(model: nn.Module, blocks: int = 4, roles: Sequence[str] = ("q", "k", "v
         13824
     """
     plan = plan_for(model).only(role=roles).split("in", {"k": blocks, "p": None})
-    return Recipe(plan.split("out", {"s": None, "q": blocks}), Monarch())
+    return Recipe(plan.split("out", {"s": None, "q": blocks}), Monarch(), {"scale": 1.0})
 
 
 def kradapter(model: nn.Module, scale: float = 2.0, roles: Sequence[str] = QV) -> Recipe:

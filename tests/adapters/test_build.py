@@ -63,7 +63,9 @@ def test_adapting_freezes_the_base_and_trains_factors_and_head(adaptation: Adapt
     given = {f"tensorfact.factors.{t}.cores.{c.name}" for t, n in networks.items() for c in n.cores if not c.trained}
     assert trained == (factors - given) | {"head.weight", "head.bias"}
     assert [key for key in model.state_dict() if not key.startswith("tensorfact.")] == keys
-    assert {key for key in model.state_dict() if key.startswith("tensorfact.")} == factors
+    assert {key for key in model.state_dict() if key.startswith("tensorfact.")} == factors | {
+        "tensorfact.scale_state.scales"
+    }
     assert model.tensorfact is adapter
     assert adapter.model is model
     assert all(isinstance(m, kind) for m, kind in zip(list(model.modules())[: len(types)], types, strict=True))

@@ -58,7 +58,6 @@ def test_the_file_of_another_adapter_or_base_is_refused_and_nothing_is_written(t
     before = state_bits(model)
     others = {
         "formats": adapt(randomise(Tiny()), qkv_plan(), TensorTrain(1)),
-        "scales": adapt(randomise(Tiny()), qkv_plan(), TT, scale=2.0),
         "plan": adapt(randomise(Tiny()), qkv_plan("q", "k", None), TT),
         "subtract_start": adapt(randomise(Tiny()), qkv_plan(), TT, subtract_start=True),
     }

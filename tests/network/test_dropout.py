@@ -37,7 +37,7 @@ from tests.layouts import applied
 def test_dropout_drops_whole_rank_components_and_keeps_the_mean(kind: Any, route: Any) -> None:
     torch.manual_seed(0)
     model = layers(depth=2, width=6)
-    adapter = adapt(model, layers_plan(), kind(2), dropout=0.25, route=route, seed=0)
+    adapter = adapt(model, layers_plan(), kind(2), dropout=0.25, route=route, seed=0, scale=1.0)
     factors = cast("Factors", adapter.factors["stack"])
     zero = factors.network.cores[-1].name
     with torch.no_grad():
@@ -60,7 +60,7 @@ def test_dropout_drops_whole_rank_components_and_keeps_the_mean(kind: Any, route
 @pytest.mark.parametrize("route", ["activation", "weight"])
 def test_dropout_rests_in_evaluation_merging_and_delta(route: Any) -> None:
     model = layers()
-    adapter = adapt(model, layers_plan(), TensorTrain(2), dropout=0.9, route=route, seed=0)
+    adapter = adapt(model, layers_plan(), TensorTrain(2), dropout=0.9, route=route, seed=0, scale=1.0)
     with torch.no_grad():
         for parameter in adapter.parameters():
             parameter.fill_(1.0)
@@ -90,6 +90,7 @@ def test_dropout_acts_in_training_alone_and_on_average_not_at_all(kind: str, rou
         model,
         TensorizationPlan((group,)),
         TensorTrain(2),
+        scale=1.0,
         dropout={kind: 0.5},
         route=route,
         subtract_start=subtract,

@@ -1,0 +1,92 @@
+"""The learning rate of each core, relative to its size and to what it changes; `scale="auto"` makes them all equal.
+
+A step of Adam moves every entry of a core by about its learning rate, whatever the size of the gradient. Multiplying
+the learning rate of a core by m is therefore the same as dividing its entries by m and multiplying the scale by m.
+"""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+
+from ..formats.common import zero_core
+from ..model.parameters import base_parameters
+from ..model.values import dense_values
+from ..network.environment import Environment
+from ..network.starts import ZERO
+from ..plan import TensorGroup
+from .factors import Factors
+
+CHANGE = 4.0
+"""The change of the weights by the first step, over the learning rate and their size, if the zero core had an entry
+for each of them."""
+ENTRIES = 0.04
+"""The root mean square of the entries of the other cores: a step changes them by the learning rate divided by this."""
+
+
+def rates(factors: Factors, scale: float, size: float) -> dict[str, float]:
+    """Return the multiple of the learning rate for each trained core of a tensor, by the core's name.
+
+    The core that starts at zero gets the multiple at which a step of independent signs changes the tensor by
+    `CHANGE (N / P)^(1/4)` times the learning rate, relative to the weights; N is the number of the tensor's elements, P
+    that of the core's entries. The size of this change is exact, from the Gram matrices of the other cores. The power
+    lies between two rules: an equal change of the weights asks for 0, and an equal change of the loss for 1/2, since of
+    a step in P of N directions a share of (P / N)^(1/2) is along the gradient.
+
+    Every other core gets the multiple at which its entries change by the learning rate divided by `ENTRIES`.
+
+    Args:
+        factors: The cores; on the meta device all multiples are 1.
+        scale: Scale s of the update: W + s dW.
+        size: Root mean square of the base weights.
+    """
+    network, cores = factors.network, factors.named_cores()
+    trained = [core for core in network.cores if core.trained]
+    if any(core.is_meta for core in cores.values()):
+        return {core.name: 1.0 for core in trained}
+    found = {core.name: _usable(float(_rms(cores[core.name])) / ENTRIES) for core in trained}
+    zero = zero_core(network)
+    if zero.start == ZERO:
+        change = abs(scale) * Environment.of(network, zero.name).rms(cores)
+        ratio = math.prod(network.shape(network.output)) / cores[zero.name].numel()
+        found[zero.name] = _usable(CHANGE * ratio**0.25 * size / change if change else 1.0)
+    return found
+
+
+def _rms(core: Tensor) -> Tensor:
+    return core.detach().double().square().mean().sqrt()
+
+
+def _usable(rate: float) -> float:
+    """Return a rate, or 1 where there is none: for a core of zeros, or one that is not finite."""
+    return rate if math.isfinite(rate) and rate > 0 else 1.0
+
+
+def weights_rms(model: nn.Module, tensor: TensorGroup) -> float:
+    """Return the root mean square of the base weights that fold into a tensor.
+
+    Weights that are all zero, or that have no values as on the meta device, count as those of a layer that keeps the
+    variance of its input: 1 / sqrt(inputs).
+
+    Args:
+        model: The model.
+        tensor: The tensor.
+    """
+    parameters, squares, count, inputs = base_parameters(model), 0.0, 0, 1
+    for view in tensor.views:
+        weight = parameters[view.parameter].detach()
+        count += weight.numel()
+        inputs = max(inputs, math.prod(view.sizes[axis] for axis in view.inputs))
+        if not weight.is_meta:
+            squares += float(dense_values(weight).float().square().sum())
+    return math.sqrt(squares / count) if squares and math.isfinite(squares) else 1 / math.sqrt(inputs)
+
+
+def rounded(number: float) -> float:
+    """Return a rate or a derived scale to three digits, so that it is the same on any machine.
+
+    Args:
+        number: The number.
+    """
+    return float(f"{number:.3g}")
