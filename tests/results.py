@@ -47,7 +47,9 @@ def train(spec: RunSpec) -> Run:
     """Return what might have come of a run."""
     name, _, options = spec.method.partition(":")
     size = int(options.rpartition("=")[2] or 0)
-    gain = 0.0 if name == "linear" else 0.08 + 0.02 * math.log2(1 + size) - 0.03 * abs(math.log10(spec.scale or 1))
+    gain = (
+        0.0 if name == "linear" else 0.08 + 0.02 * math.log2(1 + size) - 0.03 * abs(math.log10(float(spec.scale or 1)))
+    )
     level = 0.4 + 0.35 * unit(spec.task) + gain + 0.08 * unit(name) + 0.02 * unit(spec.to_json())
     failed = spec.method == "bitfit" and spec.task == "vtab:kitti" and spec.seed == 1
     select = spec.stage == "select"

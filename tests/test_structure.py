@@ -216,6 +216,7 @@ UNMIRRORED = {
         for name in ("contracted_input", "execution", "halves", "narrow_products")
     },
     "adapters.groups": "tests/adapters/test_adapter.py: learning rates of parameter groups",
+    "lab.fetched": "tests/lab/test_fetching.py: what can be fetched, and names that cannot",
     "adapters.options": "tests/adapters/test_build.py: the options of adapt, right and wrong",
     "adapters.snapshot": "tests/storage/test_state.py: what a saved adapter holds",
     "adapters.slots": "tests/adapters/test_layers.py: adapted parameters of every kind of module",

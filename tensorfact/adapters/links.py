@@ -22,7 +22,7 @@ from .increments import Increment, Passes, ShiftedIncrement, increments
 from .layers import attach, detach, is_attached, takes_activation
 from .loading import Loading
 from .options import AdaptOptions, Route
-from .rates import rates, rounded, weights_rms
+from .rates import inputs_of, rates, rounded, weights_rms
 from .slots import Slot, Switch, summed
 from .stored import confirm, refuse_merged
 
@@ -101,12 +101,13 @@ class Links:
         return links
 
     def rates(self) -> dict[str, float]:
-        """Return the multiple of the learning rate for each trained core, by `TENSOR.CORE`."""
+        """Return the multiple of the learning rate for each trained core, by `TENSOR.CORE`, to three digits."""
         found = {tensor.name: self._rates(tensor) for tensor in self.resolved.tensors}
-        return {f"{name}.{core}": rounded(rate) for name, of in found.items() for core, rate in of.items()}
+        return {f"{name}.{core}": float(f"{rate:.3g}") for name, of in found.items() for core, rate in of.items()}
 
     def _rates(self, tensor: TensorGroup) -> dict[str, float]:
-        return rates(self.factors[tensor.name], self.scales[tensor.name], weights_rms(self.model, tensor))
+        size, inputs = weights_rms(self.model, tensor), inputs_of(tensor)
+        return rates(self.factors[tensor.name], self.scales[tensor.name], size, inputs)
 
     def balance(self, names: Iterable[str]) -> None:
         """Divide the cores of some tensors by their rates, and multiply the scales by them.

@@ -18,21 +18,21 @@ from ..network.starts import ZERO
 from ..plan import TensorGroup
 from .factors import Factors
 
-CHANGE = 4.0
-"""The change of the weights by the first step, over the learning rate and their size, if the zero core had an entry
-for each of them."""
+CHANGE = 16.0
+"""The change of the weights by the first step of LoRA of rank 1, over the learning rate and their size."""
 ENTRIES = 0.04
 """The root mean square of the entries of the other cores: a step changes them by the learning rate divided by this."""
 
 
-def rates(factors: Factors, scale: float, size: float) -> dict[str, float]:
+def rates(factors: Factors, scale: float, size: float, inputs: int) -> dict[str, float]:
     """Return the multiple of the learning rate for each trained core of a tensor, by the core's name.
 
-    The core that starts at zero gets the multiple at which a step of independent signs changes the tensor by
-    `CHANGE (N / P)^(1/4)` times the learning rate, relative to the weights; N is the number of the tensor's elements, P
-    that of the core's entries. The size of this change is exact, from the Gram matrices of the other cores. The power
-    lies between two rules: an equal change of the weights asks for 0, and an equal change of the loss for 1/2, since of
-    a step in P of N directions a share of (P / N)^(1/2) is along the gradient.
+    The core that starts at zero gets the multiple at which a step of independent signs changes the weights by
+    `CHANGE (N / (P I))^(1/4)` times the learning rate, relative to their size: N is the number of elements of the
+    tensor, P that of the core's entries, I that of the inputs of a slice. For LoRA N / (P I) is 1 / rank, and for a
+    core that S slices share S / rank. The power lies between two rules: an equal change of the weights asks for 0
+    (rsLoRA), and an equal change of the loss for 1/2 (LoRA's alpha / rank), since of a step in P of N directions a
+    share of (P / N)^(1/2) is along the gradient. The size of the change is exact, from the Gram matrices of the others.
 
     Every other core gets the multiple at which its entries change by the learning rate divided by `ENTRIES`.
 
@@ -40,6 +40,7 @@ def rates(factors: Factors, scale: float, size: float) -> dict[str, float]:
         factors: The cores; on the meta device all multiples are 1.
         scale: Scale s of the update: W + s dW.
         size: Root mean square of the base weights.
+        inputs: Number of inputs of one slice.
     """
     network, cores = factors.network, factors.named_cores()
     trained = [core for core in network.cores if core.trained]
@@ -49,7 +50,7 @@ def rates(factors: Factors, scale: float, size: float) -> dict[str, float]:
     zero = zero_core(network)
     if zero.start == ZERO:
         change = abs(scale) * Environment.of(network, zero.name).rms(cores)
-        ratio = math.prod(network.shape(network.output)) / cores[zero.name].numel()
+        ratio = math.prod(network.shape(network.output)) / (cores[zero.name].numel() * inputs)
         found[zero.name] = _usable(CHANGE * ratio**0.25 * size / change if change else 1.0)
     return found
 
@@ -63,30 +64,38 @@ def _usable(rate: float) -> float:
     return rate if math.isfinite(rate) and rate > 0 else 1.0
 
 
+def inputs_of(tensor: TensorGroup) -> int:
+    """Return the number of inputs of one slice of a tensor.
+
+    Args:
+        tensor: The tensor.
+    """
+    return math.prod(tensor.extents.get(mode.name, mode.size) for mode in tensor.modes if mode.side == "in")
+
+
 def weights_rms(model: nn.Module, tensor: TensorGroup) -> float:
     """Return the root mean square of the base weights that fold into a tensor.
 
-    Weights that are all zero, or that have no values as on the meta device, count as those of a layer that keeps the
-    variance of its input: 1 / sqrt(inputs).
+    Weights that are all zero, or that are offloaded, count as those of a layer that keeps the variance of its input:
+    1 / sqrt(inputs).
 
     Args:
         model: The model.
         tensor: The tensor.
     """
-    parameters, squares, count, inputs = base_parameters(model), 0.0, 0, 1
+    parameters, squares, count = base_parameters(model), 0.0, 0
     for view in tensor.views:
         weight = parameters[view.parameter].detach()
         count += weight.numel()
-        inputs = max(inputs, math.prod(view.sizes[axis] for axis in view.inputs))
         if not weight.is_meta:
             squares += float(dense_values(weight).float().square().sum())
-    return math.sqrt(squares / count) if squares and math.isfinite(squares) else 1 / math.sqrt(inputs)
+    return math.sqrt(squares / count) if squares and math.isfinite(squares) else 1 / math.sqrt(inputs_of(tensor))
 
 
 def rounded(number: float) -> float:
-    """Return a rate or a derived scale to three digits, so that it is the same on any machine.
+    """Return a rate or a derived scale to four digits, so that it is the same on any machine.
 
     Args:
         number: The number.
     """
-    return float(f"{number:.3g}")
+    return float(f"{number:.4g}")

@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from ..common.checks import finite_number, flag
+from ..common.checks import finite_number, flag, quoted
 from ..errors import AdaptError
 from ..formats import Format
 from ..formats.search import spelled_rank
@@ -52,6 +52,30 @@ AUTO: Literal["auto"] = "auto"
 
 Scale = float | Alpha | Literal["auto"]
 """The `scale` argument of `adapt`, for one tensor."""
+
+
+def read_scale(text: str) -> float | Literal["auto"]:
+    """Read a scale as it is written on the command line: `auto`, or a number.
+
+    Args:
+        text: The text.
+
+    Raises:
+        AdaptError: It is neither.
+
+    Examples:
+        >>> read_scale("auto"), read_scale("10")
+        ('auto', 10.0)
+    """
+    if text.strip().lower() == AUTO:
+        return AUTO
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise AdaptError("scale", expected="'auto' or a finite number", got=quoted(text), fix="scale=auto")
+    return number
 
 
 def scale_of(scale: object, format: Format, tensor: TensorGroup) -> float:

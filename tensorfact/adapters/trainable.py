@@ -115,10 +115,10 @@ class Trainable(Exportable):
     def balance(self, tensors: Iterable[str] | None = None) -> None:
         """Change the sizes of the cores and the scale so that one learning rate suits all cores; increments stay.
 
-        Afterwards a step of Adam of learning rate lr changes the entries of the core that starts at zero so that the
-        weights change by 4 (N / P)^(1/4) lr of their root mean square, and those of every other core by lr / 0.04 of
-        theirs; N is the number of elements of the tensor and P that of the zero core's entries. `adapt` does this for
-        `scale="auto"`; adapters of other origin train better after it.
+        Afterwards a step of Adam of learning rate lr on the core that starts at zero changes the weights by
+        16 lr (S / r)^(1/4) of their root mean square, where r is its rank and S the number of slices that share it. It
+        changes the entries of every other core by lr / 0.04 of theirs. `adapt` does this for `scale="auto"`; adapters
+        of other origin train better after it.
 
         Args:
             tensors: Names of tensors; default: all.

@@ -50,7 +50,7 @@ def compare_command(
             help="Baselines, repeatable: linear, full, bitfit, adapter:hidden=8, ...", show_default="linear, full"
         ),
     ] = None,
-    scale: Annotated[float, typer.Option(help="Scale s of the update: W + s dW.")] = 10.0,
+    scale: Annotated[str, typer.Option(help="Scale s of the update W + s dW: auto, or a number.")] = "auto",
     seeds: Annotated[int, typer.Option(min=1, help="Training runs per method, one per seed.")] = 2,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training split.")] = 10,
     batch_size: Annotated[int, typer.Option(min=1, help="Batch size: samples per step.")] = 64,
@@ -73,6 +73,7 @@ def compare_command(
     if increment is not None:
         _rank(model, pretrained, checkpoint, increment, format or INCREMENT_FORMATS, out)
         return
+    from ..adapters.scale import read_scale
     from ..lab import compare, open_task
     from ..lab.methods import method_of
     from ..lab.models import load_classifier
@@ -89,7 +90,7 @@ def compare_command(
             loaded,
             splits,
             formats,
-            scale=scale,
+            scale=read_scale(scale),
             seeds=range(seeds),
             epochs=epochs,
             batch_size=batch_size,
@@ -100,7 +101,7 @@ def compare_command(
     files = write_report(result, out)
     show(
         result.table(),
-        f"{model} on {splits.name}: {counted(epochs, 'epoch')}, {counted(seeds, 'seed')}, scale {scale:g}",
+        f"{model} on {splits.name}: {counted(epochs, 'epoch')}, {counted(seeds, 'seed')}, scale {scale}",
     )
     say(f"written: {', '.join(map(str, files))}")
 

@@ -48,7 +48,9 @@ def sweep_command(
         str,
         typer.Option(help="Choose options on the validation split ('validated') or on the test split ('as-released')."),
     ] = "validated",
-    scale: Annotated[list[float] | None, typer.Option(help="Scales to choose among, repeatable.")] = None,
+    scale: Annotated[
+        list[str] | None, typer.Option(help="Scales to choose among, repeatable: numbers, or auto.")
+    ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Final runs per row and task, one per seed.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training samples.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Batch size: samples per step.")] = None,
@@ -82,6 +84,7 @@ def sweep_command(
 
     Re-running the same command resumes the sweep.
     """
+    from ..adapters.scale import read_scale
     from ..lab.data.tasks import require_data
     from ..lab.sweep import (
         ENGINES,
@@ -98,7 +101,12 @@ def sweep_command(
 
     found = known("protocol", protocol, PROTOCOLS)(preset(preset_name))
     found = narrowed(
-        found, parts=part or (), rows=row or (), tasks=task or (), methods=method or (), scales=scale or ()
+        found,
+        parts=part or (),
+        rows=row or (),
+        tasks=task or (),
+        methods=method or (),
+        scales=[read_scale(each) for each in scale or ()],
     )
     changes: dict[str, object] = {} if pretrained is None else {"pretrained": pretrained}
     changes |= {} if checkpoint is None else {"checkpoint": str(checkpoint)}

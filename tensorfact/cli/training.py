@@ -58,7 +58,7 @@ def train_command(
     rank: Annotated[
         str | None, typer.Option("--rank", help="Rank of the format.", show_default=str(DEFAULT_RANK))
     ] = None,
-    scale: Annotated[float, typer.Option(help="Scale s of the update: W + s dW.")] = 10.0,
+    scale: Annotated[str, typer.Option(help="Scale s of the update W + s dW: auto, or a number.")] = "auto",
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = 10,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 3e-3,
     batch_size: Annotated[int, typer.Option(min=1, help="Batch size: images per step.")] = 64,
@@ -83,25 +83,41 @@ def train_command(
     with the highest validation accuracy are kept. Re-running the same command resumes a run that was stopped.
     """
     from ..adapters import adapt
+    from ..adapters.scale import read_scale
     from ..lab import fit
     from ..lab.models import load_classifier, with_head
     from ..storage.folder import require_own_card
 
     chosen, shares, place = _format(format, rank), _shares(fractions), device_of(device)
     settings: dict[str, Any] = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "seed": seed, "workers": workers}
-    _check_options(scale, dropout, split_seed, **settings)
+    _check_options(dropout, split_seed, **settings)
+    chosen_scale = read_scale(scale)
     _refuse_inside(out, data)
     require_own_card(out)
     with held(out):
         host = load_classifier(model, pretrained=pretrained, checkpoint=checkpoint)
         splits = _opened(data, host, shares, split_seed)
         files = _files_digest(splits)
-        options = [model, pretrained, blocks, by_shape, str(chosen), scale, dropout, epochs, lr, batch_size, seed]
+        options = [
+            model,
+            pretrained,
+            blocks,
+            by_shape,
+            str(chosen),
+            chosen_scale,
+            dropout,
+            epochs,
+            lr,
+            batch_size,
+            seed,
+        ]
         state = RunState(out, _digest([*options, splits.class_names, splits.sizes, files]), epochs)
         state.begin(restart=restart)
         say_random(host)
         host = with_head(host, splits.classes, seed).to(place)
-        adapter = adapt(host, plan_of(host, blocks, by_shape=by_shape), chosen, scale=scale, dropout=dropout, seed=seed)
+        adapter = adapt(
+            host, plan_of(host, blocks, by_shape=by_shape), chosen, scale=chosen_scale, dropout=dropout, seed=seed
+        )
         sizes = ", ".join(f"{name} {size:,}" for name, size in splits.sizes.items())
         classes = counted(splits.classes, "class", "classes")
         say(f"{adapter.num_parameters:,} parameters in the factors; {classes}; images: {sizes}")
@@ -113,15 +129,13 @@ def train_command(
         _written(adapter, splits, history, out, split)
 
 
-def _check_options(scale: float, dropout: float, split_seed: int, **settings: Any) -> None:
+def _check_options(dropout: float, split_seed: int, **settings: Any) -> None:
     """Check the options that need no model, before one is made."""
     from ..adapters.options import AdaptOptions
-    from ..common.checks import finite_number, whole_number
-    from ..errors import AdaptError
+    from ..common.checks import whole_number
     from ..lab.training.schedule import Schedule, worker_count
     from ..network import Dropout
 
-    finite_number(scale, "train: scale", AdaptError, example=10.0)
     AdaptOptions(Dropout.of(dropout), seed=settings["seed"])
     worker_count(settings.pop("workers"))
     Schedule(**settings, weight_decay=0.0, warmup_epochs=0.0)

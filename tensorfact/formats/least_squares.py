@@ -130,6 +130,6 @@ class _Solver:
     def solve(self, cores: Mapping[str, Tensor], dense: Tensor) -> tuple[Tensor, float]:
         """Return the optimal core, and the squared norm of the tensor that the network then explains."""
         right = plan_contraction(self.side)([dense, *(cores[core.name] for core in self.side.cores[1:])])
-        grams = (part.matrix(cores) for part in self.environment.parts)
+        grams = (branch.matrix(cores) for branch in self.environment.branches)
         left = self.environment.multiply([torch.linalg.pinv(g, rtol=1e-13, hermitian=True) for g in grams], right)
         return left, float((left * right).sum())

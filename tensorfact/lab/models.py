@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ..common.checks import AnyPath, flag, one_of
+from ..common.checks import AnyPath, flag
 from ..errors import AdaptError, DataError, TensorfactError, nearest
 from ..formats.options import read_options
 from ..model.head import head_parameters, head_prefixes, is_below
@@ -25,7 +25,7 @@ from ..storage.files import read_plain
 from ..storage.located import FILE
 from .bundled import nano
 from .data.images import ToRGB
-from .dinov2 import dinov2_s, fetch_dinov2_s
+from .dinov2 import dinov2_s
 
 Maker = Callable[..., nn.Module]
 
@@ -159,23 +159,6 @@ def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
-
-
-def fetch(name: str) -> Path:
-    """Download the weights of a model into the user's cache, if they are not there yet.
-
-    Args:
-        name: `dinov2-s`.
-
-    Returns:
-        The file.
-
-    Raises:
-        DataError: The name is unknown, or the weights cannot be downloaded.
-        CheckpointError: The file cannot be written.
-    """
-    one_of(name, _FETCHED, "fetch: name", DataError, fix="tensorfact fetch dinov2-s")
-    return _FETCHED[name]()
 
 
 def with_head(model: nn.Module, classes: int, seed: int) -> nn.Module:
@@ -370,9 +353,6 @@ def _quiet(logging: ModuleType) -> Iterator[None]:
 
 _OWN: dict[str, Maker] = {"nano": nano, "dinov2-s": dinov2_s}
 """The models whose weights tensorfact brings or fetches itself."""
-
-_FETCHED: dict[str, Callable[[], Path]] = {"dinov2-s": fetch_dinov2_s}
-"""What downloads the weights of a model into the user's cache."""
 
 _SOURCES: dict[str, Maker] = {"hf": _transformers, "torch": _torch}
 

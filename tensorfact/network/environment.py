@@ -16,7 +16,7 @@ _TWIN = "'"
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class Branch:
     """A part of an environment that shares no leg with the others, and its Gram matrix as a network.
 
     Args:
@@ -65,7 +65,7 @@ class Environment:
 
     Args:
         core: The core.
-        parts: The parts of the environment; none if the network has no other core.
+        branches: The parts of the environment that share no leg; none if the network has no other core.
         share: Entries of the core for one row of the Gram matrices, over the number of elements of the tensor.
 
     Examples:
@@ -73,12 +73,12 @@ class Environment:
         >>> from tensorfact.network import Mode
         >>> modes = (Mode("layer", 12, "stack"), Mode("in", 64, "in"), Mode("out", 64, "out"))
         >>> environment = Environment.of(TensorTrain(rank=4).network(modes), "S1")
-        >>> [(part.cores, part.bonds) for part in environment.parts]
+        >>> [(branch.cores, branch.bonds) for branch in environment.branches]
         [(('U',), ('_1',)), (('V',), ('_2',))]
     """
 
     core: Core
-    parts: tuple[Part, ...]
+    branches: tuple[Branch, ...]
     share: float
 
     @classmethod
@@ -95,8 +95,8 @@ class Environment:
         own = [leg for leg in core.legs if leg not in shared]
         batch = tuple(leg for leg in core.legs if leg in shared and leg in network.output)
         bonds = tuple(leg for leg in core.legs if leg in shared and leg not in network.output)
-        parts = tuple(_part(network, cores, batch, bonds) for cores in _apart(others, batch))
-        return cls(core, parts, math.prod(network.shape(own)) / math.prod(network.shape(network.output)))
+        branches = tuple(_branch(network, cores, batch, bonds) for cores in _apart(others, batch))
+        return cls(core, branches, math.prod(network.shape(own)) / math.prod(network.shape(network.output)))
 
     def multiply(self, matrices: Sequence[Tensor], values: Tensor) -> Tensor:
         """Multiply values of the core by one symmetric matrix for each part, along its bonds.
@@ -105,8 +105,8 @@ class Environment:
             matrices: For each part, a matrix of the shape of its Gram matrix.
             values: A tensor in the shape of the core.
         """
-        for part, matrix in zip(self.parts, matrices, strict=True):
-            first, last = ([self.core.legs.index(leg) for leg in legs] for legs in (part.batch, part.bonds))
+        for branch, matrix in zip(self.branches, matrices, strict=True):
+            first, last = ([self.core.legs.index(leg) for leg in legs] for legs in (branch.batch, branch.bonds))
             order = [*first, *(dim for dim in range(values.ndim) if dim not in {*first, *last}), *last]
             moved = values.permute(order)
             product = moved.reshape(len(matrix), -1, matrix.shape[-1]) @ matrix
@@ -119,12 +119,12 @@ class Environment:
         Args:
             cores: The cores of the network by name.
         """
-        if not self.parts:
+        if not self.branches:
             return math.sqrt(self.share)
         wide = {name: core.detach().double() for name, core in cores.items()}
-        batch = dict.fromkeys(leg for part in self.parts for leg in part.batch)
+        batch = dict.fromkeys(leg for branch in self.branches for leg in branch.batch)
         letters = {leg: index for index, leg in enumerate(batch)}
-        traces = [(part.trace(wide), [letters[leg] for leg in part.batch]) for part in self.parts]
+        traces = [(branch.trace(wide), [letters[leg] for leg in branch.batch]) for branch in self.branches]
         energy = float(torch.einsum(*(operand for trace in traces for operand in trace), []))
         return math.sqrt(max(energy, 0.0) * self.share)
 
@@ -140,13 +140,13 @@ def _apart(cores: Sequence[Core], batch: Iterable[str]) -> list[list[Core]]:
     return groups
 
 
-def _part(network: Network, cores: Sequence[Core], batch: Sequence[str], bonds: Sequence[str]) -> Part:
+def _branch(network: Network, cores: Sequence[Core], batch: Sequence[str], bonds: Sequence[str]) -> Branch:
     legs = {leg for core in cores for leg in core.legs}
     own_batch, own_bonds = (tuple(leg for leg in each if leg in legs) for each in (batch, bonds))
     twins = tuple(leg + _TWIN for leg in own_bonds)
     gram = _doubled(network, cores, {*network.output}, (*own_batch, *own_bonds, *twins))
     energy = _doubled(network, cores, {*network.output, *own_bonds}, own_batch)
-    return Part(tuple(core.name for core in cores), own_batch, own_bonds, gram, energy)
+    return Branch(tuple(core.name for core in cores), own_batch, own_bonds, gram, energy)
 
 
 def _doubled(network: Network, cores: Sequence[Core], common: set[str], output: tuple[str, ...]) -> Network:

@@ -87,7 +87,7 @@ def test_a_run_resumes_bit_for_bit_from_checkpoints_that_hold_the_adapter(tmp_pa
 
 @pytest.mark.parametrize("options", [{}, {"save_only_model": True, "save_total_limit": 1}])
 def test_the_best_model_is_loaded_at_the_end(tmp_path: Path, options: dict[str, Any]) -> None:
-    steps: dict[str, Any] = {"eval_strategy": "steps", "eval_steps": 1, "save_steps": 1, "learning_rate": 1.0}
+    steps: dict[str, Any] = {"eval_strategy": "steps", "eval_steps": 1, "save_steps": 1, "learning_rate": 0.3}
     best = trainer(tmp_path, load_best_model_at_end=True, **steps, **options)
     best.train()
     losses = [entry["eval_loss"] for entry in best.state.log_history if "eval_loss" in entry]

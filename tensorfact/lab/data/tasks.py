@@ -20,6 +20,7 @@ from .in_memory import digits
 from .layouts import LAYOUTS
 from .libraries import hugging_face, timm_dataset
 from .listed import FEW_SHOT, VTAB, Task, few_shot, vtab
+from .mnist import mnist
 from .splits import FRACTIONS, Fractions, Splits, check_fractions
 
 _LISTED = 1000
@@ -115,6 +116,7 @@ def open_task(
     | --- | --- | --- |
     | `digits` | `digits` | |
     | `fashion-mnist` | `fashion_mnist` | optional: folder of its files in a subfolder `fashion-mnist` |
+    | `mnist` | `mnist` | |
     | `sprites-location`, `sprites-orientation` | `sprites` | |
     | `vtab:TASK` | `vtab` | folder of the 19 tasks, directly or in a subfolder `vtab-1k` |
     | `few-shot:TASK:SHOTS:SEED` | `few_shot` | folder of the tasks, directly or in a subfolder `few-shot` |
@@ -128,7 +130,7 @@ def open_task(
         model: A model with a timm data configuration, which sets size and normalisation.
         root: Folder of the data, as in the table.
         fractions: Fractions of train, val and test, for images on disk that are not split yet.
-        seed: Seed of the split, for those images and for `fashion-mnist`, sprites, `timm:NAME` and `hf:NAME`.
+        seed: Seed of the split, for those images and for `fashion-mnist`, `mnist`, sprites, `timm:NAME` and `hf:NAME`.
         imagenet_statistics: Normalise with ImageNet's mean and standard deviation instead of the model's.
         check: Open every image now, so that an unreadable one raises before training. A sweep checks once; its
             workers do not check again.
@@ -318,6 +320,12 @@ _SOURCES = {
         "fashion-mnist",
         lambda _: Task("", 10),
         _open_fashion,
+        ("seed",),
+    ),
+    "mnist": _Source(
+        "mnist",
+        lambda _: Task("", 10),
+        lambda _, o: mnist(o.model, seed=o.seed, imagenet_statistics=o.imagenet_statistics),
         ("seed",),
     ),
     "sprites-location": _Source(

@@ -65,7 +65,7 @@ class CellSummary:
         return tuple(dict.fromkeys(run.outcome.method for run in self.runs))
 
     @property
-    def scales(self) -> tuple[float | None, ...]:
+    def scales(self) -> tuple[float | str | None, ...]:
         """Scales of the reported runs, without duplicates; None: the default of the method."""
         return tuple(dict.fromkeys(run.spec.scale for run in self.runs))
 

@@ -20,7 +20,7 @@ def narrowed(
     rows: Sequence[str] = (),
     tasks: Sequence[str] = (),
     methods: Sequence[str] = (),
-    scales: Sequence[float] = (),
+    scales: Sequence[float | str] = (),
 ) -> Sweep:
     """Return a sweep with selected parts and rows, or with other tasks, methods or scales.
 
@@ -42,7 +42,7 @@ def narrowed(
     wanted = {row.label for row in _chosen("row", rows, labels)}
 
     def rows_of(part: SweepPart) -> tuple[SweepRow, ...]:
-        own = tuple(dict.fromkeys(map(float, scales)))
+        own = tuple(dict.fromkeys(each if isinstance(each, str) else float(each) for each in scales))
         if methods:
             return tuple(SweepRow(text, (text,), own if own and takes_scale(text) else (None,)) for text in methods)
         found = [row for row in part.rows if row.label in wanted]

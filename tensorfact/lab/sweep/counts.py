@@ -14,7 +14,7 @@ from ..models import model_shapes
 from .cells import collect, grid
 from .definition import Sweep, SweepPart, SweepRow
 from .means import group_means, overall_mean
-from .spec import RunSpec
+from .spec import RunSpec, spelled_scale
 
 
 def known_specs(sweep: Sweep) -> list[RunSpec]:
@@ -83,7 +83,7 @@ def sizes(sweep: Sweep, part: SweepPart) -> Table:
         counts = parameters(sweep, part, row, model)
         methods = list(dict.fromkeys(method for task in part.tasks for method in row.methods_on(task)))
         named = methods[0] if len(methods) == 1 else f"{methods[0]} … {methods[-1].partition(':')[2]}"
-        scales = ", ".join(f"{scale:g}" for scale in row.scales if scale is not None)
+        scales = ", ".join(spelled_scale(scale) for scale in row.scales if scale is not None)
         ends = [{task: float(end(each)) for task, each in counts.items()} for end in (min, max)]
         mean, printed = _span(f"{overall_mean(end):,.0f}" for end in ends), _span(map(printed_size, ends))
         rows.append((row.label, named, scales, mean, printed, published, f"{len(choosing):,}", f"{reported:,}"))

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from ...common.checks import whole_number
 from ...errors import SweepError
-from .spec import RunSpec, Settings, Stage, fraction
+from .spec import GivenScale, RunSpec, Settings, Stage, fraction
 from .stored import build, parse_json
 
 RELEASED = "selected on the test split, as in the released code"
@@ -22,7 +22,7 @@ class SweepRow:
     Args:
         label: Name of the row.
         methods: Candidate methods, such as one method at several ranks.
-        scales: Candidate scales; None: the default of the method.
+        scales: Candidate scales: numbers, or "auto"; None: the default of the method.
         by_task: Candidate methods of some tasks, in place of `methods`.
         parameters: Published number of trained parameters; None if unpublished.
         accuracy: Published accuracy, 0 to 1; None if unpublished.
@@ -30,7 +30,7 @@ class SweepRow:
 
     label: str
     methods: tuple[str, ...]
-    scales: tuple[float | None, ...] = (None,)
+    scales: tuple[GivenScale, ...] = (None,)
     by_task: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     parameters: int | None = None
     accuracy: float | None = None
@@ -45,7 +45,7 @@ class SweepRow:
         """Return the candidate methods on a task."""
         return self.by_task.get(task, self.methods)
 
-    def candidates(self, task: str) -> tuple[tuple[str, float | None], ...]:
+    def candidates(self, task: str) -> tuple[tuple[str, GivenScale], ...]:
         """Return every candidate method with every candidate scale.
 
         Raises:
@@ -134,7 +134,7 @@ class Sweep:
             f"the training and validation splits together, with {seeds}, and the test split is read once, at the end."
         )
 
-    def spec(self, part: SweepPart, task: str, method: str, scale: float | None, seed: int, stage: Stage) -> RunSpec:
+    def spec(self, part: SweepPart, task: str, method: str, scale: GivenScale, seed: int, stage: Stage) -> RunSpec:
         """Return the spec of one run, with the settings of this sweep."""
         where = (part.pretrained, part.checkpoint)
         return RunSpec(part.model, task, method, scale, seed, stage, self.settings, *where)

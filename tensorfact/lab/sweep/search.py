@@ -80,7 +80,7 @@ class _Search:
         self.runner, self.first, self.name = runner, among[0], name
         self.methods = list(dict.fromkeys(spec.method for spec in among))
         self.scales = sorted(
-            {spec.scale for spec in among if spec.scale is not None}
+            {spec.scale for spec in among if isinstance(spec.scale, float)}
         )  # RunSpec checks that they are above 0
         self.storage = JournalStorage(JournalFileBackend(str(runner.folder / JOURNAL)))
 

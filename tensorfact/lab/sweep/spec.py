@@ -7,6 +7,7 @@ import hashlib
 import json
 from typing import Literal
 
+from ...adapters.scale import AUTO
 from ...common.aliases import JsonObject
 from ...common.checks import finite_number, one_of, whole_number
 from ...errors import SweepError
@@ -15,6 +16,9 @@ from .stored import build, parse_json
 Stage = Literal["select", "final", "released"]
 """Data of a run. `select` trains on the training split and evaluates on the validation split; `final` trains on both
 and evaluates once on the test split; `released` trains on both and chooses its epoch on the test split."""
+
+GivenScale = float | str | None
+"""A scale s of the update W + s dW, "auto", or None: the default of the method."""
 
 STAGES: tuple[Stage, ...] = ("select", "final", "released")
 
@@ -71,7 +75,7 @@ class RunSpec:
         model: Name of a model, with options in parentheses: `vit_base_patch16_224`, `NAME(img_size=32)`.
         task: Name of a task; see `tensorfact.lab.data.open_task`.
         method: Method and options: `fact-tt:rank=16`, `bitfit`, `tt:rank=4`.
-        scale: Scale s of the update W + s dW; None: the default of the method.
+        scale: Scale s of the update W + s dW; "auto": derived; None: the default of the method.
         seed: Seed of the factors, the head and the order of samples.
         stage: Data to train and evaluate on; see `Stage`.
         settings: Hyperparameters of the training.
@@ -89,7 +93,7 @@ class RunSpec:
     model: str
     task: str
     method: str
-    scale: float | None
+    scale: GivenScale
     seed: int
     stage: Stage
     settings: Settings = dataclasses.field(default_factory=Settings)
@@ -97,7 +101,9 @@ class RunSpec:
     checkpoint: str | None = None
 
     def __post_init__(self) -> None:
-        if self.scale is not None:
+        if isinstance(self.scale, str):
+            one_of(self.scale, (AUTO,), "scale", SweepError, fix='scale="auto", or a number')
+        elif self.scale is not None:
             _coerce(self, "scale", float, positive=True)
         _coerce(self, "seed", int)
         _coerce(self, "pretrained", bool)
@@ -143,8 +149,17 @@ class RunSpec:
         return cls.from_dict(parse_json(text, "the spec of a run"))
 
     def __str__(self) -> str:
-        scale = "" if self.scale is None else f", scale {self.scale:g}"
+        scale = "" if self.scale is None else f", scale {spelled_scale(self.scale)}"
         return f"{self.method}{scale} on {self.task}, seed {self.seed}, {self.stage}"
+
+
+def spelled_scale(scale: float | str) -> str:
+    """Return a scale as text.
+
+    Args:
+        scale: A number, or "auto".
+    """
+    return scale if isinstance(scale, str) else f"{scale:g}"
 
 
 def fraction(value: object, name: str) -> float:

@@ -21,7 +21,7 @@ def test_a_sweep_reads_back_equal(name: str, protocol: str) -> None:
 def test_duplicates_are_refused() -> None:
     for change in ({"tasks": ["digits", "digits"]}, {"methods": ["bitfit", "bitfit"]}):
         with refused(SweepError, "duplicate"):
-            narrowed(preset("small"), **change)  # type: ignore[arg-type]
+            narrowed(preset("small"), **change)
     with refused(SweepError, "duplicate"):
         dataclasses.replace(preset("small"), seeds=(0, 0))
     assert narrowed(preset("small"), rows=["LoRA"], scales=[1, 1.0]).parts[0].rows[0].scales == (1.0,)

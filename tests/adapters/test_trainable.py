@@ -1,0 +1,81 @@
+"""Scales in a `state_dict`, and balancing an adapter of any origin."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import cast
+
+import pytest
+import torch
+from torch import nn
+
+from tensorfact import Adapter, MatrixBatch, TensorTrain, adapt, load_adapter
+from tensorfact.errors import AdaptError
+from tests.bundled import nano, plan
+from tests.helpers import draw, infer, randomise, refused
+
+KEY = "tensorfact.scale_state.scales"
+X = torch.randn(2, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+
+
+def adapter_of(model: nn.Module) -> Adapter:
+    return cast("Adapter", model.tensorfact)
+
+
+def test_a_state_dict_brings_its_scales_to_a_model_of_other_weights_and_another_seed() -> None:
+    one, two = nano(), randomise(nano())
+    draw(adapt(one, plan(), TensorTrain(4), seed=0))
+    other = adapt(two, plan(), TensorTrain(4), seed=1)
+    assert other.scales != adapter_of(one).scales
+    two.load_state_dict(one.state_dict())
+    assert other.scales == adapter_of(one).scales
+    assert torch.equal(infer(two, X), infer(one, X))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_scale_keeps_its_digits_when_the_model_changes_its_dtype(dtype: torch.dtype) -> None:
+    model = nano()
+    adapter = adapt(model, plan(), TensorTrain(4), seed=0)
+    scales = dict(adapter.scales)
+    state = {name: tensor.clone() for name, tensor in model.to(dtype).state_dict().items()}
+    assert state[KEY].dtype == torch.float32
+    model.load_state_dict(state)
+    assert adapter.scales == scales
+
+
+def test_the_states_of_deep_copies_are_apart() -> None:
+    model = nano()
+    adapter = adapt(model, plan(), TensorTrain(4), seed=0)
+    copied = copy.deepcopy(model)
+    draw(adapter)
+    adapter.named_cores()["encoder.U"].data.mul_(3)
+    before = adapter.delta("blocks.0.attn.qkv.weight")
+    adapter.balance()
+    assert adapter_of(copied).scales != adapter.scales
+    assert torch.allclose(adapter.delta("blocks.0.attn.qkv.weight"), before, atol=1e-6)
+    assert float(model.state_dict()[KEY]) == pytest.approx(adapter.scales["encoder"], rel=1e-6)
+    assert float(copied.state_dict()[KEY]) == pytest.approx(adapter_of(copied).scales["encoder"], rel=1e-6)
+
+
+def test_a_loaded_adapter_keeps_the_scale_of_its_file_and_can_be_balanced(tmp_path: Path) -> None:
+    model = nano()
+    adapter = adapt(model, plan(), MatrixBatch(2), scale=2.0, seed=0)
+    draw(adapter)
+    adapter.save(tmp_path / "a.safetensors")
+    loaded = load_adapter(nano(), tmp_path / "a.safetensors")
+    assert loaded.scales == {"encoder": 2.0}
+    loaded.balance(["encoder"])
+    assert [group["lr"] for group in loaded.parameter_groups(1e-3)] == [1e-3]
+    assert torch.allclose(infer(loaded.model, X), infer(model, X), atol=1e-5)
+    loaded.save(tmp_path / "b.safetensors")
+    assert load_adapter(nano(), tmp_path / "b.safetensors").scales == loaded.scales
+
+
+def test_what_cannot_be_balanced_is_refused() -> None:
+    adapter = adapt(nano(), plan(), TensorTrain(2), seed=0)
+    with refused(AdaptError, "balance: tensors", "'encoder'"):
+        adapter.balance(["head"])
+    adapter.merge()
+    with refused(AdaptError, "merged"):
+        adapter.balance()
