@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from . import formats as formats
     from . import lab as lab
     from . import network as network
+    from . import optim as optim
     from . import recipes as recipes
     from . import testing as testing
     from .adapters import Adapter as Adapter
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_ROOMS = ("drawing", "errors", "formats", "lab", "network", "recipes", "testing")
+_ROOMS = ("drawing", "errors", "formats", "lab", "network", "optim", "recipes", "testing")
 _NAMES = {
     "adapters": ("Adapter", "Alpha", "adapt", "load_adapter"),
     "algebra": ("combine", "convert", "extract", "round_ranks"),
@@ -58,7 +59,7 @@ _NAMES = {
 _HOMES = {name: room for room, names in _NAMES.items() for name in names} | {room: room for room in _ROOMS}
 """The subpackage of every public name. It is imported on first use: `tensorfact --help` answers without torch."""
 
-__all__ = sorted(name for name, room in _HOMES.items() if room not in ("drawing", "lab", "testing"))
+__all__ = sorted(name for name, room in _HOMES.items() if room not in ("drawing", "lab", "optim", "testing"))
 
 if not TYPE_CHECKING:  # a type checker would accept any attribute of a module with __getattr__
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..formats.common import zero_core
 from ..model.parameters import base_parameters
 from ..model.values import dense_values
+from ..network import Network
 from ..network.environment import Environment
 from ..network.starts import ZERO
 from ..plan import TensorGroup
@@ -50,9 +51,20 @@ def rates(factors: Factors, scale: float, size: float, inputs: int) -> dict[str,
     zero = zero_core(network)
     if zero.start == ZERO:
         change = abs(scale) * Environment.of(network, zero.name).rms(cores)
-        ratio = math.prod(network.shape(network.output)) / (cores[zero.name].numel() * inputs)
-        found[zero.name] = _usable(CHANGE * ratio**0.25 * size / change if change else 1.0)
+        found[zero.name] = _usable(first_change(network, size, inputs) / change if change else 1.0)
     return found
+
+
+def first_change(network: Network, size: float, inputs: int) -> float:
+    """Return the root mean square of the change of the weights by the first step, over the learning rate.
+
+    Args:
+        network: The network of a tensor.
+        size: Root mean square of the base weights.
+        inputs: Number of inputs of one slice.
+    """
+    entries = math.prod(network.shape(zero_core(network).legs))
+    return CHANGE * size * math.sqrt(math.sqrt(math.prod(network.shape(network.output)) / (entries * inputs)))
 
 
 def _rms(core: Tensor) -> Tensor:
