@@ -23,7 +23,7 @@ from .history import Epoch, History, Ties
 from .labels import check_scored
 from .predictions import check_loss, labels_of
 from .run import TrainingRun
-from .schedule import Loss, Schedule, count, size_of, worker_count
+from .schedule import Loss, OptimizerName, Schedule, count, size_of, worker_count
 from .sources import FIRST, Data, check_data, check_loaders, check_values, first_batch
 
 if TYPE_CHECKING:
@@ -52,11 +52,13 @@ def fit(
     validate_every: int = 1,
     gradient_checkpointing: bool = False,
     ties: Ties = "loss",
+    optimizer: OptimizerName = "adamw",
     on_epoch: Callable[[int, Epoch], object] | None = None,
 ) -> History:
     """Train the parameters that require gradients, and keep those of the epoch with the best validation accuracy.
 
-    The optimizer is AdamW; the learning rate has a linear warm-up and a cosine decay to zero, updated every step.
+    The optimizer is AdamW, or one that preconditions the steps on the factors. The learning rate has a linear warm-up
+    and a cosine decay to zero, updated every step.
     Normalisation layers with running statistics stay in evaluation mode where their parameters are frozen, so that a
     frozen base model does not drift. All random numbers depend on `seed` and the epoch's index only; the caller's
     random state is left unchanged.
@@ -101,6 +103,8 @@ def fit(
             timm's `set_grad_checkpointing` or transformers' `activation_checkpointing_enable`.
         ties: Which of several epochs with the highest validation accuracy is kept: that of the lowest validation
             `loss`, or the `first`.
+        optimizer: `"adamw"`, or `"preconditioned"`: `tensorfact.optim.PreconditionedAdamW`, which takes larger learning
+            rates. It needs one adapter, whose factors are not sharded.
         on_epoch: Called with the index and the metrics of each epoch, in the main process. An exception that it raises
             ends the run.
 
@@ -128,7 +132,9 @@ def fit(
     size = _batch_size(train, batch_size)
     warmup = epochs / 10 if warmup_epochs is None else warmup_epochs
     factors = {} if lr_factors is None else lr_factors
-    schedule = Schedule(epochs, size, lr, weight_decay, warmup, seed, factors, validate_every, drop_last, ties)
+    schedule = Schedule(
+        epochs, size, lr, weight_decay, warmup, seed, factors, validate_every, drop_last, ties, optimizer
+    )
     accumulation, workers = count("accumulation", accumulation, 1), worker_count(workers)
     flag(gradient_checkpointing, "fit: gradient_checkpointing", TrainingError)
     checkpoint = None if checkpoint is None else file_path(checkpoint, "fit: checkpoint", TrainingError)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.data import DataLoader
 
-from ...adapters import Adapter
 from ...common.checks import AnyPath
 from ...errors import CheckpointError, DivergedError, TrainingError
 from ...storage.fingerprint import sampled_digest
@@ -24,6 +22,7 @@ from .engine import TrainingEngine
 from .evaluation import BATCH, Evaluation, tally
 from .history import Epoch, History
 from .labels import ignored_by, no_label_counts
+from .optimizers import adapters_of, multiples_of, optimizer_of
 from .predictions import loss_of, predict, refuse_infinite, without_gradient
 from .saved import Identity, Saved
 from .schedule import Loss, Samples, Schedule, size_of
@@ -53,7 +52,7 @@ class TrainingRun:
         self.accumulation, self.workers = accumulation, workers
         model = engine.module
         _refuse_without_factors(model)
-        multiples = _multiples(model, schedule.lr_factors)
+        multiples = multiples_of(model, schedule.lr_factors)
         every = dict(model.named_parameters())
         trained = [(name, p, multiples.get(id(p), 1.0)) for name, p in every.items() if p.requires_grad]
         trained.sort(key=lambda item: item[2])
@@ -72,9 +71,7 @@ class TrainingRun:
                 fix="call model.float() and pass Accelerator(mixed_precision='fp16'), or call model.bfloat16()",
             )
         self.frozen = sampled_digest(every, tuple(every.keys() - set(self.names)))
-        alike = itertools.groupby(trained, lambda item: item[2])
-        groups = [{"params": [p for _, p, _ in items], "multiple": multiple} for multiple, items in alike]
-        self.optimizer = torch.optim.AdamW(groups, schedule.lr, weight_decay=schedule.weight_decay)
+        self.optimizer = optimizer_of(schedule, model, [(p, multiple) for _, p, multiple in trained])
         self.history = History((), 0)
         self.best: Mapping[str, Tensor] = {}
 
@@ -82,7 +79,7 @@ class TrainingRun:
         """Return what a checkpoint must match for this run to resume from it."""
         scales = {
             f"{path}.{name}".removeprefix("."): scale
-            for path, adapter in _adapters(self.engine.module).items()
+            for path, adapter in adapters_of(self.engine.module).items()
             for name, scale in adapter.scales.items()
         }
         samples = tuple(length_of(part) or 0 for part in (train, val) if part is not None)
@@ -264,15 +261,9 @@ class TrainingRun:
         return [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
 
 
-def _adapters(model: nn.Module) -> dict[str, Adapter]:
-    """Return the adapters of a model and of its parts, by the path of the adapted module."""
-    named = ((name.rpartition(".")[0], module) for name, module in model.named_modules())
-    return {path: module for path, module in named if isinstance(module, Adapter)}
-
-
 def _refuse_without_factors(model: nn.Module) -> None:
     """Raise if the model runs without its factors."""
-    for adapter in _adapters(model).values():
+    for adapter in adapters_of(model).values():
         if adapter._switch.disabled:
             raise TrainingError(
                 "fit: the adapter is disabled, so that its factors would not train",
@@ -283,27 +274,6 @@ def _refuse_without_factors(model: nn.Module) -> None:
                 "fit: the adapter is merged, so that only the head would train",
                 fix="call adapter.unmerge() before fit(), and adapter.merge() after it",
             )
-
-
-def _multiples(model: nn.Module, factors: Mapping[str, float]) -> dict[int, float]:
-    """Return the learning-rate multipliers of `lr_factors`, by the id of the parameter."""
-    if not factors:
-        return {}
-    adapters = _adapters(model)
-    if not adapters:
-        raise TrainingError(
-            "fit: lr_factors needs a model with an adapter", fix="call tensorfact.adapt(model, plan, format) first"
-        )
-    if len(adapters) > 1:
-        raise TrainingError(
-            "fit: lr_factors: the names of factors belong to one adapter",
-            expected="a model with one adapter",
-            got=f"adapters of {', '.join(path or 'the whole model' for path in adapters)}",
-            fix="leave lr_factors out, or adapt the model once, with one plan",
-        )
-    [adapter] = adapters.values()
-    groups = adapter.parameter_groups(1.0, factors)
-    return {id(parameter): float(group["lr"]) for group in groups for parameter in group["params"]}
 
 
 def _scale_gradients(model: nn.Module, factor: float) -> None:

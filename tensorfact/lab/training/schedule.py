@@ -6,7 +6,7 @@ import dataclasses
 import math
 import os
 from collections.abc import Callable, Mapping, Sized
-from typing import Any, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -17,6 +17,8 @@ from .history import Ties
 
 _LARGEST = 1e6
 """The largest learning rate and weight decay: with those of more digits, AdamW leaves the range of fp32."""
+
+OptimizerName = Literal["adamw", "preconditioned"]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Samples = Dataset[Any]
@@ -45,6 +47,7 @@ class Schedule:
     validate_every: int = 1
     drop_last: bool = False
     ties: Ties = "loss"
+    optimizer: OptimizerName = "adamw"
 
     def __post_init__(self) -> None:
         epochs = count("epochs", self.epochs, 1)
@@ -59,6 +62,7 @@ class Schedule:
             "validate_every": count("validate_every", self.validate_every, 1),
             "drop_last": flag(self.drop_last, "fit: drop_last", TrainingError),
             "ties": one_of(self.ties, get_args(Ties), "fit: ties", TrainingError),
+            "optimizer": one_of(self.optimizer, get_args(OptimizerName), "fit: optimizer", TrainingError),
         }
         for name, value in checked.items():  # numbers of numpy and torch become plain, as a checkpoint stores them
             object.__setattr__(self, name, value)

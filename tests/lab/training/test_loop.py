@@ -227,7 +227,7 @@ def test_learning_rates_of_an_adapter_of_a_part(factors: dict[str, float]) -> No
 
 
 def test_learning_rates_belong_to_one_adapter() -> None:
-    for count, words in ((0, ("needs a model with an adapter",)), (2, ("parts.0, parts.1", "leave lr_factors out"))):
+    for count, words in ((0, ("needs a model with an adapter",)), (2, ("parts.0, parts.1", "lr_factors=None"))):
         with refused(TrainingError, "fit: lr_factors", *words):
             run(Parts(*[1.0] * count), lr_factors={"B": 16.0})
     run(Parts(1.0, 1.0), epochs=1)
