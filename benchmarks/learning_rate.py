@@ -13,19 +13,17 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
-import json
-import multiprocessing
 import os
 import statistics
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from pathlib import Path
 
 from tensorfact.common.table import Table
 from tensorfact.lab.sweep import Runner, RunSpec
 from tensorfact.lab.sweep.spec import Settings, Stage
+
+from .runs import Found, Known, complete, read
 
 RUNS = Path(__file__).parents[1] / "docs" / "results" / "learning_rate.json"
 SCALES, RATES = (0.01, 0.1, 1.0, 10.0, 100.0), (3e-4, 1e-3, 3e-3)
@@ -74,9 +72,6 @@ PARTS = {
     ),
 }
 
-Known = dict[str, dict[str, float | None]]
-"""Validation and test accuracy of finished runs by the id of the spec; None where a run diverged or has none."""
-
 
 def methods() -> Iterator[tuple[str, str]]:
     """Yield every format and its method at each rank, the ranks first, so that all formats advance together."""
@@ -106,7 +101,7 @@ def best(part: Part, method: str, known: Known) -> tuple[float, float] | None:
     runs = grid(part, method)
     if any(run.id not in known for run in runs):
         return None
-    top = max(runs, key=lambda run: known[run.id]["val"] or 0.0)
+    top = max(runs, key=lambda run: known[run.id].get("val") or 0.0)
     assert isinstance(top.scale, float)
     return top.scale, top.settings.lr
 
@@ -125,40 +120,17 @@ def wanted(parts: Sequence[Part], known: Known) -> Iterator[RunSpec]:
                 yield from reported(part, method, *top)
 
 
-def execute(spec: RunSpec) -> tuple[str, dict[str, float | None]]:
-    """Execute a run, in a process of the pool."""
+def identity(spec: RunSpec) -> str:
+    """Return the key of a run."""
+    return spec.id
+
+
+def execute(spec: RunSpec) -> Found:
+    """Execute a run."""
     with tempfile.TemporaryDirectory() as folder:
         outcome = Runner(Path(folder)).run(spec).outcome
     digits = {"val": outcome.val_accuracy, "test": outcome.test_accuracy}
-    return spec.id, {name: None if value is None else round(value, 5) for name, value in digits.items()}
-
-
-def run(parts: Sequence[Part], processes: int, limit: float) -> None:
-    """Execute missing runs until none is left or the time is over, and write each result."""
-    start, known = time.monotonic(), read()
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context) as pool:
-        while time.monotonic() - start < limit:
-            missing = [spec for spec in dict.fromkeys(wanted(parts, known)) if spec.id not in known]
-            if not missing:
-                break
-            running = {pool.submit(execute, spec) for spec in missing[:processes]}
-            waiting = iter(missing[processes:])
-            while running:
-                done, running = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    id, found = future.result()
-                    known[id] = found
-                    RUNS.write_text(json.dumps(known, indent=0, sort_keys=True) + "\n")
-                    more = next(waiting, None) if time.monotonic() - start < limit else None
-                    if more is not None:
-                        running.add(pool.submit(execute, more))
-
-
-def read() -> Known:
-    """Return the finished runs."""
-    found: Known = json.loads(RUNS.read_text()) if RUNS.exists() else {}
-    return found
+    return {name: round(value, 5) for name, value in digits.items() if value is not None}
 
 
 def table(part: Part, known: Known) -> Table:
@@ -171,7 +143,7 @@ def table(part: Part, known: Known) -> Table:
         specs = [spec for method, top in zip(ranks, tops, strict=True) if top for spec in reported(part, method, *top)]
         top = _mean(known, specs) if all(tops) else None
         rates = [_mean(known, [derived(part, m)[at] for m in ranks], "val") for at in range(len(RATES))]
-        lowest = [known[spec.id]["val"] or 0.0 for m in ranks for spec in derived(part, m) if spec.id in known]
+        lowest = [known[spec.id].get("val") or 0.0 for m in ranks for spec in derived(part, m) if spec.id in known]
         gap = None if one is None or top is None else one - top
         low = f"{100 * min(lowest):.1f}" if lowest else ""
         rows.append((format, *map(_shown, (one, top, gap, default, *rates)), low))
@@ -184,7 +156,7 @@ def _mean(known: Known, specs: Sequence[RunSpec], split: str = "test") -> float 
     """Return the mean accuracy; a run that diverged counts as 0, and None means that runs are missing."""
     if any(spec.id not in known for spec in specs):
         return None
-    return statistics.fmean(known[spec.id][split] or 0.0 for spec in specs)
+    return statistics.fmean(known[spec.id].get(split) or 0.0 for spec in specs)
 
 
 def _shown(value: float | None) -> str:
@@ -206,8 +178,16 @@ def main() -> None:
     names = [name for name in PARTS if not options.part or any(name.startswith(each) for each in options.part)]
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     if not options.table:
-        run([PARTS[name] for name in names], options.processes, options.limit)
-    known = read()
+        parts = [PARTS[name] for name in names]
+        complete(
+            RUNS,
+            lambda known: wanted(parts, known),
+            identity,
+            execute,
+            processes=options.processes,
+            limit=options.limit,
+        )
+    known = read(RUNS)
     for name in names:
         print(f"\n{name}\n{table(PARTS[name], known)}")
 

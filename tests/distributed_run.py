@@ -59,7 +59,7 @@ def adapted(*, norm: bool = False, seed: int = 0, **options: Any) -> tuple[nn.Mo
     model = nano()
     if norm:
         model.fc_norm = nn.BatchNorm1d(96)
-    adapter = adapt(model, plan_for(model), TensorTrain(2), seed=seed, **options)
+    adapter = adapt(model, plan_for(model), TensorTrain(2), seed=seed, **{"scale": 1.0, **options})
     draw(adapter)
     return model, adapter
 

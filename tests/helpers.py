@@ -218,7 +218,7 @@ def stacked(
     """Return linear layers, adapted with factors that change the output, and an input."""
     model = randomise(layers(count, 8)).double()
     adapter = adapt(model, layers_plan(), format or TensorTrain(3), scale=scale, seed=seed, check=False)
-    draw(adapter, seed, size=0.3 / scale)
+    draw(adapter, seed)
     return model, adapter, torch.randn(5, 8, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
 
 

@@ -42,7 +42,7 @@ class Layout:
         model = randomise(Side(self.make)).to(dtype)
         options = {"route": "activation", "scale": -0.5, "seed": 0, "check": False, **options}
         adapter = adapt(model, self.plan, kind(rank), **options)  # type: ignore[call-arg]
-        draw(adapter, size=0.6)
+        draw(adapter)
         return model, adapter
 
     def input(self, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:

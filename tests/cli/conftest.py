@@ -47,7 +47,7 @@ def refused(run: Run) -> Callable[..., str]:
 def adapter_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("cli") / "adapter.safetensors"
     model = nano()
-    adapter = adapt(model, plan_for(model), TensorTrain(rank=4), seed=0)
+    adapter = adapt(model, plan_for(model), TensorTrain(rank=4), scale=1.0, seed=0)
     with torch.no_grad():
         for number, core in enumerate(adapter.parameters()):
             core.copy_(torch.randn(core.shape, generator=torch.Generator().manual_seed(number)) / 10)

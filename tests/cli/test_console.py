@@ -21,7 +21,7 @@ from tests.cli.calls import Run
         (("compare", "--format", "tt:rank=97"), "expected bond 1 <= 96"),
         (("compare", "--format", "tt:rnak=8"), "got rnak"),
         (("compare", "--format", "tt:rank=8;"), "NAME:option=value"),
-        (("compare", "--scale", "nan"), "fp32, got nan"),
+        (("compare", "--scale", "nan"), "a finite number, got 'nan'"),
         (("compare", "--data", "no-such-folder"), "folder:PATH"),
         (("compare", "--lr", "-1"), "fit: lr"),
         (("compare", "--device", "abacus"), "abacus"),

@@ -25,7 +25,7 @@ def image_model(name: str, dropout: float = 0.0) -> nn.Module:
     else:
         sizes = {"embed_dim": 16, "depths": (1, 1), "num_heads": (1, 2), "window_size": 4, "patch_size": 2}
         model = timm.create_model(name, img_size=28, in_chans=1, num_classes=2, **sizes)
-    draw(adapt(model, plan_for(model), TensorTrain(2), seed=0, dropout=dropout))
+    draw(adapt(model, plan_for(model), TensorTrain(2), scale=1.0, seed=0, dropout=dropout))
     return model
 
 

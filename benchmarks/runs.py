@@ -1,0 +1,80 @@
+"""Runs of a benchmark in several processes, whose results are kept in one file and never computed twice."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import time
+from collections.abc import Callable, Hashable, Iterable
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from pathlib import Path
+from typing import TypeVar
+
+Found = dict[str, float | None]
+"""Numbers of one run by name; None where it has none, as of a run that diverged."""
+
+Known = dict[str, Found]
+"""Finished runs by key."""
+
+T = TypeVar("T", bound=Hashable)
+
+
+def read(path: Path) -> Known:
+    """Return the finished runs in a file; none if it does not exist.
+
+    Args:
+        path: The file.
+    """
+    found: Known = json.loads(path.read_text()) if path.exists() else {}
+    return found
+
+
+def write(path: Path, known: Known) -> None:
+    """Write the finished runs, one run a line.
+
+    Args:
+        path: The file.
+        known: The runs.
+    """
+    lines = (f"{json.dumps(key)}: {json.dumps(known[key], sort_keys=True)}" for key in sorted(known))
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def complete(
+    path: Path,
+    wanted: Callable[[Known], Iterable[T]],
+    key: Callable[[T], str],
+    execute: Callable[[T], Found],
+    *,
+    processes: int = 2,
+    limit: float = float("inf"),
+) -> Known:
+    """Execute the runs that are missing in a file until none is left or the time is over.
+
+    Args:
+        path: The file, written after every run.
+        wanted: Returns the runs that can be executed, given the finished ones, which may determine further ones.
+        key: Returns the key of a run.
+        execute: Executes a run, in a process of its own; it must be a function of a module.
+        processes: Number of processes.
+        limit: Seconds after which no run begins.
+
+    Returns:
+        The finished runs.
+    """
+    end, known = time.monotonic() + limit, read(path)
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        while time.monotonic() < end:
+            missing = [run for run in dict.fromkeys(wanted(known)) if key(run) not in known]
+            if not missing:
+                break
+            waiting = iter(missing)
+            running = {pool.submit(execute, run): run for _, run in zip(range(processes), waiting, strict=False)}
+            while running:
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    known[key(running.pop(future))] = future.result()
+                    write(path, known)
+                    more = next(waiting, None) if time.monotonic() < end else None
+                    if more is not None:
+                        running[pool.submit(execute, more)] = more
+    return known
