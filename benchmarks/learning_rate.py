@@ -107,10 +107,12 @@ def best(part: Part, method: str, known: Known) -> tuple[float, float] | None:
 
 
 def wanted(parts: Sequence[Part], known: Known) -> Iterator[RunSpec]:
-    """Yield the runs that are missing and can be executed now, those of scale="auto" first."""
+    """Yield the runs that are missing and can be executed now, those of scale="auto" at high rates first."""
+    for at in reversed(range(len(RATES))):
+        for part in parts:
+            yield from (derived(part, method)[at] for _, method in methods())
     for part in parts:
         for _, method in methods():
-            yield from derived(part, method)
             yield from reported(part, method, "auto", ONE_RATE)
     for part in parts:
         for _, method in methods():

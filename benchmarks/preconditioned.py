@@ -3,8 +3,8 @@
     python -m benchmarks.preconditioned            # all runs that are missing, then the tables
     python -m benchmarks.preconditioned --table    # only the tables of the runs so far
 
-Finished runs are kept in docs/results/preconditioned.json; `tensorfact fetch mnist dinov2-s` comes first. With --time, only
-the time of a step is measured.
+Finished runs are kept in docs/results/preconditioned.json; `tensorfact fetch mnist dinov2-s` comes first. With --time,
+only the time of a step is measured.
 """
 
 from __future__ import annotations

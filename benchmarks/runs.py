@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import multiprocessing.connection
+import os
+import threading
 import time
 from collections.abc import Callable, Hashable, Iterable
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -40,6 +43,18 @@ def write(path: Path, known: Known) -> None:
     path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
+def _follow() -> None:
+    """End this process when the one that started it ends, also if that is killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait_and_exit(sentinel: int = parent.sentinel) -> None:
+        multiprocessing.connection.wait([sentinel])
+        os._exit(1)
+
+    threading.Thread(target=wait_and_exit, daemon=True).start()
+
+
 def complete(
     path: Path,
     wanted: Callable[[Known], Iterable[T]],
@@ -63,7 +78,7 @@ def complete(
         The finished runs.
     """
     end, known = time.monotonic() + limit, read(path)
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _follow) as pool:
         while time.monotonic() < end:
             missing = [run for run in dict.fromkeys(wanted(known)) if key(run) not in known]
             if not missing:

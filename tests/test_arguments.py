@@ -15,13 +15,26 @@ import pytest
 import torch
 
 import tensorfact as tf
-from tensorfact import CP, Alpha, MatrixBatch, TensorTrain, Tucker, adapt, combine, extract, load_adapter, to_lora
+from tensorfact import (
+    CP,
+    Alpha,
+    MatrixBatch,
+    TensorTrain,
+    Tucker,
+    adapt,
+    combine,
+    extract,
+    load_adapter,
+    recipes,
+    to_lora,
+)
 from tensorfact.errors import AdaptError, DataError, RankError, TensorfactError, TrainingError
 from tensorfact.lab import arrays, digits, doctor, evaluate, nano, open_task, sprites
 from tensorfact.lab.baselines import PromptTuning, prompt_length
 from tensorfact.lab.data import fashion_mnist, few_shot, hugging_face, image_folder, timm_dataset, vtab
 from tensorfact.lab.models import load_model, make_model
 from tensorfact.network import Core, calibrate
+from tensorfact.optim import precondition
 from tests.helpers import refused, snapshot, untouched
 from tests.lab.training.runs import data, network, numbers, run
 
@@ -35,6 +48,7 @@ ROOMS = (
     ".algebra",
     ".lora",
     ".adapters",
+    ".optim",
     ".recipes",
 )
 NOT_YET = {"adapt.subtract_start", "load_adapter.check_base", "AdapterState.load.check_base"}
@@ -54,6 +68,10 @@ def adapted(**options: Any) -> object:
 @functools.cache
 def source() -> tf.Adapter:
     return adapt(nano(), PLAN, TensorTrain(2), check=False)
+
+
+def preconditioned(**options: Any) -> object:
+    return precondition(torch.optim.SGD(source().factors.parameters()), source(), **options)
 
 
 def combined(**options: Any) -> object:
@@ -97,6 +115,9 @@ FLAGS: dict[str, Callable[..., object]] = {
     "load_model.pretrained": lambda **o: load_model("nano", **o),
     "make_model.pretrained": lambda **o: make_model("nano", **o),
     "nano.pretrained": nano,
+    "fact_tk_released.released_start": lambda **o: recipes.fact_tk_released(MODEL, **o),
+    "fact_tt.released_start": lambda **o: recipes.fact_tt(MODEL, **o),
+    "precondition.relative": lambda **o: preconditioned(**o),
     "open_task.check": lambda **o: open_task("digits", MODEL, **o),
     "open_task.imagenet_statistics": lambda **o: open_task("digits", MODEL, **o),
     "prompt_length.deep": lambda **o: prompt_length("svhn", **o),

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from torch import nn
 
 from ..adapters import Alpha
+from ..common.checks import flag
+from ..errors import PlanError
 from ..formats import CP, PartialTucker, ReshapedTucker, Started, TensorTrain, Tucker
+from ..network import Network
 from ..plan import Group, Rule, TensorizationPlan, plan_for
 from .recipe import Recipe, layers_by_matrices, split_heads
 
 QV = ("q", "v")
 
 
-def fact_tt(model: nn.Module, rank: int = 16, scale: float = 1.0) -> Recipe:
+def fact_tt(model: nn.Module, rank: int = 16, scale: float = 1.0, released_start: bool = False) -> Recipe:
     """FacT-TT: all matrices of all layers in one tensor, cut into d x d slices, and a tensor-train.
 
     Swin gets one tensor a stage.
@@ -23,6 +27,8 @@ def fact_tt(model: nn.Module, rank: int = 16, scale: float = 1.0) -> Recipe:
         model: The model; it is only read.
         rank: The rank.
         scale: Scale s of the update: W + s dW.
+        released_start: Draw U and S1 as the released code does: uniform, three times smaller together. There the part
+            of S1 for the second matrix of the MLP is smaller by another factor of two.
 
     Returns:
         The recipe.
@@ -30,7 +36,8 @@ def fact_tt(model: nn.Module, rank: int = 16, scale: float = 1.0) -> Recipe:
     Raises:
         PlanError: The model is not of a known family, or does not have these slices.
 
-    Source: S. Jie & Z.-H. Deng, FacT: Factor-Tuning for Lightweight Adaptation on Vision Transformer, AAAI 2023.
+    Source: S. Jie & Z.-H. Deng, FacT: Factor-Tuning for Lightweight Adaptation on Vision Transformer, AAAI 2023;
+    `FacT/fact_tt.py` of https://github.com/JieShibo/PETL-ViT.
 
     Examples:
         >>> from tensorfact import recipes
@@ -39,7 +46,15 @@ def fact_tt(model: nn.Module, rank: int = 16, scale: float = 1.0) -> Recipe:
         >>> recipes.fact_tt(model).num_parameters(model)
         21504
     """
-    return Recipe(plan_for(model), TensorTrain(rank), {"scale": scale})
+    flag(released_start, "fact_tt: released_start", PlanError)
+    plan, format = plan_for(model), TensorTrain(rank)
+    if not released_start:
+        return Recipe(plan, format, {"scale": scale})
+    formats = {
+        tensor.name: Started(format, {core: _as_linear(tensor.network(format), core) for core in ("U", "S1")})
+        for tensor in plan.resolve(model).tensors
+    }
+    return Recipe(plan, formats, {"scale": scale})
 
 
 def fact_tk(model: nn.Module, rank: int = 32, scale: float = 1.0) -> Recipe:
@@ -70,7 +85,7 @@ def fact_tk(model: nn.Module, rank: int = 32, scale: float = 1.0) -> Recipe:
     return Recipe(plan_for(model), Tucker(rank), {"scale": scale})
 
 
-def fact_tk_released(model: nn.Module, rank: int = 32, scale: float = 1.0) -> Recipe:
+def fact_tk_released(model: nn.Module, rank: int = 32, scale: float = 1.0, released_start: bool = False) -> Recipe:
     """FacT-TK as released: Tucker, whose part of the core is reshaped for the two matrices of the MLP.
 
     The count is that of `fact_tk`, and the attention's increments are the same.
@@ -80,6 +95,7 @@ def fact_tk_released(model: nn.Module, rank: int = 32, scale: float = 1.0) -> Re
             matrices, as timm's ViT has.
         rank: The rank.
         scale: Scale s of the update: W + s dW.
+        released_start: Draw U1, U2 and C as the released code does: uniform, thirteen times smaller together at rank 8.
 
     Returns:
         The recipe.
@@ -97,7 +113,27 @@ def fact_tk_released(model: nn.Module, rank: int = 32, scale: float = 1.0) -> Re
         >>> recipes.fact_tk_released(model, rank=16).num_parameters(model)
         8320
     """
-    return Recipe(layers_by_matrices(plan_for(model), model), ReshapedTucker(rank), {"scale": scale})
+    flag(released_start, "fact_tk_released: released_start", PlanError)
+    plan, format = layers_by_matrices(plan_for(model), model), ReshapedTucker(rank)
+    if not released_start:
+        return Recipe(plan, format, {"scale": scale})
+    formats = {}
+    for tensor in plan.resolve(model).tensors:
+        sizes = tensor.network(format).sizes
+        slices = sizes["layer"] * sizes["role"]
+        starts = {
+            "U1": _as_linear(tensor.network(format), "U1"),
+            "U2": f"uniform:{math.sqrt(6 / (slices + rank)):.9g}",  # Xavier's rule for a matrix (rank, slices)
+            "C": f"uniform:{math.sqrt(3) / rank:.9g}",  # and, as torch applies it, for a cube
+        }
+        formats[tensor.name] = Started(format, starts)
+    return Recipe(plan, formats, {"scale": scale})
+
+
+def _as_linear(network: Network, core: str) -> str:
+    """Return the start of a core that `nn.Linear` gives its weight: uniform, with the bound 1 / sqrt(inputs)."""
+    (legs,) = (each.legs for each in network.cores if each.name == core)
+    return f"uniform:{1 / math.sqrt(network.sizes[legs[0]]):.9g}"
 
 
 def lotr(model: nn.Module, rank: int = 2, alpha: float = 2.0, roles: Sequence[str] = QV) -> Recipe:

@@ -7,9 +7,10 @@ from typing import cast
 import pytest
 import torch
 import transformers
-from torch import nn
+from torch import Tensor, nn
 
 from tensorfact import Tucker, adapt, convert, plan_for, recipes
+from tensorfact.adapters.factors import Factors
 from tensorfact.errors import FormatError, PlanError
 from tensorfact.formats import ReshapedTucker
 from tensorfact.lab import nano
@@ -86,3 +87,31 @@ def test_reshaped_tucker_converts_to_tucker_and_not_back() -> None:
     assert found.changes[0].numbers == adapter.num_parameters
     with refused(FormatError, "no decomposition", "Tucker(rank=8)"):
         convert(found.state, {"encoder": ReshapedTucker(2)})
+
+
+# ------------------------------------------------------------------------------------------------------ released starts
+
+
+def what_the_zero_core_meets(recipe: recipes.Recipe, model: nn.Module) -> Tensor:
+    """Return, for inputs of variance 1, what the zero core is applied to in the first slice."""
+    (tensor,) = recipe.plan.resolve(model).tensors
+    assert isinstance(recipe.format, dict)
+    format = recipe.format[tensor.name]
+    generator = torch.Generator().manual_seed(0)
+    made = Factors(
+        format.network(tensor.modes), tensor.modes, tensor.extents, format.given(tensor.modes), generator=generator
+    )
+    cores = {name: core.detach() for name, core in made.named_cores().items()}
+    x = torch.randn(2000, 768, generator=generator)
+    if "S1" in cores:
+        return x @ cores["U"] @ cores["S1"][:, 0]
+    return x @ cores["U1"] @ torch.einsum("abc,c->ab", cores["C"], cores["U2"][0, 0])
+
+
+def test_the_released_starts_are_as_small_as_those_of_the_released_code() -> None:
+    """Its deviations for ViT-B, measured with the code of `FacT/` in JieShibo/PETL-ViT: 0.332 and 0.066."""
+    model = model_shapes("vit_base_patch16_224")
+    train = what_the_zero_core_meets(recipes.fact_tt(model, rank=16, released_start=True), model)
+    assert float(train.std()) == pytest.approx(0.332, rel=0.1)
+    tucker = what_the_zero_core_meets(recipes.fact_tk_released(model, rank=8, released_start=True), model)
+    assert float(tucker.std()) == pytest.approx(0.066, rel=0.35)

@@ -25,19 +25,25 @@ def validated(sweep: Sweep) -> Sweep:
 
 
 def as_released(sweep: Sweep) -> Sweep:
-    """Choose on the test split, with the regularisation and the single seed of FacT's released code."""
+    """Choose on the test split, with the start, the regularisation and the single seed of FacT's released code."""
     settings = dataclasses.replace(
         sweep.settings, dropout=0.1, drop_path=0.1, drop_last=True, validate_every=10, imagenet_statistics=True
     )
     parts = tuple(
-        dataclasses.replace(part, seeds=part.seeds[:1], rows=tuple(map(_reshaped, part.rows))) for part in sweep.parts
+        dataclasses.replace(part, seeds=part.seeds[:1], rows=tuple(map(_as_computed, part.rows)))
+        for part in sweep.parts
     )
     return dataclasses.replace(sweep, parts=parts, settings=settings, seeds=sweep.seeds[:1], released=True)
 
 
-def _reshaped(row: SweepRow) -> SweepRow:
-    """Return a row with FacT-TK as the released code computes it."""
-    return dataclasses.replace(row, methods=tuple(m.replace("fact-tk:", "fact-tk-released:") for m in row.methods))
+def _as_computed(row: SweepRow) -> SweepRow:
+    """Return a row with FacT as the released code computes it, and from its start."""
+    names = {"fact-tt": "fact-tt", "fact-tk": "fact-tk-released"}
+    methods = []
+    for method in row.methods:
+        name, colon, options = method.partition(":")
+        methods.append(f"{names[name]}:{options},released_start=True" if name in names else name + colon + options)
+    return dataclasses.replace(row, methods=tuple(methods))
 
 
 PROTOCOLS: dict[str, Callable[[Sweep], Sweep]] = {"validated": validated, "as-released": as_released}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from tensorfact.lab import nano
+from tensorfact.lab.methods import method_of
 from tensorfact.lab.sweep import PROTOCOLS, known_specs, preset
 
 
@@ -18,4 +20,7 @@ def test_the_paper_has_the_papers_protocol() -> None:
     methods = {method.partition(":")[0] for part in released.parts for row in part.rows for method in row.methods}
     assert "fact-tk-released" in methods
     assert "fact-tk" not in methods
+    facts = [method for part in released.parts for row in part.rows for method in row.methods if "fact" in method]
+    assert all(method.endswith(",released_start=True") for method in facts)
+    assert method_of(facts[0]).attach(nano(), seed=0).num_parameters > 0
     assert "test split" in released.protocol
