@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import multiprocessing.connection
-import os
-import threading
 import time
 from collections.abc import Callable, Hashable, Iterable
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from pathlib import Path
 from typing import TypeVar
+
+from tensorfact.lab.sweep.engines import follow_parent
 
 Found = dict[str, float | None]
 """Numbers of one run by name; None where it has none, as of a run that diverged."""
@@ -43,18 +42,6 @@ def write(path: Path, known: Known) -> None:
     path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
-def _follow() -> None:
-    """End this process when the one that started it ends, also if that is killed."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def wait_and_exit(sentinel: int = parent.sentinel) -> None:
-        multiprocessing.connection.wait([sentinel])
-        os._exit(1)
-
-    threading.Thread(target=wait_and_exit, daemon=True).start()
-
-
 def complete(
     path: Path,
     wanted: Callable[[Known], Iterable[T]],
@@ -78,7 +65,7 @@ def complete(
         The finished runs.
     """
     end, known = time.monotonic() + limit, read(path)
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _follow) as pool:
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), follow_parent) as pool:
         while time.monotonic() < end:
             missing = [run for run in dict.fromkeys(wanted(known)) if key(run) not in known]
             if not missing:

@@ -71,6 +71,11 @@ def _start_worker(numbers: Queue[int], gpus: int) -> None:
     number = numbers.get()
     if gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(number % gpus)
+    follow_parent()
+
+
+def follow_parent() -> None:
+    """End this process when the one that started it ends, also if that is killed."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 
