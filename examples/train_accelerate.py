@@ -30,7 +30,7 @@ def prepare(accelerator: Accelerator) -> tuple[Any, Any, Any]:
     """Return a fresh adapted model, its optimizer and the data, prepared for the processes."""
     torch.manual_seed(0)  # the same head in every process
     model = nano()
-    adapt(model, seed=0, scale=3.0)
+    adapt(model, seed=0)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3)
     loader = DataLoader(digits(nano()).train, batch_size=64)
     return accelerator.prepare(model, optimizer, loader)  # type: ignore[no-any-return]

@@ -37,7 +37,7 @@ def main() -> None:
     torch.manual_seed(0)  # the same head in every process
     model = nano()
     data = digits(model)
-    adapter = adapt(model, plan_for(model), TensorTrain(rank=8), scale=3.0, seed=0)
+    adapter = adapt(model, plan_for(model), TensorTrain(rank=8), seed=0)
     history = fit(
         model,
         data.train,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor, nn
 
 from ..formats.common import zero_core
@@ -100,7 +101,7 @@ def weights_rms(model: nn.Module, tensor: TensorGroup) -> float:
         weight = parameters[view.parameter].detach()
         count += weight.numel()
         if not weight.is_meta:
-            squares += float(dense_values(weight).float().square().sum())
+            squares += float(torch.linalg.vector_norm(dense_values(weight), dtype=torch.float32)) ** 2
     return math.sqrt(squares / count) if squares and math.isfinite(squares) else 1 / math.sqrt(inputs_of(tensor))
 
 
