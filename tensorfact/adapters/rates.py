@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..formats.common import zero_core
 from ..model.parameters import base_parameters
-from ..model.values import dense_values
+from ..model.values import dense_values, is_wide_float
 from ..network import Network
 from ..network.environment import Environment
 from ..network.starts import ZERO
@@ -101,7 +101,10 @@ def weights_rms(model: nn.Module, tensor: TensorGroup) -> float:
         weight = parameters[view.parameter].detach()
         count += weight.numel()
         if not weight.is_meta:
-            squares += float(torch.linalg.vector_norm(dense_values(weight), dtype=torch.float32)) ** 2
+            values = dense_values(weight)
+            values = values if is_wide_float(values) else values.float()
+            wide = torch.promote_types(values.dtype, torch.float32)
+            squares += float(torch.linalg.vector_norm(values, dtype=wide)) ** 2
     return math.sqrt(squares / count) if squares and math.isfinite(squares) else 1 / math.sqrt(inputs_of(tensor))
 
 

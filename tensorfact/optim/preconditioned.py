@@ -116,14 +116,18 @@ class PreconditionedAdamW(torch.optim.AdamW):
         super().step()
         for each, gradient in zip(ours, gradients, strict=True):
             each.core.parameter.grad = gradient
-        steps = [self._direction(each, groups[id(each.core.parameter)]) for each in ours]
+        norms: dict[int, Tensor] = {}
+        steps = [self._direction(each, groups[id(each.core.parameter)], norms) for each in ours]
         for each, change in zip(ours, steps, strict=True):
             parameter, group = each.core.parameter, groups[id(each.core.parameter)]
             parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(change.to(parameter.dtype), alpha=-group["lr"])
         return loss
 
-    def _direction(self, each: _Measured, group: dict[str, Any]) -> Tensor:
-        """Update the averages of a core, and return its step of learning rate 1."""
+    def _direction(self, each: _Measured, group: dict[str, Any], norms: dict[int, Tensor]) -> Tensor:
+        """Update the averages of a core, and return its step of learning rate 1.
+
+        The norm of a tensor is computed from the first of its cores, and kept in `norms` for the others.
+        """
         core, parameter = each.core, each.core.parameter
         gradient, (fade, fade_square) = wide(cast("Tensor", parameter.grad)), group["betas"]
         grams = core.grams()
@@ -144,5 +148,6 @@ class PreconditionedAdamW(torch.optim.AdamW):
         step = torch.where(root > 0, mean / root, 0.0) / math.sqrt(parameter.numel())
         if not each.bounded:
             return step * each.length
-        own = (parameter * core.multiply(grams, parameter)).sum().clamp_min(0).sqrt()
-        return step * (own / ENTRIES).clamp_max(each.length)
+        if id(core.factors) not in norms:
+            norms[id(core.factors)] = (parameter * core.multiply(grams, parameter)).sum().clamp_min(0).sqrt()
+        return step * (norms[id(core.factors)] / ENTRIES).clamp_max(each.length)
