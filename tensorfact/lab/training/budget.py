@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -13,6 +14,7 @@ from ...common.checks import AnyPath
 from ...errors import CheckpointError, FormatError, TrainingError
 from ...formats import Format
 from ...network import Mode
+from ...storage.files import read_header
 from .engine import TrainingEngine
 from .optimizers import the_adapter
 from .saved import Ranks, stored_ranks
@@ -129,7 +131,10 @@ class RankBudget:
         )
         if found.formats.keys() != own.keys() or found.scales.keys() != own.keys():
             raise other
+        modes, room = _modes(self.adapter), sum(map(math.prod, read_header(path).shapes.values()))
         try:
+            if sum(format.num_parameters(modes[name]) for name, format in found.formats.items()) > room:
+                raise other  # the file does not hold as many numbers, so none are allocated
             self._resize(found.formats, self.seed)
         except FormatError as error:
             raise other from error
@@ -146,7 +151,7 @@ class RankBudget:
 
 
 def carry_moments(before: torch.optim.Optimizer, after: torch.optim.Optimizer) -> None:
-    """Copy the state of the parameters that two optimizers share.
+    """Give an optimizer the state of the parameters that it shares with the one that it replaces.
 
     Args:
         before: The old optimizer.

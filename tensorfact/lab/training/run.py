@@ -90,7 +90,7 @@ class TrainingRun:
         self.optimizer = optimizer_of(self.schedule, self.engine.module, [(p, multiple) for _, p, multiple in trained])
 
     def _change_ranks(self, index: int) -> None:
-        """Change the ranks if that is due before an epoch. Parameters that stay keep their moments."""
+        """Change the ranks if that is due before an epoch. The optimizer starts anew for the parameters that change."""
         if self.budget is not None and self.budget.change(index):
             before = self.optimizer
             self._renew()

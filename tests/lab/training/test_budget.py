@@ -28,7 +28,10 @@ from tensorfact import (
 from tensorfact.errors import CheckpointError, TrainingError
 from tensorfact.formats import KhatriRao
 from tensorfact.lab import History
-from tensorfact.lab.training.budget import changes_before
+from tensorfact.lab.training.budget import changes_before, rank_budget
+from tensorfact.lab.training.engine import TrainingEngine
+from tensorfact.lab.training.schedule import Schedule
+from tensorfact.storage.files import read_header, read_tensors, write_tensors
 from tests.helpers import refused, state_bits, untouched
 from tests.lab.training.runs import numbers, stopping_after
 
@@ -51,10 +54,11 @@ class Deep(nn.Module):
         return logits
 
 
-def adapted(format: Format = TensorTrain(2), *, apart: bool = False, **options: Any) -> tuple[nn.Module, Adapter]:
+def adapted(format: Format | None = None, *, apart: bool = False) -> tuple[nn.Module, Adapter]:
+    """Return an adapted model: all layers in one tensor, or a tensor for each."""
     model, rules = Deep(), (Rule("layers.{layer}.weight", "out in"),)
     group = Group("g", "in out", rules, partition="layer") if apart else Group("g", "layer in out", rules)
-    return model, adapt(model, TensorizationPlan((group,)), format, train_head="head", seed=0, **options)
+    return model, adapt(model, TensorizationPlan((group,)), format or TensorTrain(2), train_head="head", seed=0)
 
 
 def data(count: int = 48, seed: int = 0) -> TensorDataset:
@@ -157,7 +161,27 @@ def test_a_checkpoint_of_another_budget_format_or_plan_is_refused(tmp_path: Path
         run(adapted(apart=True)[0], 200, epochs=2, checkpoint=tmp_path / "run")
 
 
-def test_the_head_keeps_its_moments(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("ranks", "words"),
+    [
+        (1, "is not a training checkpoint"),
+        ({"formats": {"g": {"name": "none"}}, "scales": {"g": 1.0}}, "is not a training checkpoint"),
+        ({"formats": {}, "scales": {}}, "belongs to another run"),
+        ({"formats": {"g": {"name": "tt", "rank": 10**9}}, "scales": {"g": 1.0}}, "belongs to another run"),
+        ({"formats": {"g": {"name": "cp", "rank": 36}}, "scales": {"g": 1.0}}, "belongs to another run"),
+    ],
+    ids=str,
+)
+def test_a_checkpoint_with_damaged_ranks_is_refused(tmp_path: Path, ranks: object, words: str) -> None:
+    path = tmp_path / "run"
+    run(adapted()[0], 200, epochs=1, checkpoint=path)
+    header = read_header(path)
+    write_tensors(path, read_tensors(path), {**header.metadata, "ranks": ranks})
+    with refused(CheckpointError, words):
+        run(adapted()[0], 200, epochs=1, checkpoint=path)
+
+
+def test_the_head_keeps_its_moments_and_the_factors_start_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, int]] = []
     real = torch.optim.AdamW.step
 
@@ -170,7 +194,19 @@ def test_the_head_keeps_its_moments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.optim.AdamW, "step", step)
     run(adapted()[0], 200)
     assert [most for _, most in seen] == list(range(1, 8 * 3 + 1))
-    assert [least for least, _ in seen].count(1) == 4, "the factors start anew with each change"
+    assert [least for least, _ in seen].count(1) == 4
+
+
+@pytest.mark.parametrize("kind", ["processes", "shards"])
+def test_several_processes_are_refused(kind: str) -> None:
+    model, _ = adapted()
+    engine = TrainingEngine(model)
+    if kind == "processes":
+        engine.processes = 2
+    else:
+        engine.module = adapted()[0]
+    with untouched(model), refused(TrainingError, "fit: budget needs a single process", "budget=None"):
+        rank_budget(engine, Schedule(8, 16, 0.01, 0.0, 1, 0, budget=200))
 
 
 def test_multiples_of_the_learning_rate_hold_after_a_change() -> None:
