@@ -8,7 +8,8 @@ from types import MappingProxyType
 
 from torch import Tensor, nn
 
-from ..algebra import Recompression, convert, round_ranks
+from ..algebra import Recompression, convert, resize_ranks, round_ranks
+from ..algebra.allocation import Spread
 from ..common.progress import Progress, silent
 from ..formats import Format, FormatLike
 from ..formats.rank import Rank
@@ -287,6 +288,7 @@ class Adapter(Trainable):
         rank: Rank | None = None,
         tolerance: float | None = None,
         budget: int | None = None,
+        spread: Spread = "even",
         progress: Progress = silent,
     ) -> Recompression:
         """Lower the ranks in place; arguments and result are those of `tensorfact.round_ranks`, errors of `convert`.
@@ -294,7 +296,39 @@ class Adapter(Trainable):
         The factors become new parameters: create a new optimizer.
         """
         self._require(merged=False, changing=True)
-        return self._take(round_ranks(self, rank=rank, tolerance=tolerance, budget=budget, progress=progress))
+        found = round_ranks(self, rank=rank, tolerance=tolerance, budget=budget, spread=spread, progress=progress)
+        return self._take(found)
+
+    def resize(self, formats: FormatLike | Mapping[str, FormatLike], *, seed: int = 0) -> Recompression:
+        """Give the tensors other ranks in place: lower ranks by truncation, higher ones by new directions.
+
+        Higher ranks leave the increments unchanged: the new entries of the core that starts at zero are zero, and those
+        of the other cores are random. A tensor keeps its ranks where this is not possible, as with frozen cores. The
+        factors become new parameters: create a new optimizer.
+
+        Args:
+            formats: The present formats with other ranks: one for all tensors, or a dict from group or tensor names.
+            seed: Seed of the new directions.
+
+        Returns:
+            The new adapter, and the measured relative error of each tensor.
+
+        Raises:
+            FormatError: A format is of another kind than the present one, or has no decomposition to lower its ranks.
+            RankError: A tensor does not admit the rank.
+            DataError: A core holds NaN or infinity.
+            AdaptError: The adapter is merged, disabled or removed.
+
+        Examples:
+            >>> from tensorfact import TensorTrain, adapt, plan_for
+            >>> from tensorfact.lab import nano
+            >>> model = nano()
+            >>> adapter = adapt(model, plan_for(model), TensorTrain(rank=4))
+            >>> print(adapter.resize(TensorTrain(rank=6)).changes[0].format, adapter.num_parameters)
+            TensorTrain(rank=6) 3744
+        """
+        self._require(merged=False, changing=True)
+        return self._take(resize_ranks(self, formats, seed=seed))
 
     def _take(self, found: Recompression) -> Recompression:
         """Replace the factors by those of a conversion; on an error the model is left unchanged."""

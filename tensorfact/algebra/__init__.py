@@ -3,6 +3,7 @@
 from .changes import Change, Recompression
 from .conversion import combine, convert, round_ranks
 from .extraction import Extraction, extract
+from .growth import resize_ranks
 from .reconstruction import Reconstructions, reconstruct
 from .term import Term
 
@@ -16,5 +17,6 @@ __all__ = [
     "convert",
     "extract",
     "reconstruct",
+    "resize_ranks",
     "round_ranks",
 ]

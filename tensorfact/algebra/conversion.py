@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import cast, get_args
 
 from torch import Tensor
 
-from ..common.checks import callback, finite_number, flag, whole_number
+from ..common.checks import callback, finite_number, flag, one_of, whole_number
 from ..common.progress import Progress, silent
 from ..errors import AdaptError, DataError, FingerprintError, FormatError, PlanError, RankError
 from ..formats import Decomposition, Format, FormatLike, format_label
-from ..formats.rank import FULL, Rank, checked_rank, first_that
-from ..formats.search import capped, highest_rank, spelled_rank
+from ..formats.rank import FULL, Rank, checked_rank
+from ..formats.search import capped, spelled_rank
 from ..network import Mode
 from ..plan.tensors import formats_of
 from ..storage import AdapterState
 from ..storage.description import sizes_of
 from ..storage.state import AdapterSource, state_of
+from .allocation import Spread, by_energy, even_split
 from .changes import Change, Recompression
 from .direct_sum import direct_sum
 from .recompression import recompress, stored
@@ -76,6 +78,7 @@ def round_ranks(
     rank: Rank | None = None,
     tolerance: float | None = None,
     budget: int | None = None,
+    spread: Spread = "even",
     progress: Progress = silent,
 ) -> Recompression:
     """Lower the ranks of an adapter; no rank is raised. Pass exactly one of `rank`, `tolerance` and `budget`.
@@ -84,15 +87,18 @@ def round_ranks(
         adapter: An `Adapter`, an `AdapterState` or a file. It is not changed.
         rank: The new rank: one for all bonds, one per bond, or a fraction of the dense size.
         tolerance: The largest relative error of each tensor; the lowest ranks that keep it are used.
-        budget: The largest number of parameters of all tensors together; the highest rank within it, one for all
-            bonds, is used.
+        budget: The largest number of parameters of all tensors together.
+        spread: How the budget is spread. `"even"`: the highest rank within it, one for all bonds of all tensors.
+            `"energy"`: one rank for each bond of each tensor, chosen by a greedy search for the smallest change of the
+            increments.
         progress: Called after each tensor.
 
     Returns:
         The new adapter, and the measured relative error of each tensor.
 
     Raises:
-        RankError: Not exactly one of `rank`, `tolerance` and `budget` was given, or it cannot be met.
+        RankError: Not exactly one of `rank`, `tolerance` and `budget` was given, it cannot be met, or `spread` is
+            unknown or given without a budget.
         FormatError: A format has no rank, or no decomposition.
 
     Source: I. Oseledets, SIAM J. Sci. Comput. 2011, algorithm 2; De Lathauwer et al., SIAM J. Matrix Anal. Appl. 2000.
@@ -119,7 +125,10 @@ def round_ranks(
     if budget is not None:
         budget = whole_number(budget, "round_ranks: budget", RankError, example=20000)
     lower = {} if rank is None else _ranked(state, rank)
-    lower |= {} if budget is None else _within(state, budget)
+    spread = cast("Spread", one_of(spread, get_args(Spread), "round_ranks: spread", RankError))
+    if spread != "even" and budget is None:
+        raise RankError(f"round_ranks: spread={spread!r} needs a budget", fix=f"budget=20000, spread={spread!r}")
+    lower |= {} if budget is None else _within(state, budget, spread)
 
     def found(name: str, terms: Sequence[Term]) -> Decomposition:
         modes, own = state.description.modes[name], state.description.formats[name]
@@ -258,26 +267,13 @@ def _least(ranks: tuple[int, ...]) -> Rank:
     return ranks if len(ranks) > 1 else ranks[0]
 
 
-def _within(state: AdapterState, budget: int) -> dict[str, Format]:
-    """Return the format of every tensor at the highest common rank within a parameter budget."""
-    formats, modes = state.description.formats, state.description.modes
-
-    def at_most(rank: int) -> dict[str, Format]:
-        return {name: capped(format, rank, modes[name]) for name, format in formats.items()}
-
-    def numbers(rank: int) -> int:
-        return sum(format.num_parameters(modes[name]) for name, format in at_most(rank).items())
-
-    if numbers(1) > budget:
-        raise RankError(
-            f"round_ranks: budget of {budget:,} parameters",
-            expected=f"at least {numbers(1):,}, the size at rank 1",
-            fix=f"use budget={numbers(1)}, or convert to a smaller format",
-        )
-    if state.num_parameters <= budget:
-        return dict(formats)
-    high = max(highest_rank(format.explicit(modes[name])) for name, format in formats.items())
-    return at_most(first_that(lambda rank: numbers(rank) > budget, high) - 1)
+def _within(state: AdapterState, budget: int, spread: Spread) -> dict[str, Format]:
+    """Return the format of every tensor within a parameter budget."""
+    if spread == "energy":
+        for name in state.names:
+            finite_terms(state, name)
+        return by_energy(state, budget)
+    return even_split(state.description.formats, state.description.modes, budget)
 
 
 def at_rank(format: Format, rank: Rank, tensor: str) -> Format:
@@ -335,7 +331,7 @@ def _reworked(
         terms = []
         for state, weight in states:
             relative = weight if state is first else weight * state.description.scales[name] / own
-            terms += _finite(state, name, relative)
+            terms += finite_terms(state, name, relative)
         before = first.cores(name)
         like = next(iter(before.values()))
         result = stored(terms, found(name, terms), like.dtype, tolerance)
@@ -347,7 +343,17 @@ def _reworked(
     return Recompression(first.replaced(formats, cores, head), tuple(changes))
 
 
-def _finite(state: AdapterState, name: str, weight: float) -> list[Term]:
+def finite_terms(state: AdapterState, name: str, weight: float = 1.0) -> list[Term]:
+    """Return the terms of one tensor of an adapter, as `terms_of` does.
+
+    Args:
+        state: The adapter.
+        name: The tensor's name.
+        weight: Factor of the tensor.
+
+    Raises:
+        DataError: A core holds NaN or infinity.
+    """
     terms = terms_of(state, name, weight)
     for term in terms:
         for core, value in term.cores.items():

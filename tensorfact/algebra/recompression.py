@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -67,11 +67,7 @@ def recompress(
     unchanged = len(terms) == 1 and terms[0].network == target
     if unchanged and tolerance is None:
         return Decomposition(format, modes, _weighted(terms[0]), 0.0)
-    apart = _apart(target)
-    reach = _largest_bases(target, [mode for mode in modes if mode.name not in apart])
-    coordinates = itertools.product(*(range(target.sizes[mode]) for mode in apart))
-    places = [dict(zip(apart, at, strict=True)) for at in coordinates]
-    blocks = [compress([term.at(place) for term in terms], reach, tolerance or 0.0) for place in places]
+    places, blocks = _compressed(terms, modes, target, tolerance or 0.0)
     if (
         len(terms) > 1 and sum(block.energy for block in blocks) <= (_NOISE * _magnitude(terms)) ** 2
     ):  # the terms cancel
@@ -86,6 +82,22 @@ def recompress(
     parts = zip(places, blocks, solved.parts, strict=True)
     cores = _joined(network, ((place, _expanded(network, block, part)) for place, block, part in parts))
     return Decomposition(solved.format, modes, cores, solved.error)
+
+
+def squared_errors(terms: Sequence[Term], modes: Sequence[Mode], format: Format) -> Callable[[Format], float]:
+    """Return a function from a format to the squared Frobenius norm of the error of a sum of tensors in it.
+
+    The sum is compressed once; each format is then tried on the small core.
+
+    Args:
+        terms: The summands, on the same modes.
+        modes: The modes of the tensor.
+        format: The format with the highest ranks that the function is called with.
+    """
+    modes = tuple(modes)
+    _, blocks = _compressed(terms, modes, format.explicit(modes).network(modes), 0.0)
+    whole = sum(block.energy for block in blocks)
+    return lambda lower: _at_rank(blocks, modes, lower).error ** 2 * whole
 
 
 def stored(
@@ -116,6 +128,17 @@ def stored(
     if tolerance is not None and error > tolerance:
         raise out_of_reach(found.format, tolerance, error)
     return dataclasses.replace(found, cores=cores, error=error)
+
+
+def _compressed(
+    terms: Sequence[Term], modes: Sequence[Mode], target: Network, tolerance: float
+) -> tuple[list[Position], list[Compressed]]:
+    """Compress a sum, for every coordinate of the modes that are legs of all cores of the target."""
+    apart = _apart(target)
+    reach = _largest_bases(target, [mode for mode in modes if mode.name not in apart])
+    coordinates = itertools.product(*(range(target.sizes[mode]) for mode in apart))
+    places = [dict(zip(apart, at, strict=True)) for at in coordinates]
+    return places, [compress([term.at(place) for term in terms], reach, tolerance) for place in places]
 
 
 def _largest_bases(target: Network, modes: Iterable[Mode]) -> dict[str, int]:

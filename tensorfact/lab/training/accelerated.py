@@ -108,6 +108,12 @@ class Accelerated(TrainingEngine):
             marks = vars(self.module).keys() - before.keys()
             self._undo.callback(_unwrap, self.module, marks, before.get("forward"))
 
+    def exchange(self, optimizer: torch.optim.Optimizer) -> None:
+        """Use another optimizer after `prepare`, since the model has other parameters; for a single process."""
+        known = self.accelerator._optimizers
+        known[:] = [each for each in known if each is not self.step]
+        self.step = self.accelerator.prepare_optimizer(optimizer)
+
     def _compare(self) -> None:
         """Raise if the processes hold different models."""
         if self.processes == 1:

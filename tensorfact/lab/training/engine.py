@@ -39,6 +39,14 @@ class TrainingEngine:
         """
         self.step = optimizer
 
+    def exchange(self, optimizer: torch.optim.Optimizer) -> None:
+        """Use another optimizer after `prepare`, since the model has other parameters; for a single process.
+
+        Args:
+            optimizer: Optimizer of parameters of `module`.
+        """
+        self.step = optimizer
+
     def backward(self, loss: Tensor) -> None:
         """Accumulate the gradients of a loss."""
         torch.autograd.backward(loss)

@@ -108,17 +108,19 @@ class History:
             rows.append((name, str(index + 1), *numbers))
         return Table(("", "epoch", "train loss", "val loss", "val accuracy %", "seconds"), tuple(rows))
 
-    def followed_by(self, epoch: Epoch, ties: Ties = "loss") -> History:
+    def followed_by(self, epoch: Epoch, ties: Ties = "loss", since: int = 0) -> History:
         """Return the history with one more epoch.
 
-        The best epoch is one with the highest validation accuracy; without validation, it is the last.
+        The best epoch is one with the highest validation accuracy; without validation, it is the last. Before the epoch
+        `since` it is the last too.
 
         Args:
             epoch: The epoch to append.
             ties: Which of several epochs with the highest accuracy is the best.
+            since: Index of the first epoch that may be the best.
         """
         epochs = (*self.epochs, epoch)
-        best = _standing(self.epochs[self.best_epoch], ties) if self.epochs else None
+        best = _standing(self.epochs[self.best_epoch], ties) if len(self.epochs) > since else None
         found = _standing(epoch, ties)
         better = best is None or (found is not None and found > best)
         return History(epochs, len(epochs) - 1 if better else self.best_epoch)

@@ -53,6 +53,7 @@ def fit(
     gradient_checkpointing: bool = False,
     ties: Ties = "loss",
     optimizer: OptimizerName = "adamw",
+    budget: int | None = None,
     on_epoch: Callable[[int, Epoch], object] | None = None,
 ) -> History:
     """Train the parameters that require gradients, and keep those of the epoch with the best validation accuracy.
@@ -105,6 +106,13 @@ def fit(
             `loss`, or the `first`.
         optimizer: `"adamw"`, or `"preconditioned"`: `tensorfact.optim.PreconditionedAdamW`, which takes larger learning
             rates. It needs one adapter, whose factors are not sharded.
+        budget: Largest number of parameters of the adapter at the end, its head not counted. The ranks start as the
+            even split of the budget, one for all bonds of all tensors, and are then moved to the tensors and bonds that
+            need them: after 20, 35 and 50 % of the epochs they are truncated to the budget where the increments change
+            least, and, but for the last time, grown by half, so that the adapter is larger in between. The scale is
+            derived, as by `Adapter.balance`, and only epochs with the final ranks count as the best. Runs of fewer than
+            4 epochs keep the even split. It needs one process and one adapter, whose formats have ranks; the factors
+            become new parameters. Default: the ranks stay as they are.
         on_epoch: Called with the index and the metrics of each epoch, in the main process. An exception that it raises
             ends the run.
 
@@ -113,8 +121,9 @@ def fit(
 
     Raises:
         TrainingError: No parameter requires gradients, the adapter is merged or disabled, an argument is out of range
-            or contradicts a loader, an input or the loss is not finite, labels are not class indices or all ignored, or
-            the model or the accelerator does not support the inputs or an option.
+            or contradicts a loader, `budget` is below the size at rank 1 or does not suit the model, an input or the
+            loss is not finite, labels are not class indices or all ignored, or the model or the accelerator does not
+            support the inputs or an option.
         CheckpointError: `checkpoint` is damaged, or belongs to another run.
 
     Examples:
@@ -133,7 +142,7 @@ def fit(
     warmup = epochs / 10 if warmup_epochs is None else warmup_epochs
     factors = {} if lr_factors is None else lr_factors
     schedule = Schedule(
-        epochs, size, lr, weight_decay, warmup, seed, factors, validate_every, drop_last, ties, optimizer
+        epochs, size, lr, weight_decay, warmup, seed, factors, validate_every, drop_last, ties, optimizer, budget
     )
     accumulation, workers = count("accumulation", accumulation, 1), worker_count(workers)
     flag(gradient_checkpointing, "fit: gradient_checkpointing", TrainingError)

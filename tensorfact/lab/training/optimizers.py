@@ -31,7 +31,7 @@ def optimizer_of(
     groups = [{"params": [p for p, _ in items], "multiple": multiple} for multiple, items in alike]
     if schedule.optimizer == "adamw":
         return torch.optim.AdamW(groups, schedule.lr, weight_decay=schedule.weight_decay)
-    adapter = _the_adapter(model, 'fit: optimizer="preconditioned"', 'optimizer="adamw"')
+    adapter = the_adapter(model, 'fit: optimizer="preconditioned"', 'optimizer="adamw"')
     if any(hasattr(core, "device_mesh") for core in adapter.named_cores().values()):
         raise TrainingError(
             'fit: optimizer="preconditioned" needs whole factors',
@@ -63,13 +63,22 @@ def multiples_of(model: nn.Module, factors: Mapping[str, float]) -> dict[int, fl
     """
     if not factors:
         return {}
-    adapter = _the_adapter(model, "fit: lr_factors", "lr_factors=None")
+    adapter = the_adapter(model, "fit: lr_factors", "lr_factors=None")
     groups = adapter.parameter_groups(1.0, factors)
     return {id(parameter): float(group["lr"]) for group in groups for parameter in group["params"]}
 
 
-def _the_adapter(model: nn.Module, argument: str, otherwise: str) -> Adapter:
-    """Return the one adapter of a model."""
+def the_adapter(model: nn.Module, argument: str, otherwise: str) -> Adapter:
+    """Return the one adapter of a model.
+
+    Args:
+        model: The model.
+        argument: The argument that needs it, for messages.
+        otherwise: The value of the argument that does without, for messages.
+
+    Raises:
+        TrainingError: The model has no adapter, or several.
+    """
     adapters = adapters_of(model)
     if not adapters:
         raise TrainingError(

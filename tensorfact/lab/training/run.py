@@ -18,6 +18,7 @@ from ...errors import CheckpointError, DivergedError, TrainingError
 from ...storage.fingerprint import sampled_digest
 from .bar import NoBar
 from .batches import BatchOrigin, MicroBatches, deal, load, shuffled
+from .budget import carry_moments, rank_budget
 from .engine import TrainingEngine
 from .evaluation import BATCH, Evaluation, tally
 from .history import Epoch, History
@@ -44,7 +45,7 @@ class TrainingRun:
 
     Raises:
         TrainingError: No parameter requires gradients, one that does is in fp16, the adapter is merged or disabled, or
-            `lr_factors` do not fit the model.
+            `lr_factors` or `budget` do not fit the model.
     """
 
     def __init__(self, engine: TrainingEngine, schedule: Schedule, loss: Loss, accumulation: int, workers: int) -> None:
@@ -52,17 +53,14 @@ class TrainingRun:
         self.accumulation, self.workers = accumulation, workers
         model = engine.module
         _refuse_without_factors(model)
-        multiples = multiples_of(model, schedule.lr_factors)
-        every = dict(model.named_parameters())
-        trained = [(name, p, multiples.get(id(p), 1.0)) for name, p in every.items() if p.requires_grad]
-        trained.sort(key=lambda item: item[2])
+        self.budget = rank_budget(engine, schedule)
+        trained = self._trained()
         if not trained:
             raise TrainingError(
                 "fit: no parameter of the model requires gradients",
                 cause="the model is frozen and has no adapter",
                 fix="call tensorfact.adapt(model, plan, format) first",
             )
-        self.names = [name for name, _, _ in trained]
         halves = [name for name, p, _ in trained if p.dtype == torch.float16]
         if halves:
             raise TrainingError(
@@ -70,17 +68,42 @@ class TrainingRun:
                 cause="small optimizer steps underflow in fp16",
                 fix="call model.float() and pass Accelerator(mixed_precision='fp16'), or call model.bfloat16()",
             )
-        self.frozen = sampled_digest(every, tuple(every.keys() - set(self.names)))
-        self.optimizer = optimizer_of(schedule, model, [(p, multiple) for _, p, multiple in trained])
+        every = dict(model.named_parameters())
+        self.frozen = sampled_digest(every, tuple(every.keys() - {name for name, _, _ in trained}))
+        if self.budget is not None:
+            self.budget.start()
+        self._renew()
         self.history = History((), 0)
         self.best: Mapping[str, Tensor] = {}
 
+    def _trained(self) -> list[tuple[str, nn.Parameter, float]]:
+        """Return the trained parameters, each with its name and multiple of the learning rate, in ascending order."""
+        model = self.engine.module
+        multiples = multiples_of(model, self.schedule.lr_factors)
+        trained = [(name, p, multiples.get(id(p), 1.0)) for name, p in model.named_parameters() if p.requires_grad]
+        return sorted(trained, key=lambda item: item[2])
+
+    def _renew(self) -> None:
+        """Make the optimizer of the present parameters."""
+        trained = self._trained()
+        self.names = [name for name, _, _ in trained]
+        self.optimizer = optimizer_of(self.schedule, self.engine.module, [(p, multiple) for _, p, multiple in trained])
+
+    def _change_ranks(self, index: int) -> None:
+        """Change the ranks if that is due before an epoch. The optimizer starts anew for the parameters that change."""
+        if self.budget is not None and self.budget.change(index):
+            before = self.optimizer
+            self._renew()
+            carry_moments(before, self.optimizer)
+            self.engine.exchange(self.optimizer)
+
     def identity(self, train: Data, val: Data | None) -> Identity:
         """Return what a checkpoint must match for this run to resume from it."""
-        scales = {
+        scales = {  # those of a budget change, and are read from the checkpoint
             f"{path}.{name}".removeprefix("."): scale
             for path, adapter in adapters_of(self.engine.module).items()
             for name, scale in adapter.scales.items()
+            if self.budget is None
         }
         samples = tuple(length_of(part) or 0 for part in (train, val) if part is not None)
         return Identity(self.schedule, self.frozen, scales, samples)
@@ -92,6 +115,7 @@ class TrainingRun:
         seed = (self.schedule.seed * 1_000_003 + index) % _SEEDS
         torch.manual_seed(seed)
         steps, loaded = steps_of(train) if isinstance(train, DataLoader) else self._dealt(train, seed)
+        self._change_ranks(index)
         self._train_mode()
         losses = self._pass(loaded, steps, bar)
         if not all(bool(torch.isfinite(p).all()) for p in self.engine.module.parameters() if p.requires_grad):
@@ -102,8 +126,9 @@ class TrainingRun:
             accuracy, val_loss = self._validate(val)
         train_loss = float(torch.stack(losses).mean())
         epoch = Epoch(train_loss, val_loss, accuracy, time.perf_counter() - start)
-        self.history = self.history.followed_by(epoch, self.schedule.ties)
-        if accuracy is not None and self.history.best_epoch == index:
+        since = 0 if self.budget is None else self.budget.settled
+        self.history = self.history.followed_by(epoch, self.schedule.ties, since)
+        if accuracy is not None and self.history.best_epoch == index >= since:
             self.best = {name: tensor.detach().clone() for name, tensor in self.state().items()}
         bar.validated(epoch)
         return epoch
@@ -204,6 +229,7 @@ class TrainingRun:
             {name: whole(tensor) for name, tensor in self.state().items()},
             {name: whole(tensor) for name, tensor in self.best.items()},
             {self.names[at]: {key: whole(value) for key, value in of.items()} for at, of in states.items()},
+            None if self.budget is None else self.budget.ranks,
         )
         if self.engine.main:
             saved.write(path, identity)
@@ -226,6 +252,10 @@ class TrainingRun:
                 f"{path} is seen by {seeing} of {self.engine.processes} processes",
                 fix="put the checkpoint into a folder that all machines share",
             )
+        if self.budget is not None:
+            self.budget.resume(path)
+            self._renew()
+            self.engine.exchange(self.optimizer)
         state = self.state()
         saved = Saved.read(path, identity, state)
         self.restore(saved.now)

@@ -10,6 +10,7 @@ from torch import Tensor
 from ...common.checks import AnyPath
 from ...common.table import counted
 from ...errors import CheckpointError, TrainingError
+from ...formats import Format, format_from_dict, format_to_dict
 from ...storage.files import read_header, read_tensors, write_tensors
 from .history import Epoch, History
 from .schedule import Schedule
@@ -45,6 +46,19 @@ class Identity:
 
 
 @dataclasses.dataclass(frozen=True)
+class Ranks:
+    """The formats and scales of an adapter at an epoch of a run that changes them.
+
+    Args:
+        formats: Formats by tensor name.
+        scales: Scales by tensor name.
+    """
+
+    formats: Mapping[str, Format]
+    scales: Mapping[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
 class Saved:
     """The state of a run after an epoch.
 
@@ -53,12 +67,14 @@ class Saved:
         now: Trained parameters and persistent buffers, by name.
         best: The same after the best epoch; empty without validation.
         moments: Optimizer state, by parameter name.
+        ranks: The ranks of the adapter, if the run changes them.
     """
 
     history: History
     now: Tensors
     best: Tensors
     moments: Mapping[str, Tensors]
+    ranks: Ranks | None = None
 
     def write(self, path: AnyPath, identity: Identity) -> None:
         """Write the state to one file, atomically.
@@ -85,6 +101,7 @@ class Saved:
                 "scales": dict(identity.scales),
                 "samples": list(identity.samples),
                 "history": dataclasses.asdict(self.history),
+                **_ranks_stored(self.ranks),
             },
         )
 
@@ -126,6 +143,33 @@ class Saved:
             moment, name = key.split(".", 1)
             moments.setdefault(name, {})[moment] = value
         return cls(history, _below("now.", tensors), _below("best.", tensors), moments)
+
+
+def _ranks_stored(ranks: Ranks | None) -> dict[str, object]:
+    if ranks is None:
+        return {}
+    formats = {name: format_to_dict(format) for name, format in ranks.formats.items()}
+    return {"ranks": {"formats": formats, "scales": dict(ranks.scales)}}
+
+
+def stored_ranks(path: AnyPath) -> Ranks | None:
+    """Return the ranks that a checkpoint holds, or None if it is one of a run that does not change them.
+
+    Args:
+        path: File that `Saved.write` wrote.
+
+    Raises:
+        CheckpointError: The file is missing, damaged or not a training checkpoint.
+    """
+    stored = read_header(path).metadata.get("ranks")
+    if stored is None:
+        return None
+    try:
+        formats = {name: format_from_dict(format) for name, format in stored["formats"].items()}
+        scales = {name: float(scale) for name, scale in stored["scales"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _no_checkpoint(path, error) from error
+    return Ranks(formats, scales)
 
 
 def stored_history(path: AnyPath) -> History:

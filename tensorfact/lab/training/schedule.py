@@ -48,6 +48,7 @@ class Schedule:
     drop_last: bool = False
     ties: Ties = "loss"
     optimizer: OptimizerName = "adamw"
+    budget: int | None = None
 
     def __post_init__(self) -> None:
         epochs = count("epochs", self.epochs, 1)
@@ -63,6 +64,7 @@ class Schedule:
             "drop_last": flag(self.drop_last, "fit: drop_last", TrainingError),
             "ties": one_of(self.ties, get_args(Ties), "fit: ties", TrainingError),
             "optimizer": one_of(self.optimizer, get_args(OptimizerName), "fit: optimizer", TrainingError),
+            "budget": None if self.budget is None else count("budget", self.budget, 1),
         }
         for name, value in checked.items():  # numbers of numpy and torch become plain, as a checkpoint stores them
             object.__setattr__(self, name, value)

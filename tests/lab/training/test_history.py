@@ -42,6 +42,15 @@ def test_the_best_epoch_has_the_highest_accuracy_and_of_these_the_lowest_loss(ep
     assert first.best_epoch == min((-a, at) for a, _, at in known)[1]
 
 
+@given(st.lists(validated, min_size=1, max_size=8), st.integers(0, 8))
+def test_epochs_before_a_given_one_are_not_the_best(epochs: list[Epoch], since: int) -> None:
+    whole, later = History((), 0), History((), 0)
+    for index, epoch in enumerate(epochs):
+        whole = whole.followed_by(epoch, since=since)
+        later = later.followed_by(epoch) if index >= since else later
+        assert whole.best_epoch == (later.best_epoch + since if index >= since else index)
+
+
 def test_fit_keeps_the_epoch_that_the_rule_names() -> None:
     kept = {ties: run(network(), epochs=8, lr=0.3, ties=ties) for ties in ("loss", "first")}
     assert [epoch.val_loss for epoch in kept["loss"].epochs] == [epoch.val_loss for epoch in kept["first"].epochs]
