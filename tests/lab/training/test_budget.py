@@ -68,7 +68,7 @@ def data(count: int = 48, seed: int = 0) -> TensorDataset:
 
 def run(model: nn.Module, budget: int | None, **options: Any) -> History:
     settings = {"epochs": 8, "batch_size": 16, "lr": 0.01, **options}
-    return fit(model, data(), data(24, seed=1), budget=budget, **settings)
+    return fit(model, data(32), data(24, seed=1), budget=budget, **settings)
 
 
 @given(epochs=st.integers(1, 1000))
@@ -128,7 +128,7 @@ def test_ranks_go_to_the_layer_that_trains() -> None:
     assert sizes[2] > max(sizes[:2])
 
 
-@pytest.mark.parametrize(("stop", "apart"), [(1, True), (2, False), (3, True), (3, False), (4, True), (6, False)])
+@pytest.mark.parametrize(("stop", "apart"), [(1, True), (2, False), (3, True), (4, False)])
 def test_a_run_resumes_bit_for_bit_between_the_changes(tmp_path: Path, stop: int, apart: bool) -> None:
     (whole, _), (stopped, _), (resumed, adapter) = (adapted(apart=apart) for _ in range(3))
     expected = run(whole, 200)
@@ -193,7 +193,7 @@ def test_the_head_keeps_its_moments_and_the_factors_start_anew(monkeypatch: pyte
 
     monkeypatch.setattr(torch.optim.AdamW, "step", step)
     run(adapted()[0], 200)
-    assert [most for _, most in seen] == list(range(1, 8 * 3 + 1))
+    assert [most for _, most in seen] == list(range(1, 8 * 2 + 1))
     assert [least for least, _ in seen].count(1) == 4
 
 
