@@ -46,9 +46,8 @@ def fact_tt(model: nn.Module, rank: int = 16, scale: float = 1.0, released_start
         >>> recipes.fact_tt(model).num_parameters(model)
         21504
     """
-    flag(released_start, "fact_tt: released_start", PlanError)
     plan, format = plan_for(model), TensorTrain(rank)
-    if not released_start:
+    if not flag(released_start, "fact_tt: released_start", PlanError):
         return Recipe(plan, format, {"scale": scale})
     formats = {
         tensor.name: Started(format, {core: _as_linear(tensor.network(format), core) for core in ("U", "S1")})
@@ -113,21 +112,20 @@ def fact_tk_released(model: nn.Module, rank: int = 32, scale: float = 1.0, relea
         >>> recipes.fact_tk_released(model, rank=16).num_parameters(model)
         8320
     """
-    flag(released_start, "fact_tk_released: released_start", PlanError)
     plan, format = layers_by_matrices(plan_for(model), model), ReshapedTucker(rank)
-    if not released_start:
+    if not flag(released_start, "fact_tk_released: released_start", PlanError):
         return Recipe(plan, format, {"scale": scale})
-    formats = {}
-    for tensor in plan.resolve(model).tensors:
-        sizes = tensor.network(format).sizes
-        slices = sizes["layer"] * sizes["role"]
-        starts = {
-            "U1": _as_linear(tensor.network(format), "U1"),
-            "U2": f"uniform:{math.sqrt(6 / (slices + rank)):.9g}",  # Xavier's rule for a matrix (rank, slices)
-            "C": f"uniform:{math.sqrt(3) / rank:.9g}",  # and, as torch applies it, for a cube
-        }
-        formats[tensor.name] = Started(format, starts)
+    networks = {tensor.name: tensor.network(format) for tensor in plan.resolve(model).tensors}
+    formats = {name: Started(format, _released(network)) for name, network in networks.items()}
     return Recipe(plan, formats, {"scale": scale})
+
+
+def _released(network: Network) -> dict[str, str]:
+    """Return the starts of FacT-TK in the released code: that of `nn.Linear`, and Xavier's rule."""
+    sizes = network.sizes
+    matrix = math.sqrt(6 / (sizes["layer"] * sizes["role"] + sizes["_stack"]))
+    cube = math.sqrt(3) / sizes["_stack"]  # fan-in and fan-out are the square of the rank, as torch counts them
+    return {"U1": _as_linear(network, "U1"), "U2": f"uniform:{matrix:.9g}", "C": f"uniform:{cube:.9g}"}
 
 
 def _as_linear(network: Network, core: str) -> str:
