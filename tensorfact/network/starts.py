@@ -25,6 +25,10 @@ def _uniform(shape: tuple[int, ...], size: float, generator: torch.Generator | N
     return (torch.rand(shape, generator=generator, dtype=torch.float32, device="cpu") * 2 - 1) * size
 
 
+def _linear(shape: tuple[int, ...], size: float, generator: torch.Generator | None) -> Tensor:
+    return _uniform(shape, size / math.sqrt(shape[0]), generator)
+
+
 def _orthogonal(shape: tuple[int, ...], size: float, generator: torch.Generator | None) -> Tensor:
     flat = torch.empty(_matrix(shape), dtype=torch.float32, device="cpu")
     return torch.nn.init.orthogonal_(flat, size, generator=generator).reshape(shape)
@@ -42,6 +46,7 @@ def _constant(shape: tuple[int, ...], size: float, generator: torch.Generator | 
 _DRAWS: dict[str, tuple[_Draw, Callable[[float], float]]] = {
     "normal": (_normal, lambda deviation: deviation),
     "uniform": (_uniform, lambda deviation: math.sqrt(3) * deviation),  # same variance as normal
+    "linear": (_linear, lambda _: 1.0),
     "orthogonal": (_orthogonal, lambda _: 1.0),
     "xavier": (_xavier, lambda _: 1.0),
     "constant": (_constant, lambda _: 1.0),
@@ -56,6 +61,8 @@ def check_start(start: object, owner: str) -> str:
 
     Args:
         start: `zero`; `normal` or `uniform` (variance-preserving), `normal:DEVIATION` or `uniform:BOUND`;
+            `linear`, uniform with the bound 1 / sqrt(size of the first leg), as `torch.nn.Linear` has it, optionally
+            with `:GAIN`;
             `orthogonal` or `xavier` of the core as a matrix (all legs but the last, last), optionally with `:GAIN`;
             `constant` or `constant:VALUE`; `given` for a core whose values come from the format.
         owner: What the start belongs to, such as `core 'U'`, for messages.

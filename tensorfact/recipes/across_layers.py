@@ -11,7 +11,6 @@ from ..adapters import Alpha
 from ..common.checks import flag
 from ..errors import PlanError
 from ..formats import CP, PartialTucker, ReshapedTucker, Started, TensorTrain, Tucker
-from ..network import Network
 from ..plan import Group, Rule, TensorizationPlan, plan_for
 from .recipe import Recipe, layers_by_matrices, split_heads
 
@@ -46,14 +45,10 @@ def fact_tt(model: nn.Module, rank: int = 16, scale: float = 1.0, released_start
         >>> recipes.fact_tt(model).num_parameters(model)
         21504
     """
-    plan, format = plan_for(model), TensorTrain(rank)
-    if not flag(released_start, "fact_tt: released_start", PlanError):
-        return Recipe(plan, format, {"scale": scale})
-    formats = {
-        tensor.name: Started(format, {core: _as_linear(tensor.network(format), core) for core in ("U", "S1")})
-        for tensor in plan.resolve(model).tensors
-    }
-    return Recipe(plan, formats, {"scale": scale})
+    format = TensorTrain(rank)
+    if flag(released_start, "fact_tt: released_start", PlanError):
+        return Recipe(plan_for(model), Started(format, {"U": "linear", "S1": "linear"}), {"scale": scale})
+    return Recipe(plan_for(model), format, {"scale": scale})
 
 
 def fact_tk(model: nn.Module, rank: int = 32, scale: float = 1.0) -> Recipe:
@@ -113,25 +108,11 @@ def fact_tk_released(model: nn.Module, rank: int = 32, scale: float = 1.0, relea
         8320
     """
     plan, format = layers_by_matrices(plan_for(model), model), ReshapedTucker(rank)
-    if not flag(released_start, "fact_tk_released: released_start", PlanError):
-        return Recipe(plan, format, {"scale": scale})
-    networks = {tensor.name: tensor.network(format) for tensor in plan.resolve(model).tensors}
-    formats = {name: Started(format, _released(network)) for name, network in networks.items()}
-    return Recipe(plan, formats, {"scale": scale})
-
-
-def _released(network: Network) -> dict[str, str]:
-    """Return the starts of FacT-TK in the released code: that of `nn.Linear`, and Xavier's rule."""
-    sizes = network.sizes
-    matrix = math.sqrt(6 / (sizes["layer"] * sizes["role"] + sizes["_stack"]))
-    cube = math.sqrt(3) / sizes["_stack"]  # fan-in and fan-out are the square of the rank, as torch counts them
-    return {"U1": _as_linear(network, "U1"), "U2": f"uniform:{matrix:.9g}", "C": f"uniform:{cube:.9g}"}
-
-
-def _as_linear(network: Network, core: str) -> str:
-    """Return the start of a core that `nn.Linear` gives its weight: uniform, with the bound 1 / sqrt(inputs)."""
-    (legs,) = (each.legs for each in network.cores if each.name == core)
-    return f"uniform:{1 / math.sqrt(network.sizes[legs[0]]):.9g}"
+    if flag(released_start, "fact_tk_released: released_start", PlanError):
+        cube = math.sqrt((1 + 1 / rank) / 2)  # Xavier's rule as torch applies it to three dimensions
+        starts = {"U1": "linear", "U2": "xavier", "C": f"xavier:{cube:.9g}"}
+        return Recipe(plan, Started(format, starts), {"scale": scale})
+    return Recipe(plan, format, {"scale": scale})
 
 
 def lotr(model: nn.Module, rank: int = 2, alpha: float = 2.0, roles: Sequence[str] = QV) -> Recipe:

@@ -9,7 +9,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from tensorfact import Tucker, adapt, convert, plan_for, recipes
+from tensorfact import Format, Tucker, adapt, convert, plan_for, recipes
 from tensorfact.adapters.factors import Factors
 from tensorfact.errors import FormatError, PlanError
 from tensorfact.formats import ReshapedTucker
@@ -95,8 +95,8 @@ def test_reshaped_tucker_converts_to_tucker_and_not_back() -> None:
 def what_the_zero_core_meets(recipe: recipes.Recipe, model: nn.Module) -> Tensor:
     """Return, for inputs of variance 1, what the zero core is applied to in the first slice."""
     (tensor,) = recipe.plan.resolve(model).tensors
-    assert isinstance(recipe.format, dict)
-    format = recipe.format[tensor.name]
+    format = recipe.format
+    assert isinstance(format, Format)
     generator = torch.Generator().manual_seed(0)
     made = Factors(
         format.network(tensor.modes), tensor.modes, tensor.extents, format.given(tensor.modes), generator=generator
