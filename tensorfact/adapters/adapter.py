@@ -300,23 +300,11 @@ class Adapter(Trainable):
         return self._take(found)
 
     def resize(self, formats: FormatLike | Mapping[str, FormatLike], *, seed: int = 0) -> Recompression:
-        """Give the tensors other ranks in place: lower ranks by truncation, higher ones by new directions.
+        """Give the tensors other ranks in place; arguments, result and errors are those of `algebra.resize_ranks`.
 
-        Higher ranks leave the increments unchanged: the new entries of the core that starts at zero are zero, and those
-        of the other cores are random. A tensor keeps its ranks where this is not possible, as with frozen cores. The
-        factors become new parameters: create a new optimizer.
-
-        Args:
-            formats: The present formats with other ranks: one for all tensors, or a dict from group or tensor names.
-            seed: Seed of the new directions.
-
-        Returns:
-            The new adapter, and the measured relative error of each tensor.
+        The factors become new parameters: create a new optimizer.
 
         Raises:
-            FormatError: A format is of another kind than the present one, or has no decomposition to lower its ranks.
-            RankError: A tensor does not admit the rank.
-            DataError: A core holds NaN or infinity.
             AdaptError: The adapter is merged, disabled or removed.
 
         Examples:

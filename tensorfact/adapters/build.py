@@ -81,7 +81,8 @@ def adapt(
             increment: another adapter, an `AdapterState`, the path of a file, or increments by parameter name, as from
             `Adapter.delta`.
         subtract_start: Subtract a frozen copy of the initial increment, so that any start leaves the output
-            unchanged. A copy drawn from `seed` is not stored in files; one from `init` is.
+            unchanged. With a `scale` that is a number, a copy drawn from `seed` is not stored in
+            files; others are.
 
     Returns:
         The adapter, also available as `model.tensorfact`.

@@ -69,10 +69,10 @@ class Exportable(nn.Module):
         self.state.save(path)
 
     def load(self, source: AdapterSource, *, check_base: bool = True) -> None:
-        """Take the values of a saved adapter with the same plan and formats, in place.
+        """Take the values of a saved adapter with the same plan, formats and given scales, in place.
 
-        Parameters stay the same objects, so an optimizer of theirs goes on. What the file does not store is as in the
-        base model. `load_adapter` makes an adapter of a file instead.
+        A derived scale is taken from it. Parameters stay the same objects, so an optimizer of theirs goes on. What the
+        file does not store is as in the base model. `load_adapter` makes an adapter of a file instead.
 
         Args:
             source: What `load_adapter` takes: a file, a folder, a repository, a state, or another adapter.

@@ -57,6 +57,8 @@ class Links:
         self.switch, self.options = switch, options
         self.factors: dict[str, Factors] = {}
         self.starts: dict[str, Factors] = {}
+        self.derived: set[str] = set()
+        """Names of the tensors whose scale is derived; that of the others was given."""
         self.slots: dict[str, Slot] = {}
         self._own: dict[str, Increment] = {}
         self.owners = owners_of(model, resolved.parameters)  # refuses what cannot be adapted
@@ -91,6 +93,7 @@ class Links:
         links = Links(
             self.model, self.resolved, state.description.formats, self.scales, self.switch, options, self.passes
         )
+        links.derived = set(self.derived)
         for name, factors in links.factors.items():
             factors.assign(state.cores(name))
             before = self.factors[name].named_cores()
@@ -110,21 +113,23 @@ class Links:
         return rates(self.factors[tensor.name], self.scales[tensor.name], size, inputs)
 
     def balance(self, names: Iterable[str]) -> None:
-        """Divide the cores of some tensors by their rates, and multiply the scales by them.
+        """Divide the cores of some tensors by their rates, and multiply the scales by them; a scale of 0 stays.
 
         Args:
             names: Names of tensors.
         """
-        chosen = set(names)
+        chosen = {name for name in names if self.scales[name]}
+        self.derived |= chosen
         for tensor in self.resolved.tensors:
             if tensor.name in chosen:
-                factors, found = self.factors[tensor.name], self._rates(tensor)
-                scale = rounded(self.scales[tensor.name] * math.prod(found.values()))
-                zero = zero_core(factors.network).name
-                found[zero] *= scale / (self.scales[tensor.name] * math.prod(found.values()))
+                found, own = self._rates(tensor), self.scales[tensor.name]
+                scale = rounded(own * math.prod(found.values()))
+                zero = zero_core(self.factors[tensor.name].network).name
+                found[zero] *= scale / (own * math.prod(found.values()))
                 with torch.no_grad():
-                    for name, core in factors.named_cores().items():
-                        core.div_(found.get(name, 1.0))
+                    for factors in (each[tensor.name] for each in (self.factors, self.starts) if tensor.name in each):
+                        for name, core in factors.named_cores().items():
+                            core.div_(found.get(name, 1.0))
                 self.rescale({tensor.name: scale})
 
     def rescale(self, scales: Mapping[str, float]) -> None:

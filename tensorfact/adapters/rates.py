@@ -109,9 +109,9 @@ def weights_rms(model: nn.Module, tensor: TensorGroup) -> float:
 
 
 def rounded(number: float) -> float:
-    """Return a rate or a derived scale to four digits, so that it is the same on any machine.
+    """Return a derived scale to four digits, so that it is the same on any machine.
 
     Args:
-        number: The number.
+        number: The scale.
     """
     return float(f"{number:.4g}")

@@ -37,6 +37,7 @@ def reload(state: AdapterState, plan: TensorizationPlan, links: Links, beside: B
         {
             "plan": (description.plan, plan),
             "formats": (dict(description.formats), links.formats),
+            "scales": (_given(description.scales, links), _given(links.scales, links)),
             "subtract_start": (description.subtracts_start, bool(links.starts)),
         }
     )
@@ -51,6 +52,11 @@ def reload(state: AdapterState, plan: TensorizationPlan, links: Links, beside: B
         for prefix, own in parts.items():
             for name, tensor in own.items():
                 tensor.copy_(state.tensors[prefix + name])
+
+
+def _given(scales: Mapping[str, float], links: Links) -> dict[str, float]:
+    """Return the scales of the tensors whose scale was given; a derived one is taken from the saved adapter."""
+    return {name: scale for name, scale in scales.items() if name not in links.derived}
 
 
 def _require_same(parts: Mapping[str, tuple[object, object]]) -> None:

@@ -89,7 +89,7 @@ def fact_tk_released(model: nn.Module, rank: int = 32, scale: float = 1.0, relea
             matrices, as timm's ViT has.
         rank: The rank.
         scale: Scale s of the update: W + s dW.
-        released_start: Draw U1, U2 and C as the released code does: uniform, thirteen times smaller together at rank 8.
+        released_start: Draw U1, U2 and C as the released code does: uniform, about twelve times smaller at rank 8.
 
     Returns:
         The recipe.

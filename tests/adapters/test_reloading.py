@@ -53,20 +53,21 @@ def test_what_the_file_does_not_store_is_that_of_the_base_model(tmp_path: Path) 
 
 def test_the_file_of_another_adapter_or_base_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
     model = randomise(Tiny())
-    adapter = adapt(model, qkv_plan(), TT, seed=0)
+    adapter = adapt(model, qkv_plan(), TT, scale=1.0, seed=0)
     draw(adapter)
     before = state_bits(model)
     others = {
         "formats": adapt(randomise(Tiny()), qkv_plan(), TensorTrain(1)),
+        "scales": adapt(randomise(Tiny()), qkv_plan(), TT, scale=2.0),
         "plan": adapt(randomise(Tiny()), qkv_plan("q", "k", None), TT),
-        "subtract_start": adapt(randomise(Tiny()), qkv_plan(), TT, subtract_start=True),
+        "subtract_start": adapt(randomise(Tiny()), qkv_plan(), TT, scale=1.0, subtract_start=True),
     }
     for part, other in others.items():
         path = tmp_path / part
         other.save(path)
         with refused(CheckpointError, part, path, "load_adapter"):
             adapter.load(path)
-    base = adapt(randomise(Tiny(), 1), qkv_plan(), TT, seed=0)
+    base = adapt(randomise(Tiny(), 1), qkv_plan(), TT, scale=1.0, seed=0)
     with refused(FingerprintError, "another base model"):
         adapter.load(base)
     assert state_bits(model) == before

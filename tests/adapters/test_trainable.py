@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import torch
 from torch import nn
 
 from tensorfact import Adapter, MatrixBatch, TensorTrain, adapt, load_adapter
-from tensorfact.errors import AdaptError
+from tensorfact.errors import AdaptError, CheckpointError
+from tensorfact.formats import Started
 from tests.bundled import nano, plan
 from tests.helpers import draw, infer, randomise, refused
 
@@ -70,6 +71,36 @@ def test_a_loaded_adapter_keeps_the_scale_of_its_file_and_can_be_balanced(tmp_pa
     assert torch.allclose(infer(loaded.model, X), infer(model, X), atol=1e-5)
     loaded.save(tmp_path / "b.safetensors")
     assert load_adapter(nano(), tmp_path / "b.safetensors").scales == loaded.scales
+
+
+@pytest.mark.parametrize("scale", [1.0, "auto"])
+def test_balancing_keeps_an_increment_whose_start_is_subtracted(scale: Any) -> None:
+    format = Started(TensorTrain(4), {"V": "normal"})
+    adapter = adapt(nano(), plan(), format, scale=scale, seed=0, subtract_start=True)
+    adapter.balance()
+    assert not bool(adapter.delta("blocks.0.attn.qkv.weight").any())
+    with torch.no_grad():
+        for core in adapter.factors.parameters():
+            core.mul_(1.5)
+    before = adapter.delta("blocks.0.attn.qkv.weight").detach()
+    adapter.balance()
+    found = adapter.delta("blocks.0.attn.qkv.weight").detach()
+    assert torch.allclose(found, before, rtol=1e-4, atol=1e-5 * float(before.abs().max()))
+
+
+def test_a_scale_of_zero_stays() -> None:
+    adapter = adapt(nano(), plan(), TensorTrain(2), scale=0.0, seed=0)
+    adapter.balance()
+    assert adapter.scales == {"encoder": 0.0}
+
+
+def test_a_derived_scale_is_taken_from_a_file_and_a_given_one_must_be_the_same(tmp_path: Path) -> None:
+    auto, other = (adapt(nano(), plan(), TensorTrain(4), seed=seed) for seed in (0, 1))
+    auto.save(tmp_path / "a.safetensors")
+    other.load(tmp_path / "a.safetensors")
+    assert other.scales == auto.scales
+    with refused(CheckpointError, "scales"):
+        adapt(nano(), plan(), TensorTrain(4), scale=1.0).load(tmp_path / "a.safetensors")
 
 
 def test_what_cannot_be_balanced_is_refused() -> None:

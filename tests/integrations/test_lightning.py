@@ -198,6 +198,7 @@ def test_a_module_without_an_adapter_is_refused(tmp_path: Path) -> None:
         (lambda: Lit(format=TensorTrain(1)), "formats"),
         (lambda: Lit(format=MatrixBatch(1)), "formats"),
         (lambda: Lit(format=CP(2)), "formats"),
+        (lambda: Lit(scale=3.0), "scales"),
     ],
 )
 def test_a_checkpoint_of_another_adapter_is_refused_before_anything_is_loaded(

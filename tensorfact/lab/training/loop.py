@@ -104,8 +104,8 @@ def fit(
             timm's `set_grad_checkpointing` or transformers' `activation_checkpointing_enable`.
         ties: Which of several epochs with the highest validation accuracy is kept: that of the lowest validation
             `loss`, or the `first`.
-        optimizer: `"adamw"`, or `"preconditioned"`: `tensorfact.optim.PreconditionedAdamW`, which takes larger learning
-            rates. It needs one adapter, whose factors are not sharded.
+        optimizer: `"adamw"`, or `"preconditioned"`: `tensorfact.optim.PreconditionedAdamW`. It needs one adapter,
+            whose factors are not sharded.
         budget: Largest number of parameters of the adapter at the end, its head not counted. The ranks start as the
             even split of the budget, one for all bonds of all tensors, and are then moved to the tensors and bonds that
             need them: after 20, 35 and 50 % of the epochs they are truncated to the budget where the increments change
