@@ -10,11 +10,8 @@ need `tensorfact fetch mnist dinov2-s`.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import itertools
-import os
-import statistics
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,7 +20,7 @@ from tensorfact.common.table import Table
 from tensorfact.lab.sweep import Runner, RunSpec
 from tensorfact.lab.sweep.spec import Settings, Stage
 
-from .runs import Found, Known, complete, read
+from .runs import Found, Known, asked, chosen, complete, mean, percent, read
 
 RUNS = Path(__file__).parents[1] / "docs" / "results" / "learning_rate.json"
 SCALES, RATES = (0.01, 0.1, 1.0, 10.0, 100.0), (3e-4, 1e-3, 3e-3)
@@ -139,46 +136,25 @@ def table(part: Part, known: Known) -> Table:
     """Return the table of one part: mean test accuracy over ranks and seeds, in percent."""
     rows = []
     for format, ranks in FORMATS.items():
-        one = _mean(known, [spec for method in ranks for spec in reported(part, method, "auto", ONE_RATE)])
-        default = _mean(known, [spec for method in ranks for spec in reported(part, method, 1.0, 1e-3)])
+        one = mean(known, [spec.id for method in ranks for spec in reported(part, method, "auto", ONE_RATE)], "test")
+        default = mean(known, [spec.id for method in ranks for spec in reported(part, method, 1.0, 1e-3)], "test")
         tops = [best(part, method, known) for method in ranks]
         specs = [spec for method, top in zip(ranks, tops, strict=True) if top for spec in reported(part, method, *top)]
-        top = _mean(known, specs) if all(tops) else None
-        rates = [_mean(known, [derived(part, m)[at] for m in ranks], "val") for at in range(len(RATES))]
+        top = mean(known, [spec.id for spec in specs], "test") if all(tops) else None
+        rates = [mean(known, [derived(part, m)[at].id for m in ranks], "val") for at in range(len(RATES))]
         lowest = [known[spec.id].get("val") or 0.0 for m in ranks for spec in derived(part, m) if spec.id in known]
         gap = None if one is None or top is None else one - top
         low = f"{100 * min(lowest):.1f}" if lowest else ""
-        rows.append((format, *map(_shown, (one, top, gap, default, *rates)), low))
+        rows.append((format, *map(percent, (one, top, gap, default, *rates)), low))
     by_rate = [f"auto, validation, lr {lr:g}" for lr in RATES]
     headers = ("format", f"auto, lr {ONE_RATE:g}", "best of the grid", "difference", "scale 1, lr 0.001")
     return Table((*headers, *by_rate, "lowest"), tuple(rows))
 
 
-def _mean(known: Known, specs: Sequence[RunSpec], split: str = "test") -> float | None:
-    """Return the mean accuracy; a run that diverged counts as 0, and None means that runs are missing."""
-    if any(spec.id not in known for spec in specs):
-        return None
-    return statistics.fmean(known[spec.id].get(split) or 0.0 for spec in specs)
-
-
-def _shown(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.1f}"
-
-
 def main() -> None:
     """Run what is missing, and print the tables."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.learning_rate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--part", action="append", help=f"parts to run: {', '.join(PARTS)}, or how they begin")
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--limit", type=float, default=float("inf"), help="seconds after which no run begins")
-    parser.add_argument("--table", action="store_true", help="run nothing")
-    options = parser.parse_args()
-    names = [name for name in PARTS if not options.part or any(name.startswith(each) for each in options.part)]
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    options = asked("learning_rate", __doc__)
+    names = chosen(PARTS, options)
     if not options.table:
         parts = [PARTS[name] for name in names]
         complete(

@@ -4,16 +4,14 @@
     python -m benchmarks.preconditioned --table    # only the tables of the runs so far
 
 Finished runs are kept in docs/results/preconditioned.json; `tensorfact fetch mnist dinov2-s` comes first. With --time,
-only the time of a step is measured.
+only the time of a step is measured, and kept there too.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import os
-import statistics
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -31,7 +29,7 @@ from tensorfact.lab.training.schedule import OptimizerName
 from tensorfact.optim import PreconditionedAdamW
 
 from .learning_rate import PARTS, Part
-from .runs import Found, Known, complete, read
+from .runs import Found, Known, asked, chosen, complete, mean, percent, read, write
 
 RUNS = Path(__file__).parents[1] / "docs" / "results" / "preconditioned.json"
 METHODS = ("tt:rank=8", "tucker:rank=16", "cp:rank=32", "matrix-batch:rank=4")
@@ -45,6 +43,8 @@ CASES: dict[str, tuple[OptimizerName, float, float]] = {
     "preconditioned, 0.6 of the epochs": ("preconditioned", 1e-2, SHARE),
 }
 """The optimizer, its learning rate and the share of the epochs, by name."""
+TIMED = ("nano-digits", "dinov2-mnist")
+"""The parts at which a step is timed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,10 +69,10 @@ class Training:
         return f"{self.part} | {self.method} | {self.case} | {self.seed}"
 
 
-def wanted(known: Known) -> Iterable[Training]:
-    """Yield all runs."""
-    for name, part in PARTS.items():
-        for seed in part.seeds:
+def wanted(names: Sequence[str], known: Known) -> Iterator[Training]:
+    """Yield all runs of some parts."""
+    for name in names:
+        for seed in PARTS[name].seeds:
             for method in METHODS:
                 for case in CASES:
                     yield Training(name, method, case, seed)
@@ -121,31 +121,29 @@ def table(name: str, known: Known) -> Table:
     """Return the validation accuracy in percent, and the loss, of every case: the mean over formats and seeds."""
     rows = []
     for case in CASES:
-        runs = [Training(name, method, case, seed).key for method in METHODS for seed in PARTS[name].seeds]
-        found = [known[each] for each in runs if each in known]
-        accuracy, loss = (_mean(found, of) for of in ("val_accuracy", "val_loss"))
-        each = [
-            _mean([known[run] for run in runs if f"| {method} |" in run and run in known], "val_accuracy")
-            for method in METHODS
-        ]
-        rows.append(
-            (case, _percent(accuracy), "" if loss is None else f"{loss:.3f}", *map(_percent, each), str(len(found)))
-        )
-    return Table(("optimizer", "accuracy", "loss", *METHODS, "runs"), tuple(rows))
+        by_method = [[Training(name, method, case, seed).key for seed in PARTS[name].seeds] for method in METHODS]
+        every = [run for runs in by_method for run in runs]
+        accuracy, loss = (mean(known, every, of) for of in ("val_accuracy", "val_loss"))
+        each = [percent(mean(known, runs, "val_accuracy")) for runs in by_method]
+        rows.append((case, percent(accuracy), "" if loss is None else f"{loss:.3f}", *each))
+    return Table(("optimizer", "accuracy", "loss", *METHODS), tuple(rows))
 
 
-def _mean(found: list[Found], of: str) -> float | None:
-    values = [each.get(of) or 0.0 for each in found]
-    return statistics.fmean(values) if values else None
+def timing(name: str, method: str) -> str:
+    """Return the key of the time of a step."""
+    return f"time of a step | {name} | {method}"
 
 
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.1f}"
+def times(known: Known) -> Table:
+    """Return the time of a step with PreconditionedAdamW over that with AdamW."""
+    found = [[mean(known, [timing(name, method)], "ratio") for method in METHODS] for name in TIMED]
+    cells = [["" if ratio is None else f"{ratio:.2f}" for ratio in row] for row in found]
+    return Table(("model", *METHODS), tuple((name, *row) for name, row in zip(TIMED, cells, strict=True)))
 
 
 def ratios() -> Iterator[tuple[str, str, float]]:
     """Yield the time of a step of PreconditionedAdamW as a multiple of that of AdamW, by part and format."""
-    for name in ("nano-digits", "dinov2-mnist"):
+    for name in TIMED:
         for method in METHODS:
             steps = []
             for preconditioned in (False, True):
@@ -155,31 +153,21 @@ def ratios() -> Iterator[tuple[str, str, float]]:
                 if preconditioned:
                     step.optimizer = PreconditionedAdamW(cast("Adapter", model.tensorfact))
                 steps.append(step)
-            yield name, method, step_ratios(steps[0], {"": steps[1]})[""]
+            yield name, method, step_ratios(steps[0], {"": steps[1]}, rounds=31)[""]
 
 
 def main() -> None:
     """Run what is missing, and print the tables."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.preconditioned",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--limit", type=float, default=float("inf"), help="seconds after which no run begins")
-    parser.add_argument("--table", action="store_true", help="run nothing")
-    parser.add_argument("--time", action="store_true", help="only measure the time of a step")
-    options = parser.parse_args()
+    options = asked("preconditioned", __doc__, ("--time", "only measure the time of a step"))
+    names = chosen(PARTS, options)
     if options.time:
-        for name, method, ratio in ratios():
-            print(f"{name}, {method}: {ratio:.3f} of a step of AdamW")
-        return
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+        write(RUNS, read(RUNS) | {timing(*case): {"ratio": ratio} for *case, ratio in ratios()})
+    elif not options.table:
+        complete(RUNS, partial(wanted, names), key, execute, processes=options.processes, limit=options.limit)
     known = read(RUNS)
-    if not options.table:
-        known = complete(RUNS, wanted, key, execute, processes=options.processes, limit=options.limit)
-    for name in PARTS:
+    for name in names:
         print(f"\n{name}\n{table(name, known)}")
+    print(f"\ntime of a step\n{times(known)}")
 
 
 if __name__ == "__main__":

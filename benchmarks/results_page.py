@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks import learning_rate, preconditioned
+from benchmarks import budget, learning_rate, preconditioned
 from benchmarks.results_data import COMPARE, DOCS, RECIPES, RUNS, TRIED, read_comparison, read_runs, runs_csv
 from benchmarks.runs import read
 from tensorfact.common.table import Table
@@ -124,6 +124,8 @@ def sections() -> Iterator[tuple[Path, str, str]]:
     for name, part in learning_rate.PARTS.items():
         yield DOCS / "learning-rate.md", name, str(learning_rate.table(part, rates))
         yield DOCS / "learning-rate.md", f"preconditioned-{name}", str(preconditioned.table(name, steps))
+    yield DOCS / "learning-rate.md", "preconditioned-times", str(preconditioned.times(steps))
+    yield DOCS / "learning-rate.md", "budget", str(budget.table(read(budget.RUNS)))
 
 
 def placed(page: str, name: str, text: str) -> str:

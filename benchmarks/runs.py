@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import multiprocessing
+import os
+import statistics
 import time
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from pathlib import Path
 from typing import TypeVar
@@ -80,3 +83,58 @@ def complete(
                     if more is not None:
                         running[pool.submit(execute, more)] = more
     return known
+
+
+def asked(benchmark: str, about: str | None, *flags: tuple[str, str]) -> argparse.Namespace:
+    """Return the options of the command line of a benchmark, whose processes then use one thread each.
+
+    Args:
+        benchmark: The name of its module in `benchmarks`.
+        about: Its docstring.
+        flags: Further flags, each with its help.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"python -m benchmarks.{benchmark}",
+        description=about,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--part", action="append", help="models and tasks to run, or how their names begin")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--limit", type=float, default=float("inf"), help="seconds after which no run begins")
+    parser.add_argument("--table", action="store_true", help="run nothing")
+    for flag, help_text in flags:
+        parser.add_argument(flag, action="store_true", help=help_text)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    return parser.parse_args()
+
+
+def chosen(names: Iterable[str], options: argparse.Namespace) -> list[str]:
+    """Return the names of the parts to run.
+
+    Args:
+        names: All names.
+        options: The options of the command line.
+    """
+    return [name for name in names if not options.part or any(name.startswith(each) for each in options.part)]
+
+
+def mean(known: Known, keys: Sequence[str], of: str) -> float | None:
+    """Return the mean of a number over runs; one that diverged counts as 0, and None means that runs are missing.
+
+    Args:
+        known: The finished runs.
+        keys: Keys of the runs.
+        of: The name of the number.
+    """
+    if not keys or any(key not in known for key in keys):
+        return None
+    return statistics.fmean(known[key].get(of) or 0.0 for key in keys)
+
+
+def percent(value: float | None) -> str:
+    """Return an accuracy in percent, or nothing.
+
+    Args:
+        value: The accuracy between 0 and 1.
+    """
+    return "" if value is None else f"{100 * value:.1f}"
