@@ -1,4 +1,4 @@
-"""Ranks within a parameter budget: an even split at the start, then growth and truncation during the first half."""
+"""Ranks within a parameter budget: an even split at the start, then growth, and truncation an epoch or more later."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from .optimizers import the_adapter
 from .saved import Ranks, stored_ranks
 from .schedule import Schedule
 
-_EVENTS = (0.2, 0.35, 0.5)
-"""The fractions of the epochs after which ranks change; at the last one they are only truncated."""
+_GROWN, _TRUNCATED = 0.1, 0.2
+"""The fractions of the epochs after which ranks grow, and are truncated: early, as the optimizer starts anew."""
 _FEWEST = 4
 """The fewest epochs in which ranks change."""
 _GROWTH = 0.5
@@ -29,18 +29,19 @@ _GROWTH = 0.5
 
 
 def changes_before(epochs: int) -> tuple[int, ...]:
-    """Return the indices of the epochs before which the ranks change.
+    """Return the indices of the epochs before which the ranks grow, and are truncated; none in a short run.
 
     Args:
         epochs: Number of epochs of the run.
 
     Examples:
         >>> changes_before(100), changes_before(4), changes_before(3)
-        ((20, 35, 50), (1, 2), ())
+        ((10, 20), (1, 2), ())
     """
     if epochs < _FEWEST:
         return ()
-    return tuple(sorted({round(fraction * epochs) for fraction in _EVENTS} - {0}))
+    grown = max(1, round(_GROWN * epochs))
+    return grown, max(grown + 1, round(_TRUNCATED * epochs))
 
 
 class RankBudget:
@@ -91,7 +92,7 @@ class RankBudget:
         self.adapter.balance()
 
     def change(self, index: int) -> bool:
-        """Change the ranks if that is due before an epoch: truncate grown ones, and grow them unless it is the last.
+        """Change the ranks if that is due before an epoch: grow them the first time, and truncate them the second.
 
         Args:
             index: Index of the epoch.
@@ -101,9 +102,10 @@ class RankBudget:
         """
         if index not in self.changes:
             return False
-        if self.adapter.num_parameters > self.budget:
-            self.adapter.round(budget=self.budget, spread="energy")
-        if index != self.settled:
+        if index == self.settled:
+            if self.adapter.num_parameters > self.budget:
+                self.adapter.round(budget=self.budget, spread="energy")
+        else:
             modes = _modes(self.adapter)
             grown = {name: grown_format(format, modes[name], _GROWTH) for name, format in self.adapter.formats.items()}
             self._resize(grown, self.seed + index)

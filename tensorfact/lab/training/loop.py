@@ -108,11 +108,11 @@ def fit(
             whose factors are not sharded.
         budget: Largest number of parameters of the adapter at the end, its head not counted. The ranks start as the
             even split of the budget, one for all bonds of all tensors, and are then moved to the tensors and bonds that
-            need them: after 20, 35 and 50 % of the epochs they are truncated to the budget where the increments change
-            least, and, but for the last time, grown by half, so that the adapter is larger in between. The scale is
-            derived, as by `Adapter.balance`, and only epochs with the final ranks count as the best. Runs of fewer than
-            4 epochs keep the even split. It needs one process and one adapter, whose formats have ranks; the factors
-            become new parameters. Default: the ranks stay as they are.
+            need them: after 10 % of the epochs they grow by half, and after 20 % they are truncated to the budget where
+            the increments change least, so that the adapter is larger in between. The scale is derived, as by
+            `Adapter.balance`, and only epochs with the final ranks count as the best. Runs of fewer than 4 epochs keep
+            the even split. It needs one process and one adapter, whose formats have ranks; the factors become new
+            parameters. Default: the ranks stay as they are.
         on_epoch: Called with the index and the metrics of each epoch, in the main process. An exception that it raises
             ends the run.
 

@@ -72,9 +72,9 @@ def run(model: nn.Module, budget: int | None, **options: Any) -> History:
 
 
 @given(epochs=st.integers(1, 1000))
-def test_ranks_change_in_the_first_half_and_an_epoch_apart(epochs: int) -> None:
+def test_ranks_change_twice_in_the_first_half(epochs: int) -> None:
     found = changes_before(epochs)
-    assert bool(found) == (epochs >= 4)
+    assert len(found) == (2 if epochs >= 4 else 0)
     assert list(found) == sorted(set(found))
     assert all(1 <= index <= (epochs + 1) // 2 for index in found)
 
@@ -90,12 +90,12 @@ def test_the_ranks_move_and_end_within_the_budget(apart: bool, optimizer: str, t
         formats.append(tuple(adapter.formats.values()))
 
     history = run(model, budget, on_epoch=watch, optimizer=optimizer)
-    assert changes_before(8) == (2, 3, 4)
-    assert len(set(formats[:2])) == len(set(formats[4:])) == 1
-    assert max(sizes[2:4]) > budget
-    assert max(sizes[:2] + sizes[4:]) <= budget
+    assert changes_before(8) == (1, 2)
+    assert len(set(formats[2:])) == 1
+    assert sizes[1] > budget
+    assert max(sizes[:1] + sizes[2:]) <= budget
     assert budget - sizes[-1] < WIDTH + LAYERS * 5
-    assert history.best_epoch >= 4
+    assert history.best_epoch >= 2
     assert adapter.num_parameters == sum(core.numel() for core in adapter.factors.parameters())
     expected = model.eval()(data()[:4][0])
     adapter.save(tmp_path / "adapter.safetensors")
@@ -128,7 +128,7 @@ def test_ranks_go_to_the_layer_that_trains() -> None:
     assert sizes[2] > max(sizes[:2])
 
 
-@pytest.mark.parametrize(("stop", "apart"), [(1, True), (2, False), (3, True), (4, False)])
+@pytest.mark.parametrize(("stop", "apart"), [(1, True), (1, False), (2, True), (3, False)])
 def test_a_run_resumes_bit_for_bit_between_the_changes(tmp_path: Path, stop: int, apart: bool) -> None:
     (whole, _), (stopped, _), (resumed, adapter) = (adapted(apart=apart) for _ in range(3))
     expected = run(whole, 200)
@@ -145,7 +145,7 @@ def test_the_model_that_was_interrupted_can_resume_itself(tmp_path: Path) -> Non
     (whole, _), (stopped, _) = adapted(), adapted()
     expected = run(whole, 200)
     with pytest.raises(KeyboardInterrupt):
-        run(stopped, 200, checkpoint=tmp_path / "run", progress=stopping_after(3))
+        run(stopped, 200, checkpoint=tmp_path / "run", progress=stopping_after(2))
     assert numbers(run(stopped, 200, checkpoint=tmp_path / "run")) == numbers(expected)
     assert state_bits(stopped) == state_bits(whole)
 
@@ -194,7 +194,7 @@ def test_the_head_keeps_its_moments_and_the_factors_start_anew(monkeypatch: pyte
     monkeypatch.setattr(torch.optim.AdamW, "step", step)
     run(adapted()[0], 200)
     assert [most for _, most in seen] == list(range(1, 8 * 2 + 1))
-    assert [least for least, _ in seen].count(1) == 4
+    assert [least for least, _ in seen].count(1) == 3
 
 
 @pytest.mark.parametrize("kind", ["processes", "shards"])
