@@ -130,7 +130,7 @@ def test_an_error_that_does_not_name_the_file_is_counted(message: str, tmp_path:
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is measured as Linux reports it")
 def test_memory_is_counted(tmp_path: Path) -> None:
     def act() -> None:
-        torch.ones(80_000_000)
+        torch.ones(200_000_000)
 
     gc.collect()  # what other tests left would be freed meanwhile
     assert judged(Case("planted", act), tmp_path).problems == ("memory",)
