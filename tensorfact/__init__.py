@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from . import testing as testing
     from .adapters import Adapter as Adapter
     from .adapters import Alpha as Alpha
+    from .adapters import Bank as Bank
+    from .adapters import Tasks as Tasks
     from .adapters import adapt as adapt
     from .adapters import load_adapter as load_adapter
     from .algebra import combine as combine
@@ -45,7 +47,7 @@ __version__ = "0.1.0"
 
 _ROOMS = ("drawing", "errors", "formats", "lab", "network", "optim", "recipes", "testing")
 _NAMES = {
-    "adapters": ("Adapter", "Alpha", "adapt", "load_adapter"),
+    "adapters": ("Adapter", "Alpha", "Bank", "Tasks", "adapt", "load_adapter"),
     "algebra": ("combine", "convert", "extract", "round_ranks"),
     "formats": (
         *("CP", "Format", "MatrixBatch", "TensorTrain", "Tucker"),

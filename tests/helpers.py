@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tensorfact import Adapter, Format, Group, Rule, TensorizationPlan, TensorTrain, adapt
+from tensorfact import Adapter, Bank, Format, Group, Rule, TensorizationPlan, TensorTrain, adapt
 from tensorfact.adapters.factors import Factors
 from tensorfact.errors import TensorfactError
 from tensorfact.lab.training import Samples
@@ -96,7 +96,7 @@ def randomise(model: M, seed: int = 0) -> M:
     return model
 
 
-def draw(adapter: Adapter, seed: int = 0, size: float = 0.3) -> None:
+def draw(adapter: Adapter | Bank, seed: int = 0, size: float = 0.3) -> None:
     """Draw every core at random, the zero core too; increments get about `size` times the usual weight's deviation."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

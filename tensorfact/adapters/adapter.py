@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
-from types import MappingProxyType
+from collections.abc import Mapping
 
 from torch import Tensor, nn
 
@@ -15,20 +13,15 @@ from ..formats import Format, FormatLike
 from ..formats.rank import Rank
 from ..model.example import required_example
 from ..plan import ResolvedPlan, TensorizationPlan
-from .beside import Beside
-from .disabling import Disabling
-from .explain import Explanation, explain
-from .increments import NOMINAL_TOKENS
+from .exporting import Exportable
 from .links import Links
-from .liveness import Liveness, Watch, measure
+from .liveness import Liveness, measure
 from .options import AdaptOptions
-from .place import Originals, Place, require_attached, require_finite, slot_of
-from .slots import Switch
-from .trainable import ScaleState, Trainable
-from .turns import Turns
+from .place import require_finite, slot_of
+from .trainable import ScaleState
 
 
-class Adapter(Trainable):
+class Adapter(Exportable):
     """The factors of all tensors, attached to one model. Created by `adapt` and `load_adapter`.
 
     It is registered on the model's root as `model.tensorfact`, so the factors follow `.to()`, `deepcopy` and
@@ -54,41 +47,14 @@ class Adapter(Trainable):
         head: tuple[str, ...],
         options: AdaptOptions,
     ) -> None:
-        super().__init__()
-        self.__dict__["_model"] = model  # not as a submodule: the adapter is a submodule of the model
-        self.plan, self.resolved, self.head = plan, resolved, head
-        self._switch, self._attached = Switch(), False
-        self._originals, self._place = Originals(model), Place(model, recompute=options.recompute)
-        self._beside, self._turns = Beside(model, head, self._originals), Turns(model)
-        self._disabling = Disabling(self._switch, self._beside)
-        self.register_state_dict_pre_hook(self._switch.refuse_copying)  # type: ignore[no-untyped-call]  # torch's
+        super().__init__(model, plan, resolved, head, recompute=options.recompute)
         self._link(Links(model, resolved, formats, scales, self._switch, options))
         self.scale_state = ScaleState(self)
-
-    def _link(self, links: Links) -> None:
-        self._links, self._slots = links, links.slots
-        self.factors, self.starts = nn.ModuleDict(links.factors), nn.ModuleDict(links.starts)
-        self.watch = Watch(self.model, self._slots, self.resolved)
 
     def subtract_start(self) -> None:
         """Subtract the increments' present values, so that training starts from the base model; used by `adapt`."""
         self._links.subtract_start()
         self._link(self._links)
-
-    @property
-    def formats(self) -> Mapping[str, Format]:
-        """Formats by tensor name; `convert` and `round` change them."""
-        return MappingProxyType(self._links.formats)
-
-    @property
-    def dropout(self) -> float | dict[str, float]:
-        """Dropout of the factors or of the increment, as given to `adapt`."""
-        return self._links.options.dropout.plain
-
-    @property
-    def merged(self) -> bool:
-        """Whether the increments are merged into the base weights."""
-        return bool(self._originals.values)
 
     def merge(self) -> None:
         """Write the effective weights into the base parameters; the originals are kept for `unmerge`.
@@ -102,90 +68,6 @@ class Adapter(Trainable):
             require_finite(self.named_cores())
             self._originals.replace(self._slots)
             self._switch.on = False
-
-    def unmerge(self) -> None:
-        """Restore the original base parameters, bit for bit.
-
-        Raises:
-            AdaptError: The adapter is not merged, disabled or removed.
-        """
-        with self._turns.changing("unmerge()"):
-            self._require(merged=True, changing=True)
-            self._originals.restore()
-            self._switch.on = True
-
-    def remove(self) -> None:
-        """Remove the adapter from the model, which becomes the base model again, with its head.
-
-        If the adapter is merged, the merged weights stay, and so does the trained head. The `requires_grad` flags are
-        restored in both cases.
-
-        Raises:
-            AdaptError: The adapter is disabled or already removed, a layer was changed after it was adapted, or a large
-                tensor other than the head was trained beside the factors.
-        """
-        with self._turns.changing("remove()"):
-            self._require(changing=True)
-            self._links.check_intact()
-            if not (merged := self.merged):
-                self._beside.require_kept()
-            self._originals.values.clear()
-            self._detach()
-            if not merged:
-                self._beside.restore()
-
-    @contextlib.contextmanager
-    def disabled(self) -> Iterator[None]:
-        """Context manager in which the model runs as the base model, with its own head, even if merged.
-
-        A merged adapter is merged again on exit, with its factors at that time. Meanwhile other threads wait.
-
-        Raises:
-            AdaptError: The adapter is removed, or a large tensor other than the head trains beside the factors.
-
-        Examples:
-            >>> import torch
-            >>> from tensorfact import TensorTrain, adapt, plan_for
-            >>> from tensorfact.lab import nano
-            >>> model, x = nano(), torch.zeros(1, 1, 28, 28)
-            >>> adapter = adapt(model, plan_for(model), TensorTrain(rank=4))
-            >>> with adapter.disabled():
-            ...     base = model(x)
-            >>> torch.equal(model(x), base)
-            True
-        """
-        with self._turns.changing("disabled()"):
-            self._require()
-            with self._disabling.opened(self):
-                yield
-
-    def forward(self, input: object) -> object:
-        """Return the input unchanged; the increments are added in the adapted layers."""
-        return input
-
-    def attach(self) -> None:
-        """Attach the adapter to its model; used by `adapt`. On an error the model is left unchanged."""
-        try:
-            self._attached = True
-            self._beside.start(self._slots)
-            self._place.take(self, self.head, self._links.passes, self._turns)
-            self._links.attach()
-            self.train(self.model.training)
-        except BaseException:
-            self._detach()
-            raise
-
-    def _detach(self) -> None:
-        self._links.detach()
-        self.watch.stop()
-        self._place.leave()
-        self._beside.stop()
-        self._attached = False
-
-    def _require(self, merged: bool | None = None, *, changing: bool = False) -> None:
-        require_attached(self._attached, disabled=changing and self._switch.disabled > 0)
-        if merged is not None:
-            self._originals.require(merged)
 
     def delta(self, parameter_name: str) -> Tensor:
         """Return the dense increment of one parameter, scale included, in its shape and in at least fp32.
@@ -233,29 +115,6 @@ class Adapter(Trainable):
         with self._turns.changing("check()"):
             self._require(merged=False, changing=True)
             return measure(self.model, self._slots, required_example(self.model, example_input)).verified()
-
-    def explain(self, tokens: int = NOMINAL_TOKENS, *, measure: bool = False) -> Explanation:
-        """Show the route, contraction order, cost and time of each kind of adapted parameter.
-
-        Args:
-            tokens: Tokens in one forward pass (batch times positions); rounded up to a power of two, as in training.
-            measure: Also measure the time that a training step takes longer than with the base layers.
-
-        Returns:
-            For each kind: route, order, FLOPs, and the cost and predicted time of a training step.
-
-        Raises:
-            AdaptError: `tokens` is not a positive int, or `measure=True` on the meta device.
-
-        Examples:
-            >>> from tensorfact import TensorTrain, adapt, plan_for
-            >>> from tensorfact.lab import nano
-            >>> model = nano()
-            >>> adapter = adapt(model, plan_for(model), TensorTrain(rank=4))
-            >>> adapter.explain(tokens=100).choices[0].route
-            'activation'
-        """
-        return explain(self._links.planned(), tokens, measure=measure)
 
     def convert(
         self,
@@ -329,8 +188,3 @@ class Adapter(Trainable):
             links.attach()
             self.train(self.training)
             return found
-
-    def extra_repr(self) -> str:
-        """Return the formats, for `print(model)`."""
-        formats = ", ".join(dict.fromkeys(map(str, self.formats.values())))
-        return f"{formats}, {self.num_parameters:,} parameters on {len(self._slots)} weights"

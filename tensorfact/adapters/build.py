@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast, overload
 
 import torch
 from torch import nn
@@ -23,13 +23,19 @@ from ..storage import AdapterState
 from ..storage.description import FACTORS, HEAD, START
 from ..storage.state import AdapterSource, state_of
 from .adapter import Adapter
+from .attached import Attached
+from .bank import Bank
+from .bank.tasks import Tasks, TasksLike, as_tasks
 from .factors import Factors, named
 from .options import AdaptOptions, Route, fresh_seed
 from .scale import AUTO, Scale, derived, scale_of
 from .start import Init, starting
 from .turns import one_at_a_time
 
+AnyAttached = TypeVar("AnyAttached", bound=Attached)
 
+
+@overload
 def adapt(
     model: nn.Module,
     plan: TensorizationPlan | None = None,
@@ -46,7 +52,39 @@ def adapt(
     recompute: bool = False,
     init: Init = None,
     subtract_start: bool = False,
-) -> Adapter:
+    tasks: None = None,
+) -> Adapter: ...
+
+
+@overload
+def adapt(
+    model: nn.Module,
+    plan: TensorizationPlan | None = None,
+    format: FormatLike | Mapping[str, FormatLike] = "tt:rank=8",
+    *,
+    tasks: TasksLike,
+    **options: Any,
+) -> Bank: ...
+
+
+def adapt(  # type: ignore[misc]  # the options of a bank are those of an adapter
+    model: nn.Module,
+    plan: TensorizationPlan | None = None,
+    format: FormatLike | Mapping[str, FormatLike] = "tt:rank=8",
+    *,
+    scale: Scale | Mapping[str, Scale] = AUTO,
+    dropout: float | Mapping[str, float] = 0.0,
+    route: Route = "auto",
+    train_head: bool | str | Sequence[str] = True,
+    train: str | Sequence[str] = (),
+    seed: int | None = None,
+    optimize: Optimize = "auto",
+    check: bool = True,
+    recompute: bool = False,
+    init: Init = None,
+    subtract_start: bool = False,
+    tasks: TasksLike | None = None,
+) -> Adapter | Bank:
     """Adapt a model in place: add trainable tensor-network factors to its weights, freeze the rest, train the head.
 
     The increment starts at zero unless `init` gives one. On an error the model is left unchanged.
@@ -83,9 +121,11 @@ def adapt(
         subtract_start: Subtract a frozen copy of the initial increment, so that any start leaves the output
             unchanged. With a `scale` that is a number, a copy drawn from `seed` is not stored in
             files; others are.
+        tasks: Names of several tasks, or `Tasks` with the cores that they share: then a bank is returned, which has the
+            factors and the head of every task.
 
     Returns:
-        The adapter, also available as `model.tensorfact`.
+        The adapter, or the bank, also available as `model.tensorfact`.
 
     Raises:
         PlanError: The plan does not fit the model.
@@ -120,13 +160,31 @@ def adapt(
         head = head_parameters(model, train_head)
         stated = not isinstance(train_head, bool) or bool(stated_head(model))
         beside = matching_parameters(model, train)
-        adapter = _built(model, plan, format, scale, head, options, stated=stated, beside=beside)
+        parts = _parts(model, plan, format, scale, head, options, stated=stated, beside=beside)
+        if tasks is not None:
+            bank = _bank(parts, as_tasks(tasks), init, subtract_start=subtract_start)
+            bank._links.balance(derived(scale, bank.formats))
+            return _attached(bank, options)
+        adapter = Adapter(*parts)
         for name, cores in starting(init, adapter).items():
             cast("Factors", adapter.factors[name]).assign(cores)
         adapter._links.balance(derived(scale, adapter.formats))
         if subtract_start:
             adapter.subtract_start()
         return _attached(adapter, options)
+
+
+def _bank(parts: Parts, tasks: Tasks, init: Init, *, subtract_start: bool) -> Bank:
+    """Return a bank with fresh factors, not yet attached to its model."""
+    if init is not None or subtract_start:
+        raise AdaptError(
+            "adapt: tasks",
+            expected="factors that start at random, with an increment of zero",
+            got=f"init={quoted(init)}, subtract_start={subtract_start}",
+            fix="leave out init and subtract_start",
+        )
+    tasks.require_cores(parts.resolved, parts.formats)
+    return Bank(*parts, tasks)
 
 
 def load_adapter(
@@ -184,7 +242,8 @@ def _loaded(model: nn.Module, state: AdapterState, options: AdaptOptions) -> Ada
     parameters = base_parameters(model)
     options = dataclasses.replace(options, dropout=Dropout.of(description.dropout), seed=description.seed)
     trained = tuple(name for name in head if name in parameters)
-    adapter = _built(model, description.plan, description.formats, description.scales, trained, options)
+    parts = _parts(model, description.plan, description.formats, description.scales, trained, options)
+    adapter = Adapter(*parts)
     if description.subtracts_start:
         adapter.subtract_start()
     if any(core.is_meta for core in adapter.named_cores().values()):
@@ -207,7 +266,19 @@ def _loaded(model: nn.Module, state: AdapterState, options: AdaptOptions) -> Ada
     return adapter
 
 
-def _built(
+class Parts(NamedTuple):
+    """The arguments of an adapter or a bank."""
+
+    model: nn.Module
+    plan: TensorizationPlan
+    resolved: ResolvedPlan
+    formats: dict[str, Format]
+    scales: dict[str, float]
+    head: tuple[str, ...]
+    options: AdaptOptions
+
+
+def _parts(
     model: nn.Module,
     plan: TensorizationPlan,
     format: FormatLike | Mapping[str, FormatLike],
@@ -217,8 +288,8 @@ def _built(
     *,
     stated: bool = True,
     beside: tuple[str, ...] = (),
-) -> Adapter:
-    """Return an adapter with fresh factors, not yet attached to its model.
+) -> Parts:
+    """Return what an adapter with fresh factors is made of, checked against its model.
 
     A head that is not `stated`, but found by its name, is what the plan does not cover of it. What else trains
     `beside` the factors is part of the head from here on.
@@ -234,7 +305,7 @@ def _built(
             f"adapt: {both[0]!r} is in both the plan and what trains beside it",
             fix="pass train_head=False or narrower patterns for train, or leave it out of the plan",
         )
-    return Adapter(model, plan, resolved, formats, scales, head, options)
+    return Parts(model, plan, resolved, formats, scales, head, options)
 
 
 class Fitted(NamedTuple):
@@ -262,7 +333,7 @@ def fitted(
     return Fitted(resolved, formats, scales)
 
 
-def _attached(adapter: Adapter, options: AdaptOptions) -> Adapter:
+def _attached(adapter: AnyAttached, options: AdaptOptions) -> AnyAttached:
     adapter.attach()
     if options.check:
         try:

@@ -68,7 +68,7 @@ class Disabling:
             if adapter.merged:
                 adapter.unmerge()
                 undo.callback(adapter.merge)
-            undo.callback(setattr, self._switch, "on", True)
+            undo.callback(setattr, self._switch, "on", self._switch.on)
             undo.enter_context(self._beside.away())
             self._switch.on = False
             return undo.pop_all()

@@ -6,53 +6,31 @@ import contextlib
 import json
 import os
 import tempfile
-from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
-
-from torch import nn
+from typing import Any
 
 from ..common.checks import AnyPath, flag, of_type, quoted
 from ..errors import AdaptError, naming
 from ..lora import LoraFolder, to_lora
 from ..model.origin import origin_of
 from ..model.outputs import OutputSample, sample_output
-from ..plan import TensorizationPlan
 from ..storage import AdapterState
 from ..storage.fingerprint import Fingerprint
 from ..storage.folder import AdapterInfo, write_adapter_folder
 from ..storage.hub import upload
 from ..storage.located import FILES
 from ..storage.state import AdapterSource, state_of
-from .beside import Beside
-from .links import Links
 from .reloading import reload
-from .slots import Switch
 from .snapshot import snapshot
-from .turns import Turns
+from .trainable import Trainable
 
 
-class Exportable(nn.Module):
+class Exportable(Trainable):
     """The part of an adapter that writes it to files and reads its values from them."""
-
-    plan: TensorizationPlan
-    _links: Links
-    _beside: Beside
-    _switch: Switch
-    _turns: Turns
 
     info: AdapterInfo | None = None
     """What `tensorfact.load` read beside the adapter's file: classes, preprocessing and data; None for a fresh one."""
-
-    @abstractmethod
-    def _require(self, merged: bool | None = None, *, changing: bool = False) -> None:
-        """Raise if the adapter is not attached to its model, or not merged or unmerged as required."""
-
-    @property
-    def model(self) -> nn.Module:
-        """The model that the adapter was created for."""
-        return cast("nn.Module", self.__dict__["_model"])
 
     def save(self, path: AnyPath) -> None:
         """Write the factors, the trained head, and all else that changed to one safetensors file, atomically.

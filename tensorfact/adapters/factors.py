@@ -15,6 +15,9 @@ from ..network.initial import deviations, fresh
 class Factors(nn.Module):
     """The cores of one tensor as parameters.
 
+    `network` is that of the stored cores, and `applied` that of the cores of one task; a bank of tasks has the former
+    with a leg over tasks.
+
     Args:
         network: The network; its `zero` core starts at zero.
         modes: The tensor's modes.
@@ -49,7 +52,7 @@ class Factors(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        self.network = network
+        self.network = self.applied = network
         self.deviations = deviations(network, modes, extents)
         cores = fresh(network, self.deviations, given, generator)
         self.cores = nn.ParameterDict(
@@ -71,17 +74,21 @@ class Factors(nn.Module):
         return self.tensors()[0].dtype
 
     def named_cores(self) -> dict[str, Tensor]:
-        """Return the cores by name, in the network's order."""
-        return dict(zip(self._names, self.tensors(), strict=True))
+        """Return the stored cores by name, in the network's order."""
+        return dict(zip(self._names, self.stored(), strict=True))
 
     def tensors(self) -> list[Tensor]:
-        """Return the cores in the network's order."""
+        """Return the cores that increments are made of: those of `applied`, in its order."""
+        return self.stored()
+
+    def stored(self) -> list[Tensor]:
+        """Return the stored cores in the network's order."""
         stored = self.cores._parameters  # faster than ParameterDict's lookup; a parametrized core is not in it
         return [stored.get(name) if name in stored else self.cores[name] for name in self._names]  # type: ignore[misc]  # no core is None
 
     def dense(self) -> Tensor:
         """Return the dense tensor, with one dimension per mode."""
-        return plan_contraction(self.network)(self.tensors())
+        return plan_contraction(self.network)(self.stored())
 
     def assign(self, cores: Mapping[str, Tensor]) -> None:
         """Overwrite the cores' values.

@@ -14,6 +14,7 @@ from ..errors import AdaptError
 from ..formats import Format
 from ..formats.common import zero_core
 from ..model.parameters import base_parameters, owners_of
+from ..network import Dropout
 from ..plan import ResolvedPlan, TensorGroup
 from ..storage import AdapterState
 from .explain import Planned
@@ -65,23 +66,36 @@ class Links:
         self._loading = Loading(self._before_loading)
         parameters, generator = base_parameters(model), options.generator()
         for tensor in resolved.tensors:
-            network = tensor.network(formats[tensor.name])
-            options.dropout.masked_core(network)  # raises if there is nothing to drop
+            options.dropout.masked_core(tensor.network(formats[tensor.name]))  # raises if there is nothing to drop
             stored = [parameters[view.parameter] for view in tensor.views]
-            factors = Factors(
-                network,
-                tensor.modes,
-                tensor.extents,
-                formats[tensor.name].given(tensor.modes),
-                dtype=max((torch.promote_types(p.dtype, torch.float32) for p in stored), key=lambda d: d.itemsize),
-                device=stored[0].device,
-                generator=generator,
-            )
+            dtype = max((torch.promote_types(p.dtype, torch.float32) for p in stored), key=lambda d: d.itemsize)
+            factors = self._factors(tensor, dtype, stored[0].device, generator)
             self.factors[tensor.name] = factors
-            for name, increment in increments(tensor, factors, options.optimize, options.dropout, self.passes).items():
+            for name, increment in self._increments(tensor, factors, options.dropout).items():
                 self._own[name] = increment
                 self.slots[name] = Slot(name, increment, scales[tensor.name], switch)
         self.activation = {name for name in self.slots if self._takes_activation(name, options.route)}
+
+    def _factors(
+        self, tensor: TensorGroup, dtype: torch.dtype, device: torch.device, generator: torch.Generator
+    ) -> Factors:
+        """Return fresh factors for a tensor."""
+        format = self.formats[tensor.name]
+        return Factors(
+            tensor.network(format),
+            tensor.modes,
+            tensor.extents,
+            format.given(tensor.modes),
+            dtype=dtype,
+            device=device,
+            generator=generator,
+        )
+
+    def _increments(
+        self, tensor: TensorGroup, factors: Factors, dropout: Dropout | None = None
+    ) -> Mapping[str, Increment]:
+        """Plan the increments of a tensor."""
+        return increments(tensor, factors, self.options.optimize, dropout, self.passes)
 
     def with_cores(self, state: AdapterState) -> Links:
         """Return links to the same parameters with other factors; frozen cores stay frozen.
@@ -156,7 +170,7 @@ class Links:
         for tensor in self.resolved.tensors:
             start = copy.deepcopy(self.factors[tensor.name]).requires_grad_(False)
             self.starts[tensor.name] = start
-            for name, increment in increments(tensor, start, self.options.optimize, passes=self.passes).items():
+            for name, increment in self._increments(tensor, start).items():
                 self.slots[name].increment = ShiftedIncrement(self._own[name], increment)
 
     def attach(self) -> None:
@@ -219,7 +233,7 @@ class Links:
 
     def _takes_activation(self, name: str, route: Route) -> bool:
         owners, kind = self.owners[name], self.slots[name].increment.kind
-        able = all(takes_activation(module, attribute) for module, attribute in owners)
+        able = self._is_linear(name)
         if route == "activation" and not able:
             module, attribute = owners[0]
             raise AdaptError(
@@ -229,6 +243,10 @@ class Links:
                 fix="route='auto'",
             )
         return able and (route == "activation" or (route == "auto" and kind.apply_is_faster))
+
+    def _is_linear(self, name: str) -> bool:
+        """Return whether a parameter is the weight of plain linear layers."""
+        return all(takes_activation(module, attribute) for module, attribute in self.owners[name])
 
 
 def attach_together(several: Sequence[Links]) -> None:

@@ -23,17 +23,19 @@ class Switch:
     Args:
         on: Whether the increments are added.
         disabled: How many `disabled()` contexts are open.
+        base: Whether the base model was chosen in a bank of tasks.
         number: Unique number of the adapter.
     """
 
     on: bool = True
     disabled: int = 0
+    base: bool = False
     number: int = dataclasses.field(default_factory=lambda: next(_numbers))
 
     @property
     def merged(self) -> bool:
         """Whether the base weights hold the increments."""
-        return not self.on and not self.disabled
+        return not self.on and not self.disabled and not self.base
 
     @property
     def traced(self) -> bool:

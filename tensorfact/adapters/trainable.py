@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..common.checks import one_of
 from ..errors import AdaptError
-from .exporting import Exportable
+from .attached import Attached
 from .factors import Factors, named
 from .groups import ParameterGroup, parameter_groups
 
@@ -51,11 +51,8 @@ class ScaleState(nn.Module):
             links.rescale(dict(zip(links.scales, found, strict=True)))
 
 
-class Trainable(Exportable):
+class Trainable(Attached):
     """The part of an adapter that an optimizer deals with."""
-
-    factors: nn.ModuleDict
-    head: tuple[str, ...]
 
     @property
     def scales(self) -> Mapping[str, float]:

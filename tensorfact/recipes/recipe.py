@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -44,7 +44,7 @@ class Recipe:
             model: The model that the recipe was made for; it is adapted in place.
             options: Other arguments of `adapt`; they take precedence over the recipe's.
         """
-        return adapt(model, self.plan, self.format, **{**self.options, **options})
+        return cast("Adapter", adapt(model, self.plan, self.format, **{**self.options, **options}))
 
     def num_parameters(self, model: nn.Module) -> int:
         """Return the number of trained parameters, without the head.

@@ -76,6 +76,11 @@ class Passes:
         """The tensors formed so far in this thread's pass; None outside of a pass."""
         return self._open.get(threading.get_ident())
 
+    def restart(self) -> None:
+        """Forget what was formed in this thread's pass, as for another task of a bank."""
+        if self.forms is not None:
+            self._begin()
+
     def _begin(self, *_: object) -> None:
         if not torch.compiler.is_compiling():
             self._open[threading.get_ident()] = {}

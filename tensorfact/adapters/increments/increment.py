@@ -126,7 +126,7 @@ class Increment:
         """Draw dropout masks for the cores; None if `drop` is False or dropout is inactive."""
         if not drop or not self.drops:
             return None
-        return self.dropout.masks(self.factors.network, self.factors.tensors())
+        return self.dropout.masks(self.factors.applied, self.factors.tensors())
 
     def parts(self, masks: Masks) -> list[Tensor]:
         """Return this parameter's slices of the cores, multiplied by the masks, in at least fp32."""
@@ -160,6 +160,7 @@ def increments(
     optimize: Optimize = "auto",
     dropout: Dropout | None = None,
     passes: Passes | None = None,
+    made: type[Increment] = Increment,
 ) -> Mapping[str, Increment]:
     """Plan the increments of all parameters of a tensor.
 
@@ -169,6 +170,7 @@ def increments(
         optimize: The name of an opt_einsum method, or an optimiser object.
         dropout: Dropout probabilities in training; default: none.
         passes: Forward passes of the model, in which the increments share what is formed.
+        made: The class of the increments.
 
     Returns:
         Increments by parameter name.
@@ -176,14 +178,14 @@ def increments(
     passes = passes or Passes()
     alike: dict[object, list[View]] = {}
     for view in tensor.views:
-        network = restricted(factors.network, tensor.modes, view)
+        network = restricted(factors.applied, tensor.modes, view)
         kept = tuple((axis, positions) for axis, positions in view.kept.items())
         alike.setdefault((view.rule, view.shape, kept, view.transposed, network), []).append(view)
     on = machine(factors.tensors()[0].device)
     found = {}
     for views in alike.values():
-        kind = Kind(factors.network, tensor.modes, views, optimize, on)
+        kind = Kind(factors.applied, tensor.modes, views, optimize, on)
         parts, matrices = kind.formed_parts(passes), kind.formed_matrices(passes)
         for at, view in enumerate(views):
-            found[view.parameter] = Increment(factors, kind, at, parts, matrices, dropout=dropout)
+            found[view.parameter] = made(factors, kind, at, parts, matrices, dropout=dropout)
     return {view.parameter: found[view.parameter] for view in tensor.views}

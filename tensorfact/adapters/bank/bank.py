@@ -1,0 +1,291 @@
+"""The bank: the factors and heads of several tasks, attached to one model."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import AdaptError
+from ...formats import Format
+from ...model.example import ExampleInput, as_example
+from ...plan import ResolvedPlan, TensorizationPlan
+from ...storage import AdapterState
+from ..factors import Factors
+from ..options import AdaptOptions
+from ..place import require_finite, slot_of
+from ..snapshot import snapshot
+from ..trainable import ScaleState, Trainable
+from .choice import TaskChoice
+from .factors import TaskFactors
+from .heads import TaskHeads
+from .links import TaskLinks
+from .mixing import Mixing
+from .samples import require_samples
+from .tasks import Tasks
+
+_WHOLE = (torch.long, torch.int32, torch.int16, torch.uint8, torch.int8)
+
+
+class Bank(Trainable):
+    """The factors and heads of several tasks, attached to one model. Created by `adapt` with `tasks`.
+
+    It is registered on the model's root as `model.tensorfact`. A forward pass runs with one task, or every sample of a
+    batch with its own: see `use` and `batch`. Which cores have an axis over tasks decides what the tasks share.
+
+    Args:
+        model: The base model.
+        plan: The weights to adapt, and how they fold into tensors.
+        resolved: The plan, resolved on the model.
+        formats: Formats by tensor name.
+        scales: Scales by tensor name.
+        head: Names of the parameters of the model's head, which every task has for itself.
+        options: The other options of `adapt`.
+        tasks: The tasks, and the cores that they share.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        plan: TensorizationPlan,
+        resolved: ResolvedPlan,
+        formats: Mapping[str, Format],
+        scales: Mapping[str, float],
+        head: tuple[str, ...],
+        options: AdaptOptions,
+        tasks: Tasks,
+    ) -> None:
+        super().__init__(model, plan, resolved, (), recompute=options.recompute)
+        self.shared, self._choice = tuple(tasks.shared), TaskChoice(tasks.names)
+        links = TaskLinks(
+            model, resolved, formats, scales, self._switch, options, choice=self._choice, shared=tasks.shared
+        )
+        self._link(links)
+        classes = list(tasks.classes) if tasks.classes else [None] * len(tasks.names)
+        self.heads = TaskHeads(model, head, classes, self._choice, self._switch, options.generator())
+        self.scale_state = ScaleState(self)
+        layers = {module: name in links.activation for name, module, _ in links.places()} | self.heads.layers
+        self._mixing = Mixing(model, self._choice, links.passes, list(layers), linear=all(layers.values()))
+
+    # -------------------------------------------------------------------------------------------------------- choosing
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the tasks."""
+        return tuple(self._choice.names)
+
+    @property
+    def task(self) -> str | None:
+        """The task of all samples; None for the base model."""
+        return None if self._switch.base else self._choice.names[self._choice.at]
+
+    def use(self, task: str | None) -> None:
+        """Run all samples with one task until this is called again. No weight is copied.
+
+        Args:
+            task: The name of a task; None for the base model.
+
+        Raises:
+            AdaptError: There is no such task, or the bank is merged, disabled or removed.
+
+        Examples:
+            >>> from tensorfact import adapt
+            >>> from tensorfact.lab import nano
+            >>> bank = adapt(nano(), tasks=["flowers", "pets"])
+            >>> bank.use("pets")
+            >>> bank.task
+            'pets'
+        """
+        with self._turns.changing("use()"):
+            self._require(merged=False, changing=True)
+            self._switch_to(self._choice.at if task is None else self._choice.position(task, "use"), base=task is None)
+
+    @contextlib.contextmanager
+    def batch(self, tasks: Sequence[str] | Tensor) -> Iterator[None]:
+        """Context manager in which every sample of a batch runs with its own task. Other threads wait.
+
+        The logits of tasks with fewer classes than others are minus infinity beyond their own; see `classes`.
+
+        Args:
+            tasks: The name of the task of each sample, or their positions in `tasks` as a tensor (samples,).
+
+        Raises:
+            AdaptError: There is no such task, the bank is merged, disabled or removed, or the model is called with
+                another number of samples.
+
+        Examples:
+            >>> import torch
+            >>> from tensorfact import adapt
+            >>> from tensorfact.lab import nano
+            >>> model = nano()
+            >>> bank = adapt(model, tasks=["flowers", "pets"])
+            >>> with bank.batch(["pets", "flowers", "pets"]):
+            ...     model(torch.zeros(3, 1, 28, 28)).shape
+            torch.Size([3, 10])
+        """
+        with self._turns.changing("batch()"):
+            self._require(merged=False, changing=True)
+            rows, before = self._rows(tasks), (self._choice.at, self._choice.rows)
+            base = self._switch.base
+            self._mixing.prepare()
+            self._switch_to(self._choice.at, rows)
+            try:
+                with self._mixing.opened():
+                    yield
+            finally:
+                self._switch_to(*before, base=base)
+
+    def map(self, x: object, tasks: Sequence[str] | Tensor) -> Any:
+        """Run the model task by task on the samples of a batch, and return the outputs in the order of the batch.
+
+        This is what `batch` does for models that have no exact product for samples of several tasks: where a weight is
+        read and not called, as in convolutions and `nn.MultiheadAttention`, or where samples are not in front.
+
+        Args:
+            x: The model's input: a tensor, a tuple of arguments, or a mapping of keyword arguments.
+            tasks: As in `batch`.
+
+        Returns:
+            The model's output; logits of tasks with fewer classes than others are padded with minus infinity.
+
+        Raises:
+            AdaptError: As for `batch`, or a tensor of the output has no sample in front.
+
+        Examples:
+            >>> import torch
+            >>> from tensorfact import adapt
+            >>> from tensorfact.lab import nano
+            >>> bank = adapt(nano(), tasks=["flowers", "pets"])
+            >>> bank.map(torch.zeros(3, 1, 28, 28), ["pets", "flowers", "pets"]).shape
+            torch.Size([3, 10])
+        """
+        example = as_example(x)
+        with self._turns.changing("map()"):
+            self._require(merged=False, changing=True)
+            rows, before, base = self._rows(tasks), (self._choice.at, self._choice.rows), self._switch.base
+            require_samples(example, len(rows))
+            try:
+                return self._mixing.mapped(rows, example, lambda part: part.run(self.model))
+            finally:
+                self._switch_to(*before, base=base)
+
+    @property
+    def together(self) -> bool | None:
+        """Whether a batch of several tasks runs in one pass, or else task by task; None until that is found out."""
+        return self._mixing.together
+
+    def classes(self, task: str) -> int:
+        """Return the number of classes of a task, whose logits come first.
+
+        Args:
+            task: The name of the task.
+
+        Raises:
+            AdaptError: There is no such task.
+        """
+        return self.heads.counts[self._choice.position(task, "classes")]
+
+    def _switch_to(self, at: int, rows: Tensor | None = None, *, base: bool = False) -> None:
+        self._choice.use(at, rows)
+        self._switch.base, self._switch.on = base, not base
+
+    def _rows(self, tasks: Sequence[str] | Tensor) -> Tensor:
+        if not isinstance(tasks, Tensor):
+            names = [tasks] if isinstance(tasks, str) else list(tasks)
+            tasks = torch.tensor([self._choice.position(name, "batch") for name in names], dtype=torch.long)
+        whole = tasks.dim() == 1 and len(tasks) > 0 and tasks.dtype in _WHOLE
+        if not whole or int(tasks.min()) < 0 or int(tasks.max()) >= len(self.tasks):
+            raise AdaptError(
+                "batch: tasks",
+                expected=f"names, or a tensor (samples,) of ints from 0 to {len(self.tasks) - 1}",
+                got=f"{tasks.dtype} {tuple(tasks.shape)}",
+                fix=f"bank.batch([{self.tasks[0]!r}, ...]), one name for each sample",
+            )
+        return tasks.long()
+
+    # ---------------------------------------------------------------------------------------------------------- values
+
+    def state(self, task: str) -> AdapterState:
+        """Return a copy of one task as an adapter of its own, which saves, merges and converts like any other.
+
+        Args:
+            task: The name of the task.
+
+        Raises:
+            AdaptError: There is no such task, or the bank is removed from its model.
+        """
+        with self._turns.reading():
+            self._require()
+            self._links.check_base()
+            at = self._choice.position(task, "state")
+            return snapshot(self.plan, self._links, self._beside, self._cores_of(at), self.heads.of_task(at))
+
+    def delta(self, parameter_name: str) -> Tensor:
+        """Return the dense increment of one parameter of the task in use, scale included.
+
+        Args:
+            parameter_name: The parameter's name in the model.
+
+        Raises:
+            AdaptError: The parameter is not adapted.
+        """
+        with self._turns.reading():
+            return (slot := slot_of(parameter_name, self._slots)).increment.dense() * slot.scale
+
+    def merge(self, task: str | None = None) -> None:
+        """Write the effective weights of one task into the base parameters; the originals are kept for `unmerge`.
+
+        Args:
+            task: The name of the task; default: the one in use.
+
+        Raises:
+            AdaptError: As for `Adapter.merge`, or there is no such task.
+        """
+        with self._turns.changing("merge()"):
+            self._require(merged=False, changing=True)
+            self._links.check_base()
+            at = self._choice.at if task is None else self._choice.position(task, "merge")
+            require_finite(self._cores_of(at))
+            before = self._choice.at, self._choice.rows
+            self._choice.use(at)
+            try:
+                self._originals.replace(self._slots)
+            except BaseException:
+                self._choice.use(*before)
+                raise
+            self._switch.on = self._switch.base = False
+
+    def _cores_of(self, at: int) -> dict[str, Tensor]:
+        each: Mapping[str, Factors] = self._links.factors
+        found: dict[str, Tensor] = {}
+        for tensor, factors in each.items():
+            assert isinstance(factors, TaskFactors)
+            found |= {f"{tensor}.{core}": value for core, value in factors.of_task(at).items()}
+        return found
+
+    # ------------------------------------------------------------------------------------------------------- attaching
+
+    def attach(self) -> None:
+        """Attach the bank to its model; used by `adapt`. On an error the model is left unchanged."""
+        super().attach()
+        self.heads.attach()
+        self._hook = self.model.register_forward_pre_hook(self._begin, with_kwargs=True)
+
+    def _detach(self) -> None:
+        if self._attached:
+            self.heads.detach()
+        super()._detach()
+        if hasattr(self, "_hook"):
+            self._hook.remove()
+
+    def _begin(self, model: nn.Module, arguments: tuple[object, ...], options: dict[str, object]) -> None:
+        self._choice.begin()
+        if self._choice.rows is not None and model is self.model:
+            require_samples(ExampleInput(arguments, options), len(self._choice.rows))
+
+    def extra_repr(self) -> str:
+        """Return the formats and the number of tasks, for `print(model)`."""
+        return f"{len(self.tasks)} tasks, {super().extra_repr()}"

@@ -1,0 +1,238 @@
+"""The head of every task, in the place of the model's own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import AdaptError
+from ...model.parameters import base_parameters, owner_of
+from ..increments import AnyIncrement
+from ..increments.execution import Product
+from ..layers import attach, detach, takes_activation
+from ..slots import Slot, Switch
+from .choice import TaskChoice
+
+
+class TaskHeads(nn.Module):
+    """The head of every task: for each of the head's parameters one tensor with the tasks in front.
+
+    Tasks may have different numbers of classes. The rows of the last layers are then padded to the most classes; their
+    logits are minus infinity in a mixed batch, and left out where all samples have one task.
+
+    Args:
+        model: The model.
+        names: Names of the head's parameters.
+        classes: The number of classes of every task; None for that of the model's own head.
+        choice: The tasks, and which of them runs.
+        switch: Whether the tasks' heads are in use.
+        generator: A CPU generator for heads of other sizes than the model's own.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        names: Sequence[str],
+        classes: Sequence[int | None],
+        choice: TaskChoice,
+        switch: Switch,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        self.__dict__["_model"] = model
+        self.names, self.choice, self.switch = tuple(names), choice, switch
+        parameters = base_parameters(model)
+        modules = list(dict.fromkeys(name.rpartition(".")[0] for name in names))
+        self.own = _classes_of(model, modules)
+        sizes = [self.own or 0 if count is None else count for count in classes]
+        self.last = {
+            name for name in names if self.own and parameters[name].shape[0] == self.own and _is_last(name, modules)
+        }
+        if not self.last and any(count is not None for count in classes):
+            raise AdaptError(
+                "tasks: classes",
+                expected="a model with a linear head, whose classes can be counted",
+                got=f"the head {list(names)}",
+                fix="leave out classes, or pass the name of the head as train_head",
+            )
+        self.counts = sizes
+        self.values = nn.ParameterDict()
+        for name in names:
+            base = parameters[name]
+            rows = [self._fresh(name, base, count, generator) for count in sizes]
+            self.values[_key(name)] = nn.Parameter(torch.stack(_padded(rows)))
+
+    def _fresh(self, name: str, base: Tensor, count: int, generator: torch.Generator) -> Tensor:
+        """Return a head's parameter for one task: the model's own if that has the same size."""
+        base = base.detach()
+        if name not in self.last or count == base.shape[0]:
+            return base.clone()
+        if base.dim() == 1:
+            return base.new_zeros(count)
+        bound = 1 / math.sqrt(math.prod(base.shape[1:]))  # as torch's layers start
+        drawn = 2 * torch.rand(count, *base.shape[1:], generator=generator, dtype=torch.float64, device="cpu") - 1
+        return (drawn * bound).to(base.device, base.dtype)
+
+    @property
+    def layers(self) -> dict[nn.Module, bool]:
+        """The layers of the model's head, and whether each is a plain linear one."""
+        return {
+            module: "weight" in names and takes_activation(module, "weight")
+            for module, names in self._modules_of().items()
+        }
+
+    def attach(self) -> None:
+        """Let the layers of the model's head use the heads of the tasks."""
+        switch = cast("Switch", HeadSwitch(self.switch))
+        layers = self.layers
+        for module, names in self._modules_of().items():
+            direct = layers[module]
+            slots = {
+                attribute: Slot(name, cast("AnyIncrement", HeadParameter(self, name, direct=direct)), 1.0, switch)
+                for attribute, name in names.items()
+            }
+            attach(module, slots, activation=direct)
+
+    def detach(self) -> None:
+        """Undo `attach`."""
+        for module in self._modules_of():
+            detach(module)
+
+    def _modules_of(self) -> dict[nn.Module, dict[str, str]]:
+        found: dict[nn.Module, dict[str, str]] = {}
+        for name in self.names:
+            module, attribute = owner_of(self.__dict__["_model"], name)
+            found.setdefault(module, {})[attribute] = name
+        return found
+
+    def of_task(self, at: int) -> dict[str, Tensor]:
+        """Return the head's parameters of one task, by their names in the model.
+
+        Args:
+            at: The position of the task.
+        """
+        return {name: self._cut(name, self.values[_key(name)][at], at) for name in self.names}
+
+    def present(self, name: str) -> Tensor:
+        """Return a parameter of the present task's head.
+
+        Args:
+            name: Its name in the model.
+        """
+        return self._cut(name, self.choice.of(self.values[_key(name)]), self.choice.at)
+
+    def _cut(self, name: str, row: Tensor, at: int) -> Tensor:
+        return row[: self.counts[at]] if name in self.last else row
+
+    def each(self, name: str) -> Tensor:
+        """Return a parameter of the head of each sample in a mixed batch, padded to the most classes.
+
+        Args:
+            name: Its name in the model.
+        """
+        return self.choice.each(self.values[_key(name)])
+
+    def without_padding(self, name: str, logits: Tensor) -> Tensor:
+        """Set the logits (samples, ..., classes) of a mixed batch that are padding to minus infinity.
+
+        Args:
+            name: The name of the weight that gave them.
+            logits: The logits.
+        """
+        most = max(self.counts)
+        if name not in self.last or min(self.counts) == most:
+            return logits
+        counts = self.choice.each(torch.tensor(self.counts, device=logits.device))
+        classes = torch.arange(most, device=logits.device)
+        padding = (classes >= counts[:, None]).reshape(len(counts), *(1 for _ in logits.shape[2:]), most)
+        return logits.masked_fill(padding, -math.inf)
+
+
+class HeadSwitch:
+    """Whether the tasks' heads are in use: also while the increments are merged.
+
+    Args:
+        switch: Whether the increments are added.
+    """
+
+    def __init__(self, switch: Switch) -> None:
+        self._switch = switch
+        self.number, self.refuse_recomputing = switch.number, switch.refuse_recomputing
+
+    @property
+    def on(self) -> bool:
+        """Whether the heads are in use."""
+        return not self._switch.disabled and not self._switch.base
+
+
+class HeadParameter:
+    """A parameter of the tasks' heads, as a layer of the model's head uses it in the place of its own.
+
+    Args:
+        heads: The heads of all tasks.
+        name: The parameter's name in the model.
+        direct: Whether its layer is a plain linear one, which has a product for mixed batches.
+    """
+
+    def __init__(self, heads: TaskHeads, name: str, *, direct: bool) -> None:
+        self.heads, self.name, self.direct = heads, name, direct
+        self.factors = SimpleNamespace(tensors=self._tensors)
+
+    def _tensors(self) -> list[Tensor]:
+        return [self.heads.values[_key(self.name)]]
+
+    def linear(self, product: Product, x: Tensor, weight: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+        """Compute the linear layer of the head of the present task, or of each sample's task."""
+        del scale
+        choice = self.heads.choice
+        choice.require_same()
+        if choice.rows is None:
+            return product(x, self.heads.present(self.name).to(weight.dtype), bias)
+        weights = self.heads.each(self.name).to(weight.dtype)
+        rows = x.reshape(len(weights), -1, x.shape[-1])
+        y = rows @ weights.transpose(1, 2)
+        y = (y if bias is None else y + bias[:, None]).reshape(*x.shape[:-1], weights.shape[1])
+        return self.heads.without_padding(self.name, y)
+
+    def added_to(self, base: Tensor, scale: float, *, drop: bool = False) -> Tensor:
+        """Return the parameter of the present task, in the dtype of the model's own."""
+        del scale, drop
+        self.heads.choice.require_same()
+        if self.heads.choice.rows is None:
+            return self.heads.present(self.name).to(base.dtype)
+        if not self.direct:
+            raise AdaptError(
+                f"{self.name!r} has no single value in a mixed batch",
+                cause="every sample has the head of its own task, and this layer is not a plain linear one",
+                fix="bank.map(x, tasks)",
+            )
+        return self.heads.each(self.name).to(base.dtype)
+
+
+def _key(name: str) -> str:
+    return name.replace(".", "/")
+
+
+def _classes_of(model: nn.Module, modules: Sequence[str]) -> int | None:
+    """Return the number of classes: the outputs of the head's last linear layer; None if it has none."""
+    found = [module for name in modules if isinstance(module := model.get_submodule(name), nn.Linear)]
+    return found[-1].out_features if found else None
+
+
+def _is_last(name: str, modules: Sequence[str]) -> bool:
+    return name.rpartition(".")[0] == modules[-1]
+
+
+def _padded(rows: Sequence[Tensor]) -> list[Tensor]:
+    """Return tensors with zeros added, so that all have the most rows."""
+    most = max((row.shape[0] for row in rows if row.dim()), default=0)
+    return [_longer(row, most) if row.dim() else row for row in rows]
+
+
+def _longer(row: Tensor, most: int) -> Tensor:
+    return torch.cat([row, row.new_zeros(most - row.shape[0], *row.shape[1:])]) if row.shape[0] < most else row

@@ -1,0 +1,118 @@
+"""The increment of one parameter in a bank: of the present task, or in a mixed batch of each sample's task."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from ...errors import AdaptError
+from ...network import Contraction, Core, Network, plan_contraction
+from ...network.order import TOKENS
+from ...plan.indexing import as_index, spread, take
+from ...plan.slices import taken
+from ..increments.execution import NOMINAL_TOKENS, Product
+from ..increments.increment import Increment
+from ..increments.planned import token_class
+from .choice import TaskChoice
+from .factors import TaskFactors
+
+SAMPLE = "(sample)"
+"""The leg over the samples of a mixed batch; no mode or bond has this name."""
+
+
+class TaskIncrement(Increment):
+    """The increment of one parameter for the present task, or for the tasks of a mixed batch.
+
+    A mixed batch is one contraction in which the samples are a common leg of the input and of the owned cores: shared
+    cores are applied to all samples at once.
+    """
+
+    forms = False
+    """Whether the layer forms its weight when all samples have one task."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._factors = cast("TaskFactors", self.factors)
+        self._plans: dict[tuple[int, int], Contraction] = {}
+
+    def linear(self, product: Product, x: Tensor, weight: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+        """Compute a linear layer with the increment added, as `Increment.linear` does."""
+        choice = self._factors.choice
+        choice.require_same()
+        if choice.rows is None:
+            if self.forms:
+                return product(x, self.added_to(weight, scale, drop=True), bias)
+            return super().linear(product, x, weight, bias, scale)
+        y = product(x, weight, bias)
+        return torch.add(y, self._mixed(x, len(choice.rows)).to(y.dtype), alpha=scale)
+
+    def dense(self, *, drop: bool = False) -> Tensor:
+        """Return the increment of the present task, as `Increment.dense` does."""
+        self._refuse_mixed()
+        return super().dense(drop=drop)
+
+    def added_to(self, base: Tensor, scale: float, *, drop: bool = False) -> Tensor:
+        """Return base + scale x increment of the present task, as `Increment.added_to` does."""
+        self._factors.choice.require_same()
+        self._refuse_mixed()
+        return super().added_to(base, scale, drop=drop)
+
+    def _refuse_mixed(self) -> None:
+        if self._factors.choice.rows is not None:
+            raise AdaptError(
+                f"{self.view.parameter!r} has no single value in a mixed batch",
+                cause="the model reads the weight, and every sample has a task of its own",
+                fix="bank.map(x, tasks), or call the model itself inside `with bank.batch(tasks):`",
+            )
+
+    def _mixed(self, x: Tensor, samples: int) -> Tensor:
+        """Return the increment's part of the output for the tasks of a mixed batch."""
+        view, choice = self.view, self._factors.choice
+        if x.shape[0] % samples:
+            raise AdaptError(
+                f"the input of the layer of {view.parameter!r} does not have the samples in front",
+                expected=f"a multiple of {samples} rows",
+                got=f"shape {tuple(x.shape)}",
+                fix="bank.map(x, tasks)",
+            )
+        kept, sizes = view.kept, view.sizes
+        z = x.reshape(samples, -1, *(sizes[axis] for axis in view.inputs))
+        for dim, axis in enumerate(view.inputs, 2):
+            z = take(z, dim, as_index(kept[axis])) if len(kept[axis]) < sizes[axis] else z
+        tokens = NOMINAL_TOKENS if torch.compiler.is_compiling() else token_class(z.shape[1])
+        parts = [part.to(x.dtype) for part in self._parts_of_samples(choice)]
+        z = self._planned(samples, tokens)([z, *parts])
+        for dim, axis in enumerate(view.outputs, 2):
+            z = spread(z, dim, kept[axis], sizes[axis])
+        return z.reshape(*x.shape[:-1], view.shape[view.transposed])
+
+    def _parts_of_samples(self, choice: TaskChoice) -> list[Tensor]:
+        """Return this parameter's slices of the cores, those of owned cores once for each sample."""
+        parts = []
+        names, picks, shapes = self._factors.named_cores(), self.kind.picks[self.at], self.kind.shapes
+        for (name, core), own, shape in zip(names.items(), picks, shapes, strict=True):
+            if name in self._factors.owned:
+                rows = choice.each(taken(core, tuple((dim + 1, index) for dim, index in own)))
+                parts.append(rows.reshape(rows.shape[0], *shape))
+            else:
+                parts.append(taken(core, own).reshape(shape))
+        return parts
+
+    def _planned(self, samples: int, tokens: int) -> Contraction:
+        if (samples, tokens) not in self._plans:
+            self._plans[samples, tokens] = self._plan(samples, tokens)
+        return self._plans[samples, tokens]
+
+    def _plan(self, samples: int, tokens: int) -> Contraction:
+        network, view = self.kind.network, self.view
+        cores = [
+            Core(core.name, (SAMPLE, *core.legs)) if core.name in self._factors.owned else Core(core.name, core.legs)
+            for core in network.cores
+        ]
+        x = Core("x", (SAMPLE, TOKENS, *view.inputs))
+        sizes = {**network.sizes, SAMPLE: samples, TOKENS: tokens}
+        return plan_contraction(
+            Network((x, *cores), (SAMPLE, TOKENS, *view.outputs), sizes), self.kind.optimize, self.kind.on
+        )

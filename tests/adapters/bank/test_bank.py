@@ -1,0 +1,293 @@
+"""Banks of tasks: a mixed batch gives every sample what its task gives alone, for every plan and format."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any, cast
+
+import pytest
+import timm
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from tensorfact import Bank, Tasks, TensorTrain, adapt, load_adapter, plan_for
+from tensorfact.adapters.factors import Factors
+from tensorfact.errors import AdaptError
+from tensorfact.lab import nano
+from tests.helpers import CLASSES, difference, draw, ids, infer, refused, state_bits, untouched
+from tests.strategies import Adaptation, adaptations
+
+NAMES = ("flowers", "pets", "cars")
+
+
+def drawn(bank: Bank, seed: int = 0) -> Bank:
+    """Give a bank factors and heads that differ between tasks."""
+    draw(bank, seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for value in bank.heads.values.values():
+            value.add_(torch.randn(value.shape, generator=generator) / 10)
+    return bank
+
+
+def small(tasks: Any = NAMES, format: Any = "tt:rank=4", **options: Any) -> tuple[nn.Module, Bank]:
+    model = nano()
+    model.eval()
+    return model, drawn(adapt(model, plan_for(model), format, tasks=tasks, seed=0, **options))
+
+
+def images(count: int = 4) -> Tensor:
+    return torch.randn(count, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+
+
+@st.composite
+def banks(draw: st.DrawFn) -> tuple[Adaptation, Tasks, list[str]]:
+    """Draw a model and a plan, tasks with shared cores, and the tasks of a batch."""
+    adaptation = draw(adaptations())
+    resolved = adaptation.case.resolve()
+    trained = [
+        [core.name for core in tensor.network(resolved.formats(adaptation.formats)[tensor.name]).cores if core.trained]
+        for tensor in resolved.tensors
+    ]
+    shared = draw(st.lists(st.sampled_from(sorted({name for each in trained for name in each})), unique=True))
+    while shared and any(set(each) <= set(shared) for each in trained):
+        shared.pop()
+    classes = draw(st.none() | st.lists(st.integers(1, 5), min_size=3, max_size=3))
+    batch = draw(st.lists(st.sampled_from(NAMES), min_size=1, max_size=5))
+    return adaptation, Tasks(NAMES, shared, classes), batch
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12), (torch.bfloat16, 0.1)])
+@given(given=banks())
+def test_a_mixed_batch_is_each_sample_with_its_task(
+    given: tuple[Adaptation, Tasks, list[str]], dtype: torch.dtype, tolerance: float
+) -> None:
+    adaptation, tasks, batch = given
+    model = adaptation.case.build(dtype)
+    options = {"scale": adaptation.scale, "train_head": "head", "seed": 0, "check": False}
+    bank = drawn(adapt(model, adaptation.case.plan, adaptation.formats, tasks=tasks, **options))
+    x, alone = ids(len(batch)), {}
+    for name in set(batch):
+        bank.use(name)
+        alone[name] = infer(model, x)
+        assert alone[name].shape[1] == bank.classes(name)
+    with bank.batch(batch):
+        mixed = infer(model, x)
+    mapped = bank.map(x, batch)
+    for at, name in enumerate(batch):
+        count = bank.classes(name)
+        for found in (mixed[at], mapped[at].detach()):
+            assert difference(found[:count], alone[name][at]) < tolerance
+            assert bool((found[count:] == -torch.inf).all())
+
+
+@given(adaptations())
+def test_a_bank_of_one_task_is_an_adapter(adaptation: Adaptation) -> None:
+    model, adapter = adaptation.fresh()
+    other = adaptation.case.build()
+    bank = adapt(
+        other, adaptation.case.plan, adaptation.formats, scale=adaptation.scale, train_head=False, seed=0, tasks=["one"]
+    )
+    assert bank.num_parameters == adapter.num_parameters
+    for name, core in bank.named_cores().items():
+        own = adapter.named_cores()[name]
+        assert torch.equal(core[0] if core.dim() > own.dim() else core, own)
+    draw(adapter)
+    with torch.no_grad():
+        for name, core in bank.named_cores().items():
+            core.copy_(adapter.named_cores()[name])
+    assert torch.equal(infer(other, ids()), infer(model, ids()))
+
+
+@given(banks())
+def test_what_is_stored_for_the_tasks_is_counted(given: tuple[Adaptation, Tasks, list[str]]) -> None:
+    adaptation, tasks, _ = given
+    one = adaptation.fresh()[1]
+    bank = adapt(adaptation.case.build(), adaptation.case.plan, adaptation.formats, tasks=tasks, check=False)
+    sizes = {name: (core.numel(), core.requires_grad) for name, core in one.named_cores().items()}
+    owned = {name for name, (_, trained) in sizes.items() if trained and name.rpartition(".")[2] not in tasks.shared}
+    own = sum(sizes[name][0] for name in owned)
+    shared = one.num_parameters - own
+    assert bank.num_parameters == shared + len(NAMES) * own
+    for tensor in bank.resolved.tensors:
+        assert cast("Factors", bank.factors[tensor.name]).dense().shape == (len(NAMES), *tensor.shape)
+
+
+def test_a_fresh_bank_changes_nothing_and_no_task_is_the_base_model() -> None:
+    model, x = nano(), images()
+    expected = infer(model, x)
+    bank = adapt(model, tasks=NAMES, seed=0)
+    assert bank.task == "flowers"
+    for name in NAMES:
+        bank.use(name)
+        assert torch.equal(infer(model, x), expected)
+    drawn(bank)
+    assert not torch.equal(infer(model, x), expected)
+    bank.use(None)
+    assert str(bank.task) == "None"
+    assert torch.equal(infer(model, x), expected)
+    with bank.batch(["pets"] * 4):
+        assert not torch.equal(infer(model, x), expected)
+    assert torch.equal(infer(model, x), expected)
+    bank.use("cars")
+    with bank.disabled():
+        assert torch.equal(infer(model, x), expected)
+    bank.remove()
+    assert torch.equal(infer(model, x), expected)
+
+
+def test_the_state_of_a_task_is_an_adapter() -> None:
+    model, bank = small(Tasks(NAMES, ["U", "V"]))
+    for name in NAMES:
+        bank.use(name)
+        other = nano()
+        adapter = load_adapter(other, bank.state(name))
+        assert adapter.num_parameters == TensorTrain(4).num_parameters(bank.resolved.tensors[0].modes)
+        assert torch.equal(infer(other, images()), infer(model, images()))
+
+
+def test_a_merged_task_has_its_head_and_unmerges_bit_for_bit() -> None:
+    model, bank = small()
+    before = state_bits(model)
+    bank.use("pets")
+    expected = infer(model, images())
+    bank.use("cars")
+    bank.merge("pets")
+    assert bank.merged
+    assert bank.task == "pets"
+    assert difference(infer(model, images()), expected) < 1e-4
+    with refused(AdaptError, "the adapter is already merged", "adapter.unmerge()"):
+        bank.use("cars")
+    bank.unmerge()
+    assert state_bits(model) == before
+    assert torch.equal(infer(model, images()), expected)
+
+
+def test_training_a_mixed_batch_is_training_each_task_on_its_samples() -> None:
+    (one, first), (two, second) = small(), small()
+    x, batch, labels = images(6), ["pets", "flowers", "cars", "pets", "cars", "pets"], torch.arange(6)
+    with first.batch(batch):
+        torch.autograd.backward(nn.functional.cross_entropy(one(x), labels, reduction="sum"))
+    for name in NAMES:
+        index = torch.tensor([at for at, task in enumerate(batch) if task == name])
+        second.use(name)
+        torch.autograd.backward(nn.functional.cross_entropy(two(x[index]), labels[index], reduction="sum"))
+    for (name, p), q in zip(first.named_parameters(), second.parameters(), strict=True):
+        assert p.grad is not None
+        assert q.grad is not None
+        assert difference(p.grad, q.grad) < 1e-4, name
+
+
+def test_the_head_of_a_task_has_its_own_classes_and_padding_gets_no_gradient() -> None:
+    model, bank = small(Tasks(NAMES, classes=[10, 3, 12]))
+    assert [bank.classes(name) for name in NAMES] == [10, 3, 12]
+    with bank.batch(["pets", "cars"]):
+        logits = model(images(2))
+    assert logits.shape == (2, 12)
+    assert logits.isinf().sum(1).tolist() == [9, 0]
+    torch.autograd.backward(nn.functional.cross_entropy(logits, torch.tensor([2, 11])))
+    assert all(bool(p.grad.isfinite().all()) for p in bank.parameters() if p.grad is not None)
+    weight = bank.heads.values["head/weight"]
+    assert weight.grad is not None
+    assert not weight.grad[1, 3:].any()
+    assert weight.grad[1, :3].any()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "together"),
+    [
+        ("swin_tiny_patch4_window7_224", {"img_size": 56, "depths": (2, 2)}, True),
+        ("swinv2_tiny_window8_256", {"img_size": 64, "window_size": 4, "depths": (2, 2)}, False),
+        ("mixer_s32_224", {"img_size": 64}, True),
+        ("convnext_atto", {"depths": (1, 1, 1, 1)}, False),
+    ],
+)
+def test_models_that_have_no_exact_product_run_task_by_task(name: str, options: dict[str, Any], together: bool) -> None:
+    model = timm.create_model(name, num_classes=CLASSES, **options).eval()
+    bank = drawn(adapt(model, plan_for(model), "tt:rank=2", tasks=NAMES[:2], check=False))
+    size = options.get("img_size", 64)
+    x, batch = torch.randn(3, 3, size, size), ["pets", "flowers", "pets"]
+    with bank.batch(batch):
+        mixed = infer(model, x)
+    assert bank.together is together
+    for at, task in enumerate(batch):
+        bank.use(task)
+        assert difference(mixed[at], infer(model, x)[at]) < 1e-4
+
+
+def test_a_copy_has_a_choice_of_its_own_and_goes_through_pickle() -> None:
+    model, bank = small()
+    bank.use("pets")
+    expected = infer(model, images())
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):  # noqa: S301  # our own bytes
+        assert torch.equal(infer(other, images()), expected)
+        cast("Bank", other.tensorfact).use("cars")
+        assert not torch.equal(infer(other, images()), expected)
+    assert torch.equal(infer(model, images()), expected)
+
+
+def test_a_state_dict_brings_all_tasks_back() -> None:
+    (model, bank), (other, second) = small(), small()
+    with torch.no_grad():
+        for parameter in second.parameters():
+            parameter.zero_()
+    other.load_state_dict(model.state_dict())
+    for name in NAMES:
+        bank.use(name)
+        second.use(name)
+        assert torch.equal(infer(other, images()), infer(model, images()))
+
+
+def test_checkpointing_does_not_compute_the_gradient_of_another_task() -> None:
+    model, bank = small()
+    cast("Any", model).set_grad_checkpointing(True)
+    model.train()
+    bank.use("pets")
+    loss = model(images()).square().sum()
+    bank.use("cars")
+    with refused(AdaptError, "with other tasks than the forward pass", "before bank.use()"):
+        loss.backward()
+    with bank.batch(["pets", "cars"]):
+        model(images(2)).square().sum().backward()
+
+
+def test_under_autocast_and_inference_mode_tasks_are_as_alone() -> None:
+    model, bank = small(Tasks(NAMES, ["U", "V"]))
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        with bank.batch(["pets", "cars"]):
+            mixed = model(images(2)).float()
+        for at, name in enumerate(("pets", "cars")):
+            bank.use(name)
+            assert difference(mixed[at], model(images(2))[at].float()) < 0.05
+
+
+def test_what_is_wrong_is_refused_and_changes_nothing() -> None:
+    model, bank = small()
+    expected = infer(model, images())
+    with refused(AdaptError, "use: no such task", "'flowers', 'pets', 'cars'", "did you mean 'pets'"):
+        bank.use("pet")
+    for tasks, word in ((["pets", "dogs"], "no such task"), (torch.tensor([0, 3]), "from 0 to 2"), ([], "names")):
+        with refused(AdaptError, "batch", word), bank.batch(tasks):
+            pass
+    with refused(AdaptError, "another number of samples", "2, one for each task"), bank.batch(["pets", "cars"]):
+        model(images(4))
+    with refused(AdaptError, "another number of samples"):
+        bank.map(images(4), ["pets", "cars"])
+    with refused(AdaptError, "has no single value in a mixed batch", "bank.map"), bank.batch(["pets", "cars"]):
+        bank.delta("blocks.0.attn.qkv.weight")
+    assert torch.equal(infer(model, images()), expected)
+    with refused(AdaptError, "adapt: tasks", "init="):
+        adapt(nano(), tasks=NAMES, init="hosvd")
+    bank.remove()
+    with refused(AdaptError, "removed from its model"):
+        bank.use("pets")
+
+
+def test_what_cannot_be_a_bank_leaves_the_model_as_it_is() -> None:
+    model = nano()
+    for tasks in ([], ["a", "a"], "flowers", [""], Tasks(["a"], ["U", "S1", "V"]), Tasks(["a"], ["W"])):
+        with untouched(model), refused(AdaptError, "tasks"):
+            adapt(model, tasks=tasks)
