@@ -139,7 +139,7 @@ class Adapter(Exportable):
             MatrixBatch(rank=4) 55296
         """
         self._require(merged=False, changing=True)
-        return self._take(convert(self, format, tolerance=tolerance, progress=progress))
+        return self._take(convert(self, format, tolerance=tolerance, progress=progress), "convert()")
 
     def round(
         self,
@@ -156,7 +156,7 @@ class Adapter(Exportable):
         """
         self._require(merged=False, changing=True)
         found = round_ranks(self, rank=rank, tolerance=tolerance, budget=budget, spread=spread, progress=progress)
-        return self._take(found)
+        return self._take(found, "round()")
 
     def resize(self, formats: FormatLike | Mapping[str, FormatLike], *, seed: int = 0) -> Recompression:
         """Give the tensors other ranks in place; arguments, result and errors are those of `algebra.resize_ranks`.
@@ -175,16 +175,19 @@ class Adapter(Exportable):
             TensorTrain(rank=6) 3744
         """
         self._require(merged=False, changing=True)
-        return self._take(resize_ranks(self, formats, seed=seed))
+        return self._take(resize_ranks(self, formats, seed=seed), "resize()")
 
-    def _take(self, found: Recompression) -> Recompression:
+    def _take(self, found: Recompression, task: str) -> Recompression:
         """Replace the factors by those of a conversion; on an error the model is left unchanged."""
-        with self._turns.changing("convert()"):
+        with self._turns.changing(task):
             self._links.check_intact()
-            links = self._links.with_cores(found.state)
-            self._links.detach()
-            self.watch.stop()
-            self._link(links)
-            links.attach()
-            self.train(self.training)
+            self._exchange(self._links.with_cores(found.state))
             return found
+
+    def _exchange(self, links: Links) -> None:
+        """Attach other links to the same model in the place of the present ones."""
+        self._links.detach()
+        self.watch.stop()
+        self._link(links)
+        links.attach()
+        self.train(self.training)

@@ -241,6 +241,8 @@ class Beside:
                     cause="unmerge() would bring back the old base weights under the new ones",
                     fix="call adapter.unmerge() first, or adapter.remove()",
                 )
+        if merged:
+            _refuse_other_factors(module, state, prefix)
         self._loaded = any(name.startswith(f"{prefix}{ATTRIBUTE}.") for name in state), frozenset(loaded)
 
     def _after_loading(self, module: nn.Module) -> None:
@@ -255,6 +257,18 @@ class Beside:
             head = each_once(self._named(), self.head)
             tensors = {name: tensor for name, tensor in tensors.items() if name in head}
         self._record(tensors)
+
+
+def _refuse_other_factors(module: nn.Module, state: Mapping[str, Tensor], prefix: str) -> None:
+    """Raise if a state holds other factors than those that are merged."""
+    for name, own in module.named_parameters():
+        new = state.get(prefix + name)
+        if name.startswith(f"{ATTRIBUTE}.") and isinstance(new, Tensor) and not equal_values(own, new.to(own)):
+            raise AdaptError(
+                "load_state_dict: the adapter is merged, and the state holds other factors",
+                cause="the base weights would stay those of the present factors",
+                fix="call adapter.unmerge() first",
+            )
 
 
 def _refuse(names: Collection[str], task: str) -> None:

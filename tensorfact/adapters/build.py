@@ -95,8 +95,8 @@ def adapt(  # type: ignore[misc]  # the options of a bank are those of an adapte
         format: How each tensor is factored: one format, or formats by group name. A format is an object, such as
             `TensorTrain(rank=8)`, or the text for it on the command line, such as `"tt:rank=8"`.
         scale: Scale s of the update: W + s dW. `"auto"`: derived from the tensor, so that one learning rate suits every
-            format, rank and width; see `Adapter.balance`. A number; LoRA's `Alpha(alpha)`, which is divided by the
-            rank; or scales by group name.
+            format, rank and width; see `Adapter.balance`. It is 1 on the meta device, where no weights are. A
+            number; LoRA's `Alpha(alpha)`, which is divided by the rank; or scales by group name.
         dropout: Probability of dropping a rank component of the zero core in each call during training; or
             probabilities by name for `rank`, entries of the dense `increment`, and entries of the `factors`.
         route: `activation` never forms the increment, `weight` forms it; `auto` picks the faster for each weight.

@@ -26,6 +26,10 @@ ENTRIES = 0.04
 """The root mean square of the entries of the other cores: a step changes them by the learning rate divided by this."""
 
 
+_LEAST = 1e-15
+"""Rates and their inverses are larger than this, so that no product of them leaves the range of fp32."""
+
+
 def rates(factors: Factors, scale: float, size: float, inputs: int) -> dict[str, float]:
     """Return the multiple of the learning rate for each trained core of a tensor, by the core's name.
 
@@ -73,8 +77,8 @@ def _rms(core: Tensor) -> Tensor:
 
 
 def _usable(rate: float) -> float:
-    """Return a rate, or 1 where there is none: for a core of zeros, or one that is not finite."""
-    return rate if math.isfinite(rate) and rate > 0 else 1.0
+    """Return a rate, or 1 where there is none: for a core of zeros, or one that is not finite, or beyond fp32."""
+    return rate if _LEAST < rate < 1 / _LEAST else 1.0
 
 
 def inputs_of(tensor: TensorGroup) -> int:
@@ -89,8 +93,8 @@ def inputs_of(tensor: TensorGroup) -> int:
 def weights_rms(model: nn.Module, tensor: TensorGroup) -> float:
     """Return the root mean square of the base weights that fold into a tensor.
 
-    Weights that are all zero, or that are offloaded, count as those of a layer that keeps the variance of its input:
-    1 / sqrt(inputs).
+    Weights that are all zero, not finite or on the meta device count as those of a layer that keeps the variance of its
+    input: 1 / sqrt(inputs).
 
     Args:
         model: The model.
@@ -103,9 +107,15 @@ def weights_rms(model: nn.Module, tensor: TensorGroup) -> float:
         if not weight.is_meta:
             values = dense_values(weight)
             values = values if is_wide_float(values) else values.float()
-            wide = torch.promote_types(values.dtype, torch.float32)
-            squares += float(torch.linalg.vector_norm(values, dtype=wide)) ** 2
+            squares += _norm(values) ** 2
     return math.sqrt(squares / count) if squares and math.isfinite(squares) else 1 / math.sqrt(inputs_of(tensor))
+
+
+def _norm(values: Tensor) -> float:
+    """Return the Frobenius norm, in fp64 where the squares leave the range of fp32, which takes longer."""
+    found = float(torch.linalg.vector_norm(values, dtype=torch.promote_types(values.dtype, torch.float32)))
+    left = math.isinf(found) or (found < _LEAST and bool(values.any()))
+    return float(torch.linalg.vector_norm(values.double())) if left else found
 
 
 def rounded(number: float) -> float:

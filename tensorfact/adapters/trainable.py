@@ -9,7 +9,7 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor, nn
 
-from ..common.checks import one_of
+from ..common.checks import one_of, quoted
 from ..errors import AdaptError
 from .attached import Attached
 from .factors import Factors, named
@@ -45,6 +45,12 @@ class ScaleState(nn.Module):
 
     def _load_from_state_dict(self, *arguments: Any) -> None:
         super()._load_from_state_dict(*arguments)
+        errors = arguments[-1]
+        if not self.scales.is_meta and not bool(self.scales.isfinite().all()):
+            errors.append("the scales of the adapter are not finite")
+        if errors:  # such as factors of other ranks, which these scales belong to
+            self.scales = self._present().to(self.scales.device)
+            return
         if not self.scales.is_meta and not torch.equal(self.scales.cpu(), self._present()):
             links = self.__dict__["_adapter"]._links
             found = (float(f"{scale:.7g}") for scale in self.scales.tolist())  # the digits of fp32
@@ -93,7 +99,8 @@ class Trainable(Attached):
             One group for each multiple, with `params` and `lr`.
 
         Raises:
-            AdaptError: A name is unknown, or a multiple is not a positive number.
+            AdaptError: A name is unknown, a multiple is not a positive number, or the adapter is merged and there are
+                no `factors`.
 
         Source: S. Hayou et al., LoRA+, ICML 2024, which trains B faster than A; here the ratio is derived.
 
@@ -106,6 +113,8 @@ class Trainable(Attached):
             [0.001, 0.016]
         """
         cores = self.named_cores()
+        if factors is None:  # the sizes of the base weights are needed
+            self._require(merged=False)
         multiples = self._links.rates() if factors is None else factors
         return parameter_groups(self.model, cores, self.head, lr, multiples)
 
@@ -115,7 +124,8 @@ class Trainable(Attached):
         Afterwards a step of Adam of learning rate lr on the core that starts at zero changes the weights by
         16 lr (S / r)^(1/4) of their root mean square, where r is its rank and S the number of slices that share it. It
         changes the entries of every other core by lr / 0.04 of theirs. `adapt` does this for `scale="auto"`; adapters
-        of other origin train better after it.
+        of other origin train better after it. The parameters stay the same objects, but the moments of an optimizer no
+        longer suit them: create a new one.
 
         Args:
             tensors: Names of tensors; default: all.
@@ -135,11 +145,17 @@ class Trainable(Attached):
             >>> [group["lr"] for group in adapter.parameter_groups(1e-3)]
             [0.001]
         """
-        names = list(self.factors) if tensors is None else list(tensors)
+        known = list(self.factors)
+        if tensors is not None and (isinstance(tensors, str) or not isinstance(tensors, Iterable)):
+            raise AdaptError(
+                "balance: tensors", expected="a list of names", got=quoted(tensors), fix=f"tensors={known}"
+            )
+        names = known if tensors is None else list(tensors)
         for name in names:
-            one_of(name, list(self.factors), "balance: tensors", AdaptError)
-        self._require(merged=False, changing=True)
-        self._links.balance(names)
+            one_of(name, known, "balance: tensors", AdaptError, fix=f"tensors={known}")
+        with self._turns.changing("balance()"):
+            self._require(merged=False, changing=True)
+            self._links.balance(names)
 
     def named_cores(self) -> dict[str, Tensor]:
         """Return every core, named `TENSOR.CORE`."""

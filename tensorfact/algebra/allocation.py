@@ -122,7 +122,7 @@ class _Part:
         if format.own_rank is None:
             return
         ranks, most = _ranks(format), _ranks(self.format)
-        bonds = [range(len(ranks))] if _by_least_squares(format) else [range(at, at + 1) for at in range(len(ranks))]
+        bonds = [range(len(ranks))] if by_least_squares(format) else [range(at, at + 1) for at in range(len(ranks))]
         for chosen in bonds:
             changed = (rank + step if at in chosen else rank for at, rank in enumerate(ranks))
             bounded = tuple(min(max(rank, 1), high) for rank, high in zip(changed, most, strict=True))
@@ -131,11 +131,15 @@ class _Part:
                 yield found
 
 
-def _by_least_squares(format: Format) -> bool:
-    """Return whether a format has no better decomposition than the least squares of the base class."""
+def by_least_squares(format: Format) -> bool:
+    """Return whether a format has no better decomposition than the least squares of the base class.
+
+    Args:
+        format: The format.
+    """
     if type(format).factorize is Format.factorize:
         return True
-    return isinstance(format, Wrapper) and _by_least_squares(format.format)
+    return isinstance(format, Wrapper) and by_least_squares(format.format)
 
 
 def _ranks(format: Format) -> tuple[int, ...]:

@@ -113,6 +113,29 @@ class Environment:
             values = product.reshape(moved.shape).permute([order.index(dim) for dim in range(values.ndim)])
         return values
 
+    def own_gram(self, at: int, matrices: Sequence[Tensor], values: Tensor) -> Tensor:
+        """Return the Gram matrix of the core with all other parts of its environment, at the bonds to one part.
+
+        The eigenvalues of its product with the Gram matrix of that part are the squared singular values of the tensor
+        at these bonds, in any gauge.
+
+        Args:
+            at: The position of the part.
+            matrices: The Gram matrix of each part.
+            values: The core.
+
+        Returns:
+            The matrix (batch, bonds, bonds), as `Branch.matrix` arranges it.
+        """
+        branch = self.branches[at]
+        identity = torch.eye(matrices[at].shape[-1], dtype=values.dtype, device=values.device)
+        others = [identity.expand_as(matrix) if index == at else matrix for index, matrix in enumerate(matrices)]
+        first = [self.core.legs.index(leg) for leg in (*branch.batch, *branch.bonds)]
+        order = [*first, *(dim for dim in range(values.ndim) if dim not in first)]
+        shape = (len(matrices[at]), matrices[at].shape[-1], -1)
+        left, right = (each.permute(order).reshape(shape) for each in (values, self.multiply(others, values)))
+        return left @ right.mT
+
     def rms(self, cores: Mapping[str, Tensor]) -> float:
         """Return the root mean square of the tensor when the core's entries are independent, of mean 0 and variance 1.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
@@ -12,9 +13,20 @@ from torch import Tensor
 
 from ..adapters import Adapter
 from ..adapters.rates import ENTRIES, first_change, inputs_of, weights_rms
+from ..common.checks import quoted
+from ..errors import AdaptError
 from ..formats.common import zero_core
 from ..network.starts import ZERO
-from .preconditioner import TrainedCore, checked_adapter, checked_damping, inverse, trained_cores, wide
+from .preconditioner import (
+    TrainedCore,
+    checked_adapter,
+    checked_damping,
+    damped_inverse,
+    inverse,
+    rounding,
+    trained_cores,
+    wide,
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -23,26 +35,29 @@ class _Measured:
 
     Args:
         core: The core.
-        length: The Frobenius norm of the change of its tensor by a step of learning rate 1, without the scale.
+        tensor: The name of its tensor.
+        length: The Frobenius norm of the change of the weights by a step of learning rate 1.
         bounded: Whether the change is also bounded by a multiple of the tensor's own norm.
     """
 
     core: TrainedCore
+    tensor: str
     length: float
     bounded: bool
 
 
 def _measured(adapter: Adapter) -> Iterator[_Measured]:
-    lengths = {}
+    lengths, names = {}, {}
     for tensor in adapter.resolved.tensors:
-        network, scale = tensor.network(adapter.formats[tensor.name]), abs(adapter.scales[tensor.name])
+        network = tensor.network(adapter.formats[tensor.name])
         change = first_change(network, weights_rms(adapter.model, tensor), inputs_of(tensor))
-        elements = math.prod(network.shape(network.output))
-        lengths[id(adapter.factors[tensor.name])] = change * math.sqrt(elements) / scale if scale else 0.0
+        factors = id(adapter.factors[tensor.name])
+        names[factors] = tensor.name
+        lengths[factors] = change * math.sqrt(math.prod(network.shape(network.output)))
     for core in trained_cores(adapter):
-        zero = zero_core(core.factors.network)
+        zero, factors = zero_core(core.factors.network), id(core.factors)
         bounded = core.name != zero.name or zero.start != ZERO
-        yield _Measured(core, lengths[id(core.factors)], bounded)
+        yield _Measured(core, names[factors], lengths[factors], bounded)
 
 
 class PreconditionedAdamW(torch.optim.AdamW):
@@ -55,18 +70,24 @@ class PreconditionedAdamW(torch.optim.AdamW):
     and those of a core other than the one that starts at zero by at most lr / 0.04 of the increment. All other
     parameters are trained by AdamW.
 
+    It suits networks whose cores are joined by bonds. The factors of an elementwise product, as in `Hadamard`, can also
+    be exchanged elementwise, which no Gram matrix at a bond sees: train them with `torch.optim.AdamW`.
+
     Args:
-        adapter: The adapter, attached to its model.
+        adapter: The adapter, attached to its model and not merged. Make a new optimizer when its factors change, as by
+            `adapter.round` or `adapter.convert`.
         params: Parameters or groups to train, as for any torch optimizer; default: all parameters of the model that
             require gradients.
         lr: The learning rate; schedulers may change it.
         betas: Decay of the averages of the gradient and of its square.
         eps: Added to the root of the second moment of parameters other than cores.
         weight_decay: Weight decay, relative to the learning rate.
-        damping: What is added to the diagonal of each Gram matrix, as a multiple of its mean eigenvalue.
+        damping: What is added to the squared singular values of the increment at each bond, as a multiple of their
+            mean, before they are inverted. The core that starts at zero, where there are none, gets a tenth of it as a
+            multiple of the mean eigenvalue of its Gram matrix, which is not quite independent of the basis.
 
     Raises:
-        AdaptError: `adapter` is neither an adapter nor an adapted model, or `damping` is not above 0.
+        AdaptError: `adapter` is neither an adapter nor an adapted model, is merged or removed, or a number is not one.
 
     Source: for pairs of matrices, F. Zhang & M. Pilanci, Riemannian Preconditioned LoRA, ICML 2024; for second
         moments that are invariant, J.-N. Yen et al., LoRA Done RITE, ICLR 2025.
@@ -91,14 +112,22 @@ class PreconditionedAdamW(torch.optim.AdamW):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
-        damping: float = 1e-4,
+        damping: float = 0.1,
     ) -> None:
         owner = checked_adapter(adapter, "PreconditionedAdamW")
+        owner._require(merged=False)
         self._damping = checked_damping(damping, "PreconditionedAdamW")
         if params is None:
             params = [parameter for parameter in owner.model.parameters() if parameter.requires_grad]
+        if not isinstance(params, Iterable):
+            raise AdaptError(
+                "PreconditionedAdamW: params",
+                expected="parameters, or groups of them",
+                got=quoted(params),
+                fix="PreconditionedAdamW(adapter, lr=1e-3)",
+            )
         super().__init__(cast("Any", params), lr, betas, eps, weight_decay)
-        self._cores = list(_measured(owner))
+        self._adapter, self._cores = owner, list(_measured(owner))
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:
@@ -113,17 +142,17 @@ class PreconditionedAdamW(torch.optim.AdamW):
         gradients = [cast("Tensor", each.core.parameter.grad) for each in ours]
         for each in ours:
             each.core.parameter.grad = None  # so that AdamW leaves the cores to us
-        super().step()
+        _adamw(self)
         for each, gradient in zip(ours, gradients, strict=True):
             each.core.parameter.grad = gradient
-        norms: dict[int, Tensor] = {}
+        norms: dict[str, Tensor] = {}
         steps = [self._direction(each, groups[id(each.core.parameter)], norms) for each in ours]
         for each, change in zip(ours, steps, strict=True):
             parameter, group = each.core.parameter, groups[id(each.core.parameter)]
             parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(change.to(parameter.dtype), alpha=-group["lr"])
         return loss
 
-    def _direction(self, each: _Measured, group: dict[str, Any], norms: dict[int, Tensor]) -> Tensor:
+    def _direction(self, each: _Measured, group: dict[str, Any], norms: dict[str, Tensor]) -> Tensor:
         """Update the averages of a core, and return its step of learning rate 1.
 
         The norm of a tensor is computed from the first of its cores, and kept in `norms` for the others.
@@ -131,7 +160,7 @@ class PreconditionedAdamW(torch.optim.AdamW):
         core, parameter = each.core, each.core.parameter
         gradient, (fade, fade_square) = wide(cast("Tensor", parameter.grad)), group["betas"]
         grams = core.grams()
-        inverses = [inverse(gram, self._damping, relative=True) for gram in grams]
+        inverses = self._inverses(each, grams)
         bonds = [core.environment.core.legs.index(leg) for branch in core.environment.branches for leg in branch.bonds]
         square = gradient * core.multiply(inverses, gradient)
         square = (square.mean(bonds, keepdim=True) if bonds else square).clamp_min(0)
@@ -145,9 +174,40 @@ class PreconditionedAdamW(torch.optim.AdamW):
         count = float(state["step"])
         root = (state["exp_avg_sq"] / (1 - fade_square**count)).sqrt()
         mean = core.multiply(inverses, state["exp_avg"] / (1 - fade**count))
-        step = torch.where(root > 0, mean / root, 0.0) / math.sqrt(parameter.numel())
+        step = torch.where(root == 0, 0.0, mean / root) / math.sqrt(parameter.numel())
+        scale = abs(self._adapter.scales[each.tensor])
+        length = each.length / scale if scale else 0.0
         if not each.bounded:
-            return step * each.length
-        if id(core.factors) not in norms:
-            norms[id(core.factors)] = (parameter * core.multiply(grams, parameter)).sum().clamp_min(0).sqrt()
-        return step * (norms[id(core.factors)] / ENTRIES).clamp_max(each.length)
+            return step * length
+        if each.tensor not in norms:
+            norms[each.tensor] = (parameter * core.multiply(grams, parameter)).sum().clamp_min(0).sqrt()
+        return step * (norms[each.tensor] / ENTRIES).clamp_max(length)
+
+    def _inverses(self, each: _Measured, grams: list[Tensor]) -> list[Tensor]:
+        if not each.bounded:
+            return [inverse(gram, self._damping / 10 + rounding(gram.dtype), relative=True) for gram in grams]
+        owns = each.core.own_grams(grams)
+        return [damped_inverse(gram, own, self._damping) for gram, own in zip(grams, owns, strict=True)]
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state; the averages of cores stay in fp32, also for cores of a narrower dtype.
+
+        Args:
+            state_dict: What `state_dict` returned.
+        """
+        super().load_state_dict(state_dict)
+        own = {id(each.core.parameter) for each in self._cores}
+        stored = [key for group in state_dict["param_groups"] for key in group["params"]]
+        present = [parameter for group in self.param_groups for parameter in group["params"]]
+        for key, parameter in zip(stored, present, strict=True):
+            if id(parameter) in own and parameter in self.state:  # torch has cast them to the parameter's dtype
+                for name, value in state_dict["state"][key].items():
+                    self.state[parameter][name] = value.to(self.state[parameter][name].device, copy=True)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), **{name: vars(self)[name] for name in ("_adapter", "_cores", "_damping")}}
+
+
+def _adamw(optimizer: torch.optim.AdamW) -> None:
+    """Perform a step of AdamW without the hooks of the optimizer, which run around its own step."""
+    inspect.unwrap(torch.optim.AdamW.step)(optimizer)

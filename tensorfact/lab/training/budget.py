@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 
 from ...adapters import Adapter
-from ...algebra.allocation import even_split, size_at
+from ...algebra.allocation import by_least_squares, even_split, size_at
 from ...algebra.growth import grown_format
 from ...common.checks import AnyPath
 from ...errors import CheckpointError, FormatError, TrainingError
@@ -66,7 +66,9 @@ class RankBudget:
             )
         self.budget, self.seed = schedule.budget, schedule.seed
         self.adapter = the_adapter(engine.module, "fit: budget", "budget=None")
-        self.changes = changes_before(schedule.epochs)
+        slow = any(map(by_least_squares, self.adapter.formats.values()))
+        self.changes = () if slow else changes_before(schedule.epochs)
+        self._before = self.adapter._links, dict(self.adapter.scales), _copies(self.adapter)
         self._highest = _highest(self.adapter)
         least = size_at(self._highest, _modes(self.adapter), 1)
         if least > self.budget:
@@ -90,6 +92,15 @@ class RankBudget:
         """Give the adapter the highest rank, one for all bonds of all tensors, within the budget."""
         self._resize(even_split(self._highest, _modes(self.adapter), self.budget), self.seed)
         self.adapter.balance()
+
+    def undo(self) -> None:
+        """Give the adapter the ranks and values that it had before the run; the factors are the parameters of then."""
+        links, scales, cores = self._before
+        self.adapter._exchange(links)
+        links.rescale(scales)
+        with torch.no_grad():
+            for name, core in self.adapter.named_cores().items():
+                core.copy_(cores[name])
 
     def change(self, index: int) -> bool:
         """Change the ranks if that is due before an epoch: grow them the first time, and truncate them the second.
@@ -176,6 +187,10 @@ def rank_budget(engine: TrainingEngine, schedule: Schedule) -> RankBudget | None
         TrainingError: As in `RankBudget`.
     """
     return None if schedule.budget is None else RankBudget(engine, schedule)
+
+
+def _copies(adapter: Adapter) -> dict[str, torch.Tensor]:
+    return {name: core.detach().clone() for name, core in adapter.named_cores().items()}
 
 
 def _modes(adapter: Adapter) -> dict[str, tuple[Mode, ...]]:

@@ -173,7 +173,8 @@ def fit(
         progress_bar(epochs, shown=progress is True and engine.main) as bar,
     ):
         if checkpoint is not None:
-            run.resume(checkpoint, run.identity(train, val))
+            with run.undoing():
+                run.resume(checkpoint, run.identity(train, val))
         cuda = {p.device for p in engine.module.parameters()} | {engine.device}
         devices = sorted((device for device in cuda if device.type == "cuda"), key=str)
         while (index := len(run.history.epochs)) < epochs:

@@ -70,11 +70,22 @@ class TrainingRun:
             )
         every = dict(model.named_parameters())
         self.frozen = sampled_digest(every, tuple(every.keys() - {name for name, _, _ in trained}))
-        if self.budget is not None:
-            self.budget.start()
-        self._renew()
+        with self.undoing():
+            if self.budget is not None:
+                self.budget.start()
+            self._renew()
         self.history = History((), 0)
         self.best: Mapping[str, Tensor] = {}
+
+    @contextlib.contextmanager
+    def undoing(self) -> Iterator[None]:
+        """Context manager that gives the adapter the ranks from before the run if an error is raised in it."""
+        try:
+            yield
+        except BaseException:
+            if self.budget is not None:
+                self.budget.undo()
+            raise
 
     def _trained(self) -> list[tuple[str, nn.Parameter, float]]:
         """Return the trained parameters, each with its name and multiple of the learning rate, in ascending order."""

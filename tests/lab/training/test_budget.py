@@ -25,8 +25,8 @@ from tensorfact import (
     fit,
     load_adapter,
 )
-from tensorfact.errors import CheckpointError, TrainingError
-from tensorfact.formats import KhatriRao
+from tensorfact.errors import CheckpointError, TensorfactError, TrainingError
+from tensorfact.formats import BlockTerm, KhatriRao
 from tensorfact.lab import History
 from tensorfact.lab.training.budget import changes_before, rank_budget
 from tensorfact.lab.training.engine import TrainingEngine
@@ -179,6 +179,32 @@ def test_a_checkpoint_with_damaged_ranks_is_refused(tmp_path: Path, ranks: objec
     write_tensors(path, read_tensors(path), {**header.metadata, "ranks": ranks})
     with refused(CheckpointError, words):
         run(adapted()[0], 200, epochs=1, checkpoint=path)
+
+
+@pytest.mark.parametrize("why", ["damaged", "no folder", "optimizer"])
+def test_a_run_that_does_not_begin_leaves_the_adapter_as_it_was(why: str, tmp_path: Path) -> None:
+    model, adapter = adapted(TensorTrain(6), apart=True)
+    with torch.no_grad():
+        for core in adapter.factors.parameters():
+            core.normal_(generator=torch.Generator().manual_seed(0))
+    x = data()[:4][0]
+    cores, expected = adapter.named_cores(), model(x)
+    path = tmp_path / "run"
+    path.write_bytes(b"garbage")
+    path = tmp_path / "none" / "run" if why == "no folder" else path
+    options: dict[str, Any] = {"lr_factors": {"W": 2.0}} if why == "optimizer" else {"checkpoint": path}
+    with untouched(model), pytest.raises(TensorfactError):
+        run(model, 200, **options)
+    assert all(adapter.named_cores()[name] is core for name, core in cores.items())
+    assert torch.equal(model(x), expected)
+
+
+def test_formats_of_least_squares_keep_the_even_split() -> None:
+    model, adapter = adapted(BlockTerm(2, blocks=2), apart=True)
+    sizes: list[int] = []
+    run(model, 500, on_epoch=lambda *_: sizes.append(adapter.num_parameters))
+    assert len(set(sizes)) == 1
+    assert sizes[0] <= 500
 
 
 def test_the_head_keeps_its_moments_and_the_factors_start_anew(monkeypatch: pytest.MonkeyPatch) -> None:
