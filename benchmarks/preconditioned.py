@@ -40,7 +40,8 @@ CASES: dict[str, tuple[OptimizerName, float, float]] = {
     "AdamW": ("adamw", 3e-3, 1.0),
     "AdamW, 0.6 of the epochs": ("adamw", 3e-3, SHARE),
     "AdamW, 0.6 of the epochs, lr 0.01": ("adamw", 1e-2, SHARE),
-    "preconditioned, 0.6 of the epochs": ("preconditioned", 1e-2, SHARE),
+    "preconditioned, 0.6 of the epochs, lr 0.007": ("preconditioned", 7e-3, SHARE),
+    "preconditioned, 0.6 of the epochs, lr 0.01": ("preconditioned", 1e-2, SHARE),
 }
 """The optimizer, its learning rate and the share of the epochs, by name."""
 TIMED = ("nano-digits", "dinov2-mnist")

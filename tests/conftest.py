@@ -7,8 +7,8 @@ import os
 import torch
 from hypothesis import settings
 
-settings.register_profile("ci", deadline=None, max_examples=30, derandomize=True, print_blob=True)
-settings.register_profile("dev", deadline=None, max_examples=30)
+settings.register_profile("ci", deadline=None, max_examples=20, derandomize=True, print_blob=True)
+settings.register_profile("dev", deadline=None, max_examples=20)
 settings.register_profile("deep", deadline=None, max_examples=1000)  # --hypothesis-profile=deep
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
 

@@ -182,7 +182,8 @@ def compare(
         >>> from tensorfact import TensorTrain, compare
         >>> from tensorfact.lab import digits, nano
         >>> model = nano()
-        >>> result = compare(model, digits(model), [TensorTrain(rank=2)], seeds=[0], epochs=1)
+        >>> data = digits(model, train=64, val=64, test=64)
+        >>> result = compare(model, data, [TensorTrain(rank=2)], seeds=[0], epochs=1)
         >>> [(row.label, row.parameters) for row in result.rows]
         [('linear probe', 0), ('full fine-tuning', 677760), ('tt rank=2', 672)]
     """

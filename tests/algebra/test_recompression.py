@@ -50,6 +50,7 @@ def room(cut: bool) -> Iterator[float]:
 
 @pytest.mark.parametrize("cut", [False, True])
 @pytest.mark.parametrize("kind", FORMATS)
+@settings(max_examples=8)
 @given(data=st.data())
 def test_full_rank_is_exact(cut: bool, kind: Any, data: st.DataObject) -> None:
     drawn, terms = data.draw(sums())
@@ -61,6 +62,7 @@ def test_full_rank_is_exact(cut: bool, kind: Any, data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("cut", [False, True])
 @pytest.mark.parametrize("kind", FORMATS)
+@settings(max_examples=8)
 @given(data=st.data())
 def test_the_error_is_the_true_one(cut: bool, kind: Any, data: st.DataObject) -> None:
     drawn, terms = data.draw(sums())

@@ -28,7 +28,7 @@ def comparison() -> Comparison:
 
 
 def few(model: nn.Module) -> Splits:
-    return digits(model, train=256, val=100, test=200)
+    return digits(model, train=128, val=50, test=100)
 
 
 def tuned() -> nn.Module:

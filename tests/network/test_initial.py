@@ -78,9 +78,9 @@ def test_the_scale_holds_in_an_adapted_layer_however_its_axes_are_arranged(kind:
     )
     squares = []
     generator = torch.Generator().manual_seed(-1)
-    for seed in range(300):
+    for seed in range(100):
         model = layers(depth=4, width=8)
-        adapter = adapt(model, plan, kind(2), seed=seed, scale=1.0)
+        adapter = adapt(model, plan, kind(2), seed=seed, scale=1.0, check=False)
         factors = cast("Factors", adapter.factors["g"])
         zero = factors.network.cores[-1]
         with torch.no_grad():
