@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 
 from ..common.checks import finite_number, flag, quoted
-from ..errors import AdaptError
+from ..errors import AdaptError, nearest
 from ..formats import Format
 from ..formats.search import spelled_rank
 from ..plan import TensorGroup
@@ -92,13 +92,15 @@ def scale_of(scale: object, format: Format, tensor: TensorGroup) -> float:
     if isinstance(scale, str) and scale == AUTO:
         return 1.0
     given = scale.alpha if isinstance(scale, Alpha) else scale
+    words = "" if isinstance(scale, Alpha) else "'auto', or "
+    auto = isinstance(scale, str) and bool(nearest(scale.lower(), [AUTO]))
     value = finite_number(
         given,
         f"adapt: tensor {tensor.name!r}: scale",
         AdaptError,
         fits=lambda number: abs(number) <= LARGEST,
-        expected=f"'auto', or a number up to {LARGEST:.3g}, the largest of fp32",
-        example=1.0,
+        expected=f"{words}a number up to {LARGEST:.3g}, the largest of fp32",
+        example=AUTO if auto else 1.0,
     )
     if not isinstance(scale, Alpha):
         return value

@@ -58,9 +58,10 @@ def resize_ranks(
 ) -> Recompression:
     """Give the tensors of an adapter other ranks: lower ranks by truncation, higher ones by new directions.
 
-    Ranks that are raised leave the increment unchanged: the new entries of the core that starts at zero are zero, and
-    those of the other cores are drawn at random, with the size of the present entries. Where this is not possible, as
-    in formats with frozen cores, the tensor keeps its ranks.
+    Ranks that are raised leave the increment unchanged, but for an adapter with a subtracted start: its increment is a
+    sum, whose ranks are those of both together, and is truncated to the new ones. Else the new entries of the core that
+    starts at zero are zero, and those of the other cores are drawn at random, with the size of the present entries.
+    Where this is not possible, as in formats with frozen cores, the tensor keeps its ranks.
 
     Args:
         adapter: An `Adapter`, an `AdapterState` or a file. It is not changed.

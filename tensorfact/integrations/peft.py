@@ -130,6 +130,10 @@ class TensorfactConfig(PeftConfig):  # type: ignore[misc]  # peft has no types t
             raise AdaptError(
                 "TensorfactConfig: modules_to_save", expected="a list of names", got=quoted(saved), fix="['head']"
             )
+        scale: object = self.scale
+        if isinstance(scale, str):
+            known = "a number, which a configuration file can hold"
+            raise AdaptError("TensorfactConfig: scale", expected=known, got=quoted(scale), fix="scale=1.0")
         if self.alpha is not None and self.scale != 1.0:
             raise AdaptError("TensorfactConfig: alpha and scale exclude each other", fix="leave one of them out")
         flag(self.init_weights, "TensorfactConfig: init_weights", AdaptError)

@@ -21,8 +21,8 @@ def precondition(
     """Multiply the gradient of each core by the damped inverse of its Gram matrix before each step of an optimizer.
 
     The Gram matrix of a core is that of its environment, the network of the other cores: one matrix (rank, rank) for
-    each branch of the network. With plain gradient descent and little damping, training then does not depend on how the
-    same increment is factored. For LoRA this is Riemannian preconditioned LoRA.
+    each branch of the network. With plain gradient descent and a damping near zero, training then does not depend on
+    the bases of the bonds. For LoRA this is Riemannian preconditioned LoRA.
 
     Args:
         optimizer: Any torch optimizer without a closure, such as `torch.optim.SGD` or `torch.optim.AdamW`. Gradients

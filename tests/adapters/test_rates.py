@@ -162,3 +162,14 @@ def test_the_first_steps_train_every_core() -> None:
         model(torch.randn(4, 1, 28, 28)).square().mean().backward()
         optimizer.step()
     assert all(not torch.equal(core, before[name]) for name, core in adapter.named_cores().items())
+
+
+@pytest.mark.parametrize("size", [1e30, 1e-30])
+def test_the_size_of_weights_whose_squares_leave_fp32_is_found(size: float) -> None:
+    model = nano()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(size)
+    adapter = adapt(model, plan(), MatrixBatch(4), scale=1.0, seed=0)
+    tensor = adapter.resolved.tensors[0]
+    assert weights_rms(model, tensor) == pytest.approx(size * weights_rms(nano(), tensor), rel=1e-4)

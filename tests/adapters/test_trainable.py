@@ -110,3 +110,52 @@ def test_what_cannot_be_balanced_is_refused() -> None:
     adapter.merge()
     with refused(AdaptError, "merged"):
         adapter.balance()
+
+
+def test_learning_rates_are_not_derived_from_merged_weights() -> None:
+    adapter = adapt(nano(), plan(), MatrixBatch(4), scale=1.0, seed=0)
+    draw(adapter)
+    adapter.merge()
+    with refused(AdaptError, "already merged", "unmerge()"):
+        adapter.parameter_groups(1e-3)
+    assert adapter.parameter_groups(1e-3, {"B": 16.0})
+
+
+def test_balancing_waits_for_its_turn_and_names_are_a_list() -> None:
+    model = nano()
+    adapter = adapt(model, plan(), MatrixBatch(4), scale=1.0, seed=0)
+    hook = model.blocks[1].register_forward_hook(lambda *_: adapter.balance())  # type: ignore[index, union-attr]  # timm's
+    with refused(AdaptError, "balance() inside a forward pass", "before or after"):
+        model(torch.zeros(1, 1, 28, 28))
+    hook.remove()
+    model.blocks[1].register_forward_hook(lambda *_: adapter.resize(MatrixBatch(5)) and None)  # type: ignore[index, union-attr]
+    with refused(AdaptError, "resize() inside a forward pass"):
+        model(torch.zeros(1, 1, 28, 28))
+    for names in ("encoder", 3):
+        with refused(AdaptError, "balance: tensors", "a list of names", "tensors=['encoder']"):
+            adapter.balance(names)  # type: ignore[arg-type]  # that is the point
+
+
+@pytest.mark.parametrize("wrong", ["ranks", "scale"])
+def test_a_state_dict_that_is_refused_leaves_the_scale(wrong: str) -> None:
+    (model, adapter), (_, other) = (
+        (m := nano(), adapt(m, plan(), MatrixBatch(rank), scale=scale, seed=0)) for rank, scale in ((4, 1.0), (8, 3.0))
+    )
+    state = other.model.state_dict() if wrong == "ranks" else adapter.model.state_dict()
+    if wrong == "scale":
+        state["tensorfact.scale_state.scales"] = torch.tensor([torch.nan])
+    with pytest.raises(RuntimeError, match="size mismatch" if wrong == "ranks" else "not finite"):
+        model.load_state_dict(state)
+    assert adapter.scales == {"encoder": 1.0}
+
+
+def test_other_factors_are_not_loaded_under_merged_weights() -> None:
+    model, other = nano(), nano()
+    adapter = adapt(model, plan(), MatrixBatch(4), seed=0)
+    draw(adapt(other, plan(), MatrixBatch(4), seed=0))
+    adapter.merge()
+    with refused(AdaptError, "the state holds other factors", "unmerge()"):
+        model.load_state_dict(other.state_dict())
+    adapter.unmerge()
+    model.load_state_dict(other.state_dict())
+    assert torch.equal(infer(model, torch.ones(1, 1, 28, 28)), infer(other, torch.ones(1, 1, 28, 28)))

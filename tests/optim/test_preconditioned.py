@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
@@ -27,7 +28,7 @@ def adapted(format: Format, **options: Any) -> Adapter:
     """Return an adapter on three linear layers in fp64, with drawn cores."""
     model = cast("nn.Module", randomise(layers(3, WIDTH)).double())
     options = {"scale": 0.5, "seed": 0, "check": False, "train_head": False, **options}
-    adapter = adapt(model, layers_plan(), format, **options)
+    adapter = cast("Adapter", adapt(model, layers_plan(), format, **options))
     draw(adapter)
     return adapter
 
@@ -63,7 +64,7 @@ def steps(adapter: Adapter, optimizer: torch.optim.Optimizer, count: int = 20) -
 
 
 OPTIMIZERS: dict[str, Callable[[Adapter], torch.optim.Optimizer]] = {
-    "PreconditionedAdamW": lambda a: PreconditionedAdamW(a, lr=1e-2, weight_decay=0.01, damping=1e-6),
+    "PreconditionedAdamW": lambda a: PreconditionedAdamW(a, lr=1e-2, weight_decay=0.01, damping=1e-8),
     "SGD": lambda a: precondition(torch.optim.SGD(a.parameters(), lr=1e-2), a, damping=1e-12, relative=True),
     "momentum": lambda a: precondition(
         torch.optim.SGD(a.parameters(), lr=1e-2, momentum=0.5), a, damping=1e-12, relative=True
@@ -199,3 +200,101 @@ def test_wrong_arguments_are_refused() -> None:
     with refused(AdaptError, "PreconditionedAdamW: damping", "above 0"):
         PreconditionedAdamW(adapter, damping=0)
     assert PreconditionedAdamW(adapter.model).defaults["lr"] == 1e-3  # type: ignore[arg-type]  # an adapted model
+
+
+def step_on_nano(adapter: Adapter, optimizer: torch.optim.Optimizer, seed: int = 0) -> None:
+    optimizer.zero_grad()
+    torch.autograd.backward(loss_of(adapter.model, seed))
+    optimizer.step()
+
+
+@pytest.mark.parametrize("format", [MatrixBatch(48), MatrixBatch(96), TensorTrain(96)], ids=str)
+def test_cores_do_not_explode_at_high_ranks(format: Format) -> None:
+    """With a damping of 0.0001 of the Gram matrix they grew more than ten thousandfold."""
+    adapter = adapt(nano(), plan(), format, seed=0)
+    optimizer = PreconditionedAdamW(adapter, lr=1e-2)
+    sizes = [float(core.detach().abs().max()) for core in adapter.factors.parameters()]
+    for number in range(20):
+        step_on_nano(adapter, optimizer, number)
+    found = [float(core.detach().abs().max()) for core in adapter.factors.parameters()]
+    assert max(found) < 300 * max(sizes), (found, sizes)
+
+
+def test_steps_follow_a_scale_that_changes() -> None:
+    moved = []
+    for scale, other in ((1.0, None), (1.0, 50.0)):
+        adapter = adapt(nano(), plan(), MatrixBatch(4), seed=0, scale=scale)
+        optimizer = PreconditionedAdamW(adapter, lr=1e-3, weight_decay=0.0)
+        if other is not None:
+            adapter._links.rescale({"encoder": other})
+        step_on_nano(adapter, optimizer)
+        moved.append(adapter.delta("blocks.0.attn.qkv.weight").detach().norm())
+    assert moved[1] == pytest.approx(float(moved[0]), rel=1e-3)
+
+
+def test_gradients_that_are_not_finite_are_not_hidden() -> None:
+    adapter = adapt(nano(), plan(), TensorTrain(4), seed=0)
+    optimizer = PreconditionedAdamW(adapter, lr=1e-3)
+    step_on_nano(adapter, optimizer)
+    for core in adapter.factors.parameters():
+        assert core.grad is not None
+        core.grad.fill_(torch.nan)
+    optimizer.step()
+    assert not any(bool(core.isfinite().all()) for core in adapter.factors.parameters())
+
+
+def test_hooks_run_once_and_see_all_parameters() -> None:
+    torch.optim.AdamW([nn.Parameter(torch.zeros(1))])  # torch wraps the step of a class when it makes the first of it
+    adapter = adapt(nano(), plan(), TensorTrain(4), seed=0)
+    optimizer, seen = PreconditionedAdamW(adapter, lr=1e-3), list[int]()
+    trained = [p for group in optimizer.param_groups for p in group["params"]]
+    optimizer.register_step_pre_hook(lambda *_: seen.append(sum(p.grad is not None for p in trained)))
+    step_on_nano(adapter, optimizer)
+    assert seen == [len(trained)]
+
+
+@pytest.mark.parametrize("how", ["deepcopy", "pickle"])
+def test_a_copy_goes_on_as_the_original(how: str) -> None:
+    adapter = adapt(nano(), plan(), TensorTrain(4), seed=0)
+    optimizer = PreconditionedAdamW(adapter, lr=1e-3)
+    step_on_nano(adapter, optimizer)
+    pair = (adapter, optimizer)
+    other, again = copy.deepcopy(pair) if how == "deepcopy" else pickle.loads(pickle.dumps(pair))  # noqa: S301  # ours
+    for one, of in ((adapter, optimizer), (other, again)):
+        step_on_nano(one, of, 1)
+    for one, two in zip(adapter.model.parameters(), other.model.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_narrow_cores_resume_bit_for_bit() -> None:
+    adapters = [adapt(nano(), plan(), TensorTrain(4), seed=0) for _ in range(2)]
+    for adapter in adapters:
+        adapter.model.bfloat16()
+    first, second = (PreconditionedAdamW(adapter, lr=1e-3) for adapter in adapters)
+
+    def step(adapter: Adapter, optimizer: torch.optim.Optimizer, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.randn(8, 1, 28, 28, generator=generator).bfloat16()
+        optimizer.zero_grad()
+        torch.autograd.backward(adapter.model(x).float().square().mean())
+        optimizer.step()
+
+    step(adapters[0], first, 0)
+    adapters[1].model.load_state_dict(adapters[0].model.state_dict())
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    for adapter, optimizer in zip(adapters, (first, second), strict=True):
+        step(adapter, optimizer, 1)
+    for one, two in zip(adapters[0].model.parameters(), adapters[1].model.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_it_is_not_made_of_a_merged_adapter_or_of_a_number() -> None:
+    adapter = adapt(nano(), plan(), TensorTrain(4), seed=0)
+    with refused(AdaptError, "PreconditionedAdamW: params", "lr=1e-3"):
+        PreconditionedAdamW(adapter, 1e-3)  # type: ignore[arg-type]  # that is the point
+    adapter.merge()
+    with refused(AdaptError, "already merged", "unmerge()"):
+        PreconditionedAdamW(adapter)
+    adapter.remove()
+    with refused(AdaptError, "removed from its model"):
+        PreconditionedAdamW(adapter)

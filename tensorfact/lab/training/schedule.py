@@ -64,7 +64,7 @@ class Schedule:
             "drop_last": flag(self.drop_last, "fit: drop_last", TrainingError),
             "ties": one_of(self.ties, get_args(Ties), "fit: ties", TrainingError),
             "optimizer": one_of(self.optimizer, get_args(OptimizerName), "fit: optimizer", TrainingError),
-            "budget": None if self.budget is None else count("budget", self.budget, 1),
+            "budget": None if self.budget is None else count("budget", self.budget, 1, example=16_000),
         }
         for name, value in checked.items():  # numbers of numpy and torch become plain, as a checkpoint stores them
             object.__setattr__(self, name, value)
@@ -98,18 +98,21 @@ def worker_count(value: object) -> int:
     return number
 
 
-def count(name: str, value: object, least: int) -> int:
+def count(name: str, value: object, least: int, *, example: int | None = None) -> int:
     """Check that an argument of `fit` is an int of at least `least`, and return it as a plain int.
 
     Args:
         name: Name of the argument, for the message.
         value: Value of the argument.
         least: Smallest allowed value.
+        example: A value for the fix; default: the smallest one.
 
     Raises:
         TrainingError: The value has another type or is below `least`.
     """
-    return whole_number(value, f"fit: {name}", TrainingError, least=least)
+    return whole_number(
+        value, f"fit: {name}", TrainingError, least=least, example=least if example is None else example
+    )
 
 
 def _number(name: str, value: object, *, above: bool = False) -> float:
