@@ -41,7 +41,8 @@ class Layout:
     ) -> tuple[Side, Adapter]:
         model = randomise(Side(self.make)).to(dtype)
         options = {"route": "activation", "scale": -0.5, "seed": 0, "check": False, **options}
-        adapter = adapt(model, self.plan, kind(rank), **options)  # type: ignore[call-arg]
+        format = cast("Format", cast("Any", kind)(rank))
+        adapter = cast("Adapter", adapt(model, self.plan, format, **cast("Any", options)))
         draw(adapter)
         return model, adapter
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import timm
@@ -63,7 +63,7 @@ PLAN = plan_for(vit())
 
 
 def adapted(model: nn.Module, **options: Any) -> Adapter:
-    adapter = adapt(model, PLAN, TensorTrain(3), seed=0, **options)
+    adapter = cast("Adapter", adapt(model, PLAN, TensorTrain(3), seed=0, **options))
     draw(adapter)
     return adapter
 

@@ -7,7 +7,7 @@ import itertools
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import peft
 import pytest
@@ -63,7 +63,8 @@ CONV = TensorizationPlan((Group("g", "out (in kh kw)", (Rule("3.weight", "out in
 
 
 def adapted(model: nn.Module, plan: TensorizationPlan | None = None, **options: bool | str) -> Adapter:
-    adapter = adapt(model, plan or plan_for(model), TensorTrain(2), seed=0, **options)  # type: ignore[arg-type]  # flags
+    plan = plan or plan_for(model)
+    adapter = cast("Adapter", adapt(model, plan, TensorTrain(2), seed=0, **cast("Any", options)))
     draw(adapter)
     return adapter
 

@@ -45,7 +45,7 @@ def adapted(module: nn.Module, pattern: str, modes: str, param: str = "weight", 
     """Adapt one parameter of a module held as `module`, with factors that change it."""
     holder = Holder(module)
     plan = TensorizationPlan((Group("g", modes, (Rule(f"module.{param}", pattern),)),))
-    adapter = adapt(holder, plan, TensorTrain(1), seed=0, **options)
+    adapter = cast("Adapter", adapt(holder, plan, TensorTrain(1), seed=0, **options))
     draw(adapter, size=1.0)
     return adapter
 

@@ -62,7 +62,7 @@ X = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
 
 
 def adapted(model: nn.Module, **options: Any) -> Adapter:
-    return adapt(model, PLAN, TensorTrain(1), seed=0, **options)
+    return cast("Adapter", adapt(model, PLAN, TensorTrain(1), seed=0, **options))
 
 
 def watches(model: nn.Module) -> list[Watch]:

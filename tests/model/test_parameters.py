@@ -83,7 +83,7 @@ def test_a_model_that_is_scripted_or_compiled_is_refused_before_its_parts_are_lo
         with refused(AdaptError, "the model is scripted already", "adapt the original model"):
             call(scripted)
     with refused(AdaptError, "the model is compiled already", "adapt the original model"):
-        adapt(torch.compile(nano()))  # type: ignore[arg-type]
+        adapt(torch.compile(nano()))  # type: ignore[call-overload]
 
 
 def test_a_lazy_module_has_no_shapes_yet() -> None:

@@ -33,7 +33,8 @@ def test_gradients_and_their_gradients_are_those_of_differences(name: str, kind:
         labels = dict(rule.coordinates)
         moved = Group("g", group.modes, (Rule(f"1.{rule.param}", rule.pattern, **cast("Any", labels)),))
         plan = TensorizationPlan((moved,))
-        adapter = adapt(root, plan, kind(2), route="activation", seed=0, check=False, recompute=True)  # type: ignore[call-arg]
+        format = cast("Format", cast("Any", kind)(2))
+        adapter = adapt(root, plan, format, route="activation", seed=0, check=False, recompute=True)
         draw(adapter, size=0.6)
     assert all(slot.increment.kind.halves for slot in adapter._slots.values())
     names = list(stored(root))
