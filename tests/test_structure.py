@@ -218,7 +218,7 @@ UNMIRRORED = {
     },
     **{
         f"adapters.bank.{name}": "tests/adapters/bank/test_bank.py: every part of a bank, by what its tasks compute"
-        for name in ("choice", "factors", "heads", "increment", "links", "mixing")
+        for name in ("choice", "factors", "heads", "increment", "links", "mixing", "products")
     },
     "adapters.groups": "tests/adapters/test_adapter.py: learning rates of parameter groups",
     "lab.fetched": "tests/lab/test_fetching.py: what can be fetched, and names that cannot",

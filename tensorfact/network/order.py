@@ -131,12 +131,20 @@ class Contraction:
         Returns:
             The result, with the network's output legs as dimensions.
         """
+        return self.steps[-1](self.before_last(operands))
+
+    def before_last(self, operands: Iterable[Tensor]) -> list[Tensor]:
+        """Contract tensors up to the last step, and return its operands in the order of its equation.
+
+        Args:
+            operands: As for the whole contraction.
+        """
         waiting = list(operands)
-        for step in self.steps:
+        for step in self.steps[:-1]:
             result = step([waiting[at] for at in step.operands])
             waiting = [tensor for at, tensor in enumerate(waiting) if at not in step.operands]
             waiting.append(result)
-        return waiting[0]
+        return [waiting[at] for at in self.steps[-1].operands]
 
 
 def plan_contraction(network: Network, optimize: Optimize = "auto", on: Machine | None = None) -> Contraction:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...errors import AdaptError
-from ...network import Contraction, Core, Network, plan_contraction
+from ...network import Core, Network
 from ...network.order import TOKENS
 from ...plan.indexing import as_index, spread, take
 from ...plan.slices import taken
@@ -17,9 +17,7 @@ from ..increments.increment import Increment
 from ..increments.planned import token_class
 from .choice import TaskChoice
 from .factors import TaskFactors
-
-SAMPLE = "(sample)"
-"""The leg over the samples of a mixed batch; no mode or bond has this name."""
+from .products import SAMPLE, MixedProduct
 
 
 class TaskIncrement(Increment):
@@ -35,7 +33,7 @@ class TaskIncrement(Increment):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._factors = cast("TaskFactors", self.factors)
-        self._plans: dict[tuple[int, int], Contraction] = {}
+        self._plans: dict[tuple[int, int], MixedProduct] = {}
 
     def linear(self, product: Product, x: Tensor, weight: Tensor, bias: Tensor | None, scale: float) -> Tensor:
         """Compute a linear layer with the increment added, as `Increment.linear` does."""
@@ -45,8 +43,7 @@ class TaskIncrement(Increment):
             if self.forms:
                 return product(x, self.added_to(weight, scale, drop=True), bias)
             return super().linear(product, x, weight, bias, scale)
-        y = product(x, weight, bias)
-        return torch.add(y, self._mixed(x, len(choice.rows)).to(y.dtype), alpha=scale)
+        return self._mixed(product(x, weight, bias), x, len(choice.rows), scale)
 
     def dense(self, *, drop: bool = False) -> Tensor:
         """Return the increment of the present task, as `Increment.dense` does."""
@@ -67,8 +64,8 @@ class TaskIncrement(Increment):
                 fix="bank.map(x, tasks), or call the model itself inside `with bank.batch(tasks):`",
             )
 
-    def _mixed(self, x: Tensor, samples: int) -> Tensor:
-        """Return the increment's part of the output for the tasks of a mixed batch."""
+    def _mixed(self, y: Tensor, x: Tensor, samples: int, scale: float) -> Tensor:
+        """Return the layer's output with the increments of the tasks of a mixed batch added."""
         view, choice = self.view, self._factors.choice
         if x.shape[0] % samples:
             raise AdaptError(
@@ -83,10 +80,13 @@ class TaskIncrement(Increment):
             z = take(z, dim, as_index(kept[axis])) if len(kept[axis]) < sizes[axis] else z
         tokens = NOMINAL_TOKENS if torch.compiler.is_compiling() else token_class(z.shape[1])
         parts = [part.to(x.dtype) for part in self._parts_of_samples(choice)]
-        z = self._planned(samples, tokens)([z, *parts])
+        planned = self._planned(samples, tokens)
+        if y.dtype == x.dtype and all(len(kept[axis]) == sizes[axis] for axis in view.outputs):
+            return planned.added(y, [z, *parts], scale)
+        z = planned.contraction([z, *parts])
         for dim, axis in enumerate(view.outputs, 2):
             z = spread(z, dim, kept[axis], sizes[axis])
-        return z.reshape(*x.shape[:-1], view.shape[view.transposed])
+        return torch.add(y, z.reshape(y.shape).to(y.dtype), alpha=scale)
 
     def _parts_of_samples(self, choice: TaskChoice) -> list[Tensor]:
         """Return this parameter's slices of the cores, those of owned cores once for each sample."""
@@ -100,12 +100,12 @@ class TaskIncrement(Increment):
                 parts.append(taken(core, own).reshape(shape))
         return parts
 
-    def _planned(self, samples: int, tokens: int) -> Contraction:
+    def _planned(self, samples: int, tokens: int) -> MixedProduct:
         if (samples, tokens) not in self._plans:
             self._plans[samples, tokens] = self._plan(samples, tokens)
         return self._plans[samples, tokens]
 
-    def _plan(self, samples: int, tokens: int) -> Contraction:
+    def _plan(self, samples: int, tokens: int) -> MixedProduct:
         network, view = self.kind.network, self.view
         cores = [
             Core(core.name, (SAMPLE, *core.legs)) if core.name in self._factors.owned else Core(core.name, core.legs)
@@ -113,6 +113,5 @@ class TaskIncrement(Increment):
         ]
         x = Core("x", (SAMPLE, TOKENS, *view.inputs))
         sizes = {**network.sizes, SAMPLE: samples, TOKENS: tokens}
-        return plan_contraction(
-            Network((x, *cores), (SAMPLE, TOKENS, *view.outputs), sizes), self.kind.optimize, self.kind.on
-        )
+        network = Network((x, *cores), (SAMPLE, TOKENS, *view.outputs), sizes)
+        return MixedProduct.of(network, self.kind.optimize, self.kind.on)
