@@ -218,7 +218,18 @@ UNMIRRORED = {
     },
     **{
         f"adapters.bank.{name}": "tests/adapters/bank/test_bank.py: every part of a bank, by what its tasks compute"
-        for name in ("choice", "factors", "heads", "increment", "links", "mixing", "products")
+        for name in (
+            "choice",
+            "factors",
+            "heads",
+            "alone",
+            "increment",
+            "links",
+            "membership",
+            "mixing",
+            "products",
+            "rows",
+        )
     },
     "adapters.groups": "tests/adapters/test_adapter.py: learning rates of parameter groups",
     "lab.fetched": "tests/lab/test_fetching.py: what can be fetched, and names that cannot",

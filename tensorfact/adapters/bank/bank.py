@@ -14,15 +14,14 @@ from ...formats import Format
 from ...model.example import ExampleInput, as_example
 from ...plan import ResolvedPlan, TensorizationPlan
 from ...storage import AdapterState
-from ..factors import Factors
 from ..options import AdaptOptions
 from ..place import require_finite, slot_of
 from ..snapshot import snapshot
-from ..trainable import ScaleState, Trainable
+from ..trainable import ScaleState
 from .choice import TaskChoice
-from .factors import TaskFactors
 from .heads import TaskHeads
 from .links import TaskLinks
+from .membership import Membership
 from .mixing import Mixing
 from .samples import require_samples
 from .tasks import Tasks
@@ -30,7 +29,7 @@ from .tasks import Tasks
 _WHOLE = (torch.long, torch.int32, torch.int16, torch.uint8, torch.int8)
 
 
-class Bank(Trainable):
+class Bank(Membership):
     """The factors and heads of several tasks, attached to one model. Created by `adapt` with `tasks`.
 
     It is registered on the model's root as `model.tensorfact`. A forward pass runs with one task, or every sample of a
@@ -71,16 +70,6 @@ class Bank(Trainable):
         self._mixing = Mixing(model, self._choice, links.passes, list(layers), linear=all(layers.values()))
 
     # -------------------------------------------------------------------------------------------------------- choosing
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        """Names of the tasks."""
-        return tuple(self._choice.names)
-
-    @property
-    def task(self) -> str | None:
-        """The task of all samples; None for the base model."""
-        return None if self._switch.base else self._choice.names[self._choice.at]
 
     def use(self, task: str | None) -> None:
         """Run all samples with one task until this is called again. No weight is copied.
@@ -188,10 +177,6 @@ class Bank(Trainable):
         """
         return self.heads.counts[self._choice.position(task, "classes")]
 
-    def _switch_to(self, at: int, rows: Tensor | None = None, *, base: bool = False) -> None:
-        self._choice.use(at, rows)
-        self._switch.base, self._switch.on = base, not base
-
     def _rows(self, tasks: Sequence[str] | Tensor) -> Tensor:
         if not isinstance(tasks, Tensor):
             names = [tasks] if isinstance(tasks, str) else list(tasks)
@@ -259,12 +244,10 @@ class Bank(Trainable):
             self._switch.on = self._switch.base = False
 
     def _cores_of(self, at: int) -> dict[str, Tensor]:
-        each: Mapping[str, Factors] = self._links.factors
-        found: dict[str, Tensor] = {}
-        for tensor, factors in each.items():
-            assert isinstance(factors, TaskFactors)
-            found |= {f"{tensor}.{core}": value for core, value in factors.of_task(at).items()}
-        return found
+        each = self._factors()
+        return {
+            f"{name}.{core}": value for name, factors in each.items() for core, value in factors.of_task(at).items()
+        }
 
     # ------------------------------------------------------------------------------------------------------- attaching
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import cast
 
@@ -16,6 +16,7 @@ from ..increments import AnyIncrement
 from ..increments.execution import Product
 from ..layers import attach, detach, takes_activation
 from ..slots import Slot, Switch
+from .alone import Alone
 from .choice import TaskChoice
 
 
@@ -60,7 +61,7 @@ class TaskHeads(nn.Module):
                 got=f"the head {list(names)}",
                 fix="leave out classes, or pass the name of the head as train_head",
             )
-        self.counts = sizes
+        self.counts, self.alone = sizes, Alone(choice)
         self.values = nn.ParameterDict()
         for name in names:
             base = parameters[name]
@@ -85,6 +86,40 @@ class TaskHeads(nn.Module):
             module: "weight" in names and takes_activation(module, "weight")
             for module, names in self._modules_of().items()
         }
+
+    def extend(self, head: Mapping[str, Tensor] | None, classes: int | None, generator: torch.Generator) -> None:
+        """Add a task behind the others; the heads become new parameters.
+
+        Args:
+            head: The parameters of its head by name; None for a fresh one.
+            classes: Its number of classes; None for that of the model's own head, or of `head`.
+            generator: A CPU generator for a head of another size than the model's own.
+        """
+        parameters = base_parameters(self.__dict__["_model"])
+        count = (self.own or 0) if classes is None else classes
+        if head is not None and self.last:
+            count = head[next(name for name in self.names if name in self.last)].shape[0]
+        for name in self.names:
+            row = self._fresh(name, parameters[name], count, generator) if head is None else head[name]
+            rows = _padded([*self.values[_key(name)].detach(), row.to(self.values[_key(name)])])
+            self.values[_key(name)] = nn.Parameter(torch.stack(rows))
+        self.counts.append(count)
+
+    def shrink(self, at: int) -> None:
+        """Remove a task; the heads of the others become new parameters.
+
+        Args:
+            at: Its position.
+        """
+        del self.counts[at]
+        for name in self.names:
+            rows = [row for index, row in enumerate(self.values[_key(name)].detach()) if index != at]
+            most = max(self.counts)
+            self.values[_key(name)] = nn.Parameter(torch.stack([r[:most] if name in self.last else r for r in rows]))
+
+    def parameters_by_key(self) -> dict[str, nn.Parameter]:
+        """Return the tensors of all tasks by the key of each."""
+        return dict(self.values.items())
 
     def attach(self) -> None:
         """Let the layers of the model's head use the heads of the tasks."""
@@ -116,7 +151,8 @@ class TaskHeads(nn.Module):
         Args:
             at: The position of the task.
         """
-        return {name: self._cut(name, self.values[_key(name)][at], at) for name in self.names}
+        rows = {name: self.alone.of_task(_key(name), self.values[_key(name)], at) for name in self.names}
+        return {name: self._cut(name, row, at) for name, row in rows.items()}
 
     def present(self, name: str) -> Tensor:
         """Return a parameter of the present task's head.
@@ -124,7 +160,7 @@ class TaskHeads(nn.Module):
         Args:
             name: Its name in the model.
         """
-        return self._cut(name, self.choice.of(self.values[_key(name)]), self.choice.at)
+        return self._cut(name, self.alone.present(_key(name), self.values[_key(name)]), self.choice.at)
 
     def _cut(self, name: str, row: Tensor, at: int) -> Tensor:
         return row[: self.counts[at]] if name in self.last else row
@@ -135,7 +171,8 @@ class TaskHeads(nn.Module):
         Args:
             name: Its name in the model.
         """
-        return self.choice.each(self.values[_key(name)])
+        stacked = self.values[_key(name)]
+        return self.alone.each(_key(name), stacked, self.alone.rows.get(_key(name), stacked[0]))
 
     def without_padding(self, name: str, logits: Tensor) -> Tensor:
         """Set the logits (samples, ..., classes) of a mixed batch that are padding to minus infinity.

@@ -15,7 +15,6 @@ from ...plan.slices import taken
 from ..increments.execution import NOMINAL_TOKENS, Product
 from ..increments.increment import Increment
 from ..increments.planned import token_class
-from .choice import TaskChoice
 from .factors import TaskFactors
 from .products import SAMPLE, MixedProduct
 
@@ -66,7 +65,7 @@ class TaskIncrement(Increment):
 
     def _mixed(self, y: Tensor, x: Tensor, samples: int, scale: float) -> Tensor:
         """Return the layer's output with the increments of the tasks of a mixed batch added."""
-        view, choice = self.view, self._factors.choice
+        view = self.view
         if x.shape[0] % samples:
             raise AdaptError(
                 f"the input of the layer of {view.parameter!r} does not have the samples in front",
@@ -79,7 +78,7 @@ class TaskIncrement(Increment):
         for dim, axis in enumerate(view.inputs, 2):
             z = take(z, dim, as_index(kept[axis])) if len(kept[axis]) < sizes[axis] else z
         tokens = NOMINAL_TOKENS if torch.compiler.is_compiling() else token_class(z.shape[1])
-        parts = [part.to(x.dtype) for part in self._parts_of_samples(choice)]
+        parts = [part.to(x.dtype) for part in self._parts_of_samples()]
         planned = self._planned(samples, tokens)
         if y.dtype == x.dtype and all(len(kept[axis]) == sizes[axis] for axis in view.outputs):
             return planned.added(y, [z, *parts], scale)
@@ -88,13 +87,15 @@ class TaskIncrement(Increment):
             z = spread(z, dim, kept[axis], sizes[axis])
         return torch.add(y, z.reshape(y.shape).to(y.dtype), alpha=scale)
 
-    def _parts_of_samples(self, choice: TaskChoice) -> list[Tensor]:
+    def _parts_of_samples(self) -> list[Tensor]:
         """Return this parameter's slices of the cores, those of owned cores once for each sample."""
-        parts = []
+        parts, alone = [], self._factors.alone
         names, picks, shapes = self._factors.named_cores(), self.kind.picks[self.at], self.kind.shapes
         for (name, core), own, shape in zip(names.items(), picks, shapes, strict=True):
             if name in self._factors.owned:
-                rows = choice.each(taken(core, tuple((dim + 1, index) for dim, index in own)))
+                stacked = taken(core, tuple((dim + 1, index) for dim, index in own))
+                row = alone.rows[name] if name in alone.rows else core[0]
+                rows = alone.each(name, stacked, taken(row, own))
                 parts.append(rows.reshape(rows.shape[0], *shape))
             else:
                 parts.append(taken(core, own).reshape(shape))

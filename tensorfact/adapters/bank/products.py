@@ -69,7 +69,7 @@ class _LastStep:
         size = left.shape[left.dim() - self.summed :].numel()
         columns = right.shape[self.batched + self.summed :].numel()
         if self.batched:
-            shapes = ((len(left), -1, columns), (len(left), -1, size), (-1, size, columns))
+            shapes: tuple[tuple[int, ...], ...] = ((len(left), -1, columns), (len(left), -1, size), (-1, size, columns))
         else:
             shapes = ((-1, columns), (-1, size), (size, columns))
         own, *factors = (each.reshape(shape) for each, shape in zip((y, left, right), shapes, strict=True))

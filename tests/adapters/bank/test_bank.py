@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tensorfact import Bank, Tasks, TensorTrain, adapt, load_adapter, plan_for
+from tensorfact import AdapterState, Bank, Tasks, TensorTrain, adapt, load_adapter, plan_for
 from tensorfact.adapters.factors import Factors
 from tensorfact.errors import AdaptError
 from tensorfact.lab import nano
@@ -291,3 +291,101 @@ def test_what_cannot_be_a_bank_leaves_the_model_as_it_is() -> None:
     for tasks in ([], ["a", "a"], "flowers", [""], Tasks(["a"], ["U", "S1", "V"]), Tasks(["a"], ["W"])):
         with untouched(model), refused(AdaptError, "tasks"):
             adapt(model, tasks=tasks)
+
+
+# ------------------------------------------------------------------------------------------------------------ the tasks
+
+
+@pytest.mark.parametrize("shared", [(), ("U", "V"), ("S1",)], ids=str)
+def test_a_task_is_added_dropped_and_renamed_and_the_others_stay(shared: tuple[str, ...]) -> None:
+    model, bank = small(Tasks(NAMES, shared))
+    x, expected = images(), {}
+    base = infer(nano(), x)
+    for name in NAMES:
+        bank.use(name)
+        expected[name] = infer(model, x)
+    bank.add("birds", classes=4, seed=1)
+    bank.use("birds")
+    assert infer(model, x).shape == (4, 4)
+    bank.add("trees", seed=1)
+    bank.use("trees")
+    assert torch.equal(infer(model, x), base), "a new task is the base model"
+    gradients = torch.autograd.grad(model(x).square().sum(), [p for p in bank.parameters() if p.requires_grad])
+    assert any(bool(each.any()) for each in gradients)
+    bank.rename("pets", "animals")
+    with refused(AdaptError, "drop: the task 'trees' is in use", "bank.use('flowers')"):
+        bank.drop("trees")
+    bank.use("animals")
+    bank.drop("flowers")
+    assert bank.task == "animals"
+    assert bank.tasks == ("animals", "cars", "birds", "trees")
+    for name, task in (("animals", "pets"), ("cars", "cars")):
+        bank.use(name)
+        assert torch.equal(infer(model, x), expected[task])
+    with bank.batch(["cars", "trees", "animals", "birds"]):
+        mixed = infer(model, x)
+    assert difference(mixed[2, :10], expected["pets"][2]) < 1e-4
+    for wrong in (lambda: bank.add("cars"), lambda: bank.rename("cars", "trees"), lambda: bank.drop("dogs")):
+        with refused(AdaptError):
+            wrong()
+    assert bank.num_parameters == sum(core.numel() for core in bank.named_cores().values())
+
+
+def test_an_adapter_becomes_a_task_and_a_task_an_adapter() -> None:
+    model, bank = small()
+    other = nano()
+    adapter = adapt(other, plan_for(other), "tt:rank=4", seed=5)
+    draw(adapter, 7)
+    expected = infer(other, images())
+    bank.add("new", adapter)
+    bank.use("new")
+    assert difference(infer(model, images()), expected) < 1e-5
+    assert adapter.scales != bank.scales
+    bank.add("again", bank.state("pets"))
+    bank.use("pets")
+    expected = infer(model, images())
+    bank.use("again")
+    assert torch.equal(infer(model, images()), expected)
+    wrong = adapt(nano(), format="tt:rank=5")
+    with refused(AdaptError, "another formats than the bank", "TensorTrain(rank=5"):
+        bank.add("wrong", wrong)
+    assert "wrong" not in bank.tasks
+    shared = small(Tasks(NAMES, ["U"]))[1]
+    with refused(AdaptError, "the core 'U' of tensor 'encoder'", "tensorfact.bank("):
+        shared.add("wrong", adapter)
+
+
+@pytest.mark.parametrize("shared", [(), ("U", "V")], ids=str)
+def test_training_one_task_leaves_all_others_bit_for_bit(shared: tuple[str, ...]) -> None:
+    model, bank = small(Tasks(NAMES, shared))
+    x, before = images(), {}
+    for name in NAMES:
+        bank.use(name)
+        before[name] = infer(model, x)
+    bank.train_only("pets")
+    assert bank.task == "pets"
+    assert torch.equal(infer(model, x), before["pets"])
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01, weight_decay=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        torch.autograd.backward(nn.functional.cross_entropy(model(x), torch.arange(4)))
+        optimizer.step()
+    trained = infer(model, x)
+    assert not torch.equal(trained, before["pets"])
+    with bank.batch(["pets", "cars", "pets", "flowers"]):
+        mixed = infer(model, x)
+    assert difference(mixed[0], trained[0]) < 1e-5
+    with refused(AdaptError, "the task 'pets' trains alone", "train_only(None)"):
+        bank.add("new")
+    assert torch.equal(infer(_adapted(bank.state("pets")), x), trained)
+    bank.train_only(None)
+    for name in NAMES:
+        bank.use(name)
+        assert torch.equal(infer(model, x), trained if name == "pets" else before[name])
+    assert all(p.requires_grad for p in bank.parameters())
+
+
+def _adapted(state: AdapterState) -> nn.Module:
+    model = nano()
+    load_adapter(model, state)
+    return model

@@ -1,0 +1,172 @@
+"""The tasks of a bank: add, remove, rename them, and train one of them alone."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from ...errors import AdaptError
+from ...storage.state import AdapterSource, state_of
+from ..options import fresh_seed
+from ..trainable import Trainable
+from .choice import TaskChoice
+from .factors import TaskFactors
+from .heads import TaskHeads
+from .rows import rows_of
+from .tasks import Tasks
+
+
+class Membership(Trainable):
+    """The part of a bank that holds its tasks."""
+
+    heads: TaskHeads
+    _choice: TaskChoice
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the tasks."""
+        return tuple(self._choice.names)
+
+    @property
+    def task(self) -> str | None:
+        """The task of all samples; None for the base model."""
+        return None if self._switch.base else self._choice.names[self._choice.at]
+
+    def add(
+        self,
+        task: str,
+        state: AdapterSource | None = None,
+        *,
+        classes: int | None = None,
+        seed: int | None = None,
+    ) -> None:
+        """Add a task. The owned cores and the heads become new parameters: create a new optimizer.
+
+        Args:
+            task: Its name.
+            state: An adapter of the same plan and formats: a file, an `AdapterState`, or an adapter on another model.
+                Its shared cores must be those of the bank. Default: an increment of zero, and a copy of the model's own
+                head.
+            classes: The number of classes of a fresh head of another size.
+            seed: Seed of the random cores; default: drawn from torch's global generator.
+
+        Raises:
+            AdaptError: The name is taken or no text, a task trains alone, the bank is merged, disabled or removed, or
+                `state` is another adapter.
+
+        Examples:
+            >>> from tensorfact import adapt
+            >>> from tensorfact.lab import nano
+            >>> bank = adapt(nano(), tasks=["flowers", "pets"])
+            >>> bank.add("cars", classes=4)
+            >>> bank.tasks, bank.classes("cars")
+            (('flowers', 'pets', 'cars'), 4)
+        """
+        [task] = Tasks([task]).names
+        with self._turns.changing("add()"):
+            self._require_all("add")
+            if task in self.tasks:
+                raise AdaptError(f"add: the bank has a task {task!r}", fix=f"bank.drop({task!r}), or another name")
+            generator = torch.Generator().manual_seed(fresh_seed() if seed is None else seed)
+            if state is None:
+                rows = {name: factors.fresh_row(generator) for name, factors in self._factors().items()}
+                head = None
+            else:
+                rows, head = rows_of(state_of(state), self.plan, self._links, self._factors(), self.heads.names)
+            for name, factors in self._factors().items():
+                factors.extend(rows[name])
+            self.heads.extend(head, classes, generator)
+            self._choice.names.append(task)
+
+    def drop(self, task: str) -> None:
+        """Remove a task that is not in use. The owned cores and heads of the others become new parameters.
+
+        Args:
+            task: Its name.
+
+        Raises:
+            AdaptError: There is no such task, it is in use or the only one, a task trains alone, or the bank is merged,
+                disabled or removed.
+        """
+        with self._turns.changing("drop()"):
+            self._require_all("drop")
+            at = self._choice.position(task, "drop")
+            if task == self.task or len(self.tasks) == 1:
+                other = next((name for name in self.tasks if name != task), None)
+                fix = "bank.remove()" if other is None else f"bank.use({other!r}) first"
+                raise AdaptError(f"drop: the task {task!r} is in use", fix=fix)
+            for factors in self._factors().values():
+                factors.shrink(at)
+            self.heads.shrink(at)
+            present = self._choice.names[self._choice.at]
+            del self._choice.names[at]
+            self._choice.use(self._choice.names.index(present) if present in self._choice.names else 0)
+
+    def rename(self, task: str, name: str) -> None:
+        """Give a task another name.
+
+        Args:
+            task: Its name.
+            name: The new name.
+
+        Raises:
+            AdaptError: There is no such task, or the new name is taken or no text.
+        """
+        [name] = Tasks([name]).names
+        with self._turns.changing("rename()"):
+            at = self._choice.position(task, "rename")
+            if name in self.tasks and name != task:
+                raise AdaptError(f"rename: the bank has a task {name!r}", fix="pass another name")
+            self._choice.names[at] = name
+
+    def train_only(self, task: str | None) -> None:
+        """Train one task, and let all others compute bit for bit what they do; or with None all of them again.
+
+        The shared cores are frozen, and the task's own cores and head become parameters of their own, as weight decay
+        would change those of all tasks: create a new optimizer. The task is in use from then on.
+
+        Args:
+            task: The name of the task; None to train all tasks and the shared cores.
+
+        Raises:
+            AdaptError: There is no such task, or the bank is merged, disabled or removed.
+
+        Examples:
+            >>> from tensorfact import Tasks, adapt
+            >>> from tensorfact.lab import nano
+            >>> bank = adapt(nano(), tasks=Tasks(["flowers", "pets"], ["U", "V"]))
+            >>> bank.train_only("pets")
+            >>> sum(p.numel() for p in bank.parameters() if p.requires_grad)  # 8 x 72 x 8 of S1, and a head
+            5578
+        """
+        with self._turns.changing("train_only()"):
+            self._require(merged=False, changing=True)
+            at = None if task is None else self._choice.position(task, "train_only")
+            parts = [(f.alone, f.owned_parameters()) for f in self._factors().values()]
+            parts.append((self.heads.alone, self.heads.parameters_by_key()))
+            for alone, stacked in parts:
+                alone.end(stacked)
+                if at is not None:
+                    alone.begin(at, stacked)
+            for factors in self._factors().values():
+                for core in factors.shared_parameters():
+                    core.requires_grad_(at is None)
+            if at is not None:
+                self._switch_to(at)
+
+    def _require_all(self, call: str) -> None:
+        self._require(merged=False, changing=True)
+        if self.heads.alone.at >= 0:
+            raise AdaptError(
+                f"{call}: the task {self._choice.names[self.heads.alone.at]!r} trains alone",
+                fix="bank.train_only(None) first",
+            )
+
+    def _factors(self) -> dict[str, TaskFactors]:
+        return {name: cast("TaskFactors", factors) for name, factors in self._links.factors.items()}
+
+    def _switch_to(self, at: int, rows: Tensor | None = None, *, base: bool = False) -> None:
+        self._choice.use(at, rows)
+        self._switch.base, self._switch.on = base, not base
