@@ -8,9 +8,11 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import cast
 
+import torch
 from torch import nn
 
 from ..formats import Format
+from ..model.parameters import base_tensors
 from ..plan import ResolvedPlan, TensorizationPlan
 from .beside import Beside
 from .disabling import Disabling
@@ -136,6 +138,25 @@ class Attached(nn.Module):
             self._require()
             with self._disabling.opened(self):
                 yield
+
+    @contextlib.contextmanager
+    def away(self) -> Iterator[None]:
+        """Context manager that removes it from the model, and on an error attaches it again; used by `load_adapter`."""
+        self._require(merged=False, changing=True)
+        beside = {name: tensor.detach().clone() for name, tensor in self._beside.stored().items()}
+        trained = {name: p.requires_grad for name, p in self.named_parameters()}
+        self.remove()
+        try:
+            yield
+        except BaseException:
+            self.attach()
+            tensors = base_tensors(self.model)
+            with torch.no_grad():
+                for name, value in beside.items():
+                    tensors[name].copy_(value)
+            for name, parameter in self.named_parameters():
+                parameter.requires_grad_(trained[name])
+            raise
 
     def forward(self, input: object) -> object:
         """Return the input unchanged; the increments are added in the adapted layers."""

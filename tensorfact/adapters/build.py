@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar, cast, overload
@@ -14,7 +15,7 @@ from ..errors import AdaptError
 from ..formats import Format, FormatLike
 from ..model.head import head_parameters, matching_parameters, stated_head
 from ..model.memory import refuse_shared_memory
-from ..model.parameters import base_parameters, each_once, refuse_adapted
+from ..model.parameters import ATTRIBUTE, base_parameters, each_once, refuse_adapted
 from ..network import Dropout
 from ..network.order import Optimize
 from ..plan import ResolvedPlan, TensorizationPlan, plan_for
@@ -196,6 +197,7 @@ def load_adapter(
     optimize: Optimize = "auto",
     check: bool = True,
     recompute: bool = False,
+    replace: bool = False,
 ) -> Adapter:
     """Load an adapter and its trained head from a file, and attach them to a model.
 
@@ -208,6 +210,7 @@ def load_adapter(
         optimize: As in `adapt`.
         check: As in `adapt`.
         recompute: As in `adapt`.
+        replace: Whether an adapter or a bank that the model has is removed. If the file cannot be loaded, it stays.
 
     Returns:
         The adapter.
@@ -231,9 +234,12 @@ def load_adapter(
     """
     options = AdaptOptions(route=route, optimize=optimize, check=check, recompute=recompute, function="load_adapter")
     flag(check_base, "load_adapter: check_base", AdaptError)
+    flag(replace, "load_adapter: replace", AdaptError)
     with one_at_a_time(model):
-        refuse_adapted(model)
-        return _loaded(model, state_of(path, model, check_base=check_base), options)
+        present = getattr(model, ATTRIBUTE, None) if replace else None
+        with present.away() if isinstance(present, Attached) else contextlib.nullcontext():
+            refuse_adapted(model)
+            return _loaded(model, state_of(path, model, check_base=check_base), options)
 
 
 def _loaded(model: nn.Module, state: AdapterState, options: AdaptOptions) -> Adapter:

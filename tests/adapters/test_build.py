@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -283,3 +284,34 @@ def test_what_is_no_path_is_refused(wrong: Any) -> None:
     adapter = adapt(model, layers_plan(), TT)
     with untouched(model), refused(CheckpointError, "path"):
         adapter.save(wrong)
+
+
+@pytest.mark.parametrize("kind", ["adapter", "bank"])
+def test_an_adapter_of_another_format_takes_the_place_of_the_present_one(kind: str, tmp_path: Path) -> None:
+    model, other, x = nano(), nano(), torch.randn(2, 1, 28, 28)
+    base = infer(model, x)
+    adapter = adapt(other, plan_for(other), MatrixBatch(2), seed=1)
+    draw(adapter)
+    with torch.no_grad():
+        other.get_parameter("head.weight").add_(0.1)
+    adapter.save(tmp_path / "other")
+    expected = infer(other, x)
+    tasks = ["one", "two"]
+    format = "tt:rank=4"
+    first = adapt(model, format=format, seed=0, tasks=tasks) if kind == "bank" else adapt(model, format=format, seed=0)
+    draw(first)
+    with torch.no_grad():
+        model.get_parameter("head.bias").add_(1.0)
+    before = infer(model, x)
+    (tmp_path / "damaged").write_bytes(b"garbage")
+    with pytest.raises(TensorfactError):
+        load_adapter(model, tmp_path / "damaged", replace=True)
+    assert model.tensorfact is first
+    assert torch.equal(infer(model, x), before)
+    with refused(AdaptError, "adapted already"):
+        load_adapter(model, tmp_path / "other")
+    second = load_adapter(model, tmp_path / "other", replace=True)
+    assert model.tensorfact is second
+    assert torch.equal(infer(model, x), expected)
+    second.remove()
+    assert torch.equal(infer(model, x), base)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +65,7 @@ class Bank(Membership):
         self._link(links)
         classes = list(tasks.classes) if tasks.classes else [None] * len(tasks.names)
         self.heads = TaskHeads(model, head, classes, self._choice, self._switch, options.generator())
-        self.scale_state = ScaleState(self)
+        self.scale_state, self._labelled = ScaleState(self), False
         layers = {module: name in links.activation for name, module, _ in links.places()} | self.heads.layers
         self._mixing = Mixing(model, self._choice, links.passes, list(layers), linear=all(layers.values()))
 
@@ -125,6 +125,28 @@ class Bank(Membership):
                 with self._mixing.opened():
                     yield
             finally:
+                self._switch_to(*before, base=base)
+
+    @contextlib.contextmanager
+    def labelled(self) -> Iterator[None]:
+        """Context manager in which every call of the model says the tasks of its samples; used by `fit`.
+
+        The model takes one argument more: the positions of the tasks (samples,), as `tasks` or last.
+
+        Raises:
+            AdaptError: The bank is merged, disabled or removed.
+        """
+        with self._turns.changing("labelled()"):
+            self._require(merged=False, changing=True)
+            before, base = (self._choice.at, self._choice.rows), self._switch.base
+            self._mixing.prepare()
+            self._switch_to(self._choice.at)
+            self._labelled = True
+            try:
+                with self._mixing.opened():
+                    yield
+            finally:
+                self._labelled = False
                 self._switch_to(*before, base=base)
 
     def map(self, x: object, tasks: Sequence[str] | Tensor) -> Any:
@@ -264,10 +286,18 @@ class Bank(Membership):
         if hasattr(self, "_hook"):
             self._hook.remove()
 
-    def _begin(self, model: nn.Module, arguments: tuple[object, ...], options: dict[str, object]) -> None:
+    def _begin(
+        self, model: nn.Module, arguments: tuple[object, ...], options: dict[str, object]
+    ) -> tuple[tuple[object, ...], dict[str, object]]:
+        if self._labelled and model is self.model:
+            options = dict(options)
+            *inputs, tasks = (*arguments, options.pop("tasks")) if "tasks" in options else arguments
+            self._choice.use(self._choice.at, self._rows(cast("Tensor", tasks)))
+            arguments = tuple(inputs)
         self._choice.begin()
         if self._choice.rows is not None and model is self.model:
             require_samples(ExampleInput(arguments, options), len(self._choice.rows))
+        return arguments, options
 
     def extra_repr(self) -> str:
         """Return the formats and the number of tasks, for `print(model)`."""

@@ -25,6 +25,7 @@ from .predictions import check_loss, labels_of
 from .run import TrainingRun
 from .schedule import Loss, OptimizerName, Schedule, count, size_of, worker_count
 from .sources import FIRST, Data, check_data, check_loaders, check_values, first_batch
+from .tasks import TaskData, all_samples, with_tasks_of_samples
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 
 def fit(
     model: nn.Module,
-    train: Data,
-    val: Data | EllipsisType | None = ...,
+    train: Data | TaskData,
+    val: Data | TaskData | EllipsisType | None = ...,
     *,
     epochs: int = 100,
     batch_size: int | None = None,
@@ -74,7 +75,8 @@ def fit(
             accelerator's.
         train: Samples (input, class index), or a `DataLoader` of them. A loader is iterated as it is, with its own
             batches, order and workers; it needs a single process, and its generator, if it has one, is not restored
-            when a run resumes.
+            when a run resumes. For a bank also a dict of the samples of each task: those of all tasks are shuffled
+            together, so that every task takes part in proportion to its number of samples.
         val: Samples, or a loader, that select the best epoch; never trained on. None: keep the last epoch's parameters.
             It has no default: one of the two must be chosen.
         epochs: Number of passes over `train`.
@@ -136,9 +138,9 @@ def fit(
         >>> history.val_accuracy > 0.9
         True
     """
-    val = _chosen(train, val)
+    samples, held_out = all_samples(model, train, "fit: train"), all_samples(model, _chosen(train, val), "fit: val")
     epochs = count("epochs", epochs, 1)
-    size = _batch_size(train, batch_size)
+    size = _batch_size(samples, batch_size)
     warmup = epochs / 10 if warmup_epochs is None else warmup_epochs
     factors = {} if lr_factors is None else lr_factors
     schedule = Schedule(
@@ -153,35 +155,36 @@ def fit(
         callback(on_epoch, "fit: on_epoch", TrainingError, takes="index, epoch")
     check_values(model, "fit", offloaded=False)
     engine = engine_for(model, accelerator)
-    _check_data(train, val, schedule)
+    _check_data(samples, held_out, schedule)
     check_loaders(
-        train,
-        val,
+        samples,
+        held_out,
         engine.processes,
         workers,
         batch_size=batch_size,
         drop_last=drop_last,
         accumulation=accumulation if accumulation > 1 else None,
     )
-    if val is not None:
-        _check_scored(val)
+    if held_out is not None:
+        _check_scored(held_out)
     run = TrainingRun(engine, schedule, loss, accumulation, workers)
     with (
         _restored(model),
+        with_tasks_of_samples(model, samples, held_out),
         checkpointed(engine.module) if gradient_checkpointing else contextlib.nullcontext(),
         _ready(run),
         progress_bar(epochs, shown=progress is True and engine.main) as bar,
     ):
         if checkpoint is not None:
             with run.undoing():
-                run.resume(checkpoint, run.identity(train, val))
+                run.resume(checkpoint, run.identity(samples, held_out))
         cuda = {p.device for p in engine.module.parameters()} | {engine.device}
         devices = sorted((device for device in cuda if device.type == "cuda"), key=str)
         while (index := len(run.history.epochs)) < epochs:
             with torch.random.fork_rng(devices=devices):
-                epoch = run.epoch(train, val, bar)
+                epoch = run.epoch(samples, held_out, bar)
             if checkpoint is not None:
-                run.save(checkpoint, run.identity(train, val))
+                run.save(checkpoint, run.identity(samples, held_out))
             _report(engine, index, epoch, epochs, told, on_epoch)
         if run.best:
             run.restore(run.best)
@@ -189,11 +192,12 @@ def fit(
     return run.history
 
 
-def _chosen(train: Data, val: Data | EllipsisType | None) -> Data | None:
+def _chosen(train: Data | TaskData, val: Data | TaskData | EllipsisType | None) -> Data | TaskData | None:
     """Return the validation data; raise if the argument was left out, which an object with both splits leads to."""
     if not isinstance(val, EllipsisType):
         return val
-    check_data(train, "fit: train")
+    if not isinstance(train, Mapping):
+        check_data(train, "fit: train")
     raise TrainingError(
         "fit: val is missing",
         expected="validation samples, or None to train without validation",

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ...adapters import Adapter
+from ...adapters.trainable import Trainable
 from ...errors import TrainingError
 from ...optim import PreconditionedAdamW
 from .schedule import Schedule
@@ -41,14 +42,14 @@ def optimizer_of(
     return PreconditionedAdamW(adapter, groups, lr=schedule.lr, weight_decay=schedule.weight_decay)
 
 
-def adapters_of(model: nn.Module) -> dict[str, Adapter]:
+def adapters_of(model: nn.Module) -> dict[str, Trainable]:
     """Return the adapters of a model and of its parts, by the path of the adapted module.
 
     Args:
         model: The model.
     """
     named = ((name.rpartition(".")[0], module) for name, module in model.named_modules())
-    return {path: module for path, module in named if isinstance(module, Adapter)}
+    return {path: module for path, module in named if isinstance(module, Trainable)}
 
 
 def multiples_of(model: nn.Module, factors: Mapping[str, float]) -> dict[int, float]:
@@ -91,4 +92,6 @@ def the_adapter(model: nn.Module, argument: str, otherwise: str) -> Adapter:
             fix=f"pass {otherwise}, or adapt the model once, with one plan",
         )
     [adapter] = adapters.values()
+    if not isinstance(adapter, Adapter):
+        raise TrainingError(f"{argument} needs an adapter", got="a bank of tasks", fix=f"pass {otherwise}")
     return adapter
