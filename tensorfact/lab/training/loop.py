@@ -139,8 +139,7 @@ def fit(
         True
     """
     samples, held_out = all_samples(model, train, "fit: train"), all_samples(model, _chosen(train, val), "fit: val")
-    epochs = count("epochs", epochs, 1)
-    size = _batch_size(samples, batch_size)
+    epochs, size = count("epochs", epochs, 1), _batch_size(samples, batch_size)
     warmup = epochs / 10 if warmup_epochs is None else warmup_epochs
     factors = {} if lr_factors is None else lr_factors
     schedule = Schedule(

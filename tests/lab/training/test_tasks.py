@@ -25,8 +25,8 @@ def bank() -> Bank:
 def data(model: Any, count: int = 240) -> dict[str, TensorDataset]:
     """Return two tasks: the digits 0 to 4, and 5 to 9."""
     splits = digits(model, train=count, val=100)
-    x = torch.stack([x for x, _ in splits.train])
-    y = torch.tensor([int(label) for _, label in splits.train])
+    x = torch.stack([x for x, _ in cast("Any", splits.train)])
+    y = torch.tensor([int(label) for _, label in cast("Any", splits.train)])
     return {"low": TensorDataset(x[y < 5], y[y < 5]), "high": TensorDataset(x[y >= 5], y[y >= 5] - 5)}
 
 
