@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .adapters import Bank as Bank
     from .adapters import Tasks as Tasks
     from .adapters import adapt as adapt
+    from .adapters import bank as bank
     from .adapters import load_adapter as load_adapter
     from .algebra import combine as combine
     from .algebra import convert as convert
@@ -47,7 +48,7 @@ __version__ = "0.1.0"
 
 _ROOMS = ("drawing", "errors", "formats", "lab", "network", "optim", "recipes", "testing")
 _NAMES = {
-    "adapters": ("Adapter", "Alpha", "Bank", "Tasks", "adapt", "load_adapter"),
+    "adapters": ("Adapter", "Alpha", "Bank", "Tasks", "adapt", "bank", "load_adapter"),
     "algebra": ("combine", "convert", "extract", "round_ranks"),
     "formats": (
         *("CP", "Format", "MatrixBatch", "TensorTrain", "Tucker"),

@@ -1,8 +1,9 @@
 """Attach adapters to a model; the only room that changes a model."""
 
 from .adapter import Adapter
-from .bank import Bank, Tasks
+from .banks import Bank, Tasks
+from .banks.joining import bank
 from .build import adapt, load_adapter
 from .scale import Alpha, Scale
 
-__all__ = ["Adapter", "Alpha", "Bank", "Scale", "Tasks", "adapt", "load_adapter"]
+__all__ = ["Adapter", "Alpha", "Bank", "Scale", "Tasks", "adapt", "bank", "load_adapter"]

@@ -25,8 +25,8 @@ from ..storage.description import FACTORS, HEAD, START
 from ..storage.state import AdapterSource, state_of
 from .adapter import Adapter
 from .attached import Attached
-from .bank import Bank
-from .bank.tasks import Tasks, TasksLike, as_tasks
+from .banks import Bank
+from .banks.tasks import Tasks, TasksLike, as_tasks
 from .factors import Factors, named
 from .options import AdaptOptions, Route, fresh_seed
 from .scale import AUTO, Scale, derived, scale_of

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from tensorfact.adapters.bank.samples import chosen, have_samples_in_front, joined, samples_of
+from tensorfact.adapters.banks.samples import chosen, have_samples_in_front, joined, samples_of
 from tensorfact.errors import AdaptError
 from tensorfact.model.example import ExampleInput
 from tests.helpers import refused

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tensorfact import Tasks
-from tensorfact.adapters.bank.tasks import as_tasks
+from tensorfact.adapters.banks.tasks import as_tasks
 from tensorfact.errors import AdaptError
 from tests.helpers import refused
 

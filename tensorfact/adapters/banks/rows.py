@@ -24,6 +24,8 @@ def rows_of(
     links: Links,
     factors: Mapping[str, TaskFactors],
     head: Sequence[str],
+    *,
+    cores: bool = True,
 ) -> tuple[Rows, dict[str, Tensor]]:
     """Return the owned cores of an adapter, at the scale of a bank, and its head.
 
@@ -33,35 +35,36 @@ def rows_of(
         links: The bank's links.
         factors: The bank's factors by tensor name.
         head: Names of the parameters of the head.
+        cores: Whether the cores are needed, and their formats are those of the bank.
 
     Raises:
         AdaptError: It has another plan, other formats, shared cores or a head of other parameters.
         FingerprintError: It was made for another base model.
     """
     description = state.description
-    for part, own, other in (
+    for part, expected, got in (
         ("plan", plan, description.plan),
-        ("formats", links.formats, dict(description.formats)),
+        ("formats", links.formats, dict(description.formats) if cores else links.formats),
         ("head", sorted(head), sorted(description.head)),
         ("subtract_start", False, description.subtracts_start),
     ):
-        if own != other:
+        if expected != got:
             raise AdaptError(
                 f"add: the adapter has another {part} than the bank",
-                expected=str(own)[:300],
-                got=str(other)[:300],
+                expected=str(expected)[:300],
+                got=str(got)[:300],
                 fix="adapt a model with the bank's plan and format, or convert the adapter",
             )
-    rows = {}
-    for name, each in factors.items():
-        cores = state.cores(name)
+    rows: Rows = {}
+    for name, each in factors.items() if cores else ():
+        own = state.cores(name)
         for core, value in each.named_cores().items():
-            if core not in each.owned and not torch.equal(value.detach().cpu(), cores[core].to(value.dtype).cpu()):
+            if core not in each.owned and not torch.equal(value.detach().cpu(), own[core].to(value.dtype).cpu()):
                 raise AdaptError(
                     f"add: the core {core!r} of tensor {name!r}, which the tasks share, is another one",
                     fix="tensorfact.bank(model, adapters, shared=[...], tolerance=0.1), which brings them together",
                 )
-        rows[name] = {core: cores[core] for core in each.owned}
+        rows[name] = {core: own[core] for core in each.owned}
         ratio = description.scales[name] / links.scales[name] if links.scales[name] else 0.0
         if ratio != 1:
             rows[name][each.owned[-1]] = rows[name][each.owned[-1]] * ratio

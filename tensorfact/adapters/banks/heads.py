@@ -105,6 +105,17 @@ class TaskHeads(nn.Module):
             self.values[_key(name)] = nn.Parameter(torch.stack(rows))
         self.counts.append(count)
 
+    def assign(self, heads: Sequence[Mapping[str, Tensor]]) -> None:
+        """Overwrite the head of every task.
+
+        Args:
+            heads: The parameters of each head by name, of its number of classes.
+        """
+        with torch.no_grad():
+            for name in self.names:
+                rows = _padded([head[name].to(self.values[_key(name)]) for head in heads])
+                self.values[_key(name)].copy_(torch.stack(rows))
+
     def shrink(self, at: int) -> None:
         """Remove a task; the heads of the others become new parameters.
 
