@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .adapters import adapt as adapt
     from .adapters import bank as bank
     from .adapters import load_adapter as load_adapter
+    from .adapters import open_bank as open_bank
     from .algebra import combine as combine
     from .algebra import convert as convert
     from .algebra import extract as extract
@@ -48,7 +49,7 @@ __version__ = "0.1.0"
 
 _ROOMS = ("drawing", "errors", "formats", "lab", "network", "optim", "recipes", "testing")
 _NAMES = {
-    "adapters": ("Adapter", "Alpha", "Bank", "Tasks", "adapt", "bank", "load_adapter"),
+    "adapters": ("Adapter", "Alpha", "Bank", "Tasks", "adapt", "bank", "load_adapter", "open_bank"),
     "algebra": ("combine", "convert", "extract", "round_ranks"),
     "formats": (
         *("CP", "Format", "MatrixBatch", "TensorTrain", "Tucker"),

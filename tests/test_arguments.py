@@ -26,6 +26,7 @@ from tensorfact import (
     combine,
     extract,
     load_adapter,
+    open_bank,
     recipes,
     to_lora,
 )
@@ -95,6 +96,7 @@ FLAGS: dict[str, Callable[..., object]] = {
     "adapt.recompute": adapted,
     "adapt.train_head": adapted,
     "arrays.imagenet_statistics": lambda **o: arrays(PIXELS, LABELS, MODEL, train=4, val=2, **o),
+    "open_bank.check_base": lambda **o: open_bank(MODEL, "none", **o),
     "bank.check_base": lambda **o: bank(MODEL, {"one": "none.safetensors"}, **o),
     "calibrate.use": calibrate,
     "combine.check_base": combined,

@@ -19,8 +19,9 @@ from ..common.checks import AnyPath
 from ..errors import AdaptError, CheckpointError
 from ..model.parameters import ATTRIBUTE, base_tensors
 from ..storage import AdapterState
-from ..storage.description import HEAD, AdapterDescription, LeftOutCores
+from ..storage.description import HEAD, AdapterDescription
 from ..storage.files import Header
+from ..storage.left_out import LeftOutCores
 
 _KEY = "tensorfact"
 """Where a checkpoint keeps the descriptions of the adapters, by the adapted module's name."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -25,34 +24,13 @@ from ..plan import ResolvedPlan, TensorizationPlan
 from ..plan.nesting import nesting
 from .files import Header, read_header
 from .fingerprint import AnyFingerprint, read_fingerprint
+from .left_out import LeftOutCores
 from .located import adapter_file, stated_name
 
 KIND = "adapter"
 FACTORS, START, HEAD = "factors.", "start.", "head."
 _MOST = 1 << 28
 """The most numbers that a file may leave out to be drawn from its seed: 1 GiB in fp32."""
-
-
-@dataclasses.dataclass(frozen=True)
-class LeftOutCores:
-    """Cores that a file leaves out, since they can be rebuilt bit for bit.
-
-    Args:
-        names: Their names, as they would be in the file.
-        digest: A digest of their names and numbers.
-    """
-
-    names: frozenset[str]
-    digest: str
-
-    @classmethod
-    def of(cls, cores: Mapping[str, Tensor]) -> LeftOutCores:
-        """Return the names and the digest of some cores.
-
-        Args:
-            cores: The cores by name, as in a file.
-        """
-        return cls(frozenset(cores), _digest(cores))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +96,24 @@ class AdapterDescription:
                 fix="pass a file that adapter.save(path) wrote",
             )
         heads = {name.removeprefix(HEAD): shape for name, shape in header.shapes.items() if name.startswith(HEAD)}
+        found, left_out = cls.parsed(path, body, heads)
+        found._check(header, left_out)
+        return found, left_out
+
+    @classmethod
+    def parsed(
+        cls, path: Path, body: JsonObject, heads: Mapping[str, tuple[int, ...]]
+    ) -> tuple[AdapterDescription, LeftOutCores]:
+        """Return the description in the metadata of a file, which is not compared with the file's tensors.
+
+        Args:
+            path: The file, for messages.
+            body: Its metadata.
+            heads: The shapes of what is stored beside the factors.
+
+        Raises:
+            CheckpointError: It does not describe an adapter.
+        """
         try:
             plan = TensorizationPlan.from_json(json.dumps(body["plan"]))
             names = [str(name) for name in body["tensors"]]
@@ -137,9 +133,7 @@ class AdapterDescription:
             raise CheckpointError(
                 f"{path} is damaged: its description cannot be read", got=repr(error), fix="restore it from a copy"
             ) from error
-        found = cls(plan, formats, scales, dropout, fingerprint, modes, heads, extents, seed, subtracts)
-        found._check(header, left_out)
-        return found, left_out
+        return cls(plan, formats, scales, dropout, fingerprint, modes, heads, extents, seed, subtracts), left_out
 
     def _check(self, header: Header, left_out: LeftOutCores) -> None:
         """Check the names and shapes of a file's tensors against the formats, before any is allocated."""
@@ -369,13 +363,6 @@ def _merged(values: Mapping[str, object]) -> JsonObject:
 def _split(stored: JsonObject, names: Sequence[str]) -> JsonObject:
     """Return the values by tensor name: the inverse of `_merged`."""
     return dict(stored["each"]) if "each" in stored else dict.fromkeys(names, stored["all"])
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(name.encode() + tensors[name].contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _finite(value: str | float) -> float:

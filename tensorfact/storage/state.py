@@ -15,8 +15,9 @@ from ..common.checks import AnyPath, flag, quoted
 from ..errors import AdaptError, CheckpointError
 from ..formats import Format
 from ..network import Network
-from .description import FACTORS, HEAD, START, AdapterDescription, LeftOutCores
+from .description import FACTORS, HEAD, START, AdapterDescription
 from .files import read_header, write_tensors
+from .left_out import LeftOutCores
 from .located import adapter_file
 
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from ...common.checks import AnyPath, file_path
 from ...errors import AdaptError
 from ...formats import Format
 from ...model.example import ExampleInput, as_example
 from ...plan import ResolvedPlan, TensorizationPlan
 from ...storage import AdapterState
+from ...storage.bank_folder import BankFolder, new_identity
 from ..options import AdaptOptions
 from ..place import require_finite, slot_of
 from ..snapshot import snapshot
@@ -44,6 +47,7 @@ class Bank(Membership):
         head: Names of the parameters of the model's head, which every task has for itself.
         options: The other options of `adapt`.
         tasks: The tasks, and the cores that they share.
+        choice: The choice of tasks; default: one of all of them.
     """
 
     def __init__(
@@ -56,9 +60,10 @@ class Bank(Membership):
         head: tuple[str, ...],
         options: AdaptOptions,
         tasks: Tasks,
+        choice: TaskChoice | None = None,
     ) -> None:
         super().__init__(model, plan, resolved, (), recompute=options.recompute)
-        self.shared, self._choice = tuple(tasks.shared), TaskChoice(tasks.names)
+        self.shared, self._choice = tuple(tasks.shared), choice or TaskChoice(tasks.names)
         links = TaskLinks(
             model, resolved, formats, scales, self._switch, options, choice=self._choice, shared=tasks.shared
         )
@@ -229,6 +234,43 @@ class Bank(Membership):
             self._links.check_base()
             at = self._choice.position(task, "state")
             return snapshot(self.plan, self._links, self._beside, self._cores_of(at), self.heads.of_task(at))
+
+    def save(self, folder: AnyPath) -> None:
+        """Write the bank to a folder: what the tasks share in one file, and one file for each task.
+
+        Args:
+            folder: The folder; it is created if it is missing. Tasks of a bank that was there before are replaced.
+
+        Raises:
+            AdaptError: The bank is removed, or a layer or base weight was exchanged.
+            CheckpointError: A file cannot be written.
+            FormatError: A format has no registered name.
+
+        Examples:
+            >>> import tempfile
+            >>> from tensorfact import adapt, open_bank
+            >>> from tensorfact.lab import nano
+            >>> folder = tempfile.mkdtemp()
+            >>> adapt(nano(), tasks=["flowers", "pets"]).save(folder)
+            >>> open_bank(nano(), folder, slots=1).tasks
+            ('flowers', 'pets')
+        """
+        with self._turns.reading():
+            self._require()
+            self._links.check_base()
+            one = snapshot(self.plan, self._links, self._beside, self._cores_of(0), self.heads.of_task(0))
+            description = dataclasses.replace(one.description, head={})
+            owned = {f"{name}.{core}" for name, factors in self._factors().items() for core in factors.owned}
+            shared = {name: core for name, core in self.named_cores().items() if name not in owned}
+            names = tuple(dict.fromkeys(name.rpartition(".")[2] for name in shared))
+            path = file_path(folder, "Bank.save: folder", AdaptError)
+            written = BankFolder(path, description, names, self.heads.names, shared, new_identity())
+            written.write()
+            for at, task in enumerate(self.tasks):
+                cores = {name: core for name, core in self._cores_of(at).items() if name in owned}
+                written.write_task(task, cores, self.heads.of_task(at))
+            for task in set(written.names) - set(self.tasks):
+                written.remove_task(task)
 
     def delta(self, parameter_name: str) -> Tensor:
         """Return the dense increment of one parameter of the task in use, scale included.

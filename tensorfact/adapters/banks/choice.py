@@ -19,13 +19,23 @@ class TaskChoice:
     """
 
     def __init__(self, names: Sequence[str]) -> None:
-        self.names = list(names)
+        self.replace(names)
         self.at = 0
         """The position of the task of all samples."""
         self.rows: Tensor | None = None
         """In a mixed batch, the position of the task of each sample (samples,)."""
         self.version = self.seen = 0
         self._index = torch.zeros(1, dtype=torch.long, device="cpu")
+
+    def add(self, name: str) -> None:
+        """Add a task behind the others."""
+        self.names.append(name)
+        self._places[name] = len(self.names) - 1
+
+    def replace(self, names: Sequence[str]) -> None:
+        """Give the tasks other names, or take some away."""
+        self.names = list(names)
+        self._places = {name: at for at, name in enumerate(self.names)}
 
     def position(self, name: object, argument: str) -> int:
         """Return the position of a task.
@@ -37,7 +47,7 @@ class TaskChoice:
         Raises:
             AdaptError: There is no such task.
         """
-        if not isinstance(name, str) or name not in self.names:
+        if not isinstance(name, str) or name not in self._places:
             shown = ", ".join(map(repr, self.names[:8])) + (", ..." if len(self.names) > 8 else "")
             raise AdaptError(
                 f"{argument}: no such task",
@@ -45,7 +55,7 @@ class TaskChoice:
                 got=f"{quoted(name)}{nearest(str(name), self.names)}",
                 fix=f"bank.use({self.names[0]!r})" if argument == "use" else f"pass {self.names[0]!r}",
             )
-        return self.names.index(name)
+        return self._places[name]
 
     def use(self, at: int, rows: Tensor | None = None) -> None:
         """Choose one task for all samples, or with `rows` one for each.

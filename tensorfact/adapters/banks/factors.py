@@ -80,6 +80,17 @@ class TaskFactors(Factors):
         trained = {core.name for core in self.network.cores if core.trained}
         return [core for name, core in self.cores.items() if name in trained and name not in self.owned]
 
+    def fill(self, at: int, row: Mapping[str, Tensor]) -> None:
+        """Overwrite the cores of a task.
+
+        Args:
+            at: The position of the task.
+            row: Its owned cores by name.
+        """
+        with torch.no_grad():
+            for name, core in self._owned():
+                core[at].copy_(row[name])
+
     def extend(self, row: Mapping[str, Tensor]) -> None:
         """Add a task behind the others; its cores become new parameters together with theirs.
 

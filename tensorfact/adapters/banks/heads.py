@@ -105,6 +105,27 @@ class TaskHeads(nn.Module):
             self.values[_key(name)] = nn.Parameter(torch.stack(rows))
         self.counts.append(count)
 
+    def fill(self, at: int, head: Mapping[str, Tensor]) -> None:
+        """Overwrite the head of a task, which may have another number of classes.
+
+        Args:
+            at: The position of the task.
+            head: The parameters by name.
+        """
+        with torch.no_grad():
+            for name in self.names:
+                stacked, row = self.values[_key(name)], head[name]
+                if name in self.last:
+                    self.counts[at] = row.shape[0]
+                    if row.shape[0] > stacked.shape[1]:
+                        wider = _padded([*stacked, row.to(stacked)])[:-1]
+                        stacked = nn.Parameter(torch.stack(wider), requires_grad=stacked.requires_grad)
+                        self.values[_key(name)] = stacked
+                    stacked[at].zero_()
+                    stacked[at, : row.shape[0]].copy_(row)
+                else:
+                    stacked[at].copy_(row)
+
     def assign(self, heads: Sequence[Mapping[str, Tensor]]) -> None:
         """Overwrite the head of every task.
 

@@ -78,7 +78,7 @@ class Membership(Trainable):
             for name, factors in self._factors().items():
                 factors.extend(rows[name])
             self.heads.extend(head, classes, generator)
-            self._choice.names.append(task)
+            self._choice.add(task)
 
     def drop(self, task: str) -> None:
         """Remove a task that is not in use. The owned cores and heads of the others become new parameters.
@@ -100,9 +100,9 @@ class Membership(Trainable):
             for factors in self._factors().values():
                 factors.shrink(at)
             self.heads.shrink(at)
-            present = self._choice.names[self._choice.at]
-            del self._choice.names[at]
-            self._choice.use(self._choice.names.index(present) if present in self._choice.names else 0)
+            present, left = self._choice.names[self._choice.at], [name for name in self.tasks if name != task]
+            self._choice.replace(left)
+            self._choice.use(left.index(present) if present in left else 0)
 
     def rename(self, task: str, name: str) -> None:
         """Give a task another name.
@@ -119,7 +119,9 @@ class Membership(Trainable):
             at = self._choice.position(task, "rename")
             if name in self.tasks and name != task:
                 raise AdaptError(f"rename: the bank has a task {name!r}", fix="pass another name")
-            self._choice.names[at] = name
+            names = list(self.tasks)
+            names[at] = name
+            self._choice.replace(names)
 
     def train_only(self, task: str | None) -> None:
         """Train one task, and let all others compute bit for bit what they do; or with None all of them again.

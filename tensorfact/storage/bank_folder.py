@@ -1,0 +1,174 @@
+"""A bank on disk: one file of what its tasks share, and one file for each task."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import urllib.parse
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from ..common.checks import AnyPath, file_path
+from ..errors import CheckpointError, nearest
+from .description import FACTORS, HEAD, AdapterDescription
+from .files import read_header, write_tensors
+from .left_out import LeftOutCores
+from .writing import make_folder
+
+BANK, TASK = "bank", "task of a bank"
+FILE, TASKS, SUFFIX = "bank.safetensors", "tasks", ".safetensors"
+
+Cores = Mapping[str, Tensor]
+"""Cores by `TENSOR.CORE`, or parameters of a head by name."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class BankFolder:
+    """A folder with the shared cores of a bank in `bank.safetensors`, and each task in `tasks/NAME.safetensors`.
+
+    Names are read from the folder, and a task from its file, when they are asked for. Files are written atomically, so
+    that other processes may read meanwhile.
+
+    Args:
+        path: The folder.
+        description: The adapter of one task, without its head.
+        shared: Names of the shared cores.
+        head: Names of the head's parameters.
+        cores: The shared cores by `TENSOR.CORE`.
+        identity: What the files of the bank have in common.
+    """
+
+    path: Path
+    description: AdapterDescription
+    shared: tuple[str, ...]
+    head: tuple[str, ...]
+    cores: Cores
+    identity: str
+
+    def write(self) -> None:
+        """Write the file of what the tasks share, and create the folders.
+
+        Raises:
+            CheckpointError: They cannot be written.
+        """
+        make_folder(self.path / TASKS)
+        body = self.description.metadata(LeftOutCores.of({}))
+        own = {"kind": BANK, "shared": list(self.shared), "head": list(self.head), "identity": self.identity}
+        tensors = {f"{FACTORS}{name}": core for name, core in self.cores.items()}
+        write_tensors(self.path / FILE, tensors, {**body, **own})
+
+    @classmethod
+    def open(cls, folder: AnyPath) -> BankFolder:
+        """Read what the tasks of a bank share.
+
+        Args:
+            folder: The folder.
+
+        Raises:
+            CheckpointError: It holds no bank, or the file is damaged.
+        """
+        path = file_path(folder, "open_bank: folder", CheckpointError)
+        header = read_header(path / FILE)
+        if header.metadata.get("kind") != BANK:
+            raise CheckpointError(f"{header.path} is not the file of a bank", fix="pass a folder that bank.save wrote")
+        description, _ = AdapterDescription.parsed(header.path, header.metadata, {})
+        try:
+            shared, head = (tuple(map(str, header.metadata[key])) for key in ("shared", "head"))
+            identity = str(header.metadata["identity"])
+        except (LookupError, TypeError) as error:
+            raise CheckpointError(f"{header.path} is damaged: {error!r} is missing", fix="restore it") from error
+        expected = {name: shape for name, shape in description.shapes.items() if name.rpartition(".")[2] in shared}
+        if dict(header.shapes) != expected:
+            raise CheckpointError(
+                f"{header.path} is damaged: its tensors are not the shared cores", fix="restore it from a copy"
+            )
+        cores = {name.removeprefix(FACTORS): core for name, core in header.tensors().items()}
+        return cls(path, description, shared, head, cores, identity)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the tasks, sorted."""
+        with os.scandir(self.path / TASKS) as entries:
+            stems = [entry.name.removesuffix(SUFFIX) for entry in entries if entry.name.endswith(SUFFIX)]
+        return tuple(sorted(urllib.parse.unquote(stem) for stem in stems if not stem.startswith(".")))
+
+    def file(self, task: str) -> Path:
+        """Return the path of a task's file.
+
+        Args:
+            task: The name of the task.
+        """
+        return self.path / TASKS / f"{urllib.parse.quote(task, safe=' ')}{SUFFIX}"
+
+    def write_task(self, task: str, cores: Cores, head: Cores) -> None:
+        """Write a task; no other file is touched.
+
+        Args:
+            task: Its name.
+            cores: Its own cores.
+            head: The parameters of its head by name.
+
+        Raises:
+            CheckpointError: The file cannot be written.
+        """
+        tensors = {**{FACTORS + name: core for name, core in cores.items()}, **{HEAD + n: v for n, v in head.items()}}
+        write_tensors(self.file(task), tensors, {"kind": TASK, "task": task, "identity": self.identity})
+
+    def read_task(self, task: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return the own cores of a task, and its head.
+
+        Args:
+            task: Its name.
+
+        Raises:
+            CheckpointError: There is no such task, or its file is damaged or of another bank.
+        """
+        path = self.file(task)
+        if not path.is_file():
+            names = self.names
+            raise CheckpointError(
+                f"the bank {self.path} has no task {task!r}",
+                expected=f"one of {len(names)}" if len(names) > 8 else f"one of {list(names)}",
+                got=f"{task!r}{nearest(task, names)}",
+                fix="bank.tasks lists them",
+            )
+        header = read_header(path)
+        if header.metadata.get("kind") != TASK or header.metadata.get("identity") != self.identity:
+            raise CheckpointError(f"{path} is not a task of this bank", fix="bank.add(task, adapter) writes it anew")
+        expected = {name: shape for name, shape in self.description.shapes.items() if not self._is_shared(name)}
+        found = {name: shape for name, shape in header.shapes.items() if name.startswith(FACTORS)}
+        heads = {name.removeprefix(HEAD) for name in header.shapes if name.startswith(HEAD)}
+        if found != expected or heads != set(self.head):
+            raise CheckpointError(f"{path} is damaged: it has other tensors than a task of this bank", fix="restore it")
+        tensors = header.tensors()
+        return (
+            {name.removeprefix(FACTORS): tensors[name] for name in expected},
+            {name: tensors[HEAD + name] for name in self.head},
+        )
+
+    def remove_task(self, task: str) -> None:
+        """Delete a task.
+
+        Args:
+            task: Its name.
+
+        Raises:
+            CheckpointError: It cannot be deleted.
+        """
+        try:
+            self.file(task).unlink()
+        except OSError as error:
+            raise CheckpointError(
+                f"cannot delete the task {task!r}", got=str(error), fix="bank.tasks lists them"
+            ) from error
+
+    def _is_shared(self, name: str) -> bool:
+        return name.rpartition(".")[2] in self.shared
+
+
+def new_identity() -> str:
+    """Return an identity for the files of a new bank."""
+    return uuid.uuid4().hex

@@ -1,0 +1,164 @@
+"""Banks on disk: tasks are read when they are used, a few are in memory, and one that is damaged stops no other."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tensorfact import Bank, Tasks, adapt, load_adapter, open_bank, plan_for
+from tensorfact.adapters.banks.stored import StoredBank
+from tensorfact.errors import AdaptError, CheckpointError, FingerprintError
+from tensorfact.lab import nano
+from tests.adapters.banks.test_bank import drawn, images
+from tests.helpers import difference, infer, randomise, refused, untouched
+
+NAMES = ("flowers", "pets/../x", "cars", "a b")
+
+
+def saved(folder: Path, shared: tuple[str, ...] = ("U", "V")) -> tuple[Bank, dict[str, Tensor]]:
+    """Return a bank that was saved, and what each of its tasks computes."""
+    model = nano()
+    model.eval()
+    tasks = Tasks(NAMES, shared, [10, 3, 12, 10])
+    bank = drawn(adapt(model, plan_for(model), "tt:rank=4", tasks=tasks, seed=0))
+    bank.save(folder)
+    found = {}
+    for name in NAMES:
+        bank.use(name)
+        found[name] = infer(model, images())
+    return bank, found
+
+
+def opened(folder: Path, slots: int = 64) -> tuple[nn.Module, StoredBank]:
+    model = nano()
+    model.eval()
+    return model, open_bank(model, folder, slots=slots)
+
+
+@pytest.mark.parametrize("shared", [(), ("U", "V")], ids=str)
+@pytest.mark.parametrize("slots", [1, 2, 64])
+def test_every_task_computes_what_it_did(tmp_path: Path, slots: int, shared: tuple[str, ...]) -> None:
+    _, expected = saved(tmp_path / "bank", shared)
+    model, bank = opened(tmp_path / "bank", slots)
+    assert bank.tasks == tuple(sorted(NAMES))
+    assert bank.task is None
+    assert torch.equal(infer(model, images()), infer(nano(), images()))
+    for name in (*NAMES, *reversed(NAMES), "cars"):
+        bank.use(name)
+        assert torch.equal(infer(model, images()), expected[name])
+        assert bank.task == name
+    assert {name: bank.classes(name) for name in NAMES} == dict(zip(NAMES, [10, 3, 12, 10], strict=True))
+    if slots > 1:
+        with bank.batch(["flowers", "a b", "flowers", "a b"]):
+            mixed = infer(model, images())
+        for row, name in enumerate(("flowers", "a b", "flowers", "a b")):
+            assert difference(mixed[row, :10], expected[name][row]) < 1e-4
+        assert torch.equal(infer(model, images()), expected["cars"])
+    assert str(bank.task) == "cars"
+    assert not any(p.requires_grad for p in bank.parameters())
+
+
+def test_a_task_leaves_as_an_adapter_and_enters_as_one(tmp_path: Path) -> None:
+    bank, expected = saved(tmp_path / "bank")
+    model, stored = opened(tmp_path / "bank", 2)
+    other = nano()
+    load_adapter(other, stored.state("flowers"))
+    assert torch.equal(infer(other, images()), expected["flowers"])
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "bank" / "tasks").iterdir()}
+    stored.add("new", bank.state("a b"))
+    stored.use("new")
+    assert torch.equal(infer(model, images()), expected["a b"])
+    after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "bank" / "tasks").iterdir()}
+    assert {name: after[name] for name in before} == before
+    stored.add("new", bank.state("flowers"))
+    stored.use("new")
+    assert torch.equal(infer(model, images()), expected["flowers"])
+    with refused(AdaptError, "in use", "bank.use(None)"):
+        stored.drop("new")
+    stored.use(None)
+    stored.drop("new")
+    assert stored.tasks == tuple(sorted(NAMES))
+
+
+def test_a_damaged_task_is_named_and_the_others_go_on(tmp_path: Path) -> None:
+    _, expected = saved(tmp_path / "bank")
+    model, stored = opened(tmp_path / "bank", 1)
+    stored.use("flowers")
+    file = tmp_path / "bank" / "tasks" / "cars.safetensors"
+    file.write_bytes(file.read_bytes()[:-5] + b"wrong")
+    with refused(CheckpointError, "cars"):
+        stored.use("cars")
+    file.unlink()
+    with refused(CheckpointError, "has no task 'cars'"):
+        stored.use("cars")
+    stored.use("a b")
+    assert torch.equal(infer(model, images()), expected["a b"])
+    saved(tmp_path / "other")
+    (tmp_path / "other" / "tasks" / "flowers.safetensors").rename(tmp_path / "bank" / "tasks" / "strange.safetensors")
+    with refused(CheckpointError, "is not a task of this bank"):
+        stored.use("strange")
+
+
+def test_what_is_no_bank_is_refused(tmp_path: Path) -> None:
+    saved(tmp_path / "bank")
+    model, other = nano(), randomise(nano(), 1)
+    with untouched(model, other):
+        with refused(CheckpointError, "bank.safetensors"):
+            open_bank(model, tmp_path)
+        with refused(FingerprintError, fix=False):
+            open_bank(other, tmp_path / "bank")
+        with refused(AdaptError, "open_bank: slots"):
+            open_bank(model, tmp_path / "bank", slots=0)
+    stored = open_bank(model, tmp_path / "bank", slots=1)
+    with refused(AdaptError, "2 tasks for 1 slots", "slots=2"), stored.batch(["flowers", "cars"]):
+        pass
+    with refused(AdaptError, "names of tasks"), stored.batch(torch.tensor([0])):
+        pass
+    with refused(AdaptError, "a stored bank does not train"):
+        stored.train_only("cars")
+    with refused(AdaptError, "a stored bank keeps its names"):
+        stored.rename("cars", "x")
+    with refused(AdaptError, "a stored bank is on disk already"):
+        stored.save(tmp_path)
+    with refused(AdaptError, "takes adapters"):
+        stored.add("new")
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_while_it_adds_leaves_every_task(tmp_path: Path) -> None:
+    bank, expected = saved(tmp_path / "bank")
+    bank.state("flowers").save(tmp_path / "one.safetensors")
+    code = textwrap.dedent(
+        f"""
+        from tensorfact import open_bank, AdapterState
+        from tensorfact.lab import nano
+        bank = open_bank(nano(), {str(tmp_path / "bank")!r})
+        state = AdapterState.load({str(tmp_path / "one.safetensors")!r})
+        print("ready", flush=True)
+        for number in range(100_000):
+            bank.add(f"task {{number}}", state)
+        """
+    )
+    for _ in range(10):
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.3)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        model, stored = opened(tmp_path / "bank")
+        for name in NAMES:
+            stored.use(name)
+            assert torch.equal(infer(model, images()), expected[name])
+        for name in stored.tasks:
+            stored.use(name)
