@@ -228,7 +228,6 @@ UNMIRRORED = {
             "membership",
             "mixing",
             "products",
-            "rows",
         )
     },
     "adapters.groups": "tests/adapters/test_adapter.py: learning rates of parameter groups",
@@ -239,6 +238,7 @@ UNMIRRORED = {
     "adapters.slots": "tests/adapters/test_layers.py: adapted parameters of every kind of module",
     "integrations.resuming": "tests/integrations/test_transformers.py: what a run resumes from, and what is refused",
     "storage.left_out": "tests/storage/test_state.py: what a file leaves out, and rebuilds",
+    "storage.bank_rows": "tests/adapters/banks/test_joining.py: which adapters are tasks of one bank",
     "storage.bank_folder": "tests/adapters/banks/test_stored.py: banks on disk, right and damaged",
     "algebra.joining": "tests/adapters/banks/test_joining.py: adapters with cores in common, and the error of each",
     "algebra.changes": "tests/algebra/test_conversion.py: every change that is reported there is one of these",

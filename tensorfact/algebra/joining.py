@@ -9,10 +9,13 @@ from collections.abc import Collection, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ..errors import AdaptError
+from ..common.checks import AnyPath, file_path
+from ..errors import AdaptError, naming
 from ..formats import Format
 from ..network import Mode, Network
 from ..storage import AdapterState
+from ..storage.bank_folder import BankFolder, new_identity, require_one_base
+from ..storage.bank_rows import flat, rows_of
 from .allocation import even_split
 from .recompression import recompress
 from .term import Term, terms_of
@@ -71,6 +74,55 @@ def join(
     if budget is not None:
         formats = even_split({n: f.explicit(modes[n]) for n, f in formats.items()}, modes, budget)
     return {name: _joined(states, name, modes[name], formats[name], tolerance) for name in names}
+
+
+def write_bank(
+    folder: AnyPath,
+    states: Mapping[str, AdapterState],
+    shared: Collection[str] = (),
+    *,
+    tolerance: float | None = None,
+    budget: int | None = None,
+) -> dict[str, dict[str, float]]:
+    """Write adapters as a bank to a folder, exactly or with cores in common, without a model.
+
+    Args:
+        folder: The folder, which `open_bank` opens.
+        states: The adapters by the names of the tasks.
+        shared: As in `join`; none for an exact bank.
+        tolerance: As in `join`.
+        budget: As in `join`.
+
+    Returns:
+        The relative error of every task, by tensor.
+
+    Raises:
+        AdaptError: The adapters have different plans, formats or heads, or these cores cannot be shared.
+        FingerprintError: They were made for different base models.
+        RankError: As in `join`.
+        CheckpointError: A file cannot be written.
+    """
+    path, several = file_path(folder, "write_bank: folder", AdaptError), list(states.values())
+    first = several[0].description
+    require_one_base([state.description for state in several], [f"task {name!r}" for name in states])
+    joins = bool(shared) or tolerance is not None or budget is not None
+    joined = join(several, shared, tolerance=tolerance, budget=budget) if joins else {}
+    formats = {name: each.format for name, each in joined.items()} or dict(first.formats)
+    scales = dict.fromkeys(formats, 1.0) if joins else dict(first.scales)
+    description = dataclasses.replace(first, formats=formats, scales=scales, head={}, seed=None)
+    rows = {}
+    for task, state in states.items():
+        with naming(f"task {task!r}"):
+            rows[task] = rows_of(state, description, {}, tuple(first.head), cores=not joins)
+    common = {f"{n}.{c}": value.float() for n, each in joined.items() for c, value in each.cores.items() if c in shared}
+    made = BankFolder(path, description, tuple(shared), tuple(first.head), common, new_identity())
+    made.write()
+    for at, (task, (row, head)) in enumerate(rows.items()):
+        own = {
+            f"{n}.{c}": v[at].float() for n, each in joined.items() for c, v in each.cores.items() if c not in shared
+        }
+        made.write_task(task, own if joins else flat(row), head)
+    return {name: dict(zip(states, each.errors, strict=True)) for name, each in joined.items()}
 
 
 def _joined(

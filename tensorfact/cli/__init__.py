@@ -9,11 +9,11 @@ import typer
 
 from ..errors import DataError, TensorfactError
 
-from . import comparing, training, models, sweeps, adapters, files  # isort: skip  # the order of the commands in the help
+from . import comparing, training, models, sweeps, adapters, banks, files  # isort: skip  # the order of the commands in the help
 from .console import app, say
 from .wording import in_options
 
-__all__ = ["adapters", "app", "comparing", "files", "main", "models", "sweeps", "training"]
+__all__ = ["adapters", "app", "banks", "comparing", "files", "main", "models", "sweeps", "training"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

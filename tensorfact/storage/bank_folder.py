@@ -6,16 +6,18 @@ import dataclasses
 import os
 import urllib.parse
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
 
 from ..common.checks import AnyPath, file_path
-from ..errors import CheckpointError, nearest
+from ..errors import CheckpointError, FingerprintError, nearest
+from .bank_rows import flat, named_rows, rows_of
 from .description import FACTORS, HEAD, AdapterDescription
 from .files import read_header, write_tensors
 from .left_out import LeftOutCores
+from .state import AdapterState
 from .writing import make_folder
 
 BANK, TASK = "bank", "task of a bank"
@@ -149,6 +151,35 @@ class BankFolder:
             {name: tensors[HEAD + name] for name in self.head},
         )
 
+    def add(self, task: str, state: AdapterState) -> None:
+        """Write an adapter as a task.
+
+        Args:
+            task: Its name.
+            state: The adapter.
+
+        Raises:
+            AdaptError: It has another plan or head, other formats or shared cores.
+            FingerprintError: It was made for another base model.
+            CheckpointError: The file cannot be written.
+        """
+        require_one_base([self.description, state.description], ["the bank", f"task {task!r}"])
+        rows, head = rows_of(state, self.description, self.cores, self.head)
+        self.write_task(task, flat(rows), head)
+
+    def state(self, task: str) -> AdapterState:
+        """Return a task as an adapter of its own.
+
+        Args:
+            task: Its name.
+
+        Raises:
+            CheckpointError: There is no such task, or its file is damaged.
+        """
+        cores, head = self.read_task(task)
+        rows = named_rows({**self.cores, **cores})
+        return AdapterState(self.description, {}).replaced(self.description.formats, rows, head)
+
     def remove_task(self, task: str) -> None:
         """Delete a task.
 
@@ -167,6 +198,25 @@ class BankFolder:
 
     def _is_shared(self, name: str) -> bool:
         return name.rpartition(".")[2] in self.shared
+
+
+def require_one_base(descriptions: Sequence[AdapterDescription], names: Sequence[str]) -> None:
+    """Check that adapters were made for one base model.
+
+    Args:
+        descriptions: The adapters.
+        names: What to call them in the message.
+
+    Raises:
+        FingerprintError: One was made for another.
+    """
+    first = descriptions[0].fingerprint
+    for description, name in zip(descriptions[1:], names[1:], strict=True):
+        if differing := first.difference(description.fingerprint):
+            raise FingerprintError(
+                f"{name} was made for another base model than {names[0]}: {differing} differ",
+                fix="join adapters of one base model",
+            )
 
 
 def new_identity() -> str:

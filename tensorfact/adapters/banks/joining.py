@@ -16,12 +16,12 @@ from ...formats import format_label
 from ...model.parameters import refuse_adapted
 from ...network import Dropout
 from ...storage import AdapterState
+from ...storage.bank_rows import rows_of
 from ...storage.state import AdapterSource, state_of
 from ..build import Parts, fitted
 from ..options import AdaptOptions
 from ..turns import one_at_a_time
 from .bank import Bank
-from .rows import rows_of
 from .tasks import Tasks
 
 
@@ -136,7 +136,7 @@ def _made(
     rows, heads = [], []
     for task, state in states.items():
         with naming(f"task {task!r}"):
-            row, own = rows_of(state, description.plan, found._links, found._factors(), head, cores=joined is None)
+            row, own = rows_of(state, found, {}, head, cores=joined is None)
         rows.append(row)
         heads.append(own)
     with torch.no_grad():

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from ...errors import AdaptError
+from ...storage.bank_rows import Rows, rows_of
 from ...storage.state import AdapterSource, state_of
 from ..options import fresh_seed
 from ..trainable import Trainable
 from .choice import TaskChoice
 from .factors import TaskFactors
 from .heads import TaskHeads
-from .rows import rows_of
 from .tasks import Tasks
 
 
@@ -74,7 +74,7 @@ class Membership(Trainable):
                 rows = {name: factors.fresh_row(generator) for name, factors in self._factors().items()}
                 head = None
             else:
-                rows, head = rows_of(state_of(state), self.plan, self._links, self._factors(), self.heads.names)
+                rows, head = self._rows_of(state)
             for name, factors in self._factors().items():
                 factors.extend(rows[name])
             self.heads.extend(head, classes, generator)
@@ -165,6 +165,16 @@ class Membership(Trainable):
                 f"{call}: the task {self._choice.names[self.heads.alone.at]!r} trains alone",
                 fix="bank.train_only(None) first",
             )
+
+    def _rows_of(self, source: AdapterSource) -> tuple[Rows, dict[str, Tensor]]:
+        """Return the own cores and the head of an adapter that fits the bank."""
+        shared = {
+            f"{name}.{core}": value
+            for name, factors in self._factors().items()
+            for core, value in factors.named_cores().items()
+            if core not in factors.owned
+        }
+        return rows_of(state_of(source), self, shared, self.heads.names)
 
     def _factors(self) -> dict[str, TaskFactors]:
         return {name: cast("TaskFactors", factors) for name, factors in self._links.factors.items()}

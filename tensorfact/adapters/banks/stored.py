@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,13 +16,13 @@ from ...model.parameters import refuse_adapted
 from ...network import Dropout
 from ...storage import AdapterState
 from ...storage.bank_folder import BankFolder
+from ...storage.bank_rows import named_rows
 from ...storage.state import AdapterSource, state_of
 from ..build import Parts, fitted
 from ..options import AdaptOptions
 from ..turns import one_at_a_time
 from .bank import Bank
 from .choice import TaskChoice
-from .rows import rows_of
 from .tasks import Tasks
 
 
@@ -130,10 +130,8 @@ class StoredBank(Bank):
         [task] = Tasks([task]).names
         if state is None or classes is not None or seed is not None:
             raise AdaptError("add: a stored bank takes adapters", fix=f"bank.add({task!r}, 'adapter.safetensors')")
-        rows, head = rows_of(state_of(state), self.plan, self._links, self._factors(), self.heads.names)
         with self._turns.changing("add()"):
-            cores = {f"{name}.{core}": value for name, row in rows.items() for core, value in row.items()}
-            self._folder.write_task(task, cores, head)
+            self._folder.add(task, state_of(state))
             self._memory.forget(task)
 
     def drop(self, task: str) -> None:
@@ -198,9 +196,7 @@ class StoredBank(Bank):
         Raises:
             CheckpointError: There is no such task, or its file is damaged.
         """
-        cores, head = self._folder.read_task(task)
-        description, rows = self._folder.description, named_rows({**self._folder.cores, **cores})
-        return AdapterState(description, {}).replaced(description.formats, rows, head)
+        return self._folder.state(task)
 
     def save(self, folder: AnyPath) -> None:
         """Not needed: every task is in its file."""
@@ -269,16 +265,3 @@ def open_bank(model: nn.Module, folder: AnyPath, *, slots: int = 64, check_base:
             description.check_base(base, found.resolved.parameters, str(folder))
         found.attach()
     return found
-
-
-def named_rows(cores: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """Return cores by the name of the tensor and of the core.
-
-    Args:
-        cores: Cores by `TENSOR.CORE`.
-    """
-    rows: dict[str, dict[str, Tensor]] = {}
-    for name, value in cores.items():
-        tensor, _, core = name.rpartition(".")
-        rows.setdefault(tensor, {})[core] = value
-    return rows

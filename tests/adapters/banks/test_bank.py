@@ -350,7 +350,7 @@ def test_an_adapter_becomes_a_task_and_a_task_an_adapter() -> None:
     bank.use("again")
     assert torch.equal(infer(model, images()), expected)
     wrong = adapt(nano(), format="tt:rank=5")
-    with refused(AdaptError, "another formats than the bank", "TensorTrain(rank=5"):
+    with refused(AdaptError, "differs from the bank in its formats", "TensorTrain(rank=5"):
         bank.add("wrong", wrong)
     assert "wrong" not in bank.tasks
     shared = small(Tasks(NAMES, ["U"]))[1]

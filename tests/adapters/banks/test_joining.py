@@ -84,7 +84,7 @@ def test_what_cannot_be_joined_is_refused_and_leaves_the_model() -> None:
             bank(model, {})
         with refused(AdaptError, "shared=['U', 'V']", "those without the mode '(layer role)'"):
             bank(model, {"one": first, "two": second}, shared=["U"], tolerance=0.1)
-        with refused(AdaptError, "task 'two'", "another formats"):
+        with refused(AdaptError, "task 'two'", "in its formats"):
             bank(model, {"one": first, "two": trained(2, "tt:rank=4")[0]})
         with refused(CheckpointError, "task 'one'"):
             bank(model, {"one": "missing.safetensors"})
