@@ -121,7 +121,10 @@ class AdapterDescription:
             scales = {name: _finite(value) for name, value in _split(body["scales"], names).items()}
             modes = {name: _modes(value) for name, value in _split(body["modes"], names).items()}
             dropout = Dropout.of(body["dropout"]).plain
-            extents = {name: _extents(value) for name, value in _split(body["extents"], names).items()}
+            extents = {
+                name: {mode.name: mode.size for mode in modes[name]} | _extents(value)
+                for name, value in _split(body["extents"], names).items()
+            }
             seed = None if body["seed"] is None else torch.Generator().manual_seed(int(body["seed"])).initial_seed()
             fingerprint, subtracts = read_fingerprint(body["fingerprint"]), bool(body["subtracts_start"])
             left_out = LeftOutCores(frozenset(map(str, body["drawn"]["names"])), str(body["drawn"]["digest"]))
@@ -179,11 +182,16 @@ class AdapterDescription:
             "dropout": self.dropout,
             "fingerprint": self.fingerprint.plain(),
             "modes": _merged(modes),
-            "extents": _merged(self.extents),
+            "extents": _merged({name: self._shorter(name, own) for name, own in self.extents.items()}),
             "seed": self.seed,
             "subtracts_start": self.subtracts_start,
             "drawn": {"names": sorted(left_out.names), "digest": left_out.digest},
         }
+
+    def _shorter(self, tensor: str, extents: Mapping[str, int]) -> dict[str, int]:
+        """Return the numbers of coordinates in one slice that are not those of the whole modes."""
+        sizes = {mode.name: mode.size for mode in self.modes[tensor]}
+        return {name: count for name, count in extents.items() if count != sizes.get(name)}
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:

@@ -19,6 +19,7 @@ from tensorfact import (
     Adapter,
     AdapterState,
     Alpha,
+    Bank,
     Rule,
     TensorizationPlan,
     TensorTrain,
@@ -32,11 +33,12 @@ from tests.fuzz.case import Case
 from tests.helpers import ids
 from tests.storage.saved import PLAN
 
-OMITTED = {"Adapter", "Format", "register_format"}
-"""Names that are not called: `Adapter` is made by `adapt`, `Format` is abstract, registering changes the process."""
+OMITTED = {"Adapter", "Bank", "Format", "register_format"}
+"""Names that are not called: `adapt` makes adapters and banks, `Format` is abstract, a registration stays."""
 
 METHODS: dict[type, tuple[str, ...]] = {
     Adapter: ("delta", "check", "explain", "save", "convert", "round", "parameter_groups"),
+    Bank: ("add", "classes", "delta", "drop", "map", "merge", "rename", "save", "state", "train_only", "use"),
     AdapterState: ("cores", "save", "check", "load"),
     TensorizationPlan: ("resolve", "split", "only", "swapped", "joined", "arranged", "from_json"),
     Rule: ("match",),
@@ -141,6 +143,7 @@ def _same(function: Callable[..., Any], given: dict[str, Any]) -> Callable[..., 
 def _bound(cls: type, name: str, given: dict[str, Any]) -> Callable[..., Any]:
     owners: Mapping[type, Callable[[], Any]] = {
         Adapter: lambda: adapt(given["model"], PLAN, TensorTrain(2), check=False, seed=0),
+        Bank: lambda: adapt(given["model"], PLAN, TensorTrain(2), check=False, seed=0, tasks=["one", "two"]),
         AdapterState: lambda: AdapterState.load(given["path"]),
         TensorizationPlan: lambda: PLAN,
         Rule: lambda: PLAN.groups[0].rules[0],

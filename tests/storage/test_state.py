@@ -237,7 +237,10 @@ def test_a_file_of_version_0_1_loads_bit_for_bit(tmp_path: Path) -> None:
     adapter.save(tmp_path / "again.safetensors")
     again, before = read_header(tmp_path / "again.safetensors").metadata, read_header(fixture).metadata
     assert again.pop("fingerprint") != before.pop("fingerprint")  # the kind of later versions
+    assert before.pop("extents") == {"all": {"(layer role)": 1, "in": 96, "out": 96}}
+    assert again.pop("extents") == {"all": {"(layer role)": 1}}  # later versions leave out the sizes of whole modes
     assert again == before
+    assert AdapterDescription.read(tmp_path / "again.safetensors").extents == adapter.state.description.extents
     again_loaded = load_file(tmp_path / "again.safetensors")
     assert all(torch.equal(again_loaded[name], stored[name]) for name in stored)
 

@@ -1,0 +1,189 @@
+"""Measure banks of tasks: throughput of mixed batches beside peft, files, opening and switching.
+
+python -m benchmarks.banks               # all tables
+python -m benchmarks.banks --tasks 100   # fewer tasks on disk
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from tensorfact import Tasks, adapt, open_bank, plan_for
+from tensorfact.adapters.banks.bank import Bank
+from tensorfact.common.table import Table
+
+BATCH, RANK = 32, 8
+ROUNDS = 9
+
+
+def vit(name: str) -> nn.Module:
+    """Return a ViT with random weights, in evaluation mode."""
+    torch.manual_seed(0)
+    model: nn.Module = timm.create_model(name, num_classes=10)
+    return model.eval()
+
+
+def filled(bank: Bank) -> Bank:
+    """Give the cores of all tasks values."""
+    with torch.no_grad():
+        for parameter in bank.parameters():
+            parameter.add_(torch.randn_like(parameter) / 50)
+    return bank
+
+
+def seconds(call: Callable[[], object]) -> float:
+    """Return the time of a call."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def throughputs(base: Callable[[], object], calls: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """Return the throughput of calls as a fraction of that of the base model: medians of interleaved rounds."""
+    found: dict[str, list[float]] = {name: [] for name in calls}
+    for call in (base, *calls.values()):
+        call()
+    before = seconds(base)
+    for _ in range(ROUNDS):
+        for name, call in calls.items():
+            own = seconds(call)
+            after = seconds(base)
+            found[name].append((before + after) / 2 / own)
+            before = after
+    return {name: statistics.median(values) for name, values in found.items()}
+
+
+def of_peft(names: list[str]) -> nn.Module:
+    """Return a ViT with a LoRA of peft for each task, on the same layers."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=RANK, target_modules=["qkv", "proj", "fc1", "fc2"], init_lora_weights=False)
+    model: Any = get_peft_model(vit("vit_small_patch16_224"), config, adapter_name=names[0])
+    for name in names[1:]:
+        model.add_adapter(name, config)
+    model.eval()
+    return model  # type: ignore[no-any-return]  # of peft
+
+
+def mixed_batches() -> Table:
+    """Return the throughput of batches of one task, and of a task for each sample."""
+    names, x = [f"t{at}" for at in range(BATCH)], torch.randn(BATCH, 3, 224, 224)
+    base, model = vit("vit_small_patch16_224"), vit("vit_small_patch16_224")
+    bank = filled(adapt(model, plan_for(model), f"tt:rank={RANK}", tasks=Tasks(names, ["U", "V"]), check=False))
+    lora = of_peft(names)
+
+    def mixed() -> None:
+        with bank.batch(names):
+            model(x)
+
+    def one() -> None:
+        bank.use("t3")
+        model(x)
+
+    with torch.inference_mode():
+        found = throughputs(
+            lambda: base(x),
+            {
+                "bank, 32 tasks": mixed,
+                "bank, 1 task": one,
+                "peft, 32 tasks": lambda: lora(x, adapter_names=names),
+                "peft, 1 task": lambda: lora(x, adapter_names=["t3"] * BATCH),
+            },
+        )
+    return Table(("ViT-S/16, 32 images", "throughput"), tuple((n, f"{v:.2f}") for n, v in found.items()))
+
+
+def stored(folder: Path, count: int) -> None:
+    """Write a bank of many tasks on ViT-B: one is drawn, and its file copied by adding it under other names."""
+    model = vit("vit_base_patch16_224")
+    bank = filled(
+        adapt(model, plan_for(model), f"tt:rank={RANK}", tasks=Tasks(["t0"], ["U", "V"]), train_head=False, check=False)
+    )
+    bank.save(folder)
+    state = bank.state("t0")
+    bank.remove()
+    found = open_bank(model, folder)
+    for at in range(1, count):
+        found.add(f"t{at}", state)
+
+
+def serving(folder: Path, slots: int) -> tuple[float, float, float, float, int]:
+    """Return the times to open a bank, to add a task, and to switch to the first and the last one, and peak memory."""
+    model = vit("vit_base_patch16_224")
+    opening = seconds(lambda: open_bank(model, folder, slots=slots))
+    bank: Any = model.tensorfact
+    state = bank.state("t0")
+    adding = statistics.median(seconds(lambda: bank.add("t0", state)) for _ in range(9))
+    names = bank.tasks
+    for name in names[: slots - 2]:
+        bank.use(name)
+    bank.use(names[-1])
+    bank.use(names[0])
+
+    def switched(name: str, other: str) -> float:
+        return statistics.median(_switch(bank, name, other) for _ in range(50))
+
+    first, last = switched(names[0], names[-1]), switched(names[-1], names[0])
+    return opening, adding, first, last, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _switch(bank: Any, name: str, other: str) -> float:
+    bank.use(other)
+    return seconds(lambda: bank.use(name))
+
+
+def disk(counts: list[int], slots: int = 64) -> Table:
+    """Return what banks of some numbers of tasks take, each in a process of its own."""
+    rows = []
+    for count in counts:
+        with tempfile.TemporaryDirectory() as folder:
+            stored(Path(folder), count)
+            size = (Path(folder) / "tasks" / "t0.safetensors").stat().st_size
+            words = [sys.executable, "-m", "benchmarks.banks", "--serve", folder, "--slots", str(slots)]
+            opening, adding, first, last, peak = subprocess.check_output(words, text=True).split()
+        rows.append(
+            (
+                f"{count:,}",
+                f"{size:,}",
+                f"{float(opening):.3f}",
+                f"{1000 * float(adding):.1f}",
+                f"{1e6 * float(first):.0f}",
+                f"{1e6 * float(last):.0f}",
+                f"{int(peak) / 1024:.0f}",
+            )
+        )
+    headers = ("tasks", "bytes a task", "open, s", "add, ms", "use first, us", "use last, us", "peak memory, MiB")
+    return Table(headers, tuple(rows))
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.banks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--tasks", type=int, default=1000, help="the most tasks on disk")
+    parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--slots", type=int, default=64, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        print(*serving(options.serve, options.slots))
+        return
+    print(mixed_batches())
+    print(disk([count for count in (10, 100, 1000) if count <= options.tasks]))
+
+
+if __name__ == "__main__":
+    main()
