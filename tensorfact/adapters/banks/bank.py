@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ...common.checks import AnyPath, file_path
+from ...common.checks import AnyPath, file_path, quoted
 from ...errors import AdaptError
 from ...formats import Format
 from ...model.example import ExampleInput, as_example
@@ -204,19 +204,27 @@ class Bank(Membership):
         """
         return self.heads.counts[self._choice.position(task, "classes")]
 
-    def _rows(self, tasks: Sequence[str] | Tensor) -> Tensor:
+    def _rows(self, tasks: object) -> Tensor:
+        if isinstance(tasks, str):
+            tasks = [tasks]
+        elif isinstance(tasks, Sequence) or (isinstance(tasks, Iterable) and not isinstance(tasks, Tensor)):
+            tasks = list(tasks)
+        if isinstance(tasks, list):
+            tasks = torch.tensor([self._choice.position(name, "batch") for name in tasks], dtype=torch.long)
         if not isinstance(tasks, Tensor):
-            names = [tasks] if isinstance(tasks, str) else list(tasks)
-            tasks = torch.tensor([self._choice.position(name, "batch") for name in names], dtype=torch.long)
+            raise self._no_tasks(quoted(tasks))
         whole = tasks.dim() == 1 and len(tasks) > 0 and tasks.dtype in _WHOLE
         if not whole or int(tasks.min()) < 0 or int(tasks.max()) >= len(self.tasks):
-            raise AdaptError(
-                "batch: tasks",
-                expected=f"names, or a tensor (samples,) of ints from 0 to {len(self.tasks) - 1}",
-                got=f"{tasks.dtype} {tuple(tasks.shape)}",
-                fix=f"bank.batch([{self.tasks[0]!r}, ...]), one name for each sample",
-            )
+            raise self._no_tasks(f"{tasks.dtype} {tuple(tasks.shape)}")
         return tasks.long()
+
+    def _no_tasks(self, got: str) -> AdaptError:
+        return AdaptError(
+            "batch: tasks",
+            expected=f"names, or a tensor (samples,) of ints from 0 to {len(self.tasks) - 1}",
+            got=got,
+            fix=f"bank.batch([{self.tasks[0]!r}, ...]), one name for each sample",
+        )
 
     # ---------------------------------------------------------------------------------------------------------- values
 
@@ -334,7 +342,7 @@ class Bank(Membership):
         if self._labelled and model is self.model:
             options = dict(options)
             *inputs, tasks = (*arguments, options.pop("tasks")) if "tasks" in options else arguments
-            self._choice.use(self._choice.at, self._rows(cast("Tensor", tasks)))
+            self._choice.use(self._choice.at, self._rows(tasks))
             arguments = tuple(inputs)
         self._choice.begin()
         if self._choice.rows is not None and model is self.model:

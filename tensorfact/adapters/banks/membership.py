@@ -7,6 +7,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from ...common.checks import whole_number
 from ...errors import AdaptError
 from ...storage.bank_rows import Rows, rows_of
 from ...storage.state import AdapterSource, state_of
@@ -65,19 +66,21 @@ class Membership(Trainable):
             (('flowers', 'pets', 'cars'), 4)
         """
         [task] = Tasks([task]).names
+        classes = None if classes is None else whole_number(classes, "add: classes", AdaptError, least=1)
+        seed = fresh_seed() if seed is None else whole_number(seed, "add: seed", AdaptError, least=0)
         with self._turns.changing("add()"):
             self._require_all("add")
             if task in self.tasks:
                 raise AdaptError(f"add: the bank has a task {task!r}", fix=f"bank.drop({task!r}), or another name")
-            generator = torch.Generator().manual_seed(fresh_seed() if seed is None else seed)
+            generator = torch.Generator().manual_seed(seed)
             if state is None:
                 rows = {name: factors.fresh_row(generator) for name, factors in self._factors().items()}
                 head = None
             else:
                 rows, head = self._rows_of(state)
+            self.heads.extend(head, classes, generator)  # refuses what it cannot hold
             for name, factors in self._factors().items():
                 factors.extend(rows[name])
-            self.heads.extend(head, classes, generator)
             self._choice.add(task)
 
     def drop(self, task: str) -> None:

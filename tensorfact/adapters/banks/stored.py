@@ -202,12 +202,12 @@ class StoredBank(Bank):
         """Not needed: every task is in its file."""
         raise AdaptError("save: a stored bank is on disk already", fix=f"copy the folder {self._folder.path}")
 
-    def _rows(self, tasks: Sequence[str] | Tensor) -> Tensor:
+    def _rows(self, tasks: object) -> Tensor:
         if isinstance(tasks, Tensor):
             raise AdaptError(
                 "batch: tasks", expected="names of tasks", got="a tensor", fix=f"bank.batch({list(self.tasks[:2])})"
             )
-        names = [tasks] if isinstance(tasks, str) else list(tasks)
+        names = list(tasks) if isinstance(tasks, Sequence) and not isinstance(tasks, str) else []
         if len(set(names)) > len(self._choice.names):
             raise AdaptError(
                 f"batch: {len(set(names))} tasks for {len(self._choice.names)} slots",
