@@ -44,6 +44,7 @@ examples: $(READY)
 	$(BIN)/python examples/train_distributed.py --cpu --epochs 1
 	$(BIN)/python examples/train_accelerate.py --state runs/examples/state
 	$(BIN)/python examples/train_timm.py --epochs 1
+	$(BIN)/python examples/serve_many_tasks.py --load --port 8765
 	$(BIN)/python examples/extract_digits.py --quick --epochs 1 --out runs/examples/quick.png
 
 # the example of a format in a separate package: install it, run its tests, uninstall it
