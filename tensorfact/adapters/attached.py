@@ -36,6 +36,9 @@ class Attached(nn.Module):
         recompute: Whether outputs of cheap modules are recomputed in the backward pass.
     """
 
+    _trains = True
+    """Whether anything may train, so that the base model's values have to be known."""
+
     def __init__(
         self,
         model: nn.Module,
@@ -166,7 +169,8 @@ class Attached(nn.Module):
         """Attach the adapter to its model; used by `adapt`. On an error the model is left unchanged."""
         try:
             self._attached = True
-            self._beside.start(self._slots)
+            if self._trains:
+                self._beside.start(self._slots)
             self._place.take(self, self.head, self._links.passes, self._turns)
             self._links.attach()
             self.train(self.model.training)

@@ -220,8 +220,8 @@ class Beside:
         return {name: tensor for name, tensor in tensors.items() if self._differs(name, tensor, sums.get(name))}
 
     def _differs(self, name: str, tensor: Tensor, found: tuple[torch.dtype, int] | None) -> bool:
-        if name not in self._owners:  # it was added after adapt()
-            return True
+        if name not in self._owners:  # it was added after adapt(), unless nothing was recorded, as nothing trains
+            return bool(self._owners)
         known, kept = self._sums.get(name), self._kept.get(name)
         if found is not None and known is not None and found[0] == known[0]:
             return found != known

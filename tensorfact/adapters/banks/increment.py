@@ -18,6 +18,9 @@ from ..increments.planned import token_class
 from .factors import TaskFactors
 from .products import SAMPLE, MixedProduct
 
+_NOMINAL_SAMPLES = 32
+"""Number of samples for which compiled models are planned."""
+
 
 class TaskIncrement(Increment):
     """The increment of one parameter for the present task, or for the tasks of a mixed batch.
@@ -33,6 +36,8 @@ class TaskIncrement(Increment):
         super().__init__(*arguments, **options)
         self._factors = cast("TaskFactors", self.factors)
         self._plans: dict[tuple[int, int], MixedProduct] = {}
+        if len(self.view.rule.dims) == 2:  # a compiler traces no planning
+            self._planned(_NOMINAL_SAMPLES, NOMINAL_TOKENS)
 
     def linear(self, product: Product, x: Tensor, weight: Tensor, bias: Tensor | None, scale: float) -> Tensor:
         """Compute a linear layer with the increment added, as `Increment.linear` does."""
@@ -77,9 +82,10 @@ class TaskIncrement(Increment):
         z = x.reshape(samples, -1, *(sizes[axis] for axis in view.inputs))
         for dim, axis in enumerate(view.inputs, 2):
             z = take(z, dim, as_index(kept[axis])) if len(kept[axis]) < sizes[axis] else z
-        tokens = NOMINAL_TOKENS if torch.compiler.is_compiling() else token_class(z.shape[1])
         parts = [part.to(x.dtype) for part in self._parts_of_samples()]
-        planned = self._planned(samples, tokens)
+        compiling = torch.compiler.is_compiling()
+        sizes_of_batch = (_NOMINAL_SAMPLES, NOMINAL_TOKENS) if compiling else (samples, token_class(z.shape[1]))
+        planned = self._planned(*sizes_of_batch)
         if y.dtype == x.dtype and all(len(kept[axis]) == sizes[axis] for axis in view.outputs):
             return planned.added(y, [z, *parts], scale)
         z = planned.contraction([z, *parts])

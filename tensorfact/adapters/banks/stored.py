@@ -88,16 +88,20 @@ class StoredBank(Bank):
         model: The base model.
         folder: The folder.
         slots: How many tasks are in memory.
+        check_base: Whether the base weights are compared with those of the bank before a task is first used, which
+            reads all of them.
     """
 
-    def __init__(self, model: nn.Module, folder: BankFolder, slots: int) -> None:
+    _trains = False
+
+    def __init__(self, model: nn.Module, folder: BankFolder, slots: int, *, check_base: bool) -> None:
         description = folder.description
         resolved, formats, scales = fitted(model, description.plan, description.formats, description.scales)
         options = AdaptOptions(Dropout.of(description.dropout), seed=0, check=False, function="open_bank")
         choice = SlotChoice(slots, self._fill)
         parts = Parts(model, description.plan, resolved, formats, scales, folder.head, options)
         super().__init__(*parts, Tasks(choice.names, folder.shared), choice)
-        self._folder, self._memory = folder, choice
+        self._folder, self._memory, self._checks = folder, choice, check_base
         with torch.no_grad():
             for name, factors in self._factors().items():
                 for core, value in factors.named_cores().items():
@@ -218,6 +222,10 @@ class StoredBank(Bank):
         return super()._rows(names)
 
     def _fill(self, task: str, at: int) -> None:
+        if self._checks:
+            base = self._beside.base(self.heads.names)
+            self._folder.description.check_base(base, self.resolved.parameters, f"the bank {self._folder.path}")
+            self._checks = False
         cores, head = self._folder.read_task(task)
         with naming(f"task {task!r}"):
             rows = named_rows(cores)
@@ -233,14 +241,13 @@ def open_bank(model: nn.Module, folder: AnyPath, *, slots: int = 64, check_base:
         model: The base model.
         folder: The folder.
         slots: How many tasks are in memory; a mixed batch has at most so many.
-        check_base: Raise an error if the base weights are not those of the bank.
+        check_base: Raise an error at the first use of a task if the base weights are not those of the bank.
 
     Returns:
         The bank, which serves and does not train.
 
     Raises:
         CheckpointError: The folder holds no bank, or its file is damaged.
-        FingerprintError: The bank was made for another base model.
         AdaptError: The model is adapted already, or `slots` is not a positive int.
 
     Examples:
@@ -258,10 +265,6 @@ def open_bank(model: nn.Module, folder: AnyPath, *, slots: int = 64, check_base:
     flag(check_base, "open_bank: check_base", AdaptError)
     with one_at_a_time(model):
         refuse_adapted(model, "open_bank")
-        found = StoredBank(model, BankFolder.open(folder), slots)
-        if check_base:
-            description = found._folder.description
-            base = found._beside.base(found.heads.names)
-            description.check_base(base, found.resolved.parameters, str(folder))
+        found = StoredBank(model, BankFolder.open(folder), slots, check_base=check_base)
         found.attach()
     return found

@@ -392,3 +392,23 @@ def _adapted(state: AdapterState) -> nn.Module:
     model = nano()
     load_adapter(model, state)
     return model
+
+
+def test_compiled_models_run_other_tasks_without_compiling_again() -> None:
+    model, bank = small(Tasks(NAMES, ["U", "V"]))
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    x, counts = images(3), list[int]()
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    with torch.no_grad():
+        for batch in (["pets", "cars", "pets"], ["flowers", "flowers", "cars"], ["cars", "pets", "flowers"]):
+            with bank.batch(batch):
+                found, expected = compiled(x), model(x)
+            assert difference(found, expected) < 1e-5
+            counts.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+        assert counts[0] == counts[-1]
+        for name in ("pets", "cars", "flowers"):
+            bank.use(name)
+            assert difference(compiled(x), model(x)) < 1e-5
+            counts.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+        assert counts[3] == counts[-1]

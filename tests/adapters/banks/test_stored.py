@@ -64,6 +64,10 @@ def test_every_task_computes_what_it_did(tmp_path: Path, slots: int, shared: tup
         assert torch.equal(infer(model, images()), expected["cars"])
     assert str(bank.task) == "cars"
     assert not any(p.requires_grad for p in bank.parameters())
+    with bank.disabled():
+        assert torch.equal(infer(model, images()), infer(nano(), images()))
+    bank.remove()
+    assert torch.equal(infer(model, images()), infer(nano(), images()))
 
 
 def test_a_task_leaves_as_an_adapter_and_enters_as_one(tmp_path: Path) -> None:
@@ -113,10 +117,13 @@ def test_what_is_no_bank_is_refused(tmp_path: Path) -> None:
     with untouched(model, other):
         with refused(CheckpointError, "bank.safetensors"):
             open_bank(model, tmp_path)
-        with refused(FingerprintError, fix=False):
-            open_bank(other, tmp_path / "bank")
         with refused(AdaptError, "open_bank: slots"):
             open_bank(model, tmp_path / "bank", slots=0)
+    wrong = open_bank(other, tmp_path / "bank")
+    for _ in range(2):
+        with refused(FingerprintError, "the bank", fix=False):
+            wrong.use("cars")
+    assert wrong.task is None
     stored = open_bank(model, tmp_path / "bank", slots=1)
     with refused(AdaptError, "2 tasks for 1 slots", "slots=2"), stored.batch(["flowers", "cars"]):
         pass
