@@ -62,6 +62,8 @@ def test_every_task_computes_what_it_did(tmp_path: Path, slots: int, shared: tup
         for row, name in enumerate(("flowers", "a b", "flowers", "a b")):
             assert difference(mixed[row, :10], expected[name][row]) < 1e-4
         assert torch.equal(infer(model, images()), expected["cars"])
+        with bank.batch(["pets/../x", "flowers", "pets/../x", "pets/../x"]):
+            assert infer(model, images())[:, 3:].isinf().sum(1).tolist()[0] >= 7
     assert str(bank.task) == "cars"
     assert not any(p.requires_grad for p in bank.parameters())
     with bank.disabled():
