@@ -1,7 +1,10 @@
 """Measure banks of tasks: throughput of mixed batches beside peft, files, opening and switching.
 
-python -m benchmarks.banks               # all tables
-python -m benchmarks.banks --tasks 100   # fewer tasks on disk
+    python -m benchmarks.banks               # the tables of speed and size
+    python -m benchmarks.banks --tasks 100   # fewer tasks on disk
+    python -m benchmarks.banks --joining     # the accuracy of eight adapters of the bundled model that are joined
+
+All tables but the last one are of models with random weights.
 """
 
 from __future__ import annotations
@@ -12,17 +15,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 from torch import nn
+from torch.utils.data import TensorDataset
 
-from tensorfact import Tasks, adapt, open_bank, plan_for
+from tensorfact import Tasks, adapt, bank, fit, open_bank, plan_for
 from tensorfact.adapters.banks.bank import Bank
 from tensorfact.common.table import Table
+from tensorfact.lab import digits, evaluate, nano
+from tensorfact.lab.data import Splits
 
 BATCH, RANK = 32, 8
 ROUNDS = 9
@@ -81,15 +87,15 @@ def mixed_batches() -> Table:
     """Return the throughput of batches of one task, and of a task for each sample."""
     names, x = [f"t{at}" for at in range(BATCH)], torch.randn(BATCH, 3, 224, 224)
     base, model = vit("vit_small_patch16_224"), vit("vit_small_patch16_224")
-    bank = filled(adapt(model, plan_for(model), f"tt:rank={RANK}", tasks=Tasks(names, ["U", "V"]), check=False))
+    many = filled(adapt(model, plan_for(model), f"tt:rank={RANK}", tasks=Tasks(names, ["U", "V"]), check=False))
     lora = of_peft(names)
 
     def mixed() -> None:
-        with bank.batch(names):
+        with many.batch(names):
             model(x)
 
     def one() -> None:
-        bank.use("t3")
+        many.use("t3")
         model(x)
 
     with torch.inference_mode():
@@ -108,12 +114,12 @@ def mixed_batches() -> Table:
 def stored(folder: Path, count: int) -> None:
     """Write a bank of many tasks on ViT-B: one is drawn, and its file copied by adding it under other names."""
     model = vit("vit_base_patch16_224")
-    bank = filled(
+    one = filled(
         adapt(model, plan_for(model), f"tt:rank={RANK}", tasks=Tasks(["t0"], ["U", "V"]), train_head=False, check=False)
     )
-    bank.save(folder)
-    state = bank.state("t0")
-    bank.remove()
+    one.save(folder)
+    state = one.state("t0")
+    one.remove()
     found = open_bank(model, folder)
     for at in range(1, count):
         found.add(f"t{at}", state)
@@ -125,17 +131,17 @@ def serving(folder: Path, slots: int) -> tuple[float, float, float, float, int]:
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     before = memory("VmRSS")
     opening = seconds(lambda: open_bank(model, folder, slots=slots))
-    bank: Any = model.tensorfact
-    state = bank.state("t0")
-    adding = statistics.median(seconds(lambda: bank.add("t0", state)) for _ in range(9))
-    names = bank.tasks
+    opened: Any = model.tensorfact
+    state = opened.state("t0")
+    adding = statistics.median(seconds(lambda: opened.add("t0", state)) for _ in range(9))
+    names = opened.tasks
     for name in names[: slots - 2]:
-        bank.use(name)
-    bank.use(names[-1])
-    bank.use(names[0])
+        opened.use(name)
+    opened.use(names[-1])
+    opened.use(names[0])
 
     def switched(name: str, other: str) -> float:
-        return statistics.median(_switch(bank, name, other) for _ in range(50))
+        return statistics.median(_switch(opened, name, other) for _ in range(50))
 
     first, last = switched(names[0], names[-1]), switched(names[-1], names[0])
     return opening, adding, first, last, memory("VmHWM") - before
@@ -147,9 +153,9 @@ def memory(field: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
 
 
-def _switch(bank: Any, name: str, other: str) -> float:
-    bank.use(other)
-    return seconds(lambda: bank.use(name))
+def _switch(opened: Any, name: str, other: str) -> float:
+    opened.use(other)
+    return seconds(lambda: opened.use(name))
 
 
 def disk(counts: list[int], slots: int = 64) -> Table:
@@ -176,17 +182,59 @@ def disk(counts: list[int], slots: int = 64) -> Table:
     return Table(headers, tuple(rows))
 
 
+def three_digits(data: Splits, first: int) -> dict[str, TensorDataset]:
+    """Return a task of three digits: first, first + 1 and first + 2, modulo 10."""
+    found = {}
+    for name in ("train", "test"):
+        samples: Any = getattr(data, name)
+        images, labels = torch.stack([x for x, _ in samples]), torch.tensor([int(y) for _, y in samples])
+        labels = (labels - first) % 10
+        found[name] = TensorDataset(images[labels < 3], labels[labels < 3])
+    return found
+
+
+def joining(count: int = 8, tolerances: Sequence[float] = (0.1, 0.2, 0.3)) -> Table:
+    """Return the mean test accuracy of adapters that were trained apart, and joined with shared U and V."""
+    states, tests, apart = {}, {}, []
+    for first in range(count):
+        model = nano(num_classes=3)
+        parts = three_digits(digits(model), first)
+        adapter = adapt(model, plan_for(model), f"tt:rank={RANK}", seed=first)
+        fit(model, parts["train"], None, epochs=10, lr=3e-3, seed=first)
+        states[f"digits from {first}"], tests[f"digits from {first}"] = adapter.state, parts["test"]
+        apart.append(evaluate(model, parts["test"]).accuracy)
+    total = sum(state.num_parameters for state in states.values())
+    rows = [("apart", f"{total:,}", f"{100 * statistics.fmean(apart):.1f}", str(RANK), "")]
+    for tolerance in tolerances:
+        model = nano(num_classes=3)
+        joined = bank(model, states, shared=["U", "V"], tolerance=tolerance)
+        accuracies = []
+        for name, test in tests.items():
+            joined.bank.use(name)
+            accuracies.append(evaluate(model, test).accuracy)
+        errors = [error for each in joined.errors.values() for error in each.values()]
+        mean, ranks = f"{100 * statistics.fmean(accuracies):.1f}", joined.bank.formats["encoder"].own_rank
+        rows.append(
+            (f"tolerance {tolerance:g}", f"{joined.bank.num_parameters:,}", mean, str(ranks), f"{max(errors):.2f}")
+        )
+    return Table(("8 tasks", "parameters", "test accuracy %", "rank", "largest error"), tuple(rows))
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.banks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--tasks", type=int, default=1000, help="the most tasks on disk")
+    parser.add_argument("--joining", action="store_true", help="only join eight adapters of the bundled model")
     parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--slots", type=int, default=64, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
         print(*serving(options.serve, options.slots))
+        return
+    if options.joining:
+        print(joining())
         return
     print(mixed_batches())
     print(disk([count for count in (10, 100, 1000) if count <= options.tasks]))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -13,6 +15,7 @@ from ...common.checks import flag, quoted
 from ...common.table import Table
 from ...errors import AdaptError, naming
 from ...formats import format_label
+from ...lora import from_lora
 from ...model.parameters import refuse_adapted
 from ...network import Dropout
 from ...storage import AdapterState
@@ -70,7 +73,8 @@ def bank(
 
     Args:
         model: The base model of the adapters.
-        adapters: The adapters by the names of the tasks: files, folders, `AdapterState`s, or adapters on other models.
+        adapters: The adapters by the names of the tasks: files, folders, LoRA folders of peft, `AdapterState`s, or
+            adapters on other models.
         shared: Names of the cores that all tasks share: all but those that hold the mode of the layers, such as
             `["U", "V"]` of a tensor train.
         tolerance: The largest relative error of each tensor of all adapters together.
@@ -102,7 +106,7 @@ def bank(
     states = {}
     for task, source in adapters.items():
         with naming(f"task {task!r}"):
-            states[task] = state_of(source)
+            states[task] = _state_of(source, model)
     with one_at_a_time(model):
         refuse_adapted(model, "bank")
         if shared or tolerance is not None or budget is not None:
@@ -118,6 +122,13 @@ def bank(
                 state.description.check_base(base, made.resolved.parameters, f"task {task!r}")
         made.attach()
     return JoinedBank(made, errors, sum(state.num_parameters for state in states.values()))
+
+
+def _state_of(source: AdapterSource, model: nn.Module) -> AdapterState:
+    """Return an adapter, or a LoRA of peft as one."""
+    if isinstance(source, (str, os.PathLike)) and (Path(source) / "adapter_config.json").is_file():
+        return from_lora(model, source).state
+    return state_of(source)
 
 
 def _made(

@@ -76,6 +76,18 @@ def test_the_error_of_every_task_is_the_true_one_and_a_budget_is_kept() -> None:
     assert joined.shrank == pytest.approx(3 * found[0].num_parameters / joined.bank.num_parameters)
 
 
+def test_lora_folders_become_the_tasks_of_a_bank(tmp_path: Path) -> None:
+    expected = {}
+    for at in range(2):
+        adapter, expected[f"t{at}"] = trained(at, "matrix-batch:rank=2")
+        adapter.to_lora(tmp_path / f"t{at}")
+    model = nano()
+    joined = bank(model, {name: tmp_path / name for name in expected})
+    for name in expected:
+        joined.bank.use(name)
+        assert difference(infer(model, X), expected[name]) < 1e-4
+
+
 def test_what_cannot_be_joined_is_refused_and_leaves_the_model() -> None:
     first, second = trained(1)[0], trained(2)[0]
     model = nano()
