@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
 from ..common.checks import finite_number, of_type, one_of
 from ..errors import AdaptError
-from ..model.parameters import base_parameters
 
 ParameterGroup = dict[str, Any]
 """One parameter group of a torch optimizer, with `params` and `lr`."""
@@ -18,7 +17,7 @@ ParameterGroup = dict[str, Any]
 def parameter_groups(
     model: nn.Module,
     cores: Mapping[str, Tensor],
-    head: tuple[str, ...],
+    head: Iterable[Tensor],
     lr: float,
     factors: Mapping[str, float],
 ) -> list[ParameterGroup]:
@@ -27,7 +26,7 @@ def parameter_groups(
     Args:
         model: The adapted model.
         cores: Cores by name, `TENSOR.CORE`.
-        head: Names of the head's parameters.
+        head: The parameters of the head.
         lr: The learning rate.
         factors: Multiples of `lr` by name, as in `Adapter.parameter_groups`.
 
@@ -38,8 +37,7 @@ def parameter_groups(
         lr, "parameter_groups: lr", AdaptError, fits=lambda v: v > 0, expected="a number above 0", example=1e-3
     )
     words = {id(core): [name.rpartition(".")[2], name] for name, core in cores.items()}
-    parameters = base_parameters(model)
-    words |= {id(parameters[name]): ["head"] for name in head if name in parameters}
+    words |= {id(parameter): ["head"] for parameter in head}
     known = sorted({word for each in words.values() for word in each})
     multiples = {}
     example = f"{{{known[0]!r}: 16.0}}"

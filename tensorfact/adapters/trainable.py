@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..common.checks import one_of, quoted
 from ..errors import AdaptError
+from ..model.parameters import base_parameters
 from .attached import Attached
 from .factors import Factors, named
 from .groups import ParameterGroup, parameter_groups
@@ -116,7 +117,11 @@ class Trainable(Attached):
         if factors is None:  # the sizes of the base weights are needed
             self._require(merged=False)
         multiples = self._links.rates() if factors is None else factors
-        return parameter_groups(self.model, cores, self.head, lr, multiples)
+        return parameter_groups(self.model, cores, self._head_parameters(), lr, multiples)
+
+    def _head_parameters(self) -> list[Tensor]:
+        parameters = base_parameters(self.model)
+        return [parameters[name] for name in self.head if name in parameters]
 
     def balance(self, tensors: Iterable[str] | None = None) -> None:
         """Change the sizes of the cores and the scale so that one learning rate suits all cores; increments stay.

@@ -14,6 +14,7 @@ from ...common.checks import AnyPath, file_path, quoted
 from ...errors import AdaptError
 from ...formats import Format
 from ...model.example import ExampleInput, as_example
+from ...model.parameters import base_parameters
 from ...plan import ResolvedPlan, TensorizationPlan
 from ...storage import AdapterState
 from ...storage.bank_folder import BankFolder, new_identity
@@ -314,6 +315,32 @@ class Bank(Membership):
                 self._choice.use(*before)
                 raise
             self._switch.on = self._switch.base = False
+
+    def remove(self) -> None:
+        """Remove the bank from the model, which becomes the base model again, with its head.
+
+        If a task is merged, the merged weights stay, and its head becomes that of the model.
+
+        Raises:
+            AdaptError: As for `Adapter.remove`, or the head of the merged task has another size than the model's own.
+        """
+        head = self.heads.of_task(self._choice.at) if self.merged else {}
+        parameters = base_parameters(self.model)
+        for name, value in head.items():
+            if value.shape != parameters[name].shape:
+                raise AdaptError(
+                    f"remove: the head of the merged task {self.task!r} has another size than the model's own",
+                    expected=f"{name} of shape {tuple(parameters[name].shape)}",
+                    got=f"shape {tuple(value.shape)}",
+                    fix="bank.unmerge() first, and load_adapter(model, state) into a model with a head of this size",
+                )
+        super().remove()
+        with torch.no_grad():
+            for name, value in head.items():
+                parameters[name].copy_(value)
+
+    def _head_parameters(self) -> list[Tensor]:
+        return list(self.heads.parameters())
 
     def _cores_of(self, at: int) -> dict[str, Tensor]:
         each = self._factors()

@@ -95,12 +95,20 @@ class TaskIncrement(Increment):
 
     def _parts_of_samples(self) -> list[Tensor]:
         """Return this parameter's slices of the cores, those of owned cores once for each sample."""
-        parts, alone = [], self._factors.alone
-        names, picks, shapes = self._factors.named_cores(), self.kind.picks[self.at], self.kind.shapes
-        for (name, core), own, shape in zip(names.items(), picks, shapes, strict=True):
+        if self.drops_entries:
+            raise AdaptError(
+                "dropout of the increment's entries has no product for a mixed batch",
+                fix="bank.map(x, tasks), or a dropout of the factors: dropout=0.1",
+            )
+        parts, alone, masks = [], self._factors.alone, self.masks(True)
+        stored, picks, shapes = self._factors.named_cores(), self.kind.picks[self.at], self.kind.shapes
+        kept = masks or [None] * len(stored)
+        for (name, core), mask, own, shape in zip(stored.items(), kept, picks, shapes, strict=True):
+            core = core if mask is None else core * mask
             if name in self._factors.owned:
-                stacked = taken(core, tuple((dim + 1, index) for dim, index in own))
                 row = alone.rows[name] if name in alone.rows else core[0]
+                row = row if mask is None or name not in alone.rows else row * mask
+                stacked = taken(core, tuple((dim + 1, index) for dim, index in own))
                 rows = alone.each(name, stacked, taken(row, own))
                 parts.append(rows.reshape(rows.shape[0], *shape))
             else:

@@ -412,3 +412,38 @@ def test_compiled_models_run_other_tasks_without_compiling_again() -> None:
             assert difference(compiled(x), model(x)) < 1e-5
             counts.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
         assert counts[3] == counts[-1]
+
+
+def test_dropout_applies_to_mixed_batches_too() -> None:
+    model, bank = small(dropout=0.5)
+    model.train()
+    torch.manual_seed(0)
+    with bank.batch(["pets", "cars"]):
+        first, second = model(images(2)), model(images(2))
+    assert not torch.equal(first, second)
+    model.eval()
+    with bank.batch(["pets", "cars"]):
+        assert torch.equal(model(images(2)), model(images(2)))
+    model, bank = small(dropout={"increment": 0.5})
+    model.train()
+    with refused(AdaptError, "no product for a mixed batch", "bank.map"), bank.batch(["pets", "cars"]):
+        model(images(2))
+
+
+def test_a_merged_task_stays_with_its_head_when_the_bank_is_removed() -> None:
+    model, bank = small(Tasks(NAMES, classes=[10, 10, 4]))
+    bank.use("pets")
+    expected = infer(model, images())
+    bank.merge("cars")
+    with refused(AdaptError, "the head of the merged task 'cars'", "shape (4,"):
+        bank.remove()
+    bank.unmerge()
+    bank.merge("pets")
+    bank.remove()
+    assert difference(infer(model, images()), expected) < 1e-4
+
+
+def test_learning_rates_are_given_by_core_and_for_the_heads() -> None:
+    _, bank = small(Tasks(NAMES, ["U", "V"]))
+    groups = bank.parameter_groups(1e-3, {"S1": 2.0, "head": 10.0})
+    assert sorted(group["lr"] for group in groups) == [1e-3, 2e-3, 1e-2]
