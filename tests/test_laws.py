@@ -50,6 +50,11 @@ from tests.strategies import (
 
 WIDE = [torch.float32, torch.float64]
 ALL = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
+EACH = [
+    *(torch.float64, torch.bfloat16),
+    *(pytest.param(dtype, marks=pytest.mark.slow) for dtype in (torch.float32, torch.float16)),
+]
+"""The dtypes, each in a test of its own: the most and the least exact one; the others run with the slow tests."""
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +99,7 @@ def test_law_02_slices_of_the_dense_tensor_are_effective_minus_base(adaptation: 
 # ------------------------------------------------------------------------------------------------------------- adapting
 
 
-@pytest.mark.parametrize("dtype", ALL, ids=str)
+@pytest.mark.parametrize("dtype", EACH, ids=str)
 @given(adaptation=adaptations(called=True))
 def test_law_03_activation_weight_and_merged_agree(adaptation: Adaptation, dtype: torch.dtype) -> None:
     outputs = []
@@ -110,7 +115,7 @@ def test_law_03_activation_weight_and_merged_agree(adaptation: Adaptation, dtype
             assert difference(infer(model, ids()), outputs[0]) > 1e-8, "the adapter has an effect"
 
 
-@pytest.mark.parametrize("dtype", ALL, ids=str)
+@pytest.mark.parametrize("dtype", EACH, ids=str)
 @given(adaptation=adaptations())
 def test_law_03_every_module_agrees_with_the_merged_model(adaptation: Adaptation, dtype: torch.dtype) -> None:
     model, adapter = adaptation.drawn(dtype)
@@ -122,7 +127,7 @@ def test_law_03_every_module_agrees_with_the_merged_model(adaptation: Adaptation
     assert dtype != torch.float64 or difference(base, adapted) > 1e-8, "the adapter has an effect"
 
 
-@pytest.mark.parametrize("dtype", ALL, ids=str)
+@pytest.mark.parametrize("dtype", EACH, ids=str)
 @given(adaptation=adaptations())
 def test_law_04_a_fresh_adapter_changes_nothing(adaptation: Adaptation, dtype: torch.dtype) -> None:
     expected = infer(adaptation.case.build(dtype), ids())
@@ -235,7 +240,7 @@ def test_law_07_a_zero_tensor_decomposes_to_zero(kind: Any, data: st.DataObject)
 # ---------------------------------------------------------------------------------------------------- merging, storing
 
 
-@pytest.mark.parametrize("dtype", ALL, ids=str)
+@pytest.mark.parametrize("dtype", EACH, ids=str)
 @given(adaptation=adaptations(), rounds=st.integers(1, 4))
 def test_law_08_unmerging_restores_every_bit(adaptation: Adaptation, dtype: torch.dtype, rounds: int) -> None:
     model, adapter = adaptation.drawn(dtype)
@@ -250,7 +255,7 @@ def test_law_08_unmerging_restores_every_bit(adaptation: Adaptation, dtype: torc
     assert torch.equal(infer(model, ids()), adapted)
 
 
-@pytest.mark.parametrize("dtype", ALL, ids=str)
+@pytest.mark.parametrize("dtype", EACH, ids=str)
 @settings(max_examples=15)
 @given(adaptation=adaptations())
 def test_law_09_what_is_loaded_gives_the_same_outputs(folder: Path, adaptation: Adaptation, dtype: torch.dtype) -> None:

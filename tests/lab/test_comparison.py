@@ -28,7 +28,7 @@ def comparison() -> Comparison:
 
 
 def few(model: nn.Module) -> Splits:
-    return digits(model, train=128, val=50, test=100)
+    return digits(model, train=64, val=32, test=64)
 
 
 def tuned() -> nn.Module:
