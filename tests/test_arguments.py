@@ -53,7 +53,7 @@ ROOMS = (
     ".optim",
     ".recipes",
 )
-NOT_YET = {"adapt.subtract_start", "load_adapter.check_base", "load_adapter.replace", "AdapterState.load.check_base"}
+NOT_YET = {"adapt.subtract_start", "load_adapter.check_base", "AdapterState.load.check_base"}
 """Flags whose checks are in files of storage and adapters."""
 INTERNAL = {"Cut.over_inputs"}
 
@@ -96,6 +96,7 @@ FLAGS: dict[str, Callable[..., object]] = {
     "adapt.recompute": adapted,
     "adapt.train_head": adapted,
     "arrays.imagenet_statistics": lambda **o: arrays(PIXELS, LABELS, MODEL, train=4, val=2, **o),
+    "load_adapter.replace": lambda **o: load_adapter(MODEL, "none", **o),
     "open_bank.check_base": lambda **o: open_bank(MODEL, "none", **o),
     "bank.check_base": lambda **o: bank(MODEL, {"one": "none.safetensors"}, **o),
     "calibrate.use": calibrate,

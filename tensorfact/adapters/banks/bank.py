@@ -121,17 +121,12 @@ class Bank(Membership):
             ...     model(torch.zeros(3, 1, 28, 28)).shape
             torch.Size([3, 10])
         """
-        with self._turns.changing("batch()"):
-            self._require(merged=False, changing=True)
-            rows, before = self._rows(tasks), (self._choice.at, self._choice.rows)
-            base = self._switch.base
+        with self._switched("batch()"):
+            rows = self._rows(tasks)
             self._mixing.prepare()
             self._switch_to(self._choice.at, rows)
-            try:
-                with self._mixing.opened():
-                    yield
-            finally:
-                self._switch_to(*before, base=base)
+            with self._mixing.opened():
+                yield
 
     @contextlib.contextmanager
     def labelled(self) -> Iterator[None]:
@@ -142,17 +137,25 @@ class Bank(Membership):
         Raises:
             AdaptError: The bank is merged, disabled or removed.
         """
-        with self._turns.changing("labelled()"):
-            self._require(merged=False, changing=True)
-            before, base = (self._choice.at, self._choice.rows), self._switch.base
+        with self._switched("labelled()"):
             self._mixing.prepare()
-            self._switch_to(self._choice.at)
             self._labelled = True
             try:
                 with self._mixing.opened():
                     yield
             finally:
                 self._labelled = False
+
+    @contextlib.contextmanager
+    def _switched(self, call: str) -> Iterator[None]:
+        """Context manager in which tasks run, and after which the choice is that of before."""
+        with self._turns.changing(call):
+            self._require(merged=False, changing=True)
+            before, base = (self._choice.at, self._choice.rows), self._switch.base
+            self._switch_to(self._choice.at)
+            try:
+                yield
+            finally:
                 self._switch_to(*before, base=base)
 
     def map(self, x: object, tasks: Sequence[str] | Tensor) -> Any:
@@ -180,14 +183,10 @@ class Bank(Membership):
             torch.Size([3, 10])
         """
         example = as_example(x)
-        with self._turns.changing("map()"):
-            self._require(merged=False, changing=True)
-            rows, before, base = self._rows(tasks), (self._choice.at, self._choice.rows), self._switch.base
+        with self._switched("map()"):
+            rows = self._rows(tasks)
             require_samples(example, len(rows))
-            try:
-                return self._mixing.mapped(rows, example, lambda part: part.run(self.model))
-            finally:
-                self._switch_to(*before, base=base)
+            return self._mixing.mapped(rows, example, lambda part: part.run(self.model))
 
     @property
     def together(self) -> bool | None:
@@ -215,7 +214,7 @@ class Bank(Membership):
         if not isinstance(tasks, Tensor):
             raise self._no_tasks(quoted(tasks))
         whole = tasks.dim() == 1 and len(tasks) > 0 and tasks.dtype in _WHOLE
-        if not whole or int(tasks.min()) < 0 or int(tasks.max()) >= len(self.tasks):
+        if not whole or int(tasks.min()) < 0 or int(tasks.max()) >= len(self._choice.names):
             raise self._no_tasks(f"{tasks.dtype} {tuple(tasks.shape)}")
         return tasks.long()
 

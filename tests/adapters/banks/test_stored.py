@@ -64,6 +64,11 @@ def test_every_task_computes_what_it_did(tmp_path: Path, slots: int, shared: tup
         assert torch.equal(infer(model, images()), expected["cars"])
         with bank.batch(["pets/../x", "flowers", "pets/../x", "pets/../x"]):
             assert infer(model, images())[:, 3:].isinf().sum(1).tolist()[0] >= 7
+    bank.use(None)
+    mapped = bank.map(images(), ["cars"] * 4)  # the tasks run, though the base model is in use
+    assert difference(mapped.detach(), expected["cars"]) < 1e-4
+    assert torch.equal(infer(model, images()), infer(nano(), images()))
+    bank.use("cars")
     assert str(bank.task) == "cars"
     assert not any(p.requires_grad for p in bank.parameters())
     with bank.disabled():
