@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.stamp-ready
 
-.PHONY: results compare test test-slow test-site peft-suite mutants examples third-party fuzz bench bench-cuda lint types docs check clean
+.PHONY: results compare test test-slow test-site peft-suite mutants examples third-party fuzz bench bench-cuda test-cuda gpu lint types docs check clean
 
 compare: $(READY)
 	$(BIN)/tensorfact compare
@@ -71,6 +71,12 @@ fuzz: $(READY)
 # benchmarks with their targets: at most ten minutes on the CPU; `make bench-cuda` on a machine with a GPU
 bench: $(READY)
 	$(BIN)/python -m benchmarks
+
+# on a machine with a GPU: what holds on a CPU holds there, and the benchmarks, six minutes together
+gpu: test-cuda bench-cuda
+
+test-cuda: $(READY)
+	$(BIN)/python -m pytest -m cuda tests/test_cuda.py
 
 bench-cuda: $(READY)
 	$(BIN)/python -m benchmarks --device cuda

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import torch
 
-from .measured import BENCHMARKS, BY_NAME, CPU, CUDA
+from .measured import BENCHMARKS, BY_NAME
 from .result import RESULTS, Row, table, write
+from .setting import CPU, CUDA
 
 
 def main() -> None:

@@ -1,10 +1,10 @@
-"""Measure banks of tasks: throughput of mixed batches beside peft, files, opening and switching.
+"""Measure banks of tasks: files, opening and switching; `python -m benchmarks mixed` measures their throughput.
 
-    python -m benchmarks.banks               # the tables of speed and size
+    python -m benchmarks.banks               # the table of files and times
     python -m benchmarks.banks --tasks 100   # fewer tasks on disk
     python -m benchmarks.banks --joining     # the accuracy of eight adapters of the bundled model that are joined
 
-All tables but the last one are of models with random weights.
+The first table is of models with random weights.
 """
 
 from __future__ import annotations
@@ -25,13 +25,11 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from tensorfact import Tasks, adapt, bank, fit, open_bank, plan_for
-from tensorfact.adapters.banks.bank import Bank
 from tensorfact.common.table import Table
 from tensorfact.lab import digits, evaluate, nano
 from tensorfact.lab.data import Splits
 
-BATCH, RANK = 32, 8
-ROUNDS = 9
+from .mixed import RANK, filled
 
 
 def vit(name: str) -> nn.Module:
@@ -41,74 +39,11 @@ def vit(name: str) -> nn.Module:
     return model.eval()
 
 
-def filled(bank: Bank) -> Bank:
-    """Give the cores of all tasks values."""
-    with torch.no_grad():
-        for parameter in bank.parameters():
-            parameter.add_(torch.randn_like(parameter) / 50)
-    return bank
-
-
 def seconds(call: Callable[[], object]) -> float:
     """Return the time of a call."""
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
-
-
-def throughputs(base: Callable[[], object], calls: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Return the throughput of calls as a fraction of that of the base model: medians of interleaved rounds."""
-    found: dict[str, list[float]] = {name: [] for name in calls}
-    for call in (base, *calls.values()):
-        call()
-    before = seconds(base)
-    for _ in range(ROUNDS):
-        for name, call in calls.items():
-            own = seconds(call)
-            after = seconds(base)
-            found[name].append((before + after) / 2 / own)
-            before = after
-    return {name: statistics.median(values) for name, values in found.items()}
-
-
-def of_peft(names: list[str]) -> nn.Module:
-    """Return a ViT with a LoRA of peft for each task, on the same layers."""
-    from peft import LoraConfig, get_peft_model
-
-    config = LoraConfig(r=RANK, target_modules=["qkv", "proj", "fc1", "fc2"], init_lora_weights=False)
-    model: Any = get_peft_model(vit("vit_small_patch16_224"), config, adapter_name=names[0])
-    for name in names[1:]:
-        model.add_adapter(name, config)
-    model.eval()
-    return model  # type: ignore[no-any-return]  # of peft
-
-
-def mixed_batches() -> Table:
-    """Return the throughput of batches of one task, and of a task for each sample."""
-    names, x = [f"t{at}" for at in range(BATCH)], torch.randn(BATCH, 3, 224, 224)
-    base, model = vit("vit_small_patch16_224"), vit("vit_small_patch16_224")
-    many = filled(adapt(model, plan_for(model), f"tt:rank={RANK}", tasks=Tasks(names, ["U", "V"]), check=False))
-    lora = of_peft(names)
-
-    def mixed() -> None:
-        with many.batch(names):
-            model(x)
-
-    def one() -> None:
-        many.use("t3")
-        model(x)
-
-    with torch.inference_mode():
-        found = throughputs(
-            lambda: base(x),
-            {
-                "bank, 32 tasks": mixed,
-                "bank, 1 task": one,
-                "peft, 32 tasks": lambda: lora(x, adapter_names=names),
-                "peft, 1 task": lambda: lora(x, adapter_names=["t3"] * BATCH),
-            },
-        )
-    return Table(("ViT-S/16, 32 images", "throughput"), tuple((n, f"{v:.2f}") for n, v in found.items()))
 
 
 def stored(folder: Path, count: int) -> None:
@@ -238,7 +173,6 @@ def main() -> None:
     if options.joining:
         print(joining())
         return
-    print(mixed_batches())
     print(disk([count for count in (10, 100, 1000) if count <= options.tasks]))
 
 

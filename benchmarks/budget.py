@@ -125,8 +125,8 @@ def spread_ranks(modes: Sequence[Sequence[Mode]], budget: int, seed: int) -> lis
     return formats(first_that(over, 100_000) - 1)
 
 
-def execute(run: Training) -> Found:
-    """Execute a run."""
+def execute(run: Training, device: str) -> Found:
+    """Execute a run on a device."""
     torch.set_num_threads(1)
     part, budget, begin = PARTS[run.part], BUDGETS[run.part], time.process_time()
     model = load_model(part.model, pretrained="dinov2" in part.model)
@@ -136,7 +136,7 @@ def execute(run: Training) -> Found:
     tensors = plan.resolve(model).tensors
     ranks = spread_ranks([tensor.modes for tensor in tensors], budget, run.spread or 0)
     formats = {tensor.name: format for tensor, format in zip(tensors, ranks, strict=True)}
-    adapt(model, plan, formats, seed=run.seed, check=False)
+    adapt(model.to(device), plan, formats, seed=run.seed, check=False)
     try:
         history = fit(
             model,
@@ -146,7 +146,7 @@ def execute(run: Training) -> Found:
             lr=run.lr,
             seed=run.seed,
             budget=budget if run.spread is None else None,
-            accelerator=accelerator_for("cpu", precision=part.settings.precision),
+            accelerator=accelerator_for(device, precision=part.settings.precision),
         )
     except DivergedError:
         return {}
@@ -181,7 +181,8 @@ def main() -> None:
     options = asked("budget", __doc__)
     if not options.table:
         runs = partial(wanted, chosen(PARTS, options))
-        complete(RUNS, runs, key, execute, processes=options.processes, limit=options.limit)
+        run = partial(execute, device=options.device)
+        complete(RUNS, runs, key, run, processes=options.processes, limit=options.limit)
     print(table(read(RUNS)))
 
 

@@ -14,6 +14,7 @@ import dataclasses
 import itertools
 import tempfile
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from tensorfact.common.table import Table
@@ -124,10 +125,10 @@ def identity(spec: RunSpec) -> str:
     return spec.id
 
 
-def execute(spec: RunSpec) -> Found:
-    """Execute a run."""
+def execute(spec: RunSpec, device: str) -> Found:
+    """Execute a run on a device."""
     with tempfile.TemporaryDirectory() as folder:
-        outcome = Runner(Path(folder)).run(spec).outcome
+        outcome = Runner(Path(folder), device=device).run(spec).outcome
     digits = {"val": outcome.val_accuracy, "test": outcome.test_accuracy}
     return {name: round(value, 5) for name, value in digits.items() if value is not None}
 
@@ -161,7 +162,7 @@ def main() -> None:
             RUNS,
             lambda known: wanted(parts, known),
             identity,
-            execute,
+            partial(execute, device=options.device),
             processes=options.processes,
             limit=options.limit,
         )

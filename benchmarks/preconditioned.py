@@ -88,13 +88,14 @@ def made(part: Part, method: str, seed: int) -> tuple[torch.nn.Module, Splits]:
     return model, data
 
 
-def execute(run: Training) -> Found:
-    """Execute a run: the accuracy and the loss on the validation split after the last epoch."""
+def execute(run: Training, device: str) -> Found:
+    """Execute a run on a device: the accuracy and the loss on the validation split after the last epoch."""
     torch.set_num_threads(1)
     part, (optimizer, lr, share) = PARTS[run.part], CASES[run.case]
     model, data = made(part, run.method, run.seed)
+    model.to(device)
     epochs = round(share * part.settings.epochs)
-    accelerator = accelerator_for("cpu", precision=part.settings.precision)
+    accelerator = accelerator_for(device, precision=part.settings.precision)
     try:
         history = fit(
             model,
@@ -164,7 +165,8 @@ def main() -> None:
     if options.time:
         write(RUNS, read(RUNS) | {timing(*case): {"ratio": ratio} for *case, ratio in ratios()})
     elif not options.table:
-        complete(RUNS, partial(wanted, names), key, execute, processes=options.processes, limit=options.limit)
+        run = partial(execute, device=options.device)
+        complete(RUNS, partial(wanted, names), key, run, processes=options.processes, limit=options.limit)
     known = read(RUNS)
     for name in names:
         print(f"\n{name}\n{table(name, known)}")

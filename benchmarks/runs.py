@@ -100,6 +100,7 @@ def asked(benchmark: str, about: str | None, *flags: tuple[str, str]) -> argpars
     )
     parser.add_argument("--part", action="append", help="models and tasks to run, or how their names begin")
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--device", default="cpu", help="the device of all runs: cpu or cuda")
     parser.add_argument("--limit", type=float, default=float("inf"), help="seconds after which no run begins")
     parser.add_argument("--table", action="store_true", help="run nothing")
     for flag, help_text in flags:

@@ -146,6 +146,21 @@ class TakenName(TensorTrain):
 
 
 @dataclasses.dataclass(frozen=True)
+class TakenLeg(TensorTrain):
+    """A bond called as the leg over the samples of a mixed batch is."""
+
+    def network(self, modes: Sequence[Mode]) -> Network:
+        network = super().network(modes)
+        [bond, *_] = [leg for leg in network.sizes if leg not in network.output]
+        sizes = {"(sample)" if leg == bond else leg: size for leg, size in network.sizes.items()}
+        cores = [
+            dataclasses.replace(core, legs=tuple("(sample)" if leg == bond else leg for leg in core.legs))
+            for core in network.cores
+        ]
+        return dataclasses.replace(network, cores=tuple(cores), sizes=sizes)
+
+
+@dataclasses.dataclass(frozen=True)
 class Transposed(MatrixBatch):
     """A core with its dimensions the other way round."""
 
@@ -201,6 +216,7 @@ FORMATS: dict[str, Format] = {
     "every core learns": DeadFactor(2),
     "scale of the start": Loud(),
     "routes agree": TakenName(2),
+    "tasks": TakenLeg(2),
     "cores in shape": Transposed(2),
     "given cores stay": GivenFitted(),
     "dtype and device kept": OtherDtype(2),

@@ -87,6 +87,7 @@ def loaded(**options: Any) -> object:
 FLAGS: dict[str, Callable[..., object]] = {
     "Adapter.explain.measure": lambda **o: source().explain(**o),
     "Adapter.to_lora.head": lambda **o: source().to_lora("none", **o),
+    "Bank.explain.measure": lambda **o: adapt(nano(), tasks=["one"], check=False).explain(**o),
     "Alpha.root": lambda **o: Alpha(8, **o),
     "CP.weights": lambda **o: CP(4, **o),
     "Core.trained": lambda **o: Core("A", ("in",), **o),

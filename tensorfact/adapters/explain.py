@@ -74,10 +74,12 @@ class Explanation:
     Args:
         tokens: Number of tokens in a forward pass.
         choices: One entry for each kind of parameter and route.
+        note: A line below the table, such as how a bank runs batches of several tasks.
     """
 
     tokens: int
     choices: tuple[Choice, ...]
+    note: str = ""
 
     @property
     def flops(self) -> int:
@@ -118,7 +120,7 @@ class Explanation:
             "activation: in the layer's call; the increment is still formed when the weight is read\n"
             "figures are per parameter; FLOPs: forward pass; naive: core by core in the better direction\n"
             "per training step: step FLOPs, memory moved, memory kept for the backward pass, kernel launches, predicted"
-            f" time{measured_note if measured else ''}"
+            f" time{measured_note if measured else ''}" + (f"\n{self.note}" if self.note else "")
         )
 
 

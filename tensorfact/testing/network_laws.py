@@ -18,7 +18,7 @@ from ..network import Mode, Network
 from ..network.initial import deviations, fresh
 from ..network.starts import GIVEN, ZERO
 from .laws import LawCheck, crashed, require
-from .smallest_model import change_when_subtracted, routes
+from .smallest_model import change_when_subtracted, routes, tasks_of_samples
 from .subject import FormatSubject, distance, evaluated
 
 _KEPT = ("normal", "uniform", "orthogonal", ZERO, GIVEN)
@@ -298,6 +298,22 @@ def _agrees(subject: FormatSubject) -> str | None:
     return None
 
 
+def _serves_tasks(subject: FormatSubject) -> str | None:
+    for modes in subject.small:
+        for shared in (False, True):
+            found = tasks_of_samples(subject.format, modes, shared)
+            if found is None:
+                continue
+            apart = distance(*found)
+            require(
+                apart < 1e-9,
+                expected="the output of each sample's task alone in a mixed batch of a bank",
+                got=f"a relative difference of {apart:.2g}{' with a shared core' if shared else ''}",
+                cause="a reserved name of a leg: '(sample)' or '(task)'",
+            )
+    return None
+
+
 def _factors(subject: FormatSubject, modes: Sequence[Mode], seed: int = 0) -> Factors:
     generator = torch.Generator().manual_seed(seed)
     given = subject.format.given(modes)
@@ -325,4 +341,5 @@ NETWORK_LAWS: tuple[LawCheck[FormatSubject], ...] = (
         "scale of the start", "random cores preserve the variance of an input", _keeps_scale, ("every core learns",)
     ),
     LawCheck("routes agree", "both routes and the merged model give the same output", _agrees, ("zero start",)),
+    LawCheck("tasks", "a mixed batch of a bank is each sample with its task", _serves_tasks, ("routes agree",)),
 )

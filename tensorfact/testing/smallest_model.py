@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..adapters import Adapter, adapt
+from ..adapters import Adapter, Bank, Tasks, adapt
 from ..formats import Format
 from ..network import Mode
 from ..plan import Group, Rule, TensorizationPlan
@@ -83,6 +83,36 @@ def routes(format: Format, modes: Sequence[Mode]) -> dict[str, Tensor] | None:
     return outputs
 
 
+def tasks_of_samples(format: Format, modes: Sequence[Mode], shared: bool) -> tuple[Tensor, Tensor] | None:
+    """Return the output of `Layers` with a bank of three tasks for a mixed batch, and for each task alone.
+
+    Args:
+        format: The format.
+        modes: The tensor's modes.
+        shared: Whether the tasks share the first trained core.
+
+    Returns:
+        The output of the mixed batch, and the outputs of its samples one by one; None if there are no inputs or no
+        outputs, or only one trained core that could be shared.
+    """
+    trained = [core.name for core in format.network(modes).cores if core.trained]
+    if not {"in", "out"} <= {mode.side for mode in modes} or (shared and len(trained) < 2):
+        return None
+    model = Layers(modes).double().eval()
+    tasks = Tasks(["a", "b", "c"], trained[:1] if shared else ())
+    bank = adapt(model, model.plan, format, tasks=tasks, train_head=False, seed=0, check=False)
+    _draw(bank)
+    x, names = _input(model), ["b", "c", "a", "a", "b"]
+    with torch.no_grad():
+        with bank.batch(names):
+            together = model(x)
+        alone = []
+        for at, name in enumerate(names):
+            bank.use(name)
+            alone.append(model(x[at : at + 1]))
+    return together, torch.cat(alone)
+
+
 def change_when_subtracted(format: Format, modes: Sequence[Mode]) -> float:
     """Return the change of the output of `Layers` by a fresh adapter with `subtract_start=True`.
 
@@ -99,7 +129,7 @@ def change_when_subtracted(format: Format, modes: Sequence[Mode]) -> float:
         return float((model(_input(model)) - base).abs().max())
 
 
-def _draw(adapter: Adapter) -> None:
+def _draw(adapter: Adapter | Bank) -> None:
     """Draw all trained cores at random, including the one that starts at zero."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

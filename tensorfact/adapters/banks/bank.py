@@ -18,6 +18,8 @@ from ...model.parameters import base_parameters
 from ...plan import ResolvedPlan, TensorizationPlan
 from ...storage import AdapterState
 from ...storage.bank_folder import BankFolder, new_identity
+from ..explain import Explanation
+from ..increments import NOMINAL_TOKENS
 from ..options import AdaptOptions
 from ..place import require_finite, slot_of
 from ..snapshot import snapshot
@@ -216,7 +218,7 @@ class Bank(Membership):
         whole = tasks.dim() == 1 and len(tasks) > 0 and tasks.dtype in _WHOLE
         if not whole or int(tasks.min()) < 0 or int(tasks.max()) >= len(self._choice.names):
             raise self._no_tasks(f"{tasks.dtype} {tuple(tasks.shape)}")
-        return tasks.long()
+        return tasks.to(self._device, torch.long)  # once, not in every layer
 
     def _no_tasks(self, got: str) -> AdaptError:
         return AdaptError(
@@ -374,6 +376,21 @@ class Bank(Membership):
         if self._choice.rows is not None and model is self.model:
             require_samples(ExampleInput(arguments, options), len(self._choice.rows))
         return arguments, options
+
+    def explain(self, tokens: int = NOMINAL_TOKENS, *, measure: bool = False) -> Explanation:
+        """Show what `Adapter.explain` shows, of one task, and how a batch of several tasks runs.
+
+        Args:
+            tokens: As there.
+            measure: As there.
+
+        Examples:
+            >>> from tensorfact import adapt
+            >>> from tensorfact.lab import nano
+            >>> print(str(adapt(nano(), tasks=["flowers", "pets"]).explain()).splitlines()[-1])
+            batches of several tasks: in one pass
+        """
+        return dataclasses.replace(super().explain(tokens, measure=measure), note=self._mixing.note())
 
     def extra_repr(self) -> str:
         """Return the formats and the number of tasks, for `print(model)`."""

@@ -12,14 +12,19 @@ from ...network import Core, Network
 from ...network.order import TOKENS
 from ...plan.indexing import as_index, spread, take
 from ...plan.slices import taken
+from ..factors import Factors
+from ..increments.cache import Formed, Passes, autocast_dtype, composable
 from ..increments.execution import NOMINAL_TOKENS, Product
 from ..increments.increment import Increment
-from ..increments.planned import token_class
+from ..increments.planned import Kind, token_class
 from .factors import TaskFactors
+from .gathered import behind_tasks, gathered_for_samples
 from .products import SAMPLE, MixedProduct
 
 _NOMINAL_SAMPLES = 32
 """Number of samples for which compiled models are planned."""
+_MOST_GATHERED = 1 << 24
+"""The most entries of owned cores that are gathered for all layers at once: 64 MiB in fp32."""
 
 
 class TaskIncrement(Increment):
@@ -32,12 +37,21 @@ class TaskIncrement(Increment):
     forms = False
     """Whether the layer forms its weight when all samples have one task."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
+    def __init__(
+        self, factors: Factors, kind: Kind, at: int, parts: Formed, matrices: Formed, gathered: Formed, **options: Any
+    ) -> None:
+        super().__init__(factors, kind, at, parts, matrices, **options)
+        self._gathered = gathered
         self._factors = cast("TaskFactors", self.factors)
         self._plans: dict[tuple[int, int], MixedProduct] = {}
         if len(self.view.rule.dims) == 2:  # a compiler traces no planning
             self._planned(_NOMINAL_SAMPLES, NOMINAL_TOKENS)
+
+    @staticmethod
+    def formed_for(kind: Kind, factors: Factors, passes: Passes) -> tuple[Formed, ...]:
+        """Return the caches that the increments of a kind share, as `Increment.formed_for` does."""
+        assert isinstance(factors, TaskFactors)
+        return *Increment.formed_for(kind, factors, passes), gathered_for_samples(kind, factors, passes)
 
     def linear(self, product: Product, x: Tensor, weight: Tensor, bias: Tensor | None, scale: float) -> Tensor:
         """Compute a linear layer with the increment added, as `Increment.linear` does."""
@@ -47,6 +61,8 @@ class TaskIncrement(Increment):
             if self.forms:
                 return product(x, self.added_to(weight, scale, drop=True), bias)
             return super().linear(product, x, weight, bias, scale)
+        casting = None if x.dtype == torch.float64 else autocast_dtype(x.device)  # autocast does not cast fp64
+        x = x if casting is None else x.to(casting)
         return self._mixed(product(x, weight, bias), x, len(choice.rows), scale)
 
     def dense(self, *, drop: bool = False) -> Tensor:
@@ -82,7 +98,7 @@ class TaskIncrement(Increment):
         z = x.reshape(samples, -1, *(sizes[axis] for axis in view.inputs))
         for dim, axis in enumerate(view.inputs, 2):
             z = take(z, dim, as_index(kept[axis])) if len(kept[axis]) < sizes[axis] else z
-        parts = [part.to(x.dtype) for part in self._parts_of_samples()]
+        parts = self._parts_of_samples(x)
         compiling = torch.compiler.is_compiling()
         sizes_of_batch = (_NOMINAL_SAMPLES, NOMINAL_TOKENS) if compiling else (samples, token_class(z.shape[1]))
         planned = self._planned(*sizes_of_batch)
@@ -93,8 +109,17 @@ class TaskIncrement(Increment):
             z = spread(z, dim, kept[axis], sizes[axis])
         return torch.add(y, z.reshape(y.shape).to(y.dtype), alpha=scale)
 
-    def _parts_of_samples(self) -> list[Tensor]:
-        """Return this parameter's slices of the cores, those of owned cores once for each sample."""
+    def _parts_of_samples(self, x: Tensor) -> list[Tensor]:
+        """Return this parameter's slices of the cores in the dtype of x, those of owned cores once for each sample."""
+        rows, stored = self._factors.choice.rows, self._factors.stored()
+        assert rows is not None
+        owned = sum(core[0].numel() for core in self._factors.owned_parameters().values())
+        if self.drops or self._factors.alone.rows or composable(x, *stored) or len(rows) * owned > _MOST_GATHERED:
+            return [part.to(x.dtype) for part in self._parts_alone()]
+        return self._gathered(self.at, [*stored, rows.to(x.device)], x.dtype)
+
+    def _parts_alone(self) -> list[Tensor]:
+        """Return the slices of this parameter alone, in differentiable operations."""
         if self.drops_entries:
             raise AdaptError(
                 "dropout of the increment's entries has no product for a mixed batch",
@@ -108,8 +133,7 @@ class TaskIncrement(Increment):
             if name in self._factors.owned:
                 row = alone.rows[name] if name in alone.rows else core[0]
                 row = row if mask is None or name not in alone.rows else row * mask
-                stacked = taken(core, tuple((dim + 1, index) for dim, index in own))
-                rows = alone.each(name, stacked, taken(row, own))
+                rows = alone.each(name, taken(core, behind_tasks(own)), taken(row, own))
                 parts.append(rows.reshape(rows.shape[0], *shape))
             else:
                 parts.append(taken(core, own).reshape(shape))

@@ -182,6 +182,10 @@ class Membership(Trainable):
     def _factors(self) -> dict[str, TaskFactors]:
         return {name: cast("TaskFactors", factors) for name, factors in self._links.factors.items()}
 
+    @property
+    def _device(self) -> torch.device:
+        return next(iter(self._links.factors.values())).tensors()[0].device
+
     def _switch_to(self, at: int, rows: Tensor | None = None, *, base: bool = False) -> None:
         self._choice.use(at, rows)
         self._switch.base, self._switch.on = base, not base

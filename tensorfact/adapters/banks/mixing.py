@@ -40,6 +40,13 @@ class Mixing:
         if self.together is None and (example := known_example(self.model)) is not None:
             self.together = self._find_out(example)
 
+    def note(self) -> str:
+        """Return a line that says how mixed batches run."""
+        self.prepare()
+        reason = "a weight is read and not called, or the input of a layer does not have the samples in front"
+        how = {True: "in one pass", False: f"task by task, as {reason}", None: "the first one shows how"}
+        return f"batches of several tasks: {how[self.together]}"
+
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
         """Context manager in which a call of the model runs task by task if it has to."""
@@ -63,7 +70,7 @@ class Mixing:
             example: The arguments for all samples.
             run: Calls the model.
         """
-        outputs, before = [], (self._choice.at, self._choice.rows)
+        outputs, before, rows = [], (self._choice.at, self._choice.rows), rows.cpu()
         try:
             for at in sorted(set(rows.tolist())):
                 index = (rows == at).nonzero().flatten()

@@ -36,9 +36,8 @@ def composable(*tensors: Tensor | None) -> bool:
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
     """Return the dtype of the active autocast on a device, or None."""
-    kind = device.type
-    on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-    return torch.get_autocast_dtype(kind) if on else None
+    kind = device.type  # meta has no autocast; older releases of torch cannot compile torch.amp.is_autocast_available
+    return torch.get_autocast_dtype(kind) if kind != "meta" and torch.is_autocast_enabled(kind) else None
 
 
 def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:

@@ -38,6 +38,17 @@ class Increment:
         self.view, self._may_drop = kind.views[at], bool(self.dropout)  # computed once, as each call needs it
         self._parts, self._matrices = parts, matrices
 
+    @staticmethod
+    def formed_for(kind: Kind, factors: Factors, passes: Passes) -> tuple[Formed, ...]:
+        """Return the caches that the increments of a kind share.
+
+        Args:
+            kind: The contraction plan of the parameters.
+            factors: The factors of the parameters' tensor.
+            passes: Forward passes of the model.
+        """
+        return kind.formed_parts(passes), kind.formed_matrices(passes)
+
     def linear(self, product: Product, x: Tensor, weight: Tensor, bias: Tensor | None, scale: float) -> Tensor:
         """Compute a linear layer with the increment added.
 
@@ -185,7 +196,7 @@ def increments(
     found = {}
     for views in alike.values():
         kind = Kind(factors.applied, tensor.modes, views, optimize, on)
-        parts, matrices = kind.formed_parts(passes), kind.formed_matrices(passes)
+        formed = made.formed_for(kind, factors, passes)
         for at, view in enumerate(views):
-            found[view.parameter] = made(factors, kind, at, parts, matrices, dropout=dropout)
+            found[view.parameter] = made(factors, kind, at, *formed, dropout=dropout)
     return {view.parameter: found[view.parameter] for view in tensor.views}

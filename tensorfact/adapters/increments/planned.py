@@ -169,13 +169,13 @@ class Kind:
             stack = (len(self.views),) if piece.stacked else ()
             result = piece.together([gathered[at] for at in piece.members])
             results.append(result.reshape(*stack, *piece.shape).contiguous())
-        return _apart(results, cores)
+        return apart(results, cores)
 
     def _alone(self, pieces: Sequence[Piece], at: int, cores: Sequence[Tensor]) -> list[Tensor]:
         """Form pieces for one parameter."""
         own = self.own(at, _wide(cores))
         results = [p.alone([own[k] for k in p.members]).reshape(p.shape).contiguous() for p in pieces]
-        return _apart(results, cores)
+        return apart(results, cores)
 
     def _gathered(self, at: int, core: Tensor) -> Tensor:
         """Return all parameters' slices of a core (parameters, *legs), or the core itself if it is not sliced."""
@@ -199,8 +199,13 @@ def _wide(cores: Sequence[Tensor]) -> list[Tensor]:
     return [core.to(torch.promote_types(core.dtype, torch.float32)) for core in cores]
 
 
-def _apart(results: Sequence[Tensor], cores: Sequence[Tensor]) -> list[Tensor]:
-    """Return results in memory of their own: a core that is taken whole would be returned itself."""
+def apart(results: Sequence[Tensor], cores: Sequence[Tensor]) -> list[Tensor]:
+    """Return results in memory of their own: a core that is taken whole would be returned itself.
+
+    Args:
+        results: What was formed from the cores.
+        cores: The cores.
+    """
     return [r.clone() if any(r.data_ptr() == core.data_ptr() for core in cores) else r for r in results]
 
 

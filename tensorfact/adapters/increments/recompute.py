@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Mapping
-from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _global_forward_hooks
 from torch.utils.hooks import RemovableHandle
 
-from .cache import autocast_dtype, composable, require_version
+from .cache import autocast_dtype, composable, require_version, without_autocast
 
 SOURCE = "_tensorfact_source"
 
@@ -53,10 +52,8 @@ class Recomputation:
         """
         for name, (parameter, version) in self.parameters.items():
             require_version(parameter, version, f"{name!r} of {type(self.module).__name__}")
-        kind = x.device.type
-        able = torch.amp.is_autocast_available(kind)
-        context = torch.autocast(kind, self.autocast, enabled=self.autocast is not None) if able else nullcontext()
-        with context:
+        then_on = self.autocast is not None
+        with torch.autocast(x.device.type, self.autocast) if then_on else without_autocast(x.device):
             stored = self.module._parameters
             if all(stored.get(name) is parameter for name, (parameter, _) in self.parameters.items()):
                 return _tensor(self.module.forward(x))

@@ -123,6 +123,18 @@ class RankBudget:
         self.adapter.balance()
         return True
 
+    def lr_factor(self, done: float) -> float:
+        """Return a factor of the learning rate, which rises from 0 to 1 after each change of the ranks.
+
+        The optimizer starts anew there, and its first steps have the full size of the learning rate, whatever the
+        gradients. The rise takes as long as the ranks are higher.
+
+        Args:
+            done: The number of epochs that are done, with fractions.
+        """
+        since = min((done - change for change in self.changes if change < done), default=math.inf)
+        return min(1.0, since / (self.changes[-1] - self.changes[0])) if since < math.inf else 1.0
+
     def resume(self, path: AnyPath) -> None:
         """Give the adapter the ranks and scales that a checkpoint holds; its values are loaded afterwards.
 

@@ -160,9 +160,10 @@ class TrainingRun:
         losses, samples = [], iter(loaded)
         for number, parts in enumerate(steps):
             for group in self.optimizer.param_groups:
-                done = (index + (number + 1) / len(steps)) / schedule.epochs
+                done = index + (number + 1) / len(steps)
                 # the decay ends at zero, which would be the rate of a run of a single step
-                now = schedule.lr_factor(done) if schedule.epochs * len(steps) > 1 else 1.0
+                now = schedule.lr_factor(done / schedule.epochs) if schedule.epochs * len(steps) > 1 else 1.0
+                now *= 1.0 if self.budget is None else self.budget.lr_factor(done)
                 group["lr"] = schedule.lr * group["multiple"] * now
             engine.step.zero_grad(set_to_none=True)
             share, counted, batches = self._gradients(parts, samples)

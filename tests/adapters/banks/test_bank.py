@@ -5,15 +5,17 @@ from __future__ import annotations
 import copy
 import pickle
 from typing import Any, cast
+from unittest import mock
 
 import pytest
 import timm
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tensorfact import AdapterState, Bank, Tasks, TensorTrain, adapt, load_adapter, plan_for
+from tensorfact.adapters.banks import increment
 from tensorfact.adapters.factors import Factors
 from tensorfact.errors import AdaptError
 from tensorfact.lab import nano
@@ -181,6 +183,24 @@ def test_training_a_mixed_batch_is_training_each_task_on_its_samples() -> None:
         assert difference(p.grad, q.grad) < 1e-4, name
 
 
+@given(banks())
+@settings(max_examples=5)
+def test_cores_are_gathered_for_all_layers_or_for_each_alike(given: tuple[Adaptation, Tasks, list[str]]) -> None:
+    adaptation, tasks, batch = given
+    outputs, gradients = [], []
+    for most in (1 << 24, 0):
+        model = adaptation.case.build(torch.float64)
+        bank = drawn(adapt(model, adaptation.case.plan, adaptation.formats, tasks=tasks, seed=0, train_head="head"))
+        with mock.patch.object(increment, "_MOST_GATHERED", most), bank.batch(batch):
+            found = model(ids(len(batch)))
+        found.square().mean().backward()
+        outputs.append(found.detach())
+        gradients.append([p.grad for p in bank.parameters() if p.grad is not None])
+    assert difference(*outputs) < 1e-12
+    for one, other in zip(*gradients, strict=True):
+        assert difference(one, other) < 1e-10
+
+
 def test_the_head_of_a_task_has_its_own_classes_and_padding_gets_no_gradient() -> None:
     model, bank = small(Tasks(NAMES, classes=[10, 3, 12]))
     assert [bank.classes(name) for name in NAMES] == [10, 3, 12]
@@ -213,6 +233,7 @@ def test_models_that_have_no_exact_product_run_task_by_task(name: str, options: 
     with bank.batch(batch):
         mixed = infer(model, x)
     assert bank.together is together
+    assert ("in one pass" if together else "task by task") in str(bank.explain()).splitlines()[-1]
     for at, task in enumerate(batch):
         bank.use(task)
         assert difference(mixed[at], infer(model, x)[at]) < 1e-4

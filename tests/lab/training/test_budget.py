@@ -71,6 +71,18 @@ def run(model: nn.Module, budget: int | None, **options: Any) -> History:
     return fit(model, data(32), data(24, seed=1), budget=budget, **settings)
 
 
+def test_the_learning_rate_rises_again_after_each_change() -> None:
+    model, _ = adapted()
+    schedule = Schedule(20, 16, 0.01, 0.0, 0, 0, budget=400)
+    ranks = rank_budget(TrainingEngine(model), schedule)
+    assert ranks is not None
+    assert ranks.changes == (2, 4)
+    assert [ranks.lr_factor(done) for done in (0.5, 2.0, 2.5, 3.0, 4.0, 4.5, 6.0, 20.0)] == [
+        *(1.0, 1.0, 0.25, 0.5),
+        *(1.0, 0.25, 1.0, 1.0),
+    ]
+
+
 @given(epochs=st.integers(1, 1000))
 def test_ranks_change_twice_in_the_first_half(epochs: int) -> None:
     found = changes_before(epochs)
