@@ -15,7 +15,7 @@ from ..formats import Format
 from ..network import Mode, Network
 from ..storage import AdapterState
 from ..storage.bank_folder import BankFolder, new_identity, require_one_base
-from ..storage.bank_rows import flat, rows_of
+from ..storage.bank_rows import common_scales, flat, frozen_cores, rows_of
 from .allocation import even_split
 from .recompression import recompress
 from .term import Term, terms_of
@@ -108,20 +108,21 @@ def write_bank(
     joins = bool(shared) or tolerance is not None or budget is not None
     joined = join(several, shared, tolerance=tolerance, budget=budget) if joins else {}
     formats = {name: each.format for name, each in joined.items()} or dict(first.formats)
-    scales = dict.fromkeys(formats, 1.0) if joins else dict(first.scales)
+    scales = dict.fromkeys(formats, 1.0) if joins else common_scales(several)
+    frozen = {} if joins else frozen_cores(several[0])
     description = dataclasses.replace(first, formats=formats, scales=scales, head={}, seed=None)
     rows = {}
     for task, state in states.items():
         with naming(f"task {task!r}"):
-            rows[task] = rows_of(state, description, {}, tuple(first.head), cores=not joins)
+            rows[task] = rows_of(state, description, frozen, tuple(first.head), cores=not joins)
     common = {f"{n}.{c}": value.float() for n, each in joined.items() for c, value in each.cores.items() if c in shared}
+    common |= frozen
     made = BankFolder(path, description, tuple(shared), tuple(first.head), common, new_identity())
-    made.write()
-    for at, (task, (row, head)) in enumerate(rows.items()):
-        own = {
-            f"{n}.{c}": v[at].float() for n, each in joined.items() for c, v in each.cores.items() if c not in shared
-        }
-        made.write_task(task, own if joins else flat(row), head)
+    own = {f"{n}.{c}": v.float() for n, each in joined.items() for c, v in each.cores.items() if c not in shared}
+    made.write(
+        (task, {name: value[at] for name, value in own.items()} if joins else flat(row), head)
+        for at, (task, (row, head)) in enumerate(rows.items())
+    )
     return {name: dict(zip(states, each.errors, strict=True)) for name, each in joined.items()}
 
 

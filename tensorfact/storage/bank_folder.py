@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import urllib.parse
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
 
-from ..common.checks import AnyPath, file_path
+from ..common.checks import AnyPath, file_path, quoted
 from ..errors import CheckpointError, FingerprintError, nearest
 from .bank_rows import flat, named_rows, rows_of
 from .description import FACTORS, HEAD, AdapterDescription
@@ -37,9 +38,9 @@ class BankFolder:
     Args:
         path: The folder.
         description: The adapter of one task, without its head.
-        shared: Names of the shared cores.
+        shared: Names of the trained cores that the tasks share.
         head: Names of the head's parameters.
-        cores: The shared cores by `TENSOR.CORE`.
+        cores: The cores that all tasks have in common by `TENSOR.CORE`, also those that are not trained.
         identity: What the files of the bank have in common.
     """
 
@@ -50,13 +51,31 @@ class BankFolder:
     cores: Cores
     identity: str
 
-    def write(self) -> None:
-        """Write the file of what the tasks share, and create the folders.
+    def write(self, tasks: Iterable[tuple[str, Cores, Cores]]) -> None:
+        """Write the bank in the place of one that is in the folder, which stays if a task cannot be written.
+
+        Args:
+            tasks: Every task: its name, its own cores, and the parameters of its head by name.
 
         Raises:
-            CheckpointError: They cannot be written.
+            CheckpointError: A file cannot be written.
         """
-        make_folder(self.path / TASKS)
+        staged, old = (self.path / f".{TASKS}-{self.identity}-{part}" for part in ("new", "old"))
+        make_folder(staged)
+        try:
+            for task, cores, head in tasks:
+                self._write_task(staged / self.file(task).name, task, cores, head)
+            if (self.path / TASKS).is_dir():
+                os.replace(self.path / TASKS, old)
+            os.replace(staged, self.path / TASKS)
+            self._write_shared()
+        except OSError as error:
+            raise CheckpointError(f"cannot write the bank {self.path}", got=str(error), fix="free space") from error
+        finally:
+            for folder in (staged, old):
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _write_shared(self) -> None:
         body = self.description.metadata(LeftOutCores.of({}))
         own = {"kind": BANK, "shared": list(self.shared), "head": list(self.head), "identity": self.identity}
         tensors = {f"{FACTORS}{name}": core for name, core in self.cores.items()}
@@ -72,7 +91,7 @@ class BankFolder:
         Raises:
             CheckpointError: It holds no bank, or the file is damaged.
         """
-        path = file_path(folder, "open_bank: folder", CheckpointError)
+        path = file_path(folder, "open_bank: folder", CheckpointError).absolute()  # also after os.chdir
         header = read_header(path / FILE)
         if header.metadata.get("kind") != BANK:
             raise CheckpointError(f"{header.path} is not the file of a bank", fix="pass a folder that bank.save wrote")
@@ -82,8 +101,9 @@ class BankFolder:
             identity = str(header.metadata["identity"])
         except (LookupError, TypeError) as error:
             raise CheckpointError(f"{header.path} is damaged: {error!r} is missing", fix="restore it") from error
-        expected = {name: shape for name, shape in description.shapes.items() if name.rpartition(".")[2] in shared}
-        if dict(header.shapes) != expected:
+        known, found = description.shapes, dict(header.shapes)
+        common = {name for name in known if name.rpartition(".")[2] in shared}
+        if any(known.get(name) != shape for name, shape in found.items()) or not common <= found.keys():
             raise CheckpointError(
                 f"{header.path} is damaged: its tensors are not the shared cores", fix="restore it from a copy"
             )
@@ -93,8 +113,11 @@ class BankFolder:
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the tasks, sorted."""
-        with os.scandir(self.path / TASKS) as entries:
-            stems = [entry.name.removesuffix(SUFFIX) for entry in entries if entry.name.endswith(SUFFIX)]
+        try:
+            with os.scandir(self.path / TASKS) as entries:
+                stems = [entry.name.removesuffix(SUFFIX) for entry in entries if entry.name.endswith(SUFFIX)]
+        except OSError as error:
+            raise CheckpointError(f"cannot read the tasks of {self.path}", got=str(error), fix="restore it") from error
         return tuple(sorted(urllib.parse.unquote(stem) for stem in stems if not stem.startswith(".")))
 
     def file(self, task: str) -> Path:
@@ -103,7 +126,8 @@ class BankFolder:
         Args:
             task: The name of the task.
         """
-        return self.path / TASKS / f"{urllib.parse.quote(task, safe=' ')}{SUFFIX}"
+        stem = urllib.parse.quote(task, safe=" ")
+        return self.path / TASKS / f"{'%2E' + stem[1:] if stem.startswith('.') else stem}{SUFFIX}"
 
     def write_task(self, task: str, cores: Cores, head: Cores) -> None:
         """Write a task; no other file is touched.
@@ -116,8 +140,11 @@ class BankFolder:
         Raises:
             CheckpointError: The file cannot be written.
         """
+        self._write_task(self.file(task), task, cores, head)
+
+    def _write_task(self, path: Path, task: str, cores: Cores, head: Cores) -> None:
         tensors = {**{FACTORS + name: core for name, core in cores.items()}, **{HEAD + n: v for n, v in head.items()}}
-        write_tensors(self.file(task), tensors, {"kind": TASK, "task": task, "identity": self.identity})
+        write_tensors(path, tensors, {"kind": TASK, "task": task, "identity": self.identity})
 
     def read_task(self, task: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return the own cores of a task, and its head.
@@ -139,7 +166,18 @@ class BankFolder:
             )
         header = read_header(path)
         if header.metadata.get("kind") != TASK or header.metadata.get("identity") != self.identity:
-            raise CheckpointError(f"{path} is not a task of this bank", fix="bank.add(task, adapter) writes it anew")
+            raise CheckpointError(
+                f"{path} is not a task of this bank",
+                cause="the bank was written anew after it was opened, or the file is another bank's",
+                fix="open the bank again, or bank.add(task, adapter)",
+            )
+        if header.metadata.get("task") != task:
+            raise CheckpointError(
+                f"{path} is the file of another task",
+                expected=repr(task),
+                got=quoted(header.metadata.get("task")),
+                fix="restore it, or bank.add(task, adapter)",
+            )
         expected = {name: shape for name, shape in self.description.shapes.items() if not self._is_shared(name)}
         found = {name: shape for name, shape in header.shapes.items() if name.startswith(FACTORS)}
         heads = {name.removeprefix(HEAD) for name in header.shapes if name.startswith(HEAD)}
@@ -151,12 +189,13 @@ class BankFolder:
             {name: tensors[HEAD + name] for name in self.head},
         )
 
-    def add(self, task: str, state: AdapterState) -> None:
+    def add(self, task: str, state: AdapterState, check: Callable[[Cores], object] = dict) -> None:
         """Write an adapter as a task.
 
         Args:
             task: Its name.
             state: The adapter.
+            check: Raises an error if the head, its parameters by name, does not fit the model.
 
         Raises:
             AdaptError: It has another plan or head, other formats or shared cores.
@@ -165,6 +204,7 @@ class BankFolder:
         """
         require_one_base([self.description, state.description], ["the bank", f"task {task!r}"])
         rows, head = rows_of(state, self.description, self.cores, self.head)
+        check(head)
         self.write_task(task, flat(rows), head)
 
     def state(self, task: str) -> AdapterState:
@@ -197,7 +237,7 @@ class BankFolder:
             ) from error
 
     def _is_shared(self, name: str) -> bool:
-        return name.rpartition(".")[2] in self.shared
+        return name.removeprefix(FACTORS) in self.cores
 
 
 def require_one_base(descriptions: Sequence[AdapterDescription], names: Sequence[str]) -> None:

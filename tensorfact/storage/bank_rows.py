@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -81,12 +81,45 @@ def rows_of(
             elif not torch.equal(common.detach().cpu(), value.to(common.dtype).cpu()):
                 raise AdaptError(
                     f"the core {core!r} of tensor {name!r}, which the tasks share, is another one",
+                    cause="it was trained in each adapter, or adapters with frozen cores started from other seeds",
                     fix="tensorfact.bank(model, adapters, shared=[...], tolerance=0.1), which brings them together",
                 )
-        ratio = other.scales[name] / bank.scales[name] if bank.scales[name] else 0.0
+        if other.scales[name] and not bank.scales[name]:
+            raise AdaptError(
+                f"the scale of tensor {name!r} is 0 in the bank and {other.scales[name]:g} in the adapter",
+                fix="tensorfact.bank(model, adapters), which brings adapters of any scales together",
+            )
+        ratio = other.scales[name] / bank.scales[name] if bank.scales[name] else 1.0
         last = next(reversed(own))
         rows[name] = {**own, last: own[last] * ratio} if ratio != 1 else own
     return rows, {name: state.tensors[HEAD + name] for name in head}
+
+
+def frozen_cores(state: AdapterState) -> dict[str, Tensor]:
+    """Return the cores of an adapter that do not train, by `TENSOR.CORE`: tasks have them in common.
+
+    Args:
+        state: The adapter.
+    """
+    description = state.description
+    return {
+        f"{name}.{core.name}": state.cores(name)[core.name]
+        for name, format in description.formats.items()
+        for core in format.network(description.modes[name]).cores
+        if not core.trained
+    }
+
+
+def common_scales(states: Iterable[AdapterState]) -> dict[str, float]:
+    """Return the scales of a bank of adapters: those of the first adapter whose scale is not 0.
+
+    Args:
+        states: The adapters.
+    """
+    found: dict[str, float] = {}
+    for state in states:
+        found = {name: found.get(name) or scale for name, scale in state.description.scales.items()}
+    return found
 
 
 def named_rows(cores: Mapping[str, Tensor]) -> Rows:

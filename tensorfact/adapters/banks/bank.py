@@ -97,7 +97,7 @@ class Bank(Membership):
             'pets'
         """
         with self._turns.changing("use()"):
-            self._require(merged=False, changing=True)
+            self._require_ready("use()")
             self._switch_to(self._choice.at if task is None else self._choice.position(task, "use"), base=task is None)
 
     @contextlib.contextmanager
@@ -272,15 +272,11 @@ class Bank(Membership):
             description = dataclasses.replace(one.description, head={})
             owned = {f"{name}.{core}" for name, factors in self._factors().items() for core in factors.owned}
             shared = {name: core for name, core in self.named_cores().items() if name not in owned}
-            names = tuple(dict.fromkeys(name.rpartition(".")[2] for name in shared))
             path = file_path(folder, "Bank.save: folder", AdaptError)
-            written = BankFolder(path, description, names, self.heads.names, shared, new_identity())
-            written.write()
-            for at, task in enumerate(self.tasks):
-                cores = {name: core for name, core in self._cores_of(at).items() if name in owned}
-                written.write_task(task, cores, self.heads.of_task(at))
-            for task in set(written.names) - set(self.tasks):
-                written.remove_task(task)
+            BankFolder(path, description, self.shared, self.heads.names, shared, new_identity()).write(
+                (task, {n: core for n, core in self._cores_of(at).items() if n in owned}, self.heads.of_task(at))
+                for at, task in enumerate(self.tasks)
+            )
 
     def delta(self, parameter_name: str) -> Tensor:
         """Return the dense increment of one parameter of the task in use, scale included.
@@ -292,6 +288,7 @@ class Bank(Membership):
             AdaptError: The parameter is not adapted.
         """
         with self._turns.reading():
+            self._require_task("delta")
             return (slot := slot_of(parameter_name, self._slots)).increment.dense() * slot.scale
 
     def merge(self, task: str | None = None) -> None:
@@ -304,8 +301,10 @@ class Bank(Membership):
             AdaptError: As for `Adapter.merge`, or there is no such task.
         """
         with self._turns.changing("merge()"):
-            self._require(merged=False, changing=True)
+            self._require_ready("merge()")
             self._links.check_base()
+            if task is None:
+                self._require_task("merge")
             at = self._choice.at if task is None else self._choice.position(task, "merge")
             require_finite(self._cores_of(at))
             before = self._choice.at, self._choice.rows
@@ -355,14 +354,17 @@ class Bank(Membership):
         """Attach the bank to its model; used by `adapt`. On an error the model is left unchanged."""
         super().attach()
         self.heads.attach()
-        self._hook = self.model.register_forward_pre_hook(self._begin, with_kwargs=True)
+        self._hooks = [
+            self.model.register_forward_pre_hook(self._begin, with_kwargs=True),
+            self.model.register_forward_hook(self._choice.follow),
+        ]
 
     def _detach(self) -> None:
         if self._attached:
             self.heads.detach()
         super()._detach()
-        if hasattr(self, "_hook"):
-            self._hook.remove()
+        for hook in self.__dict__.pop("_hooks", ()):
+            hook.remove()
 
     def _begin(
         self, model: nn.Module, arguments: tuple[object, ...], options: dict[str, object]

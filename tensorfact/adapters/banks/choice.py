@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ...common.checks import quoted
 from ...errors import AdaptError, nearest
+from ...model.outputs import tensors_of
 
 
 class TaskChoice:
@@ -25,6 +26,8 @@ class TaskChoice:
         self.rows: Tensor | None = None
         """In a mixed batch, the position of the task of each sample (samples,)."""
         self.version = self.seen = 0
+        self.dividing = self.parts = False
+        """Whether a batch is running task by task, and whether the last forward pass with gradients did."""
         self._index = torch.zeros(1, dtype=torch.long, device="cpu")
 
     def add(self, name: str) -> None:
@@ -89,7 +92,25 @@ class TaskChoice:
     def begin(self) -> None:
         """Record that a forward pass runs with the present choice."""
         if not torch.compiler.is_compiling() and torch.is_grad_enabled():
-            self.seen = self.version
+            self.seen, self.parts = self.version, self.dividing
+
+    def follow(self, model: object, inputs: object, output: object) -> None:
+        """Let the backward pass of a forward pass with the present choice say so when it begins; a forward hook.
+
+        Args:
+            model: The model.
+            inputs: Its arguments.
+            output: Its output.
+        """
+        version, parts = self.version, self.parts
+
+        def begins(_: Tensor) -> None:
+            self.seen, self.parts = version, parts
+
+        if not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active():
+            for tensor in tensors_of(output):
+                if tensor.requires_grad:
+                    tensor.register_hook(begins)
 
     def require_same(self) -> None:
         """Raise if a layer runs again in a backward pass with another choice than in the last forward pass.
@@ -97,7 +118,15 @@ class TaskChoice:
         Raises:
             AdaptError: Gradient checkpointing would compute the gradient of another model.
         """
-        if torch.compiler.is_compiling() or self.seen == self.version or torch._C._current_graph_task_id() == -1:
+        if torch.compiler.is_compiling() or torch._C._current_graph_task_id() == -1:
+            return
+        if self.parts:
+            raise AdaptError(
+                "gradient checkpointing of a batch that runs task by task",
+                cause="the backward pass runs layers again, and does not know with which of the tasks",
+                fix="turn gradient checkpointing off, or bank.use(task) and batches of one task",
+            )
+        if self.seen == self.version:
             return
         raise AdaptError(
             "a backward pass runs layers again with other tasks than the forward pass",

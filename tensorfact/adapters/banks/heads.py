@@ -54,19 +54,47 @@ class TaskHeads(nn.Module):
         self.last = {
             name for name in names if self.own and parameters[name].shape[0] == self.own and _is_last(name, modules)
         }
-        if not self.last and any(count is not None for count in classes):
-            raise AdaptError(
-                "tasks: classes",
-                expected="a model with a linear head, whose classes can be counted",
-                got=f"the head {list(names)}",
-                fix="leave out classes, or pass the name of the head as train_head",
-            )
+        if any(count is not None for count in classes):
+            self._require_classes("tasks")
         self.counts, self.alone = sizes, Alone(choice)
         self.values = nn.ParameterDict()
         for name in names:
             base = parameters[name]
             rows = [self._fresh(name, base, count, generator) for count in sizes]
             self.values[_key(name)] = nn.Parameter(torch.stack(_padded(rows)))
+
+    def _require_classes(self, call: str) -> None:
+        """Raise unless the classes of a task can be counted, and given another number."""
+        modules = list(dict.fromkeys(name.rpartition(".")[0] for name in self.names))
+        ends = [name for name in modules if _classes_of(self.__dict__["_model"], [name]) == self.own]
+        if not self.last or len(ends) > 1:
+            raise AdaptError(
+                f"{call}: classes",
+                expected="a model with one linear layer of classes as its head",
+                got=f"{ends}" if self.last else f"the head {list(self.names)}",
+                fix="leave out classes, or pass the name of the head as train_head",
+            )
+
+    def require_fits(self, head: Mapping[str, Tensor]) -> None:
+        """Check that the parameters of a task's head have the shapes of the model's own, but for the classes.
+
+        Args:
+            head: The parameters by name.
+
+        Raises:
+            AdaptError: One has another shape.
+        """
+        parameters = base_parameters(self.__dict__["_model"])
+        for name in self.names:
+            own, found = parameters[name].shape, head[name].shape
+            free = name in self.last and len(found) == len(own)
+            if found != own and not (free and found[1:] == own[1:] and found[0] > 0):
+                raise AdaptError(
+                    f"the head of the task does not fit the model: {name}",
+                    expected=f"shape {tuple(own)}{', with any number of classes' if free else ''}",
+                    got=f"shape {tuple(found)}",
+                    fix="pass an adapter of a model with this head",
+                )
 
     def _fresh(self, name: str, base: Tensor, count: int, generator: torch.Generator) -> Tensor:
         """Return a head's parameter for one task: the model's own if that has the same size."""
@@ -94,8 +122,15 @@ class TaskHeads(nn.Module):
             head: The parameters of its head by name; None for a fresh one.
             classes: Its number of classes; None for that of the model's own head, or of `head`.
             generator: A CPU generator for a head of another size than the model's own.
+
+        Raises:
+            AdaptError: The head does not fit the model; nothing is changed.
         """
         parameters = base_parameters(self.__dict__["_model"])
+        if head is not None:
+            self.require_fits(head)
+        elif classes is not None:
+            self._require_classes("add")
         count = (self.own or 0) if classes is None else classes
         if head is not None and self.last:
             count = head[next(name for name in self.names if name in self.last)].shape[0]

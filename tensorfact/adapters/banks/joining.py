@@ -19,7 +19,7 @@ from ...lora import from_lora
 from ...model.parameters import refuse_adapted
 from ...network import Dropout
 from ...storage import AdapterState
-from ...storage.bank_rows import rows_of
+from ...storage.bank_rows import common_scales, frozen_cores, rows_of
 from ...storage.state import AdapterSource, state_of
 from ..build import Parts, fitted
 from ..options import AdaptOptions
@@ -138,16 +138,16 @@ def _made(
     first = next(iter(states.values()))
     description = first.description
     formats = description.formats if joined is None else {name: each.format for name, each in joined.items()}
-    scales = description.scales if joined is None else dict.fromkeys(formats, 1.0)
+    scales = common_scales(states.values()) if joined is None else dict.fromkeys(formats, 1.0)
     resolved, known, factors = fitted(model, description.plan, formats, scales)
     options = AdaptOptions(Dropout.of(description.dropout), seed=0, function="bank")
     tasks.require_cores(resolved, known)
     head = tuple(description.head)
     found = Bank(*Parts(model, description.plan, resolved, known, factors, head, options), tasks)
-    rows, heads = [], []
+    rows, heads, frozen = [], [], frozen_cores(first) if joined is None else {}
     for task, state in states.items():
         with naming(f"task {task!r}"):
-            row, own = rows_of(state, found, {}, head, cores=joined is None)
+            row, own = rows_of(state, found, frozen, head, cores=joined is None)
         rows.append(row)
         heads.append(own)
     with torch.no_grad():

@@ -24,6 +24,7 @@ class Membership(Trainable):
 
     heads: TaskHeads
     _choice: TaskChoice
+    _labelled: bool
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -68,7 +69,7 @@ class Membership(Trainable):
         [task] = Tasks([task]).names
         classes = None if classes is None else whole_number(classes, "add: classes", AdaptError, least=1)
         seed = fresh_seed() if seed is None else whole_number(seed, "add: seed", AdaptError, least=0)
-        with self._turns.changing("add()"):
+        with self._turns.changing("add()"), torch.inference_mode(False):
             self._require_all("add")
             if task in self.tasks:
                 raise AdaptError(f"add: the bank has a task {task!r}", fix=f"bank.drop({task!r}), or another name")
@@ -146,8 +147,8 @@ class Membership(Trainable):
             >>> sum(p.numel() for p in bank.parameters() if p.requires_grad)  # 8 x 72 x 8 of S1, and a head
             5578
         """
-        with self._turns.changing("train_only()"):
-            self._require(merged=False, changing=True)
+        with self._turns.changing("train_only()"), torch.inference_mode(False):
+            self._require_ready("train_only()")
             at = None if task is None else self._choice.position(task, "train_only")
             parts = [(f.alone, f.owned_parameters()) for f in self._factors().values()]
             parts.append((self.heads.alone, self.heads.parameters_by_key()))
@@ -161,8 +162,23 @@ class Membership(Trainable):
             if at is not None:
                 self._switch_to(at)
 
-    def _require_all(self, call: str) -> None:
+    def _require_ready(self, call: str) -> None:
+        """Raise if the bank is merged, disabled or removed, or a mixed batch runs."""
         self._require(merged=False, changing=True)
+        if self._choice.rows is not None and not self._labelled:
+            raise AdaptError(
+                f"{call} inside `with bank.batch(tasks):`",
+                cause="every sample has its own task there",
+                fix="call it after the block",
+            )
+
+    def _require_task(self, call: str) -> None:
+        """Raise if the base model is in use."""
+        if self.task is None:
+            raise AdaptError(f"{call}: no task is in use", fix=f"bank.use({next(iter(self.tasks), 'task')!r}) first")
+
+    def _require_all(self, call: str) -> None:
+        self._require_ready(f"{call}()")
         if self.heads.alone.at >= 0:
             raise AdaptError(
                 f"{call}: the task {self._choice.names[self.heads.alone.at]!r} trains alone",
@@ -188,4 +204,5 @@ class Membership(Trainable):
 
     def _switch_to(self, at: int, rows: Tensor | None = None, *, base: bool = False) -> None:
         self._choice.use(at, rows)
+        self._links.passes.close()  # one that was interrupted
         self._switch.base, self._switch.on = base, not base

@@ -6,12 +6,13 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from ...model.example import ExampleInput, known_example
+from ...model.example import ExampleInput, known_example, observing, runs
 from ..increments import Passes
 from .choice import TaskChoice
-from .samples import chosen, have_samples_in_front, joined
+from .samples import chosen, have_samples_in_front, joined, require_divisible, samples_of
 
 
 class Mixing:
@@ -71,6 +72,8 @@ class Mixing:
             run: Calls the model.
         """
         outputs, before, rows = [], (self._choice.at, self._choice.rows), rows.cpu()
+        require_divisible(example)
+        self._choice.dividing = True
         try:
             for at in sorted(set(rows.tolist())):
                 index = (rows == at).nonzero().flatten()
@@ -78,16 +81,17 @@ class Mixing:
                 outputs.append((index, run(chosen(example, index, len(rows)))))
         finally:
             self._choice.use(*before)
+            self._choice.dividing = False
+        self._choice.parts = torch.is_grad_enabled()
         return joined(outputs, len(rows))
 
     def _forward(self, forward: Callable[..., Any]) -> Callable[..., Any]:
         def run(*arguments: object, **keywords: object) -> Any:
             example = ExampleInput(arguments, keywords)
-            if self.together is None:
+            if self.together is None and self._choice.rows is not None:
                 self.together = bool(self._find_out(example))
-            if self.together:
+            if self.together or self._choice.rows is None:  # a call of the model inside of one for a task
                 return forward(*arguments, **keywords)
-            assert self._choice.rows is not None
             return self.mapped(self._choice.rows, example, one)
 
         def one(part: ExampleInput) -> object:
@@ -96,11 +100,19 @@ class Mixing:
 
         return run
 
+    def _runs_mixed(self, example: ExampleInput) -> bool:
+        """Return whether a model runs on samples of several tasks: not if it also reads a weight, as T5 does."""
+        pair = chosen(example, torch.zeros(2, dtype=torch.long), samples_of(example) or 0)
+        self._choice.use(self._choice.at, torch.tensor(2 * [self._choice.at]))
+        with observing(self.model):
+            return runs(lambda: pair.run(self.model))
+
     def _find_out(self, example: ExampleInput) -> bool | None:
         before, own = (self._choice.at, self._choice.rows), self.model.__dict__.pop("forward", None)
         self._choice.use(self._choice.at)
         try:
-            return have_samples_in_front(self.model, self._layers, example)
+            found = have_samples_in_front(self.model, self._layers, example)
+            return self._runs_mixed(example) if found else found
         finally:
             self._choice.use(*before)
             if own is not None:

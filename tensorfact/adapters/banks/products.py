@@ -82,7 +82,7 @@ class _LastStep:
 
 def _recorded(*tensors: Tensor) -> bool:
     tracked = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    return tracked or torch.compiler.is_compiling()
+    return tracked or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
 @dataclasses.dataclass(frozen=True)

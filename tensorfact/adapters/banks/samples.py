@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -65,15 +66,56 @@ def chosen(example: ExampleInput, index: Tensor, samples: int) -> ExampleInput:
     return ExampleInput(arguments, {name: changed(value, take) for name, value in example.keywords.items()})
 
 
+def require_divisible(example: ExampleInput) -> None:
+    """Check that the arguments of a model can be divided by samples: no caches, whose tensors would stay whole.
+
+    Args:
+        example: The arguments.
+
+    Raises:
+        AdaptError: One has a state of its own.
+    """
+    for value in _leaves((*example.arguments, *example.keywords.values())):
+        if _is_cache(value):
+            raise AdaptError(
+                f"batch: a {type(value).__name__} cannot be divided by tasks",
+                cause="the model runs task by task, and keeps keys and values of all samples",
+                fix="use_cache=False",
+            )
+
+
+def _is_cache(value: object) -> bool:
+    return type(value).__module__ == "transformers.cache_utils"
+
+
+def _leaves(value: object) -> Iterator[object]:
+    """Yield all values in nested containers."""
+    if isinstance(value, Mapping):
+        value = tuple(value.values())
+    if not isinstance(value, (list, tuple)):
+        yield value
+        return
+    for each in value:
+        yield from _leaves(each)
+
+
 def changed(value: object, change: Callable[[Tensor], Tensor]) -> Any:
     """Return a tensor, or a container of tensors, with all tensors changed.
 
     Args:
-        value: A tensor, or a mapping, list, tuple or dataclass of them; anything else is returned as it is.
+        value: A tensor, or a mapping, list, tuple or dataclass of them. A cache of keys and values gives None,
+            anything else as it is.
         change: Returns the new tensor.
     """
     if isinstance(value, Tensor):
         return change(value)
+    if _is_cache(value):
+        return None
+    if dataclasses.is_dataclass(value) and not isinstance(value, (Mapping, type)):
+        new = copy.copy(value)
+        for name, each in vars(value).items():
+            object.__setattr__(new, name, changed(each, change))  # also where it is frozen
+        return new
     if isinstance(value, Mapping):
         found = {name: changed(each, change) for name, each in value.items()}
         return type(value)(**found) if dataclasses.is_dataclass(value) else type(value)(found)  # type: ignore[call-arg]
@@ -128,9 +170,9 @@ def have_samples_in_front(model: nn.Module, layers: Iterable[nn.Module], example
     None is returned if the model does not run on the example.
 
     The model runs on two pairs of samples that have the first one in common: the first half of each layer's input must
-    be the same, and the second another. This is not so where a layer gets tokens in front of samples, tokens of all
-    samples in one row, or tables that belong to no sample. A layer that is not called counts as one without samples:
-    the model reads its weight.
+    be the same, and the second another, also where a mask or a length makes one of them shorter. This is not so where a
+    layer gets tokens in front of samples, tokens of all samples in one row, samples in another order, or tables that
+    belong to no sample. A layer that is not called counts as one without samples: the model reads its weight.
 
     Args:
         model: The model; its state is left as it is.
@@ -141,12 +183,47 @@ def have_samples_in_front(model: nn.Module, layers: Iterable[nn.Module], example
     if samples is None:
         return False
     first = chosen(example, torch.zeros(2, dtype=torch.long), samples)
-    pairs = [_with_another(first, factor) for factor in (-0.5, 0.25)]
-    with observing(model):
-        seen = [_inputs(model, list(layers), pair) for pair in pairs]
-    if any(each is None for each in seen):
-        return None
-    return all(len(one) == len(other) > 0 and all(map(_in_front, one, other)) for one, other in zip(*seen, strict=True))
+    found = None
+    for masked in (None, 0, 1):
+        base = first if masked is None else _masked(first, masked)
+        if masked is not None and base is first:
+            break
+        pairs = [_with_another(base, factor) for factor in (-0.5, 0.25)]
+        with observing(model):
+            seen = [_inputs(model, list(layers), pair) for pair in pairs]
+        if any(each is None for each in seen):
+            return found and False
+        found = all(
+            len(one) == len(other) > 0 and all(map(_in_front, one, other)) for one, other in zip(*seen, strict=True)
+        )
+        if not found:
+            return False
+    return found
+
+
+def _masked(pair: ExampleInput, at: int) -> ExampleInput:
+    """Return the arguments of two samples, one of which is shorter: in masks, and in lengths; itself without any.
+
+    Models may leave padding out, or sort the samples by length.
+    """
+    found = False
+
+    def change(tensor: Tensor) -> Tensor:
+        nonlocal found
+        if not tensor.dim() or len(tensor) != 2 or tensor.is_floating_point() or tensor.is_complex():
+            return tensor
+        new = tensor.clone()
+        if tensor.dim() == 1 and tensor.dtype != torch.bool:
+            new[at] = (new[at] + 1) // 2
+        elif tensor.dim() > 1 and (tensor.dtype == torch.bool or int(tensor.max()) == 1):
+            new[1 - at] = 1
+            new[at, ..., (tensor.shape[-1] + 1) // 2 :] = 0
+        found = found or not torch.equal(new, tensor)
+        return new
+
+    arguments = tuple(changed(value, change) for value in pair.arguments)
+    masked = ExampleInput(arguments, {name: changed(value, change) for name, value in pair.keywords.items()})
+    return masked if found else pair
 
 
 def _with_another(pair: ExampleInput, factor: float) -> ExampleInput:

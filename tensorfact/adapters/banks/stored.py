@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...common.checks import AnyPath, flag, whole_number
-from ...errors import AdaptError, naming
+from ...errors import AdaptError, CheckpointError, naming
 from ...model.parameters import refuse_adapted
 from ...network import Dropout
 from ...storage import AdapterState
@@ -31,10 +31,10 @@ class SlotChoice(TaskChoice):
 
     Args:
         slots: The number of slots.
-        read: Reads a task into a slot.
+        read: Reads a task, and returns what writes it into a slot.
     """
 
-    def __init__(self, slots: int, read: Callable[[str, int], None]) -> None:
+    def __init__(self, slots: int, read: Callable[[str], Callable[[int], None]]) -> None:
         super().__init__([f"(slot {at})" for at in range(slots)])
         self._read = read
         self.used: OrderedDict[str, int] = OrderedDict()
@@ -54,15 +54,13 @@ class SlotChoice(TaskChoice):
         if not isinstance(name, str):
             raise AdaptError(argument, expected="the name of a task", got=repr(name), fix="bank.tasks lists them")
         if name not in self.used:
-            at = self.free.pop() if self.free else next(iter(self.used.values()))
+            write = self._read(name)  # an error changes nothing
+            at = self.free.pop() if self.free else self.used.popitem(last=False)[1]
             try:
-                self._read(name, at)
-            except BaseException:
-                if at not in self.used.values():
-                    self.free.append(at)
+                write(at)
+            except BaseException:  # such as a keyboard interrupt
+                self.free.append(at)
                 raise
-            for other in [other for other, slot in self.used.items() if slot == at]:
-                del self.used[other]
             self.used[name] = at
             self.names[at] = name
         self.used.move_to_end(name)
@@ -98,15 +96,21 @@ class StoredBank(Bank):
         description = folder.description
         resolved, formats, scales = fitted(model, description.plan, description.formats, description.scales)
         options = AdaptOptions(Dropout.of(description.dropout), seed=0, check=False, function="open_bank")
-        choice = SlotChoice(slots, self._fill)
+        choice = SlotChoice(slots, self._read)
         parts = Parts(model, description.plan, resolved, formats, scales, folder.head, options)
         super().__init__(*parts, Tasks(choice.names, folder.shared), choice)
         self._folder, self._memory, self._checks = folder, choice, check_base
+        self._mixed: list[str] = []
         with torch.no_grad():
             for name, factors in self._factors().items():
                 for core, value in factors.named_cores().items():
-                    if core not in factors.owned:
-                        value.copy_(folder.cores[f"{name}.{core}"])
+                    if core in factors.owned:
+                        continue
+                    if f"{name}.{core}" not in folder.cores:
+                        raise CheckpointError(
+                            f"the bank {folder.path} is damaged: the core {name}.{core} is missing", fix="restore it"
+                        )
+                    value.copy_(folder.cores[f"{name}.{core}"])
         for parameter in self.parameters():
             parameter.requires_grad_(False)
         self._switch.base, self._switch.on = True, False
@@ -135,8 +139,12 @@ class StoredBank(Bank):
         if state is None or classes is not None or seed is not None:
             raise AdaptError("add: a stored bank takes adapters", fix=f"bank.add({task!r}, 'adapter.safetensors')")
         with self._turns.changing("add()"):
-            self._folder.add(task, state_of(state))
+            self._require_ready("add()")
+            present, state = self.task, state_of(state)
+            self._folder.add(task, state, self.heads.require_fits)
             self._memory.forget(task)
+            if task == present:
+                self.use(task)
 
     def drop(self, task: str) -> None:
         """Delete the file of a task that is not in use.
@@ -149,6 +157,7 @@ class StoredBank(Bank):
             CheckpointError: It cannot be deleted.
         """
         with self._turns.changing("drop()"):
+            self._require_ready("drop()")
             if task == self.task:
                 raise AdaptError(f"drop: the task {task!r} is in use", fix="bank.use(None) first")
             self._folder.remove_task(task)
@@ -184,12 +193,15 @@ class StoredBank(Bank):
     def _staying(self) -> Iterator[None]:
         """Context manager after which the task in use is the one of before, whose slot may have been taken."""
         with self._turns.changing("batch()"):
-            present = self.task
+            present, rows, mixed = self.task, self._choice.rows, self._mixed
             try:
                 yield
             finally:
+                self._mixed = mixed
                 if present is not None and self.task != present:
-                    self.use(present)
+                    self._switch_to(self._choice.position(present, "use"), rows)
+                if rows is not None:  # of a batch around this one, whose slots may have been taken
+                    self._switch_to(self._choice.at, self._rows(mixed))
 
     def state(self, task: str) -> AdapterState:
         """Return a copy of one task as an adapter of its own, read from its file.
@@ -217,21 +229,30 @@ class StoredBank(Bank):
                 f"batch: {len(set(names))} tasks for {len(self._choice.names)} slots",
                 fix=f"tensorfact.open_bank(model, folder, slots={len(set(names))})",
             )
+        self._mixed = names
         for name in [name for name in dict.fromkeys(names) if name in self._memory.used]:
             self._memory.used.move_to_end(name)  # before others are read into the slots used longest ago
         return super()._rows(names)
 
-    def _fill(self, task: str, at: int) -> None:
+    def _read(self, task: str) -> Callable[[int], None]:
+        """Read a task, and return what writes it into a slot."""
         if self._checks:
             base = self._beside.base(self.heads.names)
             self._folder.description.check_base(base, self.resolved.parameters, f"the bank {self._folder.path}")
             self._checks = False
         cores, head = self._folder.read_task(task)
         with naming(f"task {task!r}"):
-            rows = named_rows(cores)
+            self.heads.require_fits(head)
+        rows = named_rows(cores)
+
+        def write(at: int) -> None:
+            if self._choice.at == at and self._choice.rows is None:
+                self._switch_to(at, base=True)  # until it is chosen again: the slot held the task in use
             for tensor, factors in self._factors().items():
                 factors.fill(at, rows[tensor])
             self.heads.fill(at, head)
+
+        return write
 
 
 def open_bank(model: nn.Module, folder: AnyPath, *, slots: int = 64, check_base: bool = True) -> StoredBank:

@@ -104,6 +104,8 @@ def _names(names: object, argument: str, least: int = 0) -> tuple[str, ...]:
         problem = quoted(names)
     elif not all(isinstance(name, str) and name.strip() for name in names) or len(names) < least:
         problem = quoted(list(names))
+    elif broken := [name for name in names if name.encode(errors="replace").decode() != name]:
+        problem = f"{broken[0]!r}, which is no Unicode text"
     elif twice := sorted({name for name in names if list(names).count(name) > 1}):
         problem = f"{twice[0]!r} twice"
     if problem:

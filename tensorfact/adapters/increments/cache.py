@@ -80,6 +80,10 @@ class Passes:
         if self.forms is not None:
             self._begin()
 
+    def close(self) -> None:
+        """End this thread's pass, if a keyboard interrupt has left one open."""
+        self._open.pop(threading.get_ident(), None)
+
     def _begin(self, *_: object) -> None:
         if not torch.compiler.is_compiling():
             self._open[threading.get_ident()] = {}

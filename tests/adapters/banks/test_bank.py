@@ -190,7 +190,8 @@ def test_cores_are_gathered_for_all_layers_or_for_each_alike(given: tuple[Adapta
     outputs, gradients = [], []
     for most in (1 << 24, 0):
         model = adaptation.case.build(torch.float64)
-        bank = drawn(adapt(model, adaptation.case.plan, adaptation.formats, tasks=tasks, seed=0, train_head="head"))
+        alike = Tasks(tasks.names, tasks.shared)
+        bank = drawn(adapt(model, adaptation.case.plan, adaptation.formats, tasks=alike, seed=0, train_head="head"))
         with mock.patch.object(increment, "_MOST_GATHERED", most), bank.batch(batch):
             found = model(ids(len(batch)))
         found.square().mean().backward()
