@@ -71,14 +71,21 @@ class Server:
                 with contextlib.suppress(TimeoutError):
                     batch.append(await asyncio.wait_for(self.queue.get(), left))
             names, images, answers = zip(*batch, strict=True)
-            try:
-                rows = await asyncio.to_thread(self.predict, names, torch.stack(images))
-            except TensorfactError as error:
-                rows = None
-                for answer in answers:
-                    answer.set_exception(error)
-            for answer, row in zip(answers, rows or (), strict=False):
-                answer.set_result(row)
+            found = await asyncio.to_thread(self.answers, names, images)
+            for answer, row in zip(answers, found, strict=True):
+                if isinstance(row, TensorfactError):
+                    answer.set_exception(HTTPException(503, str(row)))
+                else:
+                    answer.set_result(row)
+
+    def answers(self, tasks: Sequence[str], images: Sequence[Tensor]) -> list[list[float] | TensorfactError]:
+        """Return the probabilities for each image, or the error of its task: one by one if the batch has an error."""
+        try:
+            return list(self.predict(tasks, torch.stack(list(images))))
+        except TensorfactError as error:
+            if len(tasks) == 1:
+                return [error]
+        return [row for task, image in zip(tasks, images, strict=True) for row in self.answers([task], [image])]
 
     def predict(self, tasks: Sequence[str], images: Tensor) -> list[list[float]]:
         """Return the probabilities of the classes of each image's task."""
@@ -89,9 +96,9 @@ class Server:
 
     async def answer(self, request: Request) -> list[float]:
         """Return the probabilities for one request, once its batch has run."""
+        if len(request.image) != 28 or any(len(row) != 28 for row in request.image):
+            raise HTTPException(422, "the image does not have 28 rows of 28 values")
         image = torch.tensor(request.image)
-        if image.shape != (28, 28):
-            raise HTTPException(422, f"the image has the shape {tuple(image.shape)}, not (28, 28)")
         if request.task not in self.bank.tasks:
             raise HTTPException(404, f"no task {request.task!r}")
         answer: asyncio.Future[list[float]] = asyncio.get_running_loop().create_future()

@@ -17,6 +17,15 @@ Folder = Annotated[Path, typer.Argument(help="The folder of the bank.")]
 Task = Annotated[str, typer.Argument(help="The name of a task.")]
 
 
+def counted(tasks: int) -> str:
+    """Return a number of tasks as a text.
+
+    Args:
+        tasks: The number.
+    """
+    return f"{tasks} task{'' if tasks == 1 else 's'}"
+
+
 @bank.command("join")
 def join_command(
     folder: Folder,
@@ -24,7 +33,10 @@ def join_command(
     shared: Annotated[
         str | None, typer.Option(help="Names of the cores that all tasks share, as in U,V; default: none.")
     ] = None,
-    tolerance: Annotated[float | None, typer.Option(help="Relative error allowed per tensor, with --shared.")] = None,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(help="Relative error allowed per tensor of all adapters together, with --shared."),
+    ] = None,
     budget: Annotated[int | None, typer.Option(help="Maximum number of parameters of the bank, with --shared.")] = None,
 ) -> None:
     """Bring adapters of one plan and format together in a bank: exactly, or with cores in common."""
@@ -36,12 +48,12 @@ def join_command(
     if len(set(names)) < len(names):
         raise AdaptError("bank join: two adapters have one name", got=", ".join(names), fix="rename the files")
     states = {name: AdapterState.load(path) for name, path in zip(names, adapters, strict=True)}
-    cores = tuple(filter(None, (shared or "").split(",")))
+    cores = tuple(filter(None, map(str.strip, (shared or "").split(","))))
     errors = write_bank(folder, states, cores, tolerance=tolerance, budget=budget)
     rows = [(task, tensor, f"{error:.2e}") for tensor, each in errors.items() for task, error in each.items()]
     if rows:
         show(Table(("task", "tensor", "error"), tuple(rows)))
-    say(f"{len(states)} tasks: {folder}")
+    say(f"{counted(len(states))}: {folder}")
 
 
 @bank.command("ls")
@@ -54,7 +66,7 @@ def ls_command(folder: Folder) -> None:
     rows = [(name, f"{found.file(name).stat().st_size:,}") for name in found.names]
     show(Table(("task", "bytes"), tuple(rows)))
     formats = ", ".join(dict.fromkeys(map(str, found.description.formats.values())))
-    say(f"{len(rows)} tasks, {formats}, shared: {', '.join(found.shared) or 'nothing'}")
+    say(f"{counted(len(rows))}, {formats}, shared: {', '.join(found.shared) or 'nothing'}")
 
 
 @bank.command("add")

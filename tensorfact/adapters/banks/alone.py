@@ -35,7 +35,7 @@ class Alone(nn.Module):
         """
         self.at = at
         for key, tensor in stacked.items():
-            self.rows[key] = nn.Parameter(tensor.detach()[at].clone())
+            self.rows[key] = nn.Parameter(tensor.detach()[at].clone(), requires_grad=tensor.requires_grad)
             tensor.requires_grad_(False)
 
     def end(self, stacked: Mapping[str, nn.Parameter]) -> None:
@@ -47,7 +47,7 @@ class Alone(nn.Module):
         with torch.no_grad():
             for key, row in self.rows.items():
                 stacked[key][self.at].copy_(row)
-                stacked[key].requires_grad_(True)
+                stacked[key].requires_grad_(row.requires_grad)
         self.at = -1
         self.rows = nn.ParameterDict()
 

@@ -110,7 +110,7 @@ class TaskChoice:
         if not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active():
             for tensor in tensors_of(output):
                 if tensor.requires_grad:
-                    tensor.register_hook(begins)
+                    tensor.register_hook(begins)  # type: ignore[no-untyped-call]  # of torch
 
     def require_same(self) -> None:
         """Raise if a layer runs again in a backward pass with another choice than in the last forward pass.

@@ -86,13 +86,13 @@ class TaskIncrement(Increment):
 
     def _mixed(self, y: Tensor, x: Tensor, samples: int, scale: float) -> Tensor:
         """Return the layer's output with the increments of the tasks of a mixed batch added."""
-        view = self.view
-        if x.shape[0] % samples:
+        view, alone = self.view, not torch.compiler.is_compiling() and self._runs_alone()
+        if x.shape[0] % samples or (alone and x.shape[0] != samples):
             raise AdaptError(
                 f"the input of the layer of {view.parameter!r} does not have the samples in front",
-                expected=f"a multiple of {samples} rows",
+                expected=f"{samples} rows" if alone else f"a multiple of {samples} rows",
                 got=f"shape {tuple(x.shape)}",
-                fix="bank.map(x, tasks)",
+                fix="call the whole model, with one sample for each task" if alone else "bank.map(x, tasks)",
             )
         kept, sizes = view.kept, view.sizes
         z = x.reshape(samples, -1, *(sizes[axis] for axis in view.inputs))
@@ -108,6 +108,10 @@ class TaskIncrement(Increment):
         for dim, axis in enumerate(view.outputs, 2):
             z = spread(z, dim, kept[axis], sizes[axis])
         return torch.add(y, z.reshape(y.shape).to(y.dtype), alpha=scale)
+
+    def _runs_alone(self) -> bool:
+        """Return whether the layer runs outside of a pass of the whole model, which checks the number of samples."""
+        return self._gathered.passes.forms is None and torch._C._current_graph_task_id() == -1
 
     def _parts_of_samples(self, x: Tensor) -> list[Tensor]:
         """Return this parameter's slices of the cores in the dtype of x, those of owned cores once for each sample."""

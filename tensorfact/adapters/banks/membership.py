@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -25,6 +27,8 @@ class Membership(Trainable):
     heads: TaskHeads
     _choice: TaskChoice
     _labelled: bool
+    _paused: Sequence[Tensor] = ()
+    """The shared cores that `train_only` has frozen."""
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -156,11 +160,43 @@ class Membership(Trainable):
                 alone.end(stacked)
                 if at is not None:
                     alone.begin(at, stacked)
-            for factors in self._factors().values():
-                for core in factors.shared_parameters():
-                    core.requires_grad_(at is None)
+            for core in self._paused:
+                core.requires_grad_(True)
+            shared = [core for factors in self._factors().values() for core in factors.shared_parameters()]
+            self._paused = [] if at is None else [core for core in shared if core.requires_grad]
+            for core in self._paused:
+                core.requires_grad_(False)
             if at is not None:
                 self._switch_to(at)
+
+    @property
+    def trained(self) -> str | None:
+        """The task that trains alone; None if all do."""
+        at = self.heads.alone.at
+        return None if at < 0 else self._choice.names[at]
+
+    def get_extra_state(self) -> Tensor:
+        """Return the names of the tasks and their numbers of classes, as the text of `state_dict`."""
+        text = json.dumps({"tasks": list(self.tasks), "classes": self.heads.counts})
+        return torch.tensor(list(text.encode()), dtype=torch.uint8, device="cpu")
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Check that a state dict is one of the same tasks.
+
+        Args:
+            state: What `get_extra_state` returned.
+
+        Raises:
+            AdaptError: Its tasks have other names, another order, or other numbers of classes.
+        """
+        own = self.get_extra_state()
+        if not torch.equal(own, state.cpu()):
+            raise AdaptError(
+                "load_state_dict: a bank of other tasks",
+                expected=bytes(own.tolist()).decode(),
+                got=bytes(state.tolist()).decode(errors="replace")[:300],
+                fix="make the bank with the tasks of the state dict, in its order and with its classes",
+            )
 
     def _require_ready(self, call: str) -> None:
         """Raise if the bank is merged, disabled or removed, or a mixed batch runs."""

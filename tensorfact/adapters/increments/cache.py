@@ -128,7 +128,7 @@ class Formed:
         alone: Callable[[int, Sequence[Tensor]], Sequence[Tensor]],
         stacked: Sequence[bool],
     ) -> None:
-        self._passes, self._together, self._alone, self._stacked = passes, together, alone, tuple(stacked)
+        self.passes, self._together, self._alone, self._stacked = passes, together, alone, tuple(stacked)
 
     def __call__(self, at: int, sources: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
         """Return the results of one parameter.
@@ -138,7 +138,7 @@ class Formed:
             sources: The cores of the tensor.
             dtype: Dtype of the results; they are computed in the dtype of the sources.
         """
-        forms = self._passes.forms
+        forms = self.passes.forms
         if forms is None:
             return _formed(functools.partial(self._alone, at), sources, dtype)
         form, tracked = forms.get((self, dtype)), _tracked(sources)

@@ -85,6 +85,12 @@ def all_samples(model: nn.Module, data: Data | TaskData | None, argument: str) -
             )
     if not data:
         raise TrainingError(f"{argument} is empty", fix="pass the samples of at least one task")
+    if bank.trained is not None and set(data) != {bank.trained} and argument == "fit: train":
+        raise TrainingError(
+            f"{argument}: only the task {bank.trained!r} trains",
+            got=f"samples of {', '.join(map(repr, data))}",
+            fix=f"bank.train_only(None), or {{{bank.trained!r}: samples}}",
+        )
     return TaskSamples(data, {name: at for at, name in enumerate(bank.tasks)})
 
 

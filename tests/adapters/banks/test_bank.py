@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
 from typing import Any, cast
 from unittest import mock
 
@@ -14,7 +15,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tensorfact import AdapterState, Bank, Tasks, TensorTrain, adapt, load_adapter, plan_for
+from tensorfact import (
+    AdapterState,
+    Bank,
+    Group,
+    Rule,
+    Tasks,
+    TensorizationPlan,
+    TensorTrain,
+    adapt,
+    load_adapter,
+    plan_for,
+)
 from tensorfact.adapters.banks import increment
 from tensorfact.adapters.factors import Factors
 from tensorfact.errors import AdaptError
@@ -274,6 +286,51 @@ def test_checkpointing_does_not_compute_the_gradient_of_another_task() -> None:
         loss.backward()
     with bank.batch(["pets", "cars"]):
         model(images(2)).square().sum().backward()
+    losses = []
+    for name in ("pets", "cars"):  # the backward pass begins with the last one, which is right
+        bank.use(name)
+        losses.append(model(images()).square().sum())
+    with refused(AdaptError, "with other tasks than the forward pass"):
+        sum(losses).backward()
+    model(images()).square().sum().backward()
+
+
+def test_checkpointing_of_what_runs_task_by_task_is_refused() -> None:
+    model = cast("Any", timm.create_model("resnet10t", num_classes=CLASSES))
+    bank = drawn(adapt(model, plan_for(model), "cp:rank=2", tasks=NAMES[:2], check=False))
+    model.set_grad_checkpointing(True)
+    x, batch = torch.randn(2, 3, 64, 64), list(NAMES[:2])
+    with refused(AdaptError, "runs task by task", "turn gradient checkpointing off"), bank.batch(batch):
+        model(x).sum().backward()
+    with refused(AdaptError, "runs task by task"):
+        bank.map(x, batch).sum().backward()
+    bank.use("pets")
+    model(x).sum().backward()
+
+
+class Reads(nn.Module):
+    """A model that calls a layer and also reads its weight, as T5 does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(4, 4), nn.Linear(4, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast("Tensor", self.head(self.body(x.to(self.body.weight.dtype)).tanh()))
+
+
+BODY = TensorizationPlan((Group("body", "in out", (Rule("body.weight", "out in"),)),))
+
+
+def test_a_layer_that_is_called_and_read_runs_task_by_task() -> None:
+    model, x, batch = Reads(), torch.randn(2, 4), ["pets", "flowers"]
+    bank = drawn(adapt(model, BODY, "matrix-batch:rank=1", tasks=NAMES[:2], train_head="head", check=False))
+    with bank.batch(batch):
+        mixed = infer(model, x)
+    assert bank.together is False
+    for at, name in enumerate(batch):
+        bank.use(name)
+        assert difference(mixed[at], infer(model, x)[at]) < 1e-6
 
 
 def test_under_autocast_and_inference_mode_tasks_are_as_alone() -> None:
@@ -308,9 +365,101 @@ def test_what_is_wrong_is_refused_and_changes_nothing() -> None:
         bank.use("pets")
 
 
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("use", lambda bank: bank.use("pets")),
+        ("merge", lambda bank: bank.merge("pets")),
+        ("add", lambda bank: bank.add("birds")),
+        ("drop", lambda bank: bank.drop("cars")),
+        ("train_only", lambda bank: bank.train_only("pets")),
+    ],
+)
+def test_nothing_changes_inside_a_mixed_batch(name: str, change: Callable[[Bank], None]) -> None:
+    model, bank = small()
+    batch = ["cars", "flowers", "pets", "cars"]
+    with bank.batch(batch):
+        expected = infer(model, images())
+        with refused(AdaptError, f"{name}() inside", "after the block"):
+            change(bank)
+        assert torch.equal(infer(model, images()), expected)
+    assert bank.tasks == NAMES
+
+
+def test_parts_of_a_model_are_called_with_one_sample_a_task() -> None:
+    model, bank = small()
+    with torch.no_grad(), bank.batch(["pets", "cars"]):
+        assert len(cast("Any", model).forward_features(images(2))) == 2
+        with refused(AdaptError, "2 rows", "call the whole model"):
+            cast("Any", model).forward_features(images())
+
+
+def test_the_base_model_has_no_increment_to_merge() -> None:
+    _, bank = small()
+    bank.use(None)
+    for call in (bank.merge, lambda: bank.delta("blocks.0.attn.qkv.weight")):
+        with refused(AdaptError, "no task is in use", "bank.use('flowers')"):
+            call()
+
+
+def test_a_state_dict_of_other_tasks_is_refused() -> None:
+    model, _ = small(Tasks(["one", "two"], (), [3, 5]))
+    for tasks in (Tasks(["two", "one"], (), [3, 5]), Tasks(["one", "two"], (), [5, 3])):
+        other, _ = small(tasks)
+        with refused(AdaptError, "a bank of other tasks", tasks.names[0]):
+            other.load_state_dict(model.state_dict())
+    other, _ = small(Tasks(["one", "two"], (), [3, 5]))
+    other.load_state_dict(model.state_dict())
+
+
+def test_heads_that_do_not_fit_are_refused_and_nothing_changes() -> None:
+    models = []
+    for width in (6, 5):
+        model = nn.Sequential()
+        model.add_module("body", nn.Linear(4, 4))
+        model.add_module("fc", nn.Linear(4, width))
+        model.add_module("out", nn.Linear(width, CLASSES))
+        models.append(model)
+    heads: Any = {"train_head": ["fc", "out"], "check": False, "seed": 0}
+    models[1].get_submodule("body").load_state_dict(models[0].get_submodule("body").state_dict())
+    other = adapt(models[1], BODY, "matrix-batch:rank=1", **heads)
+    bank = adapt(models[0], BODY, "matrix-batch:rank=1", tasks=NAMES[:2], **heads)
+    with untouched(models[0]), refused(AdaptError, "fc.weight", "shape (6, 4)", "shape (5, 4)"):
+        bank.add("cars", other)
+    two = timm.create_model("deit_tiny_distilled_patch16_224", img_size=32, depth=1, num_classes=4)
+    with untouched(two), refused(AdaptError, "one linear layer of classes", "head_dist"):
+        adapt(two, plan_for(two), tasks=Tasks(["a", "b"], (), [3, 6]))
+    headless = nano()
+    bare = adapt(headless, tasks=["a"], train_head=False)
+    with refused(AdaptError, "add: classes", "train_head"):
+        bare.add("b", classes=3)
+
+
+def test_tasks_are_added_in_inference_mode_and_train() -> None:
+    model, bank = small()
+    with torch.inference_mode():
+        bank.add("birds")
+    bank.use("birds")
+    model(images()).sum().backward()
+    with torch.inference_mode():
+        bank.train_only("birds")
+    model(images()).sum().backward()
+
+
+def test_what_the_user_froze_stays_frozen_after_training_one_task() -> None:
+    _, bank = small(Tasks(NAMES, ["U", "V"]))
+    cores = bank.named_cores()
+    cores["encoder.U"].requires_grad_(False)
+    bank.train_only("pets")
+    assert not any(cores[name].requires_grad for name in ("encoder.U", "encoder.V"))
+    bank.train_only(None)
+    assert [cores[name].requires_grad for name in ("encoder.U", "encoder.V")] == [False, True]
+    assert bank.trained is None
+
+
 def test_what_cannot_be_a_bank_leaves_the_model_as_it_is() -> None:
     model = nano()
-    for tasks in ([], ["a", "a"], "flowers", [""], Tasks(["a"], ["U", "S1", "V"]), Tasks(["a"], ["W"])):
+    for tasks in ([], ["a", "a"], "flowers", [""], ["\ud800"], Tasks(["a"], ["U", "S1", "V"]), Tasks(["a"], ["W"])):
         with untouched(model), refused(AdaptError, "tasks"):
             adapt(model, tasks=tasks)
 

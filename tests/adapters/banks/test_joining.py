@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from torch import Tensor
 
-from tensorfact import Adapter, adapt, bank, plan_for
+from tensorfact import Adapter, Bank, adapt, bank, open_bank, plan_for
+from tensorfact.algebra.joining import write_bank
 from tensorfact.errors import AdaptError, CheckpointError, FingerprintError, RankError
 from tensorfact.lab import nano
 from tests.helpers import difference, draw, infer, randomise, refused, untouched
@@ -40,6 +41,43 @@ def test_a_bank_of_adapters_computes_what_each_did(format: str, tmp_path: Path) 
     assert joined.shrank == 1
     joined.bank.use("two")
     assert joined.bank.state("two").cores("encoder").keys() == second.state.cores("encoder").keys()
+
+
+def test_frozen_cores_of_other_seeds_are_refused(tmp_path: Path) -> None:
+    first, one = trained(1, "diagonals:format=tt(rank=2)")
+    second, _ = trained(1, "diagonals:format=tt(rank=2)")
+    draw(second, 5)
+    model = nano()
+    joined = bank(model, {"one": first, "two": second})
+    joined.bank.use("one")
+    assert torch.equal(infer(model, X), one)
+    write_bank(tmp_path, {"one": first.state, "two": second.state})
+    stored, other = nano(), trained(2, "diagonals:format=tt(rank=2)")[0]
+    opened = open_bank(stored, tmp_path)
+    opened.use("one")
+    assert torch.equal(infer(stored, X), one)
+    for make in (
+        lambda: bank(nano(), {"a": first, "b": other}),
+        lambda: write_bank(tmp_path, {"a": first.state, "b": other.state}),
+    ):
+        with refused(AdaptError, "task 'b'", "which the tasks share", "other seeds"):
+            make()
+    assert opened.tasks == ("one", "two")
+
+
+def test_a_scale_of_zero_is_not_that_of_all_tasks() -> None:
+    silent, _ = trained(1, scale=0.0)
+    other, expected = trained(2, scale=2.0)
+    model = nano()
+    joined = bank(model, {"silent": silent, "other": other})
+    joined.bank.use("other")
+    assert difference(infer(model, X), expected) < 1e-5
+    joined.bank.use("silent")
+    assert not joined.bank.delta("blocks.0.attn.qkv.weight").any()
+    quiet = nano()
+    adapt(quiet, plan_for(quiet), "tt:rank=3", tasks=["one"], scale=0.0)
+    with refused(AdaptError, "the scale of tensor 'encoder' is 0"):
+        cast("Bank", quiet.tensorfact).add("other", other)
 
 
 @pytest.mark.parametrize("format", ["tt:rank=3", "tucker:rank=3", "cp:rank=3", "tensor-ring:rank=2"])

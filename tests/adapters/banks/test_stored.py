@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from tensorfact import Bank, Tasks, adapt, load_adapter, open_bank, plan_for
+from tensorfact import Bank, Group, Rule, Tasks, TensorizationPlan, adapt, load_adapter, open_bank, plan_for
+from tensorfact.adapters.banks.heads import TaskHeads
 from tensorfact.adapters.banks.stored import StoredBank
 from tensorfact.errors import AdaptError, CheckpointError, FingerprintError
 from tensorfact.lab import nano
+from tensorfact.storage import bank_folder
+from tensorfact.storage.files import read_header, write_tensors
 from tests.adapters.banks.test_bank import drawn, images
 from tests.helpers import difference, infer, randomise, refused, untouched
 
@@ -116,6 +121,116 @@ def test_a_damaged_task_is_named_and_the_others_go_on(tmp_path: Path) -> None:
     (tmp_path / "other" / "tasks" / "flowers.safetensors").rename(tmp_path / "bank" / "tasks" / "strange.safetensors")
     with refused(CheckpointError, "is not a task of this bank"):
         stored.use("strange")
+
+
+def test_a_read_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, expected = saved(tmp_path / "bank")
+    model, stored = opened(tmp_path / "bank", 1)
+    stored.use("flowers")
+    file = tmp_path / "bank" / "tasks" / "cars.safetensors"
+    header = read_header(file)
+    tensors = {n: t[:, :5] if n.endswith("head.weight") else t for n, t in header.tensors().items()}
+    write_tensors(file, tensors, {k: v for k, v in header.metadata.items() if k in ("kind", "task", "identity")})
+    with refused(AdaptError, "task 'cars'", "the head of the task does not fit the model"):
+        stored.use("cars")
+    assert torch.equal(infer(model, images()), expected["flowers"])
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TaskHeads, "fill", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            stored.use("a b")
+    assert stored.task is None
+    assert torch.equal(infer(model, images()), infer(nano(), images()))
+    for name in ("flowers", "a b"):
+        stored.use(name)
+        assert torch.equal(infer(model, images()), expected[name])
+
+
+def test_batches_may_be_nested_and_read_other_tasks(tmp_path: Path) -> None:
+    _, expected = saved(tmp_path / "bank")
+    model, stored = opened(tmp_path / "bank", 2)
+    x = images(2)
+    with stored.batch(["flowers", "a b"]):
+        before = infer(model, x)
+        with stored.batch(["cars", "pets/../x"]):
+            infer(model, x)
+        stored.map(x, ["pets/../x", "cars"])
+        assert difference(infer(model, x)[:, :10], before[:, :10]) < 1e-5
+        with refused(AdaptError, "add() inside"):
+            stored.add("flowers", stored.state("cars"))
+    assert difference(before[0, :10], expected["flowers"][0]) < 1e-4
+
+
+def test_the_task_in_use_is_replaced_at_once(tmp_path: Path) -> None:
+    _, expected = saved(tmp_path / "bank")
+    model, stored = opened(tmp_path / "bank", 2)
+    stored.use("flowers")
+    stored.add("flowers", stored.state("a b"))
+    assert stored.task == "flowers"
+    assert torch.equal(infer(model, images()), expected["a b"])
+    stored.use(None)
+    for call in (stored.merge, lambda: stored.delta("blocks.0.attn.qkv.weight")):
+        with refused(AdaptError, "no task is in use"):
+            call()
+
+
+def test_names_that_begin_with_a_dot_and_folders_that_move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nano()
+    bank = drawn(adapt(model, tasks=["..", ".hidden", "x"], seed=0))
+    bank.save(tmp_path / "bank")
+    monkeypatch.chdir(tmp_path)
+    _, stored = opened(Path("bank"))
+    monkeypatch.chdir("/")
+    assert stored.tasks == ("..", ".hidden", "x")
+    stored.use(".hidden")
+    files = tmp_path / "bank" / "tasks"
+    (files / "x.safetensors").write_bytes((files / "%2Ehidden.safetensors").read_bytes())
+    with refused(CheckpointError, "the file of another task", "'x'", "'.hidden'"):
+        stored.use("x")
+    files.rename(tmp_path / "elsewhere")
+    with refused(CheckpointError, "cannot read the tasks"):
+        assert stored.tasks
+
+
+def test_a_core_may_train_in_one_tensor_and_not_in_another(tmp_path: Path) -> None:
+    rules = {name: Rule(f"blocks.{at}.attn.proj.weight", "out in") for at, name in enumerate("ab")}
+    plan = TensorizationPlan(tuple(Group(name, "in out", (rule,)) for name, rule in rules.items()))
+    model, other = nano(), nano()
+    formats = {"a": "diagonals:format=tt(rank=2)", "b": "tt:rank=2"}
+    bank = drawn(adapt(model, plan, formats, tasks=["one", "two"], seed=0))
+    bank.save(tmp_path)
+    stored = open_bank(other, tmp_path)
+    for each in (bank, stored):
+        each.use("two")
+    assert torch.equal(infer(other, images()), infer(model, images()))
+
+
+def test_a_bank_that_cannot_be_written_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bank, expected = saved(tmp_path / "bank")
+    count = itertools.count()
+
+    def full(path: Path, *arguments: Any) -> None:
+        if next(count) == 2:
+            raise CheckpointError("no space left", fix="free space")
+        write_tensors(path, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bank_folder, "write_tensors", full)
+        with pytest.raises(CheckpointError):
+            bank.save(tmp_path / "bank")
+    model, stored = opened(tmp_path / "bank")
+    for name in NAMES:
+        stored.use(name)
+        assert torch.equal(infer(model, images()), expected[name])
+    assert sorted(path.name for path in (tmp_path / "bank").iterdir()) == ["bank.safetensors", "tasks"]
+    bank.rename("cars", "trains")
+    bank.save(tmp_path / "bank")
+    assert "cars" not in stored.tasks
+    with refused(CheckpointError, "is not a task of this bank", "written anew", "open the bank again"):
+        stored.state("trains")
 
 
 def test_what_is_no_bank_is_refused(tmp_path: Path) -> None:
