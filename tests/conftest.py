@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import collections
 import os
 
+import pytest
 import torch
 from hypothesis import settings
 
-settings.register_profile("ci", deadline=None, max_examples=20, derandomize=True, print_blob=True)
-settings.register_profile("dev", deadline=None, max_examples=20)
+settings.register_profile("ci", deadline=None, max_examples=15, derandomize=True, print_blob=True)
+settings.register_profile("dev", deadline=None, max_examples=15)
 settings.register_profile("deep", deadline=None, max_examples=1000)  # --hypothesis-profile=deep
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 # The tensors of most tests are tiny: on a busy machine, threads that wait for each other take ten times as long.
 torch.set_num_threads(1)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the cases of sampled tests that do not run by default as slow."""
+    seen: collections.Counter[str] = collections.Counter()
+    for item in items:
+        mark = item.get_closest_marker("sampled")
+        if mark is None or item.get_closest_marker("slow") is not None:
+            continue
+        test = item.nodeid.partition("[")[0]
+        if seen[test] % mark.args[0]:
+            item.add_marker(pytest.mark.slow)
+        seen[test] += 1

@@ -146,7 +146,7 @@ class TakenName(TensorTrain):
 
 
 @dataclasses.dataclass(frozen=True)
-class TakenLeg(TensorTrain):
+class TakenLeg(MatrixBatch):
     """A bond called as the leg over the samples of a mixed batch is."""
 
     def network(self, modes: Sequence[Mode]) -> Network:
@@ -158,6 +158,9 @@ class TakenLeg(TensorTrain):
             for core in network.cores
         ]
         return dataclasses.replace(network, cores=tuple(cores), sizes=sizes)
+
+    def factorize(self, tensor: Tensor, modes: Sequence[Mode]) -> dict[str, Tensor]:
+        return MatrixBatch(self.rank).factorize(tensor, modes)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -51,6 +51,7 @@ def test_batch_sizes_share_a_graph(name: str) -> None:
     assert counter.frame_count <= 2
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("route", "format"),
     [

@@ -448,6 +448,7 @@ WRITES: dict[str, Callable[[nn.Module, Adapter], None]] = {
 }
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("write", WRITES)
 @pytest.mark.parametrize("route", ["activation", "weight"])
 @settings(max_examples=15)

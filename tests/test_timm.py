@@ -104,6 +104,7 @@ def test_a_fresh_adapter_changes_no_bit(name: str) -> None:
     assert base_state(model) == base
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", KNOWN)
 @pytest.mark.parametrize("format", FORMATS, ids=str)
 def test_adapted_equals_merged_and_unmerges_bit_for_bit(name: str, format: Format) -> None:
@@ -139,6 +140,7 @@ def gradients(model: nn.Module, x: Tensor) -> dict[str, Tensor | None]:
     return {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", [*KNOWN, *READ])
 def test_gradients_reach_every_factor_and_the_head_alone(name: str) -> None:
     model, x = create(name), image(name)

@@ -143,6 +143,7 @@ def test_a_decoder_layer_with_two_attentions() -> None:
 # ------------------------------------------------------------------------------------------------------- convolutions
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("format", [TensorTrain(3), Tucker((1, 3, 1, 3)), CP(2), MatrixBatch(2)], ids=str)
 @pytest.mark.parametrize("modes", ["block in kw (out kh)", "block (in kh) kw out"])
 def test_resnet_s_3x3_convolutions(format: Format, modes: str) -> None:

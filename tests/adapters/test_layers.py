@@ -281,6 +281,7 @@ def _in_another_process(model: nn.Module, x: Tensor, out: Any) -> None:
     out.put(infer(model, x).numpy())
 
 
+@pytest.mark.slow
 def test_an_adapted_model_goes_to_a_spawned_process() -> None:
     model = randomise(layers(3)).eval()
     draw(adapt(model, layers_plan(), TensorTrain(2), seed=0))

@@ -89,6 +89,7 @@ def test_the_frozen_bases_of_lora_xs_are_the_singular_vectors_of_each_weight() -
     assert difference(projector(cores["encoder.U2"]), projector(vh[:, :8].mT)) < 1e-3
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "format",
     [

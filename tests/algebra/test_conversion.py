@@ -50,6 +50,7 @@ from tests.strategies import EXACT, FORMATS, Adaptation, adaptations
 # -------------------------------------------------------------------------------------------------------------- convert
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("kind", FORMATS)
 @settings(max_examples=10)
 @given(adaptation=adaptations())
@@ -172,6 +173,7 @@ def test_the_error_is_that_of_the_numbers_that_are_stored(dtype: torch.dtype) ->
 # -------------------------------------------------------------------------------------------------------------- combine
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("kind", FORMATS)
 @settings(max_examples=10)
 @given(adaptation=adaptations(kinds=FORMATS), weights=st.tuples(*[st.sampled_from([1.0, -1.0, 0.25, 0.0])] * 2))

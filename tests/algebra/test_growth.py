@@ -59,6 +59,7 @@ def test_wider_bonds_leave_the_tensor_as_it_is(kind: Any, data: st.DataObject) -
     assert difference(Term(wider.network(drawn), cores).dense(), before.dense()) < 1e-12
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("format", "fresh"), [*((kind, False) for kind in KINDS), (TensorTrain(2), True), (Tucker(2), True)], ids=str
 )

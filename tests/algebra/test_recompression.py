@@ -60,6 +60,7 @@ def test_full_rank_is_exact(cut: bool, kind: Any, data: st.DataObject) -> None:
     assert found.error < precision
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("cut", [False, True])
 @pytest.mark.parametrize("kind", FORMATS)
 @settings(max_examples=8)
@@ -73,6 +74,7 @@ def test_the_error_is_the_true_one(cut: bool, kind: Any, data: st.DataObject) ->
     assert found.error == pytest.approx(relative(found.dense(), dense(terms)), rel=1e-6, abs=10 * precision)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("kind", EXACT)
 @pytest.mark.parametrize("cut", [False, True])
 @given(data=st.data(), tolerance=st.sampled_from([1e-5, 1e-2, 0.2, 0.7]))

@@ -35,6 +35,7 @@ def refusal(capfd: pytest.CaptureFixture[str], *words: object) -> str:
     return lines[0]
 
 
+@pytest.mark.slow
 def test_the_paper_is_listed_with_its_sizes(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     shown = said(capfd, "sweep", "--preset", "paper", "--data-root", tmp_path, "--dry-run", "--out", tmp_path / "runs")
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in shown.splitlines() if line.startswith("|")]

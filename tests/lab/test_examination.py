@@ -100,6 +100,7 @@ def test_a_model_that_does_not_run_is_reported_and_not_raised() -> None:
     assert "Tensor.item()" in meta.remarks[-1]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "name", ["hf:bert", "hf:t5", "hf:clip", "hf:resnet", "swinv2_cr_tiny_224", "torch:Transformer"]
 )

@@ -48,6 +48,7 @@ def in_peft(base: nn.Module, folder: Path) -> Any:
         return peft.PeftModel.from_pretrained(copy.deepcopy(base), str(folder)).eval()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("format", KINDS, ids=str)
 def test_peft_gives_the_same_logits_merged_and_unmerged_and_they_come_back(format: Format, tmp_path: Path) -> None:
     base, model, x = vit(), vit(), torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))

@@ -12,6 +12,7 @@ from tensorfact.model.example import known_example, timm_shape
 from tests.helpers import randomise, state_bits
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     "name",
     [

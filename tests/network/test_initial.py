@@ -28,6 +28,7 @@ def met_by_the_zero_core(network: Network, factors: Factors, inputs: Sequence[st
     return torch.einsum(f"{equation}->{result}", x, *[factors.named_cores()[core.name] for core in random])
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     "rows",
     [
@@ -68,6 +69,7 @@ def test_the_scale_holds_along_any_chain(order: tuple[str, ...]) -> None:
     assert float(torch.stack(squares).mean()) == pytest.approx(1, rel=0.15)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("kind", [TensorTrain, Tucker, CP, MatrixBatch])
 @pytest.mark.parametrize("modes", ["layer in out", "in layer out", "layer (block offset) out", "(layer in) out"])
 def test_the_scale_holds_in_an_adapted_layer_however_its_axes_are_arranged(kind: Any, modes: str) -> None:

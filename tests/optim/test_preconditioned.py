@@ -72,6 +72,7 @@ OPTIMIZERS: dict[str, Callable[[Adapter], torch.optim.Optimizer]] = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("format", FORMATS, ids=str)
 def test_training_does_not_depend_on_how_the_increment_is_factored(name: str, format: Format) -> None:

@@ -153,6 +153,7 @@ def test_options_of_a_recipe_give_way() -> None:
     assert recipe.adapt(model, scale=3.0).scales == {"encoder": 3.0}
 
 
+@pytest.mark.slow
 def test_recipes_are_compared_with_formats() -> None:
     model = nano()
     methods: dict[str, Format | Recipe] = {"lora": recipes.lora(model, rank=1), "tt": TensorTrain(1)}

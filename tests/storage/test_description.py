@@ -223,6 +223,7 @@ def test_a_format_without_a_name_is_not_saved(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------------------------------------------- frozen
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("kind", FROZEN)
 def test_a_file_leaves_out_what_can_be_drawn_again(kind: str, dtype: torch.dtype, tmp_path: Path) -> None:
@@ -267,6 +268,7 @@ def _edited(path: Path, edit: Callable[[dict[str, Any]], object]) -> Path:
     return path
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     "edit",
     [

@@ -57,6 +57,7 @@ GOOD: dict[str, Format] = {
 # -------------------------------------------------------------------------------------------------------- what is right
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "name", [name for name in available_formats() if get_format(name).__module__.startswith("tensorfact.")]
 )

@@ -80,6 +80,7 @@ def test_a_scale_of_zero_is_not_that_of_all_tasks() -> None:
         cast("Bank", quiet.tensorfact).add("other", other)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("format", ["tt:rank=3", "tucker:rank=3", "cp:rank=3", "tensor-ring:rank=2"])
 def test_shared_cores_hold_all_tasks_exactly_if_the_rank_allows_it(format: str) -> None:
     found = [trained(seed, format) for seed in range(2 if format.startswith("cp") else 3)]

@@ -48,6 +48,7 @@ def opened(folder: Path, slots: int = 64) -> tuple[nn.Module, StoredBank]:
     return model, open_bank(model, folder, slots=slots)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("shared", [(), ("U", "V")], ids=str)
 @pytest.mark.parametrize("slots", [1, 2, 64])
 def test_every_task_computes_what_it_did(tmp_path: Path, slots: int, shared: tuple[str, ...]) -> None:

@@ -17,6 +17,7 @@ from tests.helpers import TOLERANCE, difference, draw, infer
 from tests.layouts import KINDS, LAYOUTS, MERGED, Layout, Side, alike, cores_of, gradients, stored, weights
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("kind", [TensorTrain, MatrixBatch])
 @pytest.mark.parametrize("name", LAYOUTS)

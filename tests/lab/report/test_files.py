@@ -16,6 +16,7 @@ from tensorfact.lab.sweep import Results
 from tests.results import example, results, sweep
 
 
+@pytest.mark.slow
 def test_files_are_written_and_repeat(tmp_path: Path) -> None:
     found = example()
     files = write_sweep_report(found, tmp_path / "deep" / "folder")

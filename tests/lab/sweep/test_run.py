@@ -16,6 +16,7 @@ from tests.helpers import refused
 from tests.lab.sweep.tiny import SHORT, TASKS, tiny
 
 
+@pytest.mark.slow
 def test_a_sweep_fills_its_table(done: tuple[Path, Results]) -> None:
     _, results = done
     assert [(cell.row, cell.task) for cell in results.cells] == list(itertools.product(["linear", "TT"], TASKS))

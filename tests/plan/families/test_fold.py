@@ -129,6 +129,7 @@ def test_a_plan_covers_every_matrix_of_its_blocks(name: str, blocks: Any) -> Non
     assert covered == matrices
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", MEMBERS)
 def test_a_block_is_what_its_layers_are(name: str) -> None:
     """Attention by its name, kernels by their modules, and the MLPs are what is left; no weight is in two blocks."""

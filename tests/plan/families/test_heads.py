@@ -66,6 +66,7 @@ def perturb(model: nn.Module, role: str) -> None:
                 parameter.add_(view.join(torch.randn(own.shape, generator=generator)))
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_label_is_the_part_of_the_weight_that_the_model_uses_as_such(name: str) -> None:
     plain = seen(member(name))

@@ -148,6 +148,7 @@ def train_count(tensor: Any, rank: int) -> int:
     return rank * (sizes[0] + sizes[-1]) + rank**2 * sum(sizes[1:-1])
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", MEMBERS)
 def test_a_published_member_folds_whole(name: str) -> None:
     model = published(name)
@@ -166,6 +167,7 @@ COSTLY = {"convformer_s18", "caformer_s18", "mvitv2_tiny", "coatnet_nano_rw_224"
 """Members whose smallest version takes seconds."""
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow) if name in COSTLY else name for name in MEMBERS]
 )
@@ -204,6 +206,7 @@ def tensors(output: Any) -> list[Tensor]:
     return list(itertools.chain.from_iterable(tensors(value) for value in values))
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", MEMBERS)
 def test_whole_and_cut_mlps_fold_the_same_parameters(name: str) -> None:
     model = original(name)
@@ -215,6 +218,7 @@ def test_the_common_types_of_transformers_are_forty_two() -> None:
     assert len(set(COMMON)) == len(COMMON) == 42
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", COMMON)
 def test_a_common_type_of_transformers_is_known(name: str) -> None:
     _, resolved = folded(f"hf:{name}")
