@@ -84,7 +84,7 @@ class TaskHeads(nn.Module):
         Raises:
             AdaptError: One has another shape.
         """
-        parameters = base_parameters(self.__dict__["_model"])
+        parameters = base_parameters(self.__dict__["_model"]) if self.names else {}
         for name in self.names:
             own, found = parameters[name].shape, head[name].shape
             free = name in self.last and len(found) == len(own)
