@@ -72,7 +72,7 @@ fuzz: $(READY)
 bench: $(READY)
 	$(BIN)/python -m benchmarks
 
-# on a machine with a GPU: what holds on a CPU holds there, and the benchmarks, six minutes together
+# on a machine with a GPU: what holds on a CPU holds there, and the benchmarks
 gpu: test-cuda bench-cuda
 
 test-cuda: $(READY)

@@ -14,36 +14,26 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-import timm
 import torch
-from torch import nn
 from torch.utils.data import TensorDataset
 
 from tensorfact import Tasks, adapt, bank, fit, open_bank, plan_for
 from tensorfact.common.table import Table
 from tensorfact.lab import digits, evaluate, nano
 from tensorfact.lab.data import Splits
+from tensorfact.network.cost import seconds_of
 
 from .mixed import RANK, filled
-
-
-def vit(name: str) -> nn.Module:
-    """Return a ViT with random weights, in evaluation mode."""
-    torch.manual_seed(0)
-    model: nn.Module = timm.create_model(name, num_classes=10)
-    return model.eval()
+from .peers import vit
 
 
 def seconds(call: Callable[[], object]) -> float:
-    """Return the time of a call."""
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+    """Return the time of a call on the CPU."""
+    return seconds_of(call, torch.device("cpu"))
 
 
 def stored(folder: Path, count: int) -> None:

@@ -9,8 +9,8 @@ import pytest
 import torch
 from hypothesis import settings
 
-settings.register_profile("ci", deadline=None, max_examples=15, derandomize=True, print_blob=True)
-settings.register_profile("dev", deadline=None, max_examples=15)
+settings.register_profile("ci", deadline=None, max_examples=20, derandomize=True, print_blob=True)
+settings.register_profile("dev", deadline=None, max_examples=20)
 settings.register_profile("deep", deadline=None, max_examples=1000)  # --hypothesis-profile=deep
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
 

@@ -25,6 +25,8 @@ from tests.lab.training.conftest import reset
 DEVICE = "cuda"
 pytestmark = [
     pytest.mark.cuda,
+    # of torch 2.11 itself, when its compiler is imported
+    pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"),
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device"),
 ]
 

@@ -7,7 +7,7 @@ import os
 import shutil
 import urllib.parse
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -52,7 +52,7 @@ class BankFolder:
     identity: str
 
     def write(self, tasks: Iterable[tuple[str, Cores, Cores]]) -> None:
-        """Write the bank in the place of one that is in the folder, which stays if a task cannot be written.
+        """Write the bank in the place of one that is in the folder, which stays if a file cannot be written.
 
         Args:
             tasks: Every task: its name, its own cores, and the parameters of its head by name.
@@ -60,26 +60,38 @@ class BankFolder:
         Raises:
             CheckpointError: A file cannot be written.
         """
-        staged, old = (self.path / f".{TASKS}-{self.identity}-{part}" for part in ("new", "old"))
-        make_folder(staged)
+        staged = self.path / f".{self.identity}"
+        make_folder(staged / TASKS)
         try:
             for task, cores, head in tasks:
-                self._write_task(staged / self.file(task).name, task, cores, head)
-            if (self.path / TASKS).is_dir():
-                os.replace(self.path / TASKS, old)
-            os.replace(staged, self.path / TASKS)
-            self._write_shared()
+                self._write_task(staged / TASKS / self.file(task).name, task, cores, head)
+            self._write_shared(staged / FILE)
+            self._replace_by(staged)
         except OSError as error:
             raise CheckpointError(f"cannot write the bank {self.path}", got=str(error), fix="free space") from error
         finally:
-            for folder in (staged, old):
-                shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(staged, ignore_errors=True)
 
-    def _write_shared(self) -> None:
+    def _replace_by(self, staged: Path) -> None:
+        """Rename the files of another folder to those of this one; on an error, rename the old ones back."""
+        own, old = self.path / TASKS, staged / "old"
+        if own.is_dir():
+            os.replace(own, old)
+        try:
+            os.replace(staged / TASKS, own)
+            os.replace(staged / FILE, self.path / FILE)
+        except BaseException:
+            if own.is_dir():
+                os.replace(own, staged / TASKS)
+            if old.is_dir():
+                os.replace(old, own)
+            raise
+
+    def _write_shared(self, path: Path) -> None:
         body = self.description.metadata(LeftOutCores.of({}))
         own = {"kind": BANK, "shared": list(self.shared), "head": list(self.head), "identity": self.identity}
         tensors = {f"{FACTORS}{name}": core for name, core in self.cores.items()}
-        write_tensors(self.path / FILE, tensors, {**body, **own})
+        write_tensors(path, tensors, {**body, **own})
 
     @classmethod
     def open(cls, folder: AnyPath) -> BankFolder:
@@ -189,23 +201,34 @@ class BankFolder:
             {name: tensors[HEAD + name] for name in self.head},
         )
 
-    def add(self, task: str, state: AdapterState, check: Callable[[Cores], object] = dict) -> None:
+    def add(self, task: str, state: AdapterState) -> None:
         """Write an adapter as a task.
 
         Args:
             task: Its name.
             state: The adapter.
-            check: Raises an error if the head, its parameters by name, does not fit the model.
 
         Raises:
             AdaptError: It has another plan or head, other formats or shared cores.
             FingerprintError: It was made for another base model.
             CheckpointError: The file cannot be written.
         """
+        self.write_task(task, *self.fitting(task, state))
+
+    def fitting(self, task: str, state: AdapterState) -> tuple[Cores, Cores]:
+        """Return the own cores of an adapter, and its head by name, once it is known to fit the bank.
+
+        Args:
+            task: The name of the task that it will be, for messages.
+            state: The adapter.
+
+        Raises:
+            AdaptError: It has another plan or head, other formats or shared cores.
+            FingerprintError: It was made for another base model.
+        """
         require_one_base([self.description, state.description], ["the bank", f"task {task!r}"])
         rows, head = rows_of(state, self.description, self.cores, self.head)
-        check(head)
-        self.write_task(task, flat(rows), head)
+        return flat(rows), head
 
     def state(self, task: str) -> AdapterState:
         """Return a task as an adapter of its own.

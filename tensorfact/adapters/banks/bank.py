@@ -148,18 +148,6 @@ class Bank(Membership):
             finally:
                 self._labelled = False
 
-    @contextlib.contextmanager
-    def _switched(self, call: str) -> Iterator[None]:
-        """Context manager in which tasks run, and after which the choice is that of before."""
-        with self._turns.changing(call):
-            self._require(merged=False, changing=True)
-            before, base = (self._choice.at, self._choice.rows), self._switch.base
-            self._switch_to(self._choice.at)
-            try:
-                yield
-            finally:
-                self._switch_to(*before, base=base)
-
     def map(self, x: object, tasks: Sequence[str] | Tensor) -> Any:
         """Run the model task by task on the samples of a batch, and return the outputs in the order of the batch.
 
@@ -383,8 +371,8 @@ class Bank(Membership):
         """Show what `Adapter.explain` shows, of one task, and how a batch of several tasks runs.
 
         Args:
-            tokens: As there.
-            measure: As there.
+            tokens: As in `Adapter.explain`.
+            measure: As in `Adapter.explain`.
 
         Examples:
             >>> from tensorfact import adapt
@@ -392,7 +380,11 @@ class Bank(Membership):
             >>> print(str(adapt(nano(), tasks=["flowers", "pets"]).explain()).splitlines()[-1])
             batches of several tasks: in one pass
         """
-        return dataclasses.replace(super().explain(tokens, measure=measure), note=self._mixing.note())
+        found = super().explain(tokens, measure=measure)
+        if self._attached and not self.merged and not self._switch.disabled:
+            with self._switched("explain()"):
+                self._mixing.prepare()
+        return dataclasses.replace(found, note=self._mixing.note)
 
     def extra_repr(self) -> str:
         """Return the formats and the number of tasks, for `print(model)`."""

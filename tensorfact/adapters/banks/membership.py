@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 import torch
@@ -233,6 +234,18 @@ class Membership(Trainable):
 
     def _factors(self) -> dict[str, TaskFactors]:
         return {name: cast("TaskFactors", factors) for name, factors in self._links.factors.items()}
+
+    @contextlib.contextmanager
+    def _switched(self, call: str) -> Iterator[None]:
+        """Context manager in which tasks run, and after which the choice is that of before."""
+        with self._turns.changing(call):
+            self._require(merged=False, changing=True)
+            before, base = (self._choice.at, self._choice.rows), self._switch.base
+            self._switch_to(self._choice.at)
+            try:
+                yield
+            finally:
+                self._switch_to(*before, base=base)
 
     @property
     def _device(self) -> torch.device:

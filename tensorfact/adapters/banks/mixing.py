@@ -37,13 +37,13 @@ class Mixing:
         """Whether mixed batches run in one pass; None if that is not known yet."""
 
     def prepare(self) -> None:
-        """Find out how mixed batches run, if an example input is known."""
+        """Find out how mixed batches run, if an example input is known; the tasks must be in use."""
         if self.together is None and (example := known_example(self.model)) is not None:
             self.together = self._find_out(example)
 
+    @property
     def note(self) -> str:
-        """Return a line that says how mixed batches run."""
-        self.prepare()
+        """A line that says how mixed batches run."""
         reason = "a weight is read and not called, or the input of a layer does not have the samples in front"
         how = {True: "in one pass", False: f"task by task, as {reason}", None: "the first one shows how"}
         return f"batches of several tasks: {how[self.together]}"

@@ -192,7 +192,7 @@ def have_samples_in_front(model: nn.Module, layers: Iterable[nn.Module], example
         with observing(model):
             seen = [_inputs(model, list(layers), pair) for pair in pairs]
         if any(each is None for each in seen):
-            return found and False
+            return None if found is None else False
         found = all(
             len(one) == len(other) > 0 and all(map(_in_front, one, other)) for one, other in zip(*seen, strict=True)
         )

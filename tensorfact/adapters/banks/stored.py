@@ -56,6 +56,7 @@ class SlotChoice(TaskChoice):
         if name not in self.used:
             write = self._read(name)  # an error changes nothing
             at = self.free.pop() if self.free else self.used.popitem(last=False)[1]
+            self.names[at] = f"(slot {at})"
             try:
                 write(at)
             except BaseException:  # such as a keyboard interrupt
@@ -100,7 +101,7 @@ class StoredBank(Bank):
         parts = Parts(model, description.plan, resolved, formats, scales, folder.head, options)
         super().__init__(*parts, Tasks(choice.names, folder.shared), choice)
         self._folder, self._memory, self._checks = folder, choice, check_base
-        self._mixed: list[str] = []
+        self._batch: list[str] = []
         with torch.no_grad():
             for name, factors in self._factors().items():
                 for core, value in factors.named_cores().items():
@@ -140,8 +141,9 @@ class StoredBank(Bank):
             raise AdaptError("add: a stored bank takes adapters", fix=f"bank.add({task!r}, 'adapter.safetensors')")
         with self._turns.changing("add()"):
             self._require_ready("add()")
-            present, state = self.task, state_of(state)
-            self._folder.add(task, state, self.heads.require_fits)
+            present, (cores, head) = self.task, self._folder.fitting(task, state_of(state))
+            self.heads.require_fits(head)
+            self._folder.write_task(task, cores, head)
             self._memory.forget(task)
             if task == present:
                 self.use(task)
@@ -193,15 +195,15 @@ class StoredBank(Bank):
     def _staying(self) -> Iterator[None]:
         """Context manager after which the task in use is the one of before, whose slot may have been taken."""
         with self._turns.changing("batch()"):
-            present, rows, mixed = self.task, self._choice.rows, self._mixed
+            present, rows, batch = self.task, self._choice.rows, self._batch
             try:
                 yield
             finally:
-                self._mixed = mixed
+                self._batch = batch
                 if present is not None and self.task != present:
                     self._switch_to(self._choice.position(present, "use"), rows)
                 if rows is not None:  # of a batch around this one, whose slots may have been taken
-                    self._switch_to(self._choice.at, self._rows(mixed))
+                    self._switch_to(self._choice.at, self._rows(batch))
 
     def state(self, task: str) -> AdapterState:
         """Return a copy of one task as an adapter of its own, read from its file.
@@ -229,7 +231,7 @@ class StoredBank(Bank):
                 f"batch: {len(set(names))} tasks for {len(self._choice.names)} slots",
                 fix=f"tensorfact.open_bank(model, folder, slots={len(set(names))})",
             )
-        self._mixed = names
+        self._batch = names
         for name in [name for name in dict.fromkeys(names) if name in self._memory.used]:
             self._memory.used.move_to_end(name)  # before others are read into the slots used longest ago
         return super()._rows(names)

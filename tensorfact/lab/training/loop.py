@@ -25,7 +25,7 @@ from .predictions import check_loss, labels_of
 from .run import TrainingRun
 from .schedule import Loss, OptimizerName, Schedule, count, size_of, worker_count
 from .sources import FIRST, Data, check_data, check_loaders, check_values, first_batch
-from .tasks import TaskData, all_samples, with_tasks_of_samples
+from .tasks import TaskData, all_samples, training_samples, with_tasks_of_samples
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -138,7 +138,7 @@ def fit(
         >>> history.val_accuracy > 0.9
         True
     """
-    samples, held_out = all_samples(model, train, "fit: train"), all_samples(model, _chosen(train, val), "fit: val")
+    samples, held_out = training_samples(model, train), all_samples(model, _chosen(train, val), "fit: val")
     epochs, size = count("epochs", epochs, 1), _batch_size(samples, batch_size)
     warmup = epochs / 10 if warmup_epochs is None else warmup_epochs
     factors = {} if lr_factors is None else lr_factors

@@ -85,13 +85,30 @@ def all_samples(model: nn.Module, data: Data | TaskData | None, argument: str) -
             )
     if not data:
         raise TrainingError(f"{argument} is empty", fix="pass the samples of at least one task")
-    if bank.trained is not None and set(data) != {bank.trained} and argument == "fit: train":
-        raise TrainingError(
-            f"{argument}: only the task {bank.trained!r} trains",
-            got=f"samples of {', '.join(map(repr, data))}",
-            fix=f"bank.train_only(None), or {{{bank.trained!r}: samples}}",
-        )
     return TaskSamples(data, {name: at for at, name in enumerate(bank.tasks)})
+
+
+def training_samples(model: nn.Module, data: Data | TaskData) -> Data:
+    """Return the samples of several tasks as one data set to train on; other data as they are.
+
+    Args:
+        model: The model, with a bank.
+        data: Samples by task, or data without tasks.
+
+    Raises:
+        TrainingError: As in `all_samples`, or a task trains alone and another one has samples.
+    """
+    samples = all_samples(model, data, "fit: train")
+    if not isinstance(data, Mapping):
+        return samples
+    only = bank_of(model, "fit: train").trained
+    if only is not None and set(data) != {only}:
+        raise TrainingError(
+            f"fit: train: only the task {only!r} trains",
+            got=f"samples of {', '.join(map(repr, data))}",
+            fix=f"bank.train_only(None), or {{{only!r}: samples}}",
+        )
+    return samples
 
 
 def bank_of(model: nn.Module, argument: str) -> Bank:

@@ -314,17 +314,23 @@ class Reads(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.body, self.head = nn.Linear(4, 4), nn.Linear(4, CLASSES)
+        self.pretrained_cfg = {"input_size": (1, 2, 2), "classifier": "head"}  # by which an example input is known
 
     def forward(self, x: Tensor) -> Tensor:
-        return cast("Tensor", self.head(self.body(x.to(self.body.weight.dtype)).tanh()))
+        return cast("Tensor", self.head(self.body(x.flatten(1).to(self.body.weight.dtype)).tanh()))
 
 
 BODY = TensorizationPlan((Group("body", "in out", (Rule("body.weight", "out in"),)),))
 
 
-def test_a_layer_that_is_called_and_read_runs_task_by_task() -> None:
-    model, x, batch = Reads(), torch.randn(2, 4), ["pets", "flowers"]
+@pytest.mark.parametrize("explained", [False, True])
+def test_a_layer_that_is_called_and_read_runs_task_by_task(explained: bool) -> None:
+    model, x, batch = Reads(), torch.randn(2, 1, 2, 2), ["pets", "flowers"]
     bank = drawn(adapt(model, BODY, "matrix-batch:rank=1", tasks=NAMES[:2], train_head="head", check=False))
+    if explained:  # while the base model is in use, which reads no weight of a task
+        bank.use(None)
+        assert "task by task" in str(bank.explain())
+        assert bank.task is None
     with bank.batch(batch):
         mixed = infer(model, x)
     assert bank.together is False

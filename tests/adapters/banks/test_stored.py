@@ -148,6 +148,18 @@ def test_a_read_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.M
     for name in ("flowers", "a b"):
         stored.use(name)
         assert torch.equal(infer(model, images()), expected[name])
+    fill, counts = TaskHeads.fill, itertools.count()
+
+    def interrupted_once(*arguments: Any) -> None:
+        if not next(counts):
+            raise KeyboardInterrupt
+        fill(*arguments)
+
+    monkeypatch.setattr(TaskHeads, "fill", interrupted_once)
+    with pytest.raises(KeyboardInterrupt), stored.batch(["flowers"]):
+        pass  # the slot of the task in use is taken for the batch
+    assert str(stored.task) == "a b"
+    assert torch.equal(infer(model, images()), expected["a b"])
 
 
 def test_batches_may_be_nested_and_read_other_tasks(tmp_path: Path) -> None:
@@ -211,17 +223,31 @@ def test_a_core_may_train_in_one_tensor_and_not_in_another(tmp_path: Path) -> No
 
 def test_a_bank_that_cannot_be_written_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bank, expected = saved(tmp_path / "bank")
-    count = itertools.count()
+    for last in ("a%20b", "cars", "bank"):  # a task, another one, and the file of what they share
 
-    def full(path: Path, *arguments: Any) -> None:
-        if next(count) == 2:
-            raise CheckpointError("no space left", fix="free space")
-        write_tensors(path, *arguments)
+        def full(path: Path, *arguments: Any, last: str = last) -> None:
+            if path.name.startswith(last.replace("%20", " ")):
+                raise CheckpointError("no space left", fix="free space")
+            write_tensors(path, *arguments)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(bank_folder, "write_tensors", full)
-        with pytest.raises(CheckpointError):
-            bank.save(tmp_path / "bank")
+        with monkeypatch.context() as patch:
+            patch.setattr(bank_folder, "write_tensors", full)
+            with pytest.raises(CheckpointError):
+                bank.save(tmp_path / "bank")
+    replace = os.replace
+    for fails in (1, 2, 3):
+        calls = itertools.count(1)
+
+        def broken(source: Path, target: Path, fails: int = fails, calls: Any = calls) -> None:
+            if "bank" in str(target) and next(calls) == fails:
+                raise OSError("the disk is gone")
+            replace(source, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", broken)
+            patch.setattr(bank_folder, "write_tensors", lambda path, *_: path.touch())
+            with refused(CheckpointError, "cannot write the bank", "the disk is gone"):
+                bank.save(tmp_path / "bank")
     model, stored = opened(tmp_path / "bank")
     for name in NAMES:
         stored.use(name)

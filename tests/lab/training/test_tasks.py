@@ -73,6 +73,8 @@ def test_one_task_trains_alone_on_plain_data() -> None:
     found.use("low")
     before = infer(found.model, parts["low"].tensors[0])
     found.train_only("high")
+    with refused(TrainingError, "only the task 'high' trains", "'low'", "bank.train_only(None)"):
+        fit(found.model, {"low": data(found.model, 40)["low"]}, None, epochs=1)
     fit(found.model, parts["high"], None, epochs=2, lr=1e-2)
     found.train_only(None)
     found.use("low")
