@@ -51,7 +51,7 @@ OWNERS = {
     "safetensors": "storage",
     "huggingface_hub": "storage.hub",
     "hypothesis": "testing",
-    "peft": "integrations.peft integrations.peft_layers",
+    "peft": "integrations.peft integrations.peft_layers lab.baselines.peers",
     "timm": "lab",
     "torchvision": "lab",
     "PIL": "lab",

@@ -56,6 +56,7 @@ METHODS = (
     "vera",
     "vpt-deep:length=5",
     "noah:budget=361000",
+    "peft-lora:r=8,lora_alpha=16",
 )
 MODELS = ("nano", "torch:Linear", "torch:TransformerEncoderLayer(d_model=16,nhead=2)", "test_vit(depth=2)")
 TASKS = ("vtab:svhn", "few-shot:pets(shots=1,seed=0)", "folder:/nowhere", "sprites:orientation", "digits(x=1)")

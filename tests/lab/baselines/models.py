@@ -16,6 +16,8 @@ X = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 METHODS: dict[str, Callable[[], Method]] = {
     **BASELINES,
     "noah-subnet": lambda: BASELINES["noah-subnet"](adapters=[2, 0], ranks=[1, 2], prompts=[0, 3]),
+    "peft-vera": lambda: BASELINES["peft-vera"](r=4),
+    "peft-oft": lambda: BASELINES["peft-oft"](oft_block_size=8),
 }
 
 
