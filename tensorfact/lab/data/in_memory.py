@@ -146,10 +146,7 @@ def digits(
         >>> digits(nano()).sizes
         {'train': 800, 'val': 200, 'test': 797}
     """
-    from sklearn.datasets import load_digits
-
-    images, labels = load_digits(return_X_y=True)
-    pixels = torch.tensor(images, dtype=torch.float32).reshape(-1, 8, 8) / 16
+    pixels, labels = stored_digits()
     found = arrays(
         pixels,
         labels,
@@ -161,6 +158,14 @@ def digits(
         imagenet_statistics=imagenet_statistics,
     )
     return dataclasses.replace(found, class_names=tuple(map(str, range(found.classes))))
+
+
+def stored_digits() -> tuple[Tensor, Tensor]:
+    """Return the images of scikit-learn's digits, 0 to 1: (1,797, 8, 8), and their labels."""
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    return torch.tensor(images, dtype=torch.float32).reshape(-1, 8, 8) / 16, torch.from_numpy(labels)
 
 
 def _tensor(array: Array, name: str) -> Tensor:

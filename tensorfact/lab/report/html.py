@@ -114,7 +114,7 @@ def _row(
         "parameters": row.parameters,
         "published": [row.row.parameters, row.row.accuracy],
         "groups": [_mean(row.groups[group]) for group in part.groups],
-        "cells": [_cell(cell, ids) for cell in row.cells],
+        "cells": [_cell(row, cell, ids) for cell in row.cells],
         "ranks": [[point.rank, _short(point.accuracy), point.parameters] for point in row.ranks],
         "step": row.step_seconds,
         "peak": row.peak_bytes,
@@ -122,7 +122,7 @@ def _row(
     }
 
 
-def _cell(cell: CellSummary, ids: Mapping[str, int]) -> JsonObject:
+def _cell(row: RowSummary, cell: CellSummary, ids: Mapping[str, int]) -> JsonObject:
     losses = [_curve(run, "train_loss") for run in cell.runs]
     return {
         "state": cell.state,
@@ -131,6 +131,7 @@ def _cell(cell: CellSummary, ids: Mapping[str, int]) -> JsonObject:
         "parameters": cell.parameters,
         "methods": list(cell.methods),
         "scales": list(cell.scales),
+        "rates": list(cell.rates) if row.row.rates else [],
         "runs": [ids[run.spec.id] for run in cell.runs if run.spec.id in ids],
         "loss": _means(losses),
         "selected": _selected(cell),

@@ -69,6 +69,11 @@ class CellSummary:
         """Scales of the reported runs, without duplicates; None: the default of the method."""
         return tuple(dict.fromkeys(run.spec.scale for run in self.runs))
 
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """Learning rates of the reported runs, without duplicates."""
+        return tuple(dict.fromkeys(run.spec.settings.lr for run in self.runs))
+
 
 @dataclasses.dataclass(frozen=True)
 class RankPoint:
@@ -211,8 +216,8 @@ def _row(results: Results, row: SweepRow, style: int, own: Sequence[Cell]) -> Ro
 def _cell(results: Results, cell: Cell) -> CellSummary:
     runs = tuple(results.runs[id] for id in cell.runs if id in results.runs)
     candidates = [results.runs[id] for id in cell.candidates if id in results.runs]
-    options = {(run.spec.method, run.spec.scale) for run in runs}
-    chosen = next((run for run in candidates if (run.spec.method, run.spec.scale) in options), None)
+    options = {_options(run) for run in runs}
+    chosen = next((run for run in candidates if _options(run) in options), None)
     values = [run.outcome.test_accuracy for run in runs if not run.outcome.failure]
     accuracies = [value for value in values if value is not None]
     failures = [f"seed {run.spec.seed}: {run.outcome.failure}" for run in runs if run.outcome.failure]
@@ -230,6 +235,11 @@ def _cell(results: Results, cell: Cell) -> CellSummary:
         "; ".join(failures) or ("" if finished else "not finished"),
         state,
     )
+
+
+def _options(run: Run) -> tuple[str, float | str | None, float]:
+    """Return what a row chooses among: the method, the scale and the learning rate."""
+    return run.spec.method, run.spec.scale, run.spec.settings.lr
 
 
 def _mean(cells: Sequence[CellSummary]) -> Mean | None:

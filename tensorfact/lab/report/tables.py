@@ -17,7 +17,7 @@ from .summary import Mean, PartSummary, RowSummary, Summary
 UNFINISHED, FAILED = "–", "failed"  # noqa: RUF001  an en dash
 CSV_COLUMNS = (
     *("part", "row", "task", "group", "seed", "method"),
-    *("scale", "parameters", "test_accuracy", "val_accuracy"),
+    *("scale", "lr", "parameters", "test_accuracy", "val_accuracy"),
 )
 
 _FORMULA = (*"=+-@", *"\uff1d\uff0b\uff0d\uff20")
@@ -128,7 +128,9 @@ def table_csv(summary: Summary) -> str:
                 for run in cell.runs:
                     spec, out = run.spec, run.outcome
                     numbers = (out.parameters, None if out.failure else out.test_accuracy, out.val_accuracy)
-                    writer.writerow(map(_cell_text, [*where, spec.seed, out.method, spec.scale, *numbers]))
+                    writer.writerow(
+                        map(_cell_text, [*where, spec.seed, out.method, spec.scale, spec.settings.lr, *numbers])
+                    )
     return text.getvalue()
 
 

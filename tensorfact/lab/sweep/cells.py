@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 
 from ..methods import search_of
@@ -15,7 +16,7 @@ Candidates = Callable[[SweepPart, SweepRow, str], Sequence[RunSpec]]
 
 
 def grid(sweep: Sweep) -> Candidates:
-    """Return the full grid of candidates: every method of a row with every scale, with the first seed.
+    """Return the full grid of candidates: every method of a row with every scale and rate, with the first seed.
 
     Args:
         sweep: Gives the seeds, the settings and the stage of the runs.
@@ -24,7 +25,9 @@ def grid(sweep: Sweep) -> Candidates:
 
     def candidates(part: SweepPart, row: SweepRow, task: str) -> list[RunSpec]:
         seed = part.seeds_of(sweep)[0]
-        return [sweep.spec(part, task, method, scale, seed, stage) for method, scale in row.candidates(task)]
+        rates = row.rates or (None,)
+        options = itertools.product(row.candidates(task), rates)
+        return [sweep.spec(part, task, method, scale, seed, stage, lr) for (method, scale), lr in options]
 
     return candidates
 

@@ -102,12 +102,14 @@ def trained_for(sweep: Sweep, *, seeds: int | None = None, **settings: Any) -> S
         sweep: The sweep to start from; it is not changed.
         seeds: Number of final runs per row and task, with the seeds 0, 1, ...; None keeps the seeds.
         settings: Fields of `Settings` to change; None keeps a field. With new `epochs`, `warmup_epochs` becomes a tenth
-            of them unless it is given.
+            of them unless it is given. A new `lr` is that of every row.
     """
     changes = {name: value for name, value in settings.items() if value is not None}
     if "epochs" in changes:
         changes = {"warmup_epochs": changes["epochs"] / 10, **changes}
     sweep = dataclasses.replace(sweep, settings=dataclasses.replace(sweep.settings, **changes))
+    if "lr" in changes:
+        sweep = dataclasses.replace(sweep, parts=tuple(map(_at_one_rate, sweep.parts)))
     if seeds is None:
         return sweep
     parts = tuple(dataclasses.replace(part, seeds=part.seeds[:seeds]) for part in sweep.parts)
@@ -132,6 +134,11 @@ def known(what: str, name: str, options: Mapping[str, T]) -> T:
             got=f"{name!r}{nearest(name, options)}",
         )
     return options[name]
+
+
+def _at_one_rate(part: SweepPart) -> SweepPart:
+    """Return a part whose rows take the learning rate of the settings."""
+    return dataclasses.replace(part, rows=tuple(dataclasses.replace(row, rates=()) for row in part.rows))
 
 
 def _chosen(what: str, names: Sequence[str], options: Mapping[str, T]) -> list[T]:

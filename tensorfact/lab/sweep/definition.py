@@ -23,6 +23,7 @@ class SweepRow:
         label: Name of the row.
         methods: Candidate methods, such as one method at several ranks.
         scales: Candidate scales: numbers, or "auto"; None: the default of the method.
+        rates: Candidate learning rates; empty: that of the settings.
         by_task: Candidate methods of some tasks, in place of `methods`.
         parameters: Published number of trained parameters; None if unpublished.
         accuracy: Published accuracy, 0 to 1; None if unpublished.
@@ -34,8 +35,11 @@ class SweepRow:
     by_task: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     parameters: int | None = None
     accuracy: float | None = None
+    rates: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        if len(set(self.rates)) < len(self.rates):
+            raise SweepError(f"duplicate rates of {self.label!r}", got=repr(self.rates), fix="pass each once")
         if self.parameters is not None:
             whole_number(self.parameters, "parameters", SweepError, least=0)
         if self.accuracy is not None:
@@ -134,10 +138,20 @@ class Sweep:
             f"the training and validation splits together, with {seeds}, and the test split is read once, at the end."
         )
 
-    def spec(self, part: SweepPart, task: str, method: str, scale: GivenScale, seed: int, stage: Stage) -> RunSpec:
-        """Return the spec of one run, with the settings of this sweep."""
+    def spec(
+        self,
+        part: SweepPart,
+        task: str,
+        method: str,
+        scale: GivenScale,
+        seed: int,
+        stage: Stage,
+        lr: float | None = None,
+    ) -> RunSpec:
+        """Return the spec of one run, with the settings of this sweep; `lr` replaces their learning rate."""
+        settings = self.settings if lr is None else dataclasses.replace(self.settings, lr=lr)
         where = (part.pretrained, part.checkpoint)
-        return RunSpec(part.model, task, method, scale, seed, stage, self.settings, *where)
+        return RunSpec(part.model, task, method, scale, seed, stage, settings, *where)
 
     def to_json(self) -> str:
         """Return the sweep as JSON."""

@@ -18,6 +18,7 @@ from ...errors import DivergedError
 from ...network.cost import seconds_of
 from ..baselines import Trained
 from ..data import Splits, open_task
+from ..data.sealed import Sealed
 from ..measure import TrainingStep, peak_bytes
 from ..methods import method_of, search_of
 from ..models import load_model, with_head
@@ -86,6 +87,9 @@ class Runner:
     def _run(self, spec: RunSpec, folder: Path, accelerator: Any, on_epoch: OnEpoch | None, progress: Progress) -> Run:
         settings = spec.settings
         model, splits = open_run(spec, self.root)
+        sealed = Sealed(splits.test)
+        if spec.stage != "released":
+            splits = dataclasses.replace(splits, test=sealed)
         model.to(self.device if accelerator is None else accelerator.device)
         text = spec.method
         search = search_of(spec.method)
@@ -117,6 +121,7 @@ class Runner:
         except DivergedError as error:
             failed = Outcome(trained.num_parameters, 0, None, None, 0, (), splits.sizes, text, str(error))
             return Run(spec, failed, Measured(0.0, None, None, _machine(model)))
+        sealed.open()
         accuracy = None if test is None else evaluate(model, test).accuracy
         outcome = Outcome(
             trained.num_parameters,

@@ -1,4 +1,4 @@
-"""Sweeps by name: that of the FacT paper, and a small one that runs on a CPU without downloads."""
+"""Sweeps by name: that of the FacT paper, a small one without downloads, and one of real tasks on a real ViT."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Literal
 
+from ...errors import SweepError
 from ..baselines import prompt_length
 from ..data import FEW_SHOT, VTAB
 from .change import known
 from .definition import Sweep, SweepPart, SweepRow
+from .real import real_cpu, real_full, real_smoke
 from .spec import Settings
 
 SCALES = (0.01, 0.1, 1.0, 10.0, 100.0)
@@ -96,20 +98,34 @@ def small() -> Sweep:
     return Sweep("small", (SweepPart("tasks", "the bundled ViT", "nano", tasks, rows),), settings=settings)
 
 
-PRESETS: dict[str, Callable[[], Sweep]] = {"paper": paper, "small": small}
-"""Sweeps by name."""
+PRESETS: dict[str, Mapping[str, Callable[[], Sweep]]] = {
+    "paper": {"": paper},
+    "small": {"": small},
+    "real": {"cpu": real_cpu, "smoke": real_smoke, "full": real_full},
+}
+"""Sweeps by name and size; the first size is the default, and a sweep of one size has an empty name for it."""
 
 
-def preset(name: str) -> Sweep:
+def preset(name: str, size: str | None = None) -> Sweep:
     """Return a sweep by name.
 
     Args:
         name: One of `PRESETS`.
+        size: One of the sizes of this sweep; None: its default.
 
     Raises:
-        SweepError: Unknown name.
+        SweepError: Unknown name or size.
+
+    Examples:
+        >>> preset("real", "smoke").name
+        'real, smoke'
     """
-    return known("preset", name, PRESETS)()
+    sizes = known("preset", name, PRESETS)
+    if size is None:
+        return next(iter(sizes.values()))()
+    if "" in sizes:
+        raise SweepError(f"preset {name!r} has one size", got=size, fix="leave out the size, or pass --preset real")
+    return known("size", size, sizes)()
 
 
 def _vit_rows() -> tuple[SweepRow, ...]:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+import dataclasses
+import time
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from ...common.checks import AnyPath, callback, file_path
+from ...common.checks import AnyPath, callback, file_path, finite_number
 from ...common.progress import Progress, silent
 from ...errors import SweepError, naming
 from .cells import Candidates, collect, grid
 from .check import check_sweep, compare_inputs
 from .counts import known_specs
 from .definition import Sweep
-from .engines import Engine, in_process
+from .engines import Engine, Job, in_process
 from .execute import Runner
+from .record import Recorder
 from .results import Results, Run
 from .search import searched
 from .spec import RunSpec
@@ -32,11 +35,14 @@ def run_sweep(
     tracker: str | None = None,
     check: bool = True,
     trials: int = 0,
+    limit: float | None = None,
+    record: AnyPath | None = None,
     progress: Progress = silent,
 ) -> Results:
     """Execute the unfinished runs of a sweep, and write `results.json`.
 
-    Calling it again on the same folder resumes the sweep; an interrupted sweep ends with the same results.
+    Calling it again on the same folder resumes the sweep; an interrupted sweep ends with the same results. With a
+    record, it is resumed on another machine as well.
 
     Args:
         sweep: Definition of the sweep.
@@ -49,27 +55,36 @@ def run_sweep(
         tracker: Name of a tracker of accelerate, such as `tensorboard`; it writes into the folders of the runs.
         check: Open every image of every task before training starts.
         trials: Search the options with this many Optuna trials; 0 tries the full grid.
+        limit: Seconds after which no run begins; those that have begun are finished. None: no limit.
+        record: One file of finished runs: those in it are not executed again, and new ones are added as they finish.
         progress: Called after every run.
 
     Returns:
-        Results of all runs.
+        Results of all runs, or of those that are finished when the time is over.
 
     Raises:
         TensorfactError: Invalid model, method, task or data, raised before training starts; or the folder is in use or
             cannot be written.
     """
     callback(progress, "progress", SweepError)
+    if limit is not None:
+        limit = finite_number(limit, "run_sweep: limit", SweepError, fits=lambda s: s > 0, expected="seconds above 0")
     store = Store(file_path(folder, "folder", SweepError))
     runner = Runner(store.folder, root if root is None else Path(root), device, workers, keep, tracker)
     with store.locked():
         found = check_sweep(sweep, runner.root, images=check, progress=progress)
         store.write_inputs(compare_inputs(store.inputs(), found, store.folder))
+        recorder = None if record is None else Recorder(store, file_path(record, "record", SweepError))
+        if recorder:
+            recorder.begin(found)
         store.write_sweep(sweep)
-        candidates = grid(sweep)
-        if trials:
-            candidates = searched(sweep, runner, trials, progress)
-        results = _finish(sweep, store, runner, engine, candidates, progress)
-        store.write_results(results)
+        candidates = searched(sweep, runner, trials, progress) if trials else grid(sweep)
+        work = _working(runner, engine, limit, progress)
+        results, finished = _finish(sweep, store, candidates, work, recorder, progress)
+        if finished:
+            store.write_results(results)
+        elif limit is None:
+            raise SweepError("the engine did not finish all runs", fix="yield every spec after job(spec)")
     return results
 
 
@@ -96,28 +111,62 @@ def read_results(folder: AnyPath) -> Results:
             known |= found
 
 
-def _finish(
-    sweep: Sweep, store: Store, runner: Runner, engine: Engine | None, candidates: Candidates, progress: Progress
-) -> Results:
-    known: dict[str, Run] = {}
+Work = Callable[[Sequence[RunSpec]], Iterator[RunSpec]]
+"""Executes runs, and yields the spec of each that it is done with."""
 
-    def job(spec: RunSpec) -> None:
+
+@dataclasses.dataclass(frozen=True)
+class Before:
+    """Executes runs until a time; later ones are left out.
+
+    Args:
+        job: Executes a run.
+        end: The time, in seconds since the epoch.
+    """
+
+    job: Job
+    end: float
+
+    def __call__(self, spec: RunSpec) -> None:
+        """Execute a run if there is time."""
+        if time.time() < self.end:
+            self.job(spec)
+
+
+def _working(runner: Runner, engine: Engine | None, limit: float | None, progress: Progress) -> Work:
+    """Return a function that executes runs, and yields the specs of those that it is done with."""
+
+    def shown(spec: RunSpec) -> None:
         runner.run(spec, progress=progress)
 
+    job: Job = runner if engine else shown
+    if limit is not None:
+        job = Before(job, time.time() + limit)
+    return lambda specs: (engine or in_process)(job, specs)
+
+
+def _finish(
+    sweep: Sweep, store: Store, candidates: Candidates, work: Work, recorder: Recorder | None, progress: Progress
+) -> tuple[Results, bool]:
+    """Return the results, and whether no run is missing."""
+    known: dict[str, Run] = {}
     while True:
         results, needed = collect(sweep, known, candidates)
         if not needed:
-            return results
-        known |= _known(store, known, needed)
+            return results, True
+        found = _known(store, known, needed)
+        known |= found
         waiting = [spec for spec in needed if spec.id not in known]
-        doing = engine(runner, waiting) if engine else in_process(job, waiting)
-        for done, spec in enumerate(doing, 1):
+        if recorder:
+            recorder.add(found)
+        for done, spec in enumerate(work(waiting), 1):
             progress("runs", done, len(waiting))
-            run = store.read(spec)
-            assert run is not None
-            known[spec.id] = run
+            if (run := store.read(spec)) is not None:
+                known[spec.id] = run
+                if recorder:
+                    recorder.add({spec.id: run})
         if any(spec.id not in known for spec in waiting):
-            raise SweepError("the engine did not finish all runs", fix="yield every spec after job(spec)")
+            return collect(sweep, known, candidates)[0], False
 
 
 def _known(store: Store, known: Container[str], specs: Iterable[RunSpec]) -> dict[str, Run]:

@@ -82,6 +82,7 @@ class _Search:
         self.scales = sorted(
             {spec.scale for spec in among if isinstance(spec.scale, float)}
         )  # RunSpec checks that they are above 0
+        self.rates = list(dict.fromkeys(spec.settings.lr for spec in among))
         self.storage = JournalStorage(JournalFileBackend(str(runner.folder / JOURNAL)))
 
     def tried(self, trials: int, progress: Progress) -> list[RunSpec]:
@@ -90,6 +91,7 @@ class _Search:
         from optuna.trial import TrialState
 
         settings = dataclasses.asdict(self.first) | {"method": self.methods, "scale": self.scales}
+        settings |= {"rates": self.rates} if len(self.rates) > 1 else {}
         study = optuna.create_study(
             storage=self.storage,
             study_name=f"{self.name}: {settings}",  # each combination of settings has its own study
@@ -137,7 +139,10 @@ class _Search:
         if len(self.scales) > 1:
             drawn = trial.suggest_float("scale", self.scales[0], self.scales[-1], log=True)
             scale = float(f"{drawn:.2g}")  # two digits are precise enough
-        return dataclasses.replace(self.first, method=method, scale=scale)
+        settings = self.first.settings
+        if len(self.rates) > 1:
+            settings = dataclasses.replace(settings, lr=trial.suggest_categorical("lr", self.rates))
+        return dataclasses.replace(self.first, method=method, scale=scale, settings=settings)
 
 
 @contextlib.contextmanager

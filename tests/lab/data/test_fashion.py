@@ -65,7 +65,7 @@ def test_a_file_that_is_not_what_it_says_is_refused(
 
 
 def test_a_file_that_is_cut_short_or_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="apt install dataset-fashion-mnist"):
+    with pytest.raises(DataError, match="tensorfact fetch fashion-mnist"):
         fashion_mnist(nano(), root=tmp_path)
     path = lay_out(tmp_path) / "t10k-images-idx3-ubyte.gz"
     path.write_bytes(path.read_bytes()[:-100])

@@ -12,7 +12,7 @@ import torch
 from tensorfact.errors import CheckpointError, DataError
 from tensorfact.lab import nano, open_task
 from tensorfact.lab.data.mnist import SOURCE, fetch_mnist, mnist
-from tensorfact.lab.fetching import PackagedFile
+from tensorfact.lab.fetching import Files, Package
 from tests.helpers import refused, samples_of
 
 
@@ -24,7 +24,11 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
     path = tmp_path / "table.csv.gz"
     path.write_bytes(gzip.compress("\n".join(",".join(map(str, row)) for row in rows).encode()))
     monkeypatch.setenv("TENSORFACT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(PackagedFile, "download", lambda self, folder: path)
+
+    def files(self: Package, fix: str) -> Files:
+        return {self.members[0]: path.read_bytes()}
+
+    monkeypatch.setattr(Package, "files", files)
     return rows
 
 

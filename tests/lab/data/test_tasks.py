@@ -45,7 +45,7 @@ def test_other_names_open(tmp_path: Path) -> None:
         assert (data.name, data.classes) == (name, classes)
     assert open_task("digits", nano()).sizes["test"] == 797
     (tmp_path / "fashion-mnist").mkdir()
-    with pytest.raises(DataError, match=r"fashion-mnist/train-images.*dataset-fashion-mnist"):
+    with pytest.raises(DataError, match=r"fashion-mnist/train-images.*tensorfact fetch fashion-mnist"):
         open_task("fashion-mnist", nano(), root=tmp_path)
 
 

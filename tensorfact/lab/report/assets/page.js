@@ -98,7 +98,8 @@ function drawKinds() {
 function options(cell) {
   const methods = cell.methods.map((method) => method.split(":").slice(1).join(":") || method);
   const scales = cell.scales.filter((scale) => scale !== null).map((scale) => `scale ${scale}`);
-  return [...methods, ...scales].join(", ") || DASH;
+  const rates = cell.rates.map((rate) => `learning rate ${rate}`);
+  return [...methods, ...scales, ...rates].join(", ") || DASH;
 }
 
 function sorted(list) {
