@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.stamp-ready
 
-.PHONY: results compare test test-slow test-site peft-suite mutants examples third-party fuzz bench bench-cuda test-cuda gpu lint types docs check clean
+.PHONY: results compare test test-slow test-site peft-suite mutants examples third-party fuzz bench bench-cuda test-cuda gpu gpu-wheels lint types docs check clean
 
 compare: $(READY)
 	$(BIN)/tensorfact compare
@@ -72,8 +72,18 @@ fuzz: $(READY)
 bench: $(READY)
 	$(BIN)/python -m benchmarks
 
-# on a machine with a GPU: what holds on a CPU holds there, and the benchmarks
-gpu: test-cuda bench-cuda
+# on a machine with a GPU and with torch, timm, peft and pytest: the CUDA tests, the benchmarks, and the sweep of real tasks
+# as far as the time allows; it needs no network, after `make gpu-wheels` where there is one
+GPU_PYTHON ?= python3
+GPU_SECONDS ?= 480
+gpu:
+	PYTHONPATH=.:gpu/site TENSORFACT_CACHE=$${TENSORFACT_CACHE:-gpu/cache} OMP_NUM_THREADS=1 \
+	$(GPU_PYTHON) -m benchmarks.gpu --seconds $(GPU_SECONDS)
+
+# into the folder gpu: the packages that such a machine may lack, the backbone, and the data
+gpu-wheels: $(READY)
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target gpu/site . tensorly opt_einsum typer rich
+	TENSORFACT_CACHE=gpu/cache $(BIN)/tensorfact fetch dinov2-s tasks
 
 test-cuda: $(READY)
 	$(BIN)/python -m pytest -m cuda tests/test_cuda.py
