@@ -37,10 +37,10 @@ def results() -> Results:
     return collect(sweep, Record.read(RUNS).runs, grid(sweep))[0]
 
 
-def points(interval: Interval | None, *, signed: bool = False) -> str:
-    """Return an interval in percent or percentage points."""
+def points(interval: Interval | None, *, signed: bool = False, failed: bool = False) -> str:
+    """Return an interval in percent or percentage points; without one, whether a run failed, or nothing."""
     if interval is None:
-        return ""
+        return "failed" * failed
     half = "" if interval.half is None else f" ± {100 * interval.half:.1f}"
     return f"{100 * interval.mean:{'+' * signed}.1f}{half}"
 
@@ -50,7 +50,7 @@ def table(summary: Summary) -> Table:
     (part,) = summary.parts
     rows = []
     for row in sorted(part.rows, key=lambda row: -(found.mean if (found := accuracy(row)) else 0.0)):
-        tasks = (points(accuracy(row, task)) for task in part.tasks)
+        tasks = (points(accuracy(row, cell.task), failed=cell.state == "failed") for cell in row.cells)
         rows.append((row.row.label, count(row.parameters), kibibytes(row), *tasks, points(accuracy(row)), *cost(row)))
     names = map(task_label, part.tasks)
     return Table(("method", "parameters", "file, KiB", *names, "mean", "step, ms", "peak, MiB"), tuple(rows))

@@ -283,6 +283,7 @@ ACROSS = {
     "distributed": "several processes: adapters, training and what is stored",
     "export": "adapted and merged models in torch.export, ONNX, and the files of other libraries",
     "fuzz": "every reader of the package, on damaged input",
+    "kernels": "how many kernels a training step launches, for each format",
     "laws": "the laws of the design, each over plans, models, formats and dtypes",
     "mutants": "the tool that changes the package in one point, to see whether a test fails",
     "results_page": "the documentation's page of results and the runs beside it",

@@ -75,7 +75,7 @@ DataName = Annotated[
     str,
     typer.Argument(
         help="Images: a folder of classes; a folder with train, val and test; a .zip, .tar, .tgz or .csv; or a task: "
-        "digits, hf:NAME, timm:NAME."
+        "digits, real:NAME, hf:NAME, timm:NAME."
     ),
 ]
 FolderName = Annotated[str, typer.Argument(help="A folder that `train` wrote, or OWNER/NAME on the Hub.")]

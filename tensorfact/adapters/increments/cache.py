@@ -116,42 +116,44 @@ class Formed:
 
     Args:
         passes: Forward passes of the model.
-        together: Forms the results for all parameters, in differentiable operations.
-        alone: Forms the results for the parameter with a given index.
+        together: Forms the results for all parameters, in differentiable operations; where a scale is passed, it takes
+            one by name, and multiplies the last result by it.
+        alone: Forms the results for the parameter with a given index, likewise.
         stacked: For each result of `together`, whether its first dimension runs over parameters.
     """
 
     def __init__(
         self,
         passes: Passes,
-        together: Make,
-        alone: Callable[[int, Sequence[Tensor]], Sequence[Tensor]],
+        together: Callable[..., Sequence[Tensor]],
+        alone: Callable[..., Sequence[Tensor]],
         stacked: Sequence[bool],
     ) -> None:
         self.passes, self._together, self._alone, self._stacked = passes, together, alone, tuple(stacked)
 
-    def __call__(self, at: int, sources: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    def __call__(self, at: int, sources: Sequence[Tensor], dtype: torch.dtype, scale: float = 1.0) -> list[Tensor]:
         """Return the results of one parameter.
 
         Args:
             at: Index of the parameter in its kind.
             sources: The cores of the tensor.
             dtype: Dtype of the results; they are computed in the dtype of the sources.
+            scale: Factor of the last result.
         """
-        forms = self.passes.forms
+        forms, scaled = self.passes.forms, {} if scale == 1 else {"scale": scale}
         if forms is None:
-            return _formed(functools.partial(self._alone, at), sources, dtype)
-        form, tracked = forms.get((self, dtype)), _tracked(sources)
+            return _formed(functools.partial(self._alone, at, **scaled), sources, dtype)
+        form, tracked = forms.get((self, dtype, scale)), _tracked(sources)
         if form is None or form.tracked < tracked:
-            results = _formed(self._together, sources, dtype)
+            results = _formed(functools.partial(self._together, **scaled), sources, dtype)
             form = FormedTensors(
                 tracked, tuple(r.unbind() if s else (r,) for r, s in zip(results, self._stacked, strict=True))
             )
-            forms[self, dtype] = form
+            forms[self, dtype, scale] = form
         return [one[at if len(one) > 1 else 0] for one in form.results]
 
 
-Forms = dict[tuple[Formed, torch.dtype], FormedTensors]
+Forms = dict[tuple[Formed, torch.dtype, float], FormedTensors]
 
 
 def _tracked(sources: Sequence[Tensor]) -> bool:

@@ -48,8 +48,8 @@ class Running(Protocol):
     def parts(self, masks: Masks) -> list[Tensor]:
         """Return this parameter's slices of the cores, multiplied by the masks."""
 
-    def matrices(self, cores: Sequence[Tensor], dtype: torch.dtype) -> Sequence[Tensor]:
-        """Return the down and up matrices of the cut, formed once for all parameters of the kind."""
+    def matrices(self, cores: Sequence[Tensor], dtype: torch.dtype, scale: float = 1.0) -> Sequence[Tensor]:
+        """Return the down matrix and scale times the up matrix, formed once for all parameters of the kind."""
 
     def applying(self, tokens: int) -> Contraction:
         """Return the contraction of an input with the cores, planned for a number of tokens."""

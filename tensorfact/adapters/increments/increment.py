@@ -147,12 +147,13 @@ class Increment:
             return [part.to(self.wide) for part in self.kind.own(self.at, kept)]
         return self._parts(self.at, cores, self.wide)
 
-    def matrices(self, cores: Sequence[Tensor], dtype: torch.dtype) -> Sequence[Tensor]:
-        """Return the down and up matrices of the cut, formed once for all parameters of the kind."""
+    def matrices(self, cores: Sequence[Tensor], dtype: torch.dtype, scale: float = 1.0) -> Sequence[Tensor]:
+        """Return the down matrix and scale times the up matrix, formed once for all parameters of the kind."""
         if composable(*cores):
             assert self.kind.halves is not None
-            return self.kind.halves.matrices(self.parts(None))
-        return self._matrices(self.at, cores, dtype)
+            down, up = self.kind.halves.matrices(self.parts(None))
+            return down, up if scale == 1 else up * scale
+        return self._matrices(self.at, cores, dtype, scale)
 
     def applying(self, tokens: int) -> Contraction:
         """Return the contraction of an input with the cores, planned for a number of tokens."""

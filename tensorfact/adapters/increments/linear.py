@@ -29,14 +29,14 @@ def composed(y: Tensor, x: Tensor, down: Tensor, up: Tensor, halves: Halves, sca
     return halves.up.added(y.reshape(-1, y.shape[-1]), h, up.to(y.dtype), scale).reshape(y.shape)
 
 
-def add_into(y: Tensor, x: Tensor, down: Tensor, up: Tensor, halves: Halves, scale: float) -> Tensor:
-    """Add the increment to a layer's output in place; all operands have the same dtype.
+def add_into(y: Tensor, x: Tensor, down: Tensor, up: Tensor, halves: Halves) -> Tensor:
+    """Add the increment to a layer's output in place; all operands have the same dtype, and `up` holds the scale.
 
     Returns:
         The input multiplied by the down matrix (tokens, bond).
     """
     h = halves.down.project(x.reshape(-1, x.shape[-1]), down)
-    halves.up.add_(y.view(-1, y.shape[-1]), h, up, scale)
+    halves.up.add_(y.view(-1, y.shape[-1]), h, up)
     return h
 
 
@@ -53,7 +53,6 @@ class AdaptedLinear(torch.autograd.Function):
         product: Product,
         transposed: bool,
         halves: Halves,
-        scale: float,
         source: Origin | None,
         x: Tensor,
         weight: Tensor,
@@ -61,14 +60,14 @@ class AdaptedLinear(torch.autograd.Function):
         down: Tensor,
         up: Tensor,
     ) -> Tensor:
-        """Return the layer's output with the increment added; all operands have the same dtype."""
+        """Return the layer's output with the increment added; all operands have one dtype, and `up` holds the scale."""
         with without_autocast(x.device):
             y = product(x, weight, bias)
-            h = add_into(y, x, down, up, halves, scale)
-        _, to_weight, _, to_down, to_up = ctx.needs_input_grad[5:]
+            h = add_into(y, x, down, up, halves)
+        _, to_weight, _, to_down, to_up = ctx.needs_input_grad[4:]
         kept = (source.input if source else x) if to_weight or to_down else None
         ctx.save_for_backward(kept, weight, down, up, h if to_up else None)
-        ctx.transposed, ctx.halves, ctx.scale, ctx.source = transposed, halves, scale, source and source.recipe
+        ctx.transposed, ctx.halves, ctx.source = transposed, halves, source and source.recipe
         # torch computes a bias on rows and returns a view of them, which later in-place operations could not change
         whole: Tensor = torch.ops.aten._unsafe_view(y, y.shape)
         return whole
@@ -77,25 +76,22 @@ class AdaptedLinear(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of the input, the weight, the bias and the two matrices."""
         kept, weight, down, up, h = ctx.saved_tensors
-        x_needs, weight_needs, bias_needs, down_needs, up_needs = ctx.needs_input_grad[5:]
+        x_needs, weight_needs, bias_needs, down_needs, up_needs = ctx.needs_input_grad[4:]
         below, above, twice = ctx.halves.down, ctx.halves.up, torch.is_grad_enabled()
         g = gradient.reshape(-1, gradient.shape[-1])
-        to_h = _scaled(above.project(g, up), ctx.scale)
+        to_h = above.project(g, up)
         to_x = to_weight = to_bias = to_down = to_up = None
         if x_needs:
             own = g @ (weight.t() if ctx.transposed else weight)
-            add = below.added if twice else below.add_  # twice: double backward, which forbids in-place writes
-            to_x = add(own, to_h, down, 1.0).reshape(*gradient.shape[:-1], below.size)
+            # double backward forbids in-place writes
+            whole = below.added(own, to_h, down, 1.0) if twice else below.add_(own, to_h, down)
+            to_x = whole.reshape(*gradient.shape[:-1], below.size)
         if weight_needs or down_needs:
             rows = (ctx.source(kept).to(down.dtype) if ctx.source else kept).reshape(-1, below.size)
             to_weight = (rows.t() @ g if ctx.transposed else g.t() @ rows) if weight_needs else None
             to_down = below.outer(to_h, rows) if down_needs else None
         if up_needs:
-            to_up = _scaled(above.outer(below.project(rows, down) if twice and down_needs else h, g), ctx.scale)
+            to_up = above.outer(below.project(rows, down) if twice and down_needs else h, g)
         if bias_needs:
             to_bias = g.sum(0)
-        return None, None, None, None, None, to_x, to_weight, to_bias, to_down, to_up
-
-
-def _scaled(tensor: Tensor, scale: float) -> Tensor:
-    return tensor if scale == 1 else tensor * scale
+        return None, None, None, None, to_x, to_weight, to_bias, to_down, to_up

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...network import Cut
+from .cache import composable
 
 MANY = 16
 """Largest number of rectangles for which a matrix is multiplied rectangle by rectangle."""
@@ -42,20 +43,33 @@ class Rectangles:
         rows: For each block of matrix rows, its rectangles in the order of their columns.
         size: Number of the layer's inputs or outputs.
         whole: Whether there is one rectangle, which belongs to all inputs or outputs.
+        tiles: Number of rectangles of one size that lie beside each other and belong to all inputs or outputs, so that
+            one batched product does for all of them; 0 if the rectangles are others.
     """
 
     rows: tuple[tuple[Rectangle, ...], ...]
     size: int
     whole: bool = dataclasses.field(init=False)
+    tiles: int = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
         whole = len(self.rows) == 1 and self.rows[0][0].features == slice(0, self.size)
         object.__setattr__(self, "whole", whole)
+        count, bond = len(self.rows), self.rows[0][0].bond.stop
+        width = self.size // count
+        beside = tuple(
+            (Rectangle(slice(at * width, (at + 1) * width), slice(at * bond, (at + 1) * bond), slice(0, width)),)
+            for at in range(count)
+        )
+        tiles = count > 1 and self.size == count * width and self.rows == beside
+        object.__setattr__(self, "tiles", count if tiles else 0)
 
     def project(self, x: Tensor, matrix: Tensor) -> Tensor:
         """Return x times the transpose of the matrix: (tokens, features) -> (tokens, bond)."""
         if self.whole:
             return nn.functional.linear(x, matrix)
+        if self.tiles:
+            return _batched(self._tiled(x), self._blocks(matrix).transpose(1, 2))
         rows = []
         for row in self.rows:
             first, *others = (
@@ -64,16 +78,19 @@ class Rectangles:
             rows.append(sum(others, first))
         return _joined(rows, 1)
 
-    def add_(self, y: Tensor, h: Tensor, matrix: Tensor, scale: float) -> Tensor:
-        """Add scale * h @ matrix to y in place: (tokens, bond) -> (tokens, features)."""
+    def add_(self, y: Tensor, h: Tensor, matrix: Tensor) -> Tensor:
+        """Add h @ matrix to y in place: (tokens, bond) -> (tokens, features)."""
         if self.whole:
-            return y.addmm_(h, matrix, alpha=scale)
+            return y.addmm_(h, matrix)
+        if self.tiles:
+            self._tiled(y).baddbmm_(self._tiled(h), self._blocks(matrix))
+            return y
         for part in self._all:
-            y[:, part.features].addmm_(h[:, part.bond], matrix[part.bond, part.columns], alpha=scale)
+            y[:, part.features].addmm_(h[:, part.bond], matrix[part.bond, part.columns])
         return y
 
     def added(self, y: Tensor, h: Tensor, matrix: Tensor, scale: float) -> Tensor:
-        """Return y + scale * h @ matrix: `add_` without in-place writes."""
+        """Return y + scale * h @ matrix, without in-place writes."""
         if self.whole:
             return torch.addmm(y, h, matrix, alpha=scale)
         pieces, end = [], 0
@@ -88,8 +105,18 @@ class Rectangles:
         """Return the gradient of the matrix, h.T @ x: (tokens, bond), (tokens, features) -> (bond, columns)."""
         if self.whole:
             return outer_product(h, x)
+        if self.tiles:
+            return torch.bmm(self._tiled(h).transpose(1, 2), self._tiled(x)).flatten(0, 1)
         rows = [[outer_product(h[:, part.bond], x[:, part.features]) for part in row] for row in self.rows]
         return _joined([_joined(row, 1) for row in rows], 0)
+
+    def _tiled(self, x: Tensor) -> Tensor:
+        """Return a view of the columns of a matrix, block by block: (tokens, columns) -> (blocks, tokens, columns)."""
+        return x.view(len(x), self.tiles, x.shape[1] // self.tiles).transpose(0, 1)
+
+    def _blocks(self, matrix: Tensor) -> Tensor:
+        """Return a view of the rows of the narrow matrix, block by block: (blocks, bond, columns)."""
+        return matrix.view(self.tiles, len(matrix) // self.tiles, matrix.shape[1])
 
     @property
     def _all(self) -> list[Rectangle]:
@@ -102,6 +129,19 @@ def _joined(pieces: Sequence[Tensor], dim: int) -> Tensor:
     return torch.cat([first, *others], dim) if others else first
 
 
+def _batched(a: Tensor, b: Tensor) -> Tensor:
+    """Return the products of each block beside each other: (blocks, tokens, n), (blocks, n, m) -> (tokens, blocks m).
+
+    Without gradients, they are written to where they belong, which saves a copy.
+    """
+    count, tokens, columns = len(a), a.shape[1], b.shape[2]
+    if torch.is_grad_enabled() or composable(a, b):
+        return torch.bmm(a, b).transpose(0, 1).flatten(1)
+    found = a.new_empty(tokens, count * columns)
+    torch.bmm(a, b, out=found.view(tokens, count, columns).transpose(0, 1))
+    return found
+
+
 def outer_product(h: Tensor, x: Tensor) -> Tensor:
     """Return h.T @ x for a narrow h (tokens, bond) and a wide x (tokens, columns).
 
@@ -111,8 +151,8 @@ def outer_product(h: Tensor, x: Tensor) -> Tensor:
     tokens, columns = x.shape
     if h.device.type != "cpu" or columns <= 4 * WIDE or columns % WIDE or torch.is_grad_enabled():
         return h.t() @ x
-    blocks = torch.matmul(h.t(), x.view(tokens, columns // WIDE, WIDE).transpose(0, 1))
-    return blocks.transpose(0, 1).reshape(h.shape[1], columns)
+    count = columns // WIDE
+    return _batched(h.t().expand(count, -1, -1), x.view(tokens, count, WIDE).transpose(0, 1))
 
 
 def rectangles_of(

@@ -32,17 +32,17 @@ class NarrowProducts(Execution):
             return composed(y, x, *self._differentiable(own, x, own.masks(True)), self.halves, scale)
         casting = None if x.dtype == torch.float64 else autocast_dtype(x.device)  # autocast does not cast fp64
         dtype = casting or x.dtype
-        down, up = own.matrices(cores, dtype)
+        down, up = own.matrices(cores, dtype, scale)
         if torch.is_grad_enabled() and any(t.requires_grad for t in (x, weight, bias, down, up) if t is not None):
             layer = [x, weight, bias]
             if casting is not None:
                 layer = [None if t is None else t.to(casting) for t in layer]
             fused: Tensor = AdaptedLinear.apply(
-                product, own.view.transposed, self.halves, scale, source_of(x), *layer, down, up
+                product, own.view.transposed, self.halves, source_of(x), *layer, down, up
             )
             return fused
         y = product(x, weight, bias)
-        add_into(y, x.to(dtype), down, up, self.halves, scale)
+        add_into(y, x.to(dtype), down, up, self.halves)
         return y
 
     def passed(self, own: Running, x: Tensor, like: Tensor, masks: Masks) -> Tensor:

@@ -161,9 +161,9 @@ class Kind:
             passes, functools.partial(self._together, pieces), functools.partial(self._alone, pieces), stacked
         )
 
-    def _together(self, pieces: Sequence[Piece], cores: Sequence[Tensor]) -> list[Tensor]:
-        """Form pieces for all parameters at once."""
-        gathered = [self._gathered(at, core) for at, core in enumerate(_wide(cores))]
+    def _together(self, pieces: Sequence[Piece], cores: Sequence[Tensor], scale: float = 1.0) -> list[Tensor]:
+        """Form pieces for all parameters at once, the last one times a scale."""
+        gathered = _scaled([self._gathered(at, core) for at, core in enumerate(_wide(cores))], pieces[-1], scale)
         results = []
         for piece in pieces:
             stack = (len(self.views),) if piece.stacked else ()
@@ -171,9 +171,9 @@ class Kind:
             results.append(result.reshape(*stack, *piece.shape).contiguous())
         return apart(results, cores)
 
-    def _alone(self, pieces: Sequence[Piece], at: int, cores: Sequence[Tensor]) -> list[Tensor]:
-        """Form pieces for one parameter."""
-        own = self.own(at, _wide(cores))
+    def _alone(self, pieces: Sequence[Piece], at: int, cores: Sequence[Tensor], scale: float = 1.0) -> list[Tensor]:
+        """Form pieces for one parameter, the last one times a scale."""
+        own = _scaled(self.own(at, _wide(cores)), pieces[-1], scale)
         results = [p.alone([own[k] for k in p.members]).reshape(p.shape).contiguous() for p in pieces]
         return apart(results, cores)
 
@@ -197,6 +197,14 @@ class Kind:
 def _wide(cores: Sequence[Tensor]) -> list[Tensor]:
     """Return cores in at least fp32."""
     return [core.to(torch.promote_types(core.dtype, torch.float32)) for core in cores]
+
+
+def _scaled(cores: list[Tensor], piece: Piece, scale: float) -> list[Tensor]:
+    """Multiply the smallest core of a piece by a scale, which multiplies the piece."""
+    if scale == 1:
+        return cores
+    least = min(piece.members, key=lambda at: cores[at].numel())
+    return [core * scale if at == least else core for at, core in enumerate(cores)]
 
 
 def apart(results: Sequence[Tensor], cores: Sequence[Tensor]) -> list[Tensor]:

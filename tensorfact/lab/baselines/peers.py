@@ -32,7 +32,7 @@ BLOCK_SIZE = 32
 Check = Callable[[object, str, ErrorClass], object]
 """Checks the value of an option: the value, the option with its method, and the class of the error."""
 
-SIZE: Check = functools.partial(whole_number, example=8)
+SIZE: Check = functools.partial(whole_number, most=4096, example=8)  # above the widest layers, a rank costs memory only
 COUNT: Check = functools.partial(whole_number, least=0)
 POSITIVE: Check = functools.partial(
     finite_number, fits=lambda number: number > 0, expected="a number above 0", example=16

@@ -45,6 +45,8 @@ class Sealed(Dataset[Any]):
         return len(self._samples)  # type: ignore[arg-type]
 
     def __getitem__(self, index: int) -> Any:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:

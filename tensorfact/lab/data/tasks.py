@@ -221,7 +221,7 @@ def _nearest_data(name: str) -> str:
         here = sorted(os.listdir())[:_LISTED]
     except OSError:  # a folder that was removed, or that may not be read
         here = []
-    return nearest(name, [*here, *tasks, *(f"vtab:{task}" for task in VTAB)])
+    return nearest(name, [*here, *tasks, *(f"real:{task}" for task in REAL), *(f"vtab:{task}" for task in VTAB)])
 
 
 def _vtab_task(rest: str) -> Task:

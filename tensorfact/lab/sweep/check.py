@@ -9,6 +9,7 @@ from ...common.progress import Progress, silent
 from ...errors import SweepError
 from ...storage.fingerprint import sampled_digest
 from ..data import Splits, open_task
+from ..data.contents import contents_digest
 from ..models import load_model, model_shapes, with_head
 from ..training import Schedule
 from ..training.schedule import size_of
@@ -16,7 +17,7 @@ from .counts import parameters
 from .definition import Sweep, SweepPart
 
 Inputs = Mapping[str, object]
-"""Inputs of the runs by name: the sizes of the splits of a task, the fingerprint of the weights of a model."""
+"""Inputs of the runs by name: the sizes and digests of the splits of a task, the fingerprint of a model's weights."""
 
 
 def check_sweep(sweep: Sweep, root: Path | None, *, images: bool = True, progress: Progress = silent) -> Inputs:
@@ -35,7 +36,8 @@ def check_sweep(sweep: Sweep, root: Path | None, *, images: bool = True, progres
         TensorfactError: Invalid setting, model, method or task, or damaged data.
     """
     settings = sweep.settings
-    Schedule(settings.epochs, settings.batch_size, settings.lr, settings.weight_decay, settings.warmup_epochs, 0)
+    for lr in {settings.lr, *(rate for part in sweep.parts for row in part.rows for rate in row.rates)}:
+        Schedule(settings.epochs, settings.batch_size, lr, settings.weight_decay, settings.warmup_epochs, 0)
     found: dict[str, object] = {}
     for part in sweep.parts:
         shapes = model_shapes(part.model)
@@ -85,6 +87,8 @@ def _check_part(
         _check_steps(sweep, task, splits)
         with_head(model, splits.classes, 0)
         found[f"task {task}"] = {**splits.sizes, "classes": splits.classes}
+        digests = (contents_digest(part) for part in (splits.train, splits.val, splits.test))
+        found[f"images of {task}"] = " ".join(digests)
     return found
 
 

@@ -64,7 +64,8 @@ def printed_size(counts: Mapping[str, float]) -> str:
 def sizes(sweep: Sweep, part: SweepPart) -> Table:
     """Return a table of the rows of a part: parameter counts beside the published ones, and numbers of runs.
 
-    A row whose candidates differ in size shows the smallest and the largest.
+    A row whose candidates differ in size shows the smallest and the largest. Learning rates are shown if a row chooses
+    among them; else they are those of the settings.
 
     Args:
         sweep: Gives the seeds, the settings and the protocol.
@@ -78,7 +79,7 @@ def sizes(sweep: Sweep, part: SweepPart) -> Table:
         alone = dataclasses.replace(sweep, parts=(dataclasses.replace(part, rows=(row,)),))
         first = known_specs(alone)
         choosing = [spec for spec in first if spec.stage != "final"]
-        reported = len(part.tasks) * len(part.seeds_of(sweep)) if not sweep.released else 0
+        reported = len(part.tasks) * (len(part.seeds_of(sweep)) - sweep.released)
         published = "" if row.parameters is None else f"{round(row.parameters / 1e6, 3):g}"
         counts = parameters(sweep, part, row, model)
         methods = list(dict.fromkeys(method for task in part.tasks for method in row.methods_on(task)))
@@ -86,9 +87,23 @@ def sizes(sweep: Sweep, part: SweepPart) -> Table:
         scales = ", ".join(spelled_scale(scale) for scale in row.scales if scale is not None)
         ends = [{task: float(end(each)) for task, each in counts.items()} for end in (min, max)]
         mean, printed = _span(f"{overall_mean(end):,.0f}" for end in ends), _span(map(printed_size, ends))
-        rows.append((row.label, named, scales, mean, printed, published, f"{len(choosing):,}", f"{reported:,}"))
-    headers = ("row", "methods", "scales", "parameters", "M", "published, M", "runs to choose", "runs to report")
-    return Table(headers, tuple(rows))
+        rates = (
+            {"learning rates": ", ".join(f"{rate:g}" for rate in row.rates)} if any(r.rates for r in part.rows) else {}
+        )
+        rows.append(
+            {
+                "row": row.label,
+                "methods": named,
+                "scales": scales,
+                **rates,
+                "parameters": mean,
+                "M": printed,
+                "published, M": published,
+                "runs to choose": f"{len(choosing):,}",
+                "runs to report": f"{reported:,}",
+            }
+        )
+    return Table(tuple(rows[0]) if rows else (), tuple(tuple(row.values()) for row in rows))
 
 
 def _span(ends: Iterable[str]) -> str:

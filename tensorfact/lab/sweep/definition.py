@@ -38,8 +38,13 @@ class SweepRow:
     rates: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if len(set(self.rates)) < len(self.rates):
-            raise SweepError(f"duplicate rates of {self.label!r}", got=repr(self.rates), fix="pass each once")
+        if not isinstance(self.rates, tuple) or len(set(self.rates)) < len(self.rates):
+            raise SweepError(
+                f"rates of {self.label!r}",
+                expected="a tuple of different numbers",
+                got=repr(self.rates),
+                fix="rates=(1e-3,)",
+            )
         if self.parameters is not None:
             whole_number(self.parameters, "parameters", SweepError, least=0)
         if self.accuracy is not None:

@@ -6,9 +6,11 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ...errors import SweepError, naming
-from ...storage.writing import write_text
+from ...storage.writing import make_folder, write_text
+from ..locks import turn
 from .check import compare_inputs
 from .results import Measured, Outcome, Run
 from .spec import RunSpec
@@ -41,7 +43,7 @@ class Record:
         if not path.exists():
             return cls({}, {})
         with naming(path):
-            data = read_json(path, cause="the file is damaged", fix="restore the file, or pass another one")
+            data = read_json(path, **_DAMAGED)
             if not isinstance(data, dict) or data.keys() != {"inputs", "runs"} or not isinstance(data["runs"], dict):
                 raise SweepError("not a record of runs", expected="the keys inputs and runs", fix="--record runs.json")
             runs = {id: _run(id, each) for id, each in data["runs"].items()}
@@ -56,13 +58,7 @@ class Record:
         Raises:
             CheckpointError: It cannot be written.
         """
-        lines = [
-            json.dumps(id) + ": " + json.dumps(_data(run), sort_keys=True)
-            for id, run in sorted(self.runs.items(), key=lambda pair: (str(pair[1].spec), pair[0]))
-        ]
-        inputs = json.dumps(self.inputs, indent=1, sort_keys=True)
-        runs = ",\n".join(lines)
-        write_text(path, f'{{"inputs": {inputs},\n"runs": {{\n{runs}\n}}}}\n')
+        _write(path, self.inputs, {id: _data(run) for id, run in self.runs.items()})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,29 +83,46 @@ class Recorder:
             SweepError: The record is damaged, or its runs used other inputs.
             CheckpointError: The folder or the record cannot be written.
         """
-        record = Record.read(self.path)
-        merged = Record(compare_inputs(record.inputs, inputs, self.path), record.runs)
-        for run in record.runs.values():
-            if self.store.read(run.spec) is None:
-                self.store.begin(run.spec)
-                self.store.finish(run)
-        merged.write(self.path)
+        make_folder(self.path.parent)
+        with turn(self.path, SweepError):
+            record = Record.read(self.path)
+            merged = Record(compare_inputs(record.inputs, inputs, self.path), record.runs)
+            for run in record.runs.values():
+                if self.store.read(run.spec) is None:
+                    self.store.begin(run.spec)
+                    self.store.finish(run)
+            merged.write(self.path)
 
     def add(self, runs: Mapping[str, Run]) -> None:
-        """Add finished runs to the record.
+        """Add finished runs to the record, which another process may write as well.
 
         Args:
             runs: Runs by id.
 
         Raises:
+            SweepError: The record is damaged.
             CheckpointError: The record cannot be written.
         """
-        record = Record.read(self.path)
-        if runs.keys() - record.runs.keys():
-            Record(record.inputs, {**runs, **record.runs}).write(self.path)
+        with turn(self.path, SweepError):
+            data: Any = read_json(self.path, **_DAMAGED)  # checked when it was begun
+            if runs.keys() - data["runs"].keys():
+                _write(self.path, data["inputs"], {**{id: _data(run) for id, run in runs.items()}, **data["runs"]})
 
 
-def _data(run: Run) -> dict[str, object]:
+_DAMAGED = {"cause": "the file is damaged", "fix": "restore the file, or pass another one"}
+
+
+def _write(path: Path, inputs: Mapping[str, object], runs: Mapping[str, Mapping[str, Any]]) -> None:
+    def order(pair: tuple[str, Mapping[str, Any]]) -> tuple[str, ...]:
+        id, run = pair
+        return *(str(run["spec"][name]) for name in ("stage", "task", "method", "scale", "seed")), id
+
+    lines = [f"{json.dumps(id)}: {json.dumps(run, sort_keys=True)}" for id, run in sorted(runs.items(), key=order)]
+    found = ",\n".join(lines)
+    write_text(path, f'{{"inputs": {json.dumps(inputs, indent=1, sort_keys=True)},\n"runs": {{\n{found}\n}}}}\n')
+
+
+def _data(run: Run) -> dict[str, Any]:
     measured = None if run.measured is None else dataclasses.asdict(run.measured)
     return {"spec": run.spec.to_dict(), "outcome": dataclasses.asdict(run.outcome), "measured": measured}
 
@@ -117,8 +130,11 @@ def _data(run: Run) -> dict[str, object]:
 def _run(id: str, data: object) -> Run:
     if not isinstance(data, dict) or data.keys() != {"spec", "outcome", "measured"}:
         raise SweepError(f"run {id!r} is damaged", expected="spec, outcome and measured", fix="restore the file")
-    spec = RunSpec.from_dict(data["spec"])
+    try:
+        spec, outcome = RunSpec.from_dict(data["spec"]), build(Outcome, data["outcome"])
+        measured = None if data["measured"] is None else build(Measured, data["measured"])
+    except SweepError as error:
+        raise SweepError(f"run {id!r} is damaged", got=error.problem, fix="restore the file") from error
     if id != spec.id:
         raise SweepError(f"run {id!r} holds another run", expected=spec.id, got=id, fix="restore the file")
-    measured = None if data["measured"] is None else build(Measured, data["measured"])
-    return Run(spec, build(Outcome, data["outcome"]), measured)
+    return Run(spec, outcome, measured)

@@ -67,23 +67,21 @@ def run_sweep(
             cannot be written.
     """
     callback(progress, "progress", SweepError)
-    if limit is not None:
-        limit = finite_number(limit, "run_sweep: limit", SweepError, fits=lambda s: s > 0, expected="seconds above 0")
     store = Store(file_path(folder, "folder", SweepError))
+    end, recorder = _end(limit, trials), _recorder(store, record, trials)
     runner = Runner(store.folder, root if root is None else Path(root), device, workers, keep, tracker)
     with store.locked():
         found = check_sweep(sweep, runner.root, images=check, progress=progress)
         store.write_inputs(compare_inputs(store.inputs(), found, store.folder))
-        recorder = None if record is None else Recorder(store, file_path(record, "record", SweepError))
         if recorder:
             recorder.begin(found)
         store.write_sweep(sweep)
         candidates = searched(sweep, runner, trials, progress) if trials else grid(sweep)
-        work = _working(runner, engine, limit, progress)
+        work = _working(runner, engine, end, progress)
         results, finished = _finish(sweep, store, candidates, work, recorder, progress)
         if finished:
             store.write_results(results)
-        elif limit is None:
+        elif end is None:
             raise SweepError("the engine did not finish all runs", fix="yield every spec after job(spec)")
     return results
 
@@ -133,15 +131,45 @@ class Before:
             self.job(spec)
 
 
-def _working(runner: Runner, engine: Engine | None, limit: float | None, progress: Progress) -> Work:
+def _end(limit: float | None, trials: int) -> float | None:
+    """Return the time after which no run begins, in seconds since the epoch."""
+    if limit is None:
+        return None
+    seconds = finite_number(
+        limit, "run_sweep: limit", SweepError, fits=lambda s: s > 0, expected="seconds above 0", example=3600
+    )
+    _refuse_trials("limit", trials)
+    return time.time() + seconds
+
+
+def _recorder(store: Store, record: AnyPath | None, trials: int) -> Recorder | None:
+    """Return what keeps the record, if there is one."""
+    if record is None:
+        return None
+    path = file_path(record, "run_sweep: record", SweepError, example="runs.json")
+    _refuse_trials("record", trials)
+    if path.parent == store.folder:
+        raise SweepError(
+            f"record {path} lies in the folder of runs, whose files have names of their own", fix="--record runs.json"
+        )
+    return Recorder(store, path)
+
+
+def _refuse_trials(option: str, trials: int) -> None:
+    """Raise if options are searched: a search is kept in a journal in the folder of runs, and ends by its trials."""
+    if trials:
+        raise SweepError(f"run_sweep: {option} does not apply to a search", got=f"trials={trials}", fix="trials=0")
+
+
+def _working(runner: Runner, engine: Engine | None, end: float | None, progress: Progress) -> Work:
     """Return a function that executes runs, and yields the specs of those that it is done with."""
 
     def shown(spec: RunSpec) -> None:
         runner.run(spec, progress=progress)
 
     job: Job = runner if engine else shown
-    if limit is not None:
-        job = Before(job, time.time() + limit)
+    if end is not None:
+        job = Before(job, end)
     return lambda specs: (engine or in_process)(job, specs)
 
 
@@ -160,8 +188,8 @@ def _finish(
         if recorder:
             recorder.add(found)
         for done, spec in enumerate(work(waiting), 1):
-            progress("runs", done, len(waiting))
             if (run := store.read(spec)) is not None:
+                progress("runs", done, len(waiting))
                 known[spec.id] = run
                 if recorder:
                     recorder.add({spec.id: run})

@@ -17,6 +17,7 @@ from tensorfact import Format
 from tensorfact.adapters.increments.narrow import MANY, Rectangles, rectangles_of
 from tensorfact.network import Core, Cut, Network, cuts
 from tests.helpers import difference, infer
+from tests.kernels import Kernels
 from tests.layouts import KINDS, Layout, alike, gradients, merged, weights
 
 
@@ -82,15 +83,45 @@ def test_products_with_the_parts_are_those_with_the_dense_matrix(drawn: Any) -> 
     for row, column, feature in places:
         dense[row, feature] = matrix[row, column]
         outer[row, column] = h[:, row] @ x[:, feature]
-    assert difference(parts.project(x, matrix), x @ dense.t()) < 1e-12
     assert difference(parts.added(y, h, matrix, -0.5), y - 0.5 * h @ dense) < 1e-12
     for grad in (True, False):
         with torch.set_grad_enabled(grad):
+            assert difference(parts.project(x, matrix), x @ dense.t()) < 1e-12
             assert difference(parts.outer(h, x), outer) < 1e-12
-    expected = y - 0.5 * h @ dense
-    assert parts.add_(y, h, matrix, -0.5) is y
+    expected = y + h @ dense
+    assert parts.add_(y, h, matrix) is y
     assert difference(y, expected) < 1e-12
     assert parts.whole == (len(set(places)) == cut.bond * features)
+
+
+@pytest.mark.parametrize("tokens", [0, 1, 5])
+def test_blocks_of_one_size_that_lie_beside_each_other_take_one_batched_product(tokens: int) -> None:
+    """LoRA on a fused q, k, v: three up matrices, each of a third of the outputs."""
+    cores = (Core("A", ("role", "in", "_r")), Core("B", ("role", "_r", "out")))
+    network = Network(cores, ("in", "role", "out"), {"in": 6, "role": 3, "out": 4, "_r": 2})
+    (cut,) = cuts(network, ("in",), ("role", "out"))
+    sizes = {"role": 3, "out": 4}
+    parts = rectangles_of(
+        cut, ("role", "out"), sizes, {axis: range(size) for axis, size in sizes.items()}, inputs=False
+    )
+    assert parts is not None
+    assert (parts.tiles, parts.whole) == (3, False)
+    generator = torch.Generator().manual_seed(0)
+    y, h, matrix = (
+        torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in ((tokens, 12), (tokens, 6), (6, 4))
+    )
+    dense = torch.zeros(3, 2, 3, 4, dtype=torch.float64)
+    for at in range(3):
+        dense[at, :, at] = matrix.view(3, 2, 4)[at]
+    outer = (h.t() @ y).view(3, 2, 3, 4)
+    with torch.no_grad(), Kernels() as kernels:
+        found = parts.project(y, matrix), parts.add_(y.clone(), h, matrix), parts.outer(h, y)
+    expected = y @ dense.view(6, 12).t(), y + h @ dense.view(6, 12), outer[range(3), :, range(3)].view(6, 4)
+    torch.testing.assert_close(found, expected)
+    assert (kernels.calls["bmm"], kernels.calls["baddbmm_"]) == (2, 1)
+    some = rectangles_of(cut, ("role", "out"), sizes, {"role": [0, 2], "out": range(4)}, inputs=False)
+    assert some is not None
+    assert some.tiles == 0  # q and v alone
 
 
 @pytest.mark.parametrize("columns", [512, 640, 1024, 1000])

@@ -340,3 +340,16 @@ def test_without_peft_the_fix_says_what_to_install(monkeypatch: pytest.MonkeyPat
     model = nano()
     with untouched(model), refused(AdaptError, "pip install 'tensorfact[peft]'"):
         method.attach(model, 0)
+
+
+def test_a_rank_that_only_costs_memory_is_refused_before_anything_is_allocated() -> None:
+    for text in ("peft-lora:r=1000000", "peft-vera:r=100000"):
+        with refused(AdaptError, "an int from 1 to 4096"):
+            method_of(text)
+
+
+def test_compare_takes_the_names_of_baselines() -> None:
+    model = nano()
+    data = digits(model, train=16, val=8, test=8)
+    found = compare(model, data, {}, baselines=["linear", "peft-lora:r=2"], seeds=[0], epochs=1)
+    assert [(row.label, row.parameters) for row in found.rows] == [("linear probe", 0), ("peft-lora r=2", LORA // 4)]
