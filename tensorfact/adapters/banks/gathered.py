@@ -10,23 +10,24 @@ from torch import Tensor
 
 from ...plan.slices import Picks, taken
 from ..increments.cache import Formed, Passes
-from ..increments.planned import Kind, apart
+from ..increments.forming import apart
+from ..increments.planned import Kind
 from .factors import TaskFactors
 
 
-def gathered_for_samples(kind: Kind, factors: TaskFactors, passes: Passes) -> Formed:
+def gathered_for_samples(kinds: Sequence[Kind], factors: TaskFactors, passes: Passes) -> Formed:
     """Return what gathers the slices of the cores that parameters use, those of owned cores once for each sample.
 
     Its sources are the stored cores, and the positions of the samples' tasks.
 
     Args:
-        kind: The contraction plan of the parameters.
+        kinds: The contraction plans of the parameters.
         factors: The factors of the parameters' tensor.
         passes: Forward passes of the model.
     """
-    owned = tuple(core.name in factors.owned for core in kind.network.cores)
-    stacked = [bool(own) for own in kind.picks[0]]
-    return Formed(passes, functools.partial(_together, kind, owned), functools.partial(_alone, kind, owned), stacked)
+    owned = tuple(core.name in factors.owned for core in factors.applied.cores)
+    stacked = [[bool(own) for own in kind.picks[0]] for kind in kinds]
+    return Formed(passes, functools.partial(_together, kinds, owned), functools.partial(_alone, kinds, owned), stacked)
 
 
 def behind_tasks(own: Picks) -> Picks:
@@ -38,20 +39,23 @@ def behind_tasks(own: Picks) -> Picks:
     return tuple((dim + 1, index) for dim, index in own)
 
 
-def _together(kind: Kind, owned: Sequence[bool], sources: Sequence[Tensor]) -> list[Tensor]:
-    """Return the slices of all parameters (parameters, ...); that of a core which they all take whole, once."""
+def _together(kinds: Sequence[Kind], owned: Sequence[bool], sources: Sequence[Tensor]) -> list[Tensor]:
+    """Return the slices of all parameters (parameters, ...); that of a core which those of a kind take whole, once."""
     *cores, rows = sources
     each = [core.index_select(0, rows) if own else core for core, own in zip(cores, owned, strict=True)]
-    parameters = [_slices(kind, owned, at, each) for at in range(len(kind.views))]
-    parts = zip(*parameters, strict=True)
-    whole = [torch.stack(own) if picks else own[0] for own, picks in zip(parts, kind.picks[0], strict=True)]
+    whole = []
+    for kind in kinds:
+        parts = zip(*(_slices(kind, owned, at, each) for at in range(len(kind.views))), strict=True)
+        whole += [torch.stack(own) if picks else own[0] for own, picks in zip(parts, kind.picks[0], strict=True)]
     return apart(whole, cores)
 
 
-def _alone(kind: Kind, owned: Sequence[bool], at: int, sources: Sequence[Tensor]) -> list[Tensor]:
+def _alone(
+    kinds: Sequence[Kind], owned: Sequence[bool], which: int, at: int, sources: Sequence[Tensor]
+) -> list[Tensor]:
     """Return the slices of one parameter."""
     *cores, rows = sources
-    parts = _slices(kind, owned, at, cores)
+    parts = _slices(kinds[which], owned, at, cores)
     found = [part.index_select(0, rows) if own else part for part, own in zip(parts, owned, strict=True)]
     return apart(found, cores)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -38,9 +39,16 @@ class TaskIncrement(Increment):
     """Whether the layer forms its weight when all samples have one task."""
 
     def __init__(
-        self, factors: Factors, kind: Kind, at: int, parts: Formed, matrices: Formed, gathered: Formed, **options: Any
+        self,
+        factors: Factors,
+        kind: Kind,
+        place: tuple[int, int],
+        parts: Formed,
+        matrices: Formed,
+        gathered: Formed,
+        **options: Any,
     ) -> None:
-        super().__init__(factors, kind, at, parts, matrices, **options)
+        super().__init__(factors, kind, place, parts, matrices, **options)
         self._gathered = gathered
         self._factors = cast("TaskFactors", self.factors)
         self._plans: dict[tuple[int, int], MixedProduct] = {}
@@ -48,10 +56,11 @@ class TaskIncrement(Increment):
             self._planned(_NOMINAL_SAMPLES, NOMINAL_TOKENS)
 
     @staticmethod
-    def formed_for(kind: Kind, factors: Factors, passes: Passes) -> tuple[Formed, ...]:
-        """Return the caches that the increments of a kind share, as `Increment.formed_for` does."""
+    def formed_for(kinds: Sequence[Kind], factors: Factors, passes: Passes) -> list[tuple[Formed, ...]]:
+        """Return for each kind the caches that its increments share, as `Increment.formed_for` does."""
         assert isinstance(factors, TaskFactors)
-        return *Increment.formed_for(kind, factors, passes), gathered_for_samples(kind, factors, passes)
+        gathered = gathered_for_samples(kinds, factors, passes)
+        return [(*own, gathered) for own in Increment.formed_for(kinds, factors, passes)]
 
     def linear(self, product: Product, x: Tensor, weight: Tensor, bias: Tensor | None, scale: float) -> Tensor:
         """Compute a linear layer with the increment added, as `Increment.linear` does."""
@@ -120,7 +129,7 @@ class TaskIncrement(Increment):
         owned = sum(core[0].numel() for core in self._factors.owned_parameters().values())
         if self.drops or self._factors.alone.rows or composable(x, *stored) or len(rows) * owned > _MOST_GATHERED:
             return [part.to(x.dtype) for part in self._parts_alone()]
-        return self._gathered(self.at, [*stored, rows.to(x.device)], x.dtype)
+        return self._gathered(*self.place, [*stored, rows.to(x.device)], x.dtype)
 
     def _parts_alone(self) -> list[Tensor]:
         """Return the slices of this parameter alone, in differentiable operations."""

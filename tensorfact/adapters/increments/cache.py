@@ -101,15 +101,15 @@ class FormedTensors(NamedTuple):
 
     Args:
         tracked: Whether gradients pass through the results.
-        results: For each result one tensor per parameter of the kind, or one tensor for all.
+        results: For each kind and result one tensor per parameter of the kind, or one tensor for all.
     """
 
     tracked: bool
-    results: tuple[tuple[Tensor, ...], ...]
+    results: tuple[tuple[tuple[Tensor, ...], ...], ...]
 
 
 class Formed:
-    """Results formed from the factors: once per pass for all parameters of a kind, or for one layer called alone.
+    """Results formed from the factors: once per pass for all parameters of a tensor, or for one layer called alone.
 
     A layer is called alone if it runs outside a call of the root module, for example through `model.blocks[0](x)` or
     when checkpointing recomputes it in the backward pass.
@@ -118,8 +118,8 @@ class Formed:
         passes: Forward passes of the model.
         together: Forms the results for all parameters, in differentiable operations; where a scale is passed, it takes
             one by name, and multiplies the last result by it.
-        alone: Forms the results for the parameter with a given index, likewise.
-        stacked: For each result of `together`, whether its first dimension runs over parameters.
+        alone: Forms the results for one parameter of a kind, given by two indices, likewise.
+        stacked: For each kind and result of `together`, whether its first dimension runs over parameters.
     """
 
     def __init__(
@@ -127,14 +127,17 @@ class Formed:
         passes: Passes,
         together: Callable[..., Sequence[Tensor]],
         alone: Callable[..., Sequence[Tensor]],
-        stacked: Sequence[bool],
+        stacked: Sequence[Sequence[bool]],
     ) -> None:
-        self.passes, self._together, self._alone, self._stacked = passes, together, alone, tuple(stacked)
+        self.passes, self._together, self._alone, self._stacked = passes, together, alone, tuple(map(tuple, stacked))
 
-    def __call__(self, at: int, sources: Sequence[Tensor], dtype: torch.dtype, scale: float = 1.0) -> list[Tensor]:
+    def __call__(
+        self, kind: int, at: int, sources: Sequence[Tensor], dtype: torch.dtype, scale: float = 1.0
+    ) -> list[Tensor]:
         """Return the results of one parameter.
 
         Args:
+            kind: Index of the parameter's kind.
             at: Index of the parameter in its kind.
             sources: The cores of the tensor.
             dtype: Dtype of the results; they are computed in the dtype of the sources.
@@ -142,15 +145,20 @@ class Formed:
         """
         forms, scaled = self.passes.forms, {} if scale == 1 else {"scale": scale}
         if forms is None:
-            return _formed(functools.partial(self._alone, at, **scaled), sources, dtype)
+            return _formed(functools.partial(self._alone, kind, at, **scaled), sources, dtype)
         form, tracked = forms.get((self, dtype, scale)), _tracked(sources)
         if form is None or form.tracked < tracked:
             results = _formed(functools.partial(self._together, **scaled), sources, dtype)
-            form = FormedTensors(
-                tracked, tuple(r.unbind() if s else (r,) for r, s in zip(results, self._stacked, strict=True))
-            )
+            following = iter(results)
+            own = (tuple(_each(next(following), stacked) for stacked in own) for own in self._stacked)
+            form = FormedTensors(tracked, tuple(own))
             forms[self, dtype, scale] = form
-        return [one[at if len(one) > 1 else 0] for one in form.results]
+        return [one[at if len(one) > 1 else 0] for one in form.results[kind]]
+
+
+def _each(result: Tensor, stacked: bool) -> tuple[Tensor, ...]:
+    """Return a result for each parameter, or the one that is of all."""
+    return result.unbind() if stacked else (result,)
 
 
 Forms = dict[tuple[Formed, torch.dtype, float], FormedTensors]

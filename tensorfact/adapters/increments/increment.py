@@ -16,6 +16,7 @@ from ...plan.slices import restricted
 from ..factors import Factors
 from .cache import Formed, Passes, composable, without_autocast
 from .execution import Masks, Product
+from .forming import formed_matrices, formed_parts
 from .planned import Kind
 
 
@@ -25,29 +26,38 @@ class Increment:
     Args:
         factors: The factors of the parameter's tensor.
         kind: The contraction plan that the parameter shares with others.
-        at: Position of the parameter in the kind.
+        place: Position of the kind among those of the tensor, and of the parameter in the kind.
         parts: Cache of the slices of the cores of all parameters of the kind.
-        matrices: Cache of the down and up matrices of all parameters of the kind.
+        matrices: Cache of the down and up matrices of all parameters of the tensor.
         dropout: Dropout probabilities in training; default: none.
     """
 
     def __init__(
-        self, factors: Factors, kind: Kind, at: int, parts: Formed, matrices: Formed, *, dropout: Dropout | None = None
+        self,
+        factors: Factors,
+        kind: Kind,
+        place: tuple[int, int],
+        parts: Formed,
+        matrices: Formed,
+        *,
+        dropout: Dropout | None = None,
     ) -> None:
-        self.factors, self.kind, self.at, self.dropout = factors, kind, at, dropout or Dropout()
-        self.view, self._may_drop = kind.views[at], bool(self.dropout)  # computed once, as each call needs it
+        self.factors, self.kind, self.place, self.dropout = factors, kind, place, dropout or Dropout()
+        self.at = place[1]
+        self.view, self._may_drop = kind.views[self.at], bool(self.dropout)  # computed once, as each call needs it
         self._parts, self._matrices = parts, matrices
 
     @staticmethod
-    def formed_for(kind: Kind, factors: Factors, passes: Passes) -> tuple[Formed, ...]:
-        """Return the caches that the increments of a kind share.
+    def formed_for(kinds: Sequence[Kind], factors: Factors, passes: Passes) -> list[tuple[Formed, ...]]:
+        """Return for each kind the caches that its increments share; those of a tensor share its matrices.
 
         Args:
-            kind: The contraction plan of the parameters.
-            factors: The factors of the parameters' tensor.
+            kinds: The contraction plans of its parameters.
+            factors: Its factors.
             passes: Forward passes of the model.
         """
-        return kind.formed_parts(passes), kind.formed_matrices(passes)
+        matrices = formed_matrices(kinds, passes)
+        return [(formed_parts(kind, passes), matrices) for kind in kinds]
 
     def linear(self, product: Product, x: Tensor, weight: Tensor, bias: Tensor | None, scale: float) -> Tensor:
         """Compute a linear layer with the increment added.
@@ -145,7 +155,7 @@ class Increment:
         if masks is not None or composable(*cores):
             kept = [c if m is None else c * m for c, m in zip(cores, masks or [None] * len(cores), strict=True)]
             return [part.to(self.wide) for part in self.kind.own(self.at, kept)]
-        return self._parts(self.at, cores, self.wide)
+        return self._parts(0, self.at, cores, self.wide)
 
     def matrices(self, cores: Sequence[Tensor], dtype: torch.dtype, scale: float = 1.0) -> Sequence[Tensor]:
         """Return the down matrix and scale times the up matrix, formed once for all parameters of the kind."""
@@ -153,7 +163,7 @@ class Increment:
             assert self.kind.halves is not None
             down, up = self.kind.halves.matrices(self.parts(None))
             return down, up if scale == 1 else up * scale
-        return self._matrices(self.at, cores, dtype, scale)
+        return self._matrices(*self.place, cores, dtype, scale)
 
     def applying(self, tokens: int) -> Contraction:
         """Return the contraction of an input with the cores, planned for a number of tokens."""
@@ -194,10 +204,11 @@ def increments(
         kept = tuple((axis, positions) for axis, positions in view.kept.items())
         alike.setdefault((view.rule, view.shape, kept, view.transposed, network), []).append(view)
     on = machine(factors.tensors()[0].device)
-    found = {}
-    for views in alike.values():
-        kind = Kind(factors.applied, tensor.modes, views, optimize, on)
-        formed = made.formed_for(kind, factors, passes)
-        for at, view in enumerate(views):
-            found[view.parameter] = made(factors, kind, at, *formed, dropout=dropout)
+    kinds = [Kind(factors.applied, tensor.modes, views, optimize, on) for views in alike.values()]
+    formed = made.formed_for(kinds, factors, passes)
+    found = {
+        view.parameter: made(factors, kind, (which, at), *formed[which], dropout=dropout)
+        for which, kind in enumerate(kinds)
+        for at, view in enumerate(kind.views)
+    }
     return {view.parameter: found[view.parameter] for view in tensor.views}

@@ -55,8 +55,7 @@ class NarrowProducts(Execution):
         if not self.halves.whole:
             return super().added_to(own, base, scale)
         with without_autocast(base.device):
-            left, right = self._factored(own, base.dtype)
-            return torch.addmm(base, left, right, alpha=scale)
+            return torch.addmm(base, *self._factored(own, base.dtype, scale))
 
     def add_into(self, own: Running, parameter: Tensor, scale: float) -> None:
         """Add scale x increment to a parameter in place."""
@@ -64,14 +63,14 @@ class NarrowProducts(Execution):
             super().add_into(own, parameter, scale)
             return
         with without_autocast(parameter.device):
-            parameter.addmm_(*self._factored(own, parameter.dtype), alpha=scale)
+            parameter.addmm_(*self._factored(own, parameter.dtype, scale))
 
     def _differentiable(self, own: Running, x: Tensor, masks: Masks) -> tuple[Tensor, Tensor]:
         """Return the down and up matrices, in plain differentiable operations."""
         with without_autocast(x.device):
             return self.halves.matrices(own.parts(masks))
 
-    def _factored(self, own: Running, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Return the two matrices whose product is the increment in the parameter's shape."""
-        down, up = (matrix.to(dtype) for matrix in own.matrices(own.factors.tensors(), own.wide))
+    def _factored(self, own: Running, dtype: torch.dtype, scale: float) -> tuple[Tensor, Tensor]:
+        """Return the two matrices whose product is scale x increment in the parameter's shape."""
+        down, up = (matrix.to(dtype) for matrix in own.matrices(own.factors.tensors(), own.wide, scale))
         return (down.t(), up) if own.view.transposed else (up.t(), down)

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from ...network import Contraction, Core, Cost, Machine, Mode, Network, cuts, plan_contraction, with_input
 from ...network.cost import product
 from ...network.order import Optimize
 from ...plan import View
-from ...plan.indexing import take
-from ...plan.slices import own_parts, picks_of, restricted, taken
-from .cache import Formed, Passes
+from ...plan.slices import own_parts, picks_of, restricted
 from .contracted_input import ContractedInput
 from .execution import NOMINAL_TOKENS, Execution
 from .halves import Halves, Piece
@@ -51,7 +47,6 @@ class Kind:
         self.halves = self._halved() if len(self.view.rule.dims) == 2 else None
         self.execution: Execution = NarrowProducts(self.halves) if self.halves else ContractedInput()
         self._applying: dict[int, Contraction] = {}
-        self._positions: dict[tuple[int, torch.device], Tensor] = {}
 
     def __deepcopy__(self, memo: object) -> Kind:
         return self
@@ -118,10 +113,15 @@ class Kind:
         return min(found, key=seconds) if found else None
 
     def _matrix(self, half: Network, bond: int) -> Piece:
-        return self._piece(half, (bond, math.prod(half.shape(half.output)) // bond))
+        return self.piece(half, (bond, math.prod(half.shape(half.output)) // bond))
 
-    def _piece(self, part: Network, shape: tuple[int, ...]) -> Piece:
-        """Plan the contraction of some cores; `part` is their network for one parameter."""
+    def piece(self, part: Network, shape: tuple[int, ...]) -> Piece:
+        """Plan the contraction of some cores.
+
+        Args:
+            part: Their network for one parameter.
+            shape: Shape of the result for one parameter.
+        """
         names = [core.name for core in self.network.cores]
         members = tuple(names.index(core.name) for core in part.cores)
         alone = plan_contraction(part, self.optimize, self.on)
@@ -144,77 +144,6 @@ class Kind:
             cores: The full cores.
         """
         return own_parts(cores, self.picks[at], self.shapes)
-
-    def formed_parts(self, passes: Passes) -> Formed:
-        """Return what forms every parameter's parts of the cores, in the passes through a model."""
-        sizes = self.network.sizes
-        alone = [Network((c,), c.legs, {leg: sizes[leg] for leg in c.legs}) for c in self.network.cores]
-        return self._formed([self._piece(one, one.shape(one.output)) for one in alone], passes)
-
-    def formed_matrices(self, passes: Passes) -> Formed:
-        """Return what forms the two matrices of every parameter, in the passes through a model."""
-        return self._formed(self.halves.pieces if self.halves else (), passes)
-
-    def _formed(self, pieces: Sequence[Piece], passes: Passes) -> Formed:
-        stacked = [piece.stacked for piece in pieces]
-        return Formed(
-            passes, functools.partial(self._together, pieces), functools.partial(self._alone, pieces), stacked
-        )
-
-    def _together(self, pieces: Sequence[Piece], cores: Sequence[Tensor], scale: float = 1.0) -> list[Tensor]:
-        """Form pieces for all parameters at once, the last one times a scale."""
-        gathered = _scaled([self._gathered(at, core) for at, core in enumerate(_wide(cores))], pieces[-1], scale)
-        results = []
-        for piece in pieces:
-            stack = (len(self.views),) if piece.stacked else ()
-            result = piece.together([gathered[at] for at in piece.members])
-            results.append(result.reshape(*stack, *piece.shape).contiguous())
-        return apart(results, cores)
-
-    def _alone(self, pieces: Sequence[Piece], at: int, cores: Sequence[Tensor], scale: float = 1.0) -> list[Tensor]:
-        """Form pieces for one parameter, the last one times a scale."""
-        own = _scaled(self.own(at, _wide(cores)), pieces[-1], scale)
-        results = [p.alone([own[k] for k in p.members]).reshape(p.shape).contiguous() for p in pieces]
-        return apart(results, cores)
-
-    def _gathered(self, at: int, core: Tensor) -> Tensor:
-        """Return all parameters' slices of a core (parameters, *legs), or the core itself if it is not sliced."""
-        picks = [own[at] for own in self.picks]
-        if not picks[0]:
-            return core.reshape(self.shapes[at])
-        if len(picks[0]) > 1:
-            return torch.stack([taken(core, own).reshape(self.shapes[at]) for own in picks])
-        dim = picks[0][0][0]
-        if (at, core.device) not in self._positions:
-            each = torch.arange(core.shape[dim], device="cpu")
-            positions = torch.cat([take(each, 0, index) for ((_, index),) in picks])
-            self._positions[at, core.device] = positions.to(core.device)
-        chosen = core.index_select(dim, self._positions[at, core.device])
-        split = chosen.reshape(*core.shape[:dim], len(picks), -1, *core.shape[dim + 1 :])
-        return split.movedim(dim, 0).reshape(len(picks), *self.shapes[at])
-
-
-def _wide(cores: Sequence[Tensor]) -> list[Tensor]:
-    """Return cores in at least fp32."""
-    return [core.to(torch.promote_types(core.dtype, torch.float32)) for core in cores]
-
-
-def _scaled(cores: list[Tensor], piece: Piece, scale: float) -> list[Tensor]:
-    """Multiply the smallest core of a piece by a scale, which multiplies the piece."""
-    if scale == 1:
-        return cores
-    least = min(piece.members, key=lambda at: cores[at].numel())
-    return [core * scale if at == least else core for at, core in enumerate(cores)]
-
-
-def apart(results: Sequence[Tensor], cores: Sequence[Tensor]) -> list[Tensor]:
-    """Return results in memory of their own: a core that is taken whole would be returned itself.
-
-    Args:
-        results: What was formed from the cores.
-        cores: The cores.
-    """
-    return [r.clone() if any(r.data_ptr() == core.data_ptr() for core in cores) else r for r in results]
 
 
 def token_class(tokens: int) -> int:
