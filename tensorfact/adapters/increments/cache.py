@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -12,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.utils.hooks import RemovableHandle
+
+from .shared_gradients import SharedGradient, share
 
 PLAIN = (Tensor, nn.Parameter)
 """Ordinary tensor types; other subclasses may redefine operations."""
@@ -148,7 +151,8 @@ class Formed:
             return _formed(functools.partial(self._alone, kind, at, **scaled), sources, dtype)
         form, tracked = forms.get((self, dtype, scale)), _tracked(sources)
         if form is None or form.tracked < tracked:
-            results = _formed(functools.partial(self._together, **scaled), sources, dtype)
+            shared = [not stacked for own in self._stacked for stacked in own]
+            results = _formed(functools.partial(self._together, **scaled), sources, dtype, shared)
             following = iter(results)
             own = (tuple(_each(next(following), stacked) for stacked in own) for own in self._stacked)
             form = FormedTensors(tracked, tuple(own))
@@ -168,9 +172,13 @@ def _tracked(sources: Sequence[Tensor]) -> bool:
     return torch.is_grad_enabled() and any(source.requires_grad for source in sources)
 
 
-def _formed(make: Make, sources: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
+def _formed(make: Make, sources: Sequence[Tensor], dtype: torch.dtype, shared: Sequence[bool] = ()) -> list[Tensor]:
     if _tracked(sources):
-        return list(_Form.apply(make, dtype, *sources))
+        sums: list[SharedGradient | None] = [None] * len(shared)
+        results = list(_Form.apply(make, dtype, sums, *sources))
+        for at in itertools.compress(range(len(results)), shared):
+            sums[at] = share(results[at])
+        return results
     with torch.inference_mode(False), torch.no_grad(), without_autocast(sources[0].device):
         return [result.to(dtype) for result in make(sources)]
 
@@ -199,9 +207,11 @@ class _Form(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, make: Make, dtype: torch.dtype, *sources: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, make: Make, dtype: torch.dtype, sums: list[SharedGradient | None], *sources: Tensor
+    ) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
-        ctx.make, ctx.dtype, ctx.sources = make, dtype, sources
+        ctx.make, ctx.dtype, ctx.sums, ctx.sources = make, dtype, sums, sources
         ctx.versions = [None if source.is_inference() else source._version for source in sources]
         ctx.leaves = [source.detach().requires_grad_(source.requires_grad) for source in sources]
         # saved-tensor hooks, as set by checkpointing, are meant for the outer graph only
@@ -215,6 +225,8 @@ class _Form(torch.autograd.Function):
         for source, version in zip(ctx.sources, ctx.versions, strict=True):
             if version is not None:  # the hooks on the separate graph disable torch's own check
                 require_version(source, version, "a factor")
+        shared = itertools.chain(ctx.sums, itertools.repeat(None))
+        gradients = tuple(g if s is None else s.taken(g) for g, s in zip(gradients, shared, strict=False))
         leaves, results = ctx.leaves, ctx.results
         twice = torch.is_grad_enabled()  # create_graph=True: double backward
         if twice:
@@ -230,4 +242,4 @@ class _Form(torch.autograd.Function):
                 allow_unused=True,
             )
         )
-        return None, None, *(next(found) if leaf.requires_grad else None for leaf in leaves)
+        return None, None, None, *(next(found) if leaf.requires_grad else None for leaf in leaves)

@@ -10,7 +10,9 @@ from torch import Tensor
 from .cache import without_autocast
 from .execution import Product
 from .halves import Halves
+from .narrow import Rectangles
 from .recompute import Origin
+from .shared_gradients import SharedGradient
 
 
 def composed(y: Tensor, x: Tensor, down: Tensor, up: Tensor, halves: Halves, scale: float) -> Tensor:
@@ -54,6 +56,7 @@ class AdaptedLinear(torch.autograd.Function):
         transposed: bool,
         halves: Halves,
         source: Origin | None,
+        shared: tuple[SharedGradient | None, SharedGradient | None],
         x: Tensor,
         weight: Tensor,
         bias: Tensor | None,
@@ -64,10 +67,10 @@ class AdaptedLinear(torch.autograd.Function):
         with without_autocast(x.device):
             y = product(x, weight, bias)
             h = add_into(y, x, down, up, halves)
-        _, to_weight, _, to_down, to_up = ctx.needs_input_grad[4:]
+        _, to_weight, _, to_down, to_up = ctx.needs_input_grad[5:]
         kept = (source.input if source else x) if to_weight or to_down else None
         ctx.save_for_backward(kept, weight, down, up, h if to_up else None)
-        ctx.transposed, ctx.halves, ctx.source = transposed, halves, source and source.recipe
+        ctx.transposed, ctx.halves, ctx.source, ctx.shared = transposed, halves, source and source.recipe, shared
         # torch computes a bias on rows and returns a view of them, which later in-place operations could not change
         whole: Tensor = torch.ops.aten._unsafe_view(y, y.shape)
         return whole
@@ -76,7 +79,7 @@ class AdaptedLinear(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of the input, the weight, the bias and the two matrices."""
         kept, weight, down, up, h = ctx.saved_tensors
-        x_needs, weight_needs, bias_needs, down_needs, up_needs = ctx.needs_input_grad[4:]
+        x_needs, weight_needs, bias_needs, down_needs, up_needs = ctx.needs_input_grad[5:]
         below, above, twice = ctx.halves.down, ctx.halves.up, torch.is_grad_enabled()
         g = gradient.reshape(-1, gradient.shape[-1])
         to_h = above.project(g, up)
@@ -89,9 +92,18 @@ class AdaptedLinear(torch.autograd.Function):
         if weight_needs or down_needs:
             rows = (ctx.source(kept).to(down.dtype) if ctx.source else kept).reshape(-1, below.size)
             to_weight = (rows.t() @ g if ctx.transposed else g.t() @ rows) if weight_needs else None
-            to_down = below.outer(to_h, rows) if down_needs else None
+            to_down = _outer(below, to_h, rows, None if twice else ctx.shared[0]) if down_needs else None
         if up_needs:
-            to_up = above.outer(below.project(rows, down) if twice and down_needs else h, g)
+            h = below.project(rows, down) if twice and down_needs else h
+            to_up = _outer(above, h, g, None if twice else ctx.shared[1])
         if bias_needs:
             to_bias = g.sum(0)
-        return None, None, None, None, to_x, to_weight, to_bias, to_down, to_up
+        return None, None, None, None, None, to_x, to_weight, to_bias, to_down, to_up
+
+
+def _outer(rectangles: Rectangles, h: Tensor, x: Tensor, shared: SharedGradient | None) -> Tensor | None:
+    """Return the gradient of a matrix, h.T @ x; if layers share it, add it to theirs and return None."""
+    if shared is None:
+        return rectangles.outer(h, x)
+    shared.add(lambda found: rectangles.outer(h, x) if found is None else rectangles.outer_(found, h, x))
+    return None

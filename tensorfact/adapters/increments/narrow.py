@@ -118,6 +118,17 @@ class Rectangles:
         """Return a view of the rows of the narrow matrix, block by block: (blocks, bond, columns)."""
         return matrix.view(self.tiles, len(matrix) // self.tiles, matrix.shape[1])
 
+    def outer_(self, found: Tensor, h: Tensor, x: Tensor) -> Tensor:
+        """Add h.T @ x to a gradient of the matrix in place, and return it; gradients are not recorded."""
+        if self.whole:
+            return outer_product_(found, h, x)
+        if self.tiles:
+            self._blocks(found).baddbmm_(self._tiled(h).transpose(1, 2), self._tiled(x))
+            return found
+        for part in self._all:
+            found[part.bond, part.columns].addmm_(h[:, part.bond].t(), x[:, part.features])
+        return found
+
     @property
     def _all(self) -> list[Rectangle]:
         return [part for row in self.rows for part in row]
@@ -148,11 +159,30 @@ def outer_product(h: Tensor, x: Tensor) -> Tensor:
     On a CPU a batch of products over blocks of columns is faster than one product: 0.98 ms against 1.28 ms for 788
     tokens, 16 rows and 3,072 columns on two cores.
     """
-    tokens, columns = x.shape
-    if h.device.type != "cpu" or columns <= 4 * WIDE or columns % WIDE or torch.is_grad_enabled():
+    if torch.is_grad_enabled() or not _in_blocks(x):
         return h.t() @ x
+    return _batched(*_blocks_of(h, x))
+
+
+def outer_product_(found: Tensor, h: Tensor, x: Tensor) -> Tensor:
+    """Add h.T @ x to a tensor (rows, columns) in place, as `outer_product` computes it."""
+    if not _in_blocks(x):
+        return found.addmm_(h.t(), x)
+    rows, blocks = len(found), x.shape[1] // WIDE
+    found.view(rows, blocks, WIDE).transpose(0, 1).baddbmm_(*_blocks_of(h, x))
+    return found
+
+
+def _in_blocks(x: Tensor) -> bool:
+    columns = x.shape[1]
+    return x.device.type == "cpu" and columns > 4 * WIDE and columns % WIDE == 0
+
+
+def _blocks_of(h: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return h.T for each block of columns, and the blocks: (blocks, rows, tokens), (blocks, tokens, `WIDE`)."""
+    tokens, columns = x.shape
     count = columns // WIDE
-    return _batched(h.t().expand(count, -1, -1), x.view(tokens, count, WIDE).transpose(0, 1))
+    return h.t().expand(count, -1, -1), x.view(tokens, count, WIDE).transpose(0, 1)
 
 
 def rectangles_of(

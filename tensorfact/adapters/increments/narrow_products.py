@@ -10,6 +10,7 @@ from .execution import Execution, Masks, Product, Running
 from .halves import Halves
 from .linear import AdaptedLinear, add_into, composed
 from .recompute import source_of
+from .shared_gradients import shared_of
 
 
 class NarrowProducts(Execution):
@@ -38,7 +39,14 @@ class NarrowProducts(Execution):
             if casting is not None:
                 layer = [None if t is None else t.to(casting) for t in layer]
             fused: Tensor = AdaptedLinear.apply(
-                product, own.view.transposed, self.halves, source_of(x), *layer, down, up
+                product,
+                own.view.transposed,
+                self.halves,
+                source_of(x),
+                (shared_of(down), shared_of(up)),
+                *layer,
+                down,
+                up,
             )
             return fused
         y = product(x, weight, bias)
