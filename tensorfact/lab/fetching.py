@@ -97,7 +97,8 @@ class Package:
             raise DataError(
                 f"the package {self.name} cannot be downloaded",
                 got=reason[:200],
-                cause=f"no network, {_COMMANDS[self.tool][0]} is not installed, or a package index without it",
+                cause=f"no network, {_COMMANDS[self.tool][0]} is not installed, or a package index without it"
+                + (", or no `apt-get update` before" if self.tool == "apt" else ""),
                 fix=fix,
             )
         return archives[0]
