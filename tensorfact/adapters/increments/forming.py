@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -43,7 +44,7 @@ class Forming:
         gathered = zip(*(self._gathered(at, core) for at, core in enumerate(scaled)), strict=True)
         results = []
         for kind, own, slices in zip(self.kinds, self.pieces, gathered, strict=True):
-            parts = _scaled(slices, own[-1:], rest)
+            parts = _scaled(slices, own[-1:], rest, kind.shapes)
             for piece in own:
                 stack = (len(kind.views),) if piece.stacked else ()
                 result = piece.together([parts[at] for at in piece.members])
@@ -52,8 +53,9 @@ class Forming:
 
     def alone(self, which: int, at: int, cores: Sequence[Tensor], scale: float = 1.0) -> list[Tensor]:
         """Form the pieces of one parameter of a kind, the last one times a scale."""
-        own = self.pieces[which]
-        parts = _scaled(self.kinds[which].own(at, _wide(cores)), own[-1:], scale)
+        own, kind = self.pieces[which], self.kinds[which]
+        scaled, rest = self._scaled(_wide(cores), scale)
+        parts = _scaled(kind.own(at, scaled), own[-1:], rest, kind.shapes)
         results = [p.alone([parts[k] for k in p.members]).reshape(p.shape).contiguous() for p in own]
         return apart(results, cores)
 
@@ -61,7 +63,7 @@ class Forming:
         """Multiply a core by a scale, if the last piece of every kind has it; else return the scale for each kind."""
         last = [own[-1] for own in self.pieces if own]
         if set.intersection(*(set(piece.members) for piece in last)) if last else ():
-            return _scaled(cores, last, scale), 1.0
+            return _scaled(cores, last, scale, [core.shape for core in cores]), 1.0
         return cores, scale
 
     def _gathered(self, at: int, core: Tensor) -> list[Tensor]:
@@ -125,12 +127,14 @@ def _wide(cores: Sequence[Tensor]) -> list[Tensor]:
     return [core.to(torch.promote_types(core.dtype, torch.float32)) for core in cores]
 
 
-def _scaled(cores: Sequence[Tensor], pieces: Sequence[Piece], scale: float) -> list[Tensor]:
-    """Multiply the smallest core that some pieces have in common by a scale, which multiplies each of them."""
+def _scaled(
+    cores: Sequence[Tensor], pieces: Sequence[Piece], scale: float, shapes: Sequence[Sequence[int]]
+) -> list[Tensor]:
+    """Multiply the core of the smallest shape that some pieces have in common by a scale, which multiplies each."""
     if scale == 1 or not pieces:
         return list(cores)
     common = set.intersection(*(set(piece.members) for piece in pieces))
-    least = min(sorted(common), key=lambda at: cores[at].numel())
+    least = min(sorted(common), key=lambda at: math.prod(shapes[at]))
     return [core * scale if at == least else core for at, core in enumerate(cores)]
 
 
