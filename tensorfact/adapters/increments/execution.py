@@ -49,7 +49,7 @@ class Running(Protocol):
         """Return this parameter's slices of the cores, multiplied by the masks."""
 
     def matrices(self, cores: Sequence[Tensor], dtype: torch.dtype, scale: float = 1.0) -> Sequence[Tensor]:
-        """Return the down matrix and scale times the up matrix, formed once for all parameters of the kind."""
+        """Return the down matrix and scale times the up matrix, formed once for all parameters of the tensor."""
 
     def applying(self, tokens: int) -> Contraction:
         """Return the contraction of an input with the cores, planned for a number of tokens."""

@@ -158,7 +158,7 @@ class Increment:
         return self._parts(0, self.at, cores, self.wide)
 
     def matrices(self, cores: Sequence[Tensor], dtype: torch.dtype, scale: float = 1.0) -> Sequence[Tensor]:
-        """Return the down matrix and scale times the up matrix, formed once for all parameters of the kind."""
+        """Return the down matrix and scale times the up matrix, formed once for all parameters of the tensor."""
         if composable(*cores):
             assert self.kind.halves is not None
             down, up = self.kind.halves.matrices(self.parts(None))

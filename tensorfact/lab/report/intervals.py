@@ -45,11 +45,6 @@ class Interval:
         factor = float(student.ppf((1 + LEVEL) / 2, count - 1))
         return cls(statistics.fmean(values), factor * statistics.stdev(values) / count**0.5)
 
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether zero lies outside the interval."""
-        return self.half is not None and abs(self.mean) > self.half
-
 
 def accuracy(row: RowSummary, task: str | None = None) -> Interval | None:
     """Return the test accuracy of a row; None if a run is missing or failed.

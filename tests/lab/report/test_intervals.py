@@ -26,9 +26,6 @@ def test_the_interval_is_that_of_students_t_test(values: list[float]) -> None:
 
 def test_one_value_has_no_interval() -> None:
     assert Interval.of([0.5]) == Interval(0.5, None)
-    assert not Interval.of([0.5]).excludes_zero
-    assert Interval(0.02, 0.01).excludes_zero
-    assert not Interval(-0.01, 0.02).excludes_zero
 
 
 def test_a_difference_is_paired_by_seed_and_a_row_differs_from_itself_by_nothing() -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from ...fetching import CachedFile, Files, Package
-from .pool import RealTask, digest, fetched_pool, packed_pool, stored_pool
+from .pool import RealTask, digest, packed_pool, stored_pool
 
 GROUPS = (
     *("Activities", "Animals & Nature", "Flags", "Food & Drink", "Objects"),
@@ -81,5 +81,5 @@ TASK = RealTask(
     "groups of emojis of npm's emoji-datasource: drawn by Google (Noto) to train, other ones drawn by Twitter to test",
     "Apache-2.0 (Noto), CC-BY-4.0 (Twemoji)",
     lambda: stored_pool(SOURCE),
-    fetched_pool(SOURCE, converted),
+    lambda: SOURCE.make(converted),
 )

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ...fetching import CachedFile, Files, Package
-from .pool import RealTask, digest, fetched_pool, packed_pool, stored_pool
+from .pool import RealTask, digest, packed_pool, stored_pool
 
 LETTERS = tuple(string.ascii_uppercase[:10])
 SIZE, DRAWN = 64, 48
@@ -80,5 +80,5 @@ TASK = RealTask(
     "letters A to J in Brian Kent's 465 fonts (Debian's fonts-aenigma), rendered here; other designs to test",
     "free to distribute and change, with attribution",
     lambda: stored_pool(SOURCE),
-    fetched_pool(SOURCE, converted),
+    lambda: SOURCE.make(converted),
 )

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from ...fetching import CachedFile, Files
+from ...fetching import CachedFile
 
 DIGITS = 8
 """Hexadecimal digits of a digest."""
@@ -108,13 +108,3 @@ def packed_pool(
         "digests": torch.tensor(list(digests)),
     }
     return found if test is None else {**found, "test": torch.tensor(list(test))}
-
-
-def fetched_pool(source: CachedFile, convert: Callable[[Files], Mapping[str, Tensor]]) -> Callable[[], object]:
-    """Return a function that downloads the packages of a task, and writes its file.
-
-    Args:
-        source: The file.
-        convert: Makes its tensors from the contents of the packages, with `packed_pool`.
-    """
-    return lambda: source.make(convert)

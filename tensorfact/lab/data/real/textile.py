@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from ...fetching import CachedFile, Files, Package
-from .pool import RealTask, digest, fetched_pool, packed_pool, stored_pool
+from .pool import RealTask, digest, packed_pool, stored_pool
 
 KINDS = ("nominal", "local", "global")
 _FOLDER = "conformal_clip_data/data/textile_images/simulated"
@@ -44,5 +44,5 @@ TASK = RealTask(
     "simulated textile without a fault, with a local fault or another texture (PyPI's conformal-clip-data)",
     "MIT",
     lambda: stored_pool(SOURCE),
-    fetched_pool(SOURCE, converted),
+    lambda: SOURCE.make(converted),
 )
