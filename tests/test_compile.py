@@ -56,10 +56,11 @@ def test_batch_sizes_share_a_graph(name: str) -> None:
     ("route", "format"),
     [
         pytest.param("activation", MatrixBatch(2), id="activation-matrix-batch"),
+        pytest.param("formed", MatrixBatch(2), id="formed-matrix-batch"),
         pytest.param("weight", MatrixBatch(2), id="weight-matrix-batch"),
         *[
             pytest.param(route, format, marks=pytest.mark.slow, id=f"{route}-{format}")
-            for route in ("activation", "weight")
+            for route in ("activation", "formed", "weight")
             for format in (Tucker(2), CP(2))
         ],
     ],

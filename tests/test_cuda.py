@@ -79,7 +79,7 @@ def gradients(model: nn.Module, x: Tensor) -> list[Tensor]:
     return [p.grad.cpu() for p in model.parameters() if p.grad is not None]
 
 
-@pytest.mark.parametrize("route", ["activation", "weight"])
+@pytest.mark.parametrize("route", ["activation", "formed", "weight"])
 @pytest.mark.parametrize("method", METHODS)
 def test_outputs_and_gradients_are_those_of_the_cpu(method: str, route: str) -> None:
     model, _ = adapted(method, torch.float64, route=route)

@@ -183,7 +183,7 @@ def test_convnext_s_1x1_and_depthwise_convolutions() -> None:
 # ---------------------------------------------------------------------------------------------------------------- roots
 
 
-@pytest.mark.parametrize("route", ["activation", "weight"])
+@pytest.mark.parametrize("route", ["activation", "formed", "weight"])
 def test_a_sequential_as_the_root(route: Any) -> None:
     model = randomise(nn.Sequential(nn.Linear(6, 6), nn.GELU(), nn.Linear(6, 6), nn.GELU(), nn.Linear(6, 2)))
     rules = tuple(Rule(f"{at}.weight", "out in", layer=at) for at in (0, 2))

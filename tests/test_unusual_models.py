@@ -227,7 +227,7 @@ def dequantized() -> Any:
     return model
 
 
-@pytest.mark.parametrize("route", ["auto", "activation", "weight"])
+@pytest.mark.parametrize("route", ["auto", "activation", "formed", "weight"])
 def test_a_quantised_base_is_adapted_as_its_values_are(route: Any) -> None:
     model, plain = quantized(), dequantized()
     adapters = [adapted(each, route=route) for each in (model, plain)]
@@ -314,7 +314,7 @@ LATE: dict[str, Callable[[nn.Linear], object]] = {
 
 
 @pytest.mark.parametrize("kind", LATE)
-@pytest.mark.parametrize("route", ["activation", "weight"])
+@pytest.mark.parametrize("route", ["activation", "formed", "weight"])
 def test_an_adapted_weight_is_not_replaced_by_what_is_made_of_it(kind: str, route: Any) -> None:
     model = vit()
     adapter = adapted(model, route=route)

@@ -101,6 +101,7 @@ def adapt(  # type: ignore[misc]  # the options of a bank are those of an adapte
         dropout: Probability of dropping a rank component of the zero core in each call during training; or
             probabilities by name for `rank`, entries of the dense `increment`, and entries of the `factors`.
         route: `activation` never forms the increment, `weight` forms it; `auto` picks the faster for each weight.
+            `formed` forms it once in a pass, beside narrow gradients.
         train_head: Train and store the head: True for the one that timm's `pretrained_cfg["classifier"]` names, what a
             transformers model for a task has beside its base model, or the last layer of `classifier`, `head`, `heads`,
             `fc` or `score`; or the name of a module, or several names.

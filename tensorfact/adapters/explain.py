@@ -43,7 +43,7 @@ class Choice:
 
     Args:
         parameters: Names of the parameters.
-        route: `activation` (used in the layer's call; reading the weight still forms it) or `weight`.
+        route: `activation` or `formed` (used in the layer's call; reading the weight still forms it), or `weight`.
         order: The chosen products. `x (U) (S V)` multiplies the input by two matrices, each formed once for all
             layers.
         flops: Multiplications and additions in a forward pass.
@@ -117,7 +117,7 @@ class Explanation:
         measured_note = ", time beyond the base layer's (of a layer that is not linear: of forming the weight)"
         return (
             f"planned for {self.tokens:,} tokens: {self.flops:,} FLOPs in a forward pass\n{table}\n"
-            "activation: in the layer's call; the increment is still formed when the weight is read\n"
+            "activation, formed: in the layer's call; the increment is still formed when the weight is read\n"
             "figures are per parameter; FLOPs: forward pass; naive: core by core in the better direction\n"
             "per training step: step FLOPs, memory moved, memory kept for the backward pass, kernel launches, predicted"
             f" time{measured_note if measured else ''}" + (f"\n{self.note}" if self.note else "")
@@ -154,15 +154,18 @@ def explain(planned: Iterable[Planned], tokens: int, *, measure: bool = False) -
 def _choice(same: list[Planned], tokens: int, measure: bool) -> Choice:
     first = same[0]
     kind = first.increment.kind
-    cost = (kind.cost_applied if first.applied else kind.cost_formed)(tokens)
+    route = first.increment.route if first.applied else "weight"
+    cost = kind.cost(route, tokens)
     contraction = kind.applying(tokens) if first.applied else kind.forming
     order, flops, largest = str(contraction), contraction.flops, contraction.largest_intermediate
     if first.applied and kind.halves is not None:
         cut = kind.halves.cut
         order, flops, largest = str(cut), cut.forward(tokens).flops, tokens * cut.bond
+    if route == "formed":
+        order, flops, largest = f"x (W + s {order[2:]})", cut.forming.flops, first.parameter.numel()
     return Choice(
         tuple(each.increment.view.parameter for each in same),
-        "activation" if first.applied else "weight",
+        route,
         order,
         flops,
         contraction.naive_flops,
@@ -196,11 +199,11 @@ def _measure(same: Sequence[Planned], tokens: int) -> float:
         return nn.functional.linear(x, weight.t() if view.transposed else weight, bias)
 
     def plain() -> list[Tensor]:
-        return [product(x, each.parameter.detach(), None) for each in same]
+        return [product(x, each.parameter, None) for each in same]
 
     def adapted() -> list[Tensor]:
         if same[0].applied:
-            return [each.increment.linear(product, x, each.parameter.detach(), None, each.scale) for each in same]
+            return [each.increment.linear(product, x, each.parameter, None, each.scale) for each in same]
         return [product(x, each.increment.added_to(each.parameter.detach(), each.scale), None) for each in same]
 
     pairs = [(_seconds(plain, [x], base.device), _seconds(adapted, [x, *cores], base.device)) for _ in range(ROUNDS)]

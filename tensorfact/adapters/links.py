@@ -43,6 +43,8 @@ class Links:
         passes: The passes through the model; by default new ones, to be watched.
     """
 
+    _made: type[Increment] = Increment
+
     def __init__(
         self,
         model: nn.Module,
@@ -95,7 +97,11 @@ class Links:
         self, tensor: TensorGroup, factors: Factors, dropout: Dropout | None = None
     ) -> Mapping[str, Increment]:
         """Plan the increments of a tensor."""
-        return increments(tensor, factors, self.options.optimize, dropout, self.passes)
+        owners = {view.parameter: self.owners[view.parameter][0] for view in tensor.views}
+        options = self.options
+        return increments(
+            tensor, factors, options.optimize, dropout, self.passes, self._made, owners=owners, route=options.route
+        )
 
     def with_cores(self, state: AdapterState) -> Links:
         """Return links to the same parameters with other factors; frozen cores stay frozen.
@@ -234,15 +240,15 @@ class Links:
     def _takes_activation(self, name: str, route: Route) -> bool:
         owners, kind = self.owners[name], self.slots[name].increment.kind
         able = self._is_linear(name)
-        if route == "activation" and not able:
+        if route in ("activation", "formed") and not able:
             module, attribute = owners[0]
             raise AdaptError(
-                f"adapt: route='activation' on {name!r}",
+                f"adapt: route={route!r} on {name!r}",
                 expected="the weight of a linear layer",
                 got=f"{attribute!r} of {type(module).__name__}",
                 fix="route='auto'",
             )
-        return able and (route == "activation" or (route == "auto" and kind.apply_is_faster))
+        return able and (route in ("activation", "formed") or (route == "auto" and kind.apply_is_faster))
 
     def _is_linear(self, name: str) -> bool:
         """Return whether a parameter is the weight of plain linear layers."""

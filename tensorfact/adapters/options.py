@@ -12,7 +12,7 @@ from ..errors import AdaptError
 from ..network import Dropout
 from ..network.order import Optimize, check_optimize
 
-Route = Literal["auto", "activation", "weight"]
+Route = Literal["auto", "activation", "formed", "weight"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -50,10 +50,36 @@ class Cut:
         Args:
             tokens: Number of tokens.
         """
+        (down, bond_in, inputs), _ = self._blocks
+        to_input = down * product(tokens, bond_in, inputs, added=True)
+        return self.forward(tokens) + self._gradients(tokens) + to_input + Cost(kept=tokens * self.bond)
+
+    @property
+    def forming(self) -> Cost:
+        """Cost of forming the effective weight from the base weight and the two matrices, in a forward pass.
+
+        Launches are not counted, as one product and one sum do for all layers.
+        """
         (down, bond_in, inputs), (up, bond_out, outputs) = self._blocks
-        to_input = up * product(tokens, outputs, bond_out) + down * product(tokens, bond_in, inputs, added=True)
+        blocks, size = down * up, down * inputs * up * outputs
+        each = product(outputs, min(bond_in, bond_out), inputs)
+        return Cost(blocks * each.flops + size, blocks * each.moved + 3 * size)
+
+    def formed(self, tokens: int) -> Cost:
+        """Return the cost of the effective weight in a training step, with the gradients of the two matrices.
+
+        Args:
+            tokens: Number of tokens.
+        """
+        (down, bond_in, inputs), (up, _, outputs) = self._blocks
+        again = down * product(tokens, inputs, bond_in)
+        return self.forming + self._gradients(tokens) + again + Cost(kept=down * inputs * up * outputs)
+
+    def _gradients(self, tokens: int) -> Cost:
+        """Return the cost of the gradients of the narrow product and of both matrices."""
+        (down, bond_in, inputs), (up, bond_out, outputs) = self._blocks
         to_halves = down * product(bond_in, tokens, inputs) + up * product(bond_out, tokens, outputs)
-        return self.forward(tokens) + to_input + to_halves + Cost(kept=tokens * (down * inputs + self.bond))
+        return up * product(tokens, outputs, bond_out) + to_halves + Cost(kept=tokens * down * inputs)
 
     @property
     def _blocks(self) -> list[tuple[int, int, int]]:

@@ -291,7 +291,7 @@ def _agrees(subject: FormatSubject) -> str | None:
             apart = distance(output, found["merged"])
             require(
                 apart < 1e-9,
-                expected="the same output on both routes and merged",
+                expected="the same output on every route and merged",
                 got=f"a relative difference of {apart:.2g} between {name} and merged",
                 cause="a reserved name of a core or leg: core 'x', leg '(tokens)'",
             )
@@ -340,6 +340,6 @@ NETWORK_LAWS: tuple[LawCheck[FormatSubject], ...] = (
     LawCheck(
         "scale of the start", "random cores preserve the variance of an input", _keeps_scale, ("every core learns",)
     ),
-    LawCheck("routes agree", "both routes and the merged model give the same output", _agrees, ("zero start",)),
+    LawCheck("routes agree", "every route and the merged model give the same output", _agrees, ("zero start",)),
     LawCheck("tasks", "a mixed batch of a bank is each sample with its task", _serves_tasks, ("routes agree",)),
 )

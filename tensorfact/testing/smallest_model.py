@@ -59,7 +59,7 @@ class Layers(nn.Module):
 
 
 def routes(format: Format, modes: Sequence[Mode]) -> dict[str, Tensor] | None:
-    """Return the output of `Layers` with random factors of a format, on both routes and merged.
+    """Return the output of `Layers` with random factors of a format, on every route and merged.
 
     Args:
         format: The format.
@@ -71,7 +71,7 @@ def routes(format: Format, modes: Sequence[Mode]) -> dict[str, Tensor] | None:
     if not {"in", "out"} <= {mode.side for mode in modes}:
         return None
     outputs: dict[str, Tensor] = {}
-    names: tuple[Literal["activation", "weight"], ...] = ("activation", "weight")
+    names: tuple[Literal["activation", "formed", "weight"], ...] = ("activation", "formed", "weight")
     for route in names:
         model = Layers(modes).double().eval()
         adapter = adapt(model, model.plan, format, route=route, train_head=False, seed=0, check=False)

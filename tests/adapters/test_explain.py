@@ -24,6 +24,8 @@ def convolution(kernel: int = 3) -> tuple[nn.Module, Adapter]:
 FIGURES: dict[str, tuple[str, int, int, int, int | None]] = {
     # x (64 x 8) times U (8 x 2), S1 (2 x 2) and V (2 x 8); the layers form S1 V once
     "activation": ("x (U) (S1 V)", 2 * 2048, 2048 + 512 + 2048, 64 * 2, None),
+    # U (8 x 2) times S1 V, and the sum; x times it is the base layer's own product. Backward, the narrow products
+    "formed": ("x (W + s (U) (S1 V))", 256 + 64, 2048 + 512 + 2048, 64, None),
     # U (8 x 2) times S1 (2 x 2) and V (2 x 8), forward and two times backward; the sum; the gradient of the weight
     "weight": ("U S1 -> [in _2], V (U S1) -> [out in]", 64 + 256, 64 + 256, 64, 3 * 320 + 64 + 2 * 8 * 64 * 8),
 }

@@ -197,7 +197,7 @@ def test_an_effective_weight_is_computed_wide_and_rounded_once(dtype: torch.dtyp
         assert bool((error <= 0.5001 * torch.finfo(dtype).eps * exact.double().abs() + 1e-7).all())
 
 
-@pytest.mark.parametrize("route", ["activation", "weight"])
+@pytest.mark.parametrize("route", ["activation", "formed", "weight"])
 @pytest.mark.parametrize("kind", [TensorTrain, Tucker, CP, MatrixBatch])
 def test_autocast_gives_the_base_layer_s_dtype(kind: Any, route: Any) -> None:
     model = randomise(layers())
@@ -253,7 +253,7 @@ def _saved(model: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize("copied", [_pickled, _saved, copy.deepcopy])
-@pytest.mark.parametrize("route", ["activation", "weight"])
+@pytest.mark.parametrize("route", ["activation", "formed", "weight"])
 @pytest.mark.parametrize("make", [lambda: nano(), lambda: layers(3)])
 def test_an_adapted_model_is_pickled(make: Any, route: Any, copied: Any) -> None:
     model = make().eval()
@@ -307,7 +307,7 @@ def test_an_adapted_model_goes_to_a_spawned_process() -> None:
         lambda weight: setattr(weight, "data", weight + 1),
     ],
 )
-@pytest.mark.parametrize("route", ["activation", "weight"])
+@pytest.mark.parametrize("route", ["activation", "formed", "weight"])
 def test_writing_through_the_weight_of_a_layer_is_refused(write: Callable[[Tensor], object], route: Route) -> None:
     model = layers()
     adapter = adapt(model, layers_plan(), TT, route=route)

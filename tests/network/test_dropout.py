@@ -32,7 +32,7 @@ from tests.helpers import difference, draw, layers, layers_plan, refused, untouc
 from tests.layouts import applied
 
 
-@pytest.mark.parametrize("route", ["activation", "weight"])
+@pytest.mark.parametrize("route", ["activation", "formed", "weight"])
 @pytest.mark.parametrize("kind", [TensorTrain, Tucker, CP, MatrixBatch])
 def test_dropout_drops_whole_rank_components_and_keeps_the_mean(kind: Any, route: Any) -> None:
     torch.manual_seed(0)
@@ -57,7 +57,7 @@ def test_dropout_drops_whole_rank_components_and_keeps_the_mean(kind: Any, route
     assert difference(calls.mean(0), whole) < 0.15
 
 
-@pytest.mark.parametrize("route", ["activation", "weight"])
+@pytest.mark.parametrize("route", ["activation", "formed", "weight"])
 def test_dropout_rests_in_evaluation_merging_and_delta(route: Any) -> None:
     model = layers()
     adapter = adapt(model, layers_plan(), TensorTrain(2), dropout=0.9, route=route, seed=0, scale=1.0)
@@ -80,7 +80,7 @@ def _mean(model: nn.Module, count: int, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", ["rank", "increment", "factors"])
-@pytest.mark.parametrize("route", ["activation", "weight"])
+@pytest.mark.parametrize("route", ["activation", "formed", "weight"])
 @pytest.mark.parametrize("subtract", [False, True])
 def test_dropout_acts_in_training_alone_and_on_average_not_at_all(kind: str, route: Any, subtract: bool) -> None:
     torch.manual_seed(0)

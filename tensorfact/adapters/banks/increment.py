@@ -15,6 +15,7 @@ from ...plan.indexing import as_index, spread, take
 from ...plan.slices import taken
 from ..factors import Factors
 from ..increments.cache import Formed, Passes, autocast_dtype, composable
+from ..increments.effective import EffectiveWeights, Owners
 from ..increments.execution import NOMINAL_TOKENS, Product
 from ..increments.increment import Increment
 from ..increments.planned import Kind, token_class
@@ -45,10 +46,11 @@ class TaskIncrement(Increment):
         place: tuple[int, int],
         parts: Formed,
         matrices: Formed,
+        sums: EffectiveWeights,
         gathered: Formed,
         **options: Any,
     ) -> None:
-        super().__init__(factors, kind, place, parts, matrices, **options)
+        super().__init__(factors, kind, place, parts, matrices, sums, **options)
         self._gathered = gathered
         self._factors = cast("TaskFactors", self.factors)
         self._plans: dict[tuple[int, int], MixedProduct] = {}
@@ -56,11 +58,11 @@ class TaskIncrement(Increment):
             self._planned(_NOMINAL_SAMPLES, NOMINAL_TOKENS)
 
     @staticmethod
-    def formed_for(kinds: Sequence[Kind], factors: Factors, passes: Passes) -> list[tuple[Formed, ...]]:
+    def formed_for(kinds: Sequence[Kind], factors: Factors, passes: Passes, owners: Owners) -> list[tuple[Any, ...]]:
         """Return for each kind the caches that its increments share, as `Increment.formed_for` does."""
         assert isinstance(factors, TaskFactors)
         gathered = gathered_for_samples(kinds, factors, passes)
-        return [(*own, gathered) for own in Increment.formed_for(kinds, factors, passes)]
+        return [(*own, gathered) for own in Increment.formed_for(kinds, factors, passes, owners)]
 
     def linear(self, product: Product, x: Tensor, weight: Tensor, bias: Tensor | None, scale: float) -> Tensor:
         """Compute a linear layer with the increment added, as `Increment.linear` does."""

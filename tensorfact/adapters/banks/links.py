@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any
 
 import torch
 
-from ...network import Dropout
 from ...plan import TensorGroup
 from ..factors import Factors
-from ..increments import Increment
-from ..increments.increment import increments
 from ..links import Links
 from ..options import Route
 from .choice import TaskChoice
@@ -28,6 +25,8 @@ class TaskLinks(Links):
         shared: Names of the cores that all tasks share.
         options: As for `Links`.
     """
+
+    _made = TaskIncrement
 
     def __init__(self, *arguments: Any, choice: TaskChoice, shared: Collection[str], **options: Any) -> None:
         self.choice, self.shared = choice, frozenset(shared)
@@ -60,8 +59,3 @@ class TaskLinks(Links):
         assert isinstance(increment, TaskIncrement)
         increment.forms = not super()._takes_activation(name, route)
         return self._is_linear(name)
-
-    def _increments(
-        self, tensor: TensorGroup, factors: Factors, dropout: Dropout | None = None
-    ) -> Mapping[str, Increment]:
-        return increments(tensor, factors, self.options.optimize, dropout, self.passes, TaskIncrement)

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import itertools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -105,10 +105,12 @@ class FormedTensors(NamedTuple):
     Args:
         tracked: Whether gradients pass through the results.
         results: For each kind and result one tensor per parameter of the kind, or one tensor for all.
+        whole: For each kind its results as they were formed; those of all parameters are stacked.
     """
 
     tracked: bool
     results: tuple[tuple[tuple[Tensor, ...], ...], ...]
+    whole: tuple[tuple[Tensor, ...], ...]
 
 
 class Formed:
@@ -146,18 +148,39 @@ class Formed:
             dtype: Dtype of the results; they are computed in the dtype of the sources.
             scale: Factor of the last result.
         """
-        forms, scaled = self.passes.forms, {} if scale == 1 else {"scale": scale}
+        forms = self.passes.forms
         if forms is None:
-            return _formed(functools.partial(self._alone, kind, at, **scaled), sources, dtype)
+            return _formed(functools.partial(self._alone, kind, at, **_scaling(scale)), sources, dtype)
+        return [one[at if len(one) > 1 else 0] for one in self._form(forms, sources, dtype, scale).results[kind]]
+
+    def whole(self, kind: int, sources: Sequence[Tensor], dtype: torch.dtype, scale: float = 1.0) -> tuple[Tensor, ...]:
+        """Return the results of all parameters of a kind in a pass; where they differ, the parameters are in front.
+
+        Args:
+            kind: Index of the kind.
+            sources: The cores of the tensor.
+            dtype: Dtype of the results.
+            scale: Factor of the last result.
+        """
+        assert self.passes.forms is not None
+        return self._form(self.passes.forms, sources, dtype, scale).whole[kind]
+
+    def _form(self, forms: Forms, sources: Sequence[Tensor], dtype: torch.dtype, scale: float) -> FormedTensors:
+        """Return what was formed in a pass, or form it now."""
         form, tracked = forms.get((self, dtype, scale)), _tracked(sources)
+        assert form is None or isinstance(form, FormedTensors)
         if form is None or form.tracked < tracked:
             shared = [not stacked for own in self._stacked for stacked in own]
-            results = _formed(functools.partial(self._together, **scaled), sources, dtype, shared)
-            following = iter(results)
-            own = (tuple(_each(next(following), stacked) for stacked in own) for own in self._stacked)
-            form = FormedTensors(tracked, tuple(own))
-            forms[self, dtype, scale] = form
-        return [one[at if len(one) > 1 else 0] for one in form.results[kind]]
+            following = iter(_formed(functools.partial(self._together, **_scaling(scale)), sources, dtype, shared))
+            whole = tuple(tuple(itertools.islice(following, len(own))) for own in self._stacked)
+            results = tuple(tuple(map(_each, *both)) for both in zip(whole, self._stacked, strict=True))
+            form = forms[self, dtype, scale] = FormedTensors(tracked, results, whole)
+        return form
+
+
+def _scaling(scale: float) -> dict[str, float]:
+    """Return the argument of what forms with a scale."""
+    return {} if scale == 1 else {"scale": scale}
 
 
 def _each(result: Tensor, stacked: bool) -> tuple[Tensor, ...]:
@@ -165,7 +188,8 @@ def _each(result: Tensor, stacked: bool) -> tuple[Tensor, ...]:
     return result.unbind() if stacked else (result,)
 
 
-Forms = dict[tuple[Formed, torch.dtype, float], FormedTensors]
+Forms = dict[Hashable, object]
+"""What was formed in a pass, by what it was formed with."""
 
 
 def _tracked(sources: Sequence[Tensor]) -> bool:

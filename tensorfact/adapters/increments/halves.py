@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from ...network import Contraction, Cost, Cut
@@ -55,6 +56,33 @@ class Halves:
     def whole(self) -> bool:
         """Whether the increment is one product of two matrices, with no part of the parameter left frozen."""
         return self.down.whole and self.up.whole
+
+    @property
+    def multiplies(self) -> bool:
+        """Whether `product` can form the increments: whether each matrix is whole, or tiles of one size."""
+        return all(rectangles.whole or rectangles.tiles for rectangles in (self.down, self.up))
+
+    def product(self, count: int, down: Tensor, up: Tensor, *, transposed: bool) -> Tensor:
+        """Return the increments of several parameters in one batched product.
+
+        Args:
+            count: Number of parameters.
+            down: Their down matrices (parameters, bond, inputs), or that of all of them (bond, inputs).
+            up: Their up matrices (parameters, bond, outputs), or that of all of them.
+            transposed: Whether the parameters are (inputs, outputs).
+
+        Returns:
+            The increments (parameters, outputs, inputs), or (parameters, inputs, outputs).
+        """
+        rows, columns = (down, up) if transposed else (up, down)
+        beside = bool((self.up if transposed else self.down).tiles)
+        tiles = self.down.tiles or self.up.tiles or 1
+        left, right = (
+            matrix.expand(count, *matrix.shape[-2:]).reshape(count * tiles, -1, matrix.shape[-1])
+            for matrix in (rows, columns)
+        )
+        blocks = torch.bmm(left.transpose(1, 2), right).view(count, tiles, left.shape[-1], right.shape[-1])
+        return blocks.transpose(1, 2).flatten(2) if beside else blocks.flatten(1, 2)
 
     def matrices(self, parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Return the down and up matrices of one parameter, in plain differentiable operations.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,9 @@ from ...network.order import Optimize
 from ...plan import TensorGroup, View
 from ...plan.slices import restricted
 from ..factors import Factors
-from .cache import Formed, Passes, composable, without_autocast
+from ..options import Route
+from .cache import Formed, Passes, autocast_dtype, composable, without_autocast
+from .effective import EffectiveWeights, Owners
 from .execution import Masks, Product
 from .forming import formed_matrices, formed_parts
 from .planned import Kind
@@ -29,7 +32,9 @@ class Increment:
         place: Position of the kind among those of the tensor, and of the parameter in the kind.
         parts: Cache of the slices of the cores of all parameters of the kind.
         matrices: Cache of the down and up matrices of all parameters of the tensor.
+        sums: Cache of the effective weights of all parameters of the kind.
         dropout: Dropout probabilities in training; default: none.
+        route: The route that was asked for: in a layer's call, `formed` multiplies by the effective weight.
     """
 
     def __init__(
@@ -39,25 +44,36 @@ class Increment:
         place: tuple[int, int],
         parts: Formed,
         matrices: Formed,
+        sums: EffectiveWeights,
         *,
         dropout: Dropout | None = None,
+        route: Route = "auto",
     ) -> None:
         self.factors, self.kind, self.place, self.dropout = factors, kind, place, dropout or Dropout()
         self.at = place[1]
         self.view, self._may_drop = kind.views[self.at], bool(self.dropout)  # computed once, as each call needs it
-        self._parts, self._matrices = parts, matrices
+        self._parts, self._matrices, self._sums, self._route = parts, matrices, sums, route
 
     @staticmethod
-    def formed_for(kinds: Sequence[Kind], factors: Factors, passes: Passes) -> list[tuple[Formed, ...]]:
+    def formed_for(kinds: Sequence[Kind], factors: Factors, passes: Passes, owners: Owners) -> list[tuple[Any, ...]]:
         """Return for each kind the caches that its increments share; those of a tensor share its matrices.
 
         Args:
             kinds: The contraction plans of its parameters.
             factors: Its factors.
             passes: Forward passes of the model.
+            owners: The modules that hold the parameters.
         """
         matrices = formed_matrices(kinds, passes)
-        return [(formed_parts(kind, passes), matrices) for kind in kinds]
+        return [
+            (formed_parts(kind, passes), matrices, EffectiveWeights(kind, which, matrices, owners))
+            for which, kind in enumerate(kinds)
+        ]
+
+    @property
+    def route(self) -> Route:
+        """How a linear layer adds the increment in its call: `activation` or `formed`."""
+        return "formed" if self.kind.forms(self._route) else "activation"
 
     def linear(self, product: Product, x: Tensor, weight: Tensor, bias: Tensor | None, scale: float) -> Tensor:
         """Compute a linear layer with the increment added.
@@ -165,6 +181,18 @@ class Increment:
             return down, up if scale == 1 else up * scale
         return self._matrices(*self.place, cores, dtype, scale)
 
+    def effective(
+        self, x: Tensor, weight: Tensor, cores: Sequence[Tensor], dtype: torch.dtype, scale: float
+    ) -> Tensor | None:
+        """Return the effective weight, formed once in a pass; None if two narrow products are the mode of this call."""
+        if not self.kind.forms(self._route):
+            return None
+        # a sum in a narrow dtype would lose increments of less than half a unit; a trained weight needs its gradient
+        able = weight.dtype == self.wide and dtype in (weight.dtype, autocast_dtype(x.device))
+        if not able or weight.requires_grad:
+            return None
+        return self._sums(self.at, weight, cores, (self.wide, dtype), scale)
+
     def applying(self, tokens: int) -> Contraction:
         """Return the contraction of an input with the cores, planned for a number of tokens."""
         return self.kind.applying(tokens)
@@ -183,6 +211,9 @@ def increments(
     dropout: Dropout | None = None,
     passes: Passes | None = None,
     made: type[Increment] = Increment,
+    *,
+    owners: Owners | None = None,
+    route: Route = "auto",
 ) -> Mapping[str, Increment]:
     """Plan the increments of all parameters of a tensor.
 
@@ -193,6 +224,8 @@ def increments(
         dropout: Dropout probabilities in training; default: none.
         passes: Forward passes of the model, in which the increments share what is formed.
         made: The class of the increments.
+        owners: The modules that hold the parameters; default: unknown, and no effective weights are formed for layers.
+        route: The route that was asked for: in a layer's call, `formed` multiplies by the effective weight.
 
     Returns:
         Increments by parameter name.
@@ -205,9 +238,9 @@ def increments(
         alike.setdefault((view.rule, view.shape, kept, view.transposed, network), []).append(view)
     on = machine(factors.tensors()[0].device)
     kinds = [Kind(factors.applied, tensor.modes, views, optimize, on) for views in alike.values()]
-    formed = made.formed_for(kinds, factors, passes)
+    formed = made.formed_for(kinds, factors, passes, owners or {})
     found = {
-        view.parameter: made(factors, kind, (which, at), *formed[which], dropout=dropout)
+        view.parameter: made(factors, kind, (which, at), *formed[which], dropout=dropout, route=route)
         for which, kind in enumerate(kinds)
         for at, view in enumerate(kind.views)
     }

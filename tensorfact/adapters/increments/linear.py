@@ -62,14 +62,19 @@ class AdaptedLinear(torch.autograd.Function):
         bias: Tensor | None,
         down: Tensor,
         up: Tensor,
+        effective: Tensor | None,
     ) -> Tensor:
-        """Return the layer's output with the increment added; all operands have one dtype, and `up` holds the scale."""
+        """Return the layer's output with the increment added.
+
+        All operands have one dtype but the weight, if the effective one is given, and `up` holds the scale.
+        """
+        to_x, to_weight, _, to_down, to_up, _ = ctx.needs_input_grad[5:]
         with without_autocast(x.device):
-            y = product(x, weight, bias)
-            h = add_into(y, x, down, up, halves)
-        _, to_weight, _, to_down, to_up = ctx.needs_input_grad[5:]
-        kept = (source.input if source else x) if to_weight or to_down else None
-        ctx.save_for_backward(kept, weight, down, up, h if to_up else None)
+            y = product(x, weight if effective is None else effective, bias)
+            h = None if effective is not None else add_into(y, x, down, up, halves)
+        needs_x = to_weight or to_down or (to_up and h is None)
+        kept = (source.input if source else x) if needs_x else None
+        ctx.save_for_backward(kept, weight, down, up, h if to_up else None, effective if to_x else None)
         ctx.transposed, ctx.halves, ctx.source, ctx.shared = transposed, halves, source and source.recipe, shared
         # torch computes a bias on rows and returns a view of them, which later in-place operations could not change
         whole: Tensor = torch.ops.aten._unsafe_view(y, y.shape)
@@ -78,27 +83,36 @@ class AdaptedLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of the input, the weight, the bias and the two matrices."""
-        kept, weight, down, up, h = ctx.saved_tensors
-        x_needs, weight_needs, bias_needs, down_needs, up_needs = ctx.needs_input_grad[5:]
+        kept, weight, down, up, h, effective = ctx.saved_tensors
+        x_needs, weight_needs, bias_needs, down_needs, up_needs, _ = ctx.needs_input_grad[5:]
         below, above, twice = ctx.halves.down, ctx.halves.up, torch.is_grad_enabled()
         g = gradient.reshape(-1, gradient.shape[-1])
         to_h = above.project(g, up)
         to_x = to_weight = to_bias = to_down = to_up = None
         if x_needs:
-            own = g @ (weight.t() if ctx.transposed else weight)
-            # double backward forbids in-place writes
-            whole = below.added(own, to_h, down, 1.0) if twice else below.add_(own, to_h, down)
+            whole = _to_input(g, to_h, weight, down, None if twice else effective, ctx.transposed, below)
             to_x = whole.reshape(*gradient.shape[:-1], below.size)
-        if weight_needs or down_needs:
+        if kept is not None:
             rows = (ctx.source(kept).to(down.dtype) if ctx.source else kept).reshape(-1, below.size)
             to_weight = (rows.t() @ g if ctx.transposed else g.t() @ rows) if weight_needs else None
             to_down = _outer(below, to_h, rows, None if twice else ctx.shared[0]) if down_needs else None
         if up_needs:
-            h = below.project(rows, down) if twice and down_needs else h
+            h = below.project(rows, down) if h is None or (twice and down_needs) else h
             to_up = _outer(above, h, g, None if twice else ctx.shared[1])
         if bias_needs:
             to_bias = g.sum(0)
-        return None, None, None, None, None, to_x, to_weight, to_bias, to_down, to_up
+        return None, None, None, None, None, to_x, to_weight, to_bias, to_down, to_up, None
+
+
+def _to_input(
+    g: Tensor, to_h: Tensor, weight: Tensor, down: Tensor, effective: Tensor | None, transposed: bool, below: Rectangles
+) -> Tensor:
+    """Return the gradient of a layer's input (tokens, in) from that of its output (tokens, out)."""
+    if effective is not None:
+        return g @ (effective.t() if transposed else effective)
+    own = g @ (weight.t() if transposed else weight).to(g.dtype)
+    # double backward forbids in-place writes
+    return below.added(own, to_h, down, 1.0) if torch.is_grad_enabled() else below.add_(own, to_h, down)
 
 
 def _outer(rectangles: Rectangles, h: Tensor, x: Tensor, shared: SharedGradient | None) -> Tensor | None:

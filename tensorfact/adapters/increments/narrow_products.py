@@ -33,23 +33,28 @@ class NarrowProducts(Execution):
             return composed(y, x, *self._differentiable(own, x, own.masks(True)), self.halves, scale)
         casting = None if x.dtype == torch.float64 else autocast_dtype(x.device)  # autocast does not cast fp64
         dtype = casting or x.dtype
-        down, up = own.matrices(cores, dtype, scale)
-        if torch.is_grad_enabled() and any(t.requires_grad for t in (x, weight, bias, down, up) if t is not None):
+        if torch.is_grad_enabled() and any(t.requires_grad for t in (x, weight, bias, *cores) if t is not None):
+            matrices = own.matrices(cores, dtype, scale)
+            effective = own.effective(x, weight, cores, dtype, scale)
             layer = [x, weight, bias]
-            if casting is not None:
-                layer = [None if t is None else t.to(casting) for t in layer]
+            if casting is not None:  # beside an effective weight, second derivatives alone read the stored one
+                layer = [t if t is None or (t is weight and effective is not None) else t.to(casting) for t in layer]
+            shared = shared_of(matrices[0]), shared_of(matrices[1])
             fused: Tensor = AdaptedLinear.apply(
                 product,
                 own.view.transposed,
                 self.halves,
                 source_of(x),
-                (shared_of(down), shared_of(up)),
+                shared,
                 *layer,
-                down,
-                up,
+                *matrices,
+                effective,
             )
             return fused
+        if (effective := own.effective(x, weight, cores, dtype, scale)) is not None:
+            return product(x, effective, bias)
         y = product(x, weight, bias)
+        down, up = own.matrices(cores, dtype, scale)
         add_into(y, x.to(dtype), down, up, self.halves)
         return y
 

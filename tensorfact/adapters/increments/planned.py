@@ -13,6 +13,7 @@ from ...network.cost import product
 from ...network.order import Optimize
 from ...plan import View
 from ...plan.slices import own_parts, picks_of, restricted
+from ..options import Route
 from .contracted_input import ContractedInput
 from .execution import NOMINAL_TOKENS, Execution
 from .halves import Halves, Piece
@@ -65,31 +66,37 @@ class Kind:
 
     # ---------------------------------------------------------------------------------------------------------- costs
 
-    def cost_applied(self, tokens: int) -> Cost:
-        """Return the cost that one parameter adds to a training step on the activation route.
+    def cost(self, route: Route, tokens: int) -> Cost:
+        """Return the cost that one parameter adds to a training step, beyond that of the base layer.
 
         Args:
+            route: `activation`, `formed` or `weight`; the last one also computes the dense gradient of the weight.
             tokens: Number of tokens.
         """
-        if self.halves is not None:
-            share = (number // len(self.views) for number in dataclasses.astuple(self.halves.making))
-            return self.halves.cut.training(tokens) + Cost(*share)
-        size = tokens * self.view.shape[self.view.transposed]
-        return self.applying(tokens).training + Cost(size, 3 * size, 0, 1)
+        size, rows = math.prod(self.view.shape), self.view.shape[0]
+        if route == "weight":
+            return self.forming.training + Cost(size, 3 * size, size, 1) + product(rows, tokens, size // rows)
+        if self.halves is None:
+            size = tokens * self.view.shape[self.view.transposed]
+            return self.applying(tokens).training + Cost(size, 3 * size, 0, 1)
+        cut, together = self.halves.cut, self.halves.making
+        own = cut.training(tokens) if route == "activation" else cut.formed(tokens)
+        if route == "formed":
+            together += Cost(launches=2)  # a batched product, and the sums
+        return own + Cost(*(number // len(self.views) for number in dataclasses.astuple(together)))
 
-    def cost_formed(self, tokens: int) -> Cost:
-        """Return the cost that one parameter adds to a training step on the weight route.
+    def forms(self, route: Route) -> bool:
+        """Return whether a linear layer multiplies by its effective weight, instead of adding two narrow products.
 
         Args:
-            tokens: Number of tokens; this route also computes the dense gradient of the weight.
+            route: The route that was asked for.
         """
-        size, rows = math.prod(self.view.shape), self.view.shape[0]
-        return self.forming.training + Cost(size, 3 * size, size, 1) + product(rows, tokens, size // rows)
+        return route == "formed" and self.halves is not None and self.halves.multiplies
 
     @property
     def apply_is_faster(self) -> bool:
         """Whether a training step is predicted to be no slower on the activation route than on the weight route."""
-        applied, formed = self.cost_applied(NOMINAL_TOKENS), self.cost_formed(NOMINAL_TOKENS)
+        applied, formed = (self.cost(route, NOMINAL_TOKENS) for route in ("activation", "weight"))
         return self.on.seconds(applied) <= self.on.seconds(formed)
 
     # ---------------------------------------------------------------------------------------------------------- plans

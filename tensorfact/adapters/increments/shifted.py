@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..options import Route
 from .execution import Product
 from .increment import Increment
 
@@ -22,6 +23,11 @@ class ShiftedIncrement:
     def __init__(self, own: Increment, start: Increment) -> None:
         self.own, self.start = own, start
         self.kind, self.view, self.factors = own.kind, own.view, own.factors
+
+    @property
+    def route(self) -> Route:
+        """How a linear layer adds the difference in its call."""
+        return "activation"
 
     def linear(self, product: Product, x: Tensor, weight: Tensor, bias: Tensor | None, scale: float) -> Tensor:
         """Compute a linear layer with the difference added."""

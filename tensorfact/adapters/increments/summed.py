@@ -10,6 +10,7 @@ from torch import Tensor
 from ...model.values import dense_values
 from ...plan import View
 from ..factors import Factors
+from ..options import Route
 from .execution import Product
 from .increment import Increment
 from .planned import Kind
@@ -29,6 +30,11 @@ class SummedIncrement:
         self.kind: Kind = first.kind
         self.view: View = first.view
         self.factors: Factors = first.factors
+
+    @property
+    def route(self) -> Route:
+        """How a linear layer adds the sum in its call."""
+        return "weight"
 
     def linear(self, product: Product, x: Tensor, weight: Tensor, bias: Tensor | None, scale: float) -> Tensor:
         """Compute a linear layer with the sum added."""

@@ -82,7 +82,7 @@ def _initialised(model: nn.Module, adapter: Adapter) -> None:
 CHANGES = [_step, _copy, _one_copy, _load, _load_assigned, _data, _dtype, _vector, _initialised]
 
 
-@pytest.mark.parametrize("route", ["activation", "weight"])
+@pytest.mark.parametrize("route", ["activation", "formed", "weight"])
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__.strip("_"))
 def test_inference_sees_a_changed_core(change: Any, route: str) -> None:
     model, adapter, x = stack(route=route)
@@ -96,7 +96,7 @@ def test_inference_sees_a_changed_core(change: Any, route: str) -> None:
     assert (difference(found, before) > 1e-3) == (change is not _dtype)
 
 
-@pytest.mark.parametrize("route", ["activation", "weight"])
+@pytest.mark.parametrize("route", ["activation", "formed", "weight"])
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__.strip("_"))
 def test_training_sees_a_changed_core(change: Any, route: str) -> None:
     """The cache also notices a change after a forward pass without a backward pass."""
@@ -336,7 +336,7 @@ def test_merging_and_delta_see_what_was_written_by_data() -> None:
 
 
 @pytest.mark.parametrize("exchange", [_load_assigned, _data, _vector, _dtype], ids=lambda e: e.__name__.strip("_"))
-@pytest.mark.parametrize("route", ["activation", "weight"])
+@pytest.mark.parametrize("route", ["activation", "formed", "weight"])
 def test_factors_that_were_exchanged_and_then_written_by_data_are_seen(exchange: Any, route: str) -> None:
     model, adapter, x = stack(route=route)
     run(model, x)

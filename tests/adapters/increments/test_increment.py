@@ -55,7 +55,7 @@ def test_the_increment_of_a_convolution_is_only_formed() -> None:
 
 
 @pytest.mark.parametrize("subtract", [False, True])
-@pytest.mark.parametrize("route", ["activation", "weight"])
+@pytest.mark.parametrize("route", ["activation", "formed", "weight"])
 def test_dropout_of_entries_drops_or_scales_each_entry_of_the_increment_in_training_alone(
     route: Any, subtract: bool
 ) -> None:
@@ -78,7 +78,7 @@ def test_dropout_of_entries_drops_or_scales_each_entry_of_the_increment_in_train
         assert difference(weight, base - 0.5 * whole) < 1e-12
 
 
-@pytest.mark.parametrize("route", ["activation", "weight"])
+@pytest.mark.parametrize("route", ["activation", "formed", "weight"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
 def test_merging_writes_what_reading_gives_rounded_once(dtype: torch.dtype, route: Any) -> None:
     model = randomise(layers(1)).to(dtype)

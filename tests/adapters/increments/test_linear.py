@@ -214,7 +214,7 @@ INSIDE: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 @pytest.mark.parametrize("change", INSIDE)
-@pytest.mark.parametrize("route", ["activation", "weight"])
+@pytest.mark.parametrize("route", ["activation", "formed", "weight"])
 @pytest.mark.parametrize("shape", [(6,), (5, 6), (2, 5, 6), (2, 3, 4, 6)], ids=len)
 @pytest.mark.parametrize("subtract_start", [False, True])
 def test_outputs_may_be_changed_in_place(shape: tuple[int, ...], route: Any, change: str, subtract_start: bool) -> None:
