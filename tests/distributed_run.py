@@ -38,6 +38,7 @@ CASES: dict[str, dict[str, Any]] = {
     "norm": {"norm": True, "count": 24, "val": None},
     "rates": {"lr_factors": {"V": 3.0}},
     "ignored": {"ignored": 2, "accumulation": 2, "epochs": 1, "val": None},
+    "formed": {"epochs": 1, "adapt": {"route": "formed"}},
     "read": {"epochs": 1, "adapt": {"route": "weight", "subtract_start": True}},
 }
 """Arguments of `fit`; `count` samples instead of 45; `norm`: a frozen batch normalisation; `ignored`: every second

@@ -41,7 +41,7 @@ def process_group(tmp_path: Path) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("process_group")
-@pytest.mark.parametrize("route", ["auto", "weight"])
+@pytest.mark.parametrize("route", ["auto", "formed", "weight"])
 def test_distributed_data_parallel_trains_every_factor(route: Any) -> None:
     gradients = []
     for parallel in (False, True):
@@ -58,7 +58,7 @@ def test_distributed_data_parallel_trains_every_factor(route: Any) -> None:
 
 
 @pytest.mark.usefixtures("process_group")
-@pytest.mark.parametrize("route", ["auto", "weight"])
+@pytest.mark.parametrize("route", ["auto", "formed", "weight"])
 def test_sharding_gathers_the_factors_before_they_are_used(route: Any) -> None:
     outputs: list[torch.Tensor] = []
     gradients: list[dict[str, Any]] = []

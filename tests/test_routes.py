@@ -1,4 +1,4 @@
-"""Both routes, chosen without the user knowing, stay right under everything torch does to a model."""
+"""The routes, chosen without the user knowing, stay right under everything torch does to a model."""
 
 from __future__ import annotations
 

@@ -287,7 +287,7 @@ ACROSS = {
     "laws": "the laws of the design, each over plans, models, formats and dtypes",
     "mutants": "the tool that changes the package in one point, to see whether a test fails",
     "results_page": "the documentation's page of results and the runs beside it",
-    "routes": "both routes on members of many families, under everything torch does to a model",
+    "routes": "the routes on members of many families, under everything torch does to a model",
     "site": "the built documentation in a browser",
     "structure": "the house itself",
     "timm": "real models of timm from plan to file",
