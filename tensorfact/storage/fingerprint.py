@@ -69,6 +69,9 @@ class Fingerprint:
     Each tensor adds to 8 sums of its values, divided by their root mean square, with random signs; and to 8 sums of
     the logarithms of these root mean squares. The sums of the adapted tensors and of all others are apart.
 
+    The precision that the values were once rounded to is read off the values. It cannot be read off a tensor of one or
+    two values that became numbers of at most 5 binary digits: a base of nothing else seems to differ after bf16.
+
     Args:
         adapted: The sums over the adapted tensors, (16).
         others: The sums over all other tensors that the file does not store, (16).

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -18,7 +18,7 @@ from tensorfact.errors import CheckpointError, FingerprintError
 from tensorfact.storage import fingerprint
 from tensorfact.storage.description import AdapterDescription
 from tensorfact.storage.files import read_header, write_tensors
-from tensorfact.storage.fingerprint import Fingerprint, SampledFingerprint, read_fingerprint, sampled_digest
+from tensorfact.storage.fingerprint import Fingerprint, SampledFingerprint, _simple, read_fingerprint, sampled_digest
 from tests.helpers import refused, untouched
 
 Weights = Mapping[str, Tensor]
@@ -57,8 +57,10 @@ def weights(draw: st.DrawFn) -> dict[str, Tensor]:
 
 @given(weights(), st.sampled_from([torch.float16, torch.bfloat16, torch.float64]), st.booleans())
 def test_a_change_of_dtype_is_no_other_base(base: dict[str, Tensor], dtype: torch.dtype, back: bool) -> None:
+    """A tensor of one or two values may be rounded to few binary digits by chance: nothing shows then that it was."""
     moved = {name: tensor.to(dtype) for name, tensor in base.items()}
     moved = {name: tensor.float() for name, tensor in moved.items()} if back else moved
+    assume(not any(_simple(moved[name]) and not _simple(tensor) for name, tensor in base.items()))
     one, two = Fingerprint.of(base, ["w0"]), Fingerprint.of(moved, ["w0"])
     assert one.difference(two) == two.difference(one) == ""
 
