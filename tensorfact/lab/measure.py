@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 from ..model.head import head_parameters
 from ..model.parameters import base_parameters
 from ..network.cost import seconds_of
+from .training.optimizers import fusible
 from .training.predictions import logits_of
 
 
@@ -55,7 +56,7 @@ class ForwardPass:
 
 
 class TrainingStep:
-    """One whole training step as a callable: forward, loss, backward, AdamW.
+    """One whole training step as a callable: forward, loss, backward, AdamW (fused where `fit` fuses it).
 
     Args:
         model: A model with parameters that require gradients; switched to training mode.
@@ -66,7 +67,8 @@ class TrainingStep:
 
     def __init__(self, model: nn.Module, x: Tensor, y: Tensor, *, autocast: torch.dtype | None = None) -> None:
         self.model, self.x, self.y, self.autocast = model.train(), x, y, autocast
-        self.optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
+        trained = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(trained, fused=fusible(trained))
 
     @property
     def device(self) -> torch.device:

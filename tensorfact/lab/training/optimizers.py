@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -31,7 +31,8 @@ def optimizer_of(
     alike = itertools.groupby(trained, lambda item: item[1])
     groups = [{"params": [p for p, _ in items], "multiple": multiple} for multiple, items in alike]
     if schedule.optimizer == "adamw":
-        return torch.optim.AdamW(groups, schedule.lr, weight_decay=schedule.weight_decay)
+        fused = fusible(p for p, _ in trained)
+        return torch.optim.AdamW(groups, schedule.lr, weight_decay=schedule.weight_decay, fused=fused)
     adapter = the_adapter(model, 'fit: optimizer="preconditioned"', 'optimizer="adamw"')
     if any(hasattr(core, "device_mesh") for core in adapter.named_cores().values()):
         raise TrainingError(
@@ -40,6 +41,22 @@ def optimizer_of(
             fix='pass optimizer="adamw", or train with DDP',
         )
     return PreconditionedAdamW(adapter, groups, lr=schedule.lr, weight_decay=schedule.weight_decay)
+
+
+def fusible(parameters: Iterable[nn.Parameter]) -> bool:
+    """Return whether `torch.optim.AdamW(fused=True)` can update parameters: all of them in one kernel.
+
+    On a CPU, torch's kernel takes a gradient to have the strides of its parameter, and autograd gives it these strides
+    only if the parameter's values lie beside each other in memory.
+
+    Args:
+        parameters: The trained parameters.
+
+    Examples:
+        >>> fusible([nn.Parameter(torch.ones(4, 4))]), fusible([nn.Parameter(torch.ones(4, 4)[:, ::2])])
+        (True, False)
+    """
+    return all(p.device.type in ("cpu", "cuda") and p.is_floating_point() and p.is_contiguous() for p in parameters)
 
 
 def adapters_of(model: nn.Module) -> dict[str, Trainable]:

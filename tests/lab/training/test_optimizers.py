@@ -9,13 +9,16 @@ import pytest
 import torch
 from torch import nn
 
-from tensorfact import MatrixBatch, TensorTrain, adapt, fit
+from tensorfact import CP, Format, MatrixBatch, TensorTrain, Tucker, adapt, fit
 from tensorfact.errors import CheckpointError, TrainingError
 from tensorfact.lab import digits
+from tensorfact.lab.training.optimizers import fusible, optimizer_of
+from tensorfact.lab.training.schedule import Schedule
 from tests.bundled import nano, plan
 from tests.helpers import refused, state_bits
 
 DATA = digits(nano(), train=64, val=32)
+SCHEDULE = Schedule(epochs=1, batch_size=8, lr=1e-3, weight_decay=0.0, warmup_epochs=0.0, seed=0)
 
 
 def run(model: nn.Module, **options: Any) -> list[float]:
@@ -55,6 +58,22 @@ def test_rates_of_cores_are_multiples_there_too() -> None:
     start = adapter.named_cores()["encoder.A"].detach().clone()
     run(model, epochs=2, lr_factors={"A": 1e-12})
     assert torch.allclose(adapter.named_cores()["encoder.A"], start, atol=1e-6)
+
+
+@pytest.mark.parametrize("format", [TensorTrain(4), Tucker(4), CP(4), MatrixBatch(4)], ids=str)
+def test_the_parameters_of_every_format_are_updated_in_one_kernel(format: Format) -> None:
+    model = nano()
+    adapt(model, plan(), format, seed=0)
+    trained = [(p, 1.0) for p in model.parameters() if p.requires_grad]
+    assert optimizer_of(SCHEDULE, model, trained).defaults["fused"]
+
+
+@pytest.mark.parametrize("values", [torch.ones(6, 8)[:, ::2], torch.ones(4, 6).t(), torch.ones(6, 4).cfloat()])
+def test_parameters_that_a_fused_kernel_updates_wrongly_are_updated_one_by_one(values: torch.Tensor) -> None:
+    parameter = nn.Parameter(values)
+    assert not fusible([parameter])
+    assert fusible([nn.Parameter(values.real.contiguous())])
+    assert not optimizer_of(SCHEDULE, nn.Identity(), [(parameter, 1.0)]).defaults["fused"]
 
 
 def test_a_model_without_one_adapter_is_refused() -> None:
