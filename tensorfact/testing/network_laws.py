@@ -283,16 +283,22 @@ def _mean_square(subject: FormatSubject, modes: Sequence[Mode]) -> float:
 
 
 def _agrees(subject: FormatSubject) -> str | None:
-    for modes in subject.small:
+    for modes in subject.layers:
         found = routes(subject.format, modes)
         if found is None:
             return "there are no inputs or no outputs, so no layer can use it"
-        for name, output in found.items():
-            apart = distance(output, found["merged"])
+        reference = found["weight"]
+        for name, route in found.items():
+            apart = max(
+                distance(route.output, reference.merged),
+                distance(route.merged, reference.merged),
+                distance(route.gradients, reference.gradients),
+            )
             require(
-                apart < 1e-9,
-                expected="the same output on every route and merged",
-                got=f"a relative difference of {apart:.2g} between {name} and merged",
+                apart < 1e-9 and route.numerical,
+                expected="the same output and gradients on every route, and the same output merged",
+                got=f"a relative difference of {apart:.2g} on the route {name!r}"
+                + ("" if route.numerical else ", and gradients other than finite differences"),
                 cause="a reserved name of a core or leg: core 'x', leg '(tokens)'",
             )
     return None
@@ -340,6 +346,6 @@ NETWORK_LAWS: tuple[LawCheck[FormatSubject], ...] = (
     LawCheck(
         "scale of the start", "random cores preserve the variance of an input", _keeps_scale, ("every core learns",)
     ),
-    LawCheck("routes agree", "every route and the merged model give the same output", _agrees, ("zero start",)),
+    LawCheck("routes agree", "every route has the same output and gradients, also merged", _agrees, ("zero start",)),
     LawCheck("tasks", "a mixed batch of a bank is each sample with its task", _serves_tasks, ("routes agree",)),
 )

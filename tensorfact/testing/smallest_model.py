@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Literal
 
@@ -58,29 +59,55 @@ class Layers(nn.Module):
         return torch.cat([layer(x) for layer in self.modules() if isinstance(layer, nn.Linear)], -1)
 
 
-def routes(format: Format, modes: Sequence[Mode]) -> dict[str, Tensor] | None:
-    """Return the output of `Layers` with random factors of a format, on every route and merged.
+@dataclasses.dataclass(frozen=True)
+class Routed:
+    """What `Layers` compute on one route, with random factors that changed after a first pass.
+
+    Args:
+        output: The output.
+        merged: The output after merging.
+        gradients: Gradients of the input and of the trained cores, in one vector.
+        numerical: Whether the gradients are those of finite differences.
+    """
+
+    output: Tensor
+    merged: Tensor
+    gradients: Tensor
+    numerical: bool
+
+
+def routes(format: Format, modes: Sequence[Mode]) -> dict[str, Routed] | None:
+    """Return what `Layers` compute with a format, on every route.
 
     Args:
         format: The format.
         modes: The tensor's modes.
 
     Returns:
-        The output by route, and `merged`; None if there are no inputs or no outputs.
+        The results by route; None if there are no inputs or no outputs.
     """
     if not {"in", "out"} <= {mode.side for mode in modes}:
         return None
-    outputs: dict[str, Tensor] = {}
-    names: tuple[Literal["activation", "formed", "weight"], ...] = ("activation", "formed", "weight")
-    for route in names:
-        model = Layers(modes).double().eval()
-        adapter = adapt(model, model.plan, format, route=route, train_head=False, seed=0, check=False)
-        _draw(adapter)
-        with torch.no_grad():
-            outputs[route] = model(_input(model))
-            adapter.merge()
-            outputs["merged"] = model(_input(model))
-    return outputs
+    names: tuple[Literal["weight", "activation", "formed"], ...] = ("weight", "activation", "formed")
+    return {route: _routed(format, modes, route) for route in names}
+
+
+def _routed(format: Format, modes: Sequence[Mode], route: Literal["weight", "activation", "formed"]) -> Routed:
+    model = Layers(modes).double().eval()
+    adapter = adapt(model, model.plan, format, route=route, train_head=False, seed=0, check=False)
+    x = _input(model).requires_grad_()
+    model(x)  # what this pass forms of the factors must not outlive it
+    _draw(adapter)
+    inputs = [x, *(core for core in adapter.factors.parameters() if core.requires_grad)]
+    with torch.enable_grad():
+        output = model(x)
+        weights = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).reshape(output.shape)
+        gradients = torch.autograd.grad((output * weights).sum(), inputs)
+        numerical = torch.autograd.gradcheck(lambda *_: model(x), inputs, fast_mode=True, raise_exception=False)
+    with torch.no_grad():
+        adapter.merge()
+        merged = model(x)
+    return Routed(output.detach(), merged, torch.cat([each.flatten() for each in gradients]), numerical)
 
 
 def tasks_of_samples(format: Format, modes: Sequence[Mode], shared: bool) -> tuple[Tensor, Tensor] | None:

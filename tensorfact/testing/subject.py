@@ -36,6 +36,8 @@ _PERMUTED: tuple[tuple[Side, ...], ...] = (
     _LADDER[-1],
 )
 """The sides of modes of equal size, where a permutation does not change the shape."""
+_WIDE = ((("stack", "in", "out"), (2, 48, 36)), (("in", "in", "out", "out"), (8, 6, 6, 6)))
+"""Sides and sizes of layers that are wide beside a rank of 2, so that an input is multiplied by two narrow matrices."""
 _SIZES = ((2, 3, 4, 2, 3, 2, 3), (3, 5, 2, 3, 2, 2, 2), (4, 4, 4, 4, 4, 4, 4))
 _WIDER = (1, 2, 4, 8, 16)
 _EQUAL = (3, 4, 6, 8, 16)
@@ -98,6 +100,12 @@ class FormatSubject:
         stacked = [case for sides, case in by_sides.items() if "stack" in sides]
         rest = [case for sides, case in by_sides.items() if "stack" not in sides]
         return (*stacked[:1], *rest[:1], *stacked[1:])[:_SMALL]
+
+    @functools.cached_property
+    def layers(self) -> tuple[tuple[Mode, ...], ...]:
+        """Modes of layers: `small`, and wide ones, which are executed in other ways."""
+        wide = () if self.chosen else tuple(_modes(*each) for each in _WIDE)
+        return (*self.small, *(modes for modes in wide if _takes(self.format, modes)))
 
     @functools.cached_property
     def equal(self) -> tuple[tuple[Mode, ...], ...]:
