@@ -100,7 +100,9 @@ def adapt(  # type: ignore[misc]  # the options of a bank are those of an adapte
             number; LoRA's `Alpha(alpha)`, which is divided by the rank; or scales by group name.
         dropout: Probability of dropping a rank component of the zero core in each call during training; or
             probabilities by name for `rank`, entries of the dense `increment`, and entries of the `factors`.
-        route: `activation` never forms the increment, `weight` forms it; `auto` picks the faster for each weight.
+        route: `activation` never forms the increment; `formed` adds it to the weight and computes the gradients of its
+            two narrow matrices; `weight` adds it and computes the gradient of the full weight; `auto` picks what is
+            predicted to be the fastest for each weight and number of tokens.
             `formed` forms it once in a pass, beside narrow gradients.
         train_head: Train and store the head: True for the one that timm's `pretrained_cfg["classifier"]` names, what a
             transformers model for a task has beside its base model, or the last layer of `classifier`, `head`, `heads`,

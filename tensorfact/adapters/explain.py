@@ -14,7 +14,8 @@ from ..common.table import Table
 from ..errors import AdaptError
 from ..network import Cost
 from ..network.cost import seconds_of
-from .increments import NOMINAL_TOKENS, AnyIncrement, token_class
+from .increments import NOMINAL_TOKENS, AnyIncrement, Increment, token_class
+from .options import Route
 
 ROUNDS = 5
 _MOST_TOKENS = 1 << 40
@@ -38,6 +39,25 @@ class Planned:
 
 
 @dataclasses.dataclass(frozen=True)
+class Otherwise:
+    """The route between `activation` and `formed` that a layer does not take.
+
+    Args:
+        route: The route.
+        predicted: Predicted time of a training step in seconds.
+        measured: Measured time of a training step in seconds beyond that of the base layer; None if not measured.
+    """
+
+    route: Route
+    predicted: float
+    measured: float | None = None
+
+    def __str__(self) -> str:
+        found = f", {_spell(self.measured)} measured" if self.measured is not None else ""
+        return f"{self.route}: {_spell(self.predicted)}{found}"
+
+
+@dataclasses.dataclass(frozen=True)
 class Choice:
     """One row of an explanation: parameters of one kind that take the same route. Figures are per parameter.
 
@@ -53,10 +73,11 @@ class Choice:
         predicted: Predicted time of a training step in seconds, by the constants of `calibrate`.
         itemsize: Bytes per element.
         measured: Measured time of a training step in seconds beyond that of the base layer; None if not measured.
+        otherwise: The other of the routes `activation` and `formed`; None if the layers can take one of them only.
     """
 
     parameters: tuple[str, ...]
-    route: str
+    route: Route
     order: str
     flops: int
     naive_flops: int
@@ -65,6 +86,7 @@ class Choice:
     predicted: float
     itemsize: int
     measured: float | None = None
+    otherwise: Otherwise | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +121,8 @@ class Explanation:
             "kept MB",
             "launches",
             "predicted",
+            *(["measured"] if measured else []),
+            *(["otherwise"] if any(choice.otherwise for choice in self.choices) else []),
         ]
         rows = tuple(
             (
@@ -110,14 +134,16 @@ class Explanation:
                 str(c.cost.launches),
                 _spell(c.predicted),
                 *([_spell(c.measured)] if c.measured is not None else []),
+                *([str(c.otherwise or "")] if "otherwise" in headers else []),
             )
             for c in self.choices
         )
-        table = Table((*headers, *(["measured"] if measured else [])), rows)
+        table = Table(tuple(headers), rows)
         measured_note = ", time beyond the base layer's (of a layer that is not linear: of forming the weight)"
         return (
             f"planned for {self.tokens:,} tokens: {self.flops:,} FLOPs in a forward pass\n{table}\n"
             "activation, formed: in the layer's call; the increment is still formed when the weight is read\n"
+            'otherwise: the other of these two routes; route="auto" chooses anew for each number of tokens\n'
             "figures are per parameter; FLOPs: forward pass; naive: core by core in the better direction\n"
             "per training step: step FLOPs, memory moved, memory kept for the backward pass, kernel launches, predicted"
             f" time{measured_note if measured else ''}" + (f"\n{self.note}" if self.note else "")
@@ -154,8 +180,8 @@ def explain(planned: Iterable[Planned], tokens: int, *, measure: bool = False) -
 def _choice(same: list[Planned], tokens: int, measure: bool) -> Choice:
     first = same[0]
     kind = first.increment.kind
-    route = first.increment.route if first.applied else "weight"
-    cost = kind.cost(route, tokens)
+    route = first.increment.route(tokens) if first.applied else "weight"
+    cost, itemsize = kind.cost(route, tokens), first.parameter.element_size()
     contraction = kind.applying(tokens) if first.applied else kind.forming
     order, flops, largest = str(contraction), contraction.flops, contraction.largest_intermediate
     if first.applied and kind.halves is not None:
@@ -171,10 +197,26 @@ def _choice(same: list[Planned], tokens: int, measure: bool) -> Choice:
         contraction.naive_flops,
         largest,
         cost,
-        kind.on.seconds(cost, first.parameter.element_size()),
-        first.parameter.element_size(),
+        kind.on.seconds(cost, itemsize),
+        itemsize,
         _measure(same, tokens) if measure else None,
+        _otherwise(same, route, tokens, measure),
     )
+
+
+def _otherwise(same: Sequence[Planned], route: Route, tokens: int, measure: bool) -> Otherwise | None:
+    """Explain the route that a layer does not take, if it could take it."""
+    kind = same[0].increment.kind
+    other: Route = "activation" if route == "formed" else "formed"
+    changed = [
+        dataclasses.replace(each, increment=each.increment.on_route(other))
+        for each in same
+        if isinstance(each.increment, Increment)  # a difference of two increments is added on one route
+    ]
+    if route == "weight" or not changed or not kind.forms("formed", tokens):
+        return None
+    predicted = kind.on.seconds(kind.cost(other, tokens), same[0].parameter.element_size())
+    return Otherwise(other, predicted, _measure(changed, tokens) if measure else None)
 
 
 def _measure(same: Sequence[Planned], tokens: int) -> float:
@@ -203,7 +245,8 @@ def _measure(same: Sequence[Planned], tokens: int) -> float:
 
     def adapted() -> list[Tensor]:
         if same[0].applied:
-            return [each.increment.linear(product, x, each.parameter, None, each.scale) for each in same]
+            with same[0].increment.passes.opened():
+                return [each.increment.linear(product, x, each.parameter, None, each.scale) for each in same]
         return [product(x, each.increment.added_to(each.parameter.detach(), each.scale), None) for each in same]
 
     pairs = [(_seconds(plain, [x], base.device), _seconds(adapted, [x, *cores], base.device)) for _ in range(ROUNDS)]

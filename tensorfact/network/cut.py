@@ -56,24 +56,25 @@ class Cut:
 
     @property
     def forming(self) -> Cost:
-        """Cost of forming the effective weight from the base weight and the two matrices, in a forward pass.
-
-        Launches are not counted, as one product and one sum do for all layers.
-        """
+        """Cost of forming the effective weight from the base weight and the two matrices, in a layer of its own."""
         (down, bond_in, inputs), (up, bond_out, outputs) = self._blocks
         blocks, size = down * up, down * inputs * up * outputs
         each = product(outputs, min(bond_in, bond_out), inputs)
-        return Cost(blocks * each.flops + size, blocks * each.moved + 3 * size)
+        return Cost(blocks * each.flops + size, blocks * each.moved + 3 * size, launches=1)
 
-    def formed(self, tokens: int) -> Cost:
+    def formed(self, tokens: int, *, together: bool) -> Cost:
         """Return the cost of the effective weight in a training step, with the gradients of the two matrices.
 
         Args:
             tokens: Number of tokens.
+            together: Whether those of all layers are formed at once, in two launches that are not counted here, and
+                kept for the backward pass; otherwise each layer forms its own in its call, and again in the backward
+                pass.
         """
         (down, bond_in, inputs), (up, _, outputs) = self._blocks
+        once = dataclasses.replace(self.forming, launches=0, kept=down * inputs * up * outputs)
         again = down * product(tokens, inputs, bond_in)
-        return self.forming + self._gradients(tokens) + again + Cost(kept=down * inputs * up * outputs)
+        return (once if together else 2 * self.forming) + self._gradients(tokens) + again
 
     def _gradients(self, tokens: int) -> Cost:
         """Return the cost of the gradients of the narrow product and of both matrices."""

@@ -47,7 +47,10 @@ def test_two_linear_layers_cost_what_is_counted_by_hand(route: Any) -> None:
     assert [float(cell) for cell in cells[6:8]] == pytest.approx(
         [8 * choice.cost.moved / 1e6, 8 * choice.cost.kept / 1e6], rel=1e-2
     )
-    assert cells[8:] == [str(choice.cost.launches), f"{1e3 * choice.predicted:.3g} ms"]
+    assert cells[8:10] == [str(choice.cost.launches), f"{1e3 * choice.predicted:.3g} ms"]
+    other = {"activation": "formed", "formed": "activation", "weight": None}[route]
+    assert (choice.otherwise and choice.otherwise.route) == other
+    assert cells[10:] == ([f"{other}: {1e3 * choice.otherwise.predicted:.3g} ms"] if choice.otherwise else [])
     assert "measured" not in str(explanation)
 
 
@@ -58,6 +61,9 @@ def test_measured_is_a_time_where_asked_for() -> None:
     for choice in adapter.explain(64, measure=True).choices:
         assert isinstance(choice.measured, float)
         assert choice.predicted > 0
+        assert choice.otherwise is not None
+        assert {choice.route, choice.otherwise.route} == {"activation", "formed"}
+        assert isinstance(choice.otherwise.measured, float)
     assert "measured" in str(adapter.explain(64, measure=True))
     assert all(core.grad is None for core in adapter.parameters())
 

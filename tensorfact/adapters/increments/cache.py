@@ -6,7 +6,7 @@ import contextlib
 import functools
 import itertools
 import threading
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -72,6 +72,15 @@ class Passes:
             model.register_forward_pre_hook(self._begin, prepend=True),
             model.register_forward_hook(self._end, always_call=True),
         ]
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[None]:
+        """Run a part of the model as in a call of its root module."""
+        self._begin()
+        try:
+            yield
+        finally:
+            self._end()
 
     @property
     def forms(self) -> Forms | None:

@@ -51,10 +51,17 @@ class Running(Protocol):
     def matrices(self, cores: Sequence[Tensor], dtype: torch.dtype, scale: float = 1.0) -> Sequence[Tensor]:
         """Return the down matrix and scale times the up matrix, formed once for all parameters of the tensor."""
 
-    def effective(
-        self, x: Tensor, weight: Tensor, cores: Sequence[Tensor], dtype: torch.dtype, scale: float
-    ) -> Tensor | None:
-        """Return the effective weight, formed once in a pass; None if two narrow products are the mode of this call."""
+    def sums(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        cores: Sequence[Tensor],
+        dtype: torch.dtype,
+        scale: float,
+        *,
+        recorded: bool,
+    ) -> tuple[bool, Tensor | None]:
+        """Return whether the layer multiplies by its effective weight, and the weight if all layers form it at once."""
 
     def applying(self, tokens: int) -> Contraction:
         """Return the contraction of an input with the cores, planned for a number of tokens."""

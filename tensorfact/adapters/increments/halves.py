@@ -62,6 +62,25 @@ class Halves:
         """Whether `product` can form the increments: whether each matrix is whole, or tiles of one size."""
         return all(rectangles.whole or rectangles.tiles for rectangles in (self.down, self.up))
 
+    def added_to(self, base: Tensor, down: Tensor, up: Tensor, *, transposed: bool) -> Tensor:
+        """Return the sum of a parameter and its increment, where `multiplies` holds.
+
+        Args:
+            base: The parameter (outputs, inputs), or (inputs, outputs).
+            down: The down matrix (bond, inputs).
+            up: The up matrix (bond, outputs), which holds the scale.
+            transposed: Whether the parameter is (inputs, outputs).
+        """
+        rows, columns = (down, up) if transposed else (up, down)
+        if self.whole:
+            return torch.addmm(base, rows.t(), columns)
+        found, tiles = base.clone(memory_format=torch.contiguous_format), self.down.tiles or self.up.tiles
+        beside = bool((self.up if transposed else self.down).tiles)
+        blocks = found.view(len(found), tiles, -1).transpose(0, 1) if beside else found.view(tiles, -1, found.shape[1])
+        left, right = (matrix.view(tiles, len(matrix) // tiles, matrix.shape[1]) for matrix in (rows, columns))
+        blocks.baddbmm_(left.transpose(1, 2), right)
+        return found
+
     def product(self, count: int, down: Tensor, up: Tensor, *, transposed: bool) -> Tensor:
         """Return the increments of several parameters in one batched product.
 

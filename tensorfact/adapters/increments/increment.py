@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -70,10 +71,28 @@ class Increment:
             for which, kind in enumerate(kinds)
         ]
 
+    def route(self, tokens: int) -> Route:
+        """Return how a linear layer adds the increment in a training step: `activation` or `formed`.
+
+        Args:
+            tokens: Number of tokens in the layer's call.
+        """
+        return "formed" if self.kind.forms(self._route, tokens) else "activation"
+
+    def on_route(self, route: Route) -> Self:
+        """Return the increment as layers add it on another route.
+
+        Args:
+            route: The route.
+        """
+        found = copy.copy(self)
+        found._route = route
+        return found
+
     @property
-    def route(self) -> Route:
-        """How a linear layer adds the increment in its call: `activation` or `formed`."""
-        return "formed" if self.kind.forms(self._route) else "activation"
+    def passes(self) -> Passes:
+        """The forward passes in which increments share what is formed."""
+        return self._parts.passes
 
     def linear(self, product: Product, x: Tensor, weight: Tensor, bias: Tensor | None, scale: float) -> Tensor:
         """Compute a linear layer with the increment added.
@@ -181,17 +200,30 @@ class Increment:
             return down, up if scale == 1 else up * scale
         return self._matrices(*self.place, cores, dtype, scale)
 
-    def effective(
-        self, x: Tensor, weight: Tensor, cores: Sequence[Tensor], dtype: torch.dtype, scale: float
-    ) -> Tensor | None:
-        """Return the effective weight, formed once in a pass; None if two narrow products are the mode of this call."""
-        if not self.kind.forms(self._route):
-            return None
+    def sums(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        cores: Sequence[Tensor],
+        dtype: torch.dtype,
+        scale: float,
+        *,
+        recorded: bool,
+    ) -> tuple[bool, Tensor | None]:
+        """Return whether the layer multiplies by its effective weight, and the weight if all layers form it at once."""
         # a sum in a narrow dtype would lose increments of less than half a unit; a trained weight needs its gradient
-        able = weight.dtype == self.wide and dtype in (weight.dtype, autocast_dtype(x.device))
-        if not able or weight.requires_grad:
-            return None
-        return self._sums(self.at, weight, cores, (self.wide, dtype), scale)
+        if weight.dtype != self.wide or weight.requires_grad:
+            return False, None
+        own, casts = dtype == weight.dtype, dtype == autocast_dtype(x.device)
+        on_cpu, tokens = x.device.type == "cpu", x.numel() // max(x.shape[-1], 1)
+        if self._route == "auto" and not (own and on_cpu):  # not measured
+            return False, None
+        if not (own or casts) or not self.kind.forms(self._route, tokens, recorded=recorded):
+            return False, None
+        if own and not self.kind.at_once(x.device.type):
+            return True, None
+        effective = self._sums(self.at, weight, cores, (self.wide, dtype), scale)
+        return own or effective is not None, effective
 
     def applying(self, tokens: int) -> Contraction:
         """Return the contraction of an input with the cores, planned for a number of tokens."""

@@ -46,7 +46,8 @@ class AdaptedLinear(torch.autograd.Function):
     """A linear layer with the increment added in place, forward and backward.
 
     For the backward pass it saves, besides the tensors of a plain linear layer, the narrow product (tokens, bond). In
-    place of the layer's input it can save the tensor that the input is recomputed from.
+    place of the layer's input it can save the tensor that the input is recomputed from. A layer that multiplies by its
+    effective weight saves no narrow product; it forms the weight again, unless it was formed for all layers.
     """
 
     @staticmethod
@@ -57,6 +58,7 @@ class AdaptedLinear(torch.autograd.Function):
         halves: Halves,
         source: Origin | None,
         shared: tuple[SharedGradient | None, SharedGradient | None],
+        sums: bool,
         x: Tensor,
         weight: Tensor,
         bias: Tensor | None,
@@ -66,16 +68,22 @@ class AdaptedLinear(torch.autograd.Function):
     ) -> Tensor:
         """Return the layer's output with the increment added.
 
-        All operands have one dtype but the weight, if the effective one is given, and `up` holds the scale.
+        All operands have one dtype but the weight, if the effective one is given, and `up` holds the scale. With
+        `sums`, the layer multiplies by the effective weight, which it forms where none is given.
         """
-        to_x, to_weight, _, to_down, to_up, _ = ctx.needs_input_grad[5:]
+        to_x, to_weight, _, to_down, to_up, _ = ctx.needs_input_grad[6:]
         with without_autocast(x.device):
-            y = product(x, weight if effective is None else effective, bias)
-            h = None if effective is not None else add_into(y, x, down, up, halves)
+            if sums and effective is None:
+                multiplied = halves.added_to(weight, down, up, transposed=transposed)
+            else:
+                multiplied = weight if effective is None else effective
+            y = product(x, multiplied, bias)
+            h = None if sums else add_into(y, x, down, up, halves)
         needs_x = to_weight or to_down or (to_up and h is None)
         kept = (source.input if source else x) if needs_x else None
         ctx.save_for_backward(kept, weight, down, up, h if to_up else None, effective if to_x else None)
         ctx.transposed, ctx.halves, ctx.source, ctx.shared = transposed, halves, source and source.recipe, shared
+        ctx.sums = sums
         # torch computes a bias on rows and returns a view of them, which later in-place operations could not change
         whole: Tensor = torch.ops.aten._unsafe_view(y, y.shape)
         return whole
@@ -84,12 +92,14 @@ class AdaptedLinear(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of the input, the weight, the bias and the two matrices."""
         kept, weight, down, up, h, effective = ctx.saved_tensors
-        x_needs, weight_needs, bias_needs, down_needs, up_needs, _ = ctx.needs_input_grad[5:]
+        x_needs, weight_needs, bias_needs, down_needs, up_needs, _ = ctx.needs_input_grad[6:]
         below, above, twice = ctx.halves.down, ctx.halves.up, torch.is_grad_enabled()
         g = gradient.reshape(-1, gradient.shape[-1])
         to_h = above.project(g, up)
         to_x = to_weight = to_bias = to_down = to_up = None
         if x_needs:
+            if ctx.sums and effective is None and not twice:
+                effective = ctx.halves.added_to(weight, down, up, transposed=ctx.transposed)
             whole = _to_input(g, to_h, weight, down, None if twice else effective, ctx.transposed, below)
             to_x = whole.reshape(*gradient.shape[:-1], below.size)
         if kept is not None:
@@ -101,7 +111,7 @@ class AdaptedLinear(torch.autograd.Function):
             to_up = _outer(above, h, g, None if twice else ctx.shared[1])
         if bias_needs:
             to_bias = g.sum(0)
-        return None, None, None, None, None, to_x, to_weight, to_bias, to_down, to_up, None
+        return None, None, None, None, None, None, to_x, to_weight, to_bias, to_down, to_up, None
 
 
 def _to_input(

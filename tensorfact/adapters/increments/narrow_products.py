@@ -33,28 +33,33 @@ class NarrowProducts(Execution):
             return composed(y, x, *self._differentiable(own, x, own.masks(True)), self.halves, scale)
         casting = None if x.dtype == torch.float64 else autocast_dtype(x.device)  # autocast does not cast fp64
         dtype = casting or x.dtype
-        if torch.is_grad_enabled() and any(t.requires_grad for t in (x, weight, bias, *cores) if t is not None):
-            matrices = own.matrices(cores, dtype, scale)
-            effective = own.effective(x, weight, cores, dtype, scale)
+        tracked = any(t.requires_grad for t in (x, weight, bias, *cores) if t is not None)
+        recorded = torch.is_grad_enabled() and tracked
+        down, up = own.matrices(cores, dtype, scale)  # recorded, and so before the sums, which are not
+        sums, effective = own.sums(x, weight, cores, dtype, scale, recorded=recorded)
+        if recorded:
             layer = [x, weight, bias]
             if casting is not None:  # beside an effective weight, second derivatives alone read the stored one
                 layer = [t if t is None or (t is weight and effective is not None) else t.to(casting) for t in layer]
-            shared = shared_of(matrices[0]), shared_of(matrices[1])
+            shared = shared_of(down), shared_of(up)
             fused: Tensor = AdaptedLinear.apply(
                 product,
                 own.view.transposed,
                 self.halves,
                 source_of(x),
                 shared,
+                sums,
                 *layer,
-                *matrices,
+                down,
+                up,
                 effective,
             )
             return fused
-        if (effective := own.effective(x, weight, cores, dtype, scale)) is not None:
+        if effective is not None:
             return product(x, effective, bias)
+        if sums:
+            return product(x, self.halves.added_to(weight, down, up, transposed=own.view.transposed), bias)
         y = product(x, weight, bias)
-        down, up = own.matrices(cores, dtype, scale)
         add_into(y, x.to(dtype), down, up, self.halves)
         return y
 
@@ -68,7 +73,8 @@ class NarrowProducts(Execution):
         if not self.halves.whole:
             return super().added_to(own, base, scale)
         with without_autocast(base.device):
-            return torch.addmm(base, *self._factored(own, base.dtype, scale))
+            down, up = self._matrices(own, base.dtype, scale)
+            return self.halves.added_to(base, down, up, transposed=own.view.transposed)
 
     def add_into(self, own: Running, parameter: Tensor, scale: float) -> None:
         """Add scale x increment to a parameter in place."""
@@ -76,14 +82,16 @@ class NarrowProducts(Execution):
             super().add_into(own, parameter, scale)
             return
         with without_autocast(parameter.device):
-            parameter.addmm_(*self._factored(own, parameter.dtype, scale))
+            down, up = self._matrices(own, parameter.dtype, scale)
+            rows, columns = (down, up) if own.view.transposed else (up, down)
+            parameter.addmm_(rows.t(), columns)
 
     def _differentiable(self, own: Running, x: Tensor, masks: Masks) -> tuple[Tensor, Tensor]:
         """Return the down and up matrices, in plain differentiable operations."""
         with without_autocast(x.device):
             return self.halves.matrices(own.parts(masks))
 
-    def _factored(self, own: Running, dtype: torch.dtype, scale: float) -> tuple[Tensor, Tensor]:
-        """Return the two matrices whose product is scale x increment in the parameter's shape."""
+    def _matrices(self, own: Running, dtype: torch.dtype, scale: float) -> tuple[Tensor, Tensor]:
+        """Return the down matrix and scale times the up matrix in a dtype."""
         down, up = (matrix.to(dtype) for matrix in own.matrices(own.factors.tensors(), own.wide, scale))
-        return (down.t(), up) if own.view.transposed else (up.t(), down)
+        return down, up

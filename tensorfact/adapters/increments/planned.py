@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ...network import Contraction, Core, Cost, Machine, Mode, Network, cuts, plan_contraction, with_input
+from ...network import Contraction, Core, Cost, Cut, Machine, Mode, Network, cuts, plan_contraction, with_input
 from ...network.cost import product
 from ...network.order import Optimize
 from ...plan import View
@@ -48,6 +48,7 @@ class Kind:
         self.halves = self._halved() if len(self.view.rule.dims) == 2 else None
         self.execution: Execution = NarrowProducts(self.halves) if self.halves else ContractedInput()
         self._applying: dict[int, Contraction] = {}
+        self._forms: dict[tuple[int, bool], bool] = {}
 
     def __deepcopy__(self, memo: object) -> Kind:
         return self
@@ -80,18 +81,47 @@ class Kind:
             size = tokens * self.view.shape[self.view.transposed]
             return self.applying(tokens).training + Cost(size, 3 * size, 0, 1)
         cut, together = self.halves.cut, self.halves.making
-        own = cut.training(tokens) if route == "activation" else cut.formed(tokens)
-        if route == "formed":
+        at_once = self.at_once(self.on.device)
+        own = cut.formed(tokens, together=at_once) if route == "formed" else cut.training(tokens)
+        if route == "formed" and at_once:
             together += Cost(launches=2)  # a batched product, and the sums
         return own + Cost(*(number // len(self.views) for number in dataclasses.astuple(together)))
 
-    def forms(self, route: Route) -> bool:
+    def forms(self, route: Route, tokens: int, *, recorded: bool = True) -> bool:
         """Return whether a linear layer multiplies by its effective weight, instead of adding two narrow products.
+
+        `auto` takes what is predicted to be faster, on a CPU; on a GPU, where it is not measured, the narrow products.
 
         Args:
             route: The route that was asked for.
+            tokens: Number of tokens in the layer's call; rounded up to a power of two.
+            recorded: Whether the call is part of a training step.
         """
-        return route == "formed" and self.halves is not None and self.halves.multiplies
+        if route not in ("auto", "formed") or self.halves is None or not self.halves.multiplies:
+            return False
+        if route == "formed" or self.on.device != "cpu":
+            return route == "formed"
+        key = token_class(tokens), recorded
+        if key not in self._forms:
+            self._forms[key] = self._forming_is_faster(self.halves.cut, *key)
+        return self._forms[key]
+
+    def _forming_is_faster(self, cut: Cut, tokens: int, recorded: bool) -> bool:
+        if recorded:
+            narrow, formed = self.cost("activation", tokens), self.cost("formed", tokens)
+        else:
+            narrow, formed = cut.forward(tokens), cut.forming
+        return self.on.seconds(formed) < self.on.seconds(narrow)
+
+    def at_once(self, device: str) -> bool:
+        """Return whether the effective weights of all layers are formed at once, in a pass.
+
+        A GPU launches fewer kernels then. On a CPU each layer forms its own, which stays in the cache of the processor.
+
+        Args:
+            device: The type of the device.
+        """
+        return device != "cpu"
 
     @property
     def apply_is_faster(self) -> bool:

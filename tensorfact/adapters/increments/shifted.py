@@ -22,11 +22,10 @@ class ShiftedIncrement:
 
     def __init__(self, own: Increment, start: Increment) -> None:
         self.own, self.start = own, start
-        self.kind, self.view, self.factors = own.kind, own.view, own.factors
+        self.kind, self.view, self.factors, self.passes = own.kind, own.view, own.factors, own.passes
 
-    @property
-    def route(self) -> Route:
-        """How a linear layer adds the difference in its call."""
+    def route(self, tokens: int) -> Route:
+        """Return how a linear layer adds the difference in its call."""
         return "activation"
 
     def linear(self, product: Product, x: Tensor, weight: Tensor, bias: Tensor | None, scale: float) -> Tensor:

@@ -11,6 +11,7 @@ from ...model.values import dense_values
 from ...plan import View
 from ..factors import Factors
 from ..options import Route
+from .cache import Passes
 from .execution import Product
 from .increment import Increment
 from .planned import Kind
@@ -30,10 +31,10 @@ class SummedIncrement:
         self.kind: Kind = first.kind
         self.view: View = first.view
         self.factors: Factors = first.factors
+        self.passes: Passes = first.passes
 
-    @property
-    def route(self) -> Route:
-        """How a linear layer adds the sum in its call."""
+    def route(self, tokens: int) -> Route:
+        """Return how a linear layer adds the sum in its call."""
         return "weight"
 
     def linear(self, product: Product, x: Tensor, weight: Tensor, bias: Tensor | None, scale: float) -> Tensor:

@@ -15,7 +15,9 @@ from torch.utils.checkpoint import checkpoint
 
 from tensorfact import CP, Adapter, Format, MatrixBatch, TensorTrain, Tucker, adapt, plan_for
 from tensorfact.adapters.increments import effective
+from tensorfact.adapters.increments.halves import Halves
 from tensorfact.adapters.increments.linear import AdaptedLinear
+from tensorfact.adapters.increments.planned import Kind
 from tests.helpers import draw
 from tests.plan.families.members import example_of, member
 
@@ -26,7 +28,8 @@ FORMATS = (TensorTrain(2), Tucker(2), CP(3), MatrixBatch(2))
 
 @pytest.fixture
 def formed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Count the effective weights that are formed; one entry for each time."""
+    """Form the effective weights of all layers at once, as on a GPU, and count them; one entry for each time."""
+    monkeypatch.setattr(Kind, "at_once", lambda *_: True)
     counted: list[int] = []
     sums = effective.EffectiveWeights._sums
 
@@ -37,6 +40,12 @@ def formed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(effective.EffectiveWeights, "_sums", counting)
     return counted
+
+
+@pytest.fixture(params=["at once", "in each call"])
+def placed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Form the effective weights of all layers at once, as on a GPU, or in the call of each, as on a CPU."""
+    monkeypatch.setattr(Kind, "at_once", lambda *_: request.param == "at once")
 
 
 def adapted(
@@ -85,6 +94,33 @@ def test_outputs_and_gradients_are_those_of_narrow_products(name: str, format: F
         assert same([unrecorded, outputs(model, inputs)], [expected, expected])
 
 
+@pytest.mark.parametrize("format", FORMATS, ids=str)
+@pytest.mark.parametrize("name", MODELS)
+def test_a_layer_on_a_cpu_forms_its_own_weight(name: str, format: Format, monkeypatch: pytest.MonkeyPatch) -> None:
+    narrow, inputs = adapted(name, format, route="activation")
+    expected = outputs(narrow, inputs)
+    model, _ = adapted(name, format, route="formed")
+    counted: list[bool] = []
+    form = Halves.added_to
+
+    def counting(*of: Any, **how: Any) -> Tensor:
+        counted.append(True)
+        return form(*of, **how)
+
+    monkeypatch.setattr(Halves, "added_to", counting)
+    found = outputs(model, inputs)
+    adapter = cast("Adapter", model.tensorfact)
+    assert len(counted) == len(adapter.resolved.parameters)
+    assert same([found], [expected])
+    assert same(gradients(model, found), gradients(narrow, expected))
+    assert len(counted) > len(adapter.resolved.parameters)  # again in the backward pass, and none is kept
+    with torch.no_grad():
+        unrecorded = outputs(model, inputs)
+        adapter.merge()
+        assert same([unrecorded, outputs(model, inputs)], [expected, expected])
+
+
+@pytest.mark.usefixtures("placed")
 def test_every_pass_forms_anew_from_what_the_model_holds() -> None:
     model, inputs = adapted("vit_base_patch16_224", TensorTrain(2), route="formed")
     narrow, _ = adapted("vit_base_patch16_224", TensorTrain(2), route="activation")
@@ -108,6 +144,7 @@ def test_every_pass_forms_anew_from_what_the_model_holds() -> None:
     assert same(swapped[:1], swapped[1:])
 
 
+@pytest.mark.usefixtures("formed")
 def test_no_effective_weight_outlives_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     model, inputs = adapted("vit_base_patch16_224", TensorTrain(2), route="formed")
     found: list[weakref.ref[Tensor]] = []
@@ -170,6 +207,7 @@ def test_a_model_in_half_precision_takes_narrow_products(dtype: torch.dtype, for
     assert not formed
 
 
+@pytest.mark.usefixtures("placed")
 @pytest.mark.parametrize("options", [{"dropout": 0.3}, {"recompute": True}, {"subtract_start": True}])
 def test_options_of_the_adapter_mean_the_same(options: dict[str, Any]) -> None:
     found = []
@@ -182,6 +220,7 @@ def test_options_of_the_adapter_mean_the_same(options: dict[str, Any]) -> None:
     assert same(found[0], found[1])
 
 
+@pytest.mark.usefixtures("placed")
 @pytest.mark.parametrize("frozen", range(3))
 def test_a_frozen_core_gets_no_gradient(frozen: int) -> None:
     found = []
@@ -193,6 +232,7 @@ def test_a_frozen_core_gets_no_gradient(frozen: int) -> None:
     assert same(found[0], found[1])
 
 
+@pytest.mark.usefixtures("placed")
 def test_second_derivatives_are_those_of_narrow_products() -> None:
     found = []
     for route in ("formed", "activation"):
@@ -215,6 +255,7 @@ def test_a_trained_base_weight_gets_its_gradient(formed: list[int]) -> None:
     assert not formed
 
 
+@pytest.mark.usefixtures("placed")
 def test_the_backward_pass_keeps_no_narrow_product(monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[list[Tensor | None]] = []
     backward = AdaptedLinear.backward
@@ -228,3 +269,4 @@ def test_the_backward_pass_keeps_no_narrow_product(monkeypatch: pytest.MonkeyPat
     gradients(model, outputs(model, inputs))
     assert kept
     assert all(saved[4] is None for saved in kept)
+    assert any(saved[5] is not None for saved in kept) == Kind.at_once(cast("Kind", None), "cpu")
