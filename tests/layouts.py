@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from tensorfact import CP, Adapter, Format, Group, MatrixBatch, Rule, TensorizationPlan, TensorTrain, Tucker, adapt
 from tensorfact.adapters.increments import AnyIncrement
+from tensorfact.adapters.increments.products import LinearProduct
 from tests.helpers import difference, draw, layers, layers_plan, randomise
 
 WIDTH = 4
@@ -129,4 +129,4 @@ def applied(increment: AnyIncrement, x: Tensor) -> Tensor:
     """Apply an increment, as a layer of zeros without a bias does."""
     view = increment.view
     zero = torch.zeros(view.shape, dtype=x.dtype)
-    return increment.linear(lambda x, w, b: F.linear(x, w.t() if view.transposed else w), x, zero, None, 1.0)
+    return increment.linear(LinearProduct(view.transposed), x, zero, None, 1.0)

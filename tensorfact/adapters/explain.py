@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..common.checks import flag, whole_number
 from ..common.table import Table
@@ -15,6 +15,7 @@ from ..errors import AdaptError
 from ..network import Cost
 from ..network.cost import seconds_of
 from .increments import NOMINAL_TOKENS, AnyIncrement, Increment, token_class
+from .increments.products import Product
 from .options import Route
 
 ROUNDS = 5
@@ -30,12 +31,14 @@ class Planned:
         applied: Whether the parameter takes the activation route.
         scale: Scale s of the update: W + s dW.
         parameter: The stored base parameter.
+        product: The product that its layer computes, if it is the weight of a linear layer or a convolution.
     """
 
     increment: AnyIncrement
     applied: bool
     scale: float
     parameter: Tensor
+    product: Product | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +142,9 @@ class Explanation:
             for c in self.choices
         )
         table = Table(tuple(headers), rows)
-        measured_note = ", time beyond the base layer's (of a layer that is not linear: of forming the weight)"
+        measured_note = (
+            ", time beyond the base layer's (of other layers than linear ones and convolutions: of forming the weight)"
+        )
         return (
             f"planned for {self.tokens:,} tokens: {self.flops:,} FLOPs in a forward pass\n{table}\n"
             "activation, formed: in the layer's call; the increment is still formed when the weight is read\n"
@@ -222,23 +227,19 @@ def _otherwise(same: Sequence[Planned], route: Route, tokens: int, measure: bool
 def _measure(same: Sequence[Planned], tokens: int) -> float:
     """Return the median of the extra time that a training step takes in an adapted layer over its base layer.
 
-    All layers of the kind run, since they share matrices that are formed once. If the layer is not linear, only
-    forming the weight is timed.
+    All layers of the kind run, since they share matrices that are formed once. If the layer is neither linear nor a
+    convolution, only forming the weight is timed.
     """
-    view, base = same[0].increment.view, same[0].parameter.detach()
+    base, product = same[0].parameter.detach(), same[0].product
     cores = [core for core in same[0].increment.factors.tensors() if core.requires_grad]
-    if base.dim() != 2 or len(view.rule.dims) != 2:
+    if product is None:
         formed = [
             _seconds(lambda: [each.increment.added_to(base, each.scale) for each in same], cores, base.device)
             for _ in range(ROUNDS)
         ]
         return float(numpy.median(formed[1:])) / len(same)
-    width = base.shape[0 if view.transposed else 1]
     with torch.inference_mode(False):
-        x = torch.randn(tokens, width, device=base.device).to(base.dtype).requires_grad_()
-
-    def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return nn.functional.linear(x, weight.t() if view.transposed else weight, bias)
+        x = torch.randn(product.shape(tokens, base), device=base.device).to(base.dtype).requires_grad_()
 
     def plain() -> list[Tensor]:
         return [product(x, each.parameter, None) for each in same]

@@ -18,7 +18,8 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 from ..errors import AdaptError
 from ..model.parameters import SLOTS
 from ..model.sides import is_conv1d
-from .increments.execution import Product
+from .increments.convolution import Convolution
+from .increments.products import LinearProduct, Product
 from .slots import Slot, record
 from .stored import confirm
 
@@ -29,10 +30,10 @@ def attach(module: nn.Module, slots: Mapping[str, Slot], *, activation: bool) ->
     Args:
         module: The module that owns the parameters.
         slots: Slots by the parameter's name in the module.
-        activation: Use the activation route when the module is called; requires `takes_activation`.
+        activation: Use the activation route when the module is called; requires `product_of`.
     """
-    product = _product_of(module) if activation else None
-    module.__class__ = _adapted_class(type(module), tuple(sorted(slots)), product)  # type: ignore[arg-type]  # a cache wants hashable arguments, which these are
+    made = _maker_of(module) if activation else None
+    module.__class__ = _adapted_class(type(module), tuple(sorted(slots)), made)  # type: ignore[arg-type]  # a cache wants hashable arguments, which these are
     module.__dict__[SLOTS] = dict(slots)
     for name, slot in slots.items():
         slot.stored = module._parameters[name]
@@ -50,27 +51,46 @@ def detach(module: nn.Module) -> None:
         del module.__dict__[SLOTS]
 
 
-def takes_activation(module: nn.Module, name: str) -> bool:
-    """Return whether a parameter can take the activation route: whether it is the weight of a plain linear layer."""
-    return name == "weight" and _product_of(module) is not None
+def product_of(module: nn.Module, name: str) -> Product | None:
+    """Return the product of input and weight that a module computes, so that it can add an increment in its call.
+
+    Args:
+        module: The module.
+        name: The parameter's name in the module.
+
+    Returns:
+        The product; None if the parameter is not the weight of a plain linear layer or convolution.
+    """
+    made = _maker_of(module) if name == "weight" else None
+    return None if made is None else made(module)
 
 
-def _linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return nn.functional.linear(input, weight, bias)
+Made = Callable[[nn.Module], Product | None]
+"""Returns the product of a module as it is now; a function of a module of this package, so that pickle finds it."""
 
 
-def _conv1d(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    assert bias is not None  # a Conv1D always has one
-    return torch.addmm(bias, input.reshape(-1, input.shape[-1]), weight).reshape(*input.shape[:-1], weight.shape[1])
+def _linear(_: nn.Module) -> Product:
+    return _LINEAR
 
 
-def _product_of(module: nn.Module) -> Product | None:
-    """Return the function that a plain linear layer computes; None for any other module."""
+def _conv1d(_: nn.Module) -> Product:
+    return _CONV1D
+
+
+_LINEAR, _CONV1D = LinearProduct(), LinearProduct(transposed=True)
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+def _maker_of(module: nn.Module) -> Made | None:
+    """Return what makes the product of a plain layer; None for any other module."""
     own = _bases.get(type(module), type(module))  # an adapted layer counts as what it was before
     if isinstance(module, nn.Linear) and own.forward is nn.Linear.forward:
         return _linear
     if is_conv1d(module) and own.forward.__qualname__ == "Conv1D.forward":
         return _conv1d
+    for kind in _CONVOLUTIONS:
+        if issubclass(own, kind) and (own.forward, own._conv_forward) == (kind.forward, kind._conv_forward):
+            return Convolution.of if Convolution.of(module) is not None else None
     return None
 
 
@@ -81,13 +101,14 @@ class _Layer(Protocol):
     bias: Tensor | None
 
 
-def _forward(product: Product) -> Callable[[_Layer, Tensor], Tensor]:
+def _forward(made: Made) -> Callable[[_Layer, Tensor], Tensor]:
     def forward(self: _Layer, input: Tensor) -> Tensor:
         if SLOTS not in self.__dict__:  # removed; a hook put on the layer while it was adapted kept this method
             return cast("Tensor", type(self).forward(self, input))  # type: ignore[attr-defined]  # of nn.Module
         slot: Slot = self.__dict__[SLOTS]["weight"]
         record(slot)
-        weight, bias = _base(self, slot, "weight"), self.bias
+        weight, bias, product = _base(self, slot, "weight"), self.bias, made(self)  # type: ignore[arg-type]  # a module
+        assert product is not None
         if not slot.switch.on:
             slot.switch.refuse_recomputing()
             return product(input, weight, bias)
@@ -199,18 +220,18 @@ _bases: dict[type[nn.Module], type[nn.Module]] = {}
 
 
 @functools.cache
-def _adapted_class(base: type[nn.Module], names: tuple[str, ...], product: Product | None) -> type[nn.Module]:
+def _adapted_class(base: type[nn.Module], names: tuple[str, ...], made: Made | None) -> type[nn.Module]:
     body: dict[str, object] = {name: _effective(name) for name in names}
-    body |= {"forward": _forward(product)} if product else {}
+    body |= {"forward": _forward(made)} if made else {}
     body |= _refusals(names)
     body |= {"__module__": base.__module__, "__doc__": base.__doc__}
-    body["__reduce_ex__"] = lambda self, protocol: (_empty, (base, names, product), self.__getstate__())
+    body["__reduce_ex__"] = lambda self, protocol: (_empty, (base, names, made), self.__getstate__())
     adapted: type[nn.Module] = type(f"Adapted{base.__name__}", (base,), body)
     _bases[adapted] = base
     return adapted
 
 
-def _empty(base: type[nn.Module], names: tuple[str, ...], product: Product | None) -> nn.Module:
+def _empty(base: type[nn.Module], names: tuple[str, ...], made: Made | None) -> nn.Module:
     """Return an adapted module that pickle fills: its class is made here and has no name to be imported by."""
-    adapted = _adapted_class(base, names, product)  # type: ignore[arg-type]  # as in `attach`
+    adapted = _adapted_class(base, names, made)  # type: ignore[arg-type]  # as in `attach`
     return adapted.__new__(adapted)

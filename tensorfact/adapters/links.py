@@ -20,7 +20,8 @@ from ..storage import AdapterState
 from .explain import Planned
 from .factors import Factors
 from .increments import Increment, Passes, ShiftedIncrement, increments
-from .layers import attach, detach, is_attached, takes_activation
+from .increments.products import LinearProduct
+from .layers import attach, detach, is_attached, product_of
 from .loading import Loading
 from .options import AdaptOptions, Route
 from .rates import inputs_of, rates, rounded, weights_rms
@@ -167,7 +168,9 @@ class Links:
         """Return the input of `explain` for each adapted parameter."""
         parameters = base_parameters(self.model)
         return [
-            Planned(slot.increment, name in self.activation, slot.scale, parameters[name])
+            Planned(
+                slot.increment, name in self.activation, slot.scale, parameters[name], product_of(*self.owners[name][0])
+            )
             for name, slot in self.slots.items()
         ]
 
@@ -239,12 +242,13 @@ class Links:
 
     def _takes_activation(self, name: str, route: Route) -> bool:
         owners, kind = self.owners[name], self.slots[name].increment.kind
-        able = self._is_linear(name)
+        convolved = kind.convolved and kind.halves is not None
+        able = (convolved and self._has_products(name)) or self._is_linear(name)
         if route in ("activation", "formed") and not able:
             module, attribute = owners[0]
             raise AdaptError(
                 f"adapt: route={route!r} on {name!r}",
-                expected="the weight of a linear layer",
+                expected="the weight of a linear layer, or of a convolution that a format gives two matrices",
                 got=f"{attribute!r} of {type(module).__name__}",
                 fix="route='auto'",
             )
@@ -252,7 +256,11 @@ class Links:
 
     def _is_linear(self, name: str) -> bool:
         """Return whether a parameter is the weight of plain linear layers."""
-        return all(takes_activation(module, attribute) for module, attribute in self.owners[name])
+        return all(isinstance(product_of(*owner), LinearProduct) for owner in self.owners[name])
+
+    def _has_products(self, name: str) -> bool:
+        """Return whether all layers of a parameter can add its increment in their calls."""
+        return all(product_of(*owner) is not None for owner in self.owners[name])
 
 
 def attach_together(several: Sequence[Links]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tensorfact import CP, Format, MatrixBatch, TensorTrain, Tucker, available_formats, get_format
-from tensorfact.adapters.increments import linear
+from tensorfact.adapters.increments import Kind, adapted
 from tensorfact.adapters.increments.effective import Sums
 from tensorfact.formats import (
     BlockTerm,
@@ -123,11 +123,12 @@ def test_a_format_is_checked_by_its_own_options_where_it_has_no_name() -> None:
 @pytest.mark.parametrize("fault", ["output", "gradients"])
 def test_a_fault_of_the_formed_route_is_found(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The law sees the effective weights of the route, and the gradients that pass through them."""
-    form, pass_back = Sums.of, linear._to_input
+    form, pass_back = Sums.of, adapted._to_input
     if fault == "output":
+        monkeypatch.setattr(Kind, "at_once", lambda *_: True)  # as on a GPU
         monkeypatch.setattr(Sums, "of", lambda *of: None if (found := form(*of)) is None else found * 1.01)
     else:
-        monkeypatch.setattr(linear, "_to_input", lambda *of: pass_back(*of) * (1 if of[4] is None else 1.01))
+        monkeypatch.setattr(adapted, "_to_input", lambda *of: pass_back(*of) * (1 if of[5] is None else 1.01))
     [law] = (law for law in check_format(TensorTrain(2)) if law.name == "routes agree")
     with pytest.raises(LawError, match="'formed'"):
         law()

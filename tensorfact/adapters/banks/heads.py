@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from ...errors import AdaptError
 from ...model.parameters import base_parameters, owner_of
 from ..increments import AnyIncrement
-from ..increments.execution import Product
-from ..layers import attach, detach, takes_activation
+from ..increments.products import LinearProduct, Product
+from ..layers import attach, detach, product_of
 from ..slots import Slot, Switch
 from .alone import Alone
 from .choice import TaskChoice
@@ -111,7 +111,7 @@ class TaskHeads(nn.Module):
     def layers(self) -> dict[nn.Module, bool]:
         """The layers of the model's head, and whether each is a plain linear one."""
         return {
-            module: "weight" in names and takes_activation(module, "weight")
+            module: "weight" in names and isinstance(product_of(module, "weight"), LinearProduct)
             for module, names in self._modules_of().items()
         }
 

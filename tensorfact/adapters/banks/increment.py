@@ -16,9 +16,10 @@ from ...plan.slices import taken
 from ..factors import Factors
 from ..increments.cache import Formed, Passes, autocast_dtype, composable
 from ..increments.effective import EffectiveWeights, Owners
-from ..increments.execution import NOMINAL_TOKENS, Product
+from ..increments.execution import NOMINAL_TOKENS
 from ..increments.increment import Increment
 from ..increments.planned import Kind, token_class
+from ..increments.products import Product
 from .factors import TaskFactors
 from .gathered import behind_tasks, gathered_for_samples
 from .products import SAMPLE, MixedProduct

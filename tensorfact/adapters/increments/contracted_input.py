@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from ...plan.indexing import as_index, spread, take
-from .execution import NOMINAL_TOKENS, Execution, Masks, Product, Running
+from .execution import NOMINAL_TOKENS, Execution, Masks, Running
+from .products import Product
 
 
 class ContractedInput(Execution):
@@ -17,9 +18,9 @@ class ContractedInput(Execution):
     ) -> Tensor:
         """Compute the linear layer with the increment added."""
         y = product(x, weight, bias)
-        return torch.add(y, self.passed(own, x, y, own.masks(True)).to(y.dtype), alpha=scale)
+        return torch.add(y, self.passed(own, product, x, y, own.masks(True)).to(y.dtype), alpha=scale)
 
-    def passed(self, own: Running, x: Tensor, like: Tensor, masks: Masks) -> Tensor:
+    def passed(self, own: Running, product: Product, x: Tensor, like: Tensor, masks: Masks) -> Tensor:
         """Return the increment's part of the layer's output."""
         view = own.view
         kept, sizes = view.kept, view.sizes

@@ -109,5 +109,6 @@ class EffectiveWeights:
             else:
                 down, up = self.matrices(self.which, alone, cores, wide, scale)
             sums = self.kind.halves.product(len(bases), down, up, transposed=self.kind.view.transposed)
+            sums = sums.view(len(bases), *bases[0].shape)
             torch._foreach_add_(sums.unbind(), list(bases))
             return Sums(tuple((base, base._version) for base in bases), sums.to(dtype).unbind())

@@ -13,19 +13,13 @@ from ...network import Contraction
 from ...plan import View
 from ..factors import Factors
 from .cache import without_autocast
+from .products import Product
 
 Masks = Sequence[Tensor | None] | None
 """Dropout masks of the cores, in the network's order; None for a core without a mask, or if no core has one."""
 
 NOMINAL_TOKENS = 1024
 """Number of tokens for which routes are chosen, and compiled or exported models are planned."""
-
-
-class Product(Protocol):
-    """The product of input and weight that a linear layer computes by itself."""
-
-    def __call__(self, input: Tensor, weight: Tensor, bias: Tensor | None, /) -> Tensor:
-        """Return the layer's output (..., out) for an input (..., in)."""
 
 
 class Running(Protocol):
@@ -54,6 +48,7 @@ class Running(Protocol):
     def sums(
         self,
         x: Tensor,
+        tokens: int,
         weight: Tensor,
         cores: Sequence[Tensor],
         dtype: torch.dtype,
@@ -80,7 +75,7 @@ class Execution(abc.ABC):
     def linear(
         self, own: Running, product: Product, x: Tensor, weight: Tensor, bias: Tensor | None, scale: float
     ) -> Tensor:
-        """Compute a linear layer with the increment added.
+        """Compute a layer with the increment added.
 
         Args:
             own: The increment.
@@ -95,11 +90,12 @@ class Execution(abc.ABC):
         """
 
     @abc.abstractmethod
-    def passed(self, own: Running, x: Tensor, like: Tensor, masks: Masks) -> Tensor:
+    def passed(self, own: Running, product: Product, x: Tensor, like: Tensor, masks: Masks) -> Tensor:
         """Return the increment's part of the layer's output, without the scale, in plain differentiable operations.
 
         Args:
             own: The increment.
+            product: The layer's own product of input, weight and bias.
             x: The layer's input (..., in).
             like: The layer's output; the result may take its shape and dtype.
             masks: Dropout masks of the cores.

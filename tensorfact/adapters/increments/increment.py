@@ -19,9 +19,10 @@ from ..factors import Factors
 from ..options import Route
 from .cache import Formed, Passes, autocast_dtype, composable, without_autocast
 from .effective import EffectiveWeights, Owners
-from .execution import Masks, Product
+from .execution import Masks
 from .forming import formed_matrices, formed_parts
 from .planned import Kind
+from .products import Product
 
 
 class Increment:
@@ -203,6 +204,7 @@ class Increment:
     def sums(
         self,
         x: Tensor,
+        tokens: int,
         weight: Tensor,
         cores: Sequence[Tensor],
         dtype: torch.dtype,
@@ -215,8 +217,7 @@ class Increment:
         if weight.dtype != self.wide or weight.requires_grad:
             return False, None
         own, casts = dtype == weight.dtype, dtype == autocast_dtype(x.device)
-        on_cpu, tokens = x.device.type == "cpu", x.numel() // max(x.shape[-1], 1)
-        if self._route == "auto" and not (own and on_cpu):  # not measured
+        if self._route == "auto" and not (own and x.device.type == "cpu"):  # not measured
             return False, None
         if not (own or casts) or not self.kind.forms(self._route, tokens, recorded=recorded):
             return False, None

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .adapted import AdaptedLayer, add_into, composed
 from .cache import autocast_dtype, composable, without_autocast
-from .execution import Execution, Masks, Product, Running
+from .execution import Execution, Masks, Running
 from .halves import Halves
-from .linear import AdaptedLinear, add_into, composed
+from .products import Product
 from .recompute import source_of
 from .shared_gradients import shared_of
 
@@ -26,25 +27,24 @@ class NarrowProducts(Execution):
     def linear(
         self, own: Running, product: Product, x: Tensor, weight: Tensor, bias: Tensor | None, scale: float
     ) -> Tensor:
-        """Compute the linear layer with the increment added."""
+        """Compute the layer with the increment added."""
         cores = own.factors.tensors()
         if own.drops or composable(x, weight, bias, *cores):
             y = product(x, weight, bias)
-            return composed(y, x, *self._differentiable(own, x, own.masks(True)), self.halves, scale)
+            return composed(product, y, x, *self._differentiable(own, x, own.masks(True)), self.halves, scale)
         casting = None if x.dtype == torch.float64 else autocast_dtype(x.device)  # autocast does not cast fp64
         dtype = casting or x.dtype
         tracked = any(t.requires_grad for t in (x, weight, bias, *cores) if t is not None)
         recorded = torch.is_grad_enabled() and tracked
         down, up = own.matrices(cores, dtype, scale)  # recorded, and so before the sums, which are not
-        sums, effective = own.sums(x, weight, cores, dtype, scale, recorded=recorded)
+        sums, effective = own.sums(x, product.tokens(x), weight, cores, dtype, scale, recorded=recorded)
         if recorded:
             layer = [x, weight, bias]
             if casting is not None:  # beside an effective weight, second derivatives alone read the stored one
                 layer = [t if t is None or (t is weight and effective is not None) else t.to(casting) for t in layer]
             shared = shared_of(down), shared_of(up)
-            fused: Tensor = AdaptedLinear.apply(
+            fused: Tensor = AdaptedLayer.apply(
                 product,
-                own.view.transposed,
                 self.halves,
                 source_of(x),
                 shared,
@@ -60,13 +60,12 @@ class NarrowProducts(Execution):
         if sums:
             return product(x, self.halves.added_to(weight, down, up, transposed=own.view.transposed), bias)
         y = product(x, weight, bias)
-        add_into(y, x.to(dtype), down, up, self.halves)
-        return y
+        return add_into(product, y, x.to(dtype), down, up, self.halves)[0]
 
-    def passed(self, own: Running, x: Tensor, like: Tensor, masks: Masks) -> Tensor:
+    def passed(self, own: Running, product: Product, x: Tensor, like: Tensor, masks: Masks) -> Tensor:
         """Return the increment's part of the layer's output."""
         down, up = self._differentiable(own, x, masks)
-        return composed(torch.zeros_like(like), x, down, up, self.halves, 1.0)
+        return composed(product, torch.zeros_like(like), x, down, up, self.halves, 1.0)
 
     def added_to(self, own: Running, base: Tensor, scale: float) -> Tensor:
         """Return base + scale x increment, in one product if no part of the parameter is left frozen."""
@@ -77,8 +76,8 @@ class NarrowProducts(Execution):
             return self.halves.added_to(base, down, up, transposed=own.view.transposed)
 
     def add_into(self, own: Running, parameter: Tensor, scale: float) -> None:
-        """Add scale x increment to a parameter in place."""
-        if not self.halves.whole:
+        """Add scale x increment to a parameter in place; in one product if it is a matrix without frozen parts."""
+        if not self.halves.whole or parameter.dim() > 2:
             super().add_into(own, parameter, scale)
             return
         with without_autocast(parameter.device):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -45,13 +46,19 @@ class Kind:
         self.picks = tuple(picks_of(network, modes, view) for view in views)
         self.shapes = tuple(self.network.shapes().values())
         self.forming = plan_contraction(self.network, optimize, on)
-        self.halves = self._halved() if len(self.view.rule.dims) == 2 else None
+        self.halves = self._halved() if len(self.view.rule.dims) == 2 or self.convolved else None
         self.execution: Execution = NarrowProducts(self.halves) if self.halves else ContractedInput()
         self._applying: dict[int, Contraction] = {}
         self._forms: dict[tuple[int, bool], bool] = {}
 
     def __deepcopy__(self, memo: object) -> Kind:
         return self
+
+    @property
+    def convolved(self) -> bool:
+        """Whether the parameters have the dimensions of kernels, (outputs, inputs, *kernel)."""
+        outputs, *inputs = self.view.rule.dims
+        return len(inputs) > 1 and (outputs, tuple(itertools.chain(*inputs))) == (self.view.outputs, self.view.inputs)
 
     def applying(self, tokens: int) -> Contraction:
         """Return the contraction of an input with the cores, planned once per power of two.
@@ -125,9 +132,11 @@ class Kind:
 
     @property
     def apply_is_faster(self) -> bool:
-        """Whether a training step is predicted to be no slower on the activation route than on the weight route."""
-        applied, formed = (self.cost(route, NOMINAL_TOKENS) for route in ("activation", "weight"))
-        return self.on.seconds(applied) <= self.on.seconds(formed)
+        """Whether a training step is predicted to be no slower in the layer's call than on the weight route."""
+        called: Route = "formed" if self.forms("auto", NOMINAL_TOKENS) else "activation"
+        routes: tuple[Route, ...] = (called, "weight")
+        own, read = (self.on.seconds(self.cost(route, NOMINAL_TOKENS)) for route in routes)
+        return own <= read
 
     # ---------------------------------------------------------------------------------------------------------- plans
 
@@ -142,11 +151,13 @@ class Kind:
             down = rectangles_of(cut, self.view.inputs, self.view.sizes, self.view.kept, inputs=True)
             up = rectangles_of(cut, self.view.outputs, self.view.sizes, self.view.kept, inputs=False)
             if down is not None and up is not None and cut.forward(1).flops <= 2 * dense:
-                found.append(Halves(cut, down, up, (self._matrix(cut.down, cut.bond), self._matrix(cut.up, cut.bond))))
+                pieces = self._matrix(cut.down, cut.bond), self._matrix(cut.up, cut.bond)
+                found.append(Halves(cut, down, up, pieces))
 
         def seconds(halves: Halves) -> tuple[float, float]:
             return self.on.seconds(halves.cut.training(NOMINAL_TOKENS)), self.on.seconds(halves.making)
 
+        found = [halves for halves in found if halves.whole or not self.convolved]
         return min(found, key=seconds) if found else None
 
     def _matrix(self, half: Network, bond: int) -> Piece:

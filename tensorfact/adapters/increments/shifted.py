@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from ..options import Route
-from .execution import Product
 from .increment import Increment
+from .products import Product
 
 
 class ShiftedIncrement:
@@ -33,7 +33,7 @@ class ShiftedIncrement:
         if x.is_nested or self.own.drops_entries:
             return product(x, self.added_to(weight, scale, drop=True), bias)
         y, masks, mode = product(x, weight, bias), self.own.masks(True), self.kind.execution
-        through = mode.passed(self.own, x, y, masks) - mode.passed(self.start, x, y, masks)
+        through = mode.passed(self.own, product, x, y, masks) - mode.passed(self.start, product, x, y, masks)
         return torch.add(y, through.to(y.dtype), alpha=scale)
 
     def dense(self, *, drop: bool = False) -> Tensor:

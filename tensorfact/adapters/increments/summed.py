@@ -12,9 +12,9 @@ from ...plan import View
 from ..factors import Factors
 from ..options import Route
 from .cache import Passes
-from .execution import Product
 from .increment import Increment
 from .planned import Kind
+from .products import Product
 from .shifted import ShiftedIncrement
 
 

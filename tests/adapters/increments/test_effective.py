@@ -15,8 +15,8 @@ from torch.utils.checkpoint import checkpoint
 
 from tensorfact import CP, Adapter, Format, MatrixBatch, TensorTrain, Tucker, adapt, plan_for
 from tensorfact.adapters.increments import effective
+from tensorfact.adapters.increments.adapted import AdaptedLayer
 from tensorfact.adapters.increments.halves import Halves
-from tensorfact.adapters.increments.linear import AdaptedLinear
 from tensorfact.adapters.increments.planned import Kind
 from tests.helpers import draw
 from tests.plan.families.members import example_of, member
@@ -258,13 +258,13 @@ def test_a_trained_base_weight_gets_its_gradient(formed: list[int]) -> None:
 @pytest.mark.usefixtures("placed")
 def test_the_backward_pass_keeps_no_narrow_product(monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[list[Tensor | None]] = []
-    backward = AdaptedLinear.backward
+    backward = AdaptedLayer.backward
 
     def noting(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         kept.append(list(ctx.saved_tensors))
         return backward(ctx, gradient)
 
-    monkeypatch.setattr(AdaptedLinear, "backward", staticmethod(noting))
+    monkeypatch.setattr(AdaptedLayer, "backward", staticmethod(noting))
     model, inputs = adapted("vit_base_patch16_224", TensorTrain(2), route="formed")
     gradients(model, outputs(model, inputs))
     assert kept

@@ -44,11 +44,11 @@ def test_an_axis_may_have_any_name(kind: Any, axis: str) -> None:
     assert difference(adapted, model(x)) < 1e-10
 
 
-def test_the_increment_of_a_convolution_is_only_formed() -> None:
-    with refused(AdaptError, "'0.weight'", "Conv2d", "route='auto'"):
+def test_the_increment_of_a_transposed_convolution_is_only_formed() -> None:
+    with refused(AdaptError, "'0.weight'", "ConvTranspose2d", "route='auto'"):
         adapt(
-            torch.nn.Sequential(torch.nn.Conv2d(2, 2, 1)),
-            layers_plan("layer in out", "out in 1 1"),
+            torch.nn.Sequential(torch.nn.ConvTranspose2d(2, 2, 1)),
+            layers_plan("layer in out", "in out 1 1"),
             TensorTrain(1),
             route="activation",
         )

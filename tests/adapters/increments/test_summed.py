@@ -8,6 +8,7 @@ from torch import nn
 
 from tensorfact import CP, TensorTrain, adapt
 from tensorfact.adapters.increments import SummedIncrement
+from tensorfact.adapters.increments.products import LinearProduct
 from tensorfact.adapters.slots import summed
 from tests.helpers import difference, draw, layers, layers_plan, randomise
 
@@ -32,7 +33,7 @@ def test_a_sum_is_the_sum_of_the_dense_increments(dtype: torch.dtype) -> None:
     parameter = nn.Parameter(weight.to(dtype, copy=True))
     found.add_into(parameter, 3.0)
     assert difference(parameter, expected) < tolerance
-    y = found.linear(nn.functional.linear, X.to(dtype), weight.to(dtype), None, 3.0)
+    y = found.linear(LinearProduct(), X.to(dtype), weight.to(dtype), None, 3.0)
     assert difference(y, nn.functional.linear(X.to(dtype), expected)) < tolerance
 
 

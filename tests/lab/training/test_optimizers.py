@@ -68,7 +68,9 @@ def test_the_parameters_of_every_format_are_updated_in_one_kernel(format: Format
     assert optimizer_of(SCHEDULE, model, trained).defaults["fused"]
 
 
-@pytest.mark.parametrize("values", [torch.ones(6, 8)[:, ::2], torch.ones(4, 6).t(), torch.ones(6, 4).cfloat()])
+@pytest.mark.parametrize(
+    "values", [torch.ones(6, 8)[:, ::2], torch.ones(4, 6).t(), torch.ones(6, 4, dtype=torch.complex64)]
+)
 def test_parameters_that_a_fused_kernel_updates_wrongly_are_updated_one_by_one(values: torch.Tensor) -> None:
     parameter = nn.Parameter(values)
     assert not fusible([parameter])

@@ -47,7 +47,7 @@ def test_gradients_and_their_gradients_are_those_of_differences(name: str, kind:
 
     operands = [layout.input(2), *stored(root).values()]
     operands = [tensor.clone().requires_grad_() for tensor in operands]
-    assert _functions(call(*operands)) >= {"AdaptedLinearBackward", "_FormBackward"}
+    assert _functions(call(*operands)) >= {"AdaptedLayerBackward", "_FormBackward"}
     assert torch.autograd.gradcheck(call, operands)
     assert torch.autograd.gradgradcheck(call, operands)
 
@@ -158,7 +158,7 @@ def test_a_frozen_core_gets_no_gradient_and_leaves_the_others_theirs(kind: type[
     for frozen, core in cores_of(adapter).items():
         core.requires_grad_(False)
         output = model(x)
-        assert "AdaptedLinearBackward" in _functions(output)  # also if only some operands have a gradient
+        assert "AdaptedLayerBackward" in _functions(output)  # also if only some operands have a gradient
         alike(gradients(model, output, weights(output)), {n: g for n, g in wanted.items() if n != frozen})
         core.requires_grad_(True)
     output = model(x)
