@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import gc
 import math
 import tempfile
@@ -30,12 +31,20 @@ from tensorfact.adapters.increments import cache
 from tensorfact.adapters.increments.narrow import outer_product
 from tensorfact.algebra import Term
 from tensorfact.algebra.recompression import recompress
-from tensorfact.lab.measure import ForwardPass, LiveBytes, TrainingStep, all_step_ratios, peak_bytes
+from tensorfact.lab.measure import (
+    ForwardPass,
+    LiveBytes,
+    TrainingStep,
+    all_step_ratios,
+    freeze_to_floor,
+    kept_bytes,
+    peak_bytes,
+)
 from tensorfact.network.cost import seconds_of
 
 from .imports import imports
 from .mixed import mixed
-from .peers import PEERS, RANK, adapted, copies, floor, vit
+from .peers import CONVOLVED, PEERS, RANK, adapted, copies, floor, resnet, vit
 from .result import Row, median_row
 from .setting import Setting
 
@@ -165,6 +174,41 @@ def memory(setting: Setting) -> list[Row]:
     ]  # these keep the same activations as the tensor-train
     peaks = {name: _peak_alone(make, name) for name in ("floor", *names)}
     return [median_row("memory", f"{name} / floor", work, [peaks[name] / peaks["floor"]]) for name in names]
+
+
+def kept(setting: Setting) -> list[Row]:
+    """Memory that a forward pass leaves for the backward pass: of a ViT over the floor, of ResNet-50 over full."""
+    images = dataclasses.replace(setting, batch=2 * setting.batch)
+    return [*_kept_on_vit(setting), *_kept_on_convolutions(images)]
+
+
+def _kept_on_vit(setting: Setting) -> list[Row]:
+    base, most = vit(BASE, setting.device), {f"{OWN}, recompute": 1.05}
+    names = (OWN, f"{OWN}, recompute", "matrix-batch", LORA, "full fine-tuning")
+    bottom = kept_bytes(setting.step(floor(copy.deepcopy(base))))
+    found = {name: kept_bytes(setting.step(PEERS[name](copy.deepcopy(base)))) / bottom for name in names}
+    return [median_row("kept", f"{n} / floor", f"ViT-B/16, {setting}", [found[n]], most.get(n)) for n in names]
+
+
+def _kept_on_convolutions(setting: Setting) -> list[Row]:
+    work = f"ResNet-50, {setting}"
+    found = {name: kept_bytes(setting.step(attach(resnet(setting.device)))) for name, attach in CONVOLVED.items()}
+    whole, most = found["full fine-tuning"], {OWN: 1.05}
+    return [median_row("kept", f"{name} / full", work, [found[name] / whole], most.get(name)) for name in found]
+
+
+def convolutions(setting: Setting) -> list[Row]:
+    """Time of a training step of convolutional networks, as a multiple of the frozen floor."""
+    rows = []
+    for label, name in (("ResNet-50", "resnet50"), ("EfficientNet-B0", "efficientnet_b0")):
+        first = next(iter(plan_for(resnet("meta", name)).resolve(resnet("meta", name)).parameters))
+        bottom = resnet(setting.device, name)
+        freeze_to_floor(bottom, first)
+        steps = {of: setting.step(attach(resnet(setting.device, name))) for of, attach in CONVOLVED.items()}
+        rounds, seconds = setting.rounds // 2, setting.patience / 3
+        ratios = all_step_ratios(setting.step(bottom), steps, rounds=rounds, warmup=1, seconds=seconds)
+        rows += [median_row("convolutions", f"{of} / floor", f"{label}, {setting}", ratios[of]) for of in steps]
+    return rows
 
 
 def inference(setting: Setting) -> list[Row]:
@@ -322,8 +366,7 @@ def _peak_alone(make: Callable[[str], TrainingStep], name: str) -> int:
     return peak_bytes(make(name))
 
 
-BENCHMARKS: dict[str, Callable[[Setting], Sequence[Row]]] = {
-    each.__name__: each for each in (training, limit, inference, mixed, memory, growth, upkeep, algebra, imports)
-}
+_ALL = (training, convolutions, limit, inference, mixed, memory, kept, growth, upkeep, algebra, imports)
+BENCHMARKS: dict[str, Callable[[Setting], Sequence[Row]]] = {each.__name__: each for each in _ALL}
 BY_NAME: dict[str, Callable[[Setting], Sequence[Row]]] = {"forming": forming, "compiled": compiled}
 """On a CPU these run by name only, as `compiled` is meant for CUDA and all of them would take too long."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tensorfact import CP, Format, MatrixBatch, TensorTrain, Tucker, adapt, plan_for
+from tensorfact.adapters.options import Route
 from tensorfact.lab.measure import freeze_to_floor
 from tensorfact.model.parameters import base_parameters
 
@@ -29,6 +30,14 @@ def vit(name: str, device: str = "cpu") -> nn.Module:
     return model.to(device)
 
 
+def resnet(device: str = "cpu", name: str = "resnet50") -> nn.Module:
+    """Return a randomly initialised convolutional network of timm with 100 classes."""
+    torch.manual_seed(0)
+    with torch.device(device):
+        model: nn.Module = timm.create_model(name, num_classes=100)
+    return model
+
+
 def floor(model: nn.Module) -> nn.Module:
     """Freeze all but the head, with gradients through every block: a lower bound for methods that adapt every block."""
     freeze_to_floor(model, FIRST)
@@ -43,6 +52,24 @@ def adapted(format: Format, **options: bool | str) -> Peer:
         return model
 
     return attach
+
+
+def convolved(route: Route = "auto") -> Peer:
+    """Return a peer: a tensor train on every convolution without groups, of lower ranks where a tensor is small."""
+
+    def attach(model: nn.Module) -> nn.Module:
+        plan = plan_for(model)
+        adapt(model, plan, plan.resolve(model).fitted(TensorTrain(RANK)), seed=0, check=False, route=route)
+        return model
+
+    return attach
+
+
+def lora_of_convolutions(model: nn.Module) -> nn.Module:
+    """Attach peft's LoRA to the convolutions that the plan of the model has."""
+    layers = [name.removesuffix(".weight") for name in plan_for(model).resolve(model).parameters]
+    wrapped: nn.Module = peft.get_peft_model(model, peft.LoraConfig(r=RANK, target_modules=layers))
+    return wrapped
 
 
 def lora(layers: list[str]) -> Peer:
@@ -123,6 +150,15 @@ PEERS: dict[str, Peer] = {
     "full fine-tuning": full,
 }
 """Peers by label. peft adapts a fused qkv weight as one matrix, so there is a row for q k v and none for q v."""
+
+
+CONVOLVED: dict[str, Peer] = {
+    "tensor-train": convolved(),
+    "tensor-train, forming dW": convolved("weight"),
+    "peft LoRA": lora_of_convolutions,
+    "full fine-tuning": full,
+}
+"""Peers on convolutional networks, by label."""
 
 
 def copies(base: nn.Module, names: list[str]) -> dict[str, nn.Module]:

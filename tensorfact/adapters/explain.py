@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy
@@ -142,9 +143,7 @@ class Explanation:
             for c in self.choices
         )
         table = Table(tuple(headers), rows)
-        measured_note = (
-            ", time beyond the base layer's (of other layers than linear ones and convolutions: of forming the weight)"
-        )
+        measured_note = ", time beyond the base layer's (of an embedding and the like: of forming the weight)"
         return (
             f"planned for {self.tokens:,} tokens: {self.flops:,} FLOPs in a forward pass\n{table}\n"
             "activation, formed: in the layer's call; the increment is still formed when the weight is read\n"
@@ -194,6 +193,13 @@ def _choice(same: list[Planned], tokens: int, measure: bool) -> Choice:
         order, flops, largest = str(cut), cut.forward(tokens).flops, tokens * cut.bond
     if route == "formed":
         order, flops, largest = f"x (W + s {order[2:]})", cut.forming.flops, first.parameter.numel()
+    other = _on_other_route(same, route, tokens)
+    measured = _measured([same, *([other] if other else [])], tokens) if measure else (None, None)
+    otherwise = None
+    if other:
+        other_route = other[0].increment.route(tokens)
+        predicted = kind.on.seconds(kind.cost(other_route, tokens), itemsize)
+        otherwise = Otherwise(other_route, predicted, measured[1])
     return Choice(
         tuple(each.increment.view.parameter for each in same),
         route,
@@ -204,32 +210,34 @@ def _choice(same: list[Planned], tokens: int, measure: bool) -> Choice:
         cost,
         kind.on.seconds(cost, itemsize),
         itemsize,
-        _measure(same, tokens) if measure else None,
-        _otherwise(same, route, tokens, measure),
+        measured[0],
+        otherwise,
     )
 
 
-def _otherwise(same: Sequence[Planned], route: Route, tokens: int, measure: bool) -> Otherwise | None:
-    """Explain the route that a layer does not take, if it could take it."""
-    kind = same[0].increment.kind
+def _on_other_route(same: Sequence[Planned], route: Route, tokens: int) -> list[Planned]:
+    """Return parameters on the route between `activation` and `formed` that they do not take; none if there is one."""
+    if route == "weight" or not same[0].increment.kind.forms("formed", tokens):
+        return []
     other: Route = "activation" if route == "formed" else "formed"
-    changed = [
+    return [
         dataclasses.replace(each, increment=each.increment.on_route(other))
         for each in same
         if isinstance(each.increment, Increment)  # a difference of two increments is added on one route
     ]
-    if route == "weight" or not changed or not kind.forms("formed", tokens):
-        return None
-    predicted = kind.on.seconds(kind.cost(other, tokens), same[0].parameter.element_size())
-    return Otherwise(other, predicted, _measure(changed, tokens) if measure else None)
 
 
-def _measure(same: Sequence[Planned], tokens: int) -> float:
-    """Return the median of the extra time that a training step takes in an adapted layer over its base layer.
+def _measured(variants: Sequence[Sequence[Planned]], tokens: int) -> list[float]:
+    """Return the median of the extra time of a training step in an adapted layer over its base layer.
 
     All layers of the kind run, since they share matrices that are formed once. If the layer is neither linear nor a
     convolution, only forming the weight is timed.
+
+    Args:
+        variants: The parameters of one kind, once for each route; these are timed in turn.
+        tokens: Number of tokens.
     """
+    same = variants[0]
     base, product = same[0].parameter.detach(), same[0].product
     cores = [core for core in same[0].increment.factors.tensors() if core.requires_grad]
     if product is None:
@@ -237,21 +245,35 @@ def _measure(same: Sequence[Planned], tokens: int) -> float:
             _seconds(lambda: [each.increment.added_to(base, each.scale) for each in same], cores, base.device)
             for _ in range(ROUNDS)
         ]
-        return float(numpy.median(formed[1:])) / len(same)
+        return [float(numpy.median(formed[1:])) / len(same)]
     with torch.inference_mode(False):
         x = torch.randn(product.shape(tokens, base), device=base.device).to(base.dtype).requires_grad_()
 
-    def plain() -> list[Tensor]:
-        return [product(x, each.parameter, None) for each in same]
+    found = []
+    for _ in range(ROUNDS):
+        plain = _seconds(lambda: [_base(each, x) for each in same], [x], base.device)
+        steps = [_seconds(functools.partial(_adapted, each, x), [x, *cores], base.device) for each in variants]
+        found.append([step - plain for step in steps])
+    return [float(numpy.median(times[1:])) / len(same) for times in zip(*found, strict=True)]
 
-    def adapted() -> list[Tensor]:
-        if same[0].applied:
-            with same[0].increment.passes.opened():
-                return [each.increment.linear(product, x, each.parameter, None, each.scale) for each in same]
-        return [product(x, each.increment.added_to(each.parameter.detach(), each.scale), None) for each in same]
 
-    pairs = [(_seconds(plain, [x], base.device), _seconds(adapted, [x, *cores], base.device)) for _ in range(ROUNDS)]
-    return float(numpy.median([long - short for short, long in pairs[1:]])) / len(same)
+def _base(planned: Planned, x: Tensor) -> Tensor:
+    assert planned.product is not None
+    return planned.product(x, planned.parameter, None)
+
+
+def _adapted(same: Sequence[Planned], x: Tensor) -> list[Tensor]:
+    """Return the outputs of the adapted layers of a kind."""
+    outputs = []
+    with same[0].increment.passes.opened():
+        for each in same:
+            assert each.product is not None
+            if each.applied:
+                outputs.append(each.increment.linear(each.product, x, each.parameter, None, each.scale))
+            else:
+                weight = each.increment.added_to(each.parameter.detach(), each.scale)
+                outputs.append(each.product(x, weight, None))
+    return outputs
 
 
 def _seconds(forward: Callable[[], list[Tensor]], inputs: Sequence[Tensor], device: torch.device) -> float:

@@ -78,10 +78,13 @@ class TrainingStep:
     def __call__(self) -> None:
         """Run the step once."""
         self.optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
-            loss = nn.functional.cross_entropy(logits_of(self.model(self.x)), self.y)
-        torch.autograd.backward(loss)
+        torch.autograd.backward(self.loss())
         self.optimizer.step()
+
+    def loss(self) -> Tensor:
+        """Run the forward pass, and return the loss."""
+        with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
+            return nn.functional.cross_entropy(logits_of(self.model(self.x)), self.y)
 
     def tensors(self) -> list[Tensor]:
         """Return the tensors that are kept between steps: model, gradients, optimiser state, data."""
@@ -177,6 +180,22 @@ def peak_bytes(step: TrainingStep) -> int:
             live.count(tensor)
         step()
     return live.peak
+
+
+def kept_bytes(step: TrainingStep) -> int:
+    """Measure the memory that a forward pass leaves for the backward pass, beside model, optimiser and data.
+
+    Args:
+        step: The step; of which only the forward pass runs.
+    """
+    if step.device.type == "cuda":
+        before = torch.cuda.memory_allocated(step.device)
+        loss = step.loss()
+        return torch.cuda.memory_allocated(step.device) - before - loss.nbytes
+    live = LiveBytes()
+    with live:
+        loss = step.loss()
+    return live.now - loss.nbytes
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's class has no annotations
