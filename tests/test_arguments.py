@@ -55,7 +55,7 @@ ROOMS = (
 )
 NOT_YET = {"adapt.subtract_start", "load_adapter.check_base", "AdapterState.load.check_base"}
 """Flags whose checks are in files of storage and adapters."""
-INTERNAL = {"Cut.over_inputs"}
+INTERNAL = {"Cut.over_inputs", "Cut.formed.together"}
 
 MODEL = nano()
 PLAN = tf.plan_for(MODEL, blocks="attention")

@@ -58,8 +58,11 @@ def test_routes_are_chosen_by_the_layer_and_agree(name: str) -> None:
     assert difference(run(weight, arguments, keywords), expected) < 1e-4
     for parameter in adapter.resolved.parameters:
         module = model.get_submodule(parameter.rpartition(".")[0])
-        called = isinstance(module, nn.Linear) or type(module).__name__ == "AdaptedConv1D"
-        cheaper = adapter._slots[parameter].increment.kind.apply_is_faster if called else False
+        kind = adapter._slots[parameter].increment.kind
+        linear = isinstance(module, nn.Linear) or type(module).__name__ == "AdaptedConv1D"
+        convolved = isinstance(module, nn.Conv2d) and module.groups == 1 and kind.halves is not None
+        called = linear or convolved
+        cheaper = kind.apply_is_faster if called else False
         assert (parameter in adapter._links.activation) == (called and cheaper)
 
 

@@ -250,7 +250,7 @@ def test_routes_stay_and_a_file_gives_the_same_bits(tmp_path: Path) -> None:
     x = torch.randn(2, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     for rank in (4, 3, 2):
         adapter.round(rank=rank)
-        assert {choice.route for choice in adapter.explain().choices} == {"activation"}
+        assert {choice.route for choice in adapter.explain(32).choices} == {"activation"}
         adapter.save(tmp_path / "a.safetensors")
         again = nano()
         load_adapter(again, tmp_path / "a.safetensors")

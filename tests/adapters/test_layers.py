@@ -137,7 +137,7 @@ def test_a_linear_layer_with_a_forward_of_its_own_keeps_it() -> None:
             return 2 * F.linear(input, self.weight, self.bias)
 
     size = 384  # large enough for the activation route in a plain layer
-    assert adapted(nn.Linear(size, size), "out in", "in out").explain().choices[0].route == "activation"
+    assert adapted(nn.Linear(size, size), "out in", "in out").explain(64).choices[0].route == "activation"
     module = randomise(Doubling(size, size)).double()
     with refused(AdaptError, "route='activation'", "Doubling"):
         adapted(module, "out in", "in out", route="activation")

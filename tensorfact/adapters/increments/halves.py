@@ -72,8 +72,10 @@ class Halves:
             transposed: Whether the parameter is (inputs, outputs).
         """
         rows, columns = (down, up) if transposed else (up, down)
-        if self.whole:
+        if self.whole and base.is_contiguous():
             return torch.addmm(base.flatten(1), rows.t(), columns).view(base.shape)
+        if self.whole:  # a sum keeps the memory format
+            return base + (rows.t() @ columns).view(base.shape)
         found, tiles = base.clone(memory_format=torch.contiguous_format), self.down.tiles or self.up.tiles
         beside = bool((self.up if transposed else self.down).tiles)
         blocks = found.view(len(found), tiles, -1).transpose(0, 1) if beside else found.view(tiles, -1, found.shape[1])
