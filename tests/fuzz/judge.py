@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import signal
 import time
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from tensorfact.errors import TensorfactError
 from tests.fuzz.case import Case, Kind, Verdict, numbers
 from tests.helpers import bits
+from tests.memory import mark, risen
 
 SECONDS = 2.0
 """Processor time of one case."""
@@ -52,7 +52,7 @@ def judge(kind: str, number: int, case: Case, folder: Path) -> Verdict:
     allowed = 20 * (sum(map(len, files.values())) + case.other) + 50_000_000
     problems: list[str] = []
     where, outcome, started = "", "failed", time.process_time()
-    before = _memory("RssAnon", reset=True)
+    before = mark()
     try:
         with warnings.catch_warnings(), limited():
             warnings.simplefilter("ignore")
@@ -71,7 +71,7 @@ def judge(kind: str, number: int, case: Case, folder: Path) -> Verdict:
             problems += ["message"] if _unclear(str(error), case.named) else []
     if time.process_time() - started > 0.9 * SECONDS and "hangs" not in problems:  # the case may catch the alarm
         problems.append("hangs")
-    peak = _memory("VmHWM") - _memory("RssFile") - before  # without the code of libraries, read when it is first used
+    peak = risen(before)
     left = contents(folder)
     if peak > allowed:
         problems.append("memory")
@@ -131,13 +131,3 @@ def _numbers(tensor: Tensor) -> object:
 
 def _unclear(message: str, named: Path | None) -> bool:
     return len(message.splitlines()) > 1 or len(message) > LONGEST or (named is not None and str(named) not in message)
-
-
-def _memory(field: str, *, reset: bool = False) -> int:
-    """Return this process's memory in bytes: `RssAnon` now, `VmHWM` at most since the last reset; 0 if unknown."""
-    if not os.path.exists("/proc/self/clear_refs"):
-        return 0
-    if reset:
-        Path("/proc/self/clear_refs").write_text("5")
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith(f"{field}:")), 0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import time
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from tensorfact.lora.files import read_layers
 from tensorfact.storage.files import StoredTensors
 from tests.helpers import difference, infer, randomise, refused, untouched
 from tests.lora.saved import CONFIGS, Small, saved_by_peft
+from tests.memory import MEASURED, mark, risen
 
 X = torch.linspace(-1, 1, 48).reshape(4, 12)
 FILE, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -289,14 +289,12 @@ def test_a_method_that_is_not_read_is_named(config: Any, says: str, alone: bool,
 
 def peak(use: Any) -> int:
     """Return by how many bytes the memory of this process rises at most while `use` is called."""
-    Path("/proc/self/clear_refs").write_text("5")
-    status = Path("/proc/self/status")
-    before = int(re.findall(r"VmRSS:\s+(\d+)", status.read_text())[0])
+    before = mark()
     use()
-    return 1024 * (int(re.findall(r"VmHWM:\s+(\d+)", status.read_text())[0]) - before)
+    return risen(before)
 
 
-@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the peak cannot be reset here")
+@pytest.mark.skipif(not MEASURED, reason="the peak cannot be reset here")
 @pytest.mark.parametrize(
     "keys",
     [
@@ -322,7 +320,7 @@ def test_a_small_file_costs_little_memory_whatever_it_claims(keys: dict[str, tup
     assert peak(read) <= 20 * path.stat().st_size + 50_000_000
 
 
-@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the peak cannot be reset here")
+@pytest.mark.skipif(not MEASURED, reason="the peak cannot be reset here")
 @pytest.mark.parametrize(
     "last",
     [
