@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tensorfact import Format
-from tensorfact.adapters.increments.narrow import MANY, Rectangles, rectangles_of
+from tensorfact.adapters.increments.narrow import LEAST, MANY, Rectangles, outer_product, outer_product_, rectangles_of
 from tensorfact.network import Core, Cut, Network, cuts
 from tests.helpers import difference, infer
 from tests.kernels import Kernels
@@ -92,6 +92,24 @@ def test_products_with_the_parts_are_those_with_the_dense_matrix(drawn: Any) -> 
     assert parts.add_(y, h, matrix) is y
     assert difference(y, expected) < 1e-12
     assert parts.whole == (len(set(places)) == cut.bond * features)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("tokens", [0, 1, 2 * LEAST - 1, 2 * LEAST, 2 * LEAST + 1, 3 * LEAST + 2, 400])
+def test_the_sum_over_tokens_is_divided_among_threads(
+    tokens: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    generator = torch.Generator().manual_seed(0)
+    h, x, found = (torch.randn(*s, generator=generator, dtype=dtype) for s in ((tokens, 6), (tokens, 9), (3, 9)))
+    some = h[:, 1:4]  # columns of a wider matrix
+    expected = some.double().t() @ x.double()
+    with torch.no_grad(), Kernels() as kernels:
+        outer, added = outer_product(some, x), outer_product_(found.clone(), some, x)
+    tolerance = {torch.float32: 1e-5, torch.float64: 1e-13, torch.bfloat16: 0.05}[dtype]
+    assert difference(outer.double(), expected) < tolerance or not tokens
+    assert difference(added.double(), found.double() + expected) < tolerance
+    assert (kernels.calls["bmm"] > 0) == (tokens >= 2 * LEAST and dtype != torch.bfloat16)
 
 
 @pytest.mark.parametrize("tokens", [0, 1, 5])
