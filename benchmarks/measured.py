@@ -66,7 +66,7 @@ def training(setting: Setting) -> list[Row]:
         del steps
         gc.collect()
     rows = [
-        median_row("training", f"{name} / floor", work, ratios[name], (1.25 if cuda else 1.05) if name == OWN else None)
+        median_row("training", f"{name} / floor", work, ratios[name], (1.25 if cuda else 1.07) if name == OWN else None)
         for name in PEERS
     ]
 
@@ -74,7 +74,7 @@ def training(setting: Setting) -> list[Row]:
         quotients = [a / b for a, b in zip(ratios[name], ratios[other], strict=True)]
         return median_row("training", f"{name} / {other}", work, quotients, most)
 
-    rows.append(against(OWN, LORA, 1.0 if cuda else 0.90))
+    rows.append(against(OWN, LORA, 1.0 if cuda else 0.88))
     rows += [against(name, OWN, 1.03) for name in ("Tucker", "CP", "matrix-batch")]
     return rows
 

@@ -1,6 +1,6 @@
 """Whether `route="auto"` takes the faster of two narrow products and the effective weight: 40 cases, measured.
 
-python -m benchmarks.modes              # measure, and write docs/results/modes.json: ten minutes on two idle cores
+python -m benchmarks.modes              # measure, and write docs/results/modes.json: 15 minutes on two idle cores
 python -m benchmarks.modes --table      # the table from that file
 """
 
@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import statistics
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +19,7 @@ import timm
 import torch
 
 from tensorfact import Format, MatrixBatch, TensorTrain, adapt, plan_for
+from tensorfact.adapters.explain import Choice
 from tensorfact.common.table import Table
 
 RUNS = Path(__file__).parents[1] / "docs" / "results" / "modes.json"
@@ -30,6 +33,8 @@ MODELS = {
 TOKENS = (256, 2048)
 """Tokens, or positions of a convolution."""
 RANKS = (8, 32)
+TIMES, SECONDS = 3, 8.0
+"""How often at least, and how long at least, each case is measured; the medians count."""
 FORMATS: tuple[type[Format], ...] = (TensorTrain, MatrixBatch)
 
 
@@ -84,11 +89,17 @@ def measured(label: str, tokens: int, format: Format) -> Case:
     adapter = adapt(model, plan, plan.resolve(model).fitted(format), check=False)
     narrow = formed = auto = 0.0
     routes: list[str] = []
-    for choice in adapter.explain(tokens, measure=True).choices:
-        other, count = choice.otherwise, len(choice.parameters)
-        if other is None or other.measured is None or choice.measured is None:
+    rounds: list[tuple[Choice, ...]] = []
+    started = time.perf_counter()
+    while len(rounds) < TIMES or time.perf_counter() < started + SECONDS:
+        rounds.append(adapter.explain(tokens, measure=True).choices)
+    for each in zip(*rounds, strict=True):
+        choice, count = each[0], len(each[0].parameters)
+        if choice.otherwise is None:
             continue
-        times = {choice.route: choice.measured * count, other.route: other.measured * count}
+        here = statistics.median(one.measured for one in each if one.measured is not None)
+        there = [one.otherwise.measured for one in each if one.otherwise and one.otherwise.measured is not None]
+        times = {choice.route: here * count, choice.otherwise.route: statistics.median(there) * count}
         narrow, formed, auto = narrow + times["activation"], formed + times["formed"], auto + times[choice.route]
         routes.append(choice.route)
     chosen = routes[0] if len(set(routes)) == 1 else "both"

@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks import budget, learning_rate, preconditioned, real, real_limits
+from benchmarks import budget, learning_rate, modes, preconditioned, real, real_limits
 from benchmarks.results_data import COMPARE, DOCS, RECIPES, RUNS, TRIED, read_comparison, read_runs, runs_csv
 from benchmarks.runs import read
 from tensorfact.common.table import Table
@@ -132,6 +132,7 @@ def sections() -> Iterator[tuple[Path, str, str]]:
         if name == "real":
             yield README, name, text
     yield DOCS / "real.md", "real-limits", str(real_limits.table(read(real_limits.RUNS)))
+    yield DOCS / "benchmarks.md", "modes", modes.section(modes.read())
 
 
 def placed(page: str, name: str, text: str) -> str:

@@ -48,17 +48,15 @@ class Cost:
         return self.flops, self.moved, self.kept, self.launches
 
 
-def product(rows: int, summed: int, columns: int, *, added: bool = False) -> Cost:
-    """Return the cost of a matrix product.
+def product(rows: int, summed: int, columns: int) -> Cost:
+    """Return the cost of a matrix product, or of one that is added to a matrix that is in a cache.
 
     Args:
         rows: Rows of the left matrix.
         summed: Columns of the left matrix, which are the rows of the right one.
         columns: Columns of the right matrix.
-        added: Whether the product is added to an existing matrix, which is then read as well.
     """
-    moved = rows * summed + summed * columns + (2 if added else 1) * rows * columns
-    return Cost(2 * rows * summed * columns, moved, 0, 1)
+    return Cost(2 * rows * summed * columns, rows * summed + summed * columns + rows * columns, 0, 1)
 
 
 @dataclasses.dataclass(frozen=True)

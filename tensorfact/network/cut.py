@@ -42,7 +42,7 @@ class Cut:
             tokens: Number of tokens.
         """
         (down, bond_in, inputs), (up, bond_out, outputs) = self._blocks
-        return down * product(tokens, inputs, bond_in) + up * product(tokens, bond_out, outputs, added=True)
+        return down * product(tokens, inputs, bond_in) + up * product(tokens, bond_out, outputs)
 
     def training(self, tokens: int) -> Cost:
         """Return the cost of both products and their gradients in a training step.
@@ -51,16 +51,16 @@ class Cut:
             tokens: Number of tokens.
         """
         (down, bond_in, inputs), _ = self._blocks
-        to_input = down * product(tokens, bond_in, inputs, added=True)
+        to_input = down * product(tokens, bond_in, inputs)
         return self.forward(tokens) + self._gradients(tokens) + to_input + Cost(kept=tokens * self.bond)
 
     @property
     def forming(self) -> Cost:
-        """Cost of forming the effective weight from the base weight and the two matrices, in a layer of its own."""
+        """Cost of forming the effective weight from the base weight, in a layer of its own: a copy, and a product."""
         (down, bond_in, inputs), (up, bond_out, outputs) = self._blocks
         blocks, size = down * up, down * inputs * up * outputs
         each = product(outputs, min(bond_in, bond_out), inputs)
-        return Cost(blocks * each.flops + size, blocks * each.moved + 3 * size, launches=1)
+        return Cost(blocks * each.flops + size, blocks * each.moved + 4 * size, launches=2)
 
     def formed(self, tokens: int, *, together: bool) -> Cost:
         """Return the cost of the effective weight in a training step, with the gradients of the two matrices.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import string
@@ -152,14 +153,21 @@ def test_a_plain_cut_costs_what_a_count_by_hand_says() -> None:
     modes = (Mode("in", 6, "in"), Mode("out", 10, "out"))
     (cut,) = cuts(TensorTrain(3).network(modes), ("in",), ("out",))
     assert (cut.bond, cut.blocks) == (3, ())
-    #           x down                  h up, added
+    #           x down                  h up
     flops = 2 * 5 * 6 * 3 + 2 * 5 * 3 * 10
-    moved = (5 * 6 + 6 * 3 + 5 * 3) + (5 * 3 + 3 * 10 + 2 * 5 * 10)
+    moved = (5 * 6 + 6 * 3 + 5 * 3) + (5 * 3 + 3 * 10 + 5 * 10)
     assert cut.forward(5) == Cost(flops, moved, 0, 2)
-    #           g up                       to_h down, added               to_h x                      h g
-    moved += (5 * 10 + 10 * 3 + 5 * 3) + (5 * 3 + 3 * 6 + 2 * 5 * 6) + (3 * 5 + 5 * 6 + 3 * 6) + (3 * 5 + 5 * 10 + 30)
+    #           g up                       to_h down                  to_h x                      h g
+    moved += (5 * 10 + 10 * 3 + 5 * 3) + (5 * 3 + 3 * 6 + 5 * 6) + (3 * 5 + 5 * 6 + 3 * 6) + (3 * 5 + 5 * 10 + 30)
     kept = 5 * 6 + 5 * 3  # x and h
     assert cut.training(5) == Cost(3 * flops, moved, kept, 6)
+    #              the product                            a copy, the sum
+    forming = Cost(2 * 10 * 3 * 6 + 60, 10 * 3 + 3 * 6 + 60 + 4 * 60, 0, 2)
+    assert cut.forming == forming
+    gradients = (5 * 10 + 10 * 3 + 5 * 3) + (3 * 5 + 5 * 6 + 3 * 6) + (3 * 5 + 5 * 10 + 30) + (5 * 6 + 6 * 3 + 5 * 3)
+    own = Cost(2 * flops, gradients, 5 * 6, 4)
+    assert cut.formed(5, together=False) == own + 2 * forming
+    assert cut.formed(5, together=True) == own + dataclasses.replace(forming, launches=0, kept=60)
 
 
 def test_a_blocked_cut_costs_what_a_count_by_hand_says() -> None:
@@ -168,9 +176,9 @@ def test_a_blocked_cut_costs_what_a_count_by_hand_says() -> None:
     (cut,) = cuts(MatrixBatch(2).network(modes), ("in",), ("role", "out"))
     assert (cut.bond, cut.blocks, cut.over_inputs) == (4, ("role",), False)
     flops = 2 * 5 * 6 * 4 + 2 * (2 * 5 * 2 * 4)
-    moved = (5 * 6 + 6 * 4 + 5 * 4) + 2 * (5 * 2 + 2 * 4 + 2 * 5 * 4)
+    moved = (5 * 6 + 6 * 4 + 5 * 4) + 2 * (5 * 2 + 2 * 4 + 5 * 4)
     assert cut.forward(5) == Cost(flops, moved, 0, 3)
-    moved += 2 * (5 * 4 + 4 * 2 + 5 * 2) + (5 * 4 + 4 * 6 + 2 * 5 * 6)  # to the input
+    moved += 2 * (5 * 4 + 4 * 2 + 5 * 2) + (5 * 4 + 4 * 6 + 5 * 6)  # to the input
     moved += (4 * 5 + 5 * 6 + 4 * 6) + 2 * (2 * 5 + 5 * 4 + 2 * 4)  # to the halves
     assert cut.training(5) == Cost(3 * flops, moved, 5 * 6 + 5 * 4, 9)
 
@@ -180,7 +188,7 @@ def test_blocks_over_inputs_cost_as_much_as_over_outputs_of_the_transposed_weigh
     (cut,) = cuts(MatrixBatch(2).network(modes), ("role", "in"), ("out",))
     assert (cut.bond, cut.blocks, cut.over_inputs) == (4, ("role",), True)
     flops = 2 * (2 * 5 * 6 * 2) + 2 * 5 * 4 * 4
-    moved = 2 * (5 * 6 + 6 * 2 + 5 * 2) + (5 * 4 + 4 * 4 + 2 * 5 * 4)
+    moved = 2 * (5 * 6 + 6 * 2 + 5 * 2) + (5 * 4 + 4 * 4 + 5 * 4)
     assert cut.forward(5) == Cost(flops, moved, 0, 3)
     assert cut.training(5).flops == 3 * flops
     assert cut.training(5).kept == 5 * 12 + 5 * 4  # both blocks of the input

@@ -89,7 +89,7 @@ class Kind:
             return self.applying(tokens).training + Cost(size, 3 * size, 0, 1)
         cut, together = self.halves.cut, self.halves.making
         at_once = self.at_once(self.on.device)
-        own = cut.formed(tokens, together=at_once) if route == "formed" else cut.training(tokens)
+        own = cut.formed(tokens, together=at_once) if route == "formed" else cut.training(tokens) + self._adding(tokens)
         if route == "formed" and at_once:
             together += Cost(launches=2)  # a batched product, and the sums
         return own + Cost(*(number // len(self.views) for number in dataclasses.astuple(together)))
@@ -117,8 +117,18 @@ class Kind:
         if recorded:
             narrow, formed = self.cost("activation", tokens), self.cost("formed", tokens)
         else:
-            narrow, formed = cut.forward(tokens), cut.forming
+            narrow, formed = cut.forward(tokens) + self._adding(tokens, to_input=False), cut.forming
         return self.on.seconds(formed) < self.on.seconds(narrow)
+
+    def _adding(self, tokens: int, *, to_input: bool = True) -> Cost:
+        """Return the cost of adding narrow convolutions to what a layer computes, which they cannot do by themselves.
+
+        Around each, the library reorders its operands, which counts as three launches.
+        """
+        if not self.convolved:
+            return Cost()
+        outputs, inputs, *_ = self.view.shape
+        return Cost(moved=3 * tokens * (outputs + to_input * inputs), launches=4 * (1 + to_input))
 
     def at_once(self, device: str) -> bool:
         """Return whether the effective weights of all layers are formed at once, in a pass.
