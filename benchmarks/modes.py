@@ -33,7 +33,7 @@ MODELS = {
 TOKENS = (256, 2048)
 """Tokens, or positions of a convolution."""
 RANKS = (8, 32)
-TIMES, SECONDS = 3, 8.0
+TIMES, SECONDS = 3, 5.0
 """How often at least, and how long at least, each case is measured; the medians count."""
 FORMATS: tuple[type[Format], ...] = (TensorTrain, MatrixBatch)
 

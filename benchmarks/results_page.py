@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import json
 import shutil
 import statistics
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks import budget, learning_rate, modes, preconditioned, real, real_limits
+from benchmarks import budget, learning_rate, modes, preconditioned, real, real_limits, versions
 from benchmarks.results_data import COMPARE, DOCS, RECIPES, RUNS, TRIED, read_comparison, read_runs, runs_csv
 from benchmarks.runs import read
 from tensorfact.common.table import Table
@@ -133,6 +134,7 @@ def sections() -> Iterator[tuple[Path, str, str]]:
             yield README, name, text
     yield DOCS / "real.md", "real-limits", str(real_limits.table(read(real_limits.RUNS)))
     yield DOCS / "benchmarks.md", "modes", modes.section(modes.read())
+    yield DOCS / "benchmarks.md", "versions", str(versions.table(json.loads(versions.RUNS.read_text())))
 
 
 def placed(page: str, name: str, text: str) -> str:

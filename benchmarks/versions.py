@@ -1,6 +1,6 @@
 """Training steps and forward passes of two commits, measured in turn on one machine.
 
-python -m benchmarks.versions fc18aa1            # that commit, and the working tree: six minutes on two idle cores
+python -m benchmarks.versions fc18aa1            # that commit, and the working tree: eight minutes on two idle cores
 python -m benchmarks.versions --table            # the table from docs/results/versions.json
 """
 
@@ -29,7 +29,7 @@ from tensorfact.lab.measure import ForwardPass, TrainingStep, all_step_ratios, f
 
 ROOT = Path(__file__).parents[1]
 RUNS = ROOT / "docs" / "results" / "versions.json"
-TURNS = 3
+TURNS = 2
 """How often each version is measured; the medians count."""
 
 
@@ -38,10 +38,10 @@ def _vit(name: str, **options: object) -> Callable[[], nn.Module]:
 
 
 MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int, int]] = {
-    "ViT-B/16, 4 images": (_vit("vit_base_patch16_224"), (4, 3, 224, 224), 16, 5),
-    "ViT-S/16, 16 images": (_vit("vit_small_patch16_224"), (16, 3, 224, 224), 16, 5),
-    "ViT-S/16, 32 images of 96 pixels": (_vit("vit_small_patch16_224", img_size=96), (32, 3, 96, 96), 16, 9),
-    "bundled ViT, 64 images": (lambda: nano(num_classes=10, pretrained=False), (64, 1, 28, 28), 8, 40),
+    "ViT-B/16, 4 images": (_vit("vit_base_patch16_224"), (4, 3, 224, 224), 16, 3),
+    "ViT-S/16, 16 images": (_vit("vit_small_patch16_224"), (16, 3, 224, 224), 16, 3),
+    "ViT-S/16, 32 images of 96 pixels": (_vit("vit_small_patch16_224", img_size=96), (32, 3, 96, 96), 16, 5),
+    "bundled ViT, 64 images": (lambda: nano(num_classes=10, pretrained=False), (64, 1, 28, 28), 8, 30),
 }
 """Models with the shape of their images, the rank, and the number of rounds."""
 TARGETS = {
@@ -64,10 +64,10 @@ def measured() -> Iterator[tuple[str, str, str, float]]:
         for model, format in zip(models.values(), (TensorTrain(rank), MatrixBatch(rank)), strict=True):
             adapt(model, plan_for(model), format)
         steps = {name: TrainingStep(model, x, y) for name, model in models.items()}
-        for name, ratios in all_step_ratios(TrainingStep(bottom, x, y), steps, rounds=rounds).items():
+        for name, ratios in all_step_ratios(TrainingStep(bottom, x, y), steps, rounds=rounds, warmup=1).items():
             yield label, name, "step", statistics.median(ratios)
         passes = {name: ForwardPass(model, x) for name, model in models.items()}
-        for name, ratios in all_step_ratios(ForwardPass(bottom, x), passes, rounds=2 * rounds).items():
+        for name, ratios in all_step_ratios(ForwardPass(bottom, x), passes, rounds=rounds + 2, warmup=1).items():
             yield label, name, "forward pass", statistics.median(ratios)
 
 

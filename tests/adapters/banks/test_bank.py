@@ -29,6 +29,7 @@ from tensorfact import (
 )
 from tensorfact.adapters.banks import increment
 from tensorfact.adapters.factors import Factors
+from tensorfact.adapters.increments.planned import Kind
 from tensorfact.errors import AdaptError
 from tensorfact.lab import nano
 from tests.helpers import CLASSES, difference, draw, ids, infer, refused, state_bits, untouched
@@ -337,6 +338,25 @@ def test_a_layer_that_is_called_and_read_runs_task_by_task(explained: bool) -> N
     for at, name in enumerate(batch):
         bank.use(name)
         assert difference(mixed[at], infer(model, x)[at]) < 1e-6
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_layers_form_the_effective_weight_of_the_task_in_use(at_once: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Kind, "at_once", lambda *_: at_once)  # on a GPU all layers form theirs at once
+    (model, bank), (other, narrow) = (small(Tasks(NAMES, ["U"]), route=route) for route in ("formed", "activation"))
+    x, labels = images(6), torch.arange(6)
+    for name in (*NAMES, NAMES[0]):
+        for one, its in ((model, bank), (other, narrow)):
+            its.use(name)
+            torch.autograd.backward(nn.functional.cross_entropy(one(x), labels))
+        assert difference(infer(model, x), infer(other, x)) < 1e-5
+    for (name, p), q in zip(bank.named_parameters(), narrow.parameters(), strict=True):
+        assert (p.grad is None) == (q.grad is None), name
+        assert p.grad is None or difference(p.grad, cast("Tensor", q.grad)) < 1e-4, name
+    batch = ["pets", "flowers", "cars", "pets", "cars", "pets"]
+    with bank.batch(batch):
+        mixed = infer(model, x)
+    assert difference(bank.map(x, batch), mixed) < 1e-5
 
 
 def test_under_autocast_and_inference_mode_tasks_are_as_alone() -> None:
