@@ -103,7 +103,6 @@ def adapt(  # type: ignore[misc]  # the options of a bank are those of an adapte
         route: `activation` never forms the increment; `formed` adds it to the weight and computes the gradients of its
             two narrow matrices; `weight` adds it and computes the gradient of the full weight; `auto` picks what is
             predicted to be the fastest for each weight and number of tokens.
-            `formed` forms it once in a pass, beside narrow gradients.
         train_head: Train and store the head: True for the one that timm's `pretrained_cfg["classifier"]` names, what a
             transformers model for a task has beside its base model, or the last layer of `classifier`, `head`, `heads`,
             `fc` or `score`; or the name of a module, or several names.

@@ -217,7 +217,7 @@ def _choice(same: list[Planned], tokens: int, measure: bool) -> Choice:
 
 def _on_other_route(same: Sequence[Planned], route: Route, tokens: int) -> list[Planned]:
     """Return parameters on the route between `activation` and `formed` that they do not take; none if there is one."""
-    if route == "weight" or not same[0].increment.kind.forms("formed", tokens):
+    if route == "weight" or same[0].product is None or not same[0].increment.kind.forms("formed", tokens):
         return []
     other: Route = "activation" if route == "formed" else "formed"
     return [

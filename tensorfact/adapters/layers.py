@@ -101,14 +101,16 @@ class _Layer(Protocol):
     bias: Tensor | None
 
 
-def _forward(made: Made) -> Callable[[_Layer, Tensor], Tensor]:
+def _forward(made: Made, base: type[nn.Module]) -> Callable[[_Layer, Tensor], Tensor]:
     def forward(self: _Layer, input: Tensor) -> Tensor:
         if SLOTS not in self.__dict__:  # removed; a hook put on the layer while it was adapted kept this method
             return cast("Tensor", type(self).forward(self, input))  # type: ignore[attr-defined]  # of nn.Module
         slot: Slot = self.__dict__[SLOTS]["weight"]
         record(slot)
-        weight, bias, product = _base(self, slot, "weight"), self.bias, made(self)  # type: ignore[arg-type]  # a module
-        assert product is not None
+        product = made(self)  # type: ignore[arg-type]  # a module
+        if product is None:  # changed since it was adapted: it reads its effective weight
+            return cast("Tensor", base.forward(self, input))
+        weight, bias = _base(self, slot, "weight"), self.bias
         if not slot.switch.on:
             slot.switch.refuse_recomputing()
             return product(input, weight, bias)
@@ -222,7 +224,7 @@ _bases: dict[type[nn.Module], type[nn.Module]] = {}
 @functools.cache
 def _adapted_class(base: type[nn.Module], names: tuple[str, ...], made: Made | None) -> type[nn.Module]:
     body: dict[str, object] = {name: _effective(name) for name in names}
-    body |= {"forward": _forward(made)} if made else {}
+    body |= {"forward": _forward(made, base)} if made else {}
     body |= _refusals(names)
     body |= {"__module__": base.__module__, "__doc__": base.__doc__}
     body["__reduce_ex__"] = lambda self, protocol: (_empty, (base, names, made), self.__getstate__())

@@ -32,7 +32,7 @@ def routes(adapter: Adapter, tokens: int = 1024) -> set[str]:
 def test_the_route_is_chosen_by_cost() -> None:
     """Applying few components is cheaper than the gradient of a formed matrix; applying very many is not."""
     adapter = adapt(layers(2, 256), layers_plan(), TensorTrain(2))
-    assert [routes(adapter, tokens) for tokens in (64, 1024)] == [{"activation"}, {"formed"}]
+    assert [routes(adapter, tokens) for tokens in (64, 4096)] == [{"activation"}, {"formed"}]
     assert routes(adapt(layers(64, 8), layers_plan(), CP(64))) == {"weight"}
     convolution = nn.Sequential(nn.Conv2d(4, 4, 1))
     assert routes(adapt(convolution, layers_plan("layer in out", "out in 1 1"), TensorTrain(1))) == {"weight"}

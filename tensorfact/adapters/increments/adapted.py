@@ -82,7 +82,8 @@ class AdaptedLayer(torch.autograd.Function):
                 y, h = add_into(product, y, x, down, up, halves)
         needs_x = to_weight or to_down or (to_up and h is None)
         kept = (source.input if source else x) if needs_x else None
-        ctx.save_for_backward(kept, weight, down, up, h if to_up else None, effective if to_x else None)
+        of_x = (weight, effective) if to_x else (None, None)
+        ctx.save_for_backward(kept, of_x[0], down, up, h if to_up else None, of_x[1])
         ctx.product, ctx.halves, ctx.sums, ctx.shape = product, halves, sums, x.shape
         ctx.source, ctx.shared = source and source.recipe, shared
         # torch computes a bias on rows and returns a view of them, which later in-place operations could not change

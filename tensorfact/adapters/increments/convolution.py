@@ -128,15 +128,20 @@ class Convolution(Product):
         """
         if not isinstance(module, _ConvNd) or module.groups != 1 or module.padding_mode != "zeros":
             return None
-        reach = [step * (size - 1) for step, size in zip(module.dilation, module.kernel_size, strict=True)]
+        weight = module._parameters.get("weight")
+        if weight is None or "_conv_forward" in vars(module):  # which the module computes in another way
+            return None
+        outputs, channels, *kernel = weight.shape  # the attributes may be older than the weight
+        dims = len(kernel)
+        stride, dilation = _each(module.stride, dims), _each(module.dilation, dims)
+        reach = [step * (size - 1) for step, size in zip(dilation, kernel, strict=True)]
         if module.padding == "same" and any(each % 2 for each in reach):  # torch pads one end by one more
             return None
         if isinstance(module.padding, str):
             padding = tuple(each // 2 if module.padding == "same" else 0 for each in reach)
         else:
-            padding = tuple(module.padding)
-        geometry = Geometry(tuple(module.stride), padding, tuple(module.dilation))
-        return cls(geometry, tuple(module.kernel_size), module.in_channels, module.out_channels)
+            padding = _each(module.padding, dims)
+        return cls(Geometry(stride, padding, dilation), tuple(kernel), channels, outputs)
 
     def __call__(self, input: Tensor, weight: Tensor, bias: Tensor | None, /) -> Tensor:
         """Return the output (samples, out, *positions) for an input (samples, in, *positions), or for one sample."""
@@ -177,3 +182,10 @@ class Convolution(Product):
     def to_bias(self, g: Tensor) -> Tensor:
         """Return the gradient (out)."""
         return g.sum((0, *range(2, g.dim())))
+
+
+def _each(value: int | Sequence[int], dims: int) -> tuple[int, ...]:
+    """Return a number for each spatial dimension, from one for all of them or one for each, as torch takes both."""
+    if isinstance(value, int):
+        return (value,) * dims
+    return tuple(value) * (dims if len(value) == 1 else 1)

@@ -20,19 +20,20 @@ class Sums:
     """Effective weights that were formed in one pass.
 
     Args:
-        bases: The stored weights, with their versions; empty if they cannot be formed.
+        bases: The stored weights, with their versions and places in memory; empty if they cannot be formed.
         effective: The effective weights.
     """
 
-    bases: tuple[tuple[Tensor, int], ...]
+    bases: tuple[tuple[Tensor, int, int], ...]
     effective: tuple[Tensor, ...]
 
     def of(self, at: int, weight: Tensor) -> Tensor | None:
         """Return the effective weight of a layer; None if the layer holds another weight than it was formed with."""
         if not self.bases:
             return None
-        base, version = self.bases[at]
-        return self.effective[at] if base is weight and version == weight._version else None
+        base, version, place = self.bases[at]
+        same = base is weight and version == weight._version and place == weight.data_ptr()  # as after `.data = `
+        return self.effective[at] if same else None
 
 
 class EffectiveWeights:
@@ -111,4 +112,4 @@ class EffectiveWeights:
             sums = self.kind.halves.product(len(bases), down, up, transposed=self.kind.view.transposed)
             sums = sums.view(len(bases), *bases[0].shape)
             torch._foreach_add_(sums.unbind(), list(bases))
-            return Sums(tuple((base, base._version) for base in bases), sums.to(dtype).unbind())
+            return Sums(tuple((base, base._version, base.data_ptr()) for base in bases), sums.to(dtype).unbind())

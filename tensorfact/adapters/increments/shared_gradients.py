@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -18,9 +19,7 @@ class SharedGradient:
     """
 
     def __init__(self) -> None:
-        self._run, self._sum = -1, None
-
-    _sum: Tensor | None
+        self._sums: dict[int, Tensor] = {}  # by backward pass, which may run inside or beside another one
 
     def add(self, product: Callable[[Tensor | None], Tensor]) -> None:
         """Add a layer's gradient.
@@ -29,9 +28,9 @@ class SharedGradient:
             product: Returns the gradient added to a buffer, in place, or for None in a buffer of its own.
         """
         run = torch._C._current_graph_task_id()
-        # a backward pass that ended before the sum was taken, as of a gradient of the input alone, leaves one behind
-        self._sum = product(self._sum if self._run == run else None)
-        self._run = run
+        if run not in self._sums:  # a pass may end before the sum is taken, as one for the gradient of the input alone
+            torch.autograd.Variable._execution_engine.queue_callback(functools.partial(self._forget, run))
+        self._sums[run] = product(self._sums.get(run))
 
     def taken(self, other: Tensor | None) -> Tensor | None:
         """Return the sum of this backward pass plus a gradient that came by itself, and forget it.
@@ -39,11 +38,13 @@ class SharedGradient:
         Args:
             other: The sum of the gradients that layers returned, or None.
         """
-        found = self._sum if self._run == torch._C._current_graph_task_id() else None
-        self._sum = None
+        found = self._sums.pop(torch._C._current_graph_task_id(), None)
         if found is None or other is None:
             return found if other is None else other
         return found + other
+
+    def _forget(self, run: int) -> None:
+        self._sums.pop(run, None)
 
 
 def share(matrix: Tensor) -> SharedGradient:

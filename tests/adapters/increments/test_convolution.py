@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import types
 from typing import Any, cast
 
 import pytest
@@ -248,3 +249,62 @@ def test_explain_measures_both_routes_of_a_convolution() -> None:
     choices = adapted(model, route="formed").explain(64, measure=True).choices
     assert [choice.otherwise and choice.otherwise.route for choice in choices] == ["activation"] * len(choices)
     assert all(choice.otherwise is not None and choice.otherwise.measured is not None for choice in choices)
+
+
+def pair() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(32, 32, 3, padding=1), nn.Conv2d(32, 32, 3, padding=1))
+
+
+def _tiled(self: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    padded = nn.functional.pad(x, (1, 1, 0, 0), mode="circular")
+    return nn.functional.conv2d(padded, weight, bias, self.stride, (1, 0))
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("change", ["method", "padding mode", "numbers"])
+def test_what_a_layer_computes_now_is_what_is_adapted(change: str, after: bool) -> None:
+    """As scripts that make diffusion models tile do."""
+
+    def changed(model: nn.Sequential) -> nn.Sequential:
+        for layer in cast("list[Any]", list(model)[:2]):
+            if change == "method":
+                layer._conv_forward = types.MethodType(_tiled, layer)
+            elif change == "padding mode":
+                layer.padding_mode = "circular"
+            else:
+                layer.stride, layer.padding, layer.dilation = 2, 1, (1,)
+        return model
+
+    x = torch.randn(2, 32, 8, 8)
+    expected = changed(pair())(x)
+    model = pair() if after else changed(pair())
+    adapter = adapt(model, plan_by_shape(model), TensorTrain(4), train_head=False, seed=0, check=False)
+    model = changed(model) if after else model
+    assert difference(model(x), expected) < 1e-5
+    with adapter.disabled():
+        assert difference(model(x), expected) < 1e-5
+    draw(adapter)
+    found = model(x)
+    torch.autograd.backward(found.sum())
+    assert all(core.grad is not None for core in adapter.parameters())
+    assert adapter.explain(64, measure=True).choices
+    adapter.merge()
+    assert difference(model(x), found) < 1e-3
+
+
+@pytest.mark.parametrize("route", ["activation", "formed", "weight"])
+def test_channels_are_those_of_the_weight(route: Route) -> None:
+    """A first layer whose weight was summed over colours, without a change of `in_channels`."""
+    model = nn.Sequential(nn.Conv2d(3, 32, 7), nn.Conv2d(3, 32, 7))
+    for layer in cast("list[nn.Conv2d]", list(model)):
+        layer.weight = nn.Parameter(layer.weight.sum(1, keepdim=True))
+    adapter = adapt(model, plan_by_shape(model), MatrixBatch(4), route=route, train_head=False, check=False)
+    x = torch.randn(2, 1, 16, 16)
+    draw(adapter)
+    total = sum(layer(x) for layer in list(model)[:2])
+    assert isinstance(total, Tensor)
+    torch.autograd.backward(total.sum())
+    before = total.detach()
+    adapter.merge()
+    assert difference(sum(layer(x) for layer in list(model)[:2]), before) < 1e-4

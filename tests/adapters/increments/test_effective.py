@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
-from tensorfact import CP, Adapter, Format, MatrixBatch, TensorTrain, Tucker, adapt, plan_for
+from tensorfact import CP, Adapter, Format, MatrixBatch, TensorTrain, Tucker, adapt, plan_by_shape, plan_for
 from tensorfact.adapters.increments import effective
 from tensorfact.adapters.increments.adapted import AdaptedLayer
 from tensorfact.adapters.increments.halves import Halves
 from tensorfact.adapters.increments.planned import Kind
-from tests.helpers import draw
+from tests.helpers import difference, draw
 from tests.plan.families.members import example_of, member
 
 MODELS = ("vit_base_patch16_224", "hf:gpt2", "hf:bert", "mixer_s32_224")
@@ -270,3 +270,32 @@ def test_the_backward_pass_keeps_no_narrow_product(monkeypatch: pytest.MonkeyPat
     assert kept
     assert all(saved[4] is None for saved in kept)
     assert any(saved[5] is not None for saved in kept) == Kind.at_once(cast("Kind", None), "cpu")
+
+
+def test_a_weight_that_gets_other_memory_during_a_pass_is_read_as_it_is(formed: list[int]) -> None:
+    """As a hook that streams weights from elsewhere does, before its layer runs."""
+
+    def output(route: Any) -> Tensor:
+        torch.manual_seed(0)
+        model = nn.Sequential(*(nn.Linear(16, 16) for _ in range(3)))
+        adapter = adapt(model, plan_by_shape(model), TensorTrain(2), route=route, train_head=False, check=False, seed=0)
+        draw(adapter)
+        streamed = {layer: torch.randn(16, 16) for layer in list(model)[:3]}
+        for layer in streamed:
+            layer.register_forward_pre_hook(lambda m, _: setattr(m._parameters["weight"], "data", streamed[m]))
+        return cast("Tensor", model(torch.ones(4, 16)))
+
+    assert difference(output("formed"), output("weight")) < 1e-5
+    assert formed
+
+
+@pytest.mark.parametrize("route", ["activation", "formed", "weight"])
+def test_a_frozen_weight_is_kept_only_for_the_gradient_of_the_input(route: Any) -> None:
+    layers = nn.ModuleList([nn.Linear(6, 6), nn.Linear(6, 6)])
+    adapter = adapt(layers, plan_by_shape(layers), TensorTrain(2), route=route, train_head=False, check=False, seed=0)
+    found = torch.stack([layer(torch.ones(4, 6)) for layer in list(layers)[:2]]).sum()
+    with torch.no_grad():
+        for layer in list(layers)[:2]:
+            cast("Tensor", layer._parameters["weight"]).mul_(2)
+    torch.autograd.backward(found)
+    assert any(core.grad is not None for core in adapter.parameters())

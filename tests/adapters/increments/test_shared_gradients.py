@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Sequence
 from typing import Literal
 
 import pytest
@@ -9,7 +11,20 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tensorfact import CP, Adapter, Format, MatrixBatch, TensorTrain, Tucker, adapt
+from tensorfact import (
+    CP,
+    Adapter,
+    Format,
+    Group,
+    MatrixBatch,
+    Rule,
+    TensorizationPlan,
+    TensorTrain,
+    Tucker,
+    adapt,
+    plan_by_shape,
+)
+from tensorfact.adapters.options import Route
 from tensorfact.lab import nano
 from tests.helpers import difference
 from tests.kernels import Kernels
@@ -99,3 +114,64 @@ def test_layers_add_in_their_products() -> None:
         torch.autograd.backward(loss)
     assert kernels.calls["add"] - without.calls["add"] < depth  # autograd would add 4 gradients a block
     assert all(core.grad is not None for core in cores)
+
+
+class Conditioned(nn.Module):
+    """A layer that is called outside of the checkpoint whose function uses its output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kv, self.a, self.b, self.c = (nn.Linear(8, 8) for _ in range(4))
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        kv = self.kv(context)
+        x = torch.tanh(self.a(x))
+        x = checkpoint(lambda t: torch.tanh(self.b(t)) * kv, x, use_reentrant=True)
+        return torch.tanh(self.c(x))
+
+
+def test_a_backward_pass_inside_another_has_a_sum_of_its_own() -> None:
+    found: dict[Route, list[Tensor]] = {}
+    routes: tuple[Route, ...] = ("weight", "activation", "formed")
+    for route in routes:
+        torch.manual_seed(0)
+        model = Conditioned().double()
+        plan = TensorizationPlan((Group("g", "layer in out", (Rule("{layer}.weight", "out in"),)),))
+        adapter = adapt(model, plan, TensorTrain(2), route=route, scale=1.0, train_head=False, seed=0, check=False)
+        cores = list(adapter.parameters())
+        with torch.no_grad():
+            for core in cores:
+                core.normal_()
+        x, context = torch.randn(2, 5, 8, dtype=torch.float64)
+        torch.autograd.backward(model(x.requires_grad_(), context).square().sum())
+        found[route] = [core.grad for core in cores if core.grad is not None]
+    for route in routes[1:]:
+        assert len(found[route]) == 3
+        assert all(difference(a, b) < 1e-12 for a, b in zip(found[route], found["weight"], strict=True)), route
+
+
+def test_two_threads_differentiate_one_graph() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(*(nn.Linear(64, 64) for _ in range(8))).double()
+    adapter = adapt(model, plan_by_shape(model), TensorTrain(4), scale=1.0, train_head=False, seed=0, check=False)
+    cores = list(adapter.parameters())
+    with torch.no_grad():
+        for core in cores:
+            core.normal_(0, 0.1)
+    y = model[:8](torch.randn(256, 64, dtype=torch.float64))
+    losses = y.square().sum(), y.sin().sum()
+    expected = [torch.autograd.grad(loss, cores, retain_graph=True) for loss in losses]
+    for _ in range(50):
+        found: list[Sequence[Tensor]] = [(), ()]
+
+        def work(at: int, found: list[Sequence[Tensor]] = found) -> None:
+            found[at] = torch.autograd.grad(losses[at], cores, retain_graph=True)
+
+        threads = [threading.Thread(target=work, args=(at,)) for at in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for own, right in zip(found, expected, strict=True):
+            assert len(own) == len(right)
+            assert all(difference(a, b) < 1e-12 for a, b in zip(own, right, strict=True))
