@@ -201,7 +201,7 @@ class Attached(nn.Module):
             For each kind: route, order, FLOPs, and the cost and predicted time of a training step.
 
         Raises:
-            AdaptError: `tokens` is not a positive int, or `measure=True` on the meta device.
+            AdaptError: `tokens` is not a positive int, or too large; `measure=True` on the meta device.
 
         Examples:
             >>> from tensorfact import TensorTrain, adapt, plan_for

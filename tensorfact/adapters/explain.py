@@ -20,7 +20,7 @@ from .increments.products import Product
 from .options import Route
 
 ROUNDS = 5
-_MOST_TOKENS = 1 << 40
+_MOST_TOKENS, _MOST_MEASURED = 1 << 40, 1 << 17
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,13 +172,16 @@ def explain(planned: Iterable[Planned], tokens: int, *, measure: bool = False) -
             "explain: measure=True needs a model with values, not one on the meta device", fix="measure=False"
         )
     tokens = whole_number(tokens, "explain: tokens", AdaptError, example=NOMINAL_TOKENS)
-    if tokens > _MOST_TOKENS:
-        raise AdaptError("explain: tokens", expected=f"at most {_MOST_TOKENS:,}", got=str(tokens), fix="tokens=1024")
+    most, what = (_MOST_MEASURED, "explain: tokens, with measure=True") if measure else (_MOST_TOKENS, "explain: tokens")
+    if tokens > most:
+        raise AdaptError(what, expected=f"at most {most:,}", got=str(tokens), fix="tokens=1024")
     alike: dict[tuple[object, bool], list[Planned]] = {}
     for each in planned:
         alike.setdefault((each.increment.kind, each.applied), []).append(each)
     rounded = token_class(tokens)
-    return Explanation(rounded, tuple(_choice(same, rounded, measure) for same in alike.values()))
+    devices = {each.parameter.device for each in planned if each.parameter.device.type == "cuda"}
+    with torch.random.fork_rng(list(devices)):  # measuring draws inputs
+        return Explanation(rounded, tuple(_choice(same, rounded, measure) for same in alike.values()))
 
 
 def _choice(same: list[Planned], tokens: int, measure: bool) -> Choice:

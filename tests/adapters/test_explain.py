@@ -126,6 +126,20 @@ def test_more_tokens_than_any_model_takes_are_refused(tokens: int) -> None:
         adapter.explain(tokens)
 
 
+def test_measuring_draws_no_random_numbers_of_the_program() -> None:
+    adapter = adapt(layers(), layers_plan(), TensorTrain(2), dropout=0.5, check=False)
+    before = torch.get_rng_state()
+    adapter.explain(64, measure=True)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_too_many_tokens_to_measure_are_refused() -> None:
+    adapter = adapt(layers(), layers_plan(), TensorTrain(2), check=False)
+    assert adapter.explain(1 << 40).tokens == 1 << 40
+    with refused(AdaptError, "explain: tokens, with measure=True", "131,072"):
+        adapter.explain(1 << 40, measure=True)
+
+
 @pytest.mark.parametrize("measure", ["yes", None, torch.ones(2), 5])
 def test_whether_to_measure_is_a_bool(measure: Any) -> None:
     adapter = adapt(layers(), layers_plan(), TT, check=False)

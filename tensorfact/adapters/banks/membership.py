@@ -253,5 +253,4 @@ class Membership(Trainable):
 
     def _switch_to(self, at: int, rows: Tensor | None = None, *, base: bool = False) -> None:
         self._choice.use(at, rows)
-        self._links.passes.close()  # one that was interrupted
         self._switch.base, self._switch.on = base, not base

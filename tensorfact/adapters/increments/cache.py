@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import sys
 import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
@@ -53,11 +55,12 @@ class Passes:
     """Forward passes of a model in progress, at most one per thread, with the tensors formed in each.
 
     Formed tensors are used from the call of the model's root module to its return, and never after it. So every forward
-    pass uses the present factors, no matter how they were changed.
+    pass uses the present factors, no matter how they were changed. A pass also ends if a keyboard interrupt leaves the
+    call, after which torch runs no hooks: it lasts while the call is on the thread's stack.
     """
 
     def __init__(self) -> None:
-        self._open: dict[int, Forms] = {}
+        self._open: dict[int, tuple[Forms, FrameType | None]] = {}
 
     def watch(self, model: nn.Module) -> list[RemovableHandle]:
         """Register hooks that begin and end a pass when a model is called.
@@ -76,7 +79,7 @@ class Passes:
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
         """Run a part of the model as in a call of its root module."""
-        self._begin()
+        self._open[threading.get_ident()] = {}, None
         try:
             yield
         finally:
@@ -85,20 +88,25 @@ class Passes:
     @property
     def forms(self) -> Forms | None:
         """The tensors formed so far in this thread's pass; None outside of a pass."""
-        return self._open.get(threading.get_ident())
+        if (found := self._open.get(threading.get_ident())) is None:
+            return None
+        forms, call = found
+        frame = call and sys._getframe()
+        while frame is not call:
+            if frame is None:
+                self._end()  # the call was interrupted
+                return None
+            frame = frame.f_back
+        return forms
 
     def restart(self) -> None:
         """Forget what was formed in this thread's pass, as for another task of a bank."""
-        if self.forms is not None:
-            self._begin()
-
-    def close(self) -> None:
-        """End this thread's pass, if a keyboard interrupt has left one open."""
-        self._open.pop(threading.get_ident(), None)
+        if (forms := self.forms) is not None:
+            forms.clear()
 
     def _begin(self, *_: object) -> None:
         if not torch.compiler.is_compiling():
-            self._open[threading.get_ident()] = {}
+            self._open[threading.get_ident()] = {}, sys._getframe(1)  # torch's, which also calls forward
 
     def _end(self, *_: object) -> None:
         if not torch.compiler.is_compiling():
