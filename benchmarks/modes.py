@@ -1,6 +1,6 @@
 """Whether `route="auto"` takes the faster of two narrow products and the effective weight: 40 cases, measured.
 
-python -m benchmarks.modes              # measure, and write docs/results/modes.json: 15 minutes on two idle cores
+python -m benchmarks.modes              # measure, and write docs/results/modes.json: 20 minutes on two idle cores
 python -m benchmarks.modes --table      # the table from that file
 """
 
@@ -21,6 +21,7 @@ import torch
 from tensorfact import Format, MatrixBatch, TensorTrain, adapt, plan_for
 from tensorfact.adapters.explain import Choice
 from tensorfact.common.table import Table
+from tensorfact.lab.report.intervals import Interval
 
 RUNS = Path(__file__).parents[1] / "docs" / "results" / "modes.json"
 MODELS = {
@@ -33,8 +34,8 @@ MODELS = {
 TOKENS = (256, 2048)
 """Tokens, or positions of a convolution."""
 RANKS = (8, 32)
-TIMES, SECONDS = 3, 5.0
-"""How often at least, and how long at least, each case is measured; the medians count."""
+TIMES, SECONDS = 8, 10.0
+"""How often at least, and how long at least, each case is measured."""
 FORMATS: tuple[type[Format], ...] = (TensorTrain, MatrixBatch)
 
 
@@ -45,10 +46,12 @@ class Case(NamedTuple):
         model: The label of the model.
         tokens: Tokens in a batch.
         format: The format.
-        narrow: Time by two narrow products.
-        formed: Time by the effective weight.
-        auto: Time by what `auto` chooses for each kind of layer.
+        narrow: Median time by two narrow products.
+        formed: Median time by the effective weight.
+        auto: Median time by what `auto` chooses for each kind of layer.
         chosen: What it chooses.
+        slower: How much longer `auto` takes than the faster single choice: the mean of paired differences.
+        half: Half the width of its 95 % interval.
     """
 
     model: str
@@ -58,11 +61,18 @@ class Case(NamedTuple):
     formed: float
     auto: float
     chosen: str
+    slower: float
+    half: float
 
     @property
     def right(self) -> bool:
         """Whether no single choice for all layers is faster than that of `auto`."""
-        return self.auto <= min(self.narrow, self.formed)
+        return self.slower <= 0
+
+    @property
+    def tie(self) -> bool:
+        """Whether it is not known which is faster: the interval of a longer time has zero in it."""
+        return 0 < self.slower <= self.half
 
 
 def cases() -> Iterator[tuple[str, int, Format]]:
@@ -87,23 +97,29 @@ def measured(label: str, tokens: int, format: Format) -> Case:
     model = timm.create_model(name, num_classes=10, **options)
     plan = plan_for(model)
     adapter = adapt(model, plan, plan.resolve(model).fitted(format), check=False)
-    narrow = formed = auto = 0.0
-    routes: list[str] = []
-    rounds: list[tuple[Choice, ...]] = []
+    rounds: list[list[Choice]] = []
     started = time.perf_counter()
     while len(rounds) < TIMES or time.perf_counter() < started + SECONDS:
-        rounds.append(adapter.explain(tokens, measure=True).choices)
-    for each in zip(*rounds, strict=True):
-        choice, count = each[0], len(each[0].parameters)
-        if choice.otherwise is None:
-            continue
-        here = statistics.median(one.measured for one in each if one.measured is not None)
-        there = [one.otherwise.measured for one in each if one.otherwise and one.otherwise.measured is not None]
-        times = {choice.route: here * count, choice.otherwise.route: statistics.median(there) * count}
-        narrow, formed, auto = narrow + times["activation"], formed + times["formed"], auto + times[choice.route]
-        routes.append(choice.route)
-    chosen = routes[0] if len(set(routes)) == 1 else "both"
-    return Case(label, tokens, str(format), narrow, formed, auto, chosen)
+        rounds.append([choice for choice in adapter.explain(tokens, measure=True).choices if choice.otherwise])
+    narrow, formed, auto = (
+        [math.fsum(_seconds(choice, route) for choice in choices) for choices in rounds]
+        for route in ("activation", "formed", None)
+    )
+    routes = {choice.route for choice in rounds[0]}
+    faster = min(narrow, formed, key=statistics.median)
+    slower = Interval.of([own - other for own, other in zip(auto, faster, strict=True)])
+    assert slower.half is not None
+    medians = [statistics.median(times) for times in (narrow, formed, auto)]
+    chosen = routes.pop() if len(routes) == 1 else "both"
+    return Case(label, tokens, str(format), medians[0], medians[1], medians[2], chosen, slower.mean, slower.half)
+
+
+def _seconds(choice: Choice, route: str | None) -> float:
+    """Return the time that all layers of a kind take on a route; None: the chosen one."""
+    assert choice.otherwise is not None
+    found = choice.measured if route in (None, choice.route) else choice.otherwise.measured
+    assert found is not None
+    return found * len(choice.parameters)
 
 
 def table(found: list[Case]) -> Table:
@@ -116,7 +132,7 @@ def table(found: list[Case]) -> Table:
     for case in found:
         fastest = min(case.narrow, case.formed)
         times = (f"{1e3 * seconds:.1f} ms" for seconds in (case.narrow, case.formed, case.auto))
-        extra = "" if case.right else f"+{case.auto / fastest - 1:.0%}" if fastest > 0 else "no"
+        extra = "" if case.right else f"{case.slower / fastest:.0%} +- {case.half / fastest:.0%}"
         rows.append((case.model, f"{case.tokens:,}", case.format, *times, case.chosen, extra))
     return Table(("model", "tokens", "format", "narrow", "formed", "auto", "auto chose", "slower by"), tuple(rows))
 
@@ -132,11 +148,12 @@ def section(found: list[Case]) -> str:
     Args:
         found: The measured cases.
     """
-    right = sum(case.right for case in found)
+    right, ties = (sum(getattr(case, what) for case in found) for what in ("right", "tie"))
     lost = math.fsum(case.auto for case in found) / math.fsum(min(case.narrow, case.formed) for case in found)
     return (
-        f"`auto` took the faster one in {right} of {len(found)} cases ({right / len(found):.0%}); over all cases its"
-        f" time is {lost:.2f} times that of the faster single choice of each.\n\n{table(found)}"
+        f"`auto` took the faster one in {right} of {len(found)} cases ({right / len(found):.0%}). In {ties} more it took the"
+        " other one, by a difference whose interval has zero in it, and in"
+        f" {len(found) - right - ties} one that is slower. Over all cases its time is {lost:.2f} times that of the faster single choice of each.\n\n{table(found)}"
     )
 
 

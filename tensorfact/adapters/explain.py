@@ -172,8 +172,9 @@ def explain(planned: Iterable[Planned], tokens: int, *, measure: bool = False) -
             "explain: measure=True needs a model with values, not one on the meta device", fix="measure=False"
         )
     tokens = whole_number(tokens, "explain: tokens", AdaptError, example=NOMINAL_TOKENS)
-    most, what = (_MOST_MEASURED, "explain: tokens, with measure=True") if measure else (_MOST_TOKENS, "explain: tokens")
+    most = _MOST_MEASURED if measure else _MOST_TOKENS
     if tokens > most:
+        what = "explain: tokens" + ", with measure=True" * measure
         raise AdaptError(what, expected=f"at most {most:,}", got=str(tokens), fix="tokens=1024")
     alike: dict[tuple[object, bool], list[Planned]] = {}
     for each in planned:

@@ -60,7 +60,7 @@ class Cut:
         (down, bond_in, inputs), (up, bond_out, outputs) = self._blocks
         blocks, size = down * up, down * inputs * up * outputs
         each = product(outputs, min(bond_in, bond_out), inputs)
-        return Cost(blocks * each.flops + size, blocks * each.moved + 4 * size, launches=2)
+        return Cost(blocks * each.flops + size, blocks * each.moved + 2 * size, launches=2)
 
     def formed(self, tokens: int, *, together: bool) -> Cost:
         """Return the cost of the effective weight in a training step, with the gradients of the two matrices.

@@ -161,8 +161,8 @@ def test_a_plain_cut_costs_what_a_count_by_hand_says() -> None:
     moved += (5 * 10 + 10 * 3 + 5 * 3) + (5 * 3 + 3 * 6 + 5 * 6) + (3 * 5 + 5 * 6 + 3 * 6) + (3 * 5 + 5 * 10 + 30)
     kept = 5 * 6 + 5 * 3  # x and h
     assert cut.training(5) == Cost(3 * flops, moved, kept, 6)
-    #              the product                            a copy, the sum
-    forming = Cost(2 * 10 * 3 * 6 + 60, 10 * 3 + 3 * 6 + 60 + 4 * 60, 0, 2)
+    #              the product                            a copy
+    forming = Cost(2 * 10 * 3 * 6 + 60, 10 * 3 + 3 * 6 + 60 + 2 * 60, 0, 2)
     assert cut.forming == forming
     gradients = (5 * 10 + 10 * 3 + 5 * 3) + (3 * 5 + 5 * 6 + 3 * 6) + (3 * 5 + 5 * 10 + 30) + (5 * 6 + 6 * 3 + 5 * 3)
     own = Cost(2 * flops, gradients, 5 * 6, 4)
