@@ -151,10 +151,9 @@ def section(found: list[Case]) -> str:
     right, ties = (sum(getattr(case, what) for case in found) for what in ("right", "tie"))
     lost = math.fsum(case.auto for case in found) / math.fsum(min(case.narrow, case.formed) for case in found)
     return (
-        f"`auto` took the faster one in {right} of {len(found)} cases ({right / len(found):.0%}). In {ties} more it"
-        f" took the other one, by a difference whose interval has zero in it, and in {len(found) - right - ties} one"
-        f" that is slower. Over all cases its time is {lost:.2f} times that of the faster single choice of each."
-        f"\n\n{table(found)}"
+        f"`auto` took the faster one in {right} of {len(found)} cases ({right / len(found):.0%}). Of the others, in"
+        f" {ties} the 95 % interval of the difference has zero in it. Over all cases the time of `auto` is"
+        f" {lost:.2f} times that of the faster single choice of each.\n\n{table(found)}"
     )
 
 
