@@ -138,7 +138,7 @@ def test_what_an_interrupted_pass_formed_is_not_used(route: str) -> None:
     handle.remove()
     _data(model, adapter)
     other: Any = copy.deepcopy(model)  # a copy starts without a pass
-    assert torch.equal(run(cast("nn.Module", model[0]), x), run(other[0], x))
+    assert torch.equal(run(model[0], x), run(other[0], x))
     adapter.merge()
     other.tensorfact.merge()
     assert torch.equal(run(model, x), run(other, x))
