@@ -67,12 +67,12 @@ class Case(NamedTuple):
     @property
     def right(self) -> bool:
         """Whether no single choice for all layers is faster than that of `auto`."""
-        return self.slower <= 0
+        return self.auto <= min(self.narrow, self.formed)
 
     @property
     def tie(self) -> bool:
-        """Whether it is not known which is faster: the interval of a longer time has zero in it."""
-        return 0 < self.slower <= self.half
+        """Whether it is longer, and not known to be: the interval of the difference has zero in it."""
+        return not self.right and self.slower <= self.half
 
 
 def cases() -> Iterator[tuple[str, int, Format]]:
@@ -123,7 +123,7 @@ def _seconds(choice: Choice, route: str | None) -> float:
 
 
 def table(found: list[Case]) -> Table:
-    """Return the table of all cases, as multiples of the faster single choice.
+    """Return the table of all cases.
 
     Args:
         found: The measured cases.

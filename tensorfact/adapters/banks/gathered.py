@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ...plan.slices import Picks, taken
-from ..increments.cache import Formed, Passes
+from ..increments.cache import Formed
 from ..increments.forming import apart
+from ..increments.passes import Passes
 from ..increments.planned import Kind
 from .factors import TaskFactors
 

@@ -14,10 +14,11 @@ from ...network.order import TOKENS
 from ...plan.indexing import as_index, spread, take
 from ...plan.slices import taken
 from ..factors import Factors
-from ..increments.cache import Formed, Passes, autocast_dtype, composable
+from ..increments.cache import Formed, autocast_dtype, composable
 from ..increments.effective import EffectiveWeights, Owners
 from ..increments.execution import NOMINAL_TOKENS
 from ..increments.increment import Increment
+from ..increments.passes import Passes
 from ..increments.planned import Kind, token_class
 from ..increments.products import Product
 from .factors import TaskFactors

@@ -1,8 +1,8 @@
 """Increments of parameters: planned and formed once per kind, applied inside a layer's products."""
 
-from .cache import Passes
 from .execution import NOMINAL_TOKENS
 from .increment import Increment, increments
+from .passes import Passes
 from .planned import Kind, token_class
 from .recompute import note_sources
 from .shifted import ShiftedIncrement

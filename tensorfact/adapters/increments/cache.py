@@ -5,17 +5,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import sys
-import threading
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from types import FrameType
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
-from torch.utils.hooks import RemovableHandle
 
+from .passes import Forms, Passes
 from .shared_gradients import SharedGradient, share
 
 PLAIN = (Tensor, nn.Parameter)
@@ -49,71 +46,6 @@ def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[
     """Return a context in which operands keep their dtypes."""
     on = autocast_dtype(device) is not None
     return torch.autocast(device.type, enabled=False) if on else contextlib.nullcontext()
-
-
-class Passes:
-    """Forward passes of a model in progress, at most one per thread, with the tensors formed in each.
-
-    Formed tensors are used from the call of the model's root module to its return, and never after it. So every forward
-    pass uses the present factors, no matter how they were changed. A pass also ends if a keyboard interrupt leaves the
-    call, after which torch runs no hooks: it lasts while the call is on the thread's stack.
-    """
-
-    def __init__(self) -> None:
-        self._open: dict[int, tuple[Forms, FrameType | None]] = {}
-
-    def watch(self, model: nn.Module) -> list[RemovableHandle]:
-        """Register hooks that begin and end a pass when a model is called.
-
-        Args:
-            model: The root module.
-
-        Returns:
-            Handles of the hooks.
-        """
-        return [
-            model.register_forward_pre_hook(self._begin, prepend=True),
-            model.register_forward_hook(self._end, always_call=True),
-        ]
-
-    @contextlib.contextmanager
-    def opened(self) -> Iterator[None]:
-        """Run a part of the model as in a call of its root module."""
-        self._open[threading.get_ident()] = {}, None
-        try:
-            yield
-        finally:
-            self._end()
-
-    @property
-    def forms(self) -> Forms | None:
-        """The tensors formed so far in this thread's pass; None outside of a pass."""
-        if (found := self._open.get(threading.get_ident())) is None:
-            return None
-        forms, call = found
-        frame = call and sys._getframe()
-        while frame is not call:
-            if frame is None:
-                self._end()  # the call was interrupted
-                return None
-            frame = frame.f_back
-        return forms
-
-    def restart(self) -> None:
-        """Forget what was formed in this thread's pass, as for another task of a bank."""
-        if (forms := self.forms) is not None:
-            forms.clear()
-
-    def _begin(self, *_: object) -> None:
-        if not torch.compiler.is_compiling():
-            self._open[threading.get_ident()] = {}, sys._getframe(1)  # torch's, which also calls forward
-
-    def _end(self, *_: object) -> None:
-        if not torch.compiler.is_compiling():
-            self._open.pop(threading.get_ident(), None)
-
-    def __reduce__(self) -> tuple[type[Passes], tuple[()]]:
-        return Passes, ()  # a copy starts without a pass
 
 
 class FormedTensors(NamedTuple):
@@ -203,10 +135,6 @@ def _scaling(scale: float) -> dict[str, float]:
 def _each(result: Tensor, stacked: bool) -> tuple[Tensor, ...]:
     """Return a result for each parameter, or the one that is of all."""
     return result.unbind() if stacked else (result,)
-
-
-Forms = dict[Hashable, object]
-"""What was formed in a pass, by what it was formed with."""
 
 
 def _tracked(sources: Sequence[Tensor]) -> bool:

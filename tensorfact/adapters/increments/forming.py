@@ -11,8 +11,9 @@ from torch import Tensor
 from ...network import Network
 from ...plan.indexing import take
 from ...plan.slices import taken
-from .cache import Formed, Passes
+from .cache import Formed
 from .halves import Piece
+from .passes import Passes
 from .planned import Kind
 
 

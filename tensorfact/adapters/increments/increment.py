@@ -17,10 +17,11 @@ from ...plan import TensorGroup, View
 from ...plan.slices import restricted
 from ..factors import Factors
 from ..options import Route
-from .cache import Formed, Passes, autocast_dtype, composable, without_autocast
+from .cache import Formed, autocast_dtype, composable, without_autocast
 from .effective import EffectiveWeights, Owners
 from .execution import Masks
 from .forming import formed_matrices, formed_parts
+from .passes import Passes
 from .planned import Kind
 from .products import Product
 

@@ -11,8 +11,8 @@ from ...model.values import dense_values
 from ...plan import View
 from ..factors import Factors
 from ..options import Route
-from .cache import Passes
 from .increment import Increment
+from .passes import Passes
 from .planned import Kind
 from .products import Product
 from .shifted import ShiftedIncrement

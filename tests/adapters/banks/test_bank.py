@@ -25,6 +25,7 @@ from tensorfact import (
     TensorTrain,
     adapt,
     load_adapter,
+    plan_by_shape,
     plan_for,
 )
 from tensorfact.adapters.banks import increment
@@ -251,6 +252,28 @@ def test_models_that_have_no_exact_product_run_task_by_task(name: str, options: 
     for at, task in enumerate(batch):
         bank.use(task)
         assert difference(mixed[at], infer(model, x)[at]) < 1e-4
+
+
+class Windows(nn.Module):
+    """Layers over four windows of each sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast("Tensor", self.layers(x.reshape(4 * len(x), 4, 8))).reshape(len(x), 16, 8)
+
+
+def test_the_first_mixed_batch_runs_where_layers_see_several_rows_of_a_sample() -> None:
+    model = Windows().eval()
+    bank = drawn(adapt(model, plan_by_shape(model), "tt:rank=2", tasks=NAMES[:2], check=False))
+    x, batch = torch.randn(3, 16, 8), ["pets", "flowers", "pets"]
+    with bank.batch(batch):
+        mixed = infer(model, x)
+    for at, task in enumerate(batch):
+        bank.use(task)
+        assert difference(mixed[at], infer(model, x)[at]) < 1e-5
 
 
 def test_a_copy_has_a_choice_of_its_own_and_goes_through_pickle() -> None:

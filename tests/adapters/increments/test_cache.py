@@ -125,25 +125,6 @@ def test_several_assignments_of_data_between_two_passes_are_seen() -> None:
         assert difference(run(model, x), merged(model, x)) < 1e-10
 
 
-@pytest.mark.parametrize("route", ["activation", "formed", "weight"])
-def test_what_an_interrupted_pass_formed_is_not_used(route: str) -> None:
-    model, adapter, x = stack(route=route)
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    handle = model[1].register_forward_hook(interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        model(x)
-    handle.remove()
-    _data(model, adapter)
-    other: Any = copy.deepcopy(model)  # a copy starts without a pass
-    assert torch.equal(run(model[0], x), run(other[0], x))
-    adapter.merge()
-    other.tensorfact.merge()
-    assert torch.equal(run(model, x), run(other, x))
-
-
 def test_two_forward_passes_and_then_two_backward_passes() -> None:
     model, _, x = stack()
     each = [gradients(model, model(z), weights(z)) for z in (x, 2 * x)]
