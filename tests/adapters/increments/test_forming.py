@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from tensorfact import CP, Format, MatrixBatch, TensorTrain, Tucker, adapt
-from tensorfact.adapters.increments.cache import Passes
 from tensorfact.adapters.increments.forming import Forming, formed_matrices, formed_parts
 from tensorfact.adapters.increments.increment import Increment
+from tensorfact.adapters.increments.passes import Passes
 from tensorfact.lab import nano
 from tests.kernels import Kernels
 
