@@ -79,7 +79,7 @@ class Passes:
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
         """Run a part of the model as in a call of its root module."""
-        own, passes = Pass({}), self._of_thread.passes
+        own, passes = Pass({}), self._lasting()
         passes.append(own)
         try:
             yield
@@ -89,27 +89,30 @@ class Passes:
     @property
     def forms(self) -> Forms | None:
         """The tensors formed so far in this thread's pass; None outside of a pass."""
-        passes = self._of_thread.passes
-        while passes:
-            if passes[-1].lasts:
-                return passes[-1].forms
-            passes.pop()  # the call was interrupted
-        return None
+        passes = self._lasting()
+        return passes[-1].forms if passes else None
 
     def restart(self) -> None:
         """Forget what was formed in this thread's pass, as for another task of a bank."""
         if (forms := self.forms) is not None:
             forms.clear()
 
+    def _lasting(self) -> list[Pass]:
+        """Return this thread's passes, after those that were interrupted are dropped."""
+        passes = self._of_thread.passes
+        while passes and not passes[-1].lasts:
+            passes.pop()
+        return passes
+
     def _begin(self, model: nn.Module, _: object) -> None:
         if not torch.compiler.is_compiling():
             frame = sys._getframe(1)  # torch's, which also calls forward
-            self._of_thread.passes.append(Pass({}, model, id(frame), frame.f_code))
+            self._lasting().append(Pass({}, model, id(frame), frame.f_code))
 
     def _end(self, *_: object) -> None:
-        if not torch.compiler.is_compiling() and self.forms is not None:
-            passes = self._of_thread.passes
-            if passes[-1].frame == id(sys._getframe(1)):  # after an exception, torch calls from outside of the frame
+        if not torch.compiler.is_compiling():
+            passes = self._lasting()
+            if passes and passes[-1].frame == id(sys._getframe(1)):  # after an exception, torch calls from outside of the frame
                 passes.pop()
 
     def __reduce__(self) -> tuple[type[Passes], tuple[()]]:

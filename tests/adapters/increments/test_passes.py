@@ -35,6 +35,19 @@ def test_what_an_interrupted_pass_formed_is_not_used(route: str) -> None:
     assert torch.equal(run(model, x), run(other, x))
 
 
+def test_interrupted_passes_do_not_pile_up() -> None:
+    model, adapter, x = stack()
+    handle = model[1].register_forward_hook(interrupt)
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            model(x)
+    handle.remove()
+    counts: list[int] = []
+    model[1].register_forward_hook(lambda *_: counts.append(len(adapter._links.passes._of_thread.passes)))
+    model(x)
+    assert counts == [1]
+
+
 def test_an_interrupted_pass_keeps_no_values_of_its_callers() -> None:
     model, _, x = stack()
     model[1].register_forward_hook(interrupt)
