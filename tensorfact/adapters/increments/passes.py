@@ -97,22 +97,26 @@ class Passes:
         if (forms := self.forms) is not None:
             forms.clear()
 
-    def _lasting(self) -> list[Pass]:
-        """Return this thread's passes, after those that were interrupted are dropped."""
+    def _lasting(self, new: int | None = None) -> list[Pass]:
+        """Return this thread's passes, after those that were interrupted are dropped.
+
+        Args:
+            new: Identity of the frame of a pass that begins; it may have been that of an interrupted one.
+        """
         passes = self._of_thread.passes
-        while passes and not passes[-1].lasts:
+        while passes and (passes[-1].frame == new or not passes[-1].lasts):
             passes.pop()
         return passes
 
     def _begin(self, model: nn.Module, _: object) -> None:
         if not torch.compiler.is_compiling():
             frame = sys._getframe(1)  # torch's, which also calls forward
-            self._lasting().append(Pass({}, model, id(frame), frame.f_code))
+            self._lasting(id(frame)).append(Pass({}, model, id(frame), frame.f_code))
 
     def _end(self, *_: object) -> None:
         if not torch.compiler.is_compiling():
-            passes = self._lasting()
-            if passes and passes[-1].frame == id(sys._getframe(1)):  # after an exception, torch calls from outside of the frame
+            passes, caller = self._lasting(), id(sys._getframe(1))
+            if passes and passes[-1].frame == caller:  # after an exception, torch calls from outside of the frame
                 passes.pop()
 
     def __reduce__(self) -> tuple[type[Passes], tuple[()]]:
