@@ -13,7 +13,7 @@ from ..common.table import Table
 from ..errors import AdaptError, TensorfactError, UnusedError
 from ..model.example import ExampleInput, known_example, observing, outline, runs
 from ..model.outputs import apart, numbers, tolerance_of
-from ..model.parameters import base_parameters
+from ..model.parameters import ATTRIBUTE, base_parameters
 from ..model.values import dense_values
 from .slots import Slot, Switch
 
@@ -98,7 +98,8 @@ class Watch:
     def start(self) -> None:
         """Run the model on its example input, or if none is known, check the first forward pass.
 
-        If possible, a copy on the meta device runs instead: it computes nothing and leaves the model's state alone.
+        If possible, a copy on the meta device runs instead, without increments, whose shapes fit by construction: it
+        computes nothing and leaves the model's state alone.
 
         Raises:
             UnusedError: The model ran on the example without using a parameter.
@@ -107,10 +108,16 @@ class Watch:
         if (example := known_example(self.model)) is None:
             return
         with observing(self.model):
-            if runs(lambda: example.on_meta().run(outline(self.model, self.plans))):
+            if runs(lambda: example.on_meta().run(self._outline())):
                 self.stop()
             else:
                 runs(lambda: example.run(self.model))
+
+    def _outline(self) -> nn.Module:
+        copied = outline(self.model, self.plans)
+        for slot in getattr(copied, ATTRIBUTE).watch.slots.values():
+            slot.switch.on = False
+        return copied
 
     def stop(self) -> None:
         """Remove the hook."""

@@ -37,12 +37,12 @@ def base_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
             got=quoted(model),
             fix="pass the model itself, as in plan_for(model)",
         )
-    if lazy := [n for n, p in model.named_parameters() if isinstance(p, nn.parameter.UninitializedParameter)]:
+    named = dict(model.named_parameters(remove_duplicate=False))
+    if lazy := [n for n, p in named.items() if isinstance(p, nn.parameter.UninitializedParameter)]:
         raise PlanError(
             f"parameter {lazy[0]!r} has no shape yet", fix="run the model once to initialize its lazy modules"
         )
-    named = model.named_parameters(remove_duplicate=False)
-    return {name: parameter for name, parameter in named if not name.startswith(f"{ATTRIBUTE}.")}
+    return {name: parameter for name, parameter in named.items() if not name.startswith(f"{ATTRIBUTE}.")}
 
 
 def own_parameters(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -119,7 +119,7 @@ def command_case(rng: Random, folder: Path) -> Case:
     for name, path in paths.items():
         words = [word.replace(f"{{{name}}}", path) for word in words]
     what = " ".join(words).encode(errors="replace").decode().replace(str(folder), "")
-    return Case(what, lambda: _call(words), other=_bundled(), begins=words[0] == "run")
+    return Case(what, lambda: call(words), other=_bundled(), begins=words[0] == "run")
 
 
 @functools.cache
@@ -146,7 +146,7 @@ def _changed(rng: Random, words: list[str]) -> list[str]:
     return found
 
 
-def _call(words: list[str]) -> None:
+def call(words: list[str]) -> None:
     """Call the command line; a refusal ends with code 2, or with 1 if typer is interrupted."""
     try:
         main(words)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import os
 import tempfile
 from pathlib import Path
 
 from tests.fuzz.adapters import adapter_case
 from tests.fuzz.arguments import argument_case
 from tests.fuzz.case import Kind, numbers
-from tests.fuzz.commands import command_case
+from tests.fuzz.commands import call, command_case
 from tests.fuzz.lora import lora_case
 from tests.fuzz.specs import spec_case
 from tests.fuzz.sweeps import sweep_case
@@ -44,10 +47,17 @@ def schedule(count: int) -> list[CaseId]:
 
 
 def prepare() -> None:
-    """Make the inputs that all cases share and import what is imported on first use, before processes are forked."""
+    """Make the inputs that all cases share and import what is imported on first use, before processes are forked.
+
+    What is there by then is no case's: the processes share it, and their collections of garbage leave it out.
+    """
     import matplotlib.pyplot  # noqa: F401
 
     for kind, make in KINDS.items():
         for number in range(3):
             with tempfile.TemporaryDirectory() as folder:
                 make(numbers(-1, kind, number), Path(folder))
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        call(["formats"])
+    gc.collect()
+    gc.freeze()

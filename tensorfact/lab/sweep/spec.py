@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from typing import Literal
@@ -117,7 +118,7 @@ class RunSpec:
             )
         one_of(self.stage, STAGES, "stage", SweepError)
 
-    @property
+    @functools.cached_property
     def id(self) -> str:
         """Hash of the spec: the first 16 hex digits of the SHA-256 of its JSON."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
