@@ -89,11 +89,11 @@ class Watch:
     Args:
         model: The adapted model.
         slots: The adapted parameters, by name.
-        plans: An object that copies of the model share, to save time: the resolved plan.
+        shared: What a copy of the model may share with it, to save time: objects that no forward pass changes.
     """
 
-    def __init__(self, model: nn.Module, slots: Mapping[str, Slot], plans: object) -> None:
-        self.model, self.slots, self.plans = model, slots, plans
+    def __init__(self, model: nn.Module, slots: Mapping[str, Slot], shared: Sequence[object]) -> None:
+        self.model, self.slots, self.shared = model, slots, shared
 
     def start(self) -> None:
         """Run the model on its example input, or if none is known, check the first forward pass.
@@ -114,7 +114,7 @@ class Watch:
                 runs(lambda: example.run(self.model))
 
     def _outline(self) -> nn.Module:
-        copied = outline(self.model, self.plans)
+        copied = outline(self.model, *self.shared, *(slot.increment for slot in self.slots.values()))
         for slot in getattr(copied, ATTRIBUTE).watch.slots.values():
             slot.switch.on = False
         return copied

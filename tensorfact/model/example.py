@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -171,18 +172,28 @@ def required_example(model: nn.Module, given: object) -> ExampleInput:
     return found
 
 
-def outline(model: nn.Module, shared: object = None) -> nn.Module:
+def outline(model: nn.Module, *shared: object) -> nn.Module:
     """Return a copy of a model on the meta device, where tensors have shapes but no values.
+
+    The copy has no hooks on `load_state_dict`: an adapter has several on every module, and copies of them take long.
 
     Args:
         model: The model to copy.
-        shared: An object that the copy refers to instead of copying it.
+        shared: Objects that the copy refers to instead of copying them.
     """
-    memo: dict[int, object] = {}
+    memo: dict[int, object] = {id(one): one for one in shared}
+    for module in model.modules():
+        memo |= {id(hooks): OrderedDict() for hooks in _unneeded(module)}
     for tensor in (*model.parameters(), *model.buffers()):
         empty = shapes_only(tensor)
         memo[id(tensor)] = nn.Parameter(empty, False) if isinstance(tensor, nn.Parameter) else empty
-    return copy.deepcopy(model, memo | {id(shared): shared})
+    return copy.deepcopy(model, memo)
+
+
+def _unneeded(module: nn.Module) -> Iterator[object]:
+    """Iterate over the hooks on `load_state_dict`, and over dictionaries of hooks that are empty anyway."""
+    yield from (module._load_state_dict_pre_hooks, module._load_state_dict_post_hooks)
+    yield from (kept for kept in vars(module).values() if type(kept) is OrderedDict and not kept)
 
 
 def called_names(model: nn.Module, given: object = None) -> set[str] | None:

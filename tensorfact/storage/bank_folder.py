@@ -18,11 +18,12 @@ from .bank_rows import flat, named_rows, rows_of
 from .description import FACTORS, HEAD, AdapterDescription
 from .files import read_header, write_tensors
 from .left_out import LeftOutCores
+from .located import BANK_FILE
 from .state import AdapterState
 from .writing import make_folder
 
 BANK, TASK = "bank", "task of a bank"
-FILE, TASKS, SUFFIX = "bank.safetensors", "tasks", ".safetensors"
+TASKS, SUFFIX = "tasks", ".safetensors"
 
 Cores = Mapping[str, Tensor]
 """Cores by `TENSOR.CORE`, or parameters of a head by name."""
@@ -65,7 +66,7 @@ class BankFolder:
         try:
             for task, cores, head in tasks:
                 self._write_task(staged / TASKS / self.file(task).name, task, cores, head)
-            self._write_shared(staged / FILE)
+            self._write_shared(staged / BANK_FILE)
             self._replace_by(staged)
         except OSError as error:
             raise CheckpointError(f"cannot write the bank {self.path}", got=str(error), fix="free space") from error
@@ -79,7 +80,7 @@ class BankFolder:
             os.replace(own, old)
         try:
             os.replace(staged / TASKS, own)
-            os.replace(staged / FILE, self.path / FILE)
+            os.replace(staged / BANK_FILE, self.path / BANK_FILE)
         except BaseException:
             if own.is_dir():
                 os.replace(own, staged / TASKS)
@@ -104,7 +105,7 @@ class BankFolder:
             CheckpointError: It holds no bank, or the file is damaged.
         """
         path = file_path(folder, "open_bank: folder", CheckpointError).absolute()  # also after os.chdir
-        header = read_header(path / FILE)
+        header = read_header(path / BANK_FILE)
         if header.metadata.get("kind") != BANK:
             raise CheckpointError(f"{header.path} is not the file of a bank", fix="pass a folder that bank.save wrote")
         description, _ = AdapterDescription.parsed(header.path, header.metadata, {})

@@ -15,6 +15,16 @@ FILE, ABOUT, CARD, PICTURE = "adapter.safetensors", "adapter.json", "README.md",
 FILES = (FILE, ABOUT, CARD, PICTURE)
 """The files of an adapter's folder."""
 
+BANK_FILE = "bank.safetensors"
+"""The file with what the tasks of a bank share, in the bank's folder."""
+
+
+_OTHERS = {
+    "adapter_config.json": ("a folder of peft", "from_lora(model, folder)"),
+    BANK_FILE: ("a bank of tasks", "open_bank(model, folder), or tensorfact bank extract FOLDER TASK --out FILE"),
+}
+"""What else a folder may be, and what opens it, by the name of a file in it."""
+
 
 def adapter_file(source: AnyPath) -> Path:
     """Return the file of an adapter: a file as it is, and that of a folder or of a repository on the Hub.
@@ -48,12 +58,13 @@ def adapter_folder(source: AnyPath) -> Path:
             fix=f"give the folder: {folder.parent}" if own else "adapter.save_pretrained(folder) writes such a folder",
         )
     if not (folder / FILE).exists():
-        lora = (folder / "adapter_config.json").exists()
+        other = next((told for name, told in _OTHERS.items() if (folder / name).exists()), None)
+        what, fix = other or (_contents(folder), "adapter.save_pretrained(folder) writes one")
         raise CheckpointError(
             f"{source} holds no adapter",
             expected=f"a folder with {FILE}, or a repository on the Hub",
-            got="a folder of peft" if lora else _contents(folder),
-            fix="from_lora(model, folder)" if lora else "adapter.save_pretrained(folder) writes one",
+            got=what,
+            fix=fix,
         )
     return folder
 

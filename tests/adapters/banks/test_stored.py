@@ -266,6 +266,8 @@ def test_what_is_no_bank_is_refused(tmp_path: Path) -> None:
     with untouched(model, other):
         with refused(CheckpointError, "bank.safetensors"):
             open_bank(model, tmp_path)
+        with refused(CheckpointError, "a bank of tasks", "open_bank", "tensorfact bank extract"):
+            load_adapter(model, tmp_path / "bank")
         with refused(AdaptError, "open_bank: slots"):
             open_bank(model, tmp_path / "bank", slots=0)
     wrong = open_bank(other, tmp_path / "bank")
