@@ -186,8 +186,11 @@ class Adapter(Exportable):
 
     def _exchange(self, links: Links) -> None:
         """Attach other links to the same model in the place of the present ones."""
+        waits = self.watch.waits
         self._links.detach()
         self.watch.stop()
         self._link(links)
         links.attach()
+        if waits:
+            self.watch.wait()
         self.train(self.training)

@@ -60,7 +60,7 @@ class Attached(nn.Module):
     def _link(self, links: Links) -> None:
         self._links, self._slots = links, links.slots
         self.factors, self.starts = nn.ModuleDict(links.factors), nn.ModuleDict(links.starts)
-        self.watch = Watch(self.model, self._slots, (self.resolved, self._beside, links))
+        self.watch = Watch(self.model, self._slots, (self.resolved, self._beside.loading, links.loading))
 
     @property
     def model(self) -> nn.Module:

@@ -44,7 +44,7 @@ class Beside:
         self._kept: dict[str, Tensor] = {}
         self._owners: dict[str, nn.Module] = {}
         self._away: dict[int, Tensor] = {}
-        self._loading = Loading(self._before_loading, self._after_loading)
+        self.loading = Loading(self._before_loading, self._after_loading)
         self._loaded: tuple[bool, frozenset[str]] = (False, frozenset())
 
     def start(self, adapted: Collection[str]) -> None:
@@ -55,11 +55,11 @@ class Beside:
         """
         self._adapted = tuple(adapted)
         self._record(self._tensors())
-        self._loading.watch(self.model)
+        self.loading.watch(self.model)
 
     def stop(self) -> None:
         """No longer follow what is loaded into the model."""
-        self._loading.stop()
+        self.loading.stop()
 
     def stored(self) -> dict[str, Tensor]:
         """Return what a file stores beside the factors, by name: the head, and all other tensors that changed.

@@ -66,7 +66,7 @@ class Links:
         self.slots: dict[str, Slot] = {}
         self._own: dict[str, Increment] = {}
         self.owners = owners_of(model, resolved.parameters)  # refuses what cannot be adapted
-        self._loading = Loading(self._before_loading)
+        self.loading = Loading(self._before_loading)
         parameters, generator = base_parameters(model), options.generator()
         for tensor in resolved.tensors:
             options.dropout.masked_core(tensor.network(formats[tensor.name]))  # raises if there is nothing to drop
@@ -188,11 +188,11 @@ class Links:
 
     def follow_loading(self) -> None:
         """Check what is loaded into the model; `detach` ends it."""
-        self._loading.watch(self.model)
+        self.loading.watch(self.model)
 
     def detach(self) -> None:
         """Undo `attach`; layers that are not adapted stay unchanged."""
-        self._loading.stop()
+        self.loading.stop()
         for _, module, _ in self.places():
             detach(module)
 

@@ -98,26 +98,36 @@ class Watch:
     def start(self) -> None:
         """Run the model on its example input, or if none is known, check the first forward pass.
 
-        If possible, a copy on the meta device runs instead, without increments, whose shapes fit by construction: it
-        computes nothing and leaves the model's state alone.
+        If possible, a copy on the meta device runs instead: it computes nothing and leaves the model's state alone.
 
         Raises:
             UnusedError: The model ran on the example without using a parameter.
         """
-        self.model.register_forward_hook(self)
+        self.wait()
         if (example := known_example(self.model)) is None:
             return
         with observing(self.model):
-            if runs(lambda: example.on_meta().run(self._outline())):
-                self.stop()
-            else:
+            runs(lambda: self._try(example))
+            if self.waits:
                 runs(lambda: example.run(self.model))
 
-    def _outline(self) -> nn.Module:
-        copied = outline(self.model, *self.shared, *(slot.increment for slot in self.slots.values()))
-        for slot in getattr(copied, ATTRIBUTE).watch.slots.values():
-            slot.switch.on = False
-        return copied
+    def _try(self, example: ExampleInput) -> None:
+        """Run a copy of the model; the watch ends if that of the copy, which some copies lack, saw the pass."""
+        copied = outline(self.model, *self.shared)
+        watch: Watch = getattr(copied, ATTRIBUTE).watch
+        waited = watch.waits
+        example.on_meta().run(copied)
+        if waited and not watch.waits:
+            self.stop()
+
+    def wait(self) -> None:
+        """Check the first forward pass from now on."""
+        self.model.register_forward_hook(self)
+
+    @property
+    def waits(self) -> bool:
+        """Whether no forward pass was checked yet."""
+        return any(hook is self for hook in self.model._forward_hooks.values())
 
     def stop(self) -> None:
         """Remove the hook."""

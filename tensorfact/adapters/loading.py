@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -39,13 +40,13 @@ class Loading:
         self._load: _Load | None = None
 
     def watch(self, model: nn.Module) -> None:
-        """Register hooks on all modules but the adapter's.
+        """Register hooks on all modules but the adapter's and scripted ones, which take no hooks.
 
         Args:
             model: The adapted model.
         """
         for name, module in model.named_modules():
-            if name.partition(".")[0] != ATTRIBUTE:
+            if name.partition(".")[0] != ATTRIBUTE and not isinstance(module, torch.jit.ScriptModule):
                 self._hooks.append(module.register_load_state_dict_pre_hook(self._begin))
                 self._hooks.append(module.register_load_state_dict_post_hook(self._end))
 

@@ -193,13 +193,13 @@ def outline(model: nn.Module, *shared: object) -> nn.Module:
 def _unneeded(module: nn.Module) -> Iterator[object]:
     """Iterate over the hooks on `load_state_dict`, and over dictionaries of hooks that are empty anyway."""
     yield from (module._load_state_dict_pre_hooks, module._load_state_dict_post_hooks)
-    yield from (kept for kept in vars(module).values() if type(kept) is OrderedDict and not kept)
+    yield from (kept for kept in vars(module).values() if type(kept) is OrderedDict and not (kept or vars(kept)))
 
 
 def called_names(model: nn.Module, given: object = None) -> set[str] | None:
     """Return the names of the modules that a forward pass calls; None without an example input that runs.
 
-    The pass runs on a copy on the meta device if that works.
+    The pass runs on a copy on the meta device if that works. Scripted modules, which take no hooks, count as called.
 
     Args:
         model: The model.
@@ -212,10 +212,12 @@ def called_names(model: nn.Module, given: object = None) -> set[str] | None:
 
     def run(one: nn.Module, on: ExampleInput) -> bool:
         called.clear()
-        hooks = [
-            module.register_forward_pre_hook(lambda _, __, name=name: called.add(name))
-            for name, module in one.named_modules()
-        ]
+        hooks = []
+        for name, module in one.named_modules():
+            if isinstance(module, torch.jit.ScriptModule):
+                called.add(name)
+            else:
+                hooks.append(module.register_forward_pre_hook(lambda _, __, name=name: called.add(name)))
         try:
             return runs(lambda: on.run(one))
         finally:

@@ -58,7 +58,7 @@ def _takes_inputs(model: nn.Module, base: nn.Module) -> bool:
 def _last_layer(model: nn.Module, name: str) -> str:
     """Return the name of the last linear layer or convolution in a child of a model; empty if it has none."""
     child = model._modules.get(name)
-    found = [path for path, module in child.named_modules() if isinstance(module, _LAYERS)] if child else []
+    found = [path for path, module in child.named_modules() if isinstance(module, _LAYERS)] if child is not None else []
     return ".".join(filter(None, (name, found[-1]))) if found else ""
 
 

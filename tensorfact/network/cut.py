@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from .cost import Cost, product
-from .network import Core, Network
+from .network import Network
 
 FEW = 8
 """Up to this many cores, every division into two halves is tried; above it, only those along the order of the cores."""
@@ -27,6 +27,7 @@ class Cut:
         blocks: Open legs shared by both halves; either all are inputs, or all are outputs.
         over_inputs: Whether `blocks` are inputs.
         bond: Size of the bond between the halves per token, blocks included.
+        trained: Whether the down and the up half have a core that trains.
     """
 
     down: Network
@@ -34,6 +35,7 @@ class Cut:
     blocks: tuple[str, ...]
     over_inputs: bool
     bond: int
+    trained: tuple[bool, bool] = (True, True)
 
     def forward(self, tokens: int) -> Cost:
         """Return the cost of both products in a forward pass, without forming the two matrices.
@@ -47,12 +49,16 @@ class Cut:
     def training(self, tokens: int) -> Cost:
         """Return the cost of both products and their gradients in a training step.
 
+        The layer's input is kept if the down matrix trains, and the narrow product if the up matrix does.
+
         Args:
             tokens: Number of tokens.
         """
         (down, bond_in, inputs), _ = self._blocks
         to_input = down * product(tokens, bond_in, inputs)
-        return self.forward(tokens) + self._gradients(tokens) + to_input + Cost(kept=tokens * self.bond)
+        below, above = self.trained
+        kept = Cost(kept=tokens * (below * down * inputs + above * self.bond))
+        return self.forward(tokens) + self._gradients(tokens) + to_input + kept
 
     @property
     def forming(self) -> Cost:
@@ -73,14 +79,16 @@ class Cut:
         """
         (down, bond_in, inputs), (up, _, outputs) = self._blocks
         once = dataclasses.replace(self.forming, launches=0, kept=down * inputs * up * outputs)
-        again = down * product(tokens, inputs, bond_in)
+        below, above = self.trained
+        again = above * down * product(tokens, inputs, bond_in) + Cost(kept=(below or above) * tokens * down * inputs)
         return (once if together else 2 * self.forming) + self._gradients(tokens) + again
 
     def _gradients(self, tokens: int) -> Cost:
-        """Return the cost of the gradients of the narrow product and of both matrices."""
+        """Return the cost of the gradients of the narrow product and of the matrices that train."""
         (down, bond_in, inputs), (up, bond_out, outputs) = self._blocks
-        to_halves = down * product(bond_in, tokens, inputs) + up * product(bond_out, tokens, outputs)
-        return up * product(tokens, outputs, bond_out) + to_halves + Cost(kept=tokens * down * inputs)
+        below, above = self.trained
+        to_halves = below * down * product(bond_in, tokens, inputs) + above * up * product(bond_out, tokens, outputs)
+        return up * product(tokens, outputs, bond_out) + to_halves
 
     @property
     def _blocks(self) -> list[tuple[int, int, int]]:
@@ -127,11 +135,12 @@ def cuts(network: Network, inputs: Sequence[str], outputs: Sequence[str]) -> Ite
             continue
         bond = tuple(leg for leg in shared if leg not in blocks)
         yield Cut(
-            _half(network, down, (*blocks, *bond, *(leg for leg in inputs if leg not in blocks))),
-            _half(network, up, (*blocks, *bond, *(leg for leg in outputs if leg not in blocks))),
+            network.part(down, (*blocks, *bond, *(leg for leg in inputs if leg not in blocks))),
+            network.part(up, (*blocks, *bond, *(leg for leg in outputs if leg not in blocks))),
             blocks,
             over_inputs,
             math.prod(network.shape((*blocks, *bond))),
+            (any(core.trained for core in down), any(core.trained for core in up)),
         )
 
 
@@ -145,8 +154,3 @@ def _divisions(count: int) -> Iterator[frozenset[int]]:
         for size in range(1, count):
             yield frozenset(everyone[:size])
             yield frozenset(everyone[size:])
-
-
-def _half(network: Network, cores: Sequence[Core], output: tuple[str, ...]) -> Network:
-    legs = {leg for core in cores for leg in core.legs}
-    return Network(tuple(cores), output, {leg: size for leg, size in network.sizes.items() if leg in legs})

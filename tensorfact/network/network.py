@@ -158,6 +158,16 @@ class Network:
         """Return the shape of every core, by name."""
         return {core.name: self.shape(core.legs) for core in self.cores}
 
+    def part(self, cores: Sequence[Core], output: tuple[str, ...]) -> Network:
+        """Return the network of some of the cores, in which all of them count as trained.
+
+        Args:
+            cores: The cores.
+            output: The open legs of the part.
+        """
+        sizes = {leg: size for leg, size in self.sizes.items() if any(leg in core.legs for core in cores)}
+        return Network(tuple(dataclasses.replace(core, trained=True) for core in cores), output, sizes)
+
     @property
     def num_parameters(self) -> int:
         """Number of parameters in the trained cores."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor
 
-from ..network import Core, Mode, Network
+from ..network import Mode, Network
 from .indexing import Index, as_index, spread, take
 from .notation import Axes
 from .rules import Rule
@@ -92,7 +92,7 @@ def restricted(network: Network, modes: Sequence[Mode], view: View) -> Network:
     """
     axes = {mode.name: axes for mode, axes in zip(modes, view.axes, strict=True)}
     cores = tuple(
-        Core(core.name, tuple(axis for leg in core.legs for axis in axes.get(leg, (leg,))), core.start)
+        dataclasses.replace(core, legs=tuple(axis for leg in core.legs for axis in axes.get(leg, (leg,))))
         for core in network.cores
     )
     bonds = {leg: size for leg, size in network.sizes.items() if leg not in axes}

@@ -16,7 +16,7 @@ from tensorfact import Adapter, Group, Rule, TensorizationPlan, TensorTrain, ada
 from tensorfact.adapters.liveness import Effect, Liveness, Watch
 from tensorfact.errors import AdaptError, UnusedError
 from tensorfact.lab import nano
-from tensorfact.model.example import known_example
+from tensorfact.model.example import called_names, known_example
 from tensorfact.model.outputs import numbers
 from tests.helpers import difference, draw, infer, layers, layers_plan, randomise, refused, snapshot, untouched
 
@@ -121,6 +121,63 @@ def test_the_look_at_an_example_changes_nothing() -> None:
     assert all(module.training for module in model.modules())
     assert not watches(model)
     assert not any(slot.read for slot in adapter._slots.values()), "a copy without numbers ran instead"
+
+
+class Shown(nn.Module):
+    """Two linear layers with a known example; a forward pass uses the first alone, and the head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pretrained_cfg = {"input_size": (4, 1, 1)}
+        self.layers, self.head = layers(2, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast("Tensor", self.head(self.layers[0](x.flatten(1))))
+
+
+class Shared(Shown):
+    """A module whose copies are itself."""
+
+    def __deepcopy__(self, memo: object) -> Shared:
+        return self
+
+
+def traced() -> nn.Module:
+    graph: Any = torch.fx.symbolic_trace(Shown())
+    graph.layers.add_module("1", nn.Linear(4, 4))  # tracing had left it out
+    graph.pretrained_cfg = {"input_size": (4, 1, 1)}
+    return cast("nn.Module", graph)
+
+
+@pytest.mark.parametrize("make", [Shared, traced])
+def test_a_model_whose_copies_are_no_outlines_runs_itself(make: Any) -> None:
+    with refused(UnusedError, "'layers.1.weight'"):
+        adapted(make())
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning", "ignore:The .grad attribute:UserWarning")
+@pytest.mark.parametrize("wrap", [torch.jit.script, lambda layer: torch.compile(layer, backend="eager")])
+def test_a_scripted_or_compiled_part_is_called_as_it_is(wrap: Any) -> None:
+    model = cast("Any", Shown())
+    model.head = wrap(model.head)
+    called = called_names(model)
+    assert called is not None
+    assert called - {"head._orig_mod"} == {"", "layers.0", "head"}
+    with refused(UnusedError, "'layers.1.weight'"):
+        adapted(model)
+    model.layers = model.layers[:1]
+    adapter = adapted(model, train_head=False)
+    model(X).sum().backward()
+    assert all(core.grad is not None for core in adapter.parameters() if core.requires_grad)
+    model.load_state_dict(model.state_dict())
+    adapter.remove()
+
+
+def test_a_check_that_waits_goes_on_after_the_cores_were_exchanged() -> None:
+    model = Branches()
+    adapted(model).convert(TensorTrain(2))
+    with refused(UnusedError, "'layers.1.weight'"):
+        model(X)
 
 
 def test_an_example_that_does_not_run_tells_nothing() -> None:

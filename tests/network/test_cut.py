@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tensorfact import MatrixBatch, TensorTrain
+from tensorfact.formats import Started
 from tensorfact.network import Core, Cost, Cut, Mode, Network, cuts
+from tensorfact.network.cost import product
 from tensorfact.network.cut import FEW
 from tests.helpers import difference
 from tests.strategies import Adaptation, adaptations, networks
@@ -168,6 +170,19 @@ def test_a_plain_cut_costs_what_a_count_by_hand_says() -> None:
     own = Cost(2 * flops, gradients, 5 * 6, 4)
     assert cut.formed(5, together=False) == own + 2 * forming
     assert cut.formed(5, together=True) == own + dataclasses.replace(forming, launches=0, kept=60)
+
+
+@pytest.mark.parametrize(("frozen", "kept"), [("U", 5 * 3), ("V", 5 * 6)])
+def test_a_frozen_side_costs_no_gradient_and_keeps_nothing_for_it(frozen: str, kept: int) -> None:
+    modes = (Mode("in", 6, "in"), Mode("out", 10, "out"))
+    starts = {"U": "normal", "V": "normal", "U" if frozen == "V" else "V": "zero"}
+    (whole,) = cuts(TensorTrain(3).network(modes), ("in",), ("out",))
+    (cut,) = cuts(Started(TensorTrain(3), starts, frozen=[frozen]).network(modes), ("in",), ("out",))
+    spared = product(3, 5, 6 if frozen == "U" else 10)
+    assert cut.training(5) + spared == dataclasses.replace(whole.training(5), kept=kept)
+    again = Cost() if frozen == "U" else product(5, 6, 3)  # the narrow product, for the gradient of the up matrix
+    for together in (False, True):
+        assert cut.formed(5, together=together) + spared + again == whole.formed(5, together=together)
 
 
 def test_a_blocked_cut_costs_what_a_count_by_hand_says() -> None:

@@ -47,8 +47,9 @@ class AdaptedLayer(torch.autograd.Function):
     """A layer with the increment added in place, forward and backward.
 
     For the backward pass it saves, besides the tensors of a plain layer, the narrow product. In place of the layer's
-    input it can save the tensor that the input is recomputed from. A layer that multiplies by its effective weight
-    saves no narrow product; it forms the weight again, unless it was formed for all layers.
+    input it can save the tensor that the input is recomputed from. If the down matrix is frozen, it saves no input: the
+    narrow product is a second output, through which second derivatives reach the input. A layer that multiplies by its
+    effective weight saves no narrow product; it forms the weight again, unless it was formed for all layers.
     """
 
     @staticmethod
@@ -65,8 +66,8 @@ class AdaptedLayer(torch.autograd.Function):
         down: Tensor,
         up: Tensor,
         effective: Tensor | None,
-    ) -> Tensor:
-        """Return the layer's output with the increment added.
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the layer's output with the increment added, and the narrow product if it links to the input.
 
         All operands have one dtype but the weight, if the effective one is given, and `up` holds the scale. With
         `sums`, the layer multiplies by the effective weight, which it forms where none is given.
@@ -84,32 +85,35 @@ class AdaptedLayer(torch.autograd.Function):
         kept = (source.input if source else x) if needs_x else None
         of_x = (weight, effective) if to_x else (None, None)
         ctx.save_for_backward(kept, of_x[0], down, up, h if to_up else None, of_x[1])
-        ctx.product, ctx.halves, ctx.sums, ctx.shape = product, halves, sums, x.shape
+        ctx.product, ctx.halves, ctx.sums, ctx.shapes = product, halves, sums, (x.shape, y.shape)
         ctx.source, ctx.shared = source and source.recipe, shared
+        ctx.set_materialize_grads(False)
         # torch computes a bias on rows and returns a view of them, which later in-place operations could not change
         whole: Tensor = torch.ops.aten._unsafe_view(y, y.shape)
-        return whole
+        return whole, h if to_x and to_up and not needs_x else None
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor | None, linked: Tensor | None) -> tuple[Tensor | None, ...]:
         """Return the gradients of the input, the weight, the bias and the two matrices."""
         kept, weight, down, up, h, effective = ctx.saved_tensors
         x_needs, weight_needs, bias_needs, down_needs, up_needs, _ = ctx.needs_input_grad[5:]
-        product, twice = ctx.product, torch.is_grad_enabled()
-        (below, above), g = product.sides(ctx.halves), product.rows(gradient)
+        product, twice, (x_shape, y_shape) = ctx.product, torch.is_grad_enabled(), ctx.shapes
+        g = product.rows(up.new_zeros(y_shape) if gradient is None else gradient)  # none: only `linked` is there
+        below, above = product.sides(ctx.halves)
         to_h = above.project(g, up)
+        to_h = to_h if linked is None else to_h + linked
         to_x = to_weight = to_bias = to_down = to_up = None
         if x_needs:
             if ctx.sums and effective is None and not twice:
                 effective = ctx.halves.added_to(weight, down, up, transposed=product.transposed)
-            whole = _to_input(product, g, to_h, weight, down, None if twice else effective, below, ctx.shape)
-            to_x = whole.reshape(ctx.shape)
+            whole = _to_input(product, g, to_h, weight, down, None if twice else effective, below, x_shape)
+            to_x = whole.reshape(x_shape)
         if kept is not None:
             rows = product.rows(ctx.source(kept).to(down.dtype) if ctx.source else kept)
             to_weight = product.to_weight(g, rows) if weight_needs else None
             to_down = _outer(below, to_h, rows, None if twice else ctx.shared[0]) if down_needs else None
         if up_needs:
-            h = below.project(rows, down) if h is None or (twice and down_needs) else h
+            h = below.project(rows, down) if h is None or (twice and kept is not None) else h
             to_up = _outer(above, h, g, None if twice else ctx.shared[1])
         if bias_needs:
             to_bias = product.to_bias(g)

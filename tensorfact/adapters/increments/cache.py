@@ -187,7 +187,11 @@ class _Form(torch.autograd.Function):
         inside = torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)
         with torch.enable_grad(), inside, without_autocast(sources[0].device):
             ctx.results = [result.to(dtype) for result in make(ctx.leaves)]
-        return tuple(result.detach() for result in ctx.results)
+        outputs = tuple(result.detach() for result in ctx.results)
+        # a result of frozen cores: layers need not keep what its gradient would be computed from
+        frozen = (output for output, result in zip(outputs, ctx.results, strict=True) if not result.requires_grad)
+        ctx.mark_non_differentiable(*frozen)
+        return outputs
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...network import Network
 from ...plan.indexing import take
 from ...plan.slices import taken
 from .cache import Formed
@@ -108,8 +107,7 @@ def formed_parts(kind: Kind, passes: Passes) -> Formed:
         kind: The kind.
         passes: Forward passes of the model.
     """
-    sizes = kind.network.sizes
-    alone = [Network((c,), c.legs, {leg: sizes[leg] for leg in c.legs}) for c in kind.network.cores]
+    alone = [kind.network.part((core,), core.legs) for core in kind.network.cores]
     return Forming([kind], [[kind.piece(one, one.shape(one.output)) for one in alone]]).formed(passes)
 
 

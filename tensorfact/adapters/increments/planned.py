@@ -151,9 +151,10 @@ class Kind:
     # ---------------------------------------------------------------------------------------------------------- plans
 
     def _halved(self) -> Halves | None:
-        """Choose the cut with the fastest predicted products; among equals, the one whose matrices form fastest.
+        """Choose the cut with the fastest predicted products.
 
-        Cuts that take more FLOPs per token than the dense increment are rejected: their bond is not narrow.
+        Among equals, it is the one whose matrices form fastest, and then the one that keeps the least for the backward
+        pass. Cuts that take more FLOPs per token than the dense increment are rejected: their bond is not narrow.
         """
         found: list[Halves] = []
         dense = math.prod(len(positions) for positions in self.view.kept.values())
@@ -164,11 +165,12 @@ class Kind:
                 pieces = self._matrix(cut.down, cut.bond), self._matrix(cut.up, cut.bond)
                 found.append(Halves(cut, down, up, pieces))
 
-        def seconds(halves: Halves) -> tuple[float, float]:
-            return self.on.seconds(halves.cut.training(NOMINAL_TOKENS)), self.on.seconds(halves.making)
+        def rank(halves: Halves) -> tuple[float, float, int]:
+            training = halves.cut.training(NOMINAL_TOKENS)
+            return self.on.seconds(training), self.on.seconds(halves.making), training.kept
 
         found = [halves for halves in found if halves.whole or not self.convolved]
-        return min(found, key=seconds) if found else None
+        return min(found, key=rank) if found else None
 
     def _matrix(self, half: Network, bond: int) -> Piece:
         return self.piece(half, (bond, math.prod(half.shape(half.output)) // bond))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from tensorfact import Format, Group, MatrixBatch, Rule, TensorizationPlan, TensorTrain, adapt
+from tensorfact.formats import Started
 from tests.helpers import TOLERANCE, difference, draw, infer
 from tests.layouts import KINDS, LAYOUTS, MERGED, Layout, Side, alike, cores_of, gradients, stored, weights
 
@@ -50,6 +51,34 @@ def test_gradients_and_their_gradients_are_those_of_differences(name: str, kind:
     assert _functions(call(*operands)) >= {"AdaptedLayerBackward", "_FormBackward"}
     assert torch.autograd.gradcheck(call, operands)
     assert torch.autograd.gradgradcheck(call, operands)
+
+
+@pytest.mark.parametrize("frozen", ["A", "B"])
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_one_frozen_side_leaves_all_second_gradients_and_no_input_is_kept_for_it(name: str, frozen: str) -> None:
+    layout = LAYOUTS[name]
+    starts: dict[str, Any] = {"A": "zero", "B": "normal"} if frozen == "B" else {}
+    model, adapter = layout.adapted(cast("Any", lambda rank: Started(MatrixBatch(rank), starts, frozen=[frozen])))
+    trained = {name: core for name, core in cores_of(adapter).items() if core.requires_grad}
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in trained)
+
+    def call(x: Tensor, *cores: Tensor) -> Tensor:
+        state = {name: core.clone() for name, core in zip(trained, cores, strict=True)}
+        return cast("Tensor", torch.func.functional_call(model, state, (x,)))
+
+    x = layout.input(2).requires_grad_()
+    operands = [x, *(core.detach().clone().requires_grad_() for core in trained.values())]
+    assert torch.autograd.gradgradcheck(call, operands)
+    kept: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(x)
+    assert any(tensor is x for tensor in kept) == (frozen == "B")
 
 
 def _functions(output: Tensor) -> set[str]:

@@ -260,9 +260,9 @@ def test_the_backward_pass_keeps_no_narrow_product(monkeypatch: pytest.MonkeyPat
     kept: list[list[Tensor | None]] = []
     backward = AdaptedLayer.backward
 
-    def noting(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def noting(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         kept.append(list(ctx.saved_tensors))
-        return backward(ctx, gradient)
+        return backward(ctx, *gradients)
 
     monkeypatch.setattr(AdaptedLayer, "backward", staticmethod(noting))
     model, inputs = adapted("vit_base_patch16_224", TensorTrain(2), route="formed")
