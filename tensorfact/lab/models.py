@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
@@ -15,6 +15,7 @@ import timm
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ..common.checks import AnyPath, flag
 from ..errors import AdaptError, DataError, TensorfactError, nearest
@@ -224,9 +225,27 @@ def model_shapes(name: str, **options: Any) -> nn.Module:
     Raises:
         DataError: The model is unknown.
     """
-    with torch.device("meta"), warnings.catch_warnings():
+    with torch.device("meta"), _Unfilled(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # initialisers warn about tensors without storage
         return make_model(name, **options)
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves out what initialisers write into tensors on the meta device: it has no effect, and takes long there."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        return args[0] if func in _WRITES and args[0].is_meta else func(*args, **kwargs or {})
+
+
+_WRITES = {
+    getattr(Tensor, f"{name}_") for name in ("uniform", "normal", "erfinv", "mul", "add", "clamp", "fill", "zero")
+}
 
 
 def _options(name: str) -> tuple[str, dict[str, object]]:
