@@ -66,7 +66,7 @@ class AdaptedLayer(torch.autograd.Function):
         down: Tensor,
         up: Tensor,
         effective: Tensor | None,
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Return the layer's output with the increment added, and the narrow product if it links to the input.
 
         All operands have one dtype but the weight, if the effective one is given, and `up` holds the scale. With
@@ -90,10 +90,10 @@ class AdaptedLayer(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         # torch computes a bias on rows and returns a view of them, which later in-place operations could not change
         whole: Tensor = torch.ops.aten._unsafe_view(y, y.shape)
-        return whole, h if to_x and to_up and not needs_x else None
+        return (whole, h) if h is not None and to_x and to_up and not needs_x else whole
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor | None, linked: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor | None, linked: Tensor | None = None) -> tuple[Tensor | None, ...]:
         """Return the gradients of the input, the weight, the bias and the two matrices."""
         kept, weight, down, up, h, effective = ctx.saved_tensors
         x_needs, weight_needs, bias_needs, down_needs, up_needs, _ = ctx.needs_input_grad[5:]
@@ -106,7 +106,9 @@ class AdaptedLayer(torch.autograd.Function):
         if x_needs:
             if ctx.sums and effective is None and not twice:
                 effective = ctx.halves.added_to(weight, down, up, transposed=product.transposed)
-            whole = _to_input(product, g, to_h, weight, down, None if twice else effective, below, x_shape)
+            # double backward forbids in-place writes, and so does a batch of `linked` alone
+            plain = twice or linked is not None
+            whole = _to_input(product, g, to_h, weight, down, None if twice else effective, below, x_shape, plain)
             to_x = whole.reshape(x_shape)
         if kept is not None:
             rows = product.rows(ctx.source(kept).to(down.dtype) if ctx.source else kept)
@@ -129,13 +131,13 @@ def _to_input(
     effective: Tensor | None,
     below: Side,
     shape: Sequence[int],
+    plain: bool,
 ) -> Tensor:
-    """Return the gradient of the rows of a layer's input from that of its output."""
+    """Return the gradient of the rows of a layer's input from that of its output; `plain`: without in-place writes."""
     if effective is not None:
         return product.to_input(g, effective, shape)
     own = product.to_input(g, weight.to(g.dtype), shape)
-    # double backward forbids in-place writes
-    return below.added(own, to_h, down, 1.0) if torch.is_grad_enabled() else below.add_(own, to_h, down)
+    return below.added(own, to_h, down, 1.0) if plain else below.add_(own, to_h, down)
 
 
 def _outer(side: Side, h: Tensor, x: Tensor, shared: SharedGradient | None) -> Tensor | None:

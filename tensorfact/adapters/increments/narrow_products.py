@@ -43,7 +43,7 @@ class NarrowProducts(Execution):
             if casting is not None:  # beside an effective weight, second derivatives alone read the stored one
                 layer = [t if t is None or (t is weight and effective is not None) else t.to(casting) for t in layer]
             shared = shared_of(down), shared_of(up)
-            fused: tuple[Tensor, Tensor | None] = AdaptedLayer.apply(
+            fused: Tensor | tuple[Tensor, Tensor] = AdaptedLayer.apply(
                 product,
                 self.halves,
                 source_of(x),
@@ -54,7 +54,7 @@ class NarrowProducts(Execution):
                 up,
                 effective,
             )
-            return fused[0]
+            return fused if isinstance(fused, Tensor) else fused[0]
         if effective is not None:
             return product(x, effective, bias)
         if sums:

@@ -70,6 +70,8 @@ def test_one_frozen_side_leaves_all_second_gradients_and_no_input_is_kept_for_it
     x = layout.input(2).requires_grad_()
     operands = [x, *(core.detach().clone().requires_grad_() for core in trained.values())]
     assert torch.autograd.gradgradcheck(call, operands)
+    # a loss that is linear in the output: its second derivatives come through the narrow product alone
+    assert torch.autograd.gradgradcheck(lambda *given: call(*given).sum(), operands, check_batched_grad=True)
     kept: list[Tensor] = []
 
     def keep(tensor: Tensor) -> Tensor:
@@ -79,6 +81,15 @@ def test_one_frozen_side_leaves_all_second_gradients_and_no_input_is_kept_for_it
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         model(x)
     assert any(tensor is x for tensor in kept) == (frozen == "B")
+
+
+def test_a_layer_without_frozen_cores_has_one_output() -> None:
+    model, _ = LAYOUTS["plain"].adapted(TensorTrain)
+    output = model.layers[0](LAYOUTS["plain"].input(2).requires_grad_())
+    seen: list[tuple[Tensor, ...]] = []
+    output.grad_fn.register_prehook(seen.append)
+    output.sum().backward()
+    assert [len(gradients) for gradients in seen] == [1]
 
 
 def _functions(output: Tensor) -> set[str]:
