@@ -107,11 +107,11 @@ class Watch:
         if (example := known_example(self.model)) is None:
             return
         with observing(self.model):
-            runs(lambda: self._try(example))
+            runs(lambda: self._run_copy(example))
             if self.waits:
                 runs(lambda: example.run(self.model))
 
-    def _try(self, example: ExampleInput) -> None:
+    def _run_copy(self, example: ExampleInput) -> None:
         """Run a copy of the model; the watch ends if that of the copy, which some copies lack, saw the pass."""
         copied = outline(self.model, *self.shared)
         watch: Watch = getattr(copied, ATTRIBUTE).watch

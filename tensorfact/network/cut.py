@@ -35,7 +35,7 @@ class Cut:
     blocks: tuple[str, ...]
     over_inputs: bool
     bond: int
-    trained: tuple[bool, bool] = (True, True)
+    trained: tuple[bool, bool]
 
     def forward(self, tokens: int) -> Cost:
         """Return the cost of both products in a forward pass, without forming the two matrices.

@@ -164,6 +164,12 @@ class Network:
         Args:
             cores: The cores.
             output: The open legs of the part.
+
+        Examples:
+            >>> cores = (Core("A", ("in", "_r"), trained=False), Core("B", ("_r", "out")))
+            >>> whole = Network(cores, ("in", "out"), {"in": 6, "out": 4, "_r": 2})
+            >>> print(whole.part(cores[:1], ("_r", "in")), whole.part(cores[:1], ("_r", "in")).sizes)
+            A[in _r] -> _r in {'in': 6, '_r': 2}
         """
         sizes = {leg: size for leg, size in self.sizes.items() if any(leg in core.legs for core in cores)}
         return Network(tuple(dataclasses.replace(core, trained=True) for core in cores), output, sizes)

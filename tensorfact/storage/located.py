@@ -18,7 +18,6 @@ FILES = (FILE, ABOUT, CARD, PICTURE)
 BANK_FILE = "bank.safetensors"
 """The file with what the tasks of a bank share, in the bank's folder."""
 
-
 _OTHERS = {
     "adapter_config.json": ("a folder of peft", "from_lora(model, folder)"),
     BANK_FILE: ("a bank of tasks", "open_bank(model, folder), or tensorfact bank extract FOLDER TASK --out FILE"),
