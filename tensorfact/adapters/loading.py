@@ -46,7 +46,7 @@ class Loading:
             model: The adapted model.
         """
         for name, module in model.named_modules():
-            if name.partition(".")[0] != ATTRIBUTE and not isinstance(module, torch.jit.ScriptModule):
+            if name.partition(".")[0] != ATTRIBUTE and not isinstance(module, torch.jit._script.RecursiveScriptModule):
                 self._hooks.append(module.register_load_state_dict_pre_hook(self._begin))
                 self._hooks.append(module.register_load_state_dict_post_hook(self._end))
 

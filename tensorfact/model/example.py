@@ -214,7 +214,7 @@ def called_names(model: nn.Module, given: object = None) -> set[str] | None:
         called.clear()
         hooks = []
         for name, module in one.named_modules():
-            if isinstance(module, torch.jit.ScriptModule):
+            if isinstance(module, torch.jit._script.RecursiveScriptModule):
                 called.add(name)
             else:
                 hooks.append(module.register_forward_pre_hook(lambda _, __, name=name: called.add(name)))

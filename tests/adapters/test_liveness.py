@@ -156,10 +156,15 @@ def test_a_model_whose_copies_are_no_outlines_runs_itself(make: Any) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning", "ignore:The .grad attribute:UserWarning")
-@pytest.mark.parametrize("wrap", [torch.jit.script, lambda layer: torch.compile(layer, backend="eager")])
-def test_a_scripted_or_compiled_part_is_called_as_it_is(wrap: Any) -> None:
+@pytest.mark.parametrize("wrap", ["script", "trace", "compile"])
+def test_a_scripted_traced_or_compiled_part_is_called_as_it_is(wrap: str) -> None:
     model = cast("Any", Shown())
-    model.head = wrap(model.head)
+    calls = {
+        "script": torch.jit.script,
+        "trace": lambda layer: cast("Any", torch.jit).trace(layer, X),
+        "compile": lambda layer: torch.compile(layer, backend="eager"),
+    }
+    model.head = cast("Any", calls[wrap])(model.head)
     called = called_names(model)
     assert called is not None
     assert called - {"head._orig_mod"} == {"", "layers.0", "head"}
@@ -170,6 +175,7 @@ def test_a_scripted_or_compiled_part_is_called_as_it_is(wrap: Any) -> None:
     model(X).sum().backward()
     assert all(core.grad is not None for core in adapter.parameters() if core.requires_grad)
     model.load_state_dict(model.state_dict())
+    assert bool(model.head._load_state_dict_pre_hooks) == (wrap != "script"), "what is loaded into the part is followed"
     adapter.remove()
 
 
